@@ -1,0 +1,75 @@
+"""Tunes every method with the same effort, on validation data only.
+
+    python benchmarks/tune.py digits
+    python benchmarks/tune.py fashion_mnist
+
+Nine settings a method: three learning rates × three values of the knob that matters most to it.
+A setting's score is the mean over its seeds of the mean of the three fine-label accuracies
+(kNN, linear, 5-shot) on the validation part. The winners stand in ``configs/pretrain/``.
+"""
+
+import argparse
+import importlib
+import pathlib
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jaxpt import study
+
+RECORDS = pathlib.Path(__file__).parent / "records"
+METHODS = ("cross_entropy", "sup_con", "nca", "look")
+LEARNING_RATES = (1e-3, 3e-3, 1e-2)
+KNOBS = {
+    "digits": {"cross_entropy": ("label_smoothing", (0.0, 0.1, 0.2)),
+               "sup_con": ("temperature", (0.05, 0.1, 0.2)),
+               "nca": ("temperature", (0.05, 0.1, 0.2)),
+               "look": ("k", (50, 100, 200))},
+    "fashion_mnist": {"cross_entropy": ("label_smoothing", (0.0, 0.1, 0.2)),
+                      "sup_con": ("temperature", (0.05, 0.1, 0.2)),
+                      "nca": ("temperature", (0.05, 0.1, 0.2)),
+                      "look": ("k", (50, 200, 800))},
+}
+SEEDS = {"digits": (100, 101, 102), "fashion_mnist": (100,)}
+FINE = ("fine_knn", "fine_linear", "fine_5shot")
+
+
+def jobs(data: str) -> list[study.Job]:
+    """All settings of all methods."""
+    module = importlib.import_module(f"jaxpt.configs.pretrain.{data}")
+    found = []
+    for method in METHODS:
+        knob, values = KNOBS[data][method]
+        for rate in LEARNING_RATES:
+            for value in values:
+                config = module.get_config(method)
+                config.optimizer.learning_rate, config[knob] = rate, value
+                config.log_every = config.knn_every = "0 steps"
+                found += study.seeds_of(f"{method} lr={rate:g} {knob}={value:g}", config,
+                                        SEEDS[data], "validation")
+    return found
+
+
+def score(records: list[dict]) -> float:
+    """What a setting is chosen by."""
+    return float(np.mean([[r["values"][name] for name in FINE] for r in records]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", choices=sorted(KNOBS))
+    data = parser.parse_args().data
+    results = study.run(jobs(data), RECORDS / f"tuning_{data}.jsonl",
+                        on_done=lambda r: print(r["label"], r["seed"], flush=True))
+    table = Table("setting", "score", *FINE, "coarse_knn", "seconds")
+    for label in dict.fromkeys(r["label"] for r in results):
+        group = [r for r in results if r["label"] == label]
+        table.add_row(label, f"{score(group):.4f}", *(
+            f"{np.mean([r['values'][name] for r in group]):.3f}"
+            for name in (*FINE, "coarse_knn", "pretrain_seconds")))
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Configs, as files that ``--config`` names."""

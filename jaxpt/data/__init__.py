@@ -1,0 +1,1 @@
+"""Image sets, the order of examples, and augmentation on the device."""

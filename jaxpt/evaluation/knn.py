@@ -1,0 +1,51 @@
+"""Weighted k-nearest-neighbour classification (Wu et al. 2018; the DINO protocol)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpt import knn
+from jaxpt.evaluation.checks import check_features
+from jaxpt.losses.similarity import unit_vectors
+
+
+def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
+                 temperature: float = 0.07, train_ids=None, test_ids=None,
+                 batch_size: int = 1024) -> np.ndarray:
+    """The class with the largest vote Σ e^{cosine/temperature} among the k nearest.
+
+    Features are scaled to length one. Equal votes go to the lower class.
+
+    Args:
+      train_features: float [n, dim], the bank.
+      train_labels: int [n].
+      test_features: float [m, dim].
+      k: neighbours; all where the bank has fewer.
+      temperature: τ of the votes.
+      train_ids, test_ids: int [n], [m]; a bank entry with the query's id is left out.
+      batch_size: queries at a time.
+
+    Returns:
+      int32 [m] predicted labels.
+
+    Raises:
+      InputError: for features with NaN, empty sets, or lengths that do not match.
+    """
+    check_features("train", train_features, train_labels)
+    check_features("test", test_features)
+    classes = int(np.max(train_labels)) + 1
+    bank = unit_vectors(jnp.asarray(train_features))
+    labels = jnp.asarray(train_labels, jnp.int32)
+    k = min(k, len(train_labels))
+    predictions = []
+    for start in range(0, len(test_features), batch_size):
+        rows = slice(start, start + batch_size)
+        near, index = knn.search(
+            unit_vectors(jnp.asarray(test_features[rows])), bank, k,
+            query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),
+            key_ids=None if train_ids is None else jnp.asarray(train_ids))
+        # exp((s − 1)/τ): the common factor changes no vote and keeps small τ from overflowing.
+        weight = jnp.where(index >= 0, jnp.exp((near - 1) / temperature), 0.0)
+        votes = jnp.einsum("bk,bkc->bc", weight, jax.nn.one_hot(labels[index], classes))
+        predictions.append(np.asarray(jnp.argmax(votes, axis=-1), np.int32))
+    return np.concatenate(predictions)

@@ -1,0 +1,39 @@
+"""What a method is given and what it gives back."""
+
+from typing import Any, Callable, NamedTuple
+
+import optax
+
+
+class Setup(NamedTuple):
+    """What every method is made from.
+
+    Attributes:
+      config: the pre-training config.
+      classes: how many classes the training labels have.
+      optimizer: over the parameters of the online encoder.
+      steps: turns a duration such as "10 epochs" into steps.
+      axis_name: the mapped axis over the devices.
+    """
+
+    config: Any
+    classes: int
+    optimizer: optax.GradientTransformation
+    steps: Callable[[str], int]
+    axis_name: str
+
+
+class Method(NamedTuple):
+    """A pre-training method, as three pure functions for one device.
+
+    Attributes:
+      encoder: the online ``Encoder``.
+      init: (key, images [batch, …]) → TrainState.
+      step: (state, Batch) → (state, metrics), metrics float32 scalars averaged over the devices.
+      fill: (state, Batch) → state with the batch's keys in the memory; None without a memory.
+    """
+
+    encoder: Any
+    init: Callable
+    step: Callable
+    fill: Callable | None = None

@@ -1,0 +1,39 @@
+"""Networks by name."""
+
+from jaxpt.errors import require
+from jaxpt.models.heads import Classifier, Encoder, Projector
+from jaxpt.models.norm import compute_dtype
+from jaxpt.models.resnet import ResNet18, ResNet50
+from jaxpt.models.small_cnn import SmallCNN
+
+BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet50": ResNet50}
+
+__all__ = ["BACKBONES", "Classifier", "Encoder", "Projector", "make_backbone", "make_projector"]
+
+
+def make_backbone(config, *, axis_name=None):
+    """The backbone that a model config names.
+
+    Args:
+      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm``, ``dtype``, and
+        whatever else the network takes in ``options`` (``stem``, ``width``, ``widths``).
+      axis_name: mapped axis for synchronised BatchNorm.
+
+    Raises:
+      InputError: for an unknown network, or an option that it does not have.
+    """
+    require(config.name in BACKBONES,
+            f"model.name must be one of {sorted(BACKBONES)}, got {config.name!r}.")
+    options = {k: tuple(v) if isinstance(v, (list, tuple)) else v
+               for k, v in config.options.items()}
+    try:
+        return BACKBONES[config.name](norm=config.norm, dtype=compute_dtype(config.dtype),
+                                      axis_name=axis_name, **options)
+    except TypeError as error:
+        require(False, f"model.options of {config.name}: {error}.")
+
+
+def make_projector(config, *, axis_name=None) -> Projector:
+    """The projector of a model config: ``projector.hidden`` and ``projector.dim``."""
+    return Projector(tuple(config.projector.hidden), config.projector.dim, norm=config.norm,
+                     dtype=compute_dtype(config.dtype), axis_name=axis_name)

@@ -1,0 +1,55 @@
+"""What stands on a backbone: projectors and classifiers."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxpt.models.norm import make_norm
+
+
+class Projector(nn.Module):
+    """An MLP head: Dense–norm–ReLU for each hidden width, then Dense.
+
+    Attributes:
+      hidden: widths of the hidden layers, each a multiple of 8 with norm "group".
+      dim: width of the output.
+      norm, dtype, axis_name: as in ``make_norm``.
+    """
+
+    hidden: tuple[int, ...]
+    dim: int
+    norm: str = "batch"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, features, train: bool):
+        norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        x = features.astype(self.dtype)
+        for width in self.hidden:
+            x = nn.relu(norm()(nn.Dense(width, use_bias=False, dtype=self.dtype)(x)))
+        return nn.Dense(self.dim, dtype=self.dtype)(x).astype(jnp.float32)
+
+
+class Classifier(nn.Module):
+    """One linear layer in float32, started at zero."""
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, features, train: bool):
+        del train  # the same in training and evaluation
+        return nn.Dense(self.classes, kernel_init=nn.initializers.zeros)(features)
+
+
+class Encoder(nn.Module):
+    """A backbone with a head on it. Transfer takes the backbone and leaves the head."""
+
+    backbone: nn.Module
+    head: nn.Module
+
+    def __call__(self, images, train: bool):
+        """Images → (head output [batch, …], features [batch, dim])."""
+        features, _ = self.backbone(images, train)
+        return self.head(features, train), features

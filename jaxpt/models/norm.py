@@ -1,0 +1,44 @@
+"""The choice of normalisation layer, one place for all networks."""
+
+import functools
+from typing import Any, Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxpt.errors import require
+
+KINDS = ("batch", "sync_batch", "group")
+
+
+def make_norm(kind: str, *, train: bool, axis_name: str | None, dtype: Any) -> Callable[..., nn.Module]:
+    """A constructor of normalisation layers.
+
+    Args:
+      kind: "batch" (statistics of each device's part of the batch), "sync_batch" (of the whole
+        batch, over ``axis_name``) or "group" (GroupNorm, the same in training and evaluation).
+      train: whether BatchNorm uses and updates batch statistics.
+      axis_name: the mapped axis, or None outside of one.
+      dtype: computation dtype; the statistics are float32 in any case.
+
+    Raises:
+      InputError: for another kind.
+    """
+    require(kind in KINDS, f"norm must be one of {KINDS}, got {kind!r}.")
+    if kind == "group":
+        return functools.partial(_group_norm, dtype=dtype)
+    return functools.partial(
+        nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype,
+        axis_name=axis_name if kind == "sync_batch" and train else None)
+
+
+def _group_norm(dtype, name=None, scale_init=nn.initializers.ones):
+    # Eight channels a group keeps narrow layers from having one channel groups.
+    return nn.GroupNorm(num_groups=None, group_size=8, dtype=dtype, name=name,
+                        scale_init=scale_init)
+
+
+def compute_dtype(name: str) -> Any:
+    """The computation dtype of that name; parameters are float32 in any case."""
+    require(name in ("float32", "bfloat16"), f"dtype must be float32 or bfloat16, got {name!r}.")
+    return jnp.dtype(name)

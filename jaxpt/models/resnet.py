@@ -1,0 +1,110 @@
+"""ResNet v1.5 (He et al. 2016; stride in the 3×3 convolution of a bottleneck)."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxpt.errors import require
+from jaxpt.models.norm import make_norm
+
+STEMS = ("imagenet", "small")
+
+
+class BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut."""
+
+    width: int
+    stride: int
+    conv: Any
+    norm: Any
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x):
+        y = self.conv(self.width, (3, 3), strides=self.stride, name="conv1")(x)
+        y = nn.relu(self.norm(name="norm1")(y))
+        y = self.conv(self.width, (3, 3), name="conv2")(y)
+        # A block starts as the identity (Goyal et al. 2017).
+        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + _shortcut(self, x, y.shape[-1]))
+
+
+class Bottleneck(nn.Module):
+    """1×1, 3×3 and 1×1 convolutions and a shortcut."""
+
+    width: int
+    stride: int
+    conv: Any
+    norm: Any
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(self.norm(name="norm1")(self.conv(self.width, (1, 1), name="conv1")(x)))
+        y = self.conv(self.width, (3, 3), strides=self.stride, name="conv2")(y)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.conv(self.width * self.expansion, (1, 1), name="conv3")(y)
+        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        return nn.relu(y + _shortcut(self, x, y.shape[-1]))
+
+
+def _shortcut(block, x, channels):
+    if x.shape[-1] == channels and block.stride == 1:
+        return x
+    x = block.conv(channels, (1, 1), strides=block.stride, name="conv_shortcut")(x)
+    return block.norm(name="norm_shortcut")(x)
+
+
+class ResNet(nn.Module):
+    """A residual network without its classifier.
+
+    Attributes:
+      blocks: blocks in each of the four stages.
+      block: ``BasicBlock`` or ``Bottleneck``.
+      stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
+      width: channels of the first stage.
+      norm, dtype, axis_name: as in ``make_norm``.
+    """
+
+    blocks: tuple[int, ...]
+    block: Any
+    stem: str = "imagenet"
+    width: int = 64
+    norm: str = "batch"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        """Float images [batch, height, width, channels] → (features [batch, dim], dict of stages)."""
+        require(self.stem in STEMS, f"stem must be one of {STEMS}, got {self.stem!r}.")
+        # Explicit symmetric padding, as PyTorch pads: weights can then be exchanged.
+        conv = functools.partial(_conv, dtype=self.dtype)
+        norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        x = images.astype(self.dtype)
+        if self.stem == "imagenet":
+            x = nn.relu(norm(name="norm_stem")(conv(self.width, (7, 7), strides=2, name="conv_stem")(x)))
+            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+        else:
+            x = nn.relu(norm(name="norm_stem")(conv(self.width, (3, 3), name="conv_stem")(x)))
+        intermediates = {"stem": x}
+        for stage, n_blocks in enumerate(self.blocks):
+            for i in range(n_blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = self.block(self.width * 2**stage, stride, conv, norm,
+                               name=f"stage{stage + 1}_block{i + 1}")(x)
+            intermediates[f"stage{stage + 1}"] = x
+        return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates
+
+
+def _conv(features, kernel_size, *, dtype, strides=1, name=None):
+    padding = [((k - 1) // 2, (k - 1) // 2) for k in kernel_size]
+    return nn.Conv(features, kernel_size, strides=strides, padding=padding, use_bias=False,
+                   dtype=dtype, name=name,
+                   kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
+
+
+ResNet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)
+ResNet50 = functools.partial(ResNet, (3, 4, 6, 3), Bottleneck)

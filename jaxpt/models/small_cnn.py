@@ -1,0 +1,38 @@
+"""A small convolutional network for images of 8×8 to 32×32 pixels."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from jaxpt.models.norm import make_norm
+
+
+class SmallCNN(nn.Module):
+    """Four 3×3 convolutions, then the spatial mean.
+
+    Attributes:
+      widths: channels of the layers, each a multiple of 8.
+      strides: of the layers.
+      norm: see ``make_norm``.
+      dtype: computation dtype.
+      axis_name: mapped axis for synchronised BatchNorm.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 32, 64)
+    strides: tuple[int, ...] = (1, 2, 1, 2)
+    norm: str = "group"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        """Float images [batch, height, width, channels] → (features [batch, widths[-1]], dict)."""
+        norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        x = images.astype(self.dtype)
+        intermediates = {}
+        for i, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
+            x = nn.Conv(width, (3, 3), strides=stride, use_bias=False, dtype=self.dtype)(x)
+            x = nn.relu(norm()(x))
+            intermediates[f"layer{i + 1}"] = x
+        return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates

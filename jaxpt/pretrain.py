@@ -1,0 +1,235 @@
+"""The pre-training loop: config in, trained encoder out."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpt.data import augment, order, sources
+from jaxpt.data.batch import Batch
+from jaxpt.errors import require
+from jaxpt.evaluation.features import extract
+from jaxpt.evaluation.knn import knn_classify
+from jaxpt.methods import Method, Setup, make_method
+from jaxpt.train import optimizer as optimizers
+from jaxpt.train.checkpoint import Checkpointer, claim_workdir, open_run
+from jaxpt.train.metrics import MetricWriter, to_floats
+from jaxpt.train.parallel import AXIS, Devices
+from jaxpt.train.progress import ProgressLine
+from jaxpt.train.state import TrainState
+
+MONITOR_EXAMPLES = 2_000  # the kNN monitor is a monitor: it looks at no more than this
+FILL_EPOCH = -1  # the filling of the memory draws views of its own
+
+
+class Trained(NamedTuple):
+    """A pre-trained encoder.
+
+    Attributes:
+      encoder: backbone and head.
+      state: the last TrainState.
+      history: what was logged, one dict per row, each with its step.
+    """
+
+    encoder: Any
+    state: TrainState
+    history: list[dict[str, float]]
+
+
+class Resident(NamedTuple):
+    """The training set on the devices; batches are gathered from it by index inside the step."""
+
+    image: jax.Array
+    label: jax.Array
+    id: jax.Array
+    seed: jax.Array
+
+
+class Rows(NamedTuple):
+    """Which examples make a batch."""
+
+    index: np.ndarray
+    epoch: np.ndarray
+
+
+def run(config, workdir: str | None = None, *, resume: bool = True, quiet: bool = False,
+        dataset: sources.Dataset | None = None) -> Trained:
+    """Pre-trains, from the newest checkpoint in ``workdir`` if there is one.
+
+    Killed at any moment and started again with the same config and device count, it ends with the
+    same bits as an uninterrupted run: order and augmentation are functions of (seed, step).
+
+    Args:
+      config: see ``configs/pretrain/defaults.py``.
+      workdir: where config, metrics and checkpoints go; None keeps everything in memory.
+      resume: False refuses a workdir that already holds a run.
+      quiet: no progress line.
+      dataset: the set, where it is loaded already.
+
+    Raises:
+      InputError: for a config, data or workdir that cannot work; a loss that is not finite.
+    """
+    devices = Devices(config.mapping, config.devices)
+    devices.check_batch(config.batch_size)
+    dataset = dataset or sources.load(config.data)
+    train = train_split(config, dataset)
+    method, durations = prepare(config, dataset)
+    if workdir is not None:
+        claim_workdir(workdir, config, resume=resume)
+    data = devices.replicate(Resident(train.images, dataset.coarse(train.labels), train.ids,
+                                      np.int32(config.seed)))
+    state = devices.replicate(init_state(method, config, train.images))
+    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints) if workdir else None
+    start = checkpointer.latest_step() if checkpointer else None
+    if start is not None:
+        state = checkpointer.restore(start, state)
+    elif method.fill is not None:
+        state = _fill_memory(method, devices, state, data, config, len(train.ids))
+    writer = MetricWriter(workdir, resumed_step=start or 0) if workdir else None
+    progress = ProgressLine(config.method, total=durations.total, start=start or 0,
+                            batch_size=config.batch_size, quiet=quiet)
+    monitor = _make_monitor(method.encoder, config, dataset, train)
+    try:
+        state, history = _train(state, data, start or 0, method, devices, config, durations,
+                                monitor, writer, progress, checkpointer)
+    finally:
+        for part in (progress, writer, checkpointer):
+            if part is not None:
+                part.close()
+    return Trained(method.encoder, state, history)
+
+
+class Durations(NamedTuple):
+    """The config's durations in steps; 0 means never."""
+
+    total: int
+    log: int
+    knn: int
+    checkpoint: int
+
+
+def prepare(config, dataset) -> tuple[Method, Durations]:
+    """The method and the durations of a config, checked against the data."""
+    n_examples = len(train_split(config, dataset).ids)
+    require(config.views >= 1, f"views must be at least 1, got {config.views}.")
+    augment.check(config.augment)
+    augment.check(config.key_augment)
+
+    def steps(duration):
+        return optimizers.steps(duration, batch_size=config.batch_size, n_examples=n_examples)
+
+    total = steps(config.duration)
+    require(total >= 1, f"duration {config.duration!r} is less than one step.")
+    schedule = optimizers.learning_rate(config.optimizer, total_steps=total,
+                                        warmup_steps=steps(config.optimizer.warmup))
+    method = make_method(Setup(config, len(dataset.coarse.names),
+                               optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS))
+    return method, Durations(total, *(steps(d) for d in (config.log_every, config.knn_every,
+                                                         config.checkpoint_every)))
+
+
+def train_split(config, dataset) -> sources.Split:
+    """The part of the set that a config trains on."""
+    parts = {"train": dataset.train, "trainval": dataset.trainval}
+    require(config.data.train_on in parts,
+            f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.")
+    return parts[config.data.train_on]
+
+
+def init_state(method: Method, config, images: np.ndarray) -> TrainState:
+    """The state before the first step, from the seed alone."""
+    sample = augment.to_float(jax.numpy.asarray(images[:1]))
+    return jax.jit(method.init)(jax.random.key(config.seed), sample)
+
+
+def load(workdir: str) -> tuple[Any, Trained, sources.Dataset]:
+    """(config, the trained encoder, its data set) from a run's newest checkpoint.
+
+    Raises:
+      InputError: where there is no run, no checkpoint, or it does not fit its config.
+    """
+    config, step = open_run(workdir)
+    dataset = sources.load(config.data)
+    method, _ = prepare(config, dataset)
+    like = init_state(method, config, dataset.trainval.images)
+    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints)
+    state = checkpointer.restore(step, like)
+    checkpointer.close()
+    return config, Trained(method.encoder, state, []), dataset
+
+
+def _train(state, data, start, method, devices, config, durations, monitor, writer, progress,
+           checkpointer):
+    step_fn = devices.map(lambda state, data, rows: method.step(state, _gather(data, rows)))
+    n_examples = data.image.shape[0]
+    history, waiting = [], None
+
+    def report(step, metrics):
+        row = to_floats(step, metrics)
+        row["images_per_second"] = progress.images_per_second(step)
+        _record(history, writer, step, row)
+        progress.show(step, row)
+
+    for step in range(start + 1, durations.total + 1):
+        rows = _rows((step - 1) * config.batch_size, config.batch_size, n_examples, config.seed)
+        state, metrics = step_fn(state, data, devices.split(rows))
+        last = step == durations.total
+        if last or (durations.log and step % durations.log == 0):
+            # The row before is read only now, so that the host never waits for the device.
+            if waiting:
+                report(*waiting)
+            waiting = step, metrics
+        if last or (durations.knn and step % durations.knn == 0):
+            if waiting:
+                report(*waiting)
+                waiting = None
+            _record(history, writer, step, {"knn": monitor(state)})
+            progress.show(step, history[-2] | history[-1] if len(history) > 1 else history[-1])
+        if checkpointer and (last or (durations.checkpoint and step % durations.checkpoint == 0)):
+            to_floats(step, metrics)  # a broken state is not worth keeping
+            checkpointer.save(step, state)
+    return state, history
+
+
+def _record(history, writer, step, values):
+    history.append({"step": step, **values})
+    if writer:
+        writer.write(step, values)
+
+
+def _rows(position, size, n, seed) -> Rows:
+    return Rows(*order.batch_at(position, size, n=n, seed=seed))
+
+
+def _gather(data: Resident, rows: Rows) -> Batch:
+    return Batch(data.image[rows.index], data.label[rows.index], data.id[rows.index], rows.epoch,
+                 data.seed)
+
+
+def _fill_memory(method, devices, state, data, config, n_examples):
+    """Fills the memory with real keys: each example at most once, before the first update."""
+    fill = devices.map(
+        lambda state, data, rows: (method.fill(state, _gather(data, rows)), {}))
+    for i in range(min(config.memory, n_examples) // config.batch_size):
+        rows = _rows(i * config.batch_size, config.batch_size, n_examples, config.seed)
+        rows = Rows(rows.index, np.full(config.batch_size, FILL_EPOCH, np.int32))
+        state, _ = fill(state, data, devices.split(rows))
+    return state
+
+
+def _make_monitor(encoder, config, dataset, train):
+    """kNN accuracy on the training labels: of validation, where the run leaves one out, else of
+    training images with themselves left out."""
+    bank = train.take(np.arange(min(len(train.ids), MONITOR_EXAMPLES)))
+    queries = dataset.validation if config.data.train_on == "train" else bank
+    queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
+
+    def monitor(state) -> float:
+        params, stats = jax.device_get((state.params, state.batch_stats))
+        bank_features = extract(encoder, params, stats, bank.images)
+        predicted = knn_classify(bank_features, dataset.coarse(bank.labels),
+                                 extract(encoder, params, stats, queries.images), k=config.knn_k,
+                                 train_ids=bank.ids, test_ids=queries.ids)
+        return float(np.mean(predicted == dataset.coarse(queries.labels)))
+
+    return monitor

@@ -1,0 +1,1 @@
+"""The pieces that both training loops are made of."""

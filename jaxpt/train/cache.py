@@ -1,0 +1,17 @@
+"""The compile cache."""
+
+import os
+import pathlib
+
+import jax
+
+
+def use_compile_cache() -> None:
+    """Lets XLA programs outlive the process, in the user's cache folder.
+
+    A folder that JAX_COMPILATION_CACHE_DIR names is left as it is.
+    """
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(home / "jaxpt" / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -1,0 +1,72 @@
+"""Durations, schedules and optimizers from a config."""
+
+import re
+
+import jax
+import optax
+
+from jaxpt.errors import require
+
+OPTIMIZERS = ("sgd", "adamw", "lars")
+_UNITS = ("steps", "epochs", "examples")
+
+
+def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
+    """A duration in steps.
+
+    Args:
+      duration: "100 steps", "60 epochs" or "50000 examples"; fractions of epochs are fine.
+      batch_size: examples per step.
+      n_examples: examples per epoch.
+
+    Returns:
+      Steps, rounded to the nearest.
+
+    Raises:
+      InputError: for text that is no duration.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w+)\s*", str(duration))
+    unit = match and next((u for u in _UNITS if u.startswith(match[2])), None)
+    require(bool(unit), f"a duration reads like '60 epochs', '500 steps' or '10000 examples', got "
+            f"{duration!r}.")
+    amount = float(match[1])
+    per_unit = {"steps": 1.0, "epochs": n_examples / batch_size, "examples": 1 / batch_size}
+    return round(amount * per_unit[unit])
+
+
+def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
+    """Linear warm-up to ``config.learning_rate``, then a cosine to zero."""
+    require(warmup_steps <= total_steps,
+            f"warm-up of {warmup_steps} steps is longer than the {total_steps} steps of training.")
+    if total_steps == 0:
+        return optax.constant_schedule(0.0)
+    return optax.warmup_cosine_decay_schedule(
+        0.0 if warmup_steps else config.learning_rate, config.learning_rate, warmup_steps,
+        total_steps)
+
+
+def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
+    """The optimizer that a config names.
+
+    Weight decay leaves out vectors and scalars (biases, and scales of normalisation layers).
+
+    Args:
+      config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay``.
+      schedule: learning rate over steps.
+
+    Raises:
+      InputError: for an unknown name.
+    """
+    require(config.name in OPTIMIZERS,
+            f"optimizer.name must be one of {OPTIMIZERS}, got {config.name!r}.")
+    if config.name == "adamw":
+        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_matrices)
+    if config.name == "lars":
+        return optax.lars(schedule, config.weight_decay, weight_decay_mask=_matrices,
+                          trust_ratio_mask=_matrices, momentum=config.momentum)
+    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=_matrices),
+                       optax.sgd(schedule, momentum=config.momentum))
+
+
+def _matrices(params):
+    return jax.tree.map(lambda x: x.ndim > 1, params)

@@ -1,0 +1,61 @@
+"""The state of pre-training, one pytree, and the two updates that methods share."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxpt.memory import Memory
+
+
+@flax.struct.dataclass
+class Target:
+    """The target encoder: an exponential moving average (EMA) of the online one."""
+
+    params: Any
+    batch_stats: Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that a run is, beside its config; the same on every device.
+
+    Attributes:
+      step: int32 scalar, updates done.
+      params: parameters of the online encoder.
+      batch_stats: BatchNorm's running statistics (empty without BatchNorm).
+      opt_state: the optimizer's.
+      target: the EMA encoder, or None.
+      memory: the labelled keys, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    target: Target | None = None
+    memory: Memory | None = None
+
+
+def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_name) -> TrainState:
+    """One optimizer update with gradients and statistics averaged over the devices."""
+    gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
+                         batch_stats=batch_stats, opt_state=opt_state)
+
+
+def move_target(target: Target, state: TrainState, target_stats, ema: float, axis_name) -> Target:
+    """target ← ema · target + (1 − ema) · online, for the parameters.
+
+    ``target_stats`` are the running statistics that the target's own forward pass left behind.
+    """
+    params = jax.tree.map(lambda t, p: ema * t + (1 - ema) * p, target.params, state.params)
+    return Target(params, jax.lax.pmean(target_stats, axis_name))
+
+
+def copy(tree):
+    """A copy with buffers of its own: two parts of a donated state must not share any."""
+    return jax.tree.map(jnp.copy, tree)
