@@ -5,14 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpt.data import augment, order, sources
-from jaxpt.data.batch import Batch
+from jaxpt.data import augment, sources
+from jaxpt.data.resident import Resident, gather, rows_of_step
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.methods import Method, Setup, make_method
 from jaxpt.train import optimizer as optimizers
-from jaxpt.train.checkpoint import Checkpointer, claim_workdir, open_run
+from jaxpt.train.checkpoint import Checkpointer, claim_workdir
 from jaxpt.train.metrics import MetricWriter, to_floats
 from jaxpt.train.parallel import AXIS, Devices
 from jaxpt.train.progress import ProgressLine
@@ -35,21 +35,10 @@ class Trained(NamedTuple):
     state: TrainState
     history: list[dict[str, float]]
 
-
-class Resident(NamedTuple):
-    """The training set on the devices; batches are gathered from it by index inside the step."""
-
-    image: jax.Array
-    label: jax.Array
-    id: jax.Array
-    seed: jax.Array
-
-
-class Rows(NamedTuple):
-    """Which examples make a batch."""
-
-    index: np.ndarray
-    epoch: np.ndarray
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels]."""
+        params, stats = jax.device_get((self.state.params, self.state.batch_stats))
+        return extract(self.encoder, params, stats, images)
 
 
 def run(config, workdir: str | None = None, *, resume: bool = True, quiet: bool = False,
@@ -142,25 +131,9 @@ def init_state(method: Method, config, images: np.ndarray) -> TrainState:
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
 
 
-def load(workdir: str) -> tuple[Any, Trained, sources.Dataset]:
-    """(config, the trained encoder, its data set) from a run's newest checkpoint.
-
-    Raises:
-      InputError: where there is no run, no checkpoint, or it does not fit its config.
-    """
-    config, step = open_run(workdir)
-    dataset = sources.load(config.data)
-    method, _ = prepare(config, dataset)
-    like = init_state(method, config, dataset.trainval.images)
-    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints)
-    state = checkpointer.restore(step, like)
-    checkpointer.close()
-    return config, Trained(method.encoder, state, []), dataset
-
-
 def _train(state, data, start, method, devices, config, durations, monitor, writer, progress,
            checkpointer):
-    step_fn = devices.map(lambda state, data, rows: method.step(state, _gather(data, rows)))
+    step_fn = devices.map(lambda state, data, rows: method.step(state, gather(data, rows)))
     n_examples = data.image.shape[0]
     history, waiting = [], None
 
@@ -171,7 +144,7 @@ def _train(state, data, start, method, devices, config, durations, monitor, writ
         progress.show(step, row)
 
     for step in range(start + 1, durations.total + 1):
-        rows = _rows((step - 1) * config.batch_size, config.batch_size, n_examples, config.seed)
+        rows = rows_of_step(step - 1, config.batch_size, n=n_examples, seed=config.seed)
         state, metrics = step_fn(state, data, devices.split(rows))
         last = step == durations.total
         if last or (durations.log and step % durations.log == 0):
@@ -197,22 +170,13 @@ def _record(history, writer, step, values):
         writer.write(step, values)
 
 
-def _rows(position, size, n, seed) -> Rows:
-    return Rows(*order.batch_at(position, size, n=n, seed=seed))
-
-
-def _gather(data: Resident, rows: Rows) -> Batch:
-    return Batch(data.image[rows.index], data.label[rows.index], data.id[rows.index], rows.epoch,
-                 data.seed)
-
-
 def _fill_memory(method, devices, state, data, config, n_examples):
     """Fills the memory with real keys: each example at most once, before the first update."""
     fill = devices.map(
-        lambda state, data, rows: (method.fill(state, _gather(data, rows)), {}))
+        lambda state, data, rows: (method.fill(state, gather(data, rows)), {}))
     for i in range(min(config.memory, n_examples) // config.batch_size):
-        rows = _rows(i * config.batch_size, config.batch_size, n_examples, config.seed)
-        rows = Rows(rows.index, np.full(config.batch_size, FILL_EPOCH, np.int32))
+        rows = rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)
+        rows = rows._replace(epoch=np.full(config.batch_size, FILL_EPOCH, np.int32))
         state, _ = fill(state, data, devices.split(rows))
     return state
 
@@ -225,10 +189,9 @@ def _make_monitor(encoder, config, dataset, train):
     queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
 
     def monitor(state) -> float:
-        params, stats = jax.device_get((state.params, state.batch_stats))
-        bank_features = extract(encoder, params, stats, bank.images)
-        predicted = knn_classify(bank_features, dataset.coarse(bank.labels),
-                                 extract(encoder, params, stats, queries.images), k=config.knn_k,
+        features = Trained(encoder, state, []).features
+        predicted = knn_classify(features(bank.images), dataset.coarse(bank.labels),
+                                 features(queries.images), k=config.knn_k,
                                  train_ids=bank.ids, test_ids=queries.ids)
         return float(np.mean(predicted == dataset.coarse(queries.labels)))
 

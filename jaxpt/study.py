@@ -32,7 +32,8 @@ class Job(NamedTuple):
         return records.key_of({"config": self.config, "part": self.part})
 
 
-def seeds_of(label: str, config: ml_collections.ConfigDict, seeds, part: str, **kwargs) -> list[Job]:
+def seeds_of(label: str, config: ml_collections.ConfigDict, seeds, part: str,
+             **kwargs) -> list[Job]:
     """One job a seed; training leaves validation out exactly where validation is measured."""
     jobs = []
     for seed in seeds:
@@ -109,7 +110,7 @@ def run_job(job: Job) -> dict[str, Any]:
     last = {}
     for row in trained.history:
         last |= row
-    values = measure.frozen(trained, dataset, part=job.part)
+    values = measure.frozen(trained.features, dataset, part=job.part)
     record = {
         "key": job.key, "label": job.label, "method": config.method, "data": dataset.name,
         "part": job.part, "seed": config.seed,
@@ -121,6 +122,6 @@ def run_job(job: Job) -> dict[str, Any]:
     }
     if job.keep_features:
         scored = dataset.validation if job.part == "validation" else dataset.test
-        record["features"] = {"features": measure.features_of(trained, scored.images),
+        record["features"] = {"features": trained.features(scored.images),
                               "fine": scored.labels, "coarse": dataset.coarse(scored.labels)}
     return record

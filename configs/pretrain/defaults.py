@@ -5,6 +5,8 @@ The values are jaxpt's defaults; where a paper's are unknown (LOOK's), none is t
 
 import ml_collections
 
+from jaxpt.errors import InputError
+
 
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
@@ -78,5 +80,5 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
             config.log_every = config.knn_every = config.checkpoint_every = "2 steps"
             config.data.limit = 300
         else:
-            raise ValueError(f"variant {word!r} is unknown: use one of {METHODS}, or smoke.")
+            raise InputError(f"variant {word!r} is unknown: use one of {', '.join(METHODS)}, smoke.")
     return config

@@ -15,7 +15,7 @@ def get_config(variant: str = "look"):
     c.data.source = "fashion_mnist"
     c.data.label_map = "fashion5"
     c.data.limit = 12_000
-    c.duration = "10 epochs"
+    c.duration = "8 epochs"
     c.batch_size = 120
     c.augment.shift = c.key_augment.shift = 2
     c.augment.flip = c.key_augment.flip = True

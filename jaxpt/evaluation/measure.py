@@ -1,12 +1,10 @@
-"""The measurements of one pre-trained encoder on one set: what a record holds."""
+"""The measurements of one feature function on one set: what a record holds."""
 
-import jax
 import numpy as np
 
 from jaxpt.data.sources import Dataset, validation_mask
 from jaxpt.errors import require
 from jaxpt.evaluation.few_shot import few_shot
-from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.geometry import class_separation, effective_rank, fine_purity
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.evaluation.linear import L2_GRID, linear_probe
@@ -21,17 +19,12 @@ PROTOCOL = {
 PARTS = ("validation", "test")
 
 
-def features_of(trained, images: np.ndarray) -> np.ndarray:
-    """Backbone features [n, dim] of uint8 images under a ``Trained`` encoder."""
-    params, stats = jax.device_get((trained.state.params, trained.state.batch_stats))
-    return extract(trained.encoder, params, stats, images)
-
-
-def frozen(trained, dataset: Dataset, *, part: str) -> dict[str, float]:
+def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
     """All frozen-feature measurements.
 
     Args:
-      trained: the encoder, which must not have seen ``part``.
+      features: function from uint8 images [n, height, width, channels] to float [n, dim]; anybody's
+        model will do, as long as it has not seen ``part``.
       dataset: its set.
       part: "validation": evaluators fit on train and are scored on validation; "test": they fit
         on train + validation and are scored on test, the linear probe choosing its strength on
@@ -45,7 +38,7 @@ def frozen(trained, dataset: Dataset, *, part: str) -> dict[str, float]:
     fit, score = ((dataset.train, dataset.validation) if part == "validation"
                   else (dataset.trainval, dataset.test))
     require(len(score.ids) > 0, f"{dataset.name} has no {part} images.")
-    known, new = features_of(trained, fit.images), features_of(trained, score.images)
+    known, new = features(fit.images), features(score.images)
     coarse = dataset.coarse(score.labels)
 
     def knn(labels, wanted):

@@ -18,15 +18,15 @@ def make(setup: Setup) -> Method:
                              models.Classifier(setup.classes))
 
     def init(key, images):
-        params, stats = encoding.init(encoder, key, images)
+        params, stats = models.init(encoder, key, images)
         return TrainState(jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params))
 
     def step(state, batch):
         images, labels, _ = encoding.query_views(config, batch)
 
         def loss_of(params):
-            logits, _, stats = encoding.encode(encoder, params, state.batch_stats, images,
-                                               train=True)
+            logits, _, stats = models.encode(encoder, params, state.batch_stats, images,
+                                             train=True)
             per_example = losses.cross_entropy(logits, labels,
                                                label_smoothing=config.label_smoothing)
             return jnp.mean(per_example), (stats, jnp.mean(jnp.argmax(logits, -1) == labels))

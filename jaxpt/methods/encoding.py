@@ -1,4 +1,4 @@
-"""What methods share: encoders, views, target keys."""
+"""What methods share: queries' views, the target's keys, their memory."""
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ from jaxpt import models
 from jaxpt.data import augment
 from jaxpt.errors import require
 from jaxpt.losses.similarity import gather, unit_vectors
+from jaxpt.models.encoder import encode
 
 KEY_VIEW = 1_000  # far from the query views' numbers 0, 1, …
 TARGET_NORMS = ("batch", "running")
@@ -18,21 +19,6 @@ def projected_encoder(setup) -> models.Encoder:
     config = setup.config.model
     return models.Encoder(models.make_backbone(config, axis_name=setup.axis_name),
                           models.make_projector(config, axis_name=setup.axis_name))
-
-
-def init(encoder, key, images):
-    """Fresh (parameters, batch statistics); ``images`` float [batch, …] give the shapes."""
-    variables = encoder.init(key, images[:1], False)
-    return variables["params"], variables.get("batch_stats", {})
-
-
-def encode(encoder, params, batch_stats, images, *, train: bool):
-    """(head output, features, batch statistics after this pass)."""
-    variables = {"params": params, "batch_stats": batch_stats}
-    if not train:
-        return *encoder.apply(variables, images, False), batch_stats
-    (output, features), changed = encoder.apply(variables, images, True, mutable=["batch_stats"])
-    return output, features, changed.get("batch_stats", {})
 
 
 def query_views(config, batch):

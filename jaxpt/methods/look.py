@@ -10,7 +10,7 @@ The paper's k, temperature, memory and head are not public: the values here are 
 import jax
 import jax.numpy as jnp
 
-from jaxpt import losses, memory
+from jaxpt import losses, memory, models
 from jaxpt.errors import require
 from jaxpt.methods import encoding
 from jaxpt.methods.setup import Method, Setup
@@ -24,7 +24,7 @@ def make(setup: Setup) -> Method:
     k_at = k_schedule(config, setup.steps)
 
     def init(key, images):
-        params, stats = encoding.init(encoder, key, images)
+        params, stats = models.init(encoder, key, images)
         return TrainState(
             jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
             target=Target(copy(params), copy(stats)),
@@ -40,8 +40,8 @@ def make(setup: Setup) -> Method:
         k = k_at(state.step)
 
         def loss_of(params):
-            queries, _, stats = encoding.encode(encoder, params, state.batch_stats, images,
-                                                train=True)
+            queries, _, stats = models.encode(encoder, params, state.batch_stats, images,
+                                              train=True)
             per_query, neighbors = losses.look(
                 queries, state.memory.keys, labels, state.memory.labels,
                 query_ids=ids, key_ids=state.memory.ids, key_mask=state.memory.valid,

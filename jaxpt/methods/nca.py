@@ -6,7 +6,7 @@ LOOK with the whole memory as the neighbourhood; everything else is the same.
 import jax
 import jax.numpy as jnp
 
-from jaxpt import losses, memory
+from jaxpt import losses, memory, models
 from jaxpt.errors import require
 from jaxpt.methods import encoding
 from jaxpt.methods.setup import Method, Setup
@@ -20,7 +20,7 @@ def make(setup: Setup) -> Method:
     encoder = encoding.projected_encoder(setup)
 
     def init(key, images):
-        params, stats = encoding.init(encoder, key, images)
+        params, stats = models.init(encoder, key, images)
         return TrainState(
             jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
             target=Target(copy(params), copy(stats)),
@@ -35,8 +35,8 @@ def make(setup: Setup) -> Method:
         keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
 
         def loss_of(params):
-            queries, _, stats = encoding.encode(encoder, params, state.batch_stats, images,
-                                                train=True)
+            queries, _, stats = models.encode(encoder, params, state.batch_stats, images,
+                                              train=True)
             per_query, neighbors = losses.nca(
                 queries, state.memory.keys, labels, state.memory.labels,
                 query_ids=ids, key_ids=state.memory.ids, key_mask=state.memory.valid,

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxpt import losses
+from jaxpt import losses, models
 from jaxpt.errors import require
 from jaxpt.methods import encoding
 from jaxpt.methods.setup import Method, Setup
@@ -16,15 +16,15 @@ def make(setup: Setup) -> Method:
     encoder = encoding.projected_encoder(setup)
 
     def init(key, images):
-        params, stats = encoding.init(encoder, key, images)
+        params, stats = models.init(encoder, key, images)
         return TrainState(jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params))
 
     def step(state, batch):
         images, labels, _ = encoding.query_views(config, batch)
 
         def loss_of(params):
-            embeddings, _, stats = encoding.encode(encoder, params, state.batch_stats, images,
-                                                   train=True)
+            embeddings, _, stats = models.encode(encoder, params, state.batch_stats, images,
+                                                 train=True)
             # The contrast is the whole batch, not this device's part of it.
             per_anchor = losses.sup_con(embeddings, labels, temperature=config.temperature,
                                         axis_name=axis)

@@ -1,14 +1,16 @@
 """Networks by name."""
 
 from jaxpt.errors import require
-from jaxpt.models.heads import Classifier, Encoder, Projector
+from jaxpt.models.encoder import Encoder, encode, init
+from jaxpt.models.heads import Classifier, Projector
 from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import ResNet18, ResNet50
 from jaxpt.models.small_cnn import SmallCNN
 
 BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet50": ResNet50}
 
-__all__ = ["BACKBONES", "Classifier", "Encoder", "Projector", "make_backbone", "make_projector"]
+__all__ = ["BACKBONES", "Classifier", "Encoder", "Projector", "encode", "init", "make_backbone",
+           "make_projector"]
 
 
 def make_backbone(config, *, axis_name=None):

@@ -41,15 +41,3 @@ class Classifier(nn.Module):
     def __call__(self, features, train: bool):
         del train  # the same in training and evaluation
         return nn.Dense(self.classes, kernel_init=nn.initializers.zeros)(features)
-
-
-class Encoder(nn.Module):
-    """A backbone with a head on it. Transfer takes the backbone and leaves the head."""
-
-    backbone: nn.Module
-    head: nn.Module
-
-    def __call__(self, images, train: bool):
-        """Images → (head output [batch, …], features [batch, dim])."""
-        features, _ = self.backbone(images, train)
-        return self.head(features, train), features

@@ -30,6 +30,7 @@ class Checkpointer:
         """``keep``: how many of the latest checkpoints stay."""
         self._manager = ocp.CheckpointManager(
             pathlib.Path(workdir).resolve() / "checkpoints",
+            item_handlers=ocp.StandardCheckpointHandler(),
             options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True))
 
     def latest_step(self) -> int | None:
@@ -53,6 +54,16 @@ class Checkpointer:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"the checkpoint of step {step} does not fit the config: "
                              f"{str(error).splitlines()[0]}") from error
+
+    def restore_arrays(self, step: int) -> Any:
+        """The state of a step as nested dicts of arrays on one device, whatever it was saved by."""
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+        def abstract(saved):
+            return jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=device)
+
+        tree = jax.tree.map(abstract, self._manager.item_metadata(step).tree)
+        return self._manager.restore(step, args=ocp.args.StandardRestore(tree))
 
     def close(self) -> None:
         """Waits until everything is on disk."""

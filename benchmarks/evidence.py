@@ -1,0 +1,123 @@
+"""Searches, on validation data only, for the setting in which the losses differ on fine labels.
+
+    python benchmarks/evidence.py digits                     # the search
+    python benchmarks/evidence.py digits --confirm SETTING   # on test data, once
+
+Every setting that was tried is here, and every record is kept.
+"""
+
+import argparse
+import pathlib
+
+import numpy as np
+
+from jaxpt import study
+from jaxpt.configs.pretrain import digits, fashion_mnist
+
+RECORDS = pathlib.Path(__file__).parent / "records"
+METHODS = ("cross_entropy", "sup_con", "nca", "look")
+COLUMNS = ("fine_knn", "fine_linear", "fine_5shot", "coarse_knn", "class_separation",
+           "fine_purity")
+SEARCH_SEEDS = (200, 201, 202)
+CONFIRM_SEEDS = tuple(range(10))
+CONFIGS = {"digits": digits.get_config, "fashion_mnist": fashion_mnist.get_config}
+
+# What all four methods are compared in: fields of the config that the setting changes.
+SETTINGS = {
+    "digits": {
+        "base": {},
+        "200 epochs": {"duration": "200 epochs"},
+        "twice the width": {"model.options.widths": (32, 64, 64, 128)},
+        "twice the width, 120 epochs": {"model.options.widths": (32, 64, 64, 128),
+                                        "duration": "120 epochs"},
+        "parity": {"data.label_map": "parity"},
+        "parity, 200 epochs": {"data.label_map": "parity", "duration": "200 epochs"},
+        "all ten labels": {"data.label_map": "fine"},
+        "no augmentation, 200 epochs": {
+            "duration": "200 epochs", **{f"{who}.{what}": 0 for who in ("augment", "key_augment")
+                                         for what in ("shift", "contrast", "noise")}},
+    },
+    "fashion_mnist": {
+        "base": {},
+        "40 epochs of 3,000 images": {"duration": "40 epochs", "data.limit": 3_000,
+                                      "memory": 2_400},
+    },
+}
+# What is changed in LOOK alone, one field at a time.
+ABLATIONS = {
+    "digits": {
+        "k": (5, 10, 20, 50, 100, 200, 400, 1200),
+        "temperature": (0.03, 0.05, 0.1, 0.2, 0.5),
+        "memory": (120, 360, 1200, 4800),
+        "ema": (0.0, 0.9, 0.98, 0.995),
+        "no_positive": ("nearest", "drop", "floor"),
+        "own_view": (0.0, 0.1, 0.25, 0.5),
+        "k_warmup": ("0 steps", "20 epochs", "60 epochs"),
+    },
+    "fashion_mnist": {
+        "k": (10, 50, 200, 800, 4800),
+        "temperature": (0.05, 0.1, 0.2),
+        "memory": (1200, 4800, 12_000),
+        "ema": (0.9, 0.99, 0.999),
+        "no_positive": ("nearest", "drop", "floor"),
+        "own_view": (0.0, 0.25, 0.5),
+    },
+}
+
+
+def settings_jobs(data: str, names, seeds, part: str) -> list[study.Job]:
+    """Every method in the named settings."""
+    return [job for name in names for method in METHODS
+            for job in _jobs(data, f"{name}: {method}", method, SETTINGS[data][name], seeds, part)]
+
+
+def ablation_jobs(data: str) -> list[study.Job]:
+    """LOOK with one field changed at a time."""
+    return [job for field, values in ABLATIONS[data].items() for value in values
+            for job in _jobs(data, f"{field}={value}", "look", {field: value}, SEARCH_SEEDS,
+                             "validation")]
+
+
+def _jobs(data, label, method, changes, seeds, part):
+    config = CONFIGS[data](method)
+    config.log_every = config.knn_every = "0 steps"
+    with config.ignore_type():
+        config.update_from_flattened_dict(changes)
+    return study.seeds_of(label, config, seeds, part)
+
+
+def markdown(records: list[dict]) -> str:
+    """A row for each label: mean (standard deviation over seeds)."""
+    lines = ["| setting | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for label in dict.fromkeys(r["label"] for r in records):
+        group = [r["values"] for r in records if r["label"] == label]
+        cells = [f"{np.mean([v[c] for v in group]):.3f} ({np.std([v[c] for v in group], ddof=1):.3f})"
+                 for c in COLUMNS]
+        lines.append(f"| {label} | {len(group)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", choices=sorted(SETTINGS))
+    parser.add_argument("--confirm", metavar="SETTING", choices=[n for s in SETTINGS.values()
+                                                                 for n in s],
+                        help="run this setting on test data with fresh seeds")
+    args = parser.parse_args()
+
+    def done(record):
+        print(record["label"], record["seed"], flush=True)
+
+    if args.confirm:
+        jobs = settings_jobs(args.data, [args.confirm], CONFIRM_SEEDS, "test")
+        path = RECORDS / f"confirmation_{args.data}.jsonl"
+        print(markdown(study.run(jobs, path, on_done=done)))
+        return
+    path = RECORDS / f"evidence_{args.data}.jsonl"
+    jobs = settings_jobs(args.data, SETTINGS[args.data], SEARCH_SEEDS, "validation")
+    print(markdown(study.run(jobs, path, on_done=done)))
+    print(markdown(study.run(ablation_jobs(args.data), path, on_done=done)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""The command ``jaxpt``: reads flags, calls one function, turns bad input into one sentence."""
+
+import argparse
+import difflib
+import importlib.resources
+import pathlib
+import runpy
+import sys
+
+from jaxpt import __version__
+from jaxpt.errors import InputError, require
+
+BAD_INPUT = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand; returns the exit status, 2 for bad input."""
+    parser, commands = _parser()
+    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    try:
+        takes_config = args.command in ("pretrain", "transfer")
+        if rest and not takes_config:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        if takes_config:
+            args.config = _read_config(args.command, args.config, rest)
+        return args.run(args) or 0
+    except InputError as error:
+        print(f"jaxpt {args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(f"jaxpt {args.command}: stopped.", file=sys.stderr)
+        return 130
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="jaxpt", description="Label-aware pre-training of image encoders that transfer.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="four losses on real images, a table and a report")
+    demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
+    demo.add_argument("--out", default="runs/demo", help="folder for records and report.html")
+    demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")
+    demo.set_defaults(run=_demo)
+    pretrain = _config_command(
+        commands, "pretrain", "pre-train an encoder", "pretrain/digits.py:look")
+    pretrain.add_argument("--workdir", required=True,
+                          help="folder for config, metrics and checkpoints")
+    pretrain.add_argument("--noresume", action="store_true",
+                          help="refuse a workdir that holds a run, rather than go on with it")
+    pretrain.set_defaults(run=_pretrain)
+    transfer = _config_command(
+        commands, "transfer", "measure checkpoints: kNN, linear, few-shot, fine-tuning",
+        "transfer/defaults.py")
+    transfer.add_argument("checkpoints", nargs="+", metavar="WORKDIR",
+                          help="workdirs of pre-training runs (one a seed)")
+    transfer.add_argument("--out", required=True, help="file that records are added to (JSON lines)")
+    transfer.set_defaults(run=_transfer)
+    report = commands.add_parser("report", help="records to tables, plots and one HTML page")
+    report.add_argument("records", help="file of records (JSON lines)")
+    report.add_argument("--out", required=True, help="folder for report.html")
+    report.set_defaults(run=_report)
+    return parser, commands
+
+
+def _config_command(commands, name, text, example):
+    command = commands.add_parser(
+        name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{text[0].upper()}{text[1:]}.",
+        epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
+               "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
+               + "\n  ".join(_installed_configs(name)))
+    command.add_argument("--config", default=example, metavar="FILE[:VARIANT]",
+                         help=f"a Python file with get_config(variant); default {example}")
+    return command
+
+
+def _installed_configs(kind: str) -> list[str]:
+    folder = importlib.resources.files("jaxpt.configs") / kind
+    return sorted(f"{kind}/{file.name}" for file in folder.iterdir()
+                  if file.name.endswith(".py") and file.name != "__init__.py")
+
+
+def _read_config(command: str, name: str, overrides: list[str]):
+    """The config that ``FILE:VARIANT`` gives, with ``--config.x=y`` applied and type-checked."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    config = _load_config(command, *name.partition(":")[::2])
+    for word in overrides:
+        require(word.startswith("--config."),
+                f"unknown argument {word!r}; see jaxpt {command} --help.")
+        key, equals, _ = word.removeprefix("--config.").partition("=")
+        require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
+        _check_key(config, key)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
+        values([command, *overrides])
+        return values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+
+
+def _load_config(command: str, path: str, variant: str):
+    installed = pathlib.Path(str(importlib.resources.files("jaxpt.configs"))) / path
+    file = next((f for f in (pathlib.Path(path), installed) if f.is_file()), None)
+    require(file is not None, f"--config: no file {path!r} here or among those that come with "
+            f"jaxpt ({', '.join(_installed_configs(command))}).")
+    get_config = runpy.run_path(str(file)).get("get_config")
+    require(get_config is not None, f"--config: {path} has no function get_config.")
+    return get_config(variant) if variant else get_config()
+
+
+def _check_key(config, key: str) -> None:
+    """Raises InputError, with the nearest name, where a dotted key is not in the config."""
+    here, walked = config, []
+    for part in key.split("."):
+        names = list(here) if hasattr(here, "keys") else []
+        if part not in names:
+            near = difflib.get_close_matches(part, names, 1)
+            hint = f"did you mean {'.'.join(walked + near)!r}?" if near else (
+                f"{'.'.join(walked) or 'it'} has {', '.join(names) or 'no fields'}.")
+            raise InputError(f"the config has no field {key!r}: {hint}")
+        walked.append(part)
+        here = here[part]
+
+
+def _demo(args):
+    from jaxpt import demo
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    demo.run(args.data, args.out, args.seeds)
+
+
+def _pretrain(args):
+    from jaxpt import pretrain
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    pretrain.run(args.config, args.workdir, resume=not args.noresume)
+    print(f"done: {args.workdir}")
+
+
+def _transfer(args):
+    from jaxpt import transfer
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    transfer.run(args.config, args.checkpoints, args.out)
+    print(f"records: {args.out}")
+
+
+def _report(args):
+    from jaxpt import records, report
+
+    require(pathlib.Path(args.records).is_file(), f"no file {args.records!r} with records.")
+    found = records.read(args.records)
+    require(bool(found), f"{args.records} holds no records.")
+    print(f"report: {report.write_report(found, args.out)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,6 @@
+"""Tables, figures and one HTML page, all made from records."""
+
+from jaxpt.report.html import write_report
+from jaxpt.report.tables import markdown, terminal
+
+__all__ = ["markdown", "terminal", "write_report"]

@@ -1,0 +1,51 @@
+"""Features of one run, kept in a file beside its record for the map."""
+
+import os
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+
+
+class FeatureSet(NamedTuple):
+    """Features of the measured part under one run's encoder.
+
+    Attributes:
+      key: the key of the run's record.
+      features: float [n, dim].
+      fine, coarse: int [n].
+      fine_names, coarse_names: a name for every class.
+    """
+
+    key: str
+    features: np.ndarray
+    fine: np.ndarray
+    coarse: np.ndarray
+    fine_names: tuple[str, ...]
+    coarse_names: tuple[str, ...]
+
+
+def path_of(folder: str | os.PathLike, label: str) -> pathlib.Path:
+    """Where the features of a method are kept."""
+    return pathlib.Path(folder) / f"features_{label}.npz"
+
+
+def save(folder: str | os.PathLike, label: str, features: FeatureSet) -> None:
+    """Writes the file in one move, so that a kill leaves no half of it behind."""
+    path = path_of(folder, label)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, **features._asdict())
+    temporary.replace(path)
+
+
+def load(folder: str | os.PathLike, label: str) -> FeatureSet | None:
+    """The kept features of a method, or None where there are none that can be read."""
+    try:
+        with np.load(path_of(folder, label), allow_pickle=False) as arrays:
+            values = {name: arrays[name] for name in FeatureSet._fields}
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+    names = {name: tuple(values[name].tolist()) for name in ("fine_names", "coarse_names")}
+    return FeatureSet(**{**values, **names, "key": str(values["key"])})

@@ -1,0 +1,143 @@
+"""What a report says about protocol, settings and surroundings, from the records alone."""
+
+import importlib
+import json
+from typing import Any, Iterator
+
+from jaxpt.report.results import Results, join
+
+# Fields that do not bear on what is learnt, or are told elsewhere.
+ASIDE = ("seed", "method", "log_every", "knn_every", "knn_k", "checkpoint_every",
+         "keep_checkpoints", "mapping", "devices", "data.train_on")
+# Fields, or the beginnings of their names, that only some methods read.
+_KEYED = ("look", "nca")
+READ_BY = {"k": ("look",), "k_warmup": ("look",), "no_positive": ("look",), "own_view": ("look",),
+           "memory": _KEYED, "ema": _KEYED, "target_norm": _KEYED, "key_augment": _KEYED,
+           "temperature": (*_KEYED, "sup_con"), "model.projector": (*_KEYED, "sup_con"),
+           "label_smoothing": ("cross_entropy",)}
+# Where methods differ in none of these, they are said to be treated alike.
+ALIKE = ("batch_size", "views", "duration", "data.", "augment.", "model.name", "model.norm",
+         "model.dtype", "model.options", "optimizer.name")
+LABEL_MAPS = {"halves": "two coarse classes (0–4 and 5–9)", "parity": "two coarse classes (even and "
+              "odd)", "fashion5": "five coarse classes (tops, trouser, dress, shoes, bag)",
+              "fine": "the fine labels themselves"}
+
+
+def procedure(results: Results) -> list[str]:
+    """Paragraphs: what was trained on, what was measured on."""
+    maps = {record["config"]["data"]["label_map"] for record in results.records}
+    labels = join(sorted(LABEL_MAPS.get(name, name) for name in maps))
+    different = {row[0] for row in config_rows(results)[0]}
+    fair = not any(field.startswith(ALIKE) for field in different)
+    alike = (", all with the same network, budget and augmentation of queries" if fair else
+             "; the settings below say in what they differ")
+    seen = ("." if "fine" in maps else
+            ": on the coarse labels seen in pre-training, and on fine labels it never saw.")
+    fit = ("Pre-training and evaluators use the whole training part, of which the linear probe "
+           "takes a fixed fifth to choose its L2 strength. Every number is of the test part."
+           if results.part == "test" else
+           "Pre-training and evaluators use four fifths of the training part. Every number is of "
+           "the fixed last fifth, the validation part.")
+    return [f"The methods pre-train on {labels}{alike}. Then the head is dropped and the frozen "
+            f"features of the backbone are measured{seen}", fit]
+
+
+def protocol_rows(results: Results) -> list[tuple[str, str, str]]:
+    """(measurement, constant, value) of everything the protocol fixes."""
+    protocol = results.records[0]["protocol"]
+    return [(name, constant, _value(value)) for name, constants in protocol.items()
+            for constant, value in constants.items()]
+
+
+def tuning(results: Results) -> list[str]:
+    """How the settings were chosen, as far as the records show it."""
+    if all(_as_shipped(record) for record in results.records):
+        return ["These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
+                "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
+                "every method, on a grid of nine settings (three learning rates × three values of "
+                "one knob: label smoothing for cross-entropy, the temperature for SupCon and NCA, "
+                "k for LOOK), by the mean of the three fine-label accuracies on the validation "
+                "part of the training data. The test part had no say."]
+    return ["These settings differ from those that come with jaxpt for this set, and records do "
+            "not say how settings were chosen."]
+
+
+def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows (setting, value of each method) where methods differ, and (setting, value) else.
+
+    A field that a method does not read is "–" there.
+    """
+    columns = [_fields(label, by_seed) for label, by_seed in results.methods.items()]
+    different, same = [], []
+    for field in dict.fromkeys(field for column in columns for field in column):
+        values = [column.get(field, "–") for column in columns]
+        read = set(values) - {"–"}
+        if len(set(values)) > 1:
+            different.append([field, *values])
+        elif read:
+            same.append([field, values[0]])
+    return different, same
+
+
+def surroundings_rows(results: Results) -> list[tuple[str, str]]:
+    """Device, versions, dates, seeds and number of runs."""
+    records = results.records
+    packages: dict[str, list[str]] = {}
+    for record in records:
+        for name, version in record["packages"].items():
+            packages.setdefault(name, []).append(version)
+    seeds = sorted({record["seed"] for record in records})
+    return [
+        ("runs", f"{len(records)}, seeds {', '.join(map(str, seeds))}"),
+        ("device", _all(record["device"] for record in records)),
+        ("date", _all(record["date"] for record in records)),
+        ("source revision", _all(record["revision"] for record in records)),
+        ("Python", _all(record["python"] for record in records)),
+        *((name, _all(versions)) for name, versions in packages.items())]
+
+
+def _fields(label, by_seed) -> dict[str, str]:
+    """A method's fields; several values where its seeds differ."""
+    fields: dict[str, list[str]] = {}
+    for record in by_seed.values():
+        for field, value in _flat(record["config"]):
+            read_by = next((methods for name, methods in READ_BY.items()
+                            if field == name or field.startswith(name + ".")), None)
+            if field not in ASIDE and (read_by is None or record["method"] in read_by):
+                fields.setdefault(field, []).append(_value(value))
+    return {field: _all(values) for field, values in fields.items()}
+
+
+def _as_shipped(record) -> bool:
+    """Whether a config is the installed one for its set and method, but for what stands aside."""
+    try:
+        module = importlib.import_module(f"jaxpt.configs.pretrain.{record['data']}")
+        shipped = module.get_config(record["method"]).to_dict()
+    except (ImportError, ValueError):
+        return False
+    return _essence(shipped) == _essence(record["config"])
+
+
+def _essence(config) -> dict[str, Any]:
+    config = json.loads(json.dumps(config, default=list))  # tuples become lists, as in a file
+    return {field: value for field, value in _flat(config) if field not in ASIDE}
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _value(value) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_value, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "(empty)" if value == "" else str(value)
+
+
+def _all(values) -> str:
+    return "; ".join(dict.fromkeys(values))
