@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 .PHONY: demo test clean
 
 demo: $(STAMP)
-	$(BIN)/jaxpt demo --out runs/demo
+	$(BIN)/jaxpt demo
 
 test: $(STAMP)
 	$(BIN)/flake8

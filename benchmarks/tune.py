@@ -31,7 +31,7 @@ KNOBS = {
     "fashion_mnist": {"cross_entropy": ("label_smoothing", (0.0, 0.1, 0.2)),
                       "sup_con": ("temperature", (0.1, 0.3, 1.0)),
                       "nca": ("temperature", (0.02, 0.05, 0.1)),
-                      "look": ("k", (50, 200, 800))},
+                      "look": ("k", (20, 100, 400))},
 }
 SEEDS = {"digits": (100, 101, 102), "fashion_mnist": (100,)}
 FINE = ("fine_knn", "fine_linear", "fine_5shot")

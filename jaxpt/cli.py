@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import importlib.resources
+import inspect
 import pathlib
 import runpy
 import sys
@@ -39,7 +40,7 @@ def _parser():
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     demo = commands.add_parser("demo", help="four losses on real images, a table and a report")
     demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
-    demo.add_argument("--out", default="runs/demo", help="folder for records and report.html")
+    demo.add_argument("--out", help="folder for records and report.html; default runs/demo_DATA")
     demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")
     demo.set_defaults(run=_demo)
     pretrain = _config_command(
@@ -54,7 +55,8 @@ def _parser():
         "transfer/defaults.py")
     transfer.add_argument("checkpoints", nargs="+", metavar="WORKDIR",
                           help="workdirs of pre-training runs (one a seed)")
-    transfer.add_argument("--out", required=True, help="file that records are added to (JSON lines)")
+    transfer.add_argument("--out", required=True,
+                          help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
     report.add_argument("records", help="file of records (JSON lines)")
@@ -109,6 +111,8 @@ def _load_config(command: str, path: str, variant: str):
             f"jaxpt ({', '.join(_installed_configs(command))}).")
     get_config = runpy.run_path(str(file)).get("get_config")
     require(get_config is not None, f"--config: {path} has no function get_config.")
+    require(not variant or bool(inspect.signature(get_config).parameters),
+            f"--config: {path} has no variants, got {variant!r}.")
     return get_config(variant) if variant else get_config()
 
 
@@ -131,7 +135,7 @@ def _demo(args):
     from jaxpt.train.cache import use_compile_cache
 
     use_compile_cache()
-    demo.run(args.data, args.out, args.seeds)
+    demo.run(args.data, args.out or f"runs/demo_{args.data}", args.seeds)
 
 
 def _pretrain(args):
@@ -139,6 +143,7 @@ def _pretrain(args):
     from jaxpt.train.cache import use_compile_cache
 
     use_compile_cache()
+    require(bool(args.workdir), "--workdir must not be empty.")
     pretrain.run(args.config, args.workdir, resume=not args.noresume)
     print(f"done: {args.workdir}")
 

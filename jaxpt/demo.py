@@ -14,7 +14,7 @@ from jaxpt.data import sources
 from jaxpt.errors import InputError, require
 from jaxpt.methods import METHODS
 from jaxpt.report import features as feature_files
-from jaxpt.report.results import FINE, NAMES
+from jaxpt.report.results import DATA_NAMES, FINE, NAMES
 from jaxpt.report.statistics import MIN_SEEDS
 
 DATA = ("digits", "fashion_mnist")
@@ -40,18 +40,20 @@ def run(data: str, out: str | os.PathLike, seeds: int = 5, *,
       InputError: for unknown or missing data, fewer than two seeds, or a folder that cannot be
         written; before anything else is done.
     """
-    require(data in DATA, f"--data must be one of {', '.join(DATA)}, got {data!r}.")
-    require(seeds >= MIN_SEEDS, f"--seeds must be at least {MIN_SEEDS}, for without spread there "
+    require(data in DATA, f"data must be one of {', '.join(DATA)}, got {data!r}.")
+    require(seeds >= MIN_SEEDS, f"seeds must be at least {MIN_SEEDS}, for without spread there "
             f"is no verdict, got {seeds}.")
     jobs = _jobs(data, seeds, duration)
     dataset = sources.load(_config(data, "look").data)
     folder = _open(out)
     path = folder / "records.jsonl"
+    _check_kept(path, dataset.name)
     _forget(path, _keys_without_pictures(jobs, folder))
     console = Console()
-    console.print(f"{len(METHODS)} losses × {seeds} seeds on {data}: pre-train on "
+    console.print(f"{len(METHODS)} losses × {seeds} seeds on {DATA_NAMES[data]}: pre-train on "
                   f"{len(dataset.coarse.names)} coarse classes, measure on "
-                  f"{len(dataset.class_names)} fine ones. Records: {path}")
+                  f"{len(dataset.class_names)} fine ones.")
+    console.print(f"Records: {path}", soft_wrap=True)
     found = _run(jobs, path, folder, dataset, console)
     console.print()
     console.print(report.terminal(found))
@@ -87,9 +89,16 @@ def _open(out: str | os.PathLike) -> pathlib.Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"--out {str(out)!r} cannot be written ({error.strerror}): choose "
-                         "another folder.") from error
+        raise InputError(f"{str(out)!r} cannot be written ({error.strerror}): choose another "
+                         "folder.") from error
     return folder
+
+
+def _check_kept(path: pathlib.Path, data: str) -> None:
+    """Raises InputError where the folder holds a demo of another set."""
+    others = sorted({record["data"] for record in record_files.read(path)} - {data})
+    require(not others, f"{path} holds records of {', '.join(others)}: choose another folder for "
+            f"{data}.")
 
 
 def _keys_without_pictures(jobs: list[study.Job], folder: pathlib.Path) -> set[str]:
@@ -122,7 +131,7 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
         console.print(f"{done} of {total} runs are there already.")
     live = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                     TimeRemainingColumn(), TextColumn("{task.fields[last]}"), console=console,
-                    disable=not console.is_terminal)
+                    speed_estimate_period=3600, disable=not console.is_terminal)
     with live:
         task = live.add_task("runs", total=total, completed=done, last="")
 
@@ -142,5 +151,6 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
 
 
 def _result(record: dict[str, Any]) -> str:
-    values = "  ".join(f"{m.title} {m.text(record['values'][m.key])}" for m in FINE)
-    return f"{NAMES[record['label']]}, seed {record['seed']}: {values}"
+    first = FINE[0]
+    return (f"{NAMES[record['label']]}, seed {record['seed']}: {first.title} "
+            f"{first.text(record['values'][first.key])} %")

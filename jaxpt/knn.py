@@ -43,7 +43,8 @@ def mask_of_largest(values: jax.Array, k, where: jax.Array) -> jax.Array:
 
 def _ordered_integers(values: jax.Array) -> jax.Array:
     """Integers in the order of the floats (−0 counts as 0)."""
-    bits = jax.lax.bitcast_convert_type(values + 0.0, jnp.int32)
+    # Not values + 0.0, which XLA simplifies away.
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.int32)
     return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
 
 

@@ -7,6 +7,7 @@ import pathlib
 import time
 from typing import Any, Callable, NamedTuple
 
+import jax
 import ml_collections
 
 from jaxpt import records
@@ -52,14 +53,16 @@ def run(jobs: list[Job], path: str | os.PathLike | None = None, *, workers: int 
       jobs: what to run.
       path: a file of records (JSON lines) that each result is added to; jobs that it already
         holds are not run again.
-      workers: processes; 0 for one a CPU core. On an accelerator they run one after the other,
-        in this process.
+      workers: processes; 0 for one a CPU core. With one, and always on an accelerator, the jobs
+        run one after the other in this process.
       on_done: called with each new record.
     """
     known = {r["key"]: r for r in records.read(path)} if path else {}
     if path:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
+    if jax.default_backend() != "cpu":
+        workers = 1  # processes would fight for the accelerator's memory
     for record in _results(todo, workers or os.cpu_count()):
         features = record.pop("features", None)
         if path:
@@ -86,7 +89,6 @@ def _results(jobs, workers):
 
 
 def _one_thread():
-    os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
                                + " --xla_cpu_multi_thread_eigen=false")
     for name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":

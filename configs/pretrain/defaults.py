@@ -80,5 +80,6 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
             config.log_every = config.knn_every = config.checkpoint_every = "2 steps"
             config.data.limit = 300
         else:
-            raise InputError(f"variant {word!r} is unknown: use one of {', '.join(METHODS)}, smoke.")
+            raise InputError(f"variant {word!r} is unknown: use one of {', '.join(METHODS)} and "
+                             "smoke.")
     return config

@@ -53,8 +53,11 @@ def _open(file: pathlib.Path, size: int) -> Image.Image:
     try:
         with Image.open(file) as image:
             image.load()
+            # Conversion to 8 bits would turn nearly all of it white.
+            require(not image.mode.startswith(("I", "F")), f"{file} has more than 8 bits a "
+                    f"channel (mode {image.mode}): convert it first.")
             image = image if image.mode == "L" else image.convert("RGB")
-    except (UnidentifiedImageError, OSError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
         raise InputError(f"{file} cannot be read as an image ({error}).") from error
     scale = size / min(image.size)
     image = image.resize([max(size, round(side * scale)) for side in image.size],

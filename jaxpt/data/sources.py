@@ -3,6 +3,8 @@
 import gzip
 import importlib.util
 import pathlib
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -65,8 +67,13 @@ def load(config) -> Dataset:
         require(config.source in SOURCES, f"data.source must be one of {sorted(SOURCES)} or "
                 f"tfds:NAME, got {config.source!r}.")
         name, trainval, test, names = SOURCES[config.source](config)
-    require(len(trainval[0]) > 0, f"{config.source} has no training images.")
+    require(config.limit >= 0, f"data.limit must not be negative, got {config.limit}.")
+    for part, arrays in ("training", trainval), ("test", test):
+        require(len(arrays[0]) > 0, f"{config.source} has no {part} images.")
     trainval, test = _split("train", *trainval, names), _split("test", *test, names)
+    require(trainval.images.shape[1:] == test.images.shape[1:],
+            f"{config.source}: training images are {list(trainval.images.shape[1:])}, but test "
+            f"images {list(test.images.shape[1:])}.")
     if config.limit:
         keep = np.random.default_rng(0).permutation(len(trainval.ids))[:config.limit]
         trainval = trainval.take(np.sort(keep))
@@ -128,8 +135,11 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     """Reads one gzipped IDX file of unsigned bytes."""
     try:
         data = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as gzip ({error}): fetch it again.") from error
+    whole_header = len(data) > 3 and len(data) >= 4 + 4 * data[3]
+    require(whole_header and data[:3] == b"\0\0\x08",
+            f"{path} is no IDX file of unsigned bytes: fetch it again.")
     n_axes = data[3]
     shape = np.frombuffer(data, ">u4", n_axes, offset=4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * n_axes)
@@ -142,15 +152,26 @@ def _npz(config):
     """Arrays train_images, train_labels, test_images, test_labels and optional class_names."""
     path = pathlib.Path(config.path)
     require(path.is_file(), f"data.path {str(path)!r} is no file: give an .npz file.")
-    with np.load(path, allow_pickle=False) as arrays:
-        missing = {f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")
-                   } - set(arrays)
-        require(not missing, f"{path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
-        train, test = ((arrays[f"{part}_images"], arrays[f"{part}_labels"])
-                       for part in ("train", "test"))
-        names = arrays["class_names"].tolist() if "class_names" in arrays else [
-            str(i) for i in range(int(train[1].max(initial=-1)) + 1)]
+    arrays = _read_npz(path)
+    missing = {f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")
+               } - set(arrays)
+    require(not missing, f"{path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
+    for name in "train_labels", "test_labels":
+        require(arrays[name].dtype.kind in "iu",
+                f"{path}: {name} must be integers, got {arrays[name].dtype}.")
+    train, test = ((arrays[f"{part}_images"], arrays[f"{part}_labels"])
+                   for part in ("train", "test"))
+    names = arrays["class_names"].tolist() if "class_names" in arrays else [
+        str(i) for i in range(int(train[1].max(initial=0)) + 1)]
     return path.stem, train, test, names
+
+
+def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} is no whole .npz file of plain arrays (no objects).") from error
 
 
 def _folder(config):

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from jaxpt.data.augment import to_float
+from jaxpt.errors import require
 from jaxpt.models.encoder import encode
 
 
@@ -23,8 +24,7 @@ def extract(encoder, params, batch_stats, images: np.ndarray, *,
     Returns:
       float32 [n, dim].
     """
-    if len(images) == 0:
-        raise ValueError("there are no images to take features of.")
+    require(len(images) > 0, "there are no images to take features of.")
     parts = []
     for start in range(0, len(images), batch_size):
         batch = images[start:start + batch_size]

@@ -3,7 +3,7 @@
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.evaluation.checks import check_features
+from jaxpt.evaluation.checks import check_split
 
 
 def few_shot(train_features, train_labels, test_features, test_labels, *, shots: int = 5,
@@ -27,8 +27,9 @@ def few_shot(train_features, train_labels, test_features, test_labels, *, shots:
     Raises:
       InputError: for features with NaN, mismatched lengths, or a class with too few examples.
     """
-    check_features("train", train_features, train_labels)
-    check_features("test", test_features, test_labels)
+    check_split(train_features, train_labels, test_features, test_labels)
+    require(shots >= 1, f"shots must be at least 1, got {shots}.")
+    require(draws >= 1, f"draws must be at least 1, got {draws}.")
     classes, counts = np.unique(train_labels, return_counts=True)
     require(counts.min() >= shots, f"{shots} shots need that many examples of every class, but "
             f"class {classes[np.argmin(counts)]} has {counts.min()}.")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
 
 
@@ -21,7 +22,7 @@ def class_separation(features, labels) -> float:
     means = np.stack([unit[labels == c].mean(axis=0) for c in np.unique(labels)])
     within = 1 - np.mean(np.sum(means**2, axis=1))
     total = 1 - np.sum(means.mean(axis=0) ** 2)
-    return float(1 - within / total) if total > 0 else 0.0
+    return float(1 - within / total) if total > 1e-12 else 0.0  # less is rounding
 
 
 def fine_purity(features, coarse, fine, *, k: int = 20) -> float:
@@ -30,17 +31,23 @@ def fine_purity(features, coarse, fine, *, k: int = 20) -> float:
     Args:
       features: float [n, dim].
       coarse, fine: int [n].
-      k: neighbours by cosine, the example itself left out.
+      k: neighbours by cosine, the example itself left out. An example that is alone in its coarse
+        class has none and does not count.
     """
+    check_features("", features, coarse)
     check_features("", features, fine)
+    require(k >= 1, f"k must be at least 1, got {k}.")
     unit = _unit(features)
     agreement = []
     for c in np.unique(coarse):
         members = np.flatnonzero(coarse == c)
+        if len(members) == 1:
+            continue
         cosine = unit[members] @ unit[members].T
         np.fill_diagonal(cosine, -np.inf)
         nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :min(k, len(members) - 1)]
         agreement.append((fine[members][nearest] == fine[members][:, None]).mean(axis=1))
+    require(len(agreement) > 0, "no coarse class has two examples: fine purity is not defined.")
     return float(np.concatenate(agreement).mean())
 
 

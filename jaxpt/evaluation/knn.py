@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt import knn
-from jaxpt.evaluation.checks import check_features
+from jaxpt.errors import require
+from jaxpt.evaluation.checks import check_split
 from jaxpt.losses.similarity import unit_vectors
 
 
@@ -31,8 +32,15 @@ def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
     Raises:
       InputError: for features with NaN, empty sets, or lengths that do not match.
     """
-    check_features("train", train_features, train_labels)
-    check_features("test", test_features)
+    check_split(train_features, train_labels, test_features)
+    require(k >= 1, f"k must be at least 1, got {k}.")
+    require(temperature > 0, f"temperature must be positive, got {temperature}.")
+    require((train_ids is None) == (test_ids is None),
+            "train_ids and test_ids belong together: give both or neither.")
+    for name, ids, rows in (("train_ids", train_ids, len(train_features)),
+                            ("test_ids", test_ids, len(test_features))):
+        require(ids is None or np.shape(ids) == (rows,),
+                f"{name} must have shape [{rows}], got {list(np.shape(ids))}.")
     classes = int(np.max(train_labels)) + 1
     bank = unit_vectors(jnp.asarray(train_features))
     labels = jnp.asarray(train_labels, jnp.int32)
@@ -44,8 +52,9 @@ def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
             unit_vectors(jnp.asarray(test_features[rows])), bank, k,
             query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),
             key_ids=None if train_ids is None else jnp.asarray(train_ids))
-        # exp((s − 1)/τ): the common factor changes no vote and keeps small τ from overflowing.
-        weight = jnp.where(index >= 0, jnp.exp((near - 1) / temperature), 0.0)
+        # Relative to the nearest: the common factor changes no winner, and with a small τ the
+        # exponentials neither overflow nor all vanish.
+        weight = jnp.where(index >= 0, jnp.exp((near - near[:, :1]) / temperature), 0.0)
         votes = jnp.einsum("bk,bkc->bc", weight, jax.nn.one_hot(labels[index], classes))
         predictions.append(np.asarray(jnp.argmax(votes, axis=-1), np.int32))
     return np.concatenate(predictions)

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.optimize
 
 from jaxpt.errors import require
-from jaxpt.evaluation.checks import check_features
+from jaxpt.evaluation.checks import check_split
 
 # Kornblith et al. 2019 search 45 strengths from 1e-6 to 1e5; these are fewer over the part of the
 # range that is ever chosen on standardised features. The grid goes into every record.
@@ -47,9 +47,11 @@ def linear_probe(train_features, train_labels, test_features, test_labels, *, va
     Raises:
       InputError: for features with NaN, mismatched lengths, a single class, or an empty part.
     """
-    check_features("train", train_features, train_labels)
-    check_features("test", test_features, test_labels)
+    check_split(train_features, train_labels, test_features, test_labels)
     validation = np.asarray(validation, bool)
+    require(validation.shape == np.shape(train_labels), "validation must have shape "
+            f"{list(np.shape(train_labels))}, got {list(validation.shape)}.")
+    require(len(l2_grid) > 0, "l2_grid must hold at least one strength, got none.")
     require(0 < validation.sum() < len(validation),
             f"validation must hold out some but not all of the {len(validation)} training rows, "
             f"got {int(validation.sum())}.")

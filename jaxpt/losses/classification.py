@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from jaxpt.losses import similarity as sim
+
 
 def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
     """Softmax cross-entropy with integer labels, in float32.
@@ -35,11 +37,13 @@ def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
     if jnp.ndim(logits) != 2 or jnp.shape(labels) != logits.shape[:1]:
         raise ValueError("logits must be [batch, classes] and labels [batch], got shapes "
                          f"{jnp.shape(logits)} and {jnp.shape(labels)}.")
+    sim.check_rows("where", where, logits.shape[0])
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
     classes = logits.shape[1]
     own = jnp.take_along_axis(log_p, jnp.clip(labels, 0, classes - 1)[:, None], axis=-1)[:, 0]
-    losses = -(1 - label_smoothing) * own - label_smoothing * jnp.mean(log_p, axis=-1)
+    spread = jnp.mean(log_p, axis=-1) if label_smoothing else 0.0  # else a logit of −∞ gives NaN
+    losses = -(1 - label_smoothing) * own - label_smoothing * spread
     losses = jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
     return losses if where is None else jnp.where(where, losses, 0.0)

@@ -104,9 +104,12 @@ def info_nce(queries, positives, keys, *, temperature=0.1, query_ids=None, key_i
     if positives.shape != queries.shape:
         raise ValueError(f"positives must have the queries' shape {queries.shape}, got "
                          f"{positives.shape}.")
+    if queries.shape[1] != keys.shape[1]:
+        raise ValueError(f"queries have dimension {queries.shape[1]} but keys {keys.shape[1]}.")
+    sim.check_rows("where", where, queries.shape[0])
     sim.check_temperature(temperature)
-    if normalize:
-        queries, positives, keys = map(sim.unit_vectors, (queries, positives, keys))
+    queries, positives, keys = (sim.unit_vectors(x) if normalize else x.astype(jnp.float32)
+                                for x in (queries, positives, keys))
     positives, keys = jax.lax.stop_gradient((positives, keys))
     own = jnp.sum(queries * positives, axis=-1, keepdims=True)
     negatives = sim.candidates((queries.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)

@@ -1,5 +1,6 @@
 """Losses of soft nearest-neighbour classifiers: LOOK and NCA."""
 
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -87,7 +88,7 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
       Feng et al., "Rethinking supervised pre-training for better downstream transferring",
       ICLR 2022, arXiv:2110.06014, for the idea; the formula is jaxpt's reading of it.
     """
-    if isinstance(k, int) and k < 1:
+    if isinstance(k, numbers.Integral) and k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
     if no_positive not in NO_POSITIVE:
         raise ValueError(f"no_positive must be one of {NO_POSITIVE}, got {no_positive!r}.")
@@ -183,6 +184,7 @@ def _soft_knn_loss(s, neighbors, positives, same_class, missing, temperature, no
 
 
 def _finish(losses, missing, neighbors, positives, where):
+    sim.check_rows("where", where, losses.shape[0])
     share = jnp.sum(positives, axis=-1) / jnp.maximum(jnp.sum(neighbors, axis=-1), 1)
     stats = NeighborStats(
         no_positive=sim.masked_mean(missing, where),

@@ -1,5 +1,7 @@
 """What every neighbour and contrastive loss needs: safe cosines, masks, masked log-sum-exp."""
 
+import numbers
+
 import jax
 import jax.numpy as jnp
 
@@ -108,5 +110,5 @@ def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
 
 def check_temperature(temperature) -> None:
     """Raises where a temperature that is known at trace time is not positive."""
-    if isinstance(temperature, (int, float)) and not temperature > 0:
+    if isinstance(temperature, numbers.Real) and not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}.")

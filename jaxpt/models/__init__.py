@@ -37,5 +37,7 @@ def make_backbone(config, *, axis_name=None):
 
 def make_projector(config, *, axis_name=None) -> Projector:
     """The projector of a model config: ``projector.hidden`` and ``projector.dim``."""
+    require(config.projector.dim >= 1,
+            f"model.projector.dim must be at least 1, got {config.projector.dim}.")
     return Projector(tuple(config.projector.hidden), config.projector.dim, norm=config.norm,
                      dtype=compute_dtype(config.dtype), axis_name=axis_name)

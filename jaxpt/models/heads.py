@@ -5,7 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxpt.models.norm import make_norm
+from jaxpt.models.norm import check_widths, make_norm
 
 
 class Projector(nn.Module):
@@ -25,6 +25,7 @@ class Projector(nn.Module):
 
     @nn.compact
     def __call__(self, features, train: bool):
+        check_widths(self.norm, self.hidden)
         norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = features.astype(self.dtype)
         for width in self.hidden:

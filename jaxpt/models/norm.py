@@ -9,9 +9,11 @@ import jax.numpy as jnp
 from jaxpt.errors import require
 
 KINDS = ("batch", "sync_batch", "group")
+GROUP_SIZE = 8  # channels a group, so that narrow layers have no groups of one channel
 
 
-def make_norm(kind: str, *, train: bool, axis_name: str | None, dtype: Any) -> Callable[..., nn.Module]:
+def make_norm(kind: str, *, train: bool, axis_name: str | None,
+              dtype: Any) -> Callable[..., nn.Module]:
     """A constructor of normalisation layers.
 
     Args:
@@ -32,9 +34,14 @@ def make_norm(kind: str, *, train: bool, axis_name: str | None, dtype: Any) -> C
         axis_name=axis_name if kind == "sync_batch" and train else None)
 
 
+def check_widths(kind: str, widths) -> None:
+    """Raises InputError where GroupNorm cannot cut layers of these widths into its groups."""
+    require(kind != "group" or all(width % GROUP_SIZE == 0 for width in widths),
+            f"norm group needs widths that are multiples of {GROUP_SIZE}, got {tuple(widths)}.")
+
+
 def _group_norm(dtype, name=None, scale_init=nn.initializers.ones):
-    # Eight channels a group keeps narrow layers from having one channel groups.
-    return nn.GroupNorm(num_groups=None, group_size=8, dtype=dtype, name=name,
+    return nn.GroupNorm(num_groups=None, group_size=GROUP_SIZE, dtype=dtype, name=name,
                         scale_init=scale_init)
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from jaxpt.errors import require
-from jaxpt.models.norm import make_norm
+from jaxpt.models.norm import check_widths, make_norm
 
 STEMS = ("imagenet", "small")
 
@@ -78,17 +78,19 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool):
-        """Float images [batch, height, width, channels] → (features [batch, dim], dict of stages)."""
+        """Float images [batch, height, width, channels] → (features [batch, dim], stages)."""
         require(self.stem in STEMS, f"stem must be one of {STEMS}, got {self.stem!r}.")
+        check_widths(self.norm, [self.width])
         # Explicit symmetric padding, as PyTorch pads: weights can then be exchanged.
         conv = functools.partial(_conv, dtype=self.dtype)
         norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = images.astype(self.dtype)
-        if self.stem == "imagenet":
-            x = nn.relu(norm(name="norm_stem")(conv(self.width, (7, 7), strides=2, name="conv_stem")(x)))
+        large = self.stem == "imagenet"
+        kernel, strides = ((7, 7), 2) if large else ((3, 3), 1)
+        x = conv(self.width, kernel, strides=strides, name="conv_stem")(x)
+        x = nn.relu(norm(name="norm_stem")(x))
+        if large:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
-        else:
-            x = nn.relu(norm(name="norm_stem")(conv(self.width, (3, 3), name="conv_stem")(x)))
         intermediates = {"stem": x}
         for stage, n_blocks in enumerate(self.blocks):
             for i in range(n_blocks):

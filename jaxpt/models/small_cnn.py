@@ -5,7 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxpt.models.norm import make_norm
+from jaxpt.errors import require
+from jaxpt.models.norm import check_widths, make_norm
 
 
 class SmallCNN(nn.Module):
@@ -28,10 +29,13 @@ class SmallCNN(nn.Module):
     @nn.compact
     def __call__(self, images, train: bool):
         """Float images [batch, height, width, channels] → (features [batch, widths[-1]], dict)."""
+        require(len(self.widths) == len(self.strides), f"widths and strides must be as many, got "
+                f"{self.widths} and {self.strides}.")
+        check_widths(self.norm, self.widths)
         norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = images.astype(self.dtype)
         intermediates = {}
-        for i, (width, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
+        for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
             x = nn.Conv(width, (3, 3), strides=stride, use_bias=False, dtype=self.dtype)(x)
             x = nn.relu(norm()(x))
             intermediates[f"layer{i + 1}"] = x

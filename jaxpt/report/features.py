@@ -3,6 +3,7 @@
 import os
 import pathlib
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,7 @@ def load(folder: str | os.PathLike, label: str) -> FeatureSet | None:
     try:
         with np.load(path_of(folder, label), allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in FeatureSet._fields}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
         return None
     names = {name: tuple(values[name].tolist()) for name in ("fine_names", "coarse_names")}
     return FeatureSet(**{**values, **names, "key": str(values["key"])})

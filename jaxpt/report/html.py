@@ -73,7 +73,7 @@ def render(results: Results, features: Mapping[str, FeatureSet], picture: bytes 
         _tag("h1", title), _tag("p", sentence(results), "lead"),
         *_measurements(results), *_map(results, features, picture), *_training(results),
         _tag("h2", "How it was measured"), *map(_paragraph, settings.procedure(results)),
-        _table(("measurement", "constant", "value"), settings.protocol_rows(results)),
+        _table(("measurement", "constants"), settings.protocol_rows(results)),
         _tag("h2", "Settings"), *map(_paragraph, settings.tuning(results)),
         *_settings(results),
         _tag("h2", "Where and when"), _table(("", ""), settings.surroundings_rows(results)),

@@ -97,12 +97,14 @@ def _scatter(axis, points, classes, colors, reach):
 
 def _name_classes(axis, points, shown):
     """Each class's name where it is densest, since its mean may lie between its modes."""
+    size = 10 if max(map(len, shown.fine_names)) <= 3 else 7.5
     for c in np.unique(shown.fine):
         mine = points[shown.fine == c]
         distances = np.linalg.norm(mine[:, None] - mine[None], axis=-1)
         densest = mine[np.median(distances, axis=1).argmin()]
         axis.annotate(shown.fine_names[c], densest, ha="center", va="center", fontweight="bold",
-                      path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")])
+                      fontsize=size, in_layout=False, path_effects=[
+                          patheffects.withStroke(linewidth=2.5, foreground="white")])
 
 
 def _heading(results, label, drawn):

@@ -54,7 +54,7 @@ def _measurement(axis, results: Results, metric: Metric):
         _mark_zoom(axis)
     else:
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        axis.set_xlabel("from 0", fontsize=8, color="#595959", loc="left")
+        axis.set_xlabel("bars from 0", fontsize=8, color="#595959", loc="left")
 
 
 def _mark_zoom(axis):

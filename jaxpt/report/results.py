@@ -1,7 +1,9 @@
 """Records by method and seed: what tables, figures and the page are made from."""
 
-import statistics as middle
+import json
 from typing import Any, NamedTuple, Sequence
+
+import numpy as np
 
 from jaxpt.errors import require
 from jaxpt.report import statistics
@@ -59,7 +61,7 @@ class Results(NamedTuple):
         return statistics.summary(list(self.values(label, metric).values()))
 
     def median_seconds(self, label: str) -> float:
-        return middle.median(self.values(label, SECONDS).values())
+        return float(np.median(list(self.values(label, SECONDS).values())))
 
     @property
     def peers(self) -> list[str]:
@@ -94,15 +96,16 @@ def collect(records: Sequence[dict[str, Any]]) -> Results:
     records = list({record["key"]: record for record in records}.values())
     require(bool(records), "there are no records to report.")
     for field in "data", "part", "protocol":
-        found = list({str(record[field]): record[field] for record in records}.values())
+        # As JSON, where a tuple of a new record equals the list of one that was read.
+        found = {json.dumps(record[field], sort_keys=True) for record in records}
         require(len(found) == 1, f"one report holds one {field}, but the records have "
-                f"{len(found)}: {'; '.join(map(str, found))}.")
+                f"{len(found)}: {'; '.join(sorted(found))}.")
     methods: dict[str, dict[int, dict[str, Any]]] = {}
     for label in sorted({r["label"] for r in records}, key=lambda label: _rank(label, records)):
         mine = sorted((r for r in records if r["label"] == label), key=lambda r: r["seed"])
         methods[label] = {r["seed"]: r for r in mine}
         require(len(methods[label]) == len(mine), f"{label!r} has two records of one seed with "
-                "different configs: give each setting a label of its own.")
+                "different configs: keep one, or give each setting a label of its own.")
         require(len(mine) >= statistics.MIN_SEEDS, f"{label!r} has {len(mine)} seed: a report "
                 f"needs at least {statistics.MIN_SEEDS}, for without spread there is no verdict.")
     return Results(DATA_NAMES.get(records[0]["data"], records[0]["data"]), records[0]["part"],

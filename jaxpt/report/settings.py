@@ -18,8 +18,9 @@ READ_BY = {"k": ("look",), "k_warmup": ("look",), "no_positive": ("look",), "own
 # Where methods differ in none of these, they are said to be treated alike.
 ALIKE = ("batch_size", "views", "duration", "data.", "augment.", "model.name", "model.norm",
          "model.dtype", "model.options", "optimizer.name")
-LABEL_MAPS = {"halves": "two coarse classes (0–4 and 5–9)", "parity": "two coarse classes (even and "
-              "odd)", "fashion5": "five coarse classes (tops, trouser, dress, shoes, bag)",
+LABEL_MAPS = {"halves": "two coarse classes (0–4 and 5–9)",
+              "parity": "two coarse classes (even and odd)",
+              "fashion5": "five coarse classes (tops, trouser, dress, shoes, bag)",
               "fine": "the fine labels themselves"}
 
 
@@ -42,11 +43,11 @@ def procedure(results: Results) -> list[str]:
             f"features of the backbone are measured{seen}", fit]
 
 
-def protocol_rows(results: Results) -> list[tuple[str, str, str]]:
-    """(measurement, constant, value) of everything the protocol fixes."""
+def protocol_rows(results: Results) -> list[tuple[str, str]]:
+    """(measurement, its constants) of everything the protocol fixes."""
     protocol = results.records[0]["protocol"]
-    return [(name, constant, _value(value)) for name, constants in protocol.items()
-            for constant, value in constants.items()]
+    return [(name, "; ".join(f"{constant} = {_value(value)}" for constant, value
+                             in constants.items())) for name, constants in protocol.items()]
 
 
 def tuning(results: Results) -> list[str]:
@@ -54,10 +55,10 @@ def tuning(results: Results) -> list[str]:
     if all(_as_shipped(record) for record in results.records):
         return ["These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
                 "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
-                "every method, on a grid of nine settings (three learning rates × three values of "
-                "one knob: label smoothing for cross-entropy, the temperature for SupCon and NCA, "
+                "every method, on a grid of nine settings, moved where a winner lay on its edge "
+                "(three learning rates × three values of one knob: label smoothing for cross-entropy, the temperature for SupCon and NCA, "
                 "k for LOOK), by the mean of the three fine-label accuracies on the validation "
-                "part of the training data. The test part had no say."]
+                "part of the training data. Nothing of the test part entered that choice."]
     return ["These settings differ from those that come with jaxpt for this set, and records do "
             "not say how settings were chosen."]
 

@@ -11,6 +11,12 @@ from jaxpt.report.results import METRICS, NAMES, SUBJECT, Metric, Results, colle
 from jaxpt.report.statistics import TIE, Verdict
 
 SECONDS_TITLE = "time (s)"
+CAPTION = ("Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
+           "of one pre-training run, start-up included. R² is how far the coarse classes lie "
+           "apart, 1 where each has collapsed to a point: it is no score.")
+VERDICT_CAPTION = ("Paired t-test over seeds, Holm-adjusted over the peers within a metric: apart "
+                   "below 5 %, else a tie, which means not told apart by these seeds. Intervals "
+                   "are not adjusted.")
 
 
 def headings() -> list[str]:
@@ -35,14 +41,6 @@ def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
 def title(results: Results) -> str:
     """ "digits, test part, 5 seeds"."""
     return f"{results.data}, {results.part} part, {results.seeds}"
-
-
-CAPTION = ("Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds of "
-           "one pre-training run, compilation included. R² is how far the coarse classes lie "
-           "apart, 1 where each has collapsed to a point: it is no score.")
-VERDICT_CAPTION = ("Paired t-test over seeds, Holm-adjusted over the peers within a metric: apart "
-                   "below 5 %, else a tie, which means not told apart by these seeds. Intervals "
-                   "are not adjusted.")
 
 
 def verdict_title() -> str:
@@ -88,7 +86,7 @@ def _interval(metric: Metric, summary, *, sign: bool = False) -> str:
 def _rich(name, columns, cells, caption):
     table = Table(title=escape(name), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
                   show_edge=False, title_justify="left", caption_justify="left")
-    table.add_column(columns[0], overflow="fold")
+    table.add_column(columns[0], overflow="fold", min_width=13)
     # Headings of several lines and "±0.6" rather than "± 0.6", so that it all fits into 80 columns.
     for column in columns[1:]:
         table.add_column(column.replace(" ", "\n").replace("\n%", " %"), justify="right")

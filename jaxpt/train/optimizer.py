@@ -36,10 +36,8 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
 
 def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
     """Linear warm-up to ``config.learning_rate``, then a cosine to zero."""
-    require(warmup_steps <= total_steps,
-            f"warm-up of {warmup_steps} steps is longer than the {total_steps} steps of training.")
-    if total_steps == 0:
-        return optax.constant_schedule(0.0)
+    require(warmup_steps < total_steps, f"a warm-up of {warmup_steps} steps leaves nothing of the "
+            f"{total_steps} steps of training: shorten it.")
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup_steps else config.learning_rate, config.learning_rate, warmup_steps,
         total_steps)

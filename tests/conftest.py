@@ -1,0 +1,24 @@
+"""Eight virtual CPU devices and the compile cache, set before anything imports JAX."""
+
+import os
+
+DEVICES = "--xla_force_host_platform_device_count"
+if DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {DEVICES}=8".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from jaxpt.train.cache import use_compile_cache  # noqa: E402
+
+use_compile_cache()
+
+
+@pytest.fixture(scope="session")
+def mesh():
+    """Eight devices along the axis "shard"."""
+    if jax.device_count() < 8:
+        pytest.skip(f"needs 8 devices, this machine shows {jax.device_count()}")
+    return jax.sharding.Mesh(np.array(jax.devices()[:8]), ("shard",))

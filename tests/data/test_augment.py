@@ -1,0 +1,205 @@
+import functools
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from jaxpt.data import augment
+from jaxpt.data.batch import Batch
+from jaxpt.errors import InputError
+
+OFF = {"shift": 0, "flip": False, "contrast": 0.0, "brightness": 0.0, "noise": 0.0, "erase": 0.0}
+EVERYTHING = {"shift": 1, "flip": True, "contrast": 0.2, "brightness": 0.1, "noise": 0.05,
+              "erase": 0.3}
+HEIGHT, WIDTH = 7, 5  # not square, so that swapped axes show
+MANY = 2400
+
+
+@functools.cache
+def compiled(settings):
+    config = ml_collections.ConfigDict(dict(settings))
+    return jax.jit(lambda batch, view: augment.draw_view(config, batch, view=view))
+
+
+def draw(images, ids=None, *, epochs=0, seed=0, view=0, **settings):
+    n = len(images)
+    ids = np.arange(n) if ids is None else np.asarray(ids)
+    batch = Batch(np.asarray(images), np.zeros(n, np.int32), ids.astype(np.int32),
+                  np.broadcast_to(epochs, n).astype(np.int32), np.int32(seed))
+    return np.asarray(compiled(tuple(sorted((OFF | settings).items())))(batch, view))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return np.random.default_rng(0).integers(0, 256, (12, HEIGHT, WIDTH, 3), dtype=np.uint8)
+
+
+def copies(image):
+    """One image under many ids: what varies is the augmentation alone."""
+    return np.broadcast_to(image, (MANY, *image.shape))
+
+
+def as_pixels(views):
+    """The uint8 images that views without changes of colour were made from."""
+    pixels = (views + 1) * 127.5
+    np.testing.assert_allclose(pixels, np.round(pixels), atol=1e-3)
+    return np.round(pixels).astype(np.uint8)
+
+
+def assert_uniform(counts, choices):
+    """Counts of ``choices`` equally likely outcomes: all occur, and chi-square is unsuspicious."""
+    expected = MANY / choices
+    counts = np.asarray(counts)
+    assert counts.shape == (choices,) and counts.sum() == MANY and counts.min() > 0
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = choices - 1
+    assert chi_square < freedom + 4 * np.sqrt(2 * freedom), counts  # four standard deviations
+
+
+class TestToFloat:
+    def test_ends_and_middle(self):
+        x = np.asarray(augment.to_float(np.array([0, 51, 204, 255], np.uint8)))
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, [-1, -0.6, 0.6, 1], atol=1e-6)
+        assert x[0] == -1 and x[-1] == 1
+
+    def test_with_all_off_a_view_is_just_that(self, images):
+        np.testing.assert_allclose(draw(images), images / 127.5 - 1, atol=1e-6)
+
+
+class TestSameExampleSameView:
+    # Only to rounding, for XLA may vectorise another batch size in another way.
+    same = staticmethod(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5))
+
+    @pytest.fixture
+    def reference(self, images):
+        return draw(images, **EVERYTHING)
+
+    def test_in_another_order(self, images, reference):
+        order = np.random.default_rng(1).permutation(len(images))
+        self.same(draw(images[order], order, **EVERYTHING), reference[order])
+
+    def test_in_a_batch_of_another_size(self, images, reference):
+        self.same(draw(images[[7, 2]], [7, 2], **EVERYTHING), reference[[7, 2]])
+
+    def test_beside_other_examples_and_epochs(self, images, reference):
+        epochs = np.arange(len(images))  # row 0 alone is of epoch 0
+        mixed = draw(images, epochs=epochs, **EVERYTHING)
+        self.same(mixed[0], reference[0])
+        assert not np.allclose(mixed[1], reference[1], atol=0.01)
+
+    @pytest.mark.parametrize("other", [{"epochs": 1}, {"epochs": -1}, {"seed": 1}, {"view": 1},
+                                       {"ids": np.arange(12) + 100}])
+    def test_another_epoch_seed_view_or_id_gives_another_view(self, images, reference, other):
+        changed = np.abs(draw(images, **EVERYTHING, **other) - reference).max(axis=(1, 2, 3))
+        assert changed.min() > 0.01
+
+    def test_epoch_and_id_are_not_interchangeable(self, images):
+        pair = images[[0, 0]]
+        a, b = draw(pair, [3, 5], epochs=[5, 3], **EVERYTHING)
+        assert np.abs(a - b).max() > 0.01
+
+    def test_views_of_an_example_are_independent(self, images):
+        noise = [draw(copies(images[0]), view=v, noise=0.05)[:, 0, 0, 0] for v in (0, 1)]
+        assert abs(np.corrcoef(*noise)[0, 1]) < 0.08  # four standard deviations
+
+
+class TestShift:
+    def test_is_one_of_the_translations_each_equally_often(self, images):
+        image, pixels = images[0], 2
+        padded = np.pad(image, [(pixels, pixels), (pixels, pixels), (0, 0)], mode="edge")
+        places = range(2 * pixels + 1)
+        translations = np.stack([padded[top:top + HEIGHT, left:left + WIDTH]
+                                 for top in places for left in places])
+        views = draw(copies(image), shift=pixels)
+        equal = (as_pixels(views)[:, None] == translations[None]).all(axis=(2, 3, 4))
+        assert (equal.sum(axis=1) == 1).all()  # none is anything else, and none is ambiguous
+        assert_uniform(equal.sum(axis=0), (2 * pixels + 1) ** 2)
+
+    def test_larger_than_the_image(self, images):
+        views = draw(images, shift=2 * HEIGHT)
+        assert views.shape == images.shape and np.abs(views).max() <= 1
+
+
+class TestFlip:
+    def test_mirrors_left_and_right_half_of_the_time(self, images):
+        views = as_pixels(draw(copies(images[0]), flip=True))
+        kept = (views == images[0]).all(axis=(1, 2, 3))
+        mirrored = (views == images[0][:, ::-1]).all(axis=(1, 2, 3))
+        assert (kept ^ mirrored).all()
+        assert_uniform([kept.sum(), mirrored.sum()], 2)
+
+
+class TestColour:
+    """An image of black and white pixels shows the factor and the offset of every view."""
+
+    def factors_and_offsets(self, **settings):
+        image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+        image[0] = 255
+        views = draw(copies(image), **settings)
+        white, black = views[:, 0], views[:, 1:]
+        assert np.ptp(white, axis=(1, 2)).max() == 0 == np.ptp(black, axis=(1, 2, 3)).max()
+        return (white[:, 0, 0] - black[:, 0, 0, 0]) / 2, (white[:, 0, 0] + black[:, 0, 0, 0]) / 2
+
+    @staticmethod
+    def assert_uniform_between(values, low, high):
+        assert low <= values.min() + 1e-5 and values.max() - 1e-5 <= high
+        histogram, _ = np.histogram(values, 8, (low - 1e-5, high + 1e-5))
+        assert_uniform(histogram, 8)
+
+    def test_contrast_and_brightness(self):
+        factors, offsets = self.factors_and_offsets(contrast=0.3, brightness=0.1)
+        self.assert_uniform_between(factors, 0.7, 1.3)
+        self.assert_uniform_between(offsets, -0.2, 0.2)  # a tenth of the range −1 … 1
+        assert abs(np.corrcoef(factors, offsets)[0, 1]) < 0.08  # independent of each other
+
+    def test_contrast_alone(self):
+        factors, offsets = self.factors_and_offsets(contrast=0.3)
+        assert factors.std() > 0.15
+        np.testing.assert_allclose(offsets, 0, atol=1e-6)
+
+
+class TestNoise:
+    def test_is_normal_of_the_given_size_and_apart_in_every_value(self, images):
+        noise = draw(copies(images[0]), noise=0.05) - augment.to_float(images[0])
+        assert abs(noise.mean()) < 1e-3
+        assert noise.std() == pytest.approx(0.1, rel=0.01)  # 0.05 of a range of 2
+        inside = np.mean(np.abs(noise) < 0.1)
+        assert inside == pytest.approx(0.6827, abs=0.005)  # a normal's share within one sd
+        values = noise.reshape(MANY, -1)
+        assert np.abs(np.corrcoef(values[:, 0], values[:, 1])[0, 1]) < 0.08
+
+
+class TestErase:
+    @pytest.mark.parametrize("share, side", [(0.6, 3), (0.01, 1)])
+    def test_one_grey_square_anywhere_equally_often(self, share, side):
+        white = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+        views = draw(copies(white), erase=share)
+        erased = views == 0
+        np.testing.assert_allclose(views[~erased], 1, atol=1e-6)
+        assert (erased.all(axis=3) == erased.any(axis=3)).all()  # all channels together
+        erased = erased[..., 0]
+        rows, columns = HEIGHT - side + 1, WIDTH - side + 1
+        squares = np.zeros((rows * columns, HEIGHT, WIDTH), bool)
+        for i in range(rows):
+            for j in range(columns):
+                squares[i * columns + j, i:i + side, j:j + side] = True
+        equal = (erased[:, None] == squares[None]).all(axis=(2, 3))
+        assert (equal.sum(axis=1) == 1).all()
+        assert_uniform(equal.sum(axis=0), rows * columns)
+
+
+class TestCheck:
+    def test_accepts_the_bounds(self):
+        augment.check(ml_collections.ConfigDict(OFF))
+        augment.check(ml_collections.ConfigDict(EVERYTHING))
+
+    @pytest.mark.parametrize("name", ["shift", "contrast", "brightness", "noise", "erase"])
+    def test_negative(self, name):
+        with pytest.raises(InputError, match=rf"augment\.{name} must not be negative, got -1"):
+            augment.check(ml_collections.ConfigDict(OFF | {name: -1}))
+
+    def test_erasing_everything(self):
+        with pytest.raises(InputError, match=r"augment\.erase must be below 1, got 1\.0"):
+            augment.check(ml_collections.ConfigDict(OFF | {"erase": 1.0}))

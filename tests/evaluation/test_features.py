@@ -1,0 +1,61 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpt.errors import InputError
+from jaxpt.evaluation.features import extract
+from jaxpt.models import Classifier, Encoder, SmallCNN
+
+
+class Moments(nn.Module):
+    """Features that can be worked out by hand: mean and largest pixel, and whether it trains."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        flat = images.reshape(len(images), -1)
+        return jnp.stack([flat.mean(1), flat.max(1), jnp.full(len(images), train)], axis=1), {}
+
+
+class Negation(nn.Module):
+    """A head whose output cannot be taken for features."""
+
+    def __call__(self, features, train):
+        return -features
+
+
+def images(n, size=8):
+    return np.random.default_rng(n).integers(256, size=(n, size, size, 1), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("n", [1, 4, 10])
+@pytest.mark.parametrize("batch_size", [1, 4, 16])
+def test_every_image_is_featured_once_and_in_order_by_the_backbone(n, batch_size):
+    x, encoder = images(n), Encoder(Moments(), Negation())
+    features = extract(encoder, {}, {}, x, batch_size=batch_size)
+    flat = x.reshape(n, -1) / 127.5 - 1
+    expected = np.stack([flat.mean(axis=1), flat.max(axis=1), np.zeros(n)], axis=1)
+    np.testing.assert_allclose(features, expected, rtol=1e-5, atol=1e-6)
+    assert isinstance(features, np.ndarray) and features.dtype == np.float32
+    output = extract(encoder, {}, {}, x, batch_size=batch_size, what="output")
+    np.testing.assert_array_equal(output, -features)
+
+
+def test_batch_norm_uses_running_statistics_so_neighbors_in_the_batch_do_not_matter():
+    encoder = Encoder(SmallCNN(widths=(8, 8), strides=(2, 2), norm="batch"), Classifier(2))
+    x = images(7)
+    variables = jax.jit(encoder.init, static_argnums=2)(
+        jax.random.key(0), x.astype(np.float32), False)
+    stats = jax.tree.map(lambda s: s + 0.5, variables["batch_stats"])
+    together = extract(encoder, variables["params"], stats, x, batch_size=4)
+    alone = np.concatenate([extract(encoder, variables["params"], stats, x[i:i + 1], batch_size=4)
+                            for i in range(7)])
+    np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
+    fresh = extract(encoder, variables["params"], variables["batch_stats"], x, batch_size=4)
+    assert together.shape == (7, 8) and not np.allclose(together, fresh)
+
+
+def test_an_empty_set_is_refused():
+    with pytest.raises(InputError, match="no images"):
+        extract(Encoder(Moments(), Negation()), {}, {}, images(0))

@@ -1,0 +1,89 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from jaxpt.errors import InputError
+from jaxpt.evaluation import few_shot
+
+
+def classes(n, dim=12, labels=(0, 1, 2), seed=0, noise=1.5):
+    """``n`` examples a class around random centres that do not depend on the seed."""
+    centers = np.random.default_rng(100).normal(size=(len(labels), dim))
+    rng = np.random.default_rng(seed)
+    x = np.repeat(centers, n, axis=0) + noise * rng.normal(size=(n * len(labels), dim))
+    return (3 * x + 1).astype(np.float32), np.repeat(labels, n)
+
+
+def primal_accuracy(train, train_labels, test, test_labels, l2):
+    """Ridge by its normal equations: a system of features × features unknowns."""
+    train, test = train.astype(np.float64), test.astype(np.float64)
+    mean, scale = train.mean(axis=0), train.std(axis=0) + 1e-5
+    x, z = (np.column_stack([(a - mean) / scale, np.ones(len(a))]) for a in (train, test))
+    names = np.unique(train_labels)
+    y = np.where(train_labels[:, None] == names, 1.0, -1.0)
+    weights = np.linalg.solve(x.T @ x + l2 * np.eye(x.shape[1]), x.T @ y)
+    return np.mean(names[np.argmax(z @ weights, axis=1)] == test_labels)
+
+
+@pytest.mark.parametrize("shots", [1, 4, 30])  # fewer and more examples than features
+@pytest.mark.parametrize("l2", [0.1, 10.0, 1024.0])
+def test_it_equals_ridge_regression_in_the_primal(shots, l2):
+    # With no more examples than shots, every draw is the whole set.
+    train, test = classes(shots, seed=1), classes(200, seed=2)
+    accuracies = few_shot(*train, *test, shots=shots, draws=2, l2=l2)
+    np.testing.assert_allclose(accuracies, primal_accuracy(*train, *test, l2), atol=2e-3)
+    assert accuracies.shape == (2,) and 0.3 < accuracies[0] < 1
+
+
+def test_every_draw_takes_the_same_number_of_each_class():
+    x, labels = classes(3, labels=(0, 1), seed=3, noise=3)
+    x, labels = x[:5], labels[:5]  # three of class 0, two of class 1
+    test = classes(150, labels=(0, 1), seed=4, noise=3)
+    possible = {primal_accuracy(x[[i, j]], labels[[i, j]], *test, 10.0)
+                for i, j in itertools.product(range(3), range(3, 5))}
+    found = set(few_shot(x, labels, *test, shots=1, draws=60, l2=10.0))
+    assert len(possible) > 3 and found == possible
+
+
+def test_draws_depend_on_the_seed_alone():
+    train, test = classes(20, seed=5), classes(100, seed=6)
+    first, again, other = (few_shot(*train, *test, shots=2, draws=6, seed=s) for s in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() and len(set(first)) > 1
+    np.testing.assert_array_equal(few_shot(*train, *test, shots=2, draws=3), first[:3])
+
+
+def test_labels_may_be_any_integers():
+    test = classes(50, seed=8)
+    plain = few_shot(*classes(5, seed=7), *test, draws=3)
+    renamed = few_shot(*classes(5, seed=7, labels=(-4, 9, 70)), test[0],
+                       np.array([-4, 9, 70])[test[1]], draws=3)
+    np.testing.assert_array_equal(plain, renamed)
+
+
+def test_well_separated_classes_need_one_shot():
+    train, test = classes(3, seed=9, noise=0.1), classes(50, seed=10, noise=0.1)
+    np.testing.assert_array_equal(few_shot(*train, *test, shots=1, draws=3, l2=1.0), 1)
+
+
+def test_constant_features_change_nothing():
+    train, test = classes(5, seed=11), classes(50, seed=12)
+    wider = [(np.hstack([x, np.full((len(x), 2), 7.0, np.float32)]), y) for x, y in (train, test)]
+    np.testing.assert_array_equal(few_shot(*wider[0], *wider[1]), few_shot(*train, *test))
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"train_features": np.full((15, 12), np.inf)}, "train features of 15 examples are not finite"),
+    ({"test_features": np.full((6, 12), np.nan)}, "test features of 6 examples are not finite"),
+    ({"test_labels": np.zeros(5)}, r"test features have 6 rows but labels of shape \[5\]"),
+    ({"test_features": np.ones((6, 3))}, "train features have 12 columns but test features 3"),
+    ({"shots": 6}, "6 shots need that many examples of every class, but class 0 has 5"),
+    ({"shots": 0}, "shots must be at least 1, got 0"),
+    ({"draws": 0}, "draws must be at least 1, got 0"),
+])
+def test_bad_input_is_named(change, message):
+    names = ("train_features", "train_labels", "test_features", "test_labels")
+    arguments = dict(zip(names, (*classes(5), *classes(2)), strict=True)) | change
+    with pytest.raises(InputError, match=message):
+        few_shot(**arguments)

@@ -1,0 +1,128 @@
+import math
+
+import numpy as np
+import pytest
+
+from jaxpt.errors import InputError
+from jaxpt.evaluation import class_separation, effective_rank, fine_purity
+
+# class_separation
+
+
+def test_collapsed_classes_have_separation_one():
+    x = np.repeat(np.random.default_rng(0).normal(size=(3, 5)), 4, axis=0)
+    x *= np.geomspace(0.1, 10, 12)[:, None]  # lengths do not count
+    assert class_separation(x, np.repeat([0, 1, 2], 4)) == pytest.approx(1)
+
+
+def test_classes_that_do_not_differ_have_separation_zero():
+    x = np.tile(np.random.default_rng(1).normal(size=(6, 5)), (2, 1))
+    assert class_separation(x, np.repeat([0, 1], 6)) == pytest.approx(0, abs=1e-12)
+
+
+def test_many_draws_of_one_distribution_have_nearly_no_separation():
+    rng = np.random.default_rng(2)
+    assert class_separation(rng.normal(size=(20_000, 5)), rng.integers(4, size=20_000)) < 0.002
+
+
+@pytest.mark.parametrize("angle", [0.3, 1.0])
+def test_two_classes_of_two_directions_each(angle):
+    # Class means have length cos(angle) along ±x: within = sin², total = 1 − 0.
+    c, s = math.cos(angle), math.sin(angle)
+    x = np.array([[c, s], [c, -s], [-c, s], [-c, -s]])
+    assert class_separation(x, np.array([0, 0, 1, 1])) == pytest.approx(c * c)
+
+
+def test_classes_count_alike_however_many_examples_they_have():
+    x = np.array([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    labels = np.array([0, 0, 1])
+    # μ_0 = (½, ½), μ_1 = (−1, 0): within = 1 − (½ + 1)/2, total = 1 − (1/16 + 1/16).
+    expected = 1 - (1 / 4) / (7 / 8)
+    assert class_separation(x, labels) == pytest.approx(expected)
+    repeated = np.repeat([0, 1, 2], [1, 1, 9])
+    assert class_separation(x[repeated], labels[repeated]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_features_that_are_all_alike_have_separation_zero(seed):
+    row = np.random.default_rng(seed).normal(size=(1, 7))
+    assert class_separation(np.repeat(row, 9, axis=0), np.arange(9) % 3) == 0
+
+
+# fine_purity
+
+
+def test_purity_counts_fine_labels_inside_the_coarse_class_alone():
+    angles = np.array([0.0, 0.1, 0.2, 0.05, 0.15])  # the last two are of the other coarse class
+    x = np.column_stack([np.cos(angles), np.sin(angles)])
+    coarse, fine = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 1, 2, 2])
+    # Nearest: 0→1 agrees, 1→0 (tied with 2, lower first) agrees, 2→1 does not; 3↔4 agree.
+    assert fine_purity(x, coarse, fine, k=1) == pytest.approx(4 / 5)
+    # Two neighbours: ½, ½, 0; the other class has one neighbour only.
+    assert fine_purity(x, coarse, fine, k=2) == pytest.approx((0.5 + 0.5 + 0 + 1 + 1) / 5)
+
+
+def test_purity_never_counts_the_example_itself():
+    x = np.ones((6, 3))  # all alike
+    assert fine_purity(x, np.zeros(6), np.arange(6), k=3) == 0
+
+
+def test_random_features_have_the_purity_of_chance():
+    rng = np.random.default_rng(3)
+    fine = rng.integers(10, size=2000)
+    assert fine_purity(rng.normal(size=(2000, 16)), fine // 5, fine, k=20) == pytest.approx(
+        1 / 5, abs=0.01)
+
+
+def test_a_coarse_class_of_one_example_has_no_neighbors_to_count():
+    x = np.random.default_rng(4).normal(size=(5, 3))
+    coarse, fine = np.array([0, 0, 0, 0, 1]), np.array([0, 0, 0, 0, 5])
+    assert fine_purity(x, coarse, fine) == 1
+
+
+# effective_rank
+
+
+@pytest.mark.parametrize("rank", [1, 2, 5])
+def test_effective_rank_counts_equal_directions(rank):
+    directions = np.eye(6)[:rank]
+    x = np.concatenate([directions, -directions])
+    assert effective_rank(x, np.zeros(2 * rank)) == pytest.approx(rank)
+
+
+def test_effective_rank_is_exp_of_the_entropy_and_the_mean_over_classes():
+    # Class 0: three quarters of the variance along x, a quarter along y. Class 1: a line.
+    x = np.array([[1, 0]] * 3 + [[-1, 0]] * 3 + [[0, 1], [0, -1]] + [[2, 0], [-2, 0]], float)
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert effective_rank(x, np.repeat([0, 1], [8, 2])) == pytest.approx(
+        (math.exp(entropy) + 1) / 2)
+
+
+def test_a_collapsed_class_has_effective_rank_one():
+    assert effective_rank(np.ones((5, 3)), np.zeros(5)) == pytest.approx(1)
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("measure", [
+    class_separation, effective_rank, lambda x, y: fine_purity(x, y, y)])
+@pytest.mark.parametrize("features, labels, message", [
+    (np.full((4, 2), np.nan), np.zeros(4), "^features of 4 examples are not finite, .* at row 0"),
+    (np.ones((0, 2)), np.zeros(0), r"^features must be \[n, dim\] .* got \[0, 2\]"),
+    (np.ones(4), np.zeros(4), r"^features must be \[n, dim\] .* got \[4\]"),
+    (np.ones((4, 2)), np.zeros(3), r"^features have 4 rows but labels of shape \[3\]"),
+])
+def test_bad_input_is_named(measure, features, labels, message):
+    with pytest.raises(InputError, match=message):
+        measure(features, labels)
+
+
+@pytest.mark.parametrize("coarse, k, message", [
+    (np.zeros(3), 1, r"^features have 4 rows but labels of shape \[3\]"),
+    (np.zeros(4), 0, "k must be at least 1, got 0"),
+    (np.arange(4), 1, "no coarse class has two examples"),
+])
+def test_bad_input_of_fine_purity_is_named(coarse, k, message):
+    with pytest.raises(InputError, match=message):
+        fine_purity(np.eye(4), coarse, np.zeros(4), k=k)

@@ -1,0 +1,317 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxpt import models
+from jaxpt.errors import InputError
+from jaxpt.models.norm import compute_dtype, make_norm
+from jaxpt.models.resnet import BasicBlock, ResNet
+
+
+SMALL = {"widths": (8, 8), "strides": (1, 2)}
+
+
+def backbone(name, *, norm="batch", dtype="float32", axis_name=None, **options):
+    config = ml_collections.ConfigDict(
+        {"name": name, "norm": norm, "dtype": dtype, "options": options})
+    return models.make_backbone(config, axis_name=axis_name)
+
+
+def shapes_of(net, *image_shape):
+    """Shapes and dtypes of (variables, (features, intermediates)); nothing is computed."""
+    images = jnp.zeros((2, *image_shape))
+    variables = jax.eval_shape(lambda: net.init(jax.random.key(0), images, False))
+    outputs = jax.eval_shape(lambda v: net.apply(v, images, True, mutable=["batch_stats"])[0],
+                             variables)
+    return variables, outputs
+
+
+def initial(net, images):
+    return jax.jit(lambda: net.init(jax.random.key(0), images, False))()
+
+
+def run(net, variables, images, train=False):
+    return jax.jit(lambda v, x: net.apply(v, x, train))(variables, images)
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+class TestShapes:
+    @pytest.mark.parametrize("shape, sides", [
+        ((8, 8, 1), (8, 4, 4, 2)), ((28, 28, 1), (28, 14, 14, 7)), ((32, 32, 3), (32, 16, 16, 8))])
+    def test_small_cnn(self, shape, sides):
+        _, (features, stages) = shapes_of(backbone("small_cnn"), *shape)
+        assert features.shape == (2, 64) and features.dtype == jnp.float32
+        assert {name: x.shape for name, x in stages.items()} == {
+            f"layer{i + 1}": (2, side, side, width)
+            for i, (side, width) in enumerate(zip(sides, (16, 32, 32, 64)))}
+
+    def test_small_cnn_of_other_widths_and_strides(self):
+        net = backbone("small_cnn", widths=[8, 24], strides=[2, 2])  # lists, as JSON gives them
+        _, (features, stages) = shapes_of(net, 12, 8, 3)
+        assert features.shape == (2, 24) and stages["layer2"].shape == (2, 3, 2, 24)
+
+    @pytest.mark.parametrize("name, expansion", [("resnet18", 1), ("resnet50", 4)])
+    @pytest.mark.parametrize("stem, side, stem_side", [("small", 32, 32), ("imagenet", 64, 16)])
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_resnet(self, name, expansion, stem, side, stem_side, channels):
+        net = backbone(name, stem=stem, width=8)
+        variables, (features, stages) = shapes_of(net, side, side, channels)
+        dim = 8 * 8 * expansion
+        assert features.shape == (2, dim) and features.dtype == jnp.float32
+        expected = {"stem": (2, stem_side, stem_side, 8)} | {
+            f"stage{i + 1}": (2, stem_side >> i, stem_side >> i, 8 * 2**i * expansion)
+            for i in range(4)}
+        assert {stage: x.shape for stage, x in stages.items()} == expected
+        kernel = variables["params"]["conv_stem"]["kernel"]
+        assert kernel.shape == ((3, 3) if stem == "small" else (7, 7)) + (channels, 8)
+
+
+class TestParameterCounts:
+    """Those of torchvision's networks without their classifiers."""
+
+    @pytest.mark.parametrize("name, parameters", [("resnet50", 23_508_032),
+                                                  ("resnet18", 11_176_512)])
+    def test_imagenet_stem(self, name, parameters):
+        variables, _ = shapes_of(backbone(name), 64, 64, 3)
+        assert count(variables["params"]) == parameters
+
+    def test_running_statistics_are_a_mean_and_a_variance_per_channel(self):
+        variables, _ = shapes_of(backbone("resnet18"), 64, 64, 3)
+        assert count(variables["batch_stats"]) == 2 * 4800  # torchvision: 20 layers, 4,800 channels
+
+
+class TestDtype:
+    @pytest.mark.parametrize("name, options", [("small_cnn", {}),
+                                               ("resnet18", {"stem": "small", "width": 8})])
+    @pytest.mark.parametrize("norm", ["batch", "group"])
+    def test_bf16_computes_in_bf16_with_float32_parameters(self, name, options, norm):
+        net = backbone(name, norm=norm, dtype="bfloat16", **options)
+        variables, (features, stages) = shapes_of(net, 16, 16, 3)
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+        assert {x.dtype for x in stages.values()} == {jnp.dtype("bfloat16")}
+        assert features.dtype == jnp.float32
+
+    def test_bf16_is_close_to_float32(self, images):
+        narrow, wide = (backbone("small_cnn", norm="group", dtype=d, **SMALL)
+                        for d in ("bfloat16", "float32"))
+        variables = initial(wide, images)
+        a, b = (np.asarray(run(net, variables, images)[0]) for net in (narrow, wide))
+        difference = np.linalg.norm(a - b) / np.linalg.norm(b)
+        assert 1e-5 < difference < 0.02  # 8 bits of mantissa, and really less than float32 has
+
+    def test_projector_gives_float32(self):
+        head = models.Projector((16,), 4, dtype=compute_dtype("bfloat16"))
+        variables, output = shapes_of_head(head)
+        assert output.dtype == jnp.float32
+        assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+
+    def test_unknown(self):
+        with pytest.raises(InputError, match="float32 or bfloat16, got 'float16'"):
+            backbone("small_cnn", dtype="float16")
+
+
+@pytest.fixture(scope="module")
+def images():
+    # Each image has its own brightness and contrast, so that parts of the batch have statistics
+    # that differ from those of the whole.
+    rng = np.random.default_rng(0)
+    scale, offset = np.linspace(0.2, 2, 16), np.linspace(-1, 2, 16)
+    x = rng.normal(size=(16, 8, 8, 1)) * scale[:, None, None, None] + offset[:, None, None, None]
+    return jnp.asarray(x, jnp.float32)
+
+
+class TestBatchNorm:
+    def features(self, norm, images, mesh=None):
+        """(features, running statistics) of one training pass, split over a mesh if given."""
+        net = functools.partial(backbone, "small_cnn", norm=norm, **SMALL)
+        variables = initial(net(), images)
+
+        def forward(x, axis_name=None):
+            (features, _), changed = net(axis_name=axis_name).apply(
+                variables, x, True, mutable=["batch_stats"])
+            return features, changed["batch_stats"]
+
+        if mesh is None:
+            return jax.jit(forward)(images)
+        return jax.jit(jax.shard_map(lambda x: forward(x, "shard"), mesh=mesh,
+                                     in_specs=P("shard"), out_specs=(P("shard"), P()),
+                                     check_vma=False))(images)
+
+    @pytest.fixture
+    def whole(self, images):
+        return self.features("batch", images)
+
+    def test_synchronised_over_devices_equals_one_device(self, images, mesh, whole):
+        features, stats = self.features("sync_batch", images, mesh)
+        np.testing.assert_allclose(features, whole[0], rtol=1e-4, atol=1e-5)
+        for a, b in zip(jax.tree.leaves(stats), jax.tree.leaves(whole[1])):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+    def test_per_device_differs(self, images, mesh, whole):
+        features, _ = self.features("batch", images, mesh)
+        assert np.abs(features - whole[0]).max() > 0.1
+
+    def test_per_device_is_each_part_alone(self, images, mesh):
+        features, _ = self.features("batch", images, mesh)
+        alone, _ = self.features("batch", images[6:8])
+        np.testing.assert_allclose(features[6:8], alone, rtol=1e-4, atol=1e-5)
+
+    def test_running_statistics_move_a_tenth_towards_the_batch(self, images, whole):
+        variables = initial(backbone("small_cnn", norm="batch", **SMALL), images)
+        convolved = jax.lax.conv_general_dilated(
+            images, variables["params"]["Conv_0"]["kernel"], (1, 1), "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        moved = whole[1]["BatchNorm_0"]
+        np.testing.assert_allclose(moved["mean"], 0.1 * convolved.mean((0, 1, 2)), atol=1e-5)
+        np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * convolved.var((0, 1, 2)), rtol=1e-4)
+
+    def test_evaluation_uses_running_statistics(self, images):
+        net = backbone("small_cnn", norm="batch", **SMALL)
+        variables = initial(net, images)
+        together, alone = (run(net, variables, x)[0] for x in (images, images[3:4]))
+        np.testing.assert_allclose(together[3:4], alone, rtol=1e-5, atol=1e-6)
+
+
+class TestGroupNorm:
+    def test_is_the_same_in_training_and_evaluation(self, images):
+        net = backbone("small_cnn", norm="group", **SMALL)
+        variables = initial(net, images)
+        assert set(variables) == {"params"}  # there are no running statistics
+        evaluated, trained = (run(net, variables, images, train)[0] for train in (False, True))
+        np.testing.assert_array_equal(evaluated, trained)
+
+    def test_knows_no_batch(self, images):
+        net = backbone("small_cnn", norm="group", **SMALL)
+        variables = initial(net, images)
+        together, alone = (run(net, variables, x, True)[0] for x in (images, images[3:4]))
+        np.testing.assert_allclose(together[3:4], alone, rtol=1e-4, atol=1e-5)
+
+    def test_groups_have_eight_channels(self):
+        x = jax.random.normal(jax.random.key(0), (2, 3, 3, 16)) * jnp.arange(1, 17)
+        layer = make_norm("group", train=True, axis_name=None, dtype=jnp.float32)()
+        y, _ = layer.init_with_output(jax.random.key(0), x)
+        groups = np.asarray(y).reshape(2, 9, 2, 8)
+        np.testing.assert_allclose(groups.mean((1, 3)), 0, atol=1e-5)
+        np.testing.assert_allclose(groups.std((1, 3)), 1, atol=1e-3)
+        # Single channels are not normalised: their scales within a group stay apart.
+        assert np.ptp(np.asarray(y).std((1, 2)), axis=1).min() > 0.5
+
+    @pytest.mark.parametrize("net, images", [
+        (backbone("small_cnn", norm="group", widths=(16, 12), strides=(1, 2)), (1, 8, 8, 1)),
+        (backbone("resnet18", norm="group", stem="small", width=12), (1, 8, 8, 1)),
+        (models.Projector((12,), 4, norm="group"), (1, 8))])
+    def test_widths_that_do_not_divide(self, net, images):
+        with pytest.raises(InputError, match="norm group needs .* multiples of 8, got .*12"):
+            net.init(jax.random.key(0), jnp.zeros(images), False)
+
+
+def test_residual_blocks_start_as_the_identity():
+    net = ResNet((2,), BasicBlock, stem="small", width=8)
+    images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
+    _, stages = run(net, initial(net, images), images)
+    # Both blocks keep width and stride, so all that comes out of the stem passes through.
+    np.testing.assert_array_equal(stages["stage1"], stages["stem"])
+    assert np.abs(stages["stem"]).max() > 0.1
+
+
+def shapes_of_head(head):
+    return jax.eval_shape(lambda: head.init_with_output(
+        jax.random.key(0), jnp.zeros((2, 5)), False))[::-1]
+
+
+class TestHeads:
+    def test_projector_layers(self):
+        head = models.Projector((16, 8), 4, norm="batch")
+        variables, output = shapes_of_head(head)
+        kernels = [variables["params"][f"Dense_{i}"]["kernel"].shape for i in range(3)]
+        assert kernels == [(5, 16), (16, 8), (8, 4)]
+        assert "bias" not in variables["params"]["Dense_0"]  # the norm after it has one
+        assert output.shape == (2, 4)
+
+    def test_projector_without_hidden_layers_is_linear(self):
+        head = models.Projector((), 4)
+        variables = initial(head, jnp.ones((1, 5)))
+        a, b = jnp.arange(5.0)[None], jnp.array([[2.0, -1, 0, 3, 1]])
+        total = head.apply(variables, a + b, False)
+        np.testing.assert_allclose(
+            total, head.apply(variables, a, False) + head.apply(variables, b, False), atol=1e-5)
+
+    def test_classifier_starts_at_zero(self):
+        head = models.Classifier(3)
+        output, variables = head.init_with_output(jax.random.key(0), jnp.ones((2, 5)), True)
+        np.testing.assert_array_equal(output, np.zeros((2, 3)))
+        assert count(variables) == 5 * 3 + 3
+
+    def test_make_projector_follows_the_config(self):
+        config = ml_collections.ConfigDict({"norm": "group", "dtype": "bfloat16",
+                                            "projector": {"hidden": [16, 24], "dim": 7}})
+        head = models.make_projector(config, axis_name="batch")
+        assert (head.hidden, head.dim, head.norm, head.axis_name) == (
+            (16, 24), 7, "group", "batch")
+        assert head.dtype == jnp.bfloat16
+
+    def test_projector_of_no_width(self):
+        config = ml_collections.ConfigDict({"norm": "group", "dtype": "float32",
+                                            "projector": {"hidden": (16,), "dim": 0}})
+        with pytest.raises(InputError, match=r"projector\.dim must be at least 1, got 0"):
+            models.make_projector(config)
+
+
+class TestEncoder:
+    def test_gives_head_output_features_and_changed_statistics(self, images):
+        encoder = models.Encoder(backbone("small_cnn", norm="batch", widths=(8,), strides=(2,)),
+                                 models.Projector((), 3))
+        params, stats = jax.jit(lambda: models.init(encoder, jax.random.key(0), images))()
+        assert set(params) == {"backbone", "head"}
+        output, features, same = models.encode(encoder, params, stats, images, train=False)
+        assert output.shape == (16, 3) and features.shape == (16, 8)
+        head = params["head"]["Dense_0"]
+        np.testing.assert_allclose(output, features @ head["kernel"] + head["bias"], atol=1e-5)
+        assert same is stats
+        _, _, changed = models.encode(encoder, params, stats, images, train=True)
+        before, after = (np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
+                         for tree in (stats, changed))
+        assert before.shape == after.shape and np.abs(before - after).max() > 0.01
+
+    def test_without_batch_norm_there_are_no_statistics(self, images):
+        encoder = models.Encoder(backbone("small_cnn", norm="group"), models.Classifier(2))
+        params, stats = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), images))
+        assert not stats
+        _, _, changed = jax.eval_shape(
+            lambda p: models.encode(encoder, p, stats, images, train=True), params)
+        assert not changed
+
+
+class TestBadConfigs:
+    def test_unknown_network(self):
+        with pytest.raises(InputError, match=r"resnet18.*resnet50.*small_cnn.*got 'vgg'"):
+            backbone("vgg")
+
+    @pytest.mark.parametrize("name, option", [("small_cnn", "stem"), ("resnet50", "widths"),
+                                              ("resnet18", "norm")])
+    def test_unknown_option(self, name, option):
+        config = ml_collections.ConfigDict(
+            {"name": name, "norm": "group", "dtype": "float32", "options": {option: "small"}})
+        with pytest.raises(InputError, match=rf"model\.options of {name}: .*'{option}'"):
+            models.make_backbone(config)
+
+    @pytest.mark.parametrize("name", ["small_cnn", "resnet18"])
+    def test_unknown_norm(self, name):
+        with pytest.raises(InputError, match=r"norm must be one of .*'group'.*got 'layer'"):
+            shapes_of(backbone(name, norm="layer"), 8, 8, 1)
+
+    def test_unknown_stem(self):
+        with pytest.raises(InputError, match=r"stem must be one of .*got 'big'"):
+            shapes_of(backbone("resnet18", stem="big", width=8), 8, 8, 1)
+
+    def test_widths_and_strides_of_other_lengths(self):
+        with pytest.raises(InputError, match=r"\(8, 16\) and \(1,\)"):
+            shapes_of(backbone("small_cnn", widths=(8, 16), strides=(1,)), 8, 8, 1)

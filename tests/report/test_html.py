@@ -1,0 +1,150 @@
+"""The page holds what the records say, alone and escaped."""
+
+import base64
+import html.parser
+import re
+
+import fake_records
+import numpy as np
+import pytest
+
+from jaxpt import report
+from jaxpt.errors import InputError
+from jaxpt.report import features, settings
+from jaxpt.report.results import NAMES, collect
+
+
+class _Page(html.parser.HTMLParser):
+    """Collects text, attributes, and tags that were closed in the wrong order."""
+
+    VOID = {"meta", "img", "br", "link"}
+
+    def __init__(self, source):
+        super().__init__()
+        self.open, self.wrong, self.attributes, self.words = [], [], [], []
+        self.feed(source)
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, *attribute) for attribute in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data):
+        if self.open[-1:] != ["style"]:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """(folder, page) with features of two methods kept in the folder."""
+    folder = tmp_path_factory.mktemp("report")
+    records = fake_records.separated()
+    for label in "cross_entropy", "look":
+        features.save(folder, label, fake_records.features(f"{label}-0"))
+    features.save(folder, "nca", fake_records.features("of another run"))
+    path = report.write_report(records, folder)
+    assert path == folder / "report.html"
+    return folder, path.read_text(encoding="utf-8")
+
+
+def test_the_page_is_well_formed_and_loads_nothing(written):
+    page = _Page(written[1])
+    assert not page.wrong and not page.open
+    links = [value for _, name, value in page.attributes if name in ("src", "href", "srcset")]
+    assert links and all(link.startswith("data:image/") for link in links)
+    assert not re.search(r"https?://|@import|url\(|<script", written[1])
+    assert len(written[1]) < 1_500_000
+
+
+def test_the_page_holds_every_method_the_numbers_and_the_verdicts(written):
+    text = _Page(written[1]).text
+    for name in NAMES.values():
+        assert name in text
+    assert "in fine kNN, LOOK is above NCA and ties with cross-entropy and SupCon" in text
+    assert "99.0 ± 0.5" in text and "apart (−)" in text and "tie" in text
+    assert "cpu (test)" in text and "2026-01-02" in text and "seeds 0, 1, 2, 3, 4" in text
+    assert "k = 20; temperature = 0.07" in text
+
+
+def test_the_map_shows_kept_features_of_these_records_only(written):
+    folder, page = written
+    picture = (folder / "features_map.png").read_bytes()
+    assert picture.startswith(b"\x89PNG")
+    assert base64.b64encode(picture).decode() in page
+    assert "seed 0" in _Page(page).text
+
+
+def test_without_features_there_is_no_map(tmp_path):
+    report.write_report(fake_records.all_tied(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_when_all_tie_the_page_says_tie_and_nothing_more(tmp_path):
+    path = report.write_report(fake_records.all_tied(), tmp_path)
+    text = _Page(path.read_text(encoding="utf-8")).text
+    assert ("in coarse kNN, fine kNN, fine linear, 5-shot and class separation R², LOOK ties with "
+            "cross-entropy, SupCon and NCA." in text)
+    assert not re.search(r"better|best|worse|outperform|win|is above|is below|apart \(", text)
+
+
+def test_nasty_text_is_escaped(tmp_path):
+    nasty = '<img src=x onerror="alert(1)"> & $x$'
+    records = fake_records.all_tied() + [
+        fake_records.record(nasty, seed, (0.8 + 0.01 * seed,) * 5, method="look",
+                            device="<b>gpu</b>") for seed in range(3)]
+    page = report.write_report(records, tmp_path).read_text(encoding="utf-8")
+    assert "<img src=x" not in page and "<b>gpu" not in page
+    assert nasty in _Page(page).text
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written .*: choose another folder"):
+        report.write_report(fake_records.all_tied(), tmp_path / "file" / "below")
+
+
+def test_tuning_is_claimed_only_for_the_settings_that_come_with_jaxpt():
+    records = fake_records.all_tied()
+    assert "tune.py chose them" in settings.tuning(collect(records))[0]
+    records[0]["config"]["temperature"] = 0.3
+    assert "do not say how" in settings.tuning(collect(records))[0]
+
+
+def test_being_treated_alike_is_claimed_only_where_it_is_so():
+    records = fake_records.all_tied()
+    assert "the same network, budget" in settings.procedure(collect(records))[0]
+    for record in records:
+        record["config"]["duration"] = f"{len(record['label'])} epochs"
+    assert "in what they differ" in settings.procedure(collect(records))[0]
+
+
+def test_settings_show_what_a_method_reads():
+    different, same = settings.config_rows(collect(fake_records.all_tied()))
+    table = {row[0]: row[1:] for row in different}
+    assert table["k"][:3] == ["–"] * 3 and table["k"][3].isdigit()
+    assert table["label_smoothing"][1:] == ["–"] * 3
+    assert ["batch_size", "120"] in same
+    assert not {"seed", "method", "log_every"} & {row[0] for row in different + same}
+
+
+def test_kept_features_come_back_and_broken_ones_are_none(tmp_path):
+    given = fake_records.features("abc")
+    features.save(tmp_path, "look", given)
+    assert [file.name for file in tmp_path.iterdir()] == ["features_look.npz"]
+    found = features.load(tmp_path, "look")
+    for name in features.FeatureSet._fields:
+        np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
+    assert (found.key, found.fine_names) == (given.key, given.fine_names)
+    whole = features.path_of(tmp_path, "look").read_bytes()
+    for broken in b"", b"no file of numpy", whole[:len(whole) // 2]:
+        features.path_of(tmp_path, "look").write_bytes(broken)
+        assert features.load(tmp_path, "look") is None
+    assert features.load(tmp_path, "nca") is None

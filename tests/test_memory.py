@@ -1,0 +1,119 @@
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxpt import memory
+from jaxpt.losses import look
+
+DIM = 3
+push = jax.jit(memory.push)
+
+
+def batch(start, n, dtype=np.float32):
+    """Keys, labels and ids that can be told apart: example i has key (i, i, i) and label i % 4."""
+    ids = np.arange(start, start + n, dtype=np.int32)
+    return np.repeat(ids[:, None], DIM, axis=1).astype(dtype), ids % 4, ids
+
+
+def test_an_empty_memory_holds_nothing_valid():
+    empty = memory.create(5, DIM)
+    assert empty.keys.shape == (5, DIM) and not empty.valid.any() and empty.cursor == 0
+    np.testing.assert_array_equal(empty.labels, -1)
+    np.testing.assert_array_equal(empty.ids, -1)
+    assert [x.dtype.name for x in empty] == ["float32", "int32", "int32", "bool", "int32"]
+
+
+def test_the_third_batch_wraps_round_over_the_oldest():
+    m = memory.create(5, DIM)
+    for start in 10, 20, 30:
+        m = push(m, *batch(start, 2))
+    np.testing.assert_array_equal(m.ids, [31, 11, 20, 21, 30])
+    np.testing.assert_array_equal(m.labels, np.array([31, 11, 20, 21, 30]) % 4)
+    np.testing.assert_array_equal(m.keys, np.repeat([[31], [11], [20], [21], [30]], DIM, axis=1))
+    assert m.valid.all() and m.cursor == 1
+
+
+@given(sizes=st.lists(st.sampled_from([1, 3, 7]), max_size=12))
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_it_holds_the_latest_as_a_queue_does(sizes):
+    m, queue, start = memory.create(7, DIM), collections.deque(maxlen=7), 100
+    for n in sizes:
+        m, start = push(m, *batch(start, n)), start + n
+        queue.extend(range(start - n, start))
+    m = jax.tree.map(np.asarray, m)
+    valid = m.valid
+    assert valid.sum() == len(queue)
+    assert set(np.asarray(m.ids)[valid].tolist()) == set(queue)
+    np.testing.assert_array_equal(m.keys[valid][:, 0], m.ids[valid])
+    np.testing.assert_array_equal(m.labels[valid], m.ids[valid] % 4)
+    assert m.cursor == sum(sizes) % 7
+
+
+def test_slots_are_valid_once_written():
+    m = push(memory.create(4, DIM), *batch(1, 3))
+    np.testing.assert_array_equal(m.valid, [True, True, True, False])
+
+
+def test_a_batch_as_long_as_the_memory_replaces_all_of_it():
+    m = push(push(memory.create(4, DIM), *batch(1, 3)), *batch(10, 4))
+    np.testing.assert_array_equal(m.ids, [11, 12, 13, 10])
+    assert m.cursor == 3
+
+
+def test_a_longer_batch_is_refused_with_both_numbers():
+    with pytest.raises(ValueError, match="batch of 5 keys does not fit a memory of 4"):
+        memory.push(memory.create(4, DIM), *batch(0, 5))
+
+
+@pytest.mark.parametrize("size, dim", [(0, 3), (3, 0)])
+def test_a_memory_of_nothing_is_refused(size, dim):
+    with pytest.raises(ValueError, match=f"at least 1, got {size} and {dim}"):
+        memory.create(size, dim)
+
+
+def test_pushing_leaves_the_old_memory_alone():
+    before = push(memory.create(4, DIM), *batch(1, 2))
+    copy = jax.tree.map(np.array, before)
+    push(before, *batch(5, 3))
+    jax.tree.map(np.testing.assert_array_equal, before, copy)
+
+
+def test_keys_of_any_float_are_kept_in_float32():
+    m = push(memory.create(4, DIM), *batch(1, 2, jnp.bfloat16))
+    assert m.keys.dtype == jnp.float32
+    np.testing.assert_array_equal(m.keys[:2, 0], [1, 2])
+
+
+def test_no_gradient_flows_into_pushed_keys():
+    keys, labels, ids = batch(1, 2)
+
+    def total(keys):
+        return jnp.sum(memory.push(memory.create(4, DIM), keys, labels, ids).keys)
+
+    value, gradient = jax.jit(jax.value_and_grad(total))(keys)
+    assert value != 0 and not gradient.any()
+
+
+def test_it_can_be_carried_through_a_scan():
+    keys, labels, ids = (x.reshape(4, 2, *x.shape[1:]) for x in batch(0, 8))
+    scanned, _ = jax.lax.scan(lambda m, b: (memory.push(m, *b), None), memory.create(5, DIM),
+                              (keys, labels, ids))
+    looped = memory.create(5, DIM)
+    for b in zip(keys, labels, ids):
+        looped = push(looped, *b)
+    jax.tree.map(np.testing.assert_array_equal, scanned, looped)
+
+
+def test_unwritten_slots_are_no_neighbors():
+    queries = np.eye(3, dtype=np.float32)
+    m = push(memory.create(6, DIM), queries, np.array([0, 1, 1]), np.arange(3))
+    losses, stats = jax.jit(look)(queries, m.keys, np.array([0, 1, 1]), m.labels, k=6,
+                                  key_mask=m.valid, query_ids=np.arange(3), key_ids=m.ids)
+    # Two admissible keys at cosine 0: none of the first's label, one of the others'.
+    np.testing.assert_allclose(losses, [0, np.log(2), np.log(2)], rtol=1e-6)
+    np.testing.assert_allclose(stats, (1 / 3, 1 / 3, 1 / 3), rtol=1e-6)

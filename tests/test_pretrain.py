@@ -1,0 +1,178 @@
+"""The pre-training loop end to end on real digits: it learns, and nothing is lost by a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from jaxpt import pretrain
+from jaxpt.configs.pretrain import digits
+from jaxpt.data import sources
+from jaxpt.errors import InputError
+from jaxpt.train.checkpoint import Checkpointer, open_run
+from jaxpt.train.metrics import read_metrics
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return sources.load(digits.get_config().data)
+
+
+def short(method="look", **changes):
+    """Twelve steps with a checkpoint every third."""
+    config = digits.get_config(method)
+    config.update(duration="12 steps", log_every="2 steps", knn_every="6 steps",
+                  checkpoint_every="3 steps", devices=1)
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def assert_same_bits(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
+
+
+@pytest.mark.parametrize("method", ["look", "cross_entropy"])
+def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
+    config = short(method, **{"duration": "12 epochs", "data.train_on": "train",
+                              "knn_every": "12 epochs", "k": 100})
+    before = short(method, **{"duration": "1 steps", "data.train_on": "train"})
+    untrained = pretrain.run(before, quiet=True, dataset=dataset).history[-1]["knn"]
+    trained = pretrain.run(config, quiet=True, dataset=dataset).history[-1]["knn"]
+    assert trained > max(untrained, 0.93)  # chance is 0.5, raw pixels reach about 0.9
+
+
+def test_same_seed_gives_the_same_bits_and_another_seed_does_not(dataset):
+    first, again = (pretrain.run(short(), quiet=True, dataset=dataset).state for _ in range(2))
+    assert_same_bits(first, again)
+    other = pretrain.run(short(seed=1), quiet=True, dataset=dataset).state
+    assert not np.array_equal(first.memory.keys, other.memory.keys)
+
+
+def test_resume_continues_with_the_same_bits_and_the_same_log(tmp_path, dataset):
+    whole = pretrain.run(short(), str(tmp_path / "whole"), quiet=True, dataset=dataset)
+    stopped = tmp_path / "stopped"
+    with pytest.raises(Stop):
+        pretrain.run(short(), str(stopped), quiet=True, dataset=StopsAt(dataset, after=1))
+    assert 0 < max(int(p.name) for p in (stopped / "checkpoints").iterdir()
+                   if p.name.isdigit()) < 12
+    resumed = pretrain.run(short(), str(stopped), quiet=True, dataset=dataset)
+    assert_same_bits(whole.state, resumed.state)
+    rows = [[{k: v for k, v in row.items() if k != "images_per_second"}
+             for row in read_metrics(folder)] for folder in (tmp_path / "whole", stopped)]
+    assert rows[0] == rows[1]
+
+
+class Stop(Exception):
+    """Stands for whatever ends a run in the middle."""
+
+
+def StopsAt(dataset, after):
+    """The same data, but the monitor's look at the labels fails after so many times."""
+    calls = iter(range(100))
+
+    class Breaks(tuple):
+        def __call__(self, labels):
+            # The training labels are read once, then the monitor reads two sets a time.
+            if next(calls) > 2 * after:
+                raise Stop
+            return dataset.coarse(labels)
+
+    coarse = Breaks(())
+    coarse.names = dataset.coarse.names
+    return dataset._replace(coarse=coarse)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, dataset):
+    first = pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
+    log = (tmp_path / "metrics.jsonl").read_text()
+    again = pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
+    assert_same_bits(first.state, again.state)
+    assert (tmp_path / "metrics.jsonl").read_text() == log
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.15, 0.5, 0.85])
+def test_kill_dash_nine_then_the_same_command_ends_with_the_same_bits(tmp_path, moment, killed):
+    """``moment`` is the share of an uninterrupted run's steps after which the kill falls."""
+    whole, command, steps = killed
+    workdir = tmp_path / "killed"
+    process = subprocess.Popen([*command, f"--workdir={workdir}"], stderr=subprocess.DEVNULL)
+    _wait_for_step(workdir, int(moment * steps), process)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run([*command, f"--workdir={workdir}"], check=True, stderr=subprocess.DEVNULL)
+    assert_same_bits(_final_state(whole), _final_state(workdir))
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """(workdir of an uninterrupted run, its command, its number of steps)."""
+    steps = 240
+    command = [sys.executable, "-m", "jaxpt.cli", "pretrain", "--config=pretrain/digits.py:look",
+               f"--config.duration={steps} steps", "--config.log_every=4 steps",
+               "--config.knn_every=50 steps", "--config.checkpoint_every=20 steps",
+               "--config.devices=1"]
+    whole = tmp_path_factory.mktemp("whole") / "run"
+    subprocess.run([*command, f"--workdir={whole}"], check=True, stderr=subprocess.DEVNULL)
+    return whole, command, steps
+
+
+def _wait_for_step(workdir, step, process):
+    log = workdir / "metrics.jsonl"
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert process.poll() is None, "the run ended before it could be killed"
+        lines = log.read_text().splitlines() if log.exists() else []
+        if lines and _step_of(lines[-1]) >= step:
+            return
+        time.sleep(0.005)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def _step_of(line):
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the line is being written right now
+        return -1
+
+
+def _final_state(workdir):
+    config, step = open_run(workdir)
+    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints)
+    state = checkpointer.restore_arrays(step)
+    checkpointer.close()
+    return step, state
+
+
+def test_another_config_is_refused_and_nothing_is_touched(tmp_path, dataset):
+    pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
+    with pytest.raises(InputError, match=r"temperature \(0.1 there, 0.2 here\)"):
+        pretrain.run(short(temperature=0.2), str(tmp_path), quiet=True, dataset=dataset)
+    with pytest.raises(InputError, match="already holds a run"):
+        pretrain.run(short(), str(tmp_path), resume=False, quiet=True, dataset=dataset)
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(dataset):
+    broken = dataset._replace(trainval=dataset.trainval._replace(
+        labels=np.full_like(dataset.trainval.labels, 9)))
+    config = short("cross_entropy", **{"optimizer.learning_rate": 1e30})
+    with pytest.raises(InputError, match="the loss is (nan|inf) at step"):
+        pretrain.run(config, quiet=True, dataset=broken)
+
+
+def test_metrics_go_to_json_lines_and_tensorboard(tmp_path, dataset):
+    pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
+    rows = read_metrics(tmp_path)
+    assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6, 8, 10, 12]
+    assert [r["step"] for r in rows if "knn" in r] == [6, 12]
+    assert {"no_positive", "zero_loss", "purity", "k"} <= rows[0].keys()
+    assert any(name.startswith("events.out.tfevents") for name in os.listdir(tmp_path))

@@ -1,0 +1,133 @@
+"""One step, many devices: the mapping changes nothing but where the work is done."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxpt import pretrain
+from jaxpt.configs.pretrain import digits
+from jaxpt.data import sources
+from jaxpt.errors import InputError
+from jaxpt.train.parallel import AXIS, Devices
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return sources.load(digits.get_config().data)
+
+
+def train(dataset, method="look", *, workdir=None, **changes):
+    config = digits.get_config(method)
+    config.update(duration="4 steps", knn_every="0 steps", log_every="1 steps",
+                  checkpoint_every="2 steps")
+    config.update_from_flattened_dict(changes)
+    return pretrain.run(config, workdir, quiet=True, dataset=dataset)
+
+
+def assert_close(a, b, tolerance=2e-4):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x, np.float32), np.asarray(y, np.float32),
+                                   rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("method", ["look", "sup_con"])
+@pytest.mark.parametrize("norm", ["group", "sync_batch"])
+def test_eight_devices_by_shard_map_or_pmap_equal_one(method, norm, dataset):
+    # SGD: Adam divides by gradients of almost nothing, which blows rounding up.
+    changes = {"model.norm": norm, "optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
+    one, eight, pmapped = (
+        train(dataset, method, devices=devices, mapping=mapping, **changes)
+        for devices, mapping in ((1, "shard_map"), (8, "shard_map"), (8, "pmap")))
+    assert_close(one.state, eight.state)
+    assert_close(eight.state, pmapped.state, 1e-6)
+    np.testing.assert_allclose([row["loss"] for row in one.history if "loss" in row],
+                               [row["loss"] for row in eight.history if "loss" in row], rtol=1e-4)
+
+
+def test_batch_statistics_of_each_device_alone_are_another_thing(dataset):
+    one, eight = (train(dataset, devices=devices, **{"model.norm": "batch"}).history[-2]["loss"]
+                  for devices in (1, 8))
+    assert abs(one - eight) > 1e-3
+
+
+def test_what_eight_devices_saved_one_and_four_restore(tmp_path, dataset):
+    changes = {"optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
+    whole = train(dataset, workdir=str(tmp_path / "a"), devices=8, **changes)
+    for devices in 1, 4:
+        workdir = tmp_path / str(devices)
+        train(dataset, workdir=str(workdir), devices=8, **changes)
+        newest = workdir / "checkpoints" / "4"
+        newest.rename(tmp_path / f"away{devices}")  # as if killed after step 2
+        resumed = train(dataset, workdir=str(workdir), devices=devices, **changes)
+        assert newest.exists()
+        assert_close(whole.state, resumed.state)
+
+
+def test_a_batch_is_split_in_order_and_the_state_is_not():
+    devices = Devices(limit=4)
+
+    def step(state, data, batch):
+        first = jax.lax.all_gather(batch[0], AXIS)  # the first row of every device
+        return state + data, {"first": first}
+
+    for mapping in "shard_map", "pmap":
+        devices.mapping = mapping
+        state, metrics = devices.map(step)(
+            devices.replicate(np.float32(1)), devices.replicate(np.float32(2)),
+            devices.split(np.arange(12)))
+        assert state == 3 and state.shape == ()
+        np.testing.assert_array_equal(metrics["first"], [0, 3, 6, 9])
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"batch_size": 30}, "batch_size 30 does not divide over 8 devices"),
+    ({"batch_size": 0}, "batch_size must be at least 1"),
+    ({"devices": 9}, "devices must be between 0 .all. and 8, got 9"),
+    ({"mapping": "vmap"}, "mapping must be one of"),
+])
+def test_bad_devices_are_refused_with_the_numbers(changes, message, dataset):
+    with pytest.raises(InputError, match=message):
+        train(dataset, **{"memory": 1200, "devices": 8, **changes})
+
+
+PROGRAM = """
+import sys
+import jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import numpy as np
+from jaxpt import pretrain
+from jaxpt.configs.pretrain import digits
+c = digits.get_config("look")
+c.update(duration="4 steps", knn_every="0 steps", log_every="1 steps")
+c.optimizer.name, c.optimizer.learning_rate = "sgd", 0.05
+assert jax.device_count() == 2 and jax.local_device_count() == 1
+trained = pretrain.run(c, quiet=True)
+if jax.process_index() == 0:
+    leaves = [np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(trained.state.params)]
+    np.savez(sys.argv[3], *leaves)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path, dataset):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    processes = [subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, address, str(i), str(tmp_path / "params.npz")],
+        env=environment, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=180)
+        assert process.returncode == 0, errors
+    alone = train(dataset, devices=1,
+                  **{"optimizer.name": "sgd", "optimizer.learning_rate": 0.05}).state.params
+    with np.load(tmp_path / "params.npz") as saved:
+        assert_close(jax.tree.leaves(alone), [jnp.asarray(saved[name]) for name in saved.files])
