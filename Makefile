@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test clean
+.PHONY: demo test record clean
 
 demo: $(STAMP)
 	$(BIN)/jaxpt demo
@@ -19,6 +19,13 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $(STAMP)
+
+# What README shows: the demo's records and picture, and every table made anew from records.
+record: demo
+	mkdir -p docs/images benchmarks/records
+	cp runs/demo_digits/records.jsonl benchmarks/records/demo_digits.jsonl
+	cp runs/demo_digits/features_map.png docs/images/features_map.png
+	$(BIN)/python benchmarks/tables.py
 
 clean:
 	rm -rf $(VENV) build runs

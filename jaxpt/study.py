@@ -72,6 +72,12 @@ def run(jobs: list[Job], path: str | os.PathLike | None = None, *, workers: int 
     return [known[job.key] | {"label": job.label} for job in jobs]
 
 
+def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records that a file holds of these jobs, in their order; nothing is run."""
+    known = {r["key"]: r for r in records.read(path)}
+    return [known[job.key] | {"label": job.label} for job in jobs if job.key in known]
+
+
 def _results(jobs, workers):
     if workers == 1:
         yield from map(run_job, jobs)

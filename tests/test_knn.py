@@ -192,8 +192,10 @@ def test_products_are_float32_whatever_the_inputs():
                  rng.normal(size=(N, DIM)).astype(jnp.bfloat16), 3, 5)
 
 
-def test_similarities_ask_for_full_float32_where_the_hardware_would_round():
-    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3))(*integers()))
+def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
+    queries, keys = (x.astype(jnp.bfloat16) for x in integers())
+    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3))(queries, keys))
+    assert f"f32[{BATCH},{N}] = dot_general" in program
     assert program.count("dot_general") == program.count("(Precision.HIGHEST, ") == 1
 
 

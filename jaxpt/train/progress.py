@@ -18,7 +18,8 @@ class ProgressLine:
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(),
-            TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[values]}"), TimeRemainingColumn(compact=True),
+            TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[values]}"),
+            TimeRemainingColumn(compact=True),
             console=console, disable=quiet or not console.is_terminal)
         self._task = self._bar.add_task(title, total=total, completed=start, values="")
         self._bar.start()

@@ -62,9 +62,10 @@ def test_purity_counts_fine_labels_inside_the_coarse_class_alone():
     assert fine_purity(x, coarse, fine, k=2) == pytest.approx((0.5 + 0.5 + 0 + 1 + 1) / 5)
 
 
-def test_purity_never_counts_the_example_itself():
+@pytest.mark.parametrize("k", [1, 3, 5, 6, 100])
+def test_purity_never_counts_the_example_itself(k):
     x = np.ones((6, 3))  # all alike
-    assert fine_purity(x, np.zeros(6), np.arange(6), k=3) == 0
+    assert fine_purity(x, np.zeros(6), np.arange(6), k=k) == 0
 
 
 def test_random_features_have_the_purity_of_chance():
@@ -93,9 +94,17 @@ def test_effective_rank_counts_equal_directions(rank):
 def test_effective_rank_is_exp_of_the_entropy_and_the_mean_over_classes():
     # Class 0: three quarters of the variance along x, a quarter along y. Class 1: a line.
     x = np.array([[1, 0]] * 3 + [[-1, 0]] * 3 + [[0, 1], [0, -1]] + [[2, 0], [-2, 0]], float)
+    x *= np.geomspace(0.1, 10, 10)[:, None]  # lengths do not count
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_rank(x, np.repeat([0, 1], [8, 2])) == pytest.approx(
         (math.exp(entropy) + 1) / 2)
+
+
+def test_effective_rank_is_that_of_the_differences_from_the_mean():
+    # Eight points on a circle around the x axis: two directions, whatever the circle's distance.
+    angles = np.arange(8) * math.pi / 4
+    x = np.column_stack([np.full(8, 3.0), np.cos(angles), np.sin(angles)])
+    assert effective_rank(x, np.zeros(8)) == pytest.approx(2)
 
 
 def test_a_collapsed_class_has_effective_rank_one():

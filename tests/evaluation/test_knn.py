@@ -74,7 +74,8 @@ def test_a_small_temperature_keeps_the_class_of_the_nearest_however_far():
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 10])
 def test_the_batch_size_does_not_matter(batch_size):
-    args, ids = features(5), {"train_ids": np.arange(40), "test_ids": np.arange(9)}
+    bank, labels, _ = features(5)
+    args, ids = (bank, labels, bank[:9]), {"train_ids": np.arange(40), "test_ids": np.arange(9)}
     np.testing.assert_array_equal(knn_classify(*args, k=5, batch_size=batch_size, **ids),
                                   vote(*args, k=5, temperature=0.07, **ids))
 

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
 from jaxpt.losses import NO_POSITIVE, look, nca
+from jaxpt.losses.similarity import masked_logsumexp
 
 BATCH, MEMORY, DIM, CLASSES = 7, 24, 5, 3
 WIDTH = 24  # no fewer than MEMORY, so that the axes can be the keys
@@ -431,10 +432,22 @@ def test_nothing_is_ever_nan(no_positive, temperature):
     np.testing.assert_array_equal(gradient, 0)
 
 
-def test_similarities_ask_for_full_float32_where_the_hardware_would_round():
+def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
+    # Seen in the program alone: on a CPU, a compiled one hides the difference.
+    (queries, keys, *labels), _ = case("bf16")
     for loss in functools.partial(look, k=3), nca:
-        program = str(jax.make_jaxpr(loss)(*gaussian()))
+        program = str(jax.make_jaxpr(functools.partial(loss, normalize=False))(
+            queries, keys, *labels))
+        assert f"f32[{BATCH},{MEMORY}] = dot_general" in program
         assert program.count("dot_general") == program.count("(Precision.HIGHEST, Pr") == 1
+
+
+def test_the_log_of_an_empty_sum_and_its_gradient_are_zero():
+    logits, where = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[True, True], [False, False]])
+    value, gradient = jax.value_and_grad(lambda x: masked_logsumexp(x, where).sum())(logits)
+    np.testing.assert_allclose(value, math.log(math.exp(1) + math.exp(2)), rtol=1e-6)
+    np.testing.assert_array_equal(gradient[1], 0)
+    np.testing.assert_allclose(gradient[0].sum(), 1, rtol=1e-6)
 
 
 # where

@@ -1,0 +1,35 @@
+"""The four losses on Fashion-MNIST: pre-trained on five coarse classes, tested on ten fine ones.
+
+    python benchmarks/fashion_mnist.py
+
+Test part, with the settings that benchmarks/tune.py chose on validation. Ablations over LOOK's
+own settings are on validation data: benchmarks/evidence.py fashion_mnist.
+"""
+
+import pathlib
+
+from jaxpt import report, study
+from jaxpt.configs.pretrain import fashion_mnist
+
+RECORDS = pathlib.Path(__file__).parent / "records" / "fashion_mnist.jsonl"
+METHODS = ("cross_entropy", "sup_con", "nca", "look")
+SEEDS = range(5)
+
+
+def jobs() -> list[study.Job]:
+    """Every method with every seed."""
+    found = []
+    for method in METHODS:
+        config = fashion_mnist.get_config(method)
+        config.log_every = config.knn_every = "0 steps"
+        found += study.seeds_of(method, config, SEEDS, "test")
+    return found
+
+
+def main() -> None:
+    results = study.run(jobs(), RECORDS, on_done=lambda r: print(r["label"], r["seed"], flush=True))
+    print(report.markdown(results))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""Writes the tables of README and docs from the records, between their markers.
+
+    python benchmarks/tables.py
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; NAME is a key of
+``TABLES``. Nothing between the markers is typed by hand: a test compares.
+"""
+
+import pathlib
+import re
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import evidence  # noqa: E402
+import fashion_mnist  # noqa: E402
+import tune  # noqa: E402
+
+from jaxpt import records, report, study  # noqa: E402
+
+RECORDS = ROOT / "benchmarks" / "records"
+PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md")
+MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+
+def demo() -> str:
+    """What ``make record`` left."""
+    return report.markdown(records.read(RECORDS / "demo_digits.jsonl"))
+
+
+def tuning(data: str) -> str:
+    """Every setting that was tried for the current grid, best first within each method."""
+    found = study.stored(tune.jobs(data), RECORDS / f"tuning_{data}.jsonl")
+    lines = ["| setting | seeds | score | fine kNN | fine linear | 5-shot |", "|---" * 6 + "|"]
+    for method in tune.METHODS:
+        groups = {}
+        for record in found:
+            if record["method"] == method:
+                groups.setdefault(record["label"], []).append(record)
+        for label, group in sorted(groups.items(), key=lambda item: -tune.score(item[1])):
+            means = [sum(r["values"][name] for r in group) / len(group) for name in tune.FINE]
+            lines.append(f"| {label} | {len(group)} | {tune.score(group):.4f} | "
+                         + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+    return "\n".join(lines)
+
+
+def settings(data: str) -> str:
+    """All four methods in every setting, on validation."""
+    jobs = evidence.settings_jobs(data, evidence.SETTINGS[data], evidence.SEARCH_SEEDS,
+                                  "validation")
+    return evidence.markdown(study.stored(jobs, RECORDS / f"evidence_{data}.jsonl"))
+
+
+def ablations(data: str) -> str:
+    """LOOK with one field changed, on validation."""
+    return evidence.markdown(study.stored(evidence.ablation_jobs(data),
+                                          RECORDS / f"evidence_{data}.jsonl"))
+
+
+def confirmation() -> str:
+    """The chosen setting on test data, with verdicts."""
+    found = records.read(RECORDS / "confirmation_digits.jsonl")
+    return report.markdown([record | {"label": record["method"]} for record in found])
+
+
+def fashion() -> str:
+    """The four methods on Fashion-MNIST's test part."""
+    return report.markdown(study.stored(fashion_mnist.jobs(), fashion_mnist.RECORDS))
+
+
+TABLES = {
+    "demo_digits": demo,
+    "tuning_digits": lambda: tuning("digits"),
+    "tuning_fashion_mnist": lambda: tuning("fashion_mnist"),
+    "settings_digits": lambda: settings("digits"),
+    "settings_fashion_mnist": lambda: settings("fashion_mnist"),
+    "ablations_digits": lambda: ablations("digits"),
+    "ablations_fashion_mnist": lambda: ablations("fashion_mnist"),
+    "confirmation_digits": confirmation,
+    "fashion_mnist": fashion,
+}
+
+
+def render(text: str) -> str:
+    """The page with every marked table made anew."""
+    return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + "\n" + found[3], text)
+
+
+def main() -> None:
+    for page in PAGES:
+        path = ROOT / page
+        path.write_text(render(path.read_text()))
+
+
+if __name__ == "__main__":
+    main()

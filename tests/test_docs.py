@@ -1,0 +1,46 @@
+"""What README and docs show comes out of the records, and the configs hold what tuning chose."""
+
+import importlib
+import pathlib
+import sys
+
+import pytest
+
+from jaxpt import study
+
+ROOT = pathlib.Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import tables  # noqa: E402
+import tune  # noqa: E402
+
+
+@pytest.mark.parametrize("page", tables.PAGES)
+def test_tables_are_those_of_the_records(page):
+    text = (ROOT / page).read_text()
+    assert tables.MARKED.search(text)
+    assert tables.render(text) == text
+
+
+@pytest.mark.parametrize("data", sorted(tune.KNOBS))
+@pytest.mark.parametrize("method", tune.METHODS)
+def test_configs_hold_the_winners_of_tuning(data, method):
+    jobs = [job for job in tune.jobs(data) if job.config["method"] == method]
+    found = study.stored(jobs, tables.RECORDS / f"tuning_{data}.jsonl")
+    assert len(found) == len(jobs)  # nothing was left out
+    groups = {}
+    for record in found:
+        groups.setdefault(record["label"], []).append(record)
+    best = max(groups.values(), key=tune.score)[0]["config"]
+    config = importlib.import_module(f"jaxpt.configs.pretrain.{data}").get_config(method)
+    knob, _ = tune.KNOBS[data][method]
+    assert config[knob] == best[knob]
+    assert config.optimizer.learning_rate == best["optimizer"]["learning_rate"]
+
+
+def test_links_lead_somewhere():
+    import re
+
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -1,0 +1,64 @@
+"""Imports only point down: the layers of docs/architecture.md."""
+
+import ast
+import pathlib
+import sys
+
+import pytest
+
+import jaxpt
+
+ROOT = pathlib.Path(jaxpt.__file__).parent
+# What each part of jaxpt may import of jaxpt, beside itself and ``errors``.
+MAY_IMPORT = {
+    "errors": set(),
+    "knn": set(),
+    "memory": set(),
+    "losses": {"knn"},
+    "models": {"losses"},
+    "data": {"losses"},
+    "train": {"memory", "data", "models"},
+    "methods": {"losses", "memory", "models", "data", "train"},
+    "evaluation": {"losses", "knn", "models", "data"},
+    "records": set(),
+    "pretrain": {"methods", "train", "data", "evaluation", "models"},
+    "transfer": {"losses", "models", "data", "train", "evaluation", "records"},
+    "study": {"records", "pretrain", "data", "train", "evaluation"},
+    "report": {"records", "configs", "data"},
+    "demo": {"study", "report", "records", "data", "methods"},
+    "cli": {"demo", "pretrain", "transfer", "report", "records", "train", "configs"},
+}
+PURE = ("losses", "knn", "memory")  # arrays in, arrays out
+FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def imported_modules(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    part = part_of(path)
+    modules = set(imported_modules(path))
+    parts = {name.split(".")[1] for name in modules if name.startswith("jaxpt.")}
+    assert parts <= MAY_IMPORT[part] | {part, "errors", "__version__"}
+    if part in PURE:
+        packages = {name.split(".")[0] for name in modules}
+        assert packages <= {"jaxpt", "jax", "numpy"} | sys.stdlib_module_names
+
+
+def test_every_part_has_its_place():
+    assert {part_of(path) for path in FILES} == MAY_IMPORT.keys()
+
+
+def test_files_stay_short():
+    assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}
