@@ -47,7 +47,7 @@ def tuning(data: str) -> str:
 
 def settings(data: str) -> str:
     """All four methods in every setting, on validation."""
-    jobs = evidence.settings_jobs(data, evidence.SETTINGS[data], evidence.SEARCH_SEEDS,
+    jobs = evidence.settings_jobs(data, evidence.SETTINGS[data], evidence.SEARCH_SEEDS[data],
                                   "validation")
     return evidence.markdown(study.stored(jobs, RECORDS / f"evidence_{data}.jsonl"))
 
@@ -58,10 +58,12 @@ def ablations(data: str) -> str:
                                           RECORDS / f"evidence_{data}.jsonl"))
 
 
-def confirmation() -> str:
-    """The chosen setting on test data, with verdicts."""
-    found = records.read(RECORDS / "confirmation_digits.jsonl")
-    return report.markdown([record | {"label": record["method"]} for record in found])
+def confirmation(setting: str) -> str:
+    """What the search chose, on test data, with verdicts."""
+    found = study.stored(evidence.confirmation_jobs(setting),
+                         RECORDS / "confirmation_digits.jsonl")
+    return report.markdown([record | {"label": record["label"].removeprefix(f"{setting}: ")}
+                            for record in found])
 
 
 def fashion() -> str:
@@ -77,7 +79,8 @@ TABLES = {
     "settings_fashion_mnist": lambda: settings("fashion_mnist"),
     "ablations_digits": lambda: ablations("digits"),
     "ablations_fashion_mnist": lambda: ablations("fashion_mnist"),
-    "confirmation_digits": confirmation,
+    "confirmation_chosen": lambda: confirmation(evidence.CONFIRMED),
+    "confirmation_base": lambda: confirmation("base"),
     "fashion_mnist": fashion,
 }
 

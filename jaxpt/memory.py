@@ -53,13 +53,17 @@ def push(memory: Memory, keys: jax.Array, labels: jax.Array, ids: jax.Array) -> 
       The memory with ``batch`` slots replaced and the cursor moved on.
 
     Raises:
-      ValueError: if the batch has more rows than the memory has slots.
+      ValueError: if the batch has more rows than the memory has slots, or shapes do not match.
     """
     size, batch = memory.keys.shape[0], keys.shape[0]
     if batch > size:
         raise ValueError(
             f"a batch of {batch} keys does not fit a memory of {size}: make the memory at least "
             f"{batch} long or the batch smaller.")
+    if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == (batch,):
+        raise ValueError(
+            f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "
+            f"{keys.shape}, {labels.shape} and {ids.shape}.")
     slots = (memory.cursor + jnp.arange(batch, dtype=jnp.int32)) % size
     return Memory(
         keys=memory.keys.at[slots].set(jax.lax.stop_gradient(keys).astype(jnp.float32)),

@@ -117,3 +117,10 @@ def test_unwritten_slots_are_no_neighbors():
     # Two admissible keys at cosine 0: none of the first's label, one of the others'.
     np.testing.assert_allclose(losses, [0, np.log(2), np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(stats, (1 / 3, 1 / 3, 1 / 3), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("keys", "labels"), [((2, 1), (2,)), ((2, 3), (1,)), ((2, 3), (2, 1))])
+def test_shapes_that_would_broadcast_are_refused(keys, labels):
+    full = memory.create(4, 3)
+    with pytest.raises(ValueError, match=r"keys must be \[batch, 3\] and labels and ids \[batch\]"):
+        memory.push(full, jnp.zeros(keys), jnp.zeros(labels, int), jnp.zeros(2, int))

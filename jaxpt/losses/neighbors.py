@@ -88,8 +88,8 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
       Feng et al., "Rethinking supervised pre-training for better downstream transferring",
       ICLR 2022, arXiv:2110.06014, for the idea; the formula is jaxpt's reading of it.
     """
-    if isinstance(k, numbers.Integral) and k < 1:
-        raise ValueError(f"k must be at least 1, got {k}.")
+    if isinstance(k, numbers.Real) and not (isinstance(k, numbers.Integral) and k >= 1):
+        raise ValueError(f"k must be a whole number of at least 1, got {k}.")
     if no_positive not in NO_POSITIVE:
         raise ValueError(f"no_positive must be one of {NO_POSITIVE}, got {no_positive!r}.")
     s, same, candidates = _compare(
@@ -151,8 +151,11 @@ def _compare(queries, keys, query_labels, key_labels, temperature, query_ids, ke
     sim.check_temperature(temperature)
     sim.check_rows("query_labels", query_labels, queries.shape[0])
     sim.check_rows("key_labels", key_labels, keys.shape[0])
+    sim.check_rows("key_mask", key_mask, keys.shape[0])
     keys, key_labels, key_ids, key_mask = (
         sim.gather(x, axis_name) for x in (keys, key_labels, key_ids, key_mask))
+    if key_mask is not None:  # what a masked key holds, NaN even, must not reach the gradient
+        keys = jnp.where(key_mask[:, None], keys, 0)
     if normalize:
         queries, keys = sim.unit_vectors(queries), sim.unit_vectors(keys)
     s = sim.similarities(queries.astype(jnp.float32),

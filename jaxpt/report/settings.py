@@ -55,10 +55,10 @@ def tuning(results: Results) -> list[str]:
     if all(_as_shipped(record) for record in results.records):
         return ["These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
                 "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
-                "every method, on a grid of nine settings, moved where a winner lay on its edge "
-                "(three learning rates × three values of one knob: label smoothing for "
-                "cross-entropy, the temperature for SupCon and NCA, k for LOOK), by the mean of the "
-                "three fine-label accuracies on the validation part of the training data. Nothing of the test part entered that choice."]
+                "every method, on a grid of learning rates and values of one knob (label "
+                "smoothing for cross-entropy, the temperature for SupCon and NCA, k for LOOK), by "
+                "the mean of the three fine-label accuracies on the validation part of the "
+                "training data. Nothing of the test part entered that choice."]
     return ["These settings differ from those that come with jaxpt for this set, and records do "
             "not say how settings were chosen."]
 

@@ -19,7 +19,9 @@ MANY = 2400
 @functools.cache
 def compiled(settings):
     config = ml_collections.ConfigDict(dict(settings))
-    return jax.jit(lambda batch, view: augment.draw_view(config, batch, view=view))
+    # It runs once or twice: optimising it would take longer than running it.
+    return jax.jit(lambda batch, view: augment.draw_view(config, batch, view=view),
+                   compiler_options={"xla_backend_optimization_level": 0})
 
 
 def draw(images, ids=None, *, epochs=0, seed=0, view=0, **settings):

@@ -54,6 +54,12 @@ def test_draws_depend_on_the_seed_alone():
     np.testing.assert_array_equal(few_shot(*train, *test, shots=2, draws=3), first[:3])
 
 
+def test_defaults_belong_to_the_protocol():
+    train, test = classes(20, seed=13), classes(100, seed=14)
+    np.testing.assert_array_equal(few_shot(*train, *test),
+                                  few_shot(*train, *test, shots=5, draws=5, seed=0, l2=1024.0))
+
+
 def test_labels_may_be_any_integers():
     test = classes(50, seed=8)
     plain = few_shot(*classes(5, seed=7), *test, draws=3)

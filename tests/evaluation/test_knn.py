@@ -62,6 +62,14 @@ def test_temperature_decides_between_one_near_and_two_far():
         assert knn_classify(bank, labels, query, k=3, temperature=temperature) == winner
 
 
+def test_defaults_belong_to_the_protocol():
+    args = features(6, train=60, test=40)
+    np.testing.assert_array_equal(knn_classify(*args), vote(*args, k=20, temperature=0.07))
+    # Ten votes against ten, which goes to the lower class: with 19 or 21 neighbours class 1 wins.
+    bank, labels = np.ones((30, 2)), np.repeat([1, 0, 1], 10)
+    assert knn_classify(bank, labels, bank[:1]) == 0
+
+
 def test_equal_votes_go_to_the_lower_class():
     bank, query = np.array([[0.0, 1.0], [0.0, -1.0]]), np.array([[1.0, 0.0]])
     assert knn_classify(bank, np.array([3, 1]), query, k=2) == 1

@@ -298,10 +298,12 @@ def triple(name="gaussian"):
     return rows, not name.startswith("unnormalised")
 
 
-def test_a_negative_like_the_positive_gives_log_2():
-    losses = jax.jit(info_nce)(TETRAHEDRON[:1], TETRAHEDRON[1:2], TETRAHEDRON[2:3])
-    np.testing.assert_allclose(losses, [math.log(2)], rtol=1e-6)
-    assert losses.dtype == jnp.float32
+def test_a_negative_like_the_positive_gives_log_2_and_a_nearer_one_more():
+    query, positive = np.array([[1.0, 0.0]], np.float32), np.array([[0.6, 0.8]], np.float32)
+    for negative, expected in ([0.6, -0.8], math.log(2)), ([0.8, 0.6], math.log(1 + math.exp(2))):
+        losses = jax.jit(info_nce)(query, positive, np.array([negative], np.float32))
+        np.testing.assert_allclose(losses, [expected], rtol=1e-5)
+        assert losses.dtype == jnp.float32
 
 
 @pytest.mark.parametrize("temperature", [np.float32(0.02), np.float32(0.5)])

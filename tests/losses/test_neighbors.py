@@ -533,8 +533,9 @@ def test_nca_gathers_keys_too():
 
 
 @pytest.mark.parametrize("change, error, message", [
-    ({"k": 0}, ValueError, "k must be at least 1, got 0"),
-    ({"k": np.int64(-3)}, ValueError, "k must be at least 1, got -3"),
+    ({"k": 0}, ValueError, "k must be a whole number of at least 1, got 0"),
+    ({"k": np.int64(-3)}, ValueError, "k must be a whole number of at least 1, got -3"),
+    ({"k": 2.5}, ValueError, "k must be a whole number of at least 1, got 2.5"),
     ({"k": jnp.ones(2, int)}, ValueError, "broadcast"),
     ({"temperature": 0.0}, ValueError, "temperature must be positive, got 0"),
     ({"temperature": np.float32(-1)}, ValueError, "temperature must be positive, got -1"),
@@ -561,3 +562,14 @@ def test_bad_arguments_are_named(change, error, message):
         del arguments["k"]
         with pytest.raises(error, match=message):
             jax.eval_shape(lambda: nca(**arguments))
+
+
+def test_nan_in_a_masked_key_reaches_neither_loss_nor_gradient():
+    keys = jnp.array([[1.0, 0.0], [jnp.nan, jnp.nan], [0.0, 1.0]])
+    labels, mask = jnp.array([0, 0, 1]), jnp.array([True, False, True])
+
+    def loss(queries):
+        return jnp.sum(look(queries, keys, jnp.array([0]), labels, k=2, key_mask=mask)[0])
+
+    value, gradient = jax.value_and_grad(loss)(jnp.array([[1.0, 1.0]]))
+    assert jnp.isfinite(value) and jnp.isfinite(gradient).all() and jnp.any(gradient != 0)

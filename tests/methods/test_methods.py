@@ -21,6 +21,9 @@ from jaxpt.methods import encoding, look
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.state import Target
 
+# What is compiled here runs once: optimising it would take longer than running it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
 METHODS = ("look", "nca", "sup_con", "cross_entropy")
 WITH_MEMORY = ("look", "nca")
 BATCH, IMAGES, STEPS = 60, 300, 80
@@ -136,7 +139,7 @@ class TestMemory:
         # The same keys by hand, from the encoder as it was initialised, batch by batch as there.
         method, _ = pretrain.prepare(look.config, dataset)
         first = pretrain.init_state(method, look.config, dataset.trainval.images)
-        target_keys = jax.jit(lambda target, batch: encoding.target_keys(
+        target_keys = jit(lambda target, batch: encoding.target_keys(
             method.encoder, target, batch, look.config)[0])
         for start in range(0, IMAGES, BATCH):
             rows = np.searchsorted(dataset.trainval.ids, filled.ids[start:start + BATCH])
@@ -195,14 +198,14 @@ def some_state(method, config, dataset, batch):
                            jnp.asarray(rng.integers(0, 10, 20)), jnp.asarray(ids)))
 
 
-@functools.partial(jax.jit, static_argnames="encoder")
+@functools.partial(jit, static_argnames="encoder")
 def ingredients(encoder, params, batch):
     """Outputs, labels and ids of the queries."""
     images, labels, ids = encoding.query_views(config_of("look", HAND), batch)
     return models.encode(encoder, params, {}, images, train=True)[0], labels, ids
 
 
-@functools.partial(jax.jit, static_argnames="encoder")
+@functools.partial(jit, static_argnames="encoder")
 def keys_of_batch(encoder, target, batch):
     return encoding.target_keys(encoder, target, batch, config_of("look", HAND))[0]
 
@@ -213,7 +216,7 @@ def step_of(name, dataset, **changes):
     method, _ = pretrain.prepare(config, dataset)
     batch = batch_of(dataset, range(8), epoch=3, seed=5)
     before = some_state(method, config, dataset, batch)
-    after, metrics = jax.jit(over_one_device(method.step))(before, batch)
+    after, metrics = jit(over_one_device(method.step))(before, batch)
     outputs, labels, ids = jax.device_get(ingredients(method.encoder, before.params, batch))
     keys = np.asarray(keys_of_batch(method.encoder, before.target, batch)) if method.fill else None
     return types.SimpleNamespace(config=config, method=method, batch=batch, before=before,
@@ -235,8 +238,8 @@ class TestViews:
     def test_query_views_are_views_0_and_1_one_after_the_other(self, dataset):
         config = config_of("look", HAND)
         batch = batch_of(dataset, range(8), epoch=3)
-        images, labels, ids = jax.jit(lambda: encoding.query_views(config, batch))()
-        by_hand = jax.jit(lambda: [draw_view(config.augment, batch, view=v) for v in (0, 1)])()
+        images, labels, ids = jit(lambda: encoding.query_views(config, batch))()
+        by_hand = jit(lambda: [draw_view(config.augment, batch, view=v) for v in (0, 1)])()
         np.testing.assert_allclose(images, np.concatenate(by_hand), atol=1e-5)
         assert np.abs(by_hand[0] - by_hand[1]).max() > 0.1
         np.testing.assert_array_equal(labels, [*batch.label, *batch.label])
@@ -318,7 +321,7 @@ class TestUpdateOfAStep:
         s = info_nce_step
         negatives = s.before.memory.valid & (s.ids[:, None] != s.before.memory.ids)
 
-        @jax.jit
+        @jit
         @jax.grad
         def gradient(params):
             images, _, _ = encoding.query_views(s.config, s.batch)
@@ -340,7 +343,7 @@ class TestUpdateOfAStep:
             state = s.before.replace(target=s.before.target.replace(params=target_params))
             return over_one_device(s.method.step)(state, s.batch)[1]["loss"]
 
-        loss, gradient = jax.jit(jax.value_and_grad(loss_of))(s.before.params)
+        loss, gradient = jit(jax.value_and_grad(loss_of))(s.before.params)
         # The loss does depend on the target, through its keys ...
         assert abs(float(loss) - float(s.metrics["loss"])) > 1e-3
         # ... but is not differentiated through them.
@@ -363,7 +366,7 @@ class TestTargetNorm:
         rng = np.random.default_rng(0)
         target = Target(jax.tree.map(lambda x: rng.normal(size=x.shape), shapes.params),
                         jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), shapes.batch_stats))
-        keys_of = jax.jit(lambda batch: encoding.target_keys(method.encoder, target, batch, config))
+        keys_of = jit(lambda batch: encoding.target_keys(method.encoder, target, batch, config))
         (together, stats), (apart, _) = (keys_of(batch_of(dataset, rows))
                                          for rows in ([0, 1, 2, 3], [0, 7, 8, 9]))
         by_batch = target_norm == "batch"

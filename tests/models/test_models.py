@@ -13,6 +13,8 @@ from jaxpt.models.norm import compute_dtype, make_norm
 from jaxpt.models.resnet import BasicBlock, ResNet
 
 
+# What is compiled here runs once: optimising it would take longer than running it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {"widths": (8, 8), "strides": (1, 2)}
 
 
@@ -32,11 +34,11 @@ def shapes_of(net, *image_shape):
 
 
 def initial(net, images):
-    return jax.jit(lambda: net.init(jax.random.key(0), images, False))()
+    return jit(lambda: net.init(jax.random.key(0), images, False))()
 
 
 def run(net, variables, images, train=False):
-    return jax.jit(lambda v, x: net.apply(v, x, train))(variables, images)
+    return jit(lambda v, x: net.apply(v, x, train))(variables, images)
 
 
 def count(tree):
@@ -140,10 +142,10 @@ class TestBatchNorm:
             return features, changed["batch_stats"]
 
         if mesh is None:
-            return jax.jit(forward)(images)
-        return jax.jit(jax.shard_map(lambda x: forward(x, "shard"), mesh=mesh,
-                                     in_specs=P("shard"), out_specs=(P("shard"), P()),
-                                     check_vma=False))(images)
+            return jit(forward)(images)
+        mapped = jax.shard_map(lambda x: forward(x, "shard"), mesh=mesh, in_specs=P("shard"),
+                               out_specs=(P("shard"), P()), check_vma=False)
+        return jit(mapped)(images)
 
     @pytest.fixture
     def whole(self, images):
@@ -269,7 +271,7 @@ class TestEncoder:
     def test_gives_head_output_features_and_changed_statistics(self, images):
         encoder = models.Encoder(backbone("small_cnn", norm="batch", widths=(8,), strides=(2,)),
                                  models.Projector((), 3))
-        params, stats = jax.jit(lambda: models.init(encoder, jax.random.key(0), images))()
+        params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
         assert set(params) == {"backbone", "head"}
         output, features, same = models.encode(encoder, params, stats, images, train=False)
         assert output.shape == (16, 3) and features.shape == (16, 8)

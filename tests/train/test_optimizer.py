@@ -1,0 +1,147 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from jaxpt.errors import InputError
+from jaxpt.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer, steps
+
+# What is compiled here runs once: optimising it would take longer than running it.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
+class TestSteps:
+    @pytest.mark.parametrize("text, expected", [
+        ("100 steps", 100), ("1 step", 1), ("0 steps", 0), ("  7   steps ", 7), ("7steps", 7),
+        ("2 epochs", 20), ("1 epoch", 10), ("0.5 epochs", 5), ("1.26 epochs", 13), ("0 epochs", 0),
+        ("240 examples", 2), ("1 example", 0), ("170 examples", 1), ("190 examples", 2)])
+    def test_units(self, text, expected):
+        found = steps(text, batch_size=120, n_examples=1200)
+        assert found == expected and isinstance(found, int)
+
+    def test_an_epoch_need_not_be_a_whole_number_of_batches(self):
+        assert steps("3 epochs", batch_size=100, n_examples=150) == 4  # 4.5, to the even one
+        assert steps("4 epochs", batch_size=100, n_examples=150) == 6
+
+    @pytest.mark.parametrize("text", [
+        "", "soon", "60", "epochs", "-3 steps", "3 hours", "1e3 steps", "3 steps or so",
+        "3,5 epochs", "steps 3", "nan epochs"])
+    def test_text_that_is_no_duration(self, text):
+        with pytest.raises(InputError, match=f"a duration reads like .*got {text!r}"):
+            steps(text, batch_size=120, n_examples=1200)
+
+
+class TestLearningRate:
+    @staticmethod
+    def schedule(total, warmup, peak=0.2):
+        config = ml_collections.ConfigDict({"learning_rate": peak})
+        found = jax.vmap(learning_rate(config, total_steps=total, warmup_steps=warmup))
+        return np.asarray(found(jnp.arange(total + 6)))
+
+    def test_linear_warmup_then_cosine_to_zero(self):
+        rates = self.schedule(50, 10)
+        np.testing.assert_allclose(rates[:11], 0.02 * np.arange(11), atol=1e-6)
+        share = np.arange(41) / 40
+        np.testing.assert_allclose(rates[10:51], 0.1 * (1 + np.cos(np.pi * share)), atol=1e-6)
+        np.testing.assert_allclose(rates[50:], 0, atol=1e-7)
+
+    def test_without_warmup_the_first_step_has_the_full_rate(self):
+        rates = self.schedule(50, 0)
+        np.testing.assert_allclose(rates[[0, 25, 50]], [0.2, 0.1, 0], atol=1e-6)
+
+    def test_warmup_longer_than_training(self):
+        with pytest.raises(InputError, match="warm-up of 51 steps .* 50 steps"):
+            self.schedule(50, 51)
+
+
+def optimizer(name, *, rate=0.1, momentum=0.0, weight_decay=0.0):
+    config = ml_collections.ConfigDict(
+        {"name": name, "momentum": momentum, "weight_decay": weight_decay})
+    return make_optimizer(config, optax.constant_schedule(rate))
+
+
+def descend(chosen, params, gradient_of, n):
+    """The parameters after each of n updates."""
+
+    @jit
+    def update(params, state):
+        updates, state = chosen.update(gradient_of(params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, path = chosen.init(params), []
+    for _ in range(n):
+        params, state = update(params, state)
+        path.append(jax.device_get(params))
+    return path
+
+
+PARAMS = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32),
+          "bias": np.array([1.0, -1.0], np.float32), "scale": np.float32(2.0)}
+
+
+def no_gradient(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+class TestOptimizers:
+    # LARS moves a matrix by a thousandth of its length, times the rate, whatever the gradient;
+    # vectors take plain steps, so one rate does not suit both.
+    @pytest.mark.parametrize("name, rate, keys", [
+        ("sgd", 0.02, ["kernel", "bias", "scale"]), ("adamw", 0.1, ["kernel", "bias", "scale"]),
+        ("lars", 10.0, ["kernel"]), ("lars", 0.02, ["bias", "scale"])])
+    def test_lowers_a_quadratic_to_its_minimum(self, name, rate, keys):
+        goal = {key: PARAMS[key] for key in keys}
+        start = jax.tree.map(lambda p: p + 1, goal)
+
+        def distance(params):
+            return sum(jnp.sum((p - g) ** 2) for p, g in zip(
+                jax.tree.leaves(params), jax.tree.leaves(goal)))
+
+        path = descend(optimizer(name, rate=rate, momentum=0.5), start, jax.grad(distance), 120)
+        assert distance(path[0]) < distance(start)
+        assert distance(path[-1]) < 0.02 * distance(start)
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_weight_decay_shrinks_matrices_and_leaves_the_rest(self, name):
+        rate = 100.0 if name == "lars" else 0.1
+        after = descend(optimizer(name, rate=rate, weight_decay=0.5), PARAMS, no_gradient, 1)[0]
+        # SGD and AdamW: 1 − rate·decay; LARS: a thousandth of the length per unit of rate.
+        shrunk = 1 - 100 * 0.001 if name == "lars" else 1 - 0.1 * 0.5
+        np.testing.assert_allclose(after["kernel"], shrunk * PARAMS["kernel"], rtol=1e-5)
+        np.testing.assert_array_equal(after["bias"], PARAMS["bias"])
+        np.testing.assert_array_equal(after["scale"], PARAMS["scale"])
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_without_weight_decay_nothing_moves_by_itself(self, name):
+        after = descend(optimizer(name), PARAMS, no_gradient, 1)[0]
+        for key in PARAMS:
+            np.testing.assert_array_equal(after[key], PARAMS[key])
+
+    @pytest.mark.parametrize("name", ["sgd", "lars"])
+    def test_momentum_adds_up(self, name):
+        path = descend(optimizer(name, rate=0.1, momentum=0.9), {"bias": PARAMS["bias"]},
+                       lambda params: jax.tree.map(jnp.ones_like, params), 3)
+        steps_taken = -np.diff([PARAMS["bias"][0], *(p["bias"][0] for p in path)])
+        np.testing.assert_allclose(steps_taken, [0.1, 0.19, 0.271], rtol=1e-4)
+
+    def test_lars_scales_matrices_but_not_vectors(self):
+        after = descend(optimizer("lars", rate=1.0), PARAMS, lambda params: jax.tree.map(
+            lambda p: 1e-3 * jnp.ones_like(p), params), 1)[0]
+        moved = np.linalg.norm(after["kernel"] - PARAMS["kernel"])
+        assert moved == pytest.approx(1e-3 * np.linalg.norm(PARAMS["kernel"]), rel=1e-3)
+        np.testing.assert_allclose(after["bias"], PARAMS["bias"] - 1e-3, rtol=1e-5)
+
+    def test_follows_the_schedule(self):
+        config = ml_collections.ConfigDict({"name": "sgd", "momentum": 0.0, "weight_decay": 0.0})
+        chosen = make_optimizer(config, lambda step: jnp.array([0.5, 0.25, 0.0])[step])
+        path = descend(chosen, {"bias": PARAMS["bias"]},
+                       lambda params: jax.tree.map(jnp.ones_like, params), 3)
+        np.testing.assert_allclose([p["bias"][0] for p in path], [0.5, 0.25, 0.25])
+
+    def test_unknown(self):
+        with pytest.raises(InputError, match=r"optimizer\.name must be one of .*got 'adam'"):
+            optimizer("adam")
