@@ -67,6 +67,12 @@ def get_config() -> ml_collections.ConfigDict:
     return c
 
 
+def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:
+    """Sets the fields that tuning chose for the config's method."""
+    config.update_from_flattened_dict(tuned[config.method])
+    return config
+
+
 METHODS = ("look", "nca", "sup_con", "cross_entropy")
 
 

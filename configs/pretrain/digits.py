@@ -21,7 +21,4 @@ def get_config(variant: str = "look"):
     c = defaults.get_config()
     c.data.source = "digits"
     c.data.label_map = "halves"
-    defaults.apply_variant(c, variant)
-    for field, value in TUNED[c.method].items():
-        c.update_from_flattened_dict({field: value})
-    return c
+    return defaults.apply_tuned(defaults.apply_variant(c, variant), TUNED)

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from jaxpt import models
 from jaxpt.errors import InputError
 from jaxpt.models.norm import compute_dtype, make_norm
-from jaxpt.models.resnet import BasicBlock, ResNet
+from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet
 
 
 # What is compiled here runs once: optimising it would take longer than running it.
@@ -222,6 +222,23 @@ def test_residual_blocks_start_as_the_identity():
     # Both blocks keep width and stride, so all that comes out of the stem passes through.
     np.testing.assert_array_equal(stages["stage1"], stages["stem"])
     assert np.abs(stages["stem"]).max() > 0.1
+
+
+def test_bottlenecks_start_as_their_shortcut():
+    net = ResNet((1,), Bottleneck, stem="small", width=8)
+    block = initial(net, jnp.zeros((1, 4, 4, 1)))["params"]["stage1_block1"]
+    np.testing.assert_array_equal(block["norm3"]["scale"], np.zeros(32))
+    np.testing.assert_array_equal(block["norm1"]["scale"], np.ones(8))
+
+
+def test_bottlenecks_stride_in_the_3x3_convolution():
+    """Version 1.5, as torchvision has it; no shape or count of parameters would tell."""
+    net, images = backbone("resnet50", stem="small", width=8), jnp.zeros((2, 16, 16, 3))
+    _, inside = jax.eval_shape(lambda: net.init_with_output(
+        jax.random.key(0), images, False, capture_intermediates=True,
+        mutable=["params", "batch_stats", "intermediates"]))
+    block = inside["intermediates"]["stage2_block1"]
+    assert [block[f"conv{i}"]["__call__"][0].shape[1] for i in (1, 2, 3)] == [16, 8, 8]
 
 
 def shapes_of_head(head):
