@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from jaxpt import records as record_files
 from jaxpt import report, study
 from jaxpt.data import sources
-from jaxpt.errors import InputError, require
+from jaxpt.errors import require
 from jaxpt.methods import METHODS
 from jaxpt.report import features as feature_files
 from jaxpt.report.results import DATA_NAMES, FINE, NAMES
@@ -45,7 +45,7 @@ def run(data: str, out: str | os.PathLike, seeds: int = 5, *,
             f"is no verdict, got {seeds}.")
     jobs = _jobs(data, seeds, duration)
     dataset = sources.load(_config(data, "look").data)
-    folder = _open(out)
+    folder = record_files.writable_folder(out)
     path = folder / "records.jsonl"
     _check_kept(path, dataset.name)
     _forget(path, _keys_without_pictures(jobs, folder))
@@ -78,20 +78,6 @@ def _jobs(data: str, seeds: int, duration: str | None) -> list[study.Job]:
                 config.log_every = config.knn_every = "0 steps"
             jobs += study.seeds_of(method, config, [seed], "test", keep_features=pictured)
     return jobs
-
-
-def _open(out: str | os.PathLike) -> pathlib.Path:
-    """Makes the folder and proves that files can be written into it."""
-    folder = pathlib.Path(out)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be written ({error.strerror}): choose another "
-                         "folder.") from error
-    return folder
 
 
 def _check_kept(path: pathlib.Path, data: str) -> None:

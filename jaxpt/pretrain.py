@@ -63,11 +63,11 @@ def run(config, workdir: str | None = None, *, resume: bool = True, quiet: bool 
     dataset = dataset or sources.load(config.data)
     train = train_split(config, dataset)
     method, durations = prepare(config, dataset)
-    if workdir is not None:
+    state = devices.replicate(init_state(method, config, train.images))
+    if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
         claim_workdir(workdir, config, resume=resume)
     data = devices.replicate(Resident(train.images, dataset.coarse(train.labels), train.ids,
                                       np.int32(config.seed)))
-    state = devices.replicate(init_state(method, config, train.images))
     checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints) if workdir else None
     start = checkpointer.latest_step() if checkpointer else None
     if start is not None:
@@ -100,7 +100,9 @@ class Durations(NamedTuple):
 def prepare(config, dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
     n_examples = len(train_split(config, dataset).ids)
-    require(config.views >= 1, f"views must be at least 1, got {config.views}.")
+    require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
+    for name in "views", "knn_k", "keep_checkpoints":
+        require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
     augment.check(config.augment)
     augment.check(config.key_augment)
 

@@ -35,6 +35,24 @@ def surroundings() -> dict[str, Any]:
     }
 
 
+def writable_folder(path: str | os.PathLike) -> pathlib.Path:
+    """Makes a folder and proves that files can be written into it.
+
+    Raises:
+      InputError: where they cannot.
+    """
+    folder = pathlib.Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
+                         "folder.") from error
+    return folder
+
+
 def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
     """Adds one record as one line, in one write, so that a kill leaves no half of it behind."""
     line = json.dumps(record, default=list) + "\n"

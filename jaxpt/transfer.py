@@ -1,6 +1,7 @@
 """The transfer loop: from a checkpoint to records of what its encoder is worth elsewhere."""
 
 import os
+import pathlib
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -75,9 +76,10 @@ def run(config, workdirs, out: str | os.PathLike) -> list[dict[str, Any]]:
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     known = {record["key"]: record for record in records.read(out)}
+    opened_runs = [(workdir, *open_run(workdir)) for workdir in workdirs]
+    records.writable_folder(pathlib.Path(out).parent)
     found = []
-    for workdir in workdirs:
-        opened, step = open_run(workdir)
+    for workdir, opened, step in opened_runs:
         dataset = _load_data(config, opened)
         pretrained = load_backbone(workdir, classes=len(dataset.class_names),
                                    channels=dataset.trainval.images.shape[-1])

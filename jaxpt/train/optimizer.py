@@ -1,5 +1,6 @@
 """Durations, schedules and optimizers from a config."""
 
+import math
 import re
 
 import jax
@@ -26,7 +27,7 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
       InputError: for text that is no duration.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w+)\s*", str(duration))
-    unit = match and next((u for u in _UNITS if u.startswith(match[2])), None)
+    unit = match and next((u for u in _UNITS if match[2] in (u, u.removesuffix("s"))), None)
     require(bool(unit), f"a duration reads like '60 epochs', '500 steps' or '10000 examples', got "
             f"{duration!r}.")
     amount = float(match[1])
@@ -36,6 +37,7 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
 
 def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
     """Linear warm-up to ``config.learning_rate``, then a cosine to zero."""
+    _check_size(config, "learning_rate")
     require(warmup_steps < total_steps, f"a warm-up of {warmup_steps} steps leaves nothing of the "
             f"{total_steps} steps of training: shorten it.")
     return optax.warmup_cosine_decay_schedule(
@@ -57,6 +59,8 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
     """
     require(config.name in OPTIMIZERS,
             f"optimizer.name must be one of {OPTIMIZERS}, got {config.name!r}.")
+    for name in "momentum", "weight_decay":
+        _check_size(config, name)
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_matrices)
     if config.name == "lars":
@@ -64,6 +68,12 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
                           trust_ratio_mask=_matrices, momentum=config.momentum)
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=_matrices),
                        optax.sgd(schedule, momentum=config.momentum))
+
+
+def _check_size(config, name):
+    value = config.get(name, 0.0)  # momentum, say, is not everybody's
+    require(0 <= value < math.inf,
+            f"optimizer.{name} must be finite and not negative, got {value}.")
 
 
 def _matrices(params):
