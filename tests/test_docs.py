@@ -2,6 +2,7 @@
 
 import importlib
 import pathlib
+import re
 import sys
 
 import pytest
@@ -39,8 +40,6 @@ def test_configs_hold_the_winners_of_tuning(data, method):
 
 
 def test_links_lead_somewhere():
-    import re
-
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"

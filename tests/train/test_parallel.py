@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -115,8 +116,6 @@ if jax.process_index() == 0:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path, dataset):
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
