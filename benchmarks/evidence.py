@@ -106,6 +106,8 @@ def markdown(records: list[dict]) -> str:
     lines = ["| setting | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
     for label in dict.fromkeys(r["label"] for r in records):
         group = [r["values"] for r in records if r["label"] == label]
+        if len(group) < 2:  # no spread, no row
+            continue
         columns = [np.array([values[name] for values in group]) for name in COLUMNS]
         cells = [f"{column.mean():.3f} ({column.std(ddof=1):.3f})" for column in columns]
         lines.append(f"| {label} | {len(group)} | " + " | ".join(cells) + " |")
