@@ -16,7 +16,7 @@ BAD_INPUT = 2
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status, 2 for bad input."""
-    parser, commands = _parser()
+    parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
         takes_config = args.command in ("pretrain", "transfer")
@@ -62,7 +62,7 @@ def _parser():
     report.add_argument("records", help="file of records (JSON lines)")
     report.add_argument("--out", required=True, help="folder for report.html")
     report.set_defaults(run=_report)
-    return parser, commands
+    return parser
 
 
 def _config_command(commands, name, text, example):
