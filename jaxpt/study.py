@@ -59,7 +59,7 @@ def run(jobs: list[Job], path: str | os.PathLike | None = None, *, workers: int 
     """
     known = {r["key"]: r for r in records.read(path)} if path else {}
     if path:
-        pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+        records.writable_folder(pathlib.Path(path).parent)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
     if jax.default_backend() != "cpu":
         workers = 1  # processes would fight for the accelerator's memory
