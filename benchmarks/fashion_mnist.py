@@ -2,8 +2,9 @@
 
     python benchmarks/fashion_mnist.py
 
-Test part, with the settings that benchmarks/tune.py chose on validation. Ablations over LOOK's
-own settings are on validation data: benchmarks/evidence.py fashion_mnist.
+Test part, with the settings that benchmarks/tune.py chose on validation, for 8 epochs (the base
+setting) and for 40. Ablations over LOOK's own settings are on validation data:
+benchmarks/evidence.py fashion_mnist.
 """
 
 import pathlib
@@ -13,22 +14,26 @@ from jaxpt.configs.pretrain import fashion_mnist
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "fashion_mnist.jsonl"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
-SEEDS = range(3)
+SEEDS = range(5)
+DURATIONS = ("8 epochs", "40 epochs")
 
 
-def jobs() -> list[study.Job]:
+def jobs(duration: str) -> list[study.Job]:
     """Every method with every seed."""
     found = []
     for method in METHODS:
         config = fashion_mnist.get_config(method)
+        config.duration = duration
         config.log_every = config.knn_every = "0 steps"
         found += study.seeds_of(method, config, SEEDS, "test")
     return found
 
 
 def main() -> None:
-    results = study.run(jobs(), RECORDS, on_done=lambda r: print(r["label"], r["seed"], flush=True))
-    print(report.markdown(results))
+    for duration in DURATIONS:
+        found = study.run(jobs(duration), RECORDS,
+                          on_done=lambda r: print(r["label"], r["seed"], flush=True))
+        print(f"{duration}\n\n{report.markdown(found)}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import jax
 import ml_collections
 
 from jaxpt import records
+from jaxpt.configs.pretrain import defaults
 
 
 class Job(NamedTuple):
@@ -30,7 +31,7 @@ class Job(NamedTuple):
 
     @property
     def key(self) -> str:
-        return records.key_of({"config": self.config, "part": self.part})
+        return _key(self.config, self.part)
 
 
 def seeds_of(label: str, config: ml_collections.ConfigDict, seeds, part: str,
@@ -57,7 +58,7 @@ def run(jobs: list[Job], path: str | os.PathLike | None = None, *, workers: int 
         run one after the other in this process.
       on_done: called with each new record.
     """
-    known = {r["key"]: r for r in records.read(path)} if path else {}
+    known = _known(path) if path else {}
     if path:
         records.writable_folder(pathlib.Path(path).parent)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
@@ -74,8 +75,21 @@ def run(jobs: list[Job], path: str | os.PathLike | None = None, *, workers: int 
 
 def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
     """The records that a file holds of these jobs, in their order; nothing is run."""
-    known = {r["key"]: r for r in records.read(path)}
+    known = _known(path)
     return [known[job.key] | {"label": job.label} for job in jobs if job.key in known]
+
+
+def _known(path):
+    return {_key(r["config"], r["part"]): r for r in records.read(path)}
+
+
+def _key(config, part):
+    """Of the config with every field that it does not name at its default, so that a record goes
+    on counting when a later version brings new fields."""
+    complete = defaults.get_config().to_dict()
+    complete |= {name: complete.get(name, {}) | value if isinstance(value, dict) else value
+                 for name, value in config.items()}
+    return records.key_of({"config": complete, "part": part})
 
 
 def _results(jobs, workers):
