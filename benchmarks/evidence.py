@@ -44,8 +44,8 @@ SETTINGS = {
     },
     "fashion_mnist": {
         "base": {},
-        "40 epochs": {"duration": "40 epochs"},
-        "no augmentation, 40 epochs": {"duration": "40 epochs", **NO_AUGMENTATION, **NO_FLIP},
+        "24 epochs": {"duration": "24 epochs"},
+        "no augmentation, 24 epochs": {"duration": "24 epochs", **NO_AUGMENTATION, **NO_FLIP},
         "all ten labels": {"data.label_map": "fine"},
     },
 }

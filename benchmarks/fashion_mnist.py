@@ -3,7 +3,7 @@
     python benchmarks/fashion_mnist.py
 
 Test part, with the settings that benchmarks/tune.py chose on validation, for 8 epochs (the base
-setting) and for 40. Ablations over LOOK's own settings are on validation data:
+setting) and for 24. Ablations over LOOK's own settings are on validation data:
 benchmarks/evidence.py fashion_mnist.
 """
 
@@ -15,7 +15,7 @@ from jaxpt.configs.pretrain import fashion_mnist
 RECORDS = pathlib.Path(__file__).parent / "records" / "fashion_mnist.jsonl"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
 SEEDS = range(5)
-DURATIONS = ("8 epochs", "40 epochs")
+DURATIONS = ("8 epochs", "24 epochs")
 
 
 def jobs(duration: str) -> list[study.Job]:

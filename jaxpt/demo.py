@@ -12,12 +12,12 @@ from jaxpt import records as record_files
 from jaxpt import report, study
 from jaxpt.data import sources
 from jaxpt.errors import require
-from jaxpt.methods import METHODS
 from jaxpt.report import features as feature_files
 from jaxpt.report.results import DATA_NAMES, FINE, NAMES
 from jaxpt.report.statistics import MIN_SEEDS
 
 DATA = ("digits", "fashion_mnist")
+METHODS = ("cross_entropy", "sup_con", "nca", "look")
 PICTURED_SEED = 0  # its features and training curves are kept for the figures
 
 

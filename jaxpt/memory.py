@@ -1,20 +1,26 @@
-"""A labelled queue of keys: what LOOK, NCA and their kin take their neighbours from."""
+"""The labelled keys that LOOK, NCA and their kin take their neighbours from.
+
+Either a queue of the latest keys (``push``), or a bank with one key for each training example,
+updated in place (``write``).
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxpt.losses.similarity import unit_vectors
+
 
 class Memory(NamedTuple):
-    """A first-in-first-out queue as a pytree.
+    """Keys with their labels and examples, as a pytree.
 
     Attributes:
       keys: float32 [size, dim], unit rows where ``valid``.
       labels: int32 [size].
       ids: int32 [size], the example that each key was made from.
       valid: bool [size]; False until a slot was written, so that nothing random is a neighbour.
-      cursor: int32 scalar, the slot to be written next.
+      cursor: int32 scalar, the slot that a queue writes next; a bank has no use for it.
     """
 
     keys: jax.Array
@@ -60,10 +66,7 @@ def push(memory: Memory, keys: jax.Array, labels: jax.Array, ids: jax.Array) -> 
         raise ValueError(
             f"a batch of {batch} keys does not fit a memory of {size}: make the memory at least "
             f"{batch} long or the batch smaller.")
-    if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == (batch,):
-        raise ValueError(
-            f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "
-            f"{keys.shape}, {labels.shape} and {ids.shape}.")
+    _check_shapes(memory, keys, labels, ids)
     slots = (memory.cursor + jnp.arange(batch, dtype=jnp.int32)) % size
     return Memory(
         keys=memory.keys.at[slots].set(jax.lax.stop_gradient(keys).astype(jnp.float32)),
@@ -72,3 +75,45 @@ def push(memory: Memory, keys: jax.Array, labels: jax.Array, ids: jax.Array) -> 
         valid=memory.valid.at[slots].set(True),
         cursor=(memory.cursor + batch) % size,
     )
+
+
+def write(memory: Memory, slots: jax.Array, keys: jax.Array, labels: jax.Array, ids: jax.Array, *,
+          momentum: float) -> Memory:
+    """Moves each slot's key towards a new one: unit(momentum · old + (1 − momentum) · new).
+
+    A slot that was never written takes the new key as it is. Where a batch names a slot twice (at
+    the border of two passes over the data), its last row counts.
+
+    Args:
+      memory: the memory; unchanged.
+      slots: int32 [batch], each in 0 … size − 1.
+      keys: float [batch, dim], unit rows.
+      labels, ids: int32 [batch].
+      momentum: 0 … 1; 0 replaces the key.
+
+    Returns:
+      The memory with those slots written.
+
+    Raises:
+      ValueError: if shapes do not match.
+    """
+    _check_shapes(memory, keys, labels, ids)
+    size, rows = memory.keys.shape[0], jnp.arange(keys.shape[0])
+    repeated = jnp.any((slots[:, None] == slots[None, :]) & (rows[None, :] > rows[:, None]), axis=1)
+    share = jnp.where(memory.valid[slots], momentum, 0.0)[:, None]
+    keys = jax.lax.stop_gradient(keys).astype(jnp.float32)
+    moved = unit_vectors(share * memory.keys[slots] + (1 - share) * keys)
+    moved = jnp.where(share > 0, moved, keys)
+    slots = jnp.where(repeated, size, slots)  # out of range, so dropped
+    return memory._replace(
+        keys=memory.keys.at[slots].set(moved, mode="drop"),
+        labels=memory.labels.at[slots].set(labels.astype(jnp.int32), mode="drop"),
+        ids=memory.ids.at[slots].set(ids.astype(jnp.int32), mode="drop"),
+        valid=memory.valid.at[slots].set(True, mode="drop"))
+
+
+def _check_shapes(memory, keys, labels, ids):
+    if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == keys.shape[:1]:
+        raise ValueError(
+            f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "
+            f"{keys.shape}, {labels.shape} and {ids.shape}.")

@@ -103,8 +103,11 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
+    require(config.local_views >= 0,
+            f"local_views must not be negative, got {config.local_views}.")
     augment.check(config.augment)
     augment.check(config.key_augment)
+    augment.check(config.local_augment)
 
     def steps(duration):
         return optimizers.steps(duration, batch_size=config.batch_size, n_examples=n_examples)
@@ -113,7 +116,7 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
     require(total >= 1, f"duration {config.duration!r} is less than one step.")
     schedule = optimizers.learning_rate(config.optimizer, total_steps=total,
                                         warmup_steps=steps(config.optimizer.warmup))
-    method = make_method(Setup(config, len(dataset.coarse.names),
+    method = make_method(Setup(config, len(dataset.coarse.names), n_examples,
                                optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS))
     return method, Durations(total, *(steps(d) for d in (config.log_every, config.knn_every,
                                                          config.checkpoint_every)))
@@ -173,10 +176,13 @@ def _record(history, writer, step, values):
 
 
 def _fill_memory(method, devices, state, data, config, n_examples):
-    """Fills the memory with real keys: each example at most once, before the first update."""
+    """Fills the memory with real keys before the first update: a queue with as many whole batches
+    as it holds, each example at most once; a bank with all examples."""
     fill = devices.map(
         lambda state, data, rows: (method.fill(state, gather(data, rows)), {}))
-    for i in range(min(config.memory, n_examples) // config.batch_size):
+    batches = (-(-n_examples // config.batch_size) if config.memory_kind == "bank"
+               else min(config.memory, n_examples) // config.batch_size)
+    for i in range(batches):
         rows = rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)
         rows = rows._replace(epoch=np.full(config.batch_size, FILL_EPOCH, np.int32))
         state, _ = fill(state, data, devices.split(rows))

@@ -193,8 +193,9 @@ def _step(encoder, augmentation, optimizer, state, batch):
     images = augment.draw_view(augmentation, batch, view=0)
 
     def loss_of(params):
-        logits, _, stats = encode(encoder, params, state.batch_stats, images, train=True)
-        return jnp.mean(losses.cross_entropy(logits, batch.label)), stats
+        encoded = encode(encoder, params, state.batch_stats, images, train=True)
+        per_example = losses.cross_entropy(encoded.output, batch.label)
+        return jnp.mean(per_example), encoded.batch_stats
 
     (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     loss, stats, gradients = jax.lax.pmean((loss, stats, gradients), AXIS)

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(jaxpt.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "knn": set(),
-    "memory": set(),
+    "memory": {"losses"},
     "losses": {"knn"},
     "models": {"losses"},
     "data": {"losses"},
@@ -23,9 +23,9 @@ MAY_IMPORT = {
     "records": set(),
     "pretrain": {"methods", "train", "data", "evaluation", "models"},
     "transfer": {"losses", "models", "data", "train", "evaluation", "records"},
-    "study": {"records", "pretrain", "data", "train", "evaluation"},
+    "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data"},
-    "demo": {"study", "report", "records", "data", "methods"},
+    "demo": {"study", "report", "records", "data"},
     "cli": {"demo", "pretrain", "transfer", "report", "records", "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out

@@ -1,6 +1,7 @@
 """What every pre-training config starts from: each field with what it means.
 
 The values are jaxpt's defaults; where a paper's are unknown (LOOK's), none is the paper's.
+Methods other than the four that the demo compares are not tuned.
 """
 
 import ml_collections
@@ -11,10 +12,11 @@ from jaxpt.errors import InputError
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0
-    c.method = "look"  # look, nca, sup_con, cross_entropy
+    c.method = "look"  # one of METHODS below
     c.duration = "60 epochs"  # or steps, or examples
     c.batch_size = 120  # over all devices
     c.views = 1  # augmented views of each image per step through the online encoder
+    c.local_views = 0  # and small crops of it (multi-crop)
 
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME
@@ -25,6 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.train_on = "trainval"  # or "train", which leaves a fifth for validation
 
     c.augment = ml_collections.ConfigDict()  # of queries, and of every view without a target
+    c.augment.crop_area = (1.0, 1.0)  # smallest and largest share that a random crop keeps
+    c.augment.crop_size = 0  # its side, pixels; 0: the image's
     c.augment.shift = 1  # pixels
     c.augment.flip = False
     c.augment.contrast = 0.2
@@ -32,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment.noise = 0.05  # share of the full range
     c.augment.erase = 0.0  # side of an erased square, share of the image
     c.key_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of keys
+    c.local_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of small crops
+    c.local_augment.crop_area = (0.1, 0.5)
 
     c.model = ml_collections.ConfigDict()
     c.model.name = "small_cnn"  # small_cnn, resnet18, resnet50
@@ -39,6 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.dtype = "float32"  # of the computation; parameters are float32
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     c.model.projector = ml_collections.ConfigDict({"hidden": (128,), "dim": 64})
+    c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # BYOL and its kin
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adamw, sgd, lars
@@ -49,13 +56,33 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.temperature = 0.1
     c.memory = 1200  # keys
+    c.memory_kind = "queue"  # or bank: one key for each training example
+    c.memory_momentum = 0.5  # of a bank's keys
     c.ema = 0.98  # of the target encoder
+    c.ema_end = -1.0  # where a cosine takes the EMA to; below 0: it stays
     c.target_norm = "batch"  # or "running": BatchNorm statistics in the target encoder
+
+    # LOOK
     c.k = 100
     c.k_warmup = "0 steps"  # way from the whole memory down to k
+    c.k_by_class = False  # k in proportion to the frequency of the query's class in the memory
     c.no_positive = "nearest"  # or drop, floor
     c.own_view = 0.0  # weight of the query's own second view as an extra positive
-    c.label_smoothing = 0.0
+    c.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: the hard edge
+    c.balanced = False  # neighbours' weights in inverse proportion to their class's frequency
+    c.robustness = 0.0  # q of (1 − p^q) / q, for noisy labels; 0: −log p
+
+    # Other methods
+    c.classifier = "linear"  # cross_entropy: or mlp, which is SL-MLP
+    c.label_smoothing = 0.0  # cross_entropy
+    c.form = "out"  # sup_con: or in
+    c.weight = 0.5  # spread, grafit, mask_con: see each
+    c.target_temperature = 0.05  # mask_con, dino
+    c.prototypes_from = "learnt"  # t_rex: or memory, which is t-ReX*
+    c.prototypes = 256  # dino
+    c.centre_momentum = 0.9  # dino
+    c.redundancy = 0.0051  # barlow_twins
+    c.vicreg = ml_collections.ConfigDict({"invariance": 25.0, "variance": 25.0, "covariance": 1.0})
 
     c.knn_every = "5 epochs"  # kNN monitor
     c.knn_k = 20
@@ -68,12 +95,33 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:
-    """Sets the fields that tuning chose for the config's method."""
-    config.update_from_flattened_dict(tuned[config.method])
+    """Sets the fields that tuning chose for the config's method, where it was tuned."""
+    config.update_from_flattened_dict(tuned.get(config.method, {}))
     return config
 
 
-METHODS = ("look", "nca", "sup_con", "cross_entropy")
+METHODS = ("look", "nca", "cross_entropy", "sup_con", "sup_moco", "exemplar", "spread", "mask_con",
+           "grafit", "t_rex", "moco_v2", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins",
+           "vicreg", "dino", "nn_clr")
+# What a method needs, or its paper says, that is not the default above. Papers' networks, batches
+# and schedules are those of ImageNet: these are starting points, not reproductions.
+OF_METHOD = {
+    "nca": {"temperature": 0.05},
+    "sup_moco": {"temperature": 0.07},
+    "exemplar": {"temperature": 0.2},
+    "spread": {"temperature": 0.5, "views": 2},
+    "mask_con": {"target_temperature": 0.05, "weight": 1.0},
+    "t_rex": {"views": 1, "local_views": 8},
+    "moco_v2": {"temperature": 0.2},
+    "moco_v3": {"temperature": 1.0, "views": 2, "ema_end": 1.0},
+    "simclr": {"temperature": 0.5, "views": 2},
+    "byol": {"views": 2, "ema_end": 1.0},
+    "simsiam": {"views": 2},
+    "barlow_twins": {"views": 2},
+    "vicreg": {"views": 2},
+    "dino": {"views": 2, "local_views": 6, "target_temperature": 0.04, "ema_end": 1.0},
+    "nn_clr": {"views": 2},
+}
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
@@ -81,6 +129,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
     for word in filter(None, (variant or "").split(",")):
         if word in METHODS:
             config.method = word
+            config.update_from_flattened_dict(OF_METHOD.get(word, {}))
         elif word == "smoke":
             config.duration = "4 steps"
             config.log_every = config.knn_every = config.checkpoint_every = "2 steps"

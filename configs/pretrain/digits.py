@@ -2,7 +2,8 @@
 
     jaxpt pretrain --config=pretrain/digits.py:look --workdir=runs/digits
 
-Variants: look, nca, sup_con, cross_entropy; add ",smoke" for a run of seconds.
+Variants: every method of ``defaults.METHODS``; add ",smoke" for a run of seconds. Only the four
+that the demo compares are tuned.
 """
 
 from jaxpt.configs.pretrain import defaults

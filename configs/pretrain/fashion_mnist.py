@@ -3,8 +3,8 @@
     jaxpt pretrain --config=pretrain/fashion_mnist.py:look --workdir=runs/fashion
 
 The first 6,000 training images in a fixed shuffle, so that a run takes minutes on one CPU core;
-``--config.data.limit=0`` takes all 60,000. Variants: look, nca, sup_con, cross_entropy; add
-",smoke" for a run of seconds.
+``--config.data.limit=0`` takes all 60,000. Variants: every method of ``defaults.METHODS``; add
+",smoke" for a run of seconds. Only the four that the benchmarks compare are tuned.
 """
 
 from jaxpt.configs.pretrain import defaults

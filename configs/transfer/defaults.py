@@ -30,8 +30,8 @@ def get_config(variant: str = ""):
     c.data.limit = 0
 
     c.augment = ml_collections.ConfigDict(
-        {"shift": 1, "flip": False, "contrast": 0.2, "brightness": 0.0, "noise": 0.05,
-         "erase": 0.0})
+        {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 1, "flip": False, "contrast": 0.2,
+         "brightness": 0.0, "noise": 0.05, "erase": 0.0})
     c.mapping = "shard_map"
     c.devices = 0
     if variant == "smoke":

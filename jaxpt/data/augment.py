@@ -19,14 +19,17 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
     """One augmented view of every image of a batch.
 
     Args:
-      config: ConfigDict with ``shift`` (largest translation, pixels), ``flip`` (bool),
+      config: ConfigDict with ``crop_area`` (smallest and largest share of the image that a random
+        resized crop keeps; (1, 1): no crop), ``crop_size`` (pixels of its side; 0: as many as the
+        image has), ``shift`` (largest translation, pixels), ``flip`` (bool),
         ``contrast`` and ``brightness`` (largest relative change), ``noise`` (standard deviation,
         in units of the full range), ``erase`` (side of an erased square as a share of the image).
       batch: uint8 images with their ids and epochs, and the run's seed.
       view: which view of the example; another number gives an independent one.
 
     Returns:
-      float32 [batch, height, width, channels], roughly in −1 … 1.
+      float32 [batch, height, width, channels], roughly in −1 … 1; height and width are
+      ``crop_size`` where it is set.
     """
     root = jax.random.fold_in(jax.random.key(batch.seed), view)
 
@@ -42,10 +45,18 @@ def check(config) -> None:
     for name in ("shift", "contrast", "brightness", "noise", "erase"):
         require(config[name] >= 0, f"augment.{name} must not be negative, got {config[name]}.")
     require(config.erase < 1, f"augment.erase must be below 1, got {config.erase}.")
+    require(len(config.crop_area) == 2 and 0 < config.crop_area[0] <= config.crop_area[1] <= 1,
+            "augment.crop_area must be two shares above 0 and at most 1, the smaller first, got "
+            f"{tuple(config.crop_area)}.")
+    require(config.crop_size >= 0, f"augment.crop_size must not be negative, got "
+            f"{config.crop_size}.")
 
 
 def _augment(config, key, image):
     keys = jax.random.split(key, 5)
+    if config.crop_size or tuple(config.crop_area) != (1, 1):
+        image = _crop(jax.random.fold_in(key, len(keys)), image, config.crop_area,
+                      config.crop_size)
     if config.shift:
         image = _shift(keys[0], image, config.shift)
     if config.flip:
@@ -58,6 +69,21 @@ def _augment(config, key, image):
     if config.erase:
         image = _erase(keys[4], image, config.erase)
     return image
+
+
+def _crop(key, image, area, size):
+    """A random resized crop: a share of the area, sides 3:4 to 4:3, resized by anti-aliased linear
+    interpolation."""
+    height, width, channels = image.shape
+    draws = jax.random.uniform(key, (4,))
+    share = area[0] + (area[1] - area[0]) * draws[0]
+    stretch = jnp.exp((draws[1] - 0.5) * jnp.log(4 / 3))  # square root of the sides' ratio
+    sides = jnp.minimum(jnp.sqrt(share) * jnp.array([1 / stretch, stretch]), 1.0)
+    corner = (1 - sides) * draws[2:]
+    out = size or height, size or width
+    scale = jnp.array(out) / (sides * jnp.array([height, width]))
+    shift = -corner * jnp.array([height, width]) * scale
+    return jax.image.scale_and_translate(image, (*out, channels), (0, 1), scale, shift, "linear")
 
 
 def _shift(key, image, pixels):

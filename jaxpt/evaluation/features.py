@@ -35,5 +35,5 @@ def extract(encoder, params, batch_stats, images: np.ndarray, *,
 
 @functools.partial(jax.jit, static_argnums=0)
 def _encode(encoder, params, batch_stats, images):
-    output, features, _ = encode(encoder, params, batch_stats, to_float(images), train=False)
-    return {"output": output, "features": features}
+    encoded = encode(encoder, params, batch_stats, to_float(images), train=False)
+    return {"output": encoded.output, "features": encoded.features}

@@ -1,7 +1,16 @@
-"""Pure losses: arrays in, float32 values per example out. Needs jax and numpy alone."""
+"""Pure losses: arrays in, float32 out, mostly a value per example. Needs jax and numpy alone."""
 
-from jaxpt.losses.classification import cross_entropy
-from jaxpt.losses.contrastive import info_nce, sup_con
+from jaxpt.losses.classification import cosine_softmax, cross_entropy, prototype_softmax
+from jaxpt.losses.contrastive import info_nce, nn_clr, nt_xent, sup_con
+from jaxpt.losses.decorrelation import barlow_twins, vicreg
+from jaxpt.losses.distillation import dino, move_centre
 from jaxpt.losses.neighbors import NO_POSITIVE, NeighborStats, look, nca
+from jaxpt.losses.regression import cosine_regression
+from jaxpt.losses.supervised import exemplar, grafit, mask_con, spread, sup_moco
 
-__all__ = ["NO_POSITIVE", "NeighborStats", "cross_entropy", "info_nce", "look", "nca", "sup_con"]
+__all__ = [
+    "NO_POSITIVE", "NeighborStats", "barlow_twins", "cosine_regression", "cosine_softmax",
+    "cross_entropy", "dino", "exemplar", "grafit", "info_nce", "look", "mask_con",
+    "move_centre", "nca", "nn_clr", "nt_xent", "prototype_softmax", "spread", "sup_con",
+    "sup_moco", "vicreg",
+]

@@ -1,25 +1,40 @@
-"""Contrastive losses over the views of a batch."""
+"""Contrastive losses over the views of a batch, over a queue of keys, or both."""
 
 import jax
 import jax.numpy as jnp
 
 from jaxpt.losses import similarity as sim
 
+FORMS = ("out", "in")
 
-def sup_con(embeddings, labels, *, temperature=0.1, normalize=True, where=None, axis_name=None):
-    """Supervised contrastive loss, the *out* form (the mean stands outside of the logarithm).
 
-    Every row is an anchor; all other rows are its contrast, those with its label its positives::
+def sup_con(embeddings, labels, *, form="out", temperature=0.1, keys=None, key_labels=None,
+            ids=None, key_ids=None, key_mask=None, normalize=True, where=None, axis_name=None):
+    """Supervised contrastive loss over a batch, and over a memory where one is given.
 
-        loss_i = 1/|P(i)| Σ_{p∈P(i)} ( log Σ_{a≠i} exp(s_ia/τ) − s_ip/τ )
+    Every row is an anchor; all other rows A(i) are its contrast, those with its label its
+    positives P(i). The mean over the positives stands outside of the logarithm, or inside::
 
-    Several views of an image are simply several rows with its label. An anchor without a positive
-    has loss 0 and gradient 0, never NaN.
+        out: loss_i = 1/|P(i)| Σ_{p∈P(i)} ( log Σ_{a∈A(i)} exp(s_ia/τ) − s_ip/τ )
+        in:  loss_i = −log( 1/|P(i)| Σ_{p∈P(i)} exp(s_ip/τ) / Σ_{a∈A(i)} exp(s_ia/τ) )
+
+    *In* is never larger than *out*: it is content with one near positive, where *out* pulls all
+    of them. Several views of an image are simply several rows with its label. An anchor without a
+    positive has loss 0 and gradient 0, never NaN.
+
+    With ``keys`` the contrast of an anchor is the other rows of the batch and the keys. No
+    gradient flows into the keys.
 
     Args:
       embeddings: float [batch, dim].
       labels: int [batch].
+      form: "out", which the paper found to be the better one, or "in".
       temperature: τ > 0; the paper's 0.1.
+      keys: float [memory, dim], a memory that is the same on all devices.
+      key_labels: int [memory]; needed with keys.
+      ids, key_ids: int [batch], [memory]; keys with the anchor's id are left out of its contrast.
+        Rows of the batch are never left out by id: views of one image are positives.
+      key_mask: bool [memory]; False keys do not exist (empty slots, say).
       normalize: scale rows to length one first.
       where: bool [batch]; False rows are neither anchors nor contrast, and get loss 0.
       axis_name: where given, the contrast is the rows of all devices along that axis, and
@@ -30,7 +45,8 @@ def sup_con(embeddings, labels, *, temperature=0.1, normalize=True, where=None, 
 
     Raises:
       TypeError: for integer embeddings.
-      ValueError: for temperature <= 0 or shapes that do not match.
+      ValueError: for an unknown form, temperature <= 0, shapes that do not match, only one of the
+        ids, or what belongs to keys without keys.
 
     Example:
       Four unit vectors to the corners of a tetrahedron are all equally far apart: whatever the
@@ -43,51 +59,98 @@ def sup_con(embeddings, labels, *, temperature=0.1, normalize=True, where=None, 
       ['1.0986', '1.0986', '1.0986', '1.0986']
 
     References:
-      Khosla et al., "Supervised contrastive learning", NeurIPS 2020, equation 2.
+      Khosla et al., "Supervised contrastive learning", NeurIPS 2020, equations 2 and 3.
+    """
+    check_batch(embeddings, where, temperature)
+    sim.check_rows("labels", labels, embeddings.shape[0])
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS}, got {form!r}.")
+    anchors = sim.rows(embeddings, normalize, where)
+    s, others = in_batch(anchors, where, axis_name)
+    same = labels[:, None] == sim.gather(labels, axis_name)[None, :]
+    if keys is not None:
+        _check_memory(embeddings, keys, key_labels)
+        memory = in_memory(anchors, keys, ids, key_ids, key_mask, normalize)
+        s, others = (jnp.concatenate(pair, axis=1) for pair in zip((s, others), memory))
+        same = jnp.concatenate([same, labels[:, None] == key_labels[None, :]], axis=1)
+    elif not all(x is None for x in (key_labels, key_ids, key_mask)):
+        raise ValueError("key_labels, key_ids and key_mask need keys.")
+    return mean_over_positives(s / temperature, others, others & same, form, where)
+
+
+def nt_xent(embeddings, ids, *, temperature=0.5, normalize=True, where=None, axis_name=None):
+    """Normalised temperature-scaled cross-entropy, the loss of SimCLR.
+
+    Every row is an anchor, the other views of its image its positives and all other rows of the
+    batch its contrast: ``sup_con`` with images for classes. With two views of each image::
+
+        loss_i = log Σ_{a≠i} exp(s_ia/τ) − s_ij/τ,  j the other view of i's image
+
+    With more views the mean over the positives stands outside of the logarithm.
+
+    Args:
+      embeddings: float [batch, dim], all views.
+      ids: int [batch]; rows with one id are views of one image.
+      temperature: τ > 0; 0.5 is SimCLR's for CIFAR-10.
+      normalize, where, axis_name: as for ``sup_con``.
+
+    Returns:
+      float32 losses [batch]; 0 for an image of a single view.
+
+    Raises:
+      TypeError: for integer embeddings.
+      ValueError: for temperature <= 0 or shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import nt_xent
+      >>> views = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.0, 1.0]])
+      >>> print(f"{nt_xent(views, jnp.array([0, 1, 0, 1]))[0]:.4f}")  # log(e² + 2) − 2
+      0.2395
+
+    References:
+      Chen et al., "A simple framework for contrastive learning of visual representations",
+      ICML 2020, equation 1.
     """
     sim.check_embeddings("embeddings", embeddings)
-    sim.check_rows("labels", labels, embeddings.shape[0])
-    sim.check_rows("where", where, embeddings.shape[0])
-    sim.check_temperature(temperature)
-    anchors = sim.unit_vectors(embeddings) if normalize else embeddings.astype(jnp.float32)
-    contrast, contrast_labels, contrast_where = (
-        sim.gather(x, axis_name) for x in (anchors, labels, where))
-    first = 0 if axis_name is None else jax.lax.axis_index(axis_name) * anchors.shape[0]
-    own_row = (first + jnp.arange(anchors.shape[0]))[:, None]
-    others = own_row != jnp.arange(contrast.shape[0])[None, :]
-    if where is not None:
-        others &= contrast_where[None, :]
-    logits = sim.similarities(anchors, contrast) / temperature
-    positives = others & (labels[:, None] == contrast_labels[None, :])
-    n_positives = jnp.sum(positives, axis=-1)
-    mean_positive = (jnp.sum(jnp.where(positives, logits, 0.0), axis=-1)
-                     / jnp.maximum(n_positives, 1))
-    counts = n_positives > 0 if where is None else where & (n_positives > 0)
-    return jnp.where(counts, sim.masked_logsumexp(logits, others) - mean_positive, 0.0)
+    sim.check_rows("ids", ids, embeddings.shape[0])
+    return sup_con(embeddings, ids, temperature=temperature, normalize=normalize, where=where,
+                   axis_name=axis_name)
 
 
-def info_nce(queries, positives, keys, *, temperature=0.1, query_ids=None, key_ids=None,
-             key_mask=None, normalize=True, where=None):
-    """InfoNCE: each query's own positive against a queue of keys.
+def info_nce(queries, positives, keys=None, *, temperature=0.1, query_ids=None, key_ids=None,
+             key_mask=None, normalize=True, where=None, axis_name=None):
+    """InfoNCE: each query's own positive against a queue of keys, or against the batch.
 
-    loss_i = log( e^{s_i+/τ} + Σ_j e^{s_ij/τ} ) − s_i+/τ. No gradient flows into positives or keys.
+    ::
+
+        loss_i = log( e^{s_i+/τ} + Σ_j e^{s_ij/τ} ) − s_i+/τ
+
+    With ``keys`` the negatives j are the keys, as in MoCo. Without, they are the positives of the
+    other rows, as in MoCo v3 (which multiplies the loss by 2τ; this does not). No gradient flows
+    into positives or keys.
 
     Args:
       queries: float [batch, dim].
       positives: float [batch, dim], row i being the positive of query i.
-      keys: float [memory, dim], the negatives.
+      keys: float [memory, dim], the negatives; None for those of the batch.
       temperature: τ > 0.
       query_ids, key_ids: int [batch], [memory]; keys with the query's id are no negatives of it.
+        Without keys, ``query_ids`` alone leaves out the other rows with the query's id.
       key_mask: bool [memory]; False keys do not exist.
       normalize: scale all rows to length one first.
-      where: bool [batch]; False queries get loss 0.
+      where: bool [batch]; False queries get loss 0, and their positives are nobody's negatives.
+      axis_name: where given, the negatives are those of all devices along that axis: the positives
+        of their rows, or the keys, of which each device then passes its own part. A queue that
+        is the same on all devices needs none.
 
     Returns:
       float32 losses [batch].
 
     Raises:
       TypeError: for integer embeddings.
-      ValueError: for temperature <= 0 or shapes that do not match.
+      ValueError: for temperature <= 0, shapes that do not match, with keys only one of the ids,
+        or without keys what belongs to them.
 
     Example:
       >>> import jax.numpy as jnp
@@ -97,23 +160,165 @@ def info_nce(queries, positives, keys, *, temperature=0.1, query_ids=None, key_i
       0.6931
 
     References:
-      van den Oord et al., arXiv:1807.03748; He et al., "Momentum contrast", CVPR 2020.
+      van den Oord et al., arXiv:1807.03748; He et al., "Momentum contrast", CVPR 2020; Chen et
+      al., "An empirical study of training self-supervised vision transformers", ICCV 2021.
     """
-    for name, array in ("queries", queries), ("positives", positives), ("keys", keys):
-        sim.check_embeddings(name, array)
-    if positives.shape != queries.shape:
-        raise ValueError(f"positives must have the queries' shape {queries.shape}, got "
-                         f"{positives.shape}.")
-    if queries.shape[1] != keys.shape[1]:
-        raise ValueError(f"queries have dimension {queries.shape[1]} but keys {keys.shape[1]}.")
-    sim.check_rows("where", where, queries.shape[0])
-    sim.check_temperature(temperature)
-    queries, positives, keys = (sim.unit_vectors(x) if normalize else x.astype(jnp.float32)
-                                for x in (queries, positives, keys))
-    positives, keys = jax.lax.stop_gradient((positives, keys))
+    if keys is not None:
+        s, candidates, own, *_ = own_and_keys(
+            queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize, where,
+            axis_name)
+    else:
+        if key_ids is not None or key_mask is not None:
+            raise ValueError("key_ids and key_mask need keys.")
+        check_pairs(queries, positives, temperature, where)
+        sim.check_rows("query_ids", query_ids, queries.shape[0])
+        queries, positives = (sim.rows(x, normalize, where) for x in (queries, positives))
+        s, candidates = in_batch(queries, where, axis_name, jax.lax.stop_gradient(positives))
+        own = sim.own_rows(queries.shape[0], axis_name)
+        if query_ids is not None:
+            candidates &= query_ids[:, None] != sim.gather(query_ids, axis_name)[None, :]
+        candidates |= own
+    return cross_entropy_of(s / temperature, candidates, own, where)
+
+
+def nn_clr(embeddings, predictions, keys, *, temperature=0.1, key_ids=None, query_ids=None,
+           key_mask=None, normalize=True, where=None, axis_name=None):
+    """NNCLR: the key nearest to one view is the positive of the other view's prediction.
+
+    ::
+
+        NN_i = the key most similar to embeddings[i]
+        loss_i = log Σ_k e^{NN_i·p_k/τ} − NN_i·p_i/τ,  k over the predictions p of the batch
+
+    Gradients flow into the predictions alone, those of the contrast included. The loss is not
+    symmetric: call it once for each order of the two views and average.
+
+    Args:
+      embeddings: float [batch, dim], projections of the first view.
+      predictions: float [batch, dim], predictor outputs of the second view of the same images.
+      keys: float [memory, dim], earlier projections, a memory that is the same on all devices.
+      temperature: τ > 0; the paper's 0.1.
+      key_ids, query_ids: int [memory], [batch]; keys with the row's id are not its neighbours.
+        The paper has no such rule.
+      key_mask: bool [memory]; False keys do not exist (empty slots, say).
+      normalize: scale all rows to length one first.
+      where: bool [batch]; False rows get loss 0, and their predictions are nobody's contrast.
+      axis_name: where given, the contrast is the predictions of all devices along that axis.
+
+    Returns:
+      float32 losses [batch]; 0 for a row without an admissible key.
+
+    Raises:
+      TypeError: for integer embeddings.
+      ValueError: for temperature <= 0, shapes that do not match, or only one of the ids.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import nn_clr
+      >>> views, keys = jnp.array([[1.0, 0.1], [0.1, 1.0]]), jnp.eye(2)
+      >>> print(f"{nn_clr(views, jnp.eye(2), keys, temperature=1.0)[0]:.4f}")  # log(e + 1) − 1
+      0.3133
+
+    References:
+      Dwibedi et al., "With a little help from my friends", ICCV 2021, equation 2.
+    """
+    check_batch(embeddings, where, temperature)
+    sim.check_like("predictions", predictions, "embeddings", embeddings)
+    sim.check_keys("embeddings", embeddings, keys)
+    candidates = sim.candidates((embeddings.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
+    embeddings, predictions = (sim.rows(x, normalize, where) for x in (embeddings, predictions))
+    keys = sim.rows(keys, normalize, key_mask)
+    to_keys = jnp.where(candidates, sim.similarities(embeddings, keys), -jnp.inf)
+    neighbors = jax.lax.stop_gradient(keys[jnp.argmax(to_keys, axis=-1)])
+    s, others = in_batch(neighbors, where, axis_name, predictions)
+    own = sim.own_rows(embeddings.shape[0], axis_name)
+    counts = jnp.any(candidates, axis=-1)
+    return cross_entropy_of(s / temperature, others | own, own,
+                            counts if where is None else counts & where)
+
+
+# What losses over a batch, a memory or both share; here, so that supervised.py has it too.
+
+
+def in_batch(anchors, where, axis_name, contrast=None):
+    """(similarities, mask of the other rows), each [batch, rows of all devices].
+
+    ``contrast`` [batch, dim] are the rows to compare with, the anchors themselves if None.
+    """
+    rows = sim.gather(anchors if contrast is None else contrast, axis_name)
+    others = ~sim.own_rows(anchors.shape[0], axis_name)
+    if where is not None:
+        others &= sim.gather(where, axis_name)[None, :]
+    return sim.similarities(anchors, rows), others
+
+
+def in_memory(anchors, keys, query_ids, key_ids, key_mask, normalize):
+    """(similarities, mask of admissible keys), each [batch, memory]; no gradient into the keys."""
+    allowed = sim.candidates((anchors.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
+    keys = jax.lax.stop_gradient(sim.rows(keys, normalize, key_mask))
+    return sim.similarities(anchors, keys), allowed
+
+
+def own_and_keys(queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize,
+                 where, axis_name):
+    """Queries against their own positive, column 0, and the keys of all devices, after all checks.
+
+    Returns:
+      (similarities, mask of candidates, mask of the own positive), each [batch, 1 + memory],
+      then positives and keys as they were compared, without gradient.
+    """
+    check_pairs(queries, positives, temperature, where)
+    sim.check_keys("queries", queries, keys)
+    sim.check_rows("key_mask", key_mask, keys.shape[0])
+    keys, key_ids, key_mask = (sim.gather(x, axis_name) for x in (keys, key_ids, key_mask))
+    allowed = sim.candidates((queries.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
+    queries, positives = (sim.rows(x, normalize, where) for x in (queries, positives))
+    positives, keys = jax.lax.stop_gradient((positives, sim.rows(keys, normalize, key_mask)))
     own = jnp.sum(queries * positives, axis=-1, keepdims=True)
-    negatives = sim.candidates((queries.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
-    logits = jnp.concatenate([own, sim.similarities(queries, keys)], axis=1) / temperature
-    included = jnp.concatenate([jnp.ones(own.shape, bool), negatives], axis=1)
-    losses = sim.masked_logsumexp(logits, included) - logits[:, 0]
+    s = jnp.concatenate([own, sim.similarities(queries, keys)], axis=1)
+    candidates = jnp.concatenate([jnp.ones_like(own, bool), allowed], axis=1)
+    return s, candidates, jnp.broadcast_to(jnp.arange(s.shape[1]) == 0, s.shape), positives, keys
+
+
+def cross_entropy_of(logits, candidates, targets, where):
+    """log Σ_candidates e^logit − Σ targets·logit per row [batch]; 0 where ``where`` is False.
+
+    Args:
+      logits: float32 [batch, n].
+      candidates: bool [batch, n].
+      targets: bool or float32 [batch, n], rows of sum 1 that are 0 outside of the candidates.
+      where: bool [batch] or None.
+    """
+    aligned = jnp.sum(jnp.where(candidates, logits, 0.0) * targets, axis=-1)
+    losses = sim.masked_logsumexp(logits, candidates) - aligned
     return losses if where is None else jnp.where(where, losses, 0.0)
+
+
+def mean_over_positives(logits, contrast, positives, form, where):
+    """The two forms of ``sup_con`` from its logits and masks, each [batch, n]."""
+    n_positives = jnp.sum(positives, axis=-1)
+    if form == "out":
+        pull = (jnp.sum(jnp.where(positives, logits, 0.0), axis=-1)
+                / jnp.maximum(n_positives, 1))
+    else:
+        pull = sim.masked_logsumexp(logits, positives) - jnp.log(jnp.maximum(n_positives, 1))
+    counts = n_positives > 0 if where is None else where & (n_positives > 0)
+    return jnp.where(counts, sim.masked_logsumexp(logits, contrast) - pull, 0.0)
+
+
+def check_batch(embeddings, where, temperature, name="embeddings"):
+    sim.check_embeddings(name, embeddings)
+    sim.check_rows("where", where, embeddings.shape[0])
+    sim.check_temperature(temperature)
+
+
+def check_pairs(queries, positives, temperature, where):
+    check_batch(queries, where, temperature, "queries")
+    sim.check_like("positives", positives, "queries", queries)
+
+
+def _check_memory(embeddings, keys, key_labels):
+    sim.check_keys("embeddings", embeddings, keys)
+    if key_labels is None:
+        raise ValueError("keys need key_labels.")
+    sim.check_rows("key_labels", key_labels, keys.shape[0])

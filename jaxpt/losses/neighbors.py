@@ -27,8 +27,8 @@ class NeighborStats(NamedTuple):
 
 
 def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_ids=None,
-         key_ids=None, key_mask=None, no_positive="nearest", normalize=True, where=None,
-         axis_name=None):
+         key_ids=None, key_mask=None, no_positive="nearest", gate=None, balanced=False,
+         robustness=0.0, normalize=True, where=None, axis_name=None):
     """Leave-one-out k-nearest-neighbour loss (LOOK).
 
     The negative log-probability that a softmax-weighted kNN classifier, which may not use the
@@ -46,6 +46,9 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
     selection and log-sum-exp are float32 whatever the inputs are. Ties at the edge of the
     neighbourhood go to the lower index.
 
+    ``gate``, ``balanced`` and ``robustness`` go beyond the paper; at their defaults the loss is the
+    one above.
+
     Args:
       queries: float [batch, dim], embeddings of anything.
       keys: float [memory, dim].
@@ -59,6 +62,13 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         same-class key joins the neighbours (jaxpt's default); "drop": loss 0; "floor": the missing
         numerator is held at the weight of its furthest neighbour, a pure repulsion. Where no
         admissible key has the label at all, "nearest" drops.
+      gate: β > 0 softens the edge: every key takes part, its weight times σ(β (s_ij − b_i)), the
+        edge b_i halfway between the k-th and the next similarity. β → ∞ is the hard edge.
+      balanced: for long-tailed keys: e^{s/τ} is divided by how often the key's class occurs among
+        the keys, relative to the mean over classes, for the selection and for the weights. With
+        equally frequent classes nothing changes.
+      robustness: q in 0 … 1, for noisy labels: (1 − p^q) / q in place of −log p, so that a query
+        at odds with all its neighbours pulls no harder than 1/q. 0 is −log p.
       normalize: scale all rows to length one first. Turn off only for inner products of your own.
       where: bool [batch]; False queries get loss 0 and count in no statistic.
       axis_name: where given, the keys of all devices along that axis are gathered first, each
@@ -70,8 +80,8 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
 
     Raises:
       TypeError: for integer embeddings.
-      ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, shapes that do not
-        match, or only one of the ids.
+      ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, gate <= 0, robustness
+        outside 0 … 1, shapes that do not match, or only one of the ids.
 
     Example:
       Two keys of the query's class at cosine 1 and −1, one of another at 1. The two nearest are
@@ -86,20 +96,30 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
 
     References:
       Feng et al., "Rethinking supervised pre-training for better downstream transferring",
-      ICLR 2022, arXiv:2110.06014, for the idea; the formula is jaxpt's reading of it.
+      ICLR 2022, arXiv:2110.06014, for the idea; the formula is jaxpt's reading of it. Zhang and
+      Sabuncu, NeurIPS 2018, for (1 − p^q) / q.
     """
     if isinstance(k, numbers.Real) and not (isinstance(k, numbers.Integral) and k >= 1):
         raise ValueError(f"k must be a whole number of at least 1, got {k}.")
     if no_positive not in NO_POSITIVE:
         raise ValueError(f"no_positive must be one of {NO_POSITIVE}, got {no_positive!r}.")
-    s, same, candidates = _compare(
+    if isinstance(gate, numbers.Real) and not gate > 0:
+        raise ValueError(f"gate must be positive, got {gate}.")
+    if not 0 <= robustness <= 1:
+        raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
+    s, same, candidates, frequency = _compare(
         queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, axis_name)
+        normalize, axis_name, balanced)
+    if balanced:
+        s = s - temperature * jnp.log(frequency)
     neighbors = knn.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
     positives = neighbors & same
     missing = ~jnp.any(positives, axis=-1)
-    losses = _soft_knn_loss(s, neighbors, positives, candidates & same, missing, temperature,
-                            no_positive)
+    log_gate = None if gate is None else _log_gate(s, neighbors, candidates, gate)
+    losses = _soft_knn_loss(s, neighbors, positives, candidates, candidates & same, missing,
+                            temperature, no_positive, log_gate)
+    if robustness:
+        losses = -jnp.expm1(-robustness * losses) / robustness
     return _finish(losses, missing, neighbors, positives, where)
 
 
@@ -132,18 +152,20 @@ def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=N
       Goldberger et al., NIPS 2004; Wu et al., "Improving generalization via scalable neighborhood
       component analysis", ECCV 2018.
     """
-    s, same, candidates = _compare(
+    s, same, candidates, _ = _compare(
         queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
         normalize, axis_name)
     positives = candidates & same
     missing = ~jnp.any(positives, axis=-1)
-    losses = _soft_knn_loss(s, candidates, positives, positives, missing, temperature, "drop")
+    losses = _soft_knn_loss(s, candidates, positives, candidates, positives, missing, temperature,
+                            "drop")
     return _finish(losses, missing, candidates, positives, where)
 
 
 def _compare(queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-             normalize, axis_name):
-    """Similarities, same-label mask and candidate mask, each [batch, memory], after all checks."""
+             normalize, axis_name, with_frequency=False):
+    """After all checks: similarities, same-label mask and candidate mask, each [batch, memory],
+    and the relative frequency of each key's class [memory] where it is wanted."""
     sim.check_embeddings("queries", queries)
     sim.check_embeddings("keys", keys)
     if queries.shape[1] != keys.shape[1]:
@@ -161,11 +183,38 @@ def _compare(queries, keys, query_labels, key_labels, temperature, query_ids, ke
     s = sim.similarities(queries.astype(jnp.float32),
                          jax.lax.stop_gradient(keys).astype(jnp.float32))
     candidates = sim.candidates(s.shape, query_ids, key_ids, key_mask)
-    return s, query_labels[:, None] == key_labels[None, :], candidates
+    frequency = _class_frequency(key_labels, key_mask) if with_frequency else None
+    return s, query_labels[:, None] == key_labels[None, :], candidates, frequency
 
 
-def _soft_knn_loss(s, neighbors, positives, same_class, missing, temperature, no_positive):
-    """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, and the remedy where positives miss."""
+def _class_frequency(labels, mask):
+    """How often each key's class occurs among the keys, over the mean of the classes present."""
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    in_order = jnp.sort(labels)
+    before = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32),
+                                         mask[jnp.argsort(labels)].astype(jnp.int32)]))
+    count = (before[jnp.searchsorted(in_order, labels, side="right")]
+             - before[jnp.searchsorted(in_order, labels, side="left")])
+    count = jnp.maximum(count, 1)  # of a class with masked keys alone: whatever is finite
+    classes = jnp.sum(jnp.where(mask, 1 / count, 0.0))
+    return count * classes / jnp.maximum(jnp.sum(mask), 1)
+
+
+def _log_gate(s, neighbors, candidates, gate):
+    """log σ(gate · (s − edge)); 0 where all candidates are neighbours, so that there is no edge."""
+    last = jnp.min(s, axis=-1, where=neighbors, initial=jnp.inf)
+    following = jnp.max(s, axis=-1, where=candidates & ~neighbors, initial=-jnp.inf)
+    has_edge = jnp.isfinite(following)
+    edge = jax.lax.stop_gradient(jnp.where(has_edge, (last + following) / 2, 0.0))
+    return jnp.where(has_edge[:, None], jax.nn.log_sigmoid(gate * (s - edge[:, None])), 0.0)
+
+
+def _soft_knn_loss(s, neighbors, positives, candidates, same_class, missing, temperature,
+                   no_positive, log_gate=None):
+    """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, and the remedy where positives miss.
+
+    With ``log_gate`` all candidates are neighbours, each with the weight of its gate.
+    """
     logits = s / temperature
     missing_loss = 0.0
     if no_positive == "nearest":
@@ -175,11 +224,15 @@ def _soft_knn_loss(s, neighbors, positives, same_class, missing, temperature, no
         # Where a positive is among the neighbours nothing changes: the masks stay as they are.
         neighbors, positives = neighbors | nearest, positives | nearest
         missing = ~jnp.any(positives, axis=-1)
-    total = sim.masked_logsumexp(logits, neighbors)
+        log_gate = None if log_gate is None else jnp.where(nearest, 0.0, log_gate)
     if no_positive == "floor":
         furthest = jnp.min(logits, axis=-1, where=neighbors, initial=jnp.inf)
         has_neighbor = jnp.any(neighbors, axis=-1)
         furthest = jax.lax.stop_gradient(jnp.where(has_neighbor, furthest, 0.0))
+    if log_gate is not None:
+        logits, neighbors, positives = logits + log_gate, candidates, same_class
+    total = sim.masked_logsumexp(logits, neighbors)
+    if no_positive == "floor":
         missing_loss = jnp.where(has_neighbor, total - furthest, 0.0)
     losses = total - sim.masked_logsumexp(logits, positives)
     # Rounding could leave a loss a hair below zero.

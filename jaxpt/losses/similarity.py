@@ -26,6 +26,24 @@ def unit_vectors(vectors: jax.Array) -> jax.Array:
     return jnp.where(is_zero, 0.0, x * jax.lax.rsqrt(jnp.where(is_zero, 1.0, squared)))
 
 
+def rows(vectors: jax.Array, normalize: bool = True, where: jax.Array | None = None) -> jax.Array:
+    """Float32 rows, of length one if asked; those that ``where`` leaves out are zero.
+
+    What a row that does not exist holds, NaN even, must not reach the gradient of another.
+
+    Args:
+      vectors: float [rows, dim].
+      normalize: scale to length one.
+      where: bool [rows].
+
+    Returns:
+      float32 [rows, dim].
+    """
+    if where is not None:
+        vectors = jnp.where(where[:, None], vectors, 0)
+    return unit_vectors(vectors) if normalize else vectors.astype(jnp.float32)
+
+
 def similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
     """Inner products in full float32, also where the hardware would rather use bf16 or TF32.
 
@@ -94,6 +112,15 @@ def gather(array: jax.Array | None, axis_name) -> jax.Array | None:
     return jax.lax.all_gather(array, axis_name, tiled=True)
 
 
+def own_rows(rows: int, axis_name) -> jax.Array:
+    """Where each row stands among the gathered rows: bool [rows, rows of all devices]."""
+    if axis_name is None:
+        return jnp.eye(rows, dtype=bool)
+    total = rows * jax.lax.axis_size(axis_name)
+    own = jax.lax.axis_index(axis_name) * rows + jnp.arange(rows)
+    return own[:, None] == jnp.arange(total)[None, :]
+
+
 def check_embeddings(name: str, vectors: jax.Array) -> None:
     """Raises where ``vectors`` is not a float array of shape [rows, dim]."""
     if not jnp.issubdtype(jnp.asarray(vectors).dtype, jnp.floating):
@@ -102,13 +129,35 @@ def check_embeddings(name: str, vectors: jax.Array) -> None:
         raise ValueError(f"{name} must have shape [rows, dim], got shape {jnp.shape(vectors)}.")
 
 
+def check_like(name: str, vectors: jax.Array, other_name: str, other: jax.Array) -> None:
+    """Raises where ``vectors`` is not a float array of the shape of ``other``."""
+    check_embeddings(name, vectors)
+    if vectors.shape != other.shape:
+        raise ValueError(f"{name} must have the shape of {other_name}, {other.shape}, got "
+                         f"{vectors.shape}.")
+
+
+def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
+    """Raises where ``keys`` is not a float array of rows as long as those of ``queries``."""
+    check_embeddings("keys", keys)
+    if queries.shape[1] != keys.shape[1]:
+        raise ValueError(f"{queries_name} have dimension {queries.shape[1]} but keys "
+                         f"{keys.shape[1]}.")
+
+
+def check_weight(weight) -> None:
+    """Raises where a weight that is known at trace time is not in 0 … 1."""
+    if isinstance(weight, numbers.Real) and not 0 <= weight <= 1:
+        raise ValueError(f"weight must lie in 0 … 1, got {weight}.")
+
+
 def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
     """Raises where ``array`` is given and is not of shape [rows]."""
     if array is not None and jnp.shape(array) != (rows,):
         raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
 
 
-def check_temperature(temperature) -> None:
+def check_temperature(temperature, name: str = "temperature") -> None:
     """Raises where a temperature that is known at trace time is not positive."""
     if isinstance(temperature, numbers.Real) and not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}.")
+        raise ValueError(f"{name} must be positive, got {temperature}.")

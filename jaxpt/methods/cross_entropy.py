@@ -1,39 +1,38 @@
-"""Cross-entropy: a linear classifier on the backbone, trained with it."""
+"""Cross-entropy: a linear classifier on the backbone, trained with it.
 
-import jax
+With ``classifier = "mlp"`` the projector stands before the classifier and is left behind in
+transfer (SL-MLP: Wang et al., CVPR 2022).
+"""
+
 import jax.numpy as jnp
 
 from jaxpt import losses, models
 from jaxpt.errors import require
-from jaxpt.methods import encoding
+from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
-from jaxpt.train.state import TrainState, apply_gradients
+
+CLASSIFIERS = ("linear", "mlp")
 
 
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     require(0 <= config.label_smoothing < 1,
             f"label_smoothing must be at least 0 and below 1, got {config.label_smoothing}.")
-    encoder = models.Encoder(models.make_backbone(config.model, axis_name=axis),
-                             models.Classifier(setup.classes))
-
-    def init(key, images):
-        params, stats = models.init(encoder, key, images)
-        return TrainState(jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params))
+    require(config.classifier in CLASSIFIERS,
+            f"classifier must be one of {CLASSIFIERS}, got {config.classifier!r}.")
+    head = (models.Classifier(setup.classes) if config.classifier == "linear" else
+            models.MlpClassifier(models.make_projector(config.model, axis_name=axis),
+                                 setup.classes))
+    encoder = models.Encoder(models.make_backbone(config.model, axis_name=axis), head)
 
     def step(state, batch):
-        images, labels, _ = encoding.query_views(config, batch)
-
         def loss_of(params):
-            logits, _, stats = models.encode(encoder, params, state.batch_stats, images,
-                                             train=True)
-            per_example = losses.cross_entropy(logits, labels,
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_example = losses.cross_entropy(queries.output, queries.labels,
                                                label_smoothing=config.label_smoothing)
-            return jnp.mean(per_example), (stats, jnp.mean(jnp.argmax(logits, -1) == labels))
+            accuracy = jnp.mean(jnp.argmax(queries.output, axis=-1) == queries.labels)
+            return jnp.mean(per_example), (queries.batch_stats, {"accuracy": accuracy})
 
-        (loss, (stats, accuracy)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params)
-        state = apply_gradients(state, gradients, stats, setup.optimizer, axis)
-        return state, encoding.mean_over_devices({"loss": loss, "accuracy": accuracy}, axis)
+        return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, init, step)
+    return Method(encoder, updating.make_init(setup, encoder), step)

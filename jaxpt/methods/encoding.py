@@ -1,65 +1,120 @@
-"""What methods share: queries' views, the target's keys, their memory."""
+"""What methods share before the loss: encoders, views, queries, the target's keys."""
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpt import memory as memories
 from jaxpt import models
 from jaxpt.data import augment
 from jaxpt.errors import require
-from jaxpt.losses.similarity import gather, unit_vectors
-from jaxpt.models.encoder import encode
+from jaxpt.losses.similarity import unit_vectors
 
 KEY_VIEW = 1_000  # far from the query views' numbers 0, 1, …
+LOCAL_VIEW = 2_000
 TARGET_NORMS = ("batch", "running")
 
 
-def projected_encoder(setup) -> models.Encoder:
-    """The configured backbone with the configured projector on it."""
-    config = setup.config.model
-    return models.Encoder(models.make_backbone(config, axis_name=setup.axis_name),
-                          models.make_projector(config, axis_name=setup.axis_name))
+def projected_encoder(setup, *, predictor: bool = False) -> models.Encoder:
+    """The configured backbone with the configured projector, and predictor, on it."""
+    config, axis = setup.config.model, setup.axis_name
+    return models.Encoder(
+        models.make_backbone(config, axis_name=axis), models.make_projector(config, axis_name=axis),
+        models.make_predictor(config, axis_name=axis) if predictor else None)
 
 
-def query_views(config, batch):
-    """``config.views`` augmented views of a batch, one after the other.
+class Queries(NamedTuple):
+    """A batch's views through the online encoder, one view after the other.
 
-    Returns:
-      (images [views·batch, …], labels [views·batch], ids [views·batch]).
+    Attributes:
+      output: float32 [views · batch, dim] of the head.
+      prediction: float32 [views · batch, dim] of the predictor, or None.
+      labels, ids: int32 [views · batch].
+      batch_stats: BatchNorm's running statistics after all views.
     """
-    images = [augment.draw_view(config.augment, batch, view=v)
-              for v in range(config.views)]
-    return (jnp.concatenate(images), jnp.tile(batch.label, config.views),
-            jnp.tile(batch.id, config.views))
+
+    output: jax.Array
+    prediction: jax.Array | None
+    labels: jax.Array
+    ids: jax.Array
+    batch_stats: Any
+
+
+def queries(encoder, params, state, batch, config) -> Queries:
+    """``config.views`` views of a batch and ``config.local_views`` small crops of it (multi-crop),
+    through the encoder."""
+    stats, outputs, predictions = state.batch_stats, [], []
+    for images in view_images(config, batch):
+        encoded = models.encode(encoder, params, stats, images, train=True)
+        stats = encoded.batch_stats
+        outputs.append(encoded.output)
+        predictions.append(encoded.prediction)
+    return Queries(
+        jnp.concatenate(outputs), None if predictions[0] is None else jnp.concatenate(predictions),
+        each_view(batch.label, config), each_view(batch.id, config), stats)
+
+
+def view_images(config, batch) -> list[jax.Array]:
+    """The views as images: all of ``config.augment``, then all of ``config.local_augment``, which
+    may be of another size."""
+    images = [global_images(config, batch)]
+    if config.local_views:
+        images.append(jnp.concatenate([
+            augment.draw_view(config.local_augment, batch, view=LOCAL_VIEW + v)
+            for v in range(config.local_views)]))
+    return images
+
+
+def global_images(config, batch) -> jax.Array:
+    """The views that are no small crops, one after the other: [views · batch, …]."""
+    return jnp.concatenate([augment.draw_view(config.augment, batch, view=v)
+                            for v in range(config.views)])
+
+
+def each_view(rows, config):
+    """What belongs to the images [batch, …], repeated for each of their views."""
+    return jnp.tile(rows, (config.views + config.local_views,) + (1,) * (rows.ndim - 1))
+
+
+def other_view(rows):
+    """Of two views, one after the other: for each row the same image's other view."""
+    return jnp.roll(rows, rows.shape[0] // 2, axis=0)
 
 
 def target_keys(encoder, target, batch, config):
-    """Unit keys [batch, dim] of the target encoder for a view of its own, and its statistics.
-
-    With BatchNorm the target normalises by the key batch's own statistics (``target_norm``
-    "batch", as MoCo does) or by its running ones ("running": no leak between the examples of a
-    batch, but keys lag behind).
-    """
+    """Unit keys [batch, dim] of the target encoder for a view of its own, and its statistics."""
     view = augment.draw_view(config.key_augment, batch, view=KEY_VIEW)
-    keys, _, stats = encode(encoder, target.params, target.batch_stats, view,
-                            train=config.target_norm == "batch")
+    keys, stats = target_outputs(encoder, target, view, config)
     return unit_vectors(keys), stats
 
 
-def check_memory(config) -> None:
-    """Raises InputError where the memory or the target make no sense."""
-    require(config.memory >= config.batch_size,
-            f"memory must hold at least one batch, {config.batch_size}, got {config.memory}.")
+def target_outputs(encoder, target, images, config):
+    """Outputs of the target encoder's head, without gradient, and its statistics.
+
+    With BatchNorm the target normalises by the images' own statistics (``target_norm`` "batch", as
+    MoCo does) or by its running ones ("running": no leak between the examples of a batch, but keys
+    lag behind).
+    """
+    encoded = models.encode(encoder.clone(predictor=None), target.params, target.batch_stats,
+                            images, train=config.target_norm == "batch")
+    return jax.lax.stop_gradient((encoded.output, encoded.batch_stats))
+
+
+def check_target(config) -> None:
+    """Raises InputError where the target makes no sense."""
     require(0 <= config.ema < 1, f"ema must be at least 0 and below 1, got {config.ema}.")
+    require(config.ema_end <= 1, f"ema_end must be at most 1, got {config.ema_end}.")
     require(config.target_norm in TARGET_NORMS,
             f"target_norm must be one of {TARGET_NORMS}, got {config.target_norm!r}.")
 
 
-def push_keys(memory, keys, batch, axis_name):
-    """The memory with the keys of all devices pushed, in device order."""
-    return memories.push(memory, *(gather(x, axis_name) for x in (keys, batch.label, batch.id)))
+def check_two_views(config) -> None:
+    """Raises InputError where a method that compares two views is given another number."""
+    require(config.views == 2 and config.local_views == 0,
+            f"method {config.method} compares two views of each image: set views to 2 and "
+            f"local_views to 0, got {config.views} and {config.local_views}.")
 
 
-def mean_over_devices(metrics: dict, axis_name) -> dict:
-    """Float32 metrics, averaged over the devices."""
-    return jax.lax.pmean(jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), metrics), axis_name)
+def check_temperature(config, name: str = "temperature") -> None:
+    """Raises InputError where a temperature is not positive."""
+    require(config[name] > 0, f"{name} must be positive, got {config[name]}.")

@@ -1,80 +1,68 @@
 """LOOK: leave-one-out k-nearest-neighbour pre-training (Feng et al., ICLR 2022).
 
-    queries ← projector(backbone(view)), keys ← the same by the EMA target on another view
+    queries ← projector(backbone(views)), keys ← the same by the EMA target on another view
     loss    ← losses.look: each query is classified by its k nearest keys in the memory
-    update  ← optimizer step; target ← EMA of the online encoder; memory ← push the keys
+    update  ← optimizer step; target ← EMA of the online encoder; memory ← the keys
 
 The paper's k, temperature, memory and head are not public: the values here are jaxpt's defaults.
+Beyond the paper, and off by default: ``own_view``, ``gate``, ``balanced``, ``robustness``,
+``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (the whole training set).
 """
 
-import jax
 import jax.numpy as jnp
 
-from jaxpt import losses, memory, models
+from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import encoding
+from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
-from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
 
 
 def make(setup: Setup) -> Method:
-    config, axis = setup.config, setup.axis_name
+    config = setup.config
     check(config)
     encoder = encoding.projected_encoder(setup)
     k_at = k_schedule(config, setup.steps)
 
-    def init(key, images):
-        params, stats = models.init(encoder, key, images)
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
-            target=Target(copy(params), copy(stats)),
-            memory=memory.create(config.memory, config.model.projector.dim))
-
-    def fill(state, batch):
-        keys, _ = encoding.target_keys(encoder, state.target, batch, config)
-        return state.replace(memory=encoding.push_keys(state.memory, keys, batch, axis))
-
     def step(state, batch):
-        images, labels, ids = encoding.query_views(config, batch)
+        memory, k = state.memory, k_at(state.step)
         keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
-        k = k_at(state.step)
 
         def loss_of(params):
-            queries, _, stats = models.encode(encoder, params, state.batch_stats, images,
-                                              train=True)
+            queries = encoding.queries(encoder, params, state, batch, config)
+            ids = {"query_ids": queries.ids, "key_ids": memory.ids, "key_mask": memory.valid}
+            of_class = k_of_labels(k, queries.labels, memory, setup.classes)
             per_query, neighbors = losses.look(
-                queries, state.memory.keys, labels, state.memory.labels,
-                query_ids=ids, key_ids=state.memory.ids, key_mask=state.memory.valid,
-                k=k, temperature=config.temperature, no_positive=config.no_positive)
-            if config.own_view:  # beyond the paper: the query's own second view as a positive
+                queries.output, memory.keys, queries.labels, memory.labels, **ids,
+                k=of_class if config.k_by_class else k, temperature=config.temperature,
+                no_positive=config.no_positive, gate=config.gate or None, balanced=config.balanced,
+                robustness=config.robustness)
+            if config.own_view:  # the query's own second view as one more positive
                 own = losses.info_nce(
-                    queries, jnp.tile(keys, (config.views, 1)), state.memory.keys,
-                    temperature=config.temperature, query_ids=ids, key_ids=state.memory.ids,
-                    key_mask=state.memory.valid)
+                    queries.output, encoding.each_view(keys, config), memory.keys, **ids,
+                    temperature=config.temperature)
                 per_query = (1 - config.own_view) * per_query + config.own_view * own
-            return jnp.mean(per_query), (stats, neighbors)
+            return jnp.mean(per_query), (queries.batch_stats, {"k": k, **neighbors._asdict()})
 
-        (loss, (stats, neighbors)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params)
-        state = apply_gradients(state, gradients, stats, setup.optimizer, axis)
-        state = state.replace(
-            target=move_target(state.target, state, target_stats, config.ema, axis),
-            memory=encoding.push_keys(state.memory, keys, batch, axis))
-        metrics = {"loss": loss, "k": k, **neighbors._asdict()}
-        return state, encoding.mean_over_devices(metrics, axis)
+        state, metrics = updating.descend(setup, state, loss_of)
+        state = updating.follow(setup, state, target_stats)
+        return updating.remember(setup, state, keys, batch), metrics
 
-    return Method(encoder, init, step, fill)
+    return Method(encoder, updating.make_init(setup, encoder, target=True, memory=True), step,
+                  updating.make_fill(setup, encoder))
 
 
 def check(config) -> None:
     """Raises InputError where LOOK's own settings make no sense."""
     require(isinstance(config.k, int) and config.k >= 1,
             f"k must be a whole number of at least 1, got {config.k}.")
-    require(config.temperature > 0, f"temperature must be positive, got {config.temperature}.")
     require(config.no_positive in losses.NO_POSITIVE,
             f"no_positive must be one of {losses.NO_POSITIVE}, got {config.no_positive!r}.")
-    require(0 <= config.own_view <= 1, f"own_view must lie in 0 … 1, got {config.own_view}.")
-    encoding.check_memory(config)
+    require(config.gate >= 0, f"gate must not be negative (0 is the hard edge), got {config.gate}.")
+    for name in "own_view", "robustness":
+        require(0 <= config[name] <= 1, f"{name} must lie in 0 … 1, got {config[name]}.")
+    encoding.check_temperature(config)
+    encoding.check_target(config)
+    updating.check_memory(config)
 
 
 def k_schedule(config, steps):
@@ -94,3 +82,13 @@ def k_schedule(config, steps):
         return jnp.round(jnp.exp(start + share * (end - start))).astype(jnp.int32)
 
     return k_at
+
+
+def k_of_labels(k, labels, memory, classes: int):
+    """k for each query, in proportion to how many keys of its class the memory holds.
+
+    The mean over the classes that have keys is k; at least 1.
+    """
+    counts = jnp.zeros(classes).at[memory.labels].add(memory.valid, mode="drop")
+    share = counts * jnp.sum(counts > 0) / jnp.maximum(jnp.sum(counts), 1)
+    return jnp.maximum(jnp.round(k * share[labels]), 1).astype(jnp.int32)

@@ -3,52 +3,35 @@
 LOOK with the whole memory as the neighbourhood; everything else is the same.
 """
 
-import jax
 import jax.numpy as jnp
 
-from jaxpt import losses, memory, models
-from jaxpt.errors import require
-from jaxpt.methods import encoding
+from jaxpt import losses
+from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
-from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
 
 
 def make(setup: Setup) -> Method:
-    config, axis = setup.config, setup.axis_name
-    require(config.temperature > 0, f"temperature must be positive, got {config.temperature}.")
-    encoding.check_memory(config)
+    config = setup.config
+    encoding.check_temperature(config)
+    encoding.check_target(config)
+    updating.check_memory(config)
     encoder = encoding.projected_encoder(setup)
 
-    def init(key, images):
-        params, stats = models.init(encoder, key, images)
-        return TrainState(
-            jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
-            target=Target(copy(params), copy(stats)),
-            memory=memory.create(config.memory, config.model.projector.dim))
-
-    def fill(state, batch):
-        keys, _ = encoding.target_keys(encoder, state.target, batch, config)
-        return state.replace(memory=encoding.push_keys(state.memory, keys, batch, axis))
-
     def step(state, batch):
-        images, labels, ids = encoding.query_views(config, batch)
+        memory = state.memory
         keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
 
         def loss_of(params):
-            queries, _, stats = models.encode(encoder, params, state.batch_stats, images,
-                                              train=True)
+            queries = encoding.queries(encoder, params, state, batch, config)
             per_query, neighbors = losses.nca(
-                queries, state.memory.keys, labels, state.memory.labels,
-                query_ids=ids, key_ids=state.memory.ids, key_mask=state.memory.valid,
+                queries.output, memory.keys, queries.labels, memory.labels,
+                query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid,
                 temperature=config.temperature)
-            return jnp.mean(per_query), (stats, neighbors)
+            return jnp.mean(per_query), (queries.batch_stats, neighbors._asdict())
 
-        (loss, (stats, neighbors)), gradients = jax.value_and_grad(loss_of, has_aux=True)(
-            state.params)
-        state = apply_gradients(state, gradients, stats, setup.optimizer, axis)
-        state = state.replace(
-            target=move_target(state.target, state, target_stats, config.ema, axis),
-            memory=encoding.push_keys(state.memory, keys, batch, axis))
-        return state, encoding.mean_over_devices({"loss": loss, **neighbors._asdict()}, axis)
+        state, metrics = updating.descend(setup, state, loss_of)
+        state = updating.follow(setup, state, target_stats)
+        return updating.remember(setup, state, keys, batch), metrics
 
-    return Method(encoder, init, step, fill)
+    return Method(encoder, updating.make_init(setup, encoder, target=True, memory=True), step,
+                  updating.make_fill(setup, encoder))

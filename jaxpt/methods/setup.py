@@ -11,6 +11,7 @@ class Setup(NamedTuple):
     Attributes:
       config: the pre-training config.
       classes: how many classes the training labels have.
+      examples: how many training examples there are.
       optimizer: over the parameters of the online encoder.
       steps: turns a duration such as "10 epochs" into steps.
       axis_name: the mapped axis over the devices.
@@ -18,6 +19,7 @@ class Setup(NamedTuple):
 
     config: Any
     classes: int
+    examples: int
     optimizer: optax.GradientTransformation
     steps: Callable[[str], int]
     axis_name: str

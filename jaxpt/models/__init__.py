@@ -1,16 +1,16 @@
 """Networks by name."""
 
 from jaxpt.errors import require
-from jaxpt.models.encoder import Encoder, encode, init
-from jaxpt.models.heads import Classifier, Projector
+from jaxpt.models.encoder import Encoded, Encoder, encode, init
+from jaxpt.models.heads import Classifier, MlpClassifier, Projector, PrototypeHead
 from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import ResNet18, ResNet50
 from jaxpt.models.small_cnn import SmallCNN
 
 BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet50": ResNet50}
 
-__all__ = ["BACKBONES", "Classifier", "Encoder", "Projector", "encode", "init", "make_backbone",
-           "make_projector"]
+__all__ = ["BACKBONES", "Classifier", "Encoded", "Encoder", "MlpClassifier", "Projector",
+           "PrototypeHead", "encode", "init", "make_backbone", "make_predictor", "make_projector"]
 
 
 def make_backbone(config, *, axis_name=None):
@@ -39,5 +39,14 @@ def make_projector(config, *, axis_name=None) -> Projector:
     """The projector of a model config: ``projector.hidden`` and ``projector.dim``."""
     require(config.projector.dim >= 1,
             f"model.projector.dim must be at least 1, got {config.projector.dim}.")
-    return Projector(tuple(config.projector.hidden), config.projector.dim, norm=config.norm,
+    return _mlp(config, config.projector.hidden, axis_name)
+
+
+def make_predictor(config, *, axis_name=None) -> Projector:
+    """The predictor of a model config, ``predictor.hidden``, as wide as the projector's output."""
+    return _mlp(config, config.predictor.hidden, axis_name)
+
+
+def _mlp(config, hidden, axis_name):
+    return Projector(tuple(hidden), config.projector.dim, norm=config.norm,
                      dtype=compute_dtype(config.dtype), axis_name=axis_name)

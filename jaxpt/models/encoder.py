@@ -1,18 +1,46 @@
 """A backbone with a head, and how it is initialised and run."""
 
+from typing import Any, NamedTuple
+
 import flax.linen as nn
+import jax
 
 
 class Encoder(nn.Module):
-    """A backbone with a head on it. Transfer takes the backbone and leaves the head."""
+    """A backbone with a head on it. Transfer takes the backbone and leaves the head.
+
+    Attributes:
+      backbone: images → (features, intermediates).
+      head: features → output: a projector or a classifier.
+      predictor: output → prediction, for methods whose online branch has one more MLP; or None.
+    """
 
     backbone: nn.Module
     head: nn.Module
+    predictor: nn.Module | None = None
 
     def __call__(self, images, train: bool):
-        """Images → (head output [batch, …], features [batch, dim])."""
+        """Images → (head output [batch, …], features [batch, dim], prediction or None)."""
         features, _ = self.backbone(images, train)
-        return self.head(features, train), features
+        output = self.head(features, train)
+        prediction = None if self.predictor is None else self.predictor(output, train)
+        return output, features, prediction
+
+
+class Encoded(NamedTuple):
+    """What a pass through an encoder gives.
+
+    Attributes:
+      output: float32 [batch, …] of the head.
+      features: float32 [batch, dim] of the backbone.
+      prediction: float32 [batch, …] of the predictor, or None.
+      batch_stats: BatchNorm's running statistics after the pass.
+    """
+
+    output: jax.Array
+    features: jax.Array
+    prediction: jax.Array | None
+    batch_stats: Any
 
 
 def init(encoder: Encoder, key, images):
@@ -21,10 +49,10 @@ def init(encoder: Encoder, key, images):
     return variables["params"], variables.get("batch_stats", {})
 
 
-def encode(encoder: Encoder, params, batch_stats, images, *, train: bool):
-    """(head output, features, batch statistics after this pass)."""
+def encode(encoder: Encoder, params, batch_stats, images, *, train: bool) -> Encoded:
+    """One pass; in training BatchNorm uses the batch's statistics and updates the running ones."""
     variables = {"params": params, "batch_stats": batch_stats}
     if not train:
-        return *encoder.apply(variables, images, False), batch_stats
-    (output, features), changed = encoder.apply(variables, images, True, mutable=["batch_stats"])
-    return output, features, changed.get("batch_stats", {})
+        return Encoded(*encoder.apply(variables, images, False), batch_stats)
+    outputs, changed = encoder.apply(variables, images, True, mutable=["batch_stats"])
+    return Encoded(*outputs, changed.get("batch_stats", {}))

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxpt.losses.similarity import similarities, unit_vectors
 from jaxpt.models.norm import check_widths, make_norm
 
 
@@ -42,3 +43,28 @@ class Classifier(nn.Module):
     def __call__(self, features, train: bool):
         del train  # the same in training and evaluation
         return nn.Dense(self.classes, kernel_init=nn.initializers.zeros)(features)
+
+
+class MlpClassifier(nn.Module):
+    """A projector, then a linear classifier; transfer takes what is before both (SL-MLP)."""
+
+    projector: Projector
+    classes: int
+
+    @nn.compact
+    def __call__(self, features, train: bool):
+        return Classifier(self.classes)(nn.relu(self.projector(features, train)), train)
+
+
+class PrototypeHead(nn.Module):
+    """A projector, then cosines to learnt prototypes: DINO's head (Caron et al., ICCV 2021)."""
+
+    projector: Projector
+    prototypes: int
+
+    @nn.compact
+    def __call__(self, features, train: bool):
+        x = unit_vectors(self.projector(features, train))
+        rows = self.param("prototypes", nn.initializers.normal(0.02),
+                          (self.prototypes, self.projector.dim))
+        return similarities(x, unit_vectors(rows))

@@ -29,6 +29,7 @@ class TrainState:
       opt_state: the optimizer's.
       target: the EMA encoder, or None.
       memory: the labelled keys, or None.
+      centre: the running mean of the target's outputs (DINO's), or None.
     """
 
     step: jax.Array
@@ -37,6 +38,7 @@ class TrainState:
     opt_state: Any
     target: Target | None = None
     memory: Memory | None = None
+    centre: jax.Array | None = None
 
 
 def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_name) -> TrainState:
@@ -47,12 +49,13 @@ def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_n
                          batch_stats=batch_stats, opt_state=opt_state)
 
 
-def move_target(target: Target, state: TrainState, target_stats, ema: float, axis_name) -> Target:
-    """target ← ema · target + (1 − ema) · online, for the parameters.
+def move_target(target: Target, state: TrainState, target_stats, ema, axis_name) -> Target:
+    """target ← ema · target + (1 − ema) · online, for those parameters that the target has.
 
     ``target_stats`` are the running statistics that the target's own forward pass left behind.
     """
-    params = jax.tree.map(lambda t, p: ema * t + (1 - ema) * p, target.params, state.params)
+    online = {part: state.params[part] for part in target.params}
+    params = jax.tree.map(lambda t, p: ema * t + (1 - ema) * p, target.params, online)
     return Target(params, jax.lax.pmean(target_stats, axis_name))
 
 

@@ -1,0 +1,132 @@
+"""Self-distillation over prototypes: DINO."""
+
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.losses import similarity as sim
+
+
+def dino(student, teacher, centre, *, student_temperature=0.1, teacher_temperature=0.04,
+         where=None):
+    """DINO: every student view predicts the teacher's soft prototypes of the *other* views.
+
+    With H the cross-entropy, averaged over the pairs (t, s) of a teacher's view and a different
+    view of the student's::
+
+        loss_i = mean over s ≠ t of H( softmax((teacher_ti − centre)/τ_t), softmax(student_si/τ_s) )
+
+    The teacher's view t is the student's view t: pass the views that both see first. Centring
+    keeps one prototype from taking everything, sharpening (τ_t < τ_s) keeps them from being all
+    alike; with either missing it collapses. Move the centre by ``move_centre`` *after* the loss.
+
+    Args:
+      student: float [views_s, batch, prototypes], logits.
+      teacher: float [views_t, batch, prototypes], views_t ≤ views_s; no gradient flows into it.
+      centre: float [prototypes]; nor into it.
+      student_temperature: τ_s > 0.
+      teacher_temperature: τ_t > 0; published runs warm it up from 0.04 to 0.07.
+      where: bool [batch]; False examples get loss 0.
+
+    Returns:
+      float32 losses [batch].
+
+    Raises:
+      TypeError: for integer logits.
+      ValueError: for a temperature <= 0, shapes that do not match, or no pair of different views.
+
+    Example:
+      The teacher's view 0 spreads evenly, the student's view 1 by 1 : 3: ½ log 4 + ½ log 4/3.
+
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import dino
+      >>> student = 0.1 * jnp.log(jnp.array([[[1.0, 1.0]], [[1.0, 3.0]]]))
+      >>> print(f"{dino(student, jnp.zeros((1, 1, 2)), jnp.zeros(2))[0]:.4f}")
+      0.8370
+
+    References:
+      Caron et al., "Emerging properties in self-supervised vision transformers", ICCV 2021.
+    """
+    _check_logits("student", student)
+    _check_logits("teacher", teacher)
+    _check_centre(centre, teacher)
+    views_s, views_t = jnp.shape(student)[0], jnp.shape(teacher)[0]
+    if jnp.shape(student)[1:] != jnp.shape(teacher)[1:] or not 1 <= views_t <= views_s:
+        raise ValueError("the teacher's views must be the first of the student's, got shapes "
+                         f"{jnp.shape(teacher)} and {jnp.shape(student)}.")
+    if views_s == 1:
+        raise ValueError("the student needs a view that is not the teacher's only one.")
+    sim.check_temperature(student_temperature, "student_temperature")
+    sim.check_temperature(teacher_temperature, "teacher_temperature")
+    sim.check_rows("where", where, jnp.shape(student)[1])
+    if where is not None:  # what a masked row holds, NaN even, must not reach the gradient
+        student = jnp.where(where[:, None], student, 0)
+    targets = jax.lax.stop_gradient(jax.nn.softmax(
+        (_float32(teacher) - _float32(centre)) / teacher_temperature, axis=-1))
+    log_p = jax.nn.log_softmax(_float32(student) / student_temperature, axis=-1)
+    pairs = -jnp.einsum("tbk,sbk->bts", targets, log_p, precision=jax.lax.Precision.HIGHEST)
+    different = ~jnp.eye(views_t, views_s, dtype=bool)
+    losses = jnp.sum(pairs, axis=(1, 2), where=different) / (views_t * (views_s - 1))
+    return losses if where is None else jnp.where(where, losses, 0.0)
+
+
+def move_centre(centre, teacher, *, momentum=0.9, where=None, axis_name=None):
+    """The centre for DINO's next step: an exponential moving average of the teacher's outputs.
+
+    new = m · centre + (1 − m) · mean of the teacher's outputs over views, batch and devices.
+
+    Args:
+      centre: float [prototypes].
+      teacher: float [views, batch, prototypes].
+      momentum: m, 0 ≤ m < 1.
+      where: bool [batch]; False examples do not count. Without any the centre stays.
+      axis_name: where given, the mean is over the examples of all devices along that axis.
+
+    Returns:
+      float32 [prototypes], without gradient.
+
+    Raises:
+      TypeError: for integer outputs.
+      ValueError: for a momentum outside [0, 1) or shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import move_centre
+      >>> print([f"{x:.1f}" for x in move_centre(jnp.array([1.0, 0]), jnp.array([[[0.0, 2]]]))])
+      ['0.9', '0.2']
+
+    References:
+      Caron et al., ICCV 2021, equation 4.
+    """
+    _check_logits("teacher", teacher)
+    _check_centre(centre, teacher)
+    sim.check_rows("where", where, jnp.shape(teacher)[1])
+    if isinstance(momentum, numbers.Real) and not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}.")
+    views, rows = jnp.shape(teacher)[:2]
+    kept = jnp.ones(rows, bool) if where is None else where
+    total = jnp.sum(_float32(teacher), axis=(0, 1), where=kept[None, :, None])
+    count = views * jnp.sum(kept)
+    if axis_name is not None:
+        total, count = jax.lax.psum((total, count), axis_name)
+    mean = jnp.where(count > 0, total / jnp.maximum(count, 1), _float32(centre))
+    return jax.lax.stop_gradient(momentum * _float32(centre) + (1 - momentum) * mean)
+
+
+def _float32(x):
+    return jnp.asarray(x).astype(jnp.float32)
+
+
+def _check_logits(name, logits):
+    if not jnp.issubdtype(jnp.asarray(logits).dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(logits).dtype}.")
+    if jnp.ndim(logits) != 3:
+        raise ValueError(f"{name} must have shape [views, batch, prototypes], got shape "
+                         f"{jnp.shape(logits)}.")
+
+
+def _check_centre(centre, teacher):
+    if not jnp.issubdtype(jnp.asarray(centre).dtype, jnp.floating):
+        raise TypeError(f"centre must be floating point, got dtype {jnp.asarray(centre).dtype}.")
+    sim.check_rows("centre", centre, jnp.shape(teacher)[2])

@@ -1,0 +1,284 @@
+"""Supervised contrastive losses that also tell the images of a class apart."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.losses import contrastive
+from jaxpt.losses import similarity as sim
+
+
+def sup_moco(queries, positives, keys, query_labels, key_labels, *, temperature=0.07,
+             query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
+             axis_name=None):
+    """SupMoCo: the *out* form of ``sup_con`` over a queue of labelled keys.
+
+    A query's positives P(i) are its own positive and the keys of its class, its candidates A(i)
+    its own positive and all keys::
+
+        loss_i = 1/|P(i)| Σ_{p∈P(i)} ( log Σ_{a∈A(i)} e^{s_ia/τ} − s_ip/τ )
+
+    Args:
+      queries: float [batch, dim].
+      positives: float [batch, dim]; row i is the target encoder's embedding of another view of
+        query i's image. No gradient flows into it.
+      keys: float [memory, dim]; no gradient flows into them.
+      query_labels, key_labels: int [batch], [memory].
+      temperature: τ > 0; the paper's 0.07.
+      query_ids, key_ids: int [batch], [memory]; keys with the query's id are left out.
+      key_mask: bool [memory]; False keys do not exist (empty slots, say).
+      normalize: scale all rows to length one first.
+      where: bool [batch]; False queries get loss 0.
+      axis_name: where given, the keys of all devices along that axis are gathered first, each
+        device passing its own part. A memory that is the same on all devices needs none.
+
+    Returns:
+      float32 losses [batch].
+
+    Raises:
+      TypeError: for integer embeddings.
+      ValueError: for temperature <= 0, shapes that do not match, or only one of the ids.
+
+    Example:
+      One key of the query's class, one of another, all at cosine 0 as the own positive is: three
+      equal weights, loss log 3.
+
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import sup_moco
+      >>> query, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> keys = jnp.array([[0.0, 1.0], [0.0, -1.0]])
+      >>> print(f"{sup_moco(query, other, keys, jnp.array([0]), jnp.array([0, 1]))[0]:.4f}")
+      1.0986
+
+    References:
+      Majumder et al., "Supervised momentum contrastive learning for few-shot classification",
+      arXiv:2101.11058.
+    """
+    s, candidates, own, same, *_ = _compare(
+        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
+        key_mask, normalize, where, axis_name)
+    return contrastive.cross_entropy_of(s / temperature, candidates, _shares(candidates & same),
+                                        where)
+
+
+def exemplar(queries, positives, keys, query_labels, key_labels, *, temperature=0.2,
+             query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
+             axis_name=None):
+    """Exemplar v2: InfoNCE whose negatives are the keys of other classes only.
+
+    Images of one class are not pushed apart, but neither are they pulled together::
+
+        loss_i = log( e^{s_i+/τ} + Σ_{y_j≠y_i} e^{s_ij/τ} ) − s_i+/τ
+
+    Args:
+      queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
+        where, axis_name: as for ``sup_moco``.
+      temperature: τ > 0; 0.2 is MoCo v2's.
+
+    Returns:
+      float32 losses [batch]; 0 for a query without a key of another class.
+
+    Raises:
+      TypeError, ValueError: as ``sup_moco``.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import exemplar
+      >>> query, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> keys = jnp.array([[1.0, 0.0], [0.0, -1.0]])  # the near one has the query's label
+      >>> print(f"{exemplar(query, other, keys, jnp.array([0]), jnp.array([0, 1]))[0]:.4f}")
+      0.6931
+
+    References:
+      Zhao et al., "What makes instance discrimination good for transfer learning?", ICLR 2021.
+    """
+    s, candidates, own, same, *_ = _compare(
+        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
+        key_mask, normalize, where, axis_name)
+    return contrastive.cross_entropy_of(s / temperature, own | (candidates & ~same), own, where)
+
+
+def mask_con(queries, positives, keys, query_labels, key_labels, *, temperature=0.1,
+             target_temperature=0.05, weight=1.0, query_ids=None, key_ids=None, key_mask=None,
+             normalize=True, where=None, axis_name=None):
+    """MaskCon: cross-entropy with soft targets, the nearer a same-class key the higher its target.
+
+    With q a query, v its own positive, Q the keys and S(i) the admissible ones of its class::
+
+        z_ij = e^{(v_i·Q_j − max_{l∈S(i)} v_i·Q_l)/τ_t} for j ∈ S(i), 0 for other keys
+        t_i  = w·[1, z_i] / (1 + Σ_j z_ij) + (1 − w)·[1, 0]   (own positive first)
+        loss_i = −Σ_j t_ij log softmax([q_i·v_i, q_i·Q]/τ)_j
+
+    So the own positive has the weight of the nearest key of its class: the softmax over S(i) is
+    divided by its largest entry before the own positive joins with 1, and then all are divided by
+    their sum. w = 0 is ``info_nce``; w = 1 with τ_t → ∞ is ``sup_moco``. No gradient flows into
+    the targets.
+
+    Args:
+      queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
+        where, axis_name: as for ``sup_moco``.
+      temperature: τ > 0; the paper's 0.1.
+      target_temperature: τ_t > 0; 0.05 and 0.1 are the paper's.
+      weight: w in 0 … 1, share of the soft target in the target; the paper's 0.5 to 1.
+
+    Returns:
+      float32 losses [batch].
+
+    Raises:
+      TypeError: for integer embeddings.
+      ValueError: for a temperature <= 0, a weight outside 0 … 1, shapes that do not match, or only
+        one of the ids.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import mask_con
+      >>> query, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> keys = jnp.array([[0.0, 1.0], [0.0, -1.0]])  # all at cosine 0: log 3, whatever the target
+      >>> print(f"{mask_con(query, other, keys, jnp.array([0]), jnp.array([0, 1]))[0]:.4f}")
+      1.0986
+
+    References:
+      Feng and Patras, "MaskCon: masked contrastive learning for coarse-labelled dataset",
+      CVPR 2023, and its code, which settles how the own positive and the weight enter.
+    """
+    sim.check_temperature(target_temperature, "target_temperature")
+    sim.check_weight(weight)
+    s, candidates, own, same, positives, keys = _compare(
+        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
+        key_mask, normalize, where, axis_name)
+    soft = _soft_targets(positives, keys, (candidates & same)[:, 1:], target_temperature)
+    targets = weight * soft + (1 - weight) * own
+    return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
+
+
+def grafit(queries, positives, keys, query_labels, key_labels, *, temperature=0.1, weight=0.5,
+           query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
+           axis_name=None):
+    """Grafit, as MaskCon's authors state it: a class loss and an instance loss over one queue.
+
+    loss = w·sup_moco + (1 − w)·info_nce, both with the temperature τ. The class loss of Grafit's
+    own paper is a nearest-neighbour classifier's (``nca``); for that, add ``nca`` and ``info_nce``
+    yourself.
+
+    Args:
+      queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
+        where, axis_name: as for ``sup_moco``.
+      temperature: τ > 0; 0.1 as in MaskCon's comparison.
+      weight: w in 0 … 1, share of the class loss; 0.5 as in MaskCon's comparison.
+
+    Returns:
+      float32 losses [batch].
+
+    Raises:
+      TypeError: for integer embeddings.
+      ValueError: for temperature <= 0, a weight outside 0 … 1, shapes that do not match, or only
+        one of the ids.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import grafit
+      >>> query, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
+      >>> keys = jnp.array([[0.0, 1.0], [0.0, -1.0]])
+      >>> print(f"{grafit(query, other, keys, jnp.array([0]), jnp.array([0, 1]))[0]:.4f}")  # log 3
+      1.0986
+
+    References:
+      Touvron et al., "Grafit: learning fine-grained image representations with coarse labels",
+      ICCV 2021; Feng and Patras, CVPR 2023, for this form of it.
+    """
+    sim.check_weight(weight)
+    s, candidates, own, same, *_ = _compare(
+        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
+        key_mask, normalize, where, axis_name)
+    targets = weight * _shares(candidates & same) + (1 - weight) * own
+    return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
+
+
+def spread(embeddings, labels, ids, *, temperature=0.5, weight=0.5, normalize=True, where=None,
+           axis_name=None):
+    """SupCon and class-conditional InfoNCE, which keeps the images of a class apart.
+
+    ::
+
+        loss_i = (1 − w)·sup_con_i + w·( log Σ_{a≠i, y_a=y_i} e^{s_ia/τ} − mean_{p} s_ip/τ )
+
+    where p are the other views of i's image, and sup_con is the *out* form. An anchor without
+    another row of its class has the first part 0, one without another view the second.
+
+    The authors' code compares each pair of views on its own and leaves the other positives out of
+    SupCon's denominator; here the views are rows of one batch, as in ``sup_con``.
+
+    Args:
+      embeddings: float [batch, dim], all views.
+      labels: int [batch].
+      ids: int [batch]; rows with one id are views of one image and share its label.
+      temperature: τ > 0; the authors' 0.5.
+      weight: w in 0 … 1, share of the class-conditional part; 0.5 in the authors' code.
+      normalize: scale rows to length one first.
+      where: bool [batch]; False rows are neither anchors nor contrast, and get loss 0.
+      axis_name: where given, the contrast is the rows of all devices along that axis, and
+        gradients flow back to the device that a row came from.
+
+    Returns:
+      float32 losses [batch].
+
+    Raises:
+      TypeError: for integer embeddings.
+      ValueError: for temperature <= 0, a weight outside 0 … 1 or shapes that do not match.
+
+    Example:
+      Corners of a tetrahedron, two images of two views each, one class: SupCon is log 3, and
+      so is the class-conditional part.
+
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import spread
+      >>> corners = jnp.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]])
+      >>> print(f"{spread(corners, jnp.zeros(4, int), jnp.array([0, 0, 1, 1]))[0]:.4f}")
+      1.0986
+
+    References:
+      Chen et al., "Perfectly balanced: improving transfer and robustness of supervised contrastive
+      learning", ICML 2022.
+    """
+    contrastive.check_batch(embeddings, where, temperature)
+    sim.check_weight(weight)
+    sim.check_rows("labels", labels, embeddings.shape[0])
+    sim.check_rows("ids", ids, embeddings.shape[0])
+    s, others = contrastive.in_batch(sim.rows(embeddings, normalize, where), where, axis_name)
+    same_class, same_image = (x[:, None] == sim.gather(x, axis_name)[None, :]
+                              for x in (labels, ids))
+    logits, classmates = s / temperature, others & same_class
+    by_class = contrastive.mean_over_positives(logits, others, classmates, "out", where)
+    by_image = contrastive.mean_over_positives(logits, classmates, classmates & same_image, "out",
+                                               where)
+    return (1 - weight) * by_class + weight * by_image
+
+
+def _compare(queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
+             key_mask, normalize, where, axis_name):
+    """As ``contrastive.own_and_keys``, with a mask of the query's class, own positive included.
+
+    Returns:
+      (similarities, candidates, own, same class), each [batch, 1 + memory], positives, keys.
+    """
+    s, candidates, own, *targets = contrastive.own_and_keys(
+        queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize, where,
+        axis_name)
+    sim.check_rows("query_labels", query_labels, queries.shape[0])
+    sim.check_rows("key_labels", key_labels, keys.shape[0])
+    same = query_labels[:, None] == sim.gather(key_labels, axis_name)[None, :]
+    same = jnp.concatenate([jnp.ones((queries.shape[0], 1), bool), same], axis=1)
+    return s, candidates, own, same, *targets
+
+
+def _shares(positives):
+    """Equal targets that sum to 1 for a mask [batch, n] with an entry in each row."""
+    return positives / jnp.sum(positives, axis=-1, keepdims=True)
+
+
+def _soft_targets(positives, keys, same_class, temperature):
+    """MaskCon's soft targets [batch, 1 + memory]: rows of sum 1, the own positive first."""
+    s = sim.similarities(positives, keys)
+    nearest = jnp.max(s, axis=-1, keepdims=True, where=same_class, initial=-jnp.inf)
+    z = jnp.where(same_class, jnp.exp((s - nearest) / temperature), 0.0)
+    z = jnp.concatenate([jnp.ones_like(nearest), z], axis=1)
+    return jax.lax.stop_gradient(z / jnp.sum(z, axis=-1, keepdims=True))

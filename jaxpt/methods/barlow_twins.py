@@ -1,0 +1,29 @@
+"""Barlow Twins: two views' features correlate each with itself alone (Zbontar et al., ICML 2021).
+
+Labels are not used.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.errors import require
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config, axis = setup.config, setup.axis_name
+    encoding.check_two_views(config)
+    require(config.redundancy >= 0, f"redundancy must not be negative, got {config.redundancy}.")
+    encoder = encoding.projected_encoder(setup)
+
+    def step(state, batch):
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            first, second = jnp.split(queries.output, 2)
+            loss = losses.barlow_twins(first, second, redundancy=config.redundancy, axis_name=axis)
+            return loss, (queries.batch_stats, {})
+
+        return updating.descend(setup, state, loss_of)
+
+    return Method(encoder, updating.make_init(setup, encoder), step)

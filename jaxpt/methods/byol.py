@@ -1,0 +1,31 @@
+"""BYOL: predict the target encoder's output for the other view (Grill et al., NeurIPS 2020).
+
+Labels are not used; neither are negatives.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config = setup.config
+    encoding.check_two_views(config)
+    encoding.check_target(config)
+    encoder = encoding.projected_encoder(setup, predictor=True)
+
+    def step(state, batch):
+        targets, target_stats = encoding.target_outputs(
+            encoder, state.target, encoding.global_images(config, batch), config)
+
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_view = losses.cosine_regression(queries.prediction, encoding.other_view(targets))
+            return jnp.mean(per_view), (queries.batch_stats, {})
+
+        state, metrics = updating.descend(setup, state, loss_of)
+        return updating.follow(setup, state, target_stats), metrics
+
+    return Method(encoder, updating.make_init(setup, encoder, target=True), step)

@@ -1,0 +1,50 @@
+"""DINO: agree with the target's sharpened softmax on another view (Caron et al., ICCV 2021).
+
+Labels are not used. The target sees the ``views`` large crops, the online encoder the
+``local_views`` small ones as well.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses, models
+from jaxpt.errors import require
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config = setup.config
+    require(config.views + config.local_views >= 2,
+            "method dino compares views with one another: set views to 2 or local_views above 0.")
+    require(config.prototypes >= 2, f"prototypes must be at least 2, got {config.prototypes}.")
+    encoding.check_temperature(config)
+    encoding.check_temperature(config, "target_temperature")
+    encoding.check_target(config)
+    head = models.PrototypeHead(models.make_projector(config.model, axis_name=setup.axis_name),
+                                config.prototypes)
+    encoder = models.Encoder(models.make_backbone(config.model, axis_name=setup.axis_name), head)
+    init_encoders = updating.make_init(setup, encoder, target=True)
+
+    def init(key, images):
+        return init_encoders(key, images).replace(centre=jnp.zeros(config.prototypes))
+
+    def step(state, batch):
+        outputs, target_stats = encoding.target_outputs(
+            encoder, state.target, encoding.global_images(config, batch), config)
+        targets = outputs.reshape(config.views, -1, config.prototypes)
+
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            views = queries.output.reshape(config.views + config.local_views, -1,
+                                           config.prototypes)
+            per_image = losses.dino(views, targets, state.centre,
+                                    student_temperature=config.temperature,
+                                    teacher_temperature=config.target_temperature)
+            return jnp.mean(per_image), (queries.batch_stats, {})
+
+        centre = losses.move_centre(state.centre, targets, momentum=config.centre_momentum,
+                                    axis_name=setup.axis_name)
+        state, metrics = updating.descend(setup, state, loss_of)
+        return updating.follow(setup, state.replace(centre=centre), target_stats), metrics
+
+    return Method(encoder, init, step)

@@ -1,0 +1,34 @@
+"""MoCo v3: find the target's output for the other view in the batch (Chen et al., ICCV 2021).
+
+Labels are not used. The factor 2τ is the paper's: it makes the loss's scale independent of τ.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config = setup.config
+    encoding.check_temperature(config)
+    encoding.check_two_views(config)
+    encoding.check_target(config)
+    encoder = encoding.projected_encoder(setup, predictor=True)
+
+    def step(state, batch):
+        targets, target_stats = encoding.target_outputs(
+            encoder, state.target, encoding.global_images(config, batch), config)
+
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_view = losses.info_nce(
+                queries.prediction, encoding.other_view(targets), temperature=config.temperature,
+                query_ids=queries.ids, axis_name=setup.axis_name)
+            return 2 * config.temperature * jnp.mean(per_view), (queries.batch_stats, {})
+
+        state, metrics = updating.descend(setup, state, loss_of)
+        return updating.follow(setup, state, target_stats), metrics
+
+    return Method(encoder, updating.make_init(setup, encoder, target=True), step)

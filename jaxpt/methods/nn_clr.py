@@ -1,0 +1,40 @@
+"""NNCLR: one view's nearest neighbour is the other's positive (Dwibedi et al., ICCV 2021).
+
+Labels are not used. The memory holds the online encoder's own outputs: there is no target.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.losses.similarity import unit_vectors
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config = setup.config
+    encoding.check_two_views(config)
+    encoding.check_temperature(config)
+    updating.check_memory(config)
+    encoder = encoding.projected_encoder(setup, predictor=True)
+
+    def step(state, batch):
+        memory = state.memory
+
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            embeddings, predictions = (jnp.split(x, 2) for x in (queries.output,
+                                                                 queries.prediction))
+            both_ways = [losses.nn_clr(
+                embeddings[one], predictions[1 - one], memory.keys, query_ids=batch.id,
+                key_ids=memory.ids, key_mask=memory.valid, temperature=config.temperature,
+                axis_name=setup.axis_name) for one in (0, 1)]
+            return jnp.mean(jnp.stack(both_ways)), (queries.batch_stats, {})
+
+        # Of this step's parameters, before they move; XLA computes what both passes share once.
+        keys = unit_vectors(encoding.queries(encoder, state.params, state, batch, config).output)
+        state, metrics = updating.descend(setup, state, loss_of)
+        return updating.remember(setup, state, jnp.split(keys, 2)[0], batch), metrics
+
+    return Method(encoder, updating.make_init(setup, encoder, memory=True), step,
+                  updating.make_fill(setup, encoder))

@@ -1,0 +1,28 @@
+"""SimCLR: each view finds the image's other view in the batch (Chen et al., ICML 2020).
+
+Labels are not used.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config, axis = setup.config, setup.axis_name
+    encoding.check_temperature(config)
+    encoding.check_two_views(config)
+    encoder = encoding.projected_encoder(setup)
+
+    def step(state, batch):
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_anchor = losses.nt_xent(queries.output, queries.ids,
+                                        temperature=config.temperature, axis_name=axis)
+            return jnp.mean(per_anchor), (queries.batch_stats, {})
+
+        return updating.descend(setup, state, loss_of)
+
+    return Method(encoder, updating.make_init(setup, encoder), step)

@@ -1,0 +1,27 @@
+"""SimSiam: a predictor turns one view into the other, without gradient (Chen and He, CVPR 2021).
+
+Labels are not used; neither are negatives, a target encoder or a memory.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config = setup.config
+    encoding.check_two_views(config)
+    encoder = encoding.projected_encoder(setup, predictor=True)
+
+    def step(state, batch):
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_view = losses.cosine_regression(queries.prediction,
+                                                encoding.other_view(queries.output))
+            return jnp.mean(per_view), (queries.batch_stats, {})
+
+        return updating.descend(setup, state, loss_of)
+
+    return Method(encoder, updating.make_init(setup, encoder), step)

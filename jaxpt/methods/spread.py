@@ -1,0 +1,31 @@
+"""SupCon and, within each class, instance discrimination (Chen et al., ICML 2022).
+
+``weight`` is the share of the latter, which keeps a class from collapsing to a point.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.errors import require
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config, axis = setup.config, setup.axis_name
+    encoding.check_temperature(config)
+    encoding.check_two_views(config)
+    require(0 <= config.weight <= 1, f"weight must lie in 0 … 1, got {config.weight}.")
+    encoder = encoding.projected_encoder(setup)
+
+    def step(state, batch):
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_anchor = losses.spread(
+                queries.output, queries.labels, queries.ids, temperature=config.temperature,
+                weight=config.weight, axis_name=axis)
+            return jnp.mean(per_anchor), (queries.batch_stats, {})
+
+        return updating.descend(setup, state, loss_of)
+
+    return Method(encoder, updating.make_init(setup, encoder), step)

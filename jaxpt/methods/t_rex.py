@@ -1,0 +1,68 @@
+"""t-ReX: multi-crop and a cosine softmax behind a projector (Sariyildiz et al., ICLR 2023).
+
+``prototypes_from = "learnt"`` is t-ReX, a vector for each class; ``"memory"`` is t-ReX*, the mean
+of the class's keys in a memory of the target encoder (the online class means).
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.errors import require
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+SOURCES = ("learnt", "memory")
+
+
+def make(setup: Setup) -> Method:
+    config = setup.config
+    encoding.check_temperature(config)
+    require(config.prototypes_from in SOURCES,
+            f"prototypes_from must be one of {SOURCES}, got {config.prototypes_from!r}.")
+    return _learnt(setup) if config.prototypes_from == "learnt" else _of_memory(setup)
+
+
+def _learnt(setup):
+    config = setup.config
+    encoder = encoding.projected_encoder(setup)
+
+    def prototypes(key):
+        return {"prototypes": jax.random.normal(key, (setup.classes, config.model.projector.dim))}
+
+    def step(state, batch):
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_query = losses.cosine_softmax(
+                queries.output, params["prototypes"], queries.labels,
+                temperature=config.temperature)
+            return jnp.mean(per_query), (queries.batch_stats, {})
+
+        return updating.descend(setup, state, loss_of)
+
+    return Method(encoder, updating.make_init(setup, encoder, more_params=prototypes), step)
+
+
+def _of_memory(setup):
+    config = setup.config
+    encoding.check_target(config)
+    updating.check_memory(config)
+    encoder = encoding.projected_encoder(setup)
+
+    def step(state, batch):
+        memory = state.memory
+        keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
+
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            per_query = losses.prototype_softmax(
+                queries.output, memory.keys, queries.labels, memory.labels, classes=setup.classes,
+                key_mask=memory.valid, temperature=config.temperature)
+            return jnp.mean(per_query), (queries.batch_stats, {})
+
+        state, metrics = updating.descend(setup, state, loss_of)
+        state = updating.follow(setup, state, target_stats)
+        return updating.remember(setup, state, keys, batch), metrics
+
+    return Method(encoder, updating.make_init(setup, encoder, target=True, memory=True), step,
+                  updating.make_fill(setup, encoder))

@@ -1,0 +1,102 @@
+"""What methods share around the loss: the first state, the optimizer step, target and memory."""
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt import memory as memories
+from jaxpt import models
+from jaxpt.errors import require
+from jaxpt.losses.similarity import gather
+from jaxpt.methods import encoding
+from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
+
+MEMORIES = ("queue", "bank")
+
+
+def make_init(setup, encoder, *, target: bool = False, memory: bool = False, more_params=None):
+    """The function (key, images) → first TrainState.
+
+    Args:
+      setup, encoder: the method's.
+      target: with an EMA copy of the encoder (without its predictor).
+      memory: with an empty memory.
+      more_params: key → dict of parameters beside the encoder's.
+    """
+    def init(key, images):
+        params, stats = models.init(encoder, key, images)
+        if more_params is not None:
+            params = {**params, **more_params(jax.random.fold_in(key, 1))}
+        parts = ({name: tree[name] for name in ("backbone", "head") if name in tree}
+                 for tree in (params, stats))
+        return TrainState(
+            jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
+            target=Target(*copy(tuple(parts))) if target else None,
+            memory=_create_memory(setup) if memory else None)
+
+    return init
+
+
+def make_fill(setup, encoder):
+    """The function (state, batch) → state with the batch's keys in the memory."""
+
+    def fill(state, batch):
+        source = state.target or Target(state.params, state.batch_stats)
+        keys, _ = encoding.target_keys(encoder, source, batch, setup.config)
+        return remember(setup, state, keys, batch)
+
+    return fill
+
+
+def descend(setup, state, loss_of):
+    """One optimizer step down ``loss_of``: params → (loss, (batch statistics, metrics)).
+
+    Returns:
+      (state, metrics averaged over the devices, the loss among them).
+    """
+    (loss, (stats, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    state = apply_gradients(state, gradients, stats, setup.optimizer, setup.axis_name)
+    metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
+    return state, jax.lax.pmean(metrics, setup.axis_name)
+
+
+def follow(setup, state, target_stats):
+    """The state with its target moved towards the online encoder.
+
+    The EMA is ``config.ema`` throughout, or rises on a cosine to ``config.ema_end``.
+    """
+    config = setup.config
+    ema = config.ema
+    if config.ema_end >= 0:
+        share = state.step / setup.steps(config.duration)
+        ema = config.ema_end - (config.ema_end - ema) * (1 + jnp.cos(jnp.pi * share)) / 2
+    return state.replace(
+        target=move_target(state.target, state, target_stats, ema, setup.axis_name))
+
+
+def remember(setup, state, keys, batch):
+    """The state with the keys of all devices in its memory, in device order."""
+    keys, labels, ids, index = (gather(x, setup.axis_name)
+                                for x in (keys, batch.label, batch.id, batch.index))
+    if setup.config.memory_kind == "queue":
+        memory = memories.push(state.memory, keys, labels, ids)
+    else:
+        memory = memories.write(state.memory, index, keys, labels, ids,
+                                momentum=setup.config.memory_momentum)
+    return state.replace(memory=memory)
+
+
+def check_memory(config) -> None:
+    """Raises InputError where the memory makes no sense."""
+    require(config.memory_kind in MEMORIES,
+            f"memory_kind must be one of {MEMORIES}, got {config.memory_kind!r}.")
+    require(config.memory_kind == "bank" or config.memory >= config.batch_size,
+            f"memory must hold at least one batch, {config.batch_size}, got {config.memory}.")
+    require(0 <= config.memory_momentum < 1, "memory_momentum must be at least 0 and below 1, got "
+            f"{config.memory_momentum}.")
+
+
+def _create_memory(setup):
+    """A queue of ``config.memory`` keys, or a bank with one for each training example."""
+    config = setup.config
+    size = config.memory if config.memory_kind == "queue" else setup.examples
+    return memories.create(size, config.model.projector.dim)

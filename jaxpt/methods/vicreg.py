@@ -1,0 +1,30 @@
+"""VICReg: views agree, features vary and are not correlated (Bardes et al., ICLR 2022).
+
+Labels are not used.
+"""
+
+import jax.numpy as jnp
+
+from jaxpt import losses
+from jaxpt.errors import require
+from jaxpt.methods import encoding, updating
+from jaxpt.methods.setup import Method, Setup
+
+
+def make(setup: Setup) -> Method:
+    config, axis = setup.config, setup.axis_name
+    encoding.check_two_views(config)
+    for name, weight in config.vicreg.items():
+        require(weight >= 0, f"vicreg.{name} must not be negative, got {weight}.")
+    encoder = encoding.projected_encoder(setup)
+
+    def step(state, batch):
+        def loss_of(params):
+            queries = encoding.queries(encoder, params, state, batch, config)
+            first, second = jnp.split(queries.output, 2)
+            loss = losses.vicreg(first, second, **config.vicreg, axis_name=axis)
+            return loss, (queries.batch_stats, {})
+
+        return updating.descend(setup, state, loss_of)
+
+    return Method(encoder, updating.make_init(setup, encoder), step)

@@ -1,0 +1,291 @@
+"""What holds of every loss; how each is called stands in calls.py."""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.extend.core import jaxprs_in_params
+from jax.sharding import PartitionSpec as P
+from jax.test_util import check_grads
+from losses import calls
+from losses.calls import LOSSES, Case
+
+import jaxpt.losses
+
+DEVICES = 8
+EVERY = pytest.mark.parametrize("name", LOSSES)
+NOT_LOSSES = {"move_centre"}
+
+
+def evaluate(call, arrays, temperature, **options):
+    temperatures = dict.fromkeys(call.temperatures, temperature)
+    return call.loss(**arrays, **temperatures, **call.options, **options)
+
+
+def with_gradients(call, arrays, temperature, weights, **options):
+    """(values, gradients by name) of the values' sum, each with a weight of its own."""
+    def total(floats):
+        values = evaluate(call, arrays | floats, temperature, **options)
+        return jnp.sum(values * weights), values
+
+    gradients, values = jax.grad(total, has_aux=True)({name: arrays[name] for name in call.floats})
+    return values, gradients
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def program(name, arrays, temperature, weights):
+    return with_gradients(LOSSES[name], arrays, temperature, weights)
+
+
+def weights_of(call, rows=calls.SIZES["b"]):
+    return np.linspace(0.5, 1.5, rows, dtype=np.float32) if call.per_example else np.float32(1)
+
+
+def run(name, arrays, temperature=0.5, weights=None):
+    """(values, gradients by name), by one program for each loss and shape of its arrays."""
+    weights = weights_of(LOSSES[name]) if weights is None else weights
+    return jax.tree.map(np.asarray, program(name, arrays, np.float32(temperature), weights))
+
+
+def rng(*seed):
+    return np.random.default_rng(seed)
+
+
+def test_every_loss_is_called_here():
+    called = {call.loss.__name__ for call in LOSSES.values()}
+    assert called == {name for name in jaxpt.losses.__all__ if name.islower()} - NOT_LOSSES
+
+
+# Values and gradients
+
+
+@EVERY
+@given(seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([1e-3, 0.05, 0.5, 1e3]),
+       case=st.builds(Case, *map(st.sampled_from, calls.CHOICES)))
+@settings(derandomize=True, deadline=None, database=None, max_examples=500)
+def test_values_are_the_oracles_and_all_is_finite_whatever_comes(name, seed, temperature, case):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(seed), case)
+    values, gradients = run(name, arrays, temperature)
+    np.testing.assert_allclose(values, calls.expected(call, arrays, np.float32(temperature)),
+                               **calls.tolerance(call, temperature))
+    assert values.dtype == np.float32
+    for float_name, gradient in gradients.items():
+        assert np.isfinite(gradient).all(), float_name
+        if float_name in call.targets:
+            assert not gradient.any(), float_name
+        elif "b" in calls.AXES[float_name]:
+            assert not calls.cut(float_name, gradient, ~arrays["where"]).any(), float_name
+
+
+@EVERY
+def test_gradients_are_the_oracles_slope(name):
+    call = LOSSES[name]
+    for seed in range(3):
+        arrays = calls.draw(call, rng(1, seed))
+        _, gradients = run(name, arrays)
+        for float_name in call.online:
+            def total(x):
+                values = calls.expected(call, arrays | {float_name: x}, 0.5)
+                return np.sum(weights_of(call) * values)
+
+            assert gradients[float_name].any()
+            direction = rng(2, seed).normal(size=arrays[float_name].shape)
+            slope = oracles.slope(total, arrays[float_name], direction)
+            np.testing.assert_allclose(np.sum(gradients[float_name] * direction), slope, rtol=1e-3,
+                                       atol=1e-4)
+
+
+@EVERY
+def test_gradients_pass_jaxs_own_check(name):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(3))
+    online = {name: jnp.asarray(arrays[name]) for name in call.online}
+    loss = jax.jit(lambda online: evaluate(call, arrays | online, 1.0))
+    check_grads(loss, (online,), order=1, modes=("rev",), atol=2e-2, rtol=2e-2)
+
+
+@EVERY
+@pytest.mark.parametrize("kept", [1, 5])
+def test_rows_that_are_masked_might_as_well_be_absent_even_where_they_are_nan(name, kept):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(4), Case(key_mask="some"))
+    arrays["where"] = where = rng(5).permutation(np.arange(calls.SIZES["b"]) < kept)
+    few = {key: calls.cut(key, x, where) for key, x in arrays.items()}
+    weights = weights_of(call)
+    few_values, few_gradients = run(name, few, weights=weights[where] if call.per_example
+                                    else weights)
+    for float_name in call.floats:
+        for letter, mask in ("b", "where"), ("m", "key_mask"):
+            if letter in calls.AXES[float_name] and mask in arrays:
+                np.moveaxis(arrays[float_name], calls.AXES[float_name].index(letter), 0)[
+                    ~arrays[mask]] = np.nan
+    values, gradients = run(name, arrays)
+    if call.per_example:
+        assert not values[~where].any()
+        values = values[where]
+    np.testing.assert_allclose(values, few_values, rtol=1e-5, atol=1e-5)
+    for float_name, gradient in gradients.items():
+        np.testing.assert_allclose(calls.cut(float_name, gradient, where),
+                                   few_gradients[float_name], rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_float32_comes_out_whatever_the_dtype_of_the_embeddings(name, dtype):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(6))
+    arrays |= {float_name: arrays[float_name].astype(dtype) for float_name in call.floats}
+    values = jax.jit(lambda arrays: evaluate(call, arrays, 0.1))(arrays)
+    assert values.dtype == jnp.float32
+    np.testing.assert_allclose(values, calls.expected(call, arrays, 0.1),
+                               **calls.tolerance(call, 0.1))
+
+
+@pytest.mark.parametrize("name", [name for name, call in LOSSES.items() if "normalize"
+                                  in inspect.signature(call.loss).parameters])
+def test_unnormalised_rows_are_compared_by_their_inner_products(name):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(7))
+    for float_name in call.floats:
+        arrays[float_name] *= 3
+    values = jax.jit(lambda arrays: evaluate(call, arrays, 0.5, normalize=False))(arrays)
+    expected = calls.expected(call, arrays, 0.5, normalize=False)
+    np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-4)
+    assert not np.allclose(values, calls.expected(call, arrays, 0.5), rtol=0.1)
+
+
+# Arguments
+
+
+@EVERY
+def test_integers_for_embeddings_are_refused(name):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(8))
+    for float_name in call.floats:
+        wrong = arrays | {float_name: arrays[float_name].astype(np.int32)}
+        with pytest.raises(TypeError, match=f"{float_name} must be floating point"):
+            jax.eval_shape(lambda: evaluate(call, wrong, 0.5))
+
+
+@EVERY
+def test_arrays_of_another_number_of_rows_are_refused(name):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(9))
+    for array, axis in ((x, calls.AXES[x].find(letter)) for x in arrays for letter in "bm"):
+        if axis < 0:
+            continue
+        wrong = arrays | {array: np.concatenate([arrays[array]] * 2, axis=axis)}
+        with pytest.raises(ValueError, match="must have|have dimension|must be"):
+            jax.eval_shape(lambda: evaluate(call, wrong, 0.5))
+
+
+@EVERY
+@pytest.mark.parametrize("temperature", [0, -0.1])
+def test_temperatures_that_are_not_positive_are_refused(name, temperature):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(10))
+    for wrong in call.temperatures:
+        temperatures = dict.fromkeys(call.temperatures, 0.5) | {wrong: temperature}
+        with pytest.raises(ValueError, match=f"temperature must be positive, got {temperature}"):
+            jax.eval_shape(lambda: call.loss(**arrays, **temperatures, **call.options))
+
+
+# Memory and precision
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+@EVERY
+def test_no_temporary_is_larger_than_the_similarities_and_products_are_exact(name):
+    call, sizes = LOSSES[name], {"b": 32, "m": 64, "d": 16, "c": 20, "v": 4, "t": 2}
+    arrays = calls.draw(call, rng(11), sizes=sizes)
+    arrays |= {float_name: arrays[float_name].astype(jnp.bfloat16) for float_name in call.floats}
+    weights = weights_of(call, sizes["b"])
+    jaxpr = jax.make_jaxpr(lambda arrays: with_gradients(call, arrays, 0.5, weights))(arrays).jaxpr
+    limit = sizes["b"] * (sizes["b"] + sizes["m"] + 1)
+    for equation in equations(jaxpr):
+        for variable in equation.outvars:
+            assert variable.aval.size <= limit, equation
+        if equation.primitive.name == "dot_general":
+            assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+            assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+# Devices
+
+
+def shards(name, array, split):
+    """[devices, …]: an array's parts along an axis that is split, or as many copies of it."""
+    axis = next((i for i, letter in enumerate(calls.AXES[name]) if letter in split), None)
+    return np.stack([array] * DEVICES if axis is None else np.split(array, DEVICES, axis))
+
+
+def whole(name, stacked, split):
+    """The reverse; copies are added up."""
+    axis = next((i for i, letter in enumerate(calls.AXES[name]) if letter in split), None)
+    return stacked.sum(axis=0) if axis is None else np.concatenate(stacked, axis)
+
+
+def mapped(mapping, function, mesh):
+    """A function of one device's part, over stacked parts."""
+    if mapping == "vmap":
+        return jax.jit(jax.vmap(function, axis_name="shard"))
+    if mapping == "pmap":
+        return jax.pmap(function, axis_name="shard")
+
+    def one(*stacked):
+        return jax.tree.map(lambda x: x[None],
+                            function(*jax.tree.map(lambda x: x[0], stacked)))
+
+    # Unchecked, as jaxpt's own training step is: gradients of sums are then as under pmap.
+    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P("shard"), out_specs=P("shard"),
+                                 check_vma=False))
+
+
+SPLIT = [name for name, call in LOSSES.items() if call.split]
+
+
+@pytest.mark.parametrize("mapping", ["shard_map", "pmap", "vmap"])
+@pytest.mark.parametrize("name", SPLIT)
+def test_eight_devices_give_values_and_gradients_of_the_full_batch(name, mapping, mesh):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(12))
+    values, gradients = run(name, arrays)
+    parts = {key: shards(key, x, call.split) for key, x in arrays.items()}
+    weights = np.stack(np.broadcast_to(weights_of(call), (DEVICES,)) if not call.per_example
+                       else np.split(weights_of(call), DEVICES))
+
+    def local(parts, weights):
+        return with_gradients(call, parts, 0.5, weights, axis_name="shard")
+
+    sharded, sharded_gradients = mapped(mapping, local, mesh)(parts, weights)
+    if call.per_example:
+        sharded = sharded.reshape(-1)
+    else:  # every device has the value of all, and callers average the gradients
+        sharded_gradients = jax.tree.map(lambda x: x / DEVICES, sharded_gradients)
+        values = np.broadcast_to(values, DEVICES)
+    np.testing.assert_allclose(sharded, values, rtol=1e-5, atol=1e-5)
+    for key, gradient in gradients.items():
+        np.testing.assert_allclose(whole(key, np.asarray(sharded_gradients[key]), call.split),
+                                   gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_devices_that_do_not_gather_give_something_else(name):
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(12))
+    parts = {key: shards(key, x, call.split) for key, x in arrays.items()}
+    alone = jax.jit(jax.vmap(lambda parts: evaluate(call, parts, 0.5)))(parts)
+    assert not np.allclose(alone.reshape(-1), run(name, arrays)[0], rtol=0.05)
