@@ -67,8 +67,18 @@ ABLATIONS = {
         "ema": (0.9, 0.99, 0.999),
         "no_positive": ("nearest", "drop", "floor"),
         "own_view": (0.0, 0.25, 0.5),
+        # Beyond the paper: each against the base setting, which has none.
+        "gate": (5.0, 20.0, 80.0),
+        "balanced": (True,),
+        "k_by_class": (True,),
+        "robustness": (0.3, 0.7),
+        "local_views": (2,),
+        "memory_kind": ("bank",),
     },
 }
+# What small crops (multi-crop) are on Fashion-MNIST.
+SMALL_CROPS = {"local_augment.crop_size": 14, "local_augment.crop_area": (0.2, 0.6),
+               "local_augment.flip": True}
 
 
 def settings_jobs(data: str, names, seeds, part: str) -> list[study.Job]:
@@ -80,7 +90,8 @@ def settings_jobs(data: str, names, seeds, part: str) -> list[study.Job]:
 def ablation_jobs(data: str) -> list[study.Job]:
     """LOOK with one field changed at a time."""
     return [job for field, values in ABLATIONS[data].items() for value in values
-            for job in _jobs(data, f"{field}={value}", "look", {field: value},
+            for job in _jobs(data, f"{field}={value}", "look",
+                             {field: value} | (SMALL_CROPS if field == "local_views" else {}),
                              SEARCH_SEEDS, "validation")]
 
 

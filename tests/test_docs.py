@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from jaxpt import study
+from jaxpt import losses, study
 
 ROOT = pathlib.Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "benchmarks"))
+sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]
 
+import generate  # noqa: E402
 import tables  # noqa: E402
 import tune  # noqa: E402
 
@@ -37,6 +38,17 @@ def test_configs_hold_the_winners_of_tuning(data, method):
     knob, _ = tune.KNOBS[data][method]
     assert config[knob] == best[knob]
     assert config.optimizer.learning_rate == best["optimizer"]["learning_rate"]
+
+
+def test_the_page_of_losses_is_that_of_the_docstrings():
+    assert generate.PAGE.read_text() == generate.render()
+    listed = [name for names in generate.GROUPS.values() for name in names]
+    functions = [name for name in losses.__all__ if name.islower()]
+    assert sorted(listed) == sorted(functions)
+    for name in listed:  # what each is for, and where it comes from
+        docstring = getattr(losses, name).__doc__
+        assert all(f"\n    {part}:\n" in docstring
+                   for part in ("Use", "Args", "Returns", "Raises", "Example", "References"))
 
 
 def test_links_lead_somewhere():

@@ -9,6 +9,10 @@ from jaxpt.losses import similarity as sim
 def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
     """Softmax cross-entropy with integer labels, in float32.
 
+    Use:
+      The baseline to beat, and what fine-tuning uses. ImageNet's ResNet-50: 90 to 100 epochs,
+      SGD 0.1 for each 256 images, weight decay 1e-4, smoothing 0.1.
+
     Args:
       logits: float [batch, classes].
       labels: int [batch], each in 0 … classes − 1. A label outside gives NaN, which the training
@@ -56,6 +60,10 @@ def cosine_softmax(embeddings, prototypes, labels, *, temperature=0.1, label_smo
     loss_i = −log softmax(cos(z_i, w_c)/τ) at c = y_i. The prototypes w_c are learnt: gradients
     flow into both. The scale 1/τ bounds the logits, so that τ also bounds how small the loss can
     get: with C classes no less than log(1 + (C−1)·e^(−2/τ)).
+
+    Use:
+      Behind a projector and with multi-crop, for features that transfer better than those of
+      plain cross-entropy. t-ReX: τ 0.1, 1 large and 8 small crops, 100 epochs.
 
     Args:
       embeddings: float [batch, dim].
@@ -107,6 +115,10 @@ def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, tempe
 
     With ids the keys of a query's own image are left out of the mean of the query's class, for
     that query. A key with its id under another label stays where it is.
+
+    Use:
+      As ``cosine_softmax`` without weights to learn, which favours the training classes less.
+      t-ReX*: memory 8,192, EMA 0.999, τ 0.1.
 
     Args:
       queries: float [batch, dim].
@@ -164,7 +176,7 @@ def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, tempe
     logits, included = _class_logits(queries, keys, key_labels, in_class, classes, normalize)
     own_class = query_labels[:, None] == jnp.arange(classes)
     if query_ids is not None:
-        remaining = admissible & in_class & (query_labels[:, None] == key_labels)
+        remaining = admissible & (query_labels[:, None] == key_labels)
         own_logits = jnp.sum(queries * sim.rows(_masked_means(keys, remaining), normalize), axis=-1)
         logits = jnp.where(own_class, own_logits[:, None], logits)
         included = jnp.where(own_class, jnp.any(remaining, axis=-1)[:, None], included)

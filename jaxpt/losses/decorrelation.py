@@ -32,6 +32,10 @@ def barlow_twins(first, second, *, redundancy=0.0051, where=None, axis_name=None
     column of one value thereby has correlation 0, and columns of far smaller spread than 0.003
     come close to that: scale the embeddings, as a last BatchNorm does, before they get there.
 
+    Use:
+      For images without labels, without predictor, EMA or negatives. Zbontar et al.: projector
+      8192-8192-8192, λ 0.0051, LARS, batch 2,048.
+
     Args:
       first, second: float [batch, dim], the two views of the same examples.
       redundancy: λ; 0.0051 is the paper's, tuned for 8,192 features.
@@ -84,6 +88,10 @@ def vicreg(first, second, *, invariance=25.0, variance=25.0, covariance=1.0, whe
     over the features (the paper's text sums over both views in the variance term and over the
     features in the distance). Nothing is normalised: coordinates beyond about 1e7 overflow
     float32 in the squared covariances.
+
+    Use:
+      As ``barlow_twins``; the two branches need share nothing, so they may be different networks.
+      Bardes et al.: weights 25, 25, 1, expander 8192-8192-8192, LARS, batch 2,048.
 
     Args:
       first, second: float [batch, dim], the two views of the same examples.

@@ -21,6 +21,10 @@ def dino(student, teacher, centre, *, student_temperature=0.1, teacher_temperatu
     keeps one prototype from taking everything, sharpening (τ_t < τ_s) keeps them from being all
     alike; with either missing it collapses. Move the centre by ``move_centre`` *after* the loss.
 
+    Use:
+      For images without labels, with vision transformers above all. Caron et al.: 65,536
+      prototypes, 2 large and 8 to 10 small crops, EMA from 0.996 to 1, AdamW.
+
     Args:
       student: float [views_s, batch, prototypes], logits.
       teacher: float [views_t, batch, prototypes], views_t ≤ views_s; no gradient flows into it.
@@ -75,6 +79,9 @@ def move_centre(centre, teacher, *, momentum=0.9, where=None, axis_name=None):
     """The centre for DINO's next step: an exponential moving average of the teacher's outputs.
 
     new = m · centre + (1 − m) · mean of the teacher's outputs over views, batch and devices.
+
+    Use:
+      Once a step, after ``dino``.
 
     Args:
       centre: float [prototypes].

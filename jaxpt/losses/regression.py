@@ -13,6 +13,11 @@ def cosine_regression(predictions, targets, *, where=None):
     gradient. Both are symmetric in the views: call it once each way and add (BYOL) or average
     (SimSiam). Without a predictor or a moving target it collapses to a constant at loss 0.
 
+    Use:
+      For images without labels and without negatives, with small batches. BYOL: EMA from 0.99 or
+      0.996 to 1, head 4096-256, LARS; SimSiam: no EMA, learning rate 0.05 for each 256 images,
+      predictor of width 512.
+
     Args:
       predictions: float [batch, dim], the predictor's output for one view.
       targets: float [batch, dim], the target encoder's for the other; no gradient flows into it.

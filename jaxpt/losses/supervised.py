@@ -17,6 +17,10 @@ def sup_moco(queries, positives, keys, query_labels, key_labels, *, temperature=
 
         loss_i = 1/|P(i)| Σ_{p∈P(i)} ( log Σ_{a∈A(i)} e^{s_ia/τ} − s_ip/τ )
 
+    Use:
+      As ``sup_con``, where batches are too small to hold several images of every class.
+      Majumder et al.: 64,000 keys, EMA 0.999, τ 0.07.
+
     Args:
       queries: float [batch, dim].
       positives: float [batch, dim]; row i is the target encoder's embedding of another view of
@@ -69,6 +73,10 @@ def exemplar(queries, positives, keys, query_labels, key_labels, *, temperature=
 
         loss_i = log( e^{s_i+/τ} + Σ_{y_j≠y_i} e^{s_ij/τ} ) − s_i+/τ
 
+    Use:
+      To use labels for no more than sparing an image the wrong negatives; coarse labels do
+      little harm. Zhao et al.: MoCo v2's settings.
+
     Args:
       queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
         where, axis_name: as for ``sup_moco``.
@@ -112,6 +120,10 @@ def mask_con(queries, positives, keys, query_labels, key_labels, *, temperature=
     divided by its largest entry before the own positive joins with 1, and then all are divided by
     their sum. w = 0 is ``info_nce``; w = 1 with τ_t → ∞ is ``sup_moco``. No gradient flows into
     the targets.
+
+    Use:
+      For coarse labels where fine classes matter: the nearest published relative of ``look``.
+      Feng and Patras: τ 0.1, target τ 0.05, weight 0.5 to 1, 8,192 keys, EMA 0.99.
 
     Args:
       queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
@@ -158,6 +170,9 @@ def grafit(queries, positives, keys, query_labels, key_labels, *, temperature=0.
     loss = w·sup_moco + (1 − w)·info_nce, both with the temperature τ. The class loss of Grafit's
     own paper is a nearest-neighbour classifier's (``nca``); for that, add ``nca`` and ``info_nce``
     yourself.
+
+    Use:
+      As ``mask_con``, in its simplest form: a fixed mixture, weight 0.5.
 
     Args:
       queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
@@ -206,6 +221,10 @@ def spread(embeddings, labels, ids, *, temperature=0.5, weight=0.5, normalize=Tr
 
     The authors' code compares each pair of views on its own and leaves the other positives out of
     SupCon's denominator; here the views are rows of one batch, as in ``sup_con``.
+
+    Use:
+      As ``sup_con`` where its collapsed classes are the trouble (coarse to fine, transfer), with
+      two views of each image. Chen et al.: τ 0.5, weight 0.5.
 
     Args:
       embeddings: float [batch, dim], all views.

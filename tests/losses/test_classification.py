@@ -220,10 +220,12 @@ def test_keys_in_no_class_and_masked_keys_do_not_exist_even_nan():
     gone = np.arange(MEMORY) % 3 == 0
     expected = ocm(queries, keys[~gone], query_labels, key_labels[~gone], classes=CLASSES)
     keys[gone] = np.nan
-    for outside in -1, CLASSES, 2**31 - 1:
+    none_own = {"query_ids": np.full(BATCH, -1), "key_ids": np.arange(MEMORY)}
+    for outside in -1, -2, CLASSES, 2**31 - 1:
         labels = np.where(gone, outside, key_labels)
-        losses = ocm(queries, keys, query_labels, labels, classes=CLASSES)
-        np.testing.assert_allclose(losses, expected, rtol=1e-5)
+        for ids in {}, none_own:
+            losses = ocm(queries, keys, query_labels, labels, classes=CLASSES, **ids)
+            np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
     def total(queries):
         return prototype_softmax(queries, keys, query_labels, key_labels, classes=CLASSES,
@@ -273,8 +275,15 @@ def test_a_query_label_outside_of_the_classes_gives_nan_unless_masked():
     np.testing.assert_array_equal(np.isnan(losses), np.isin(np.arange(BATCH), [1, 4]))
     where = ~np.isnan(losses)
     queries[~where] = np.nan
-    masked = ocm(queries, keys, query_labels, key_labels, classes=CLASSES, where=where)
-    np.testing.assert_array_equal(masked, np.where(where, losses, 0))
+
+    def total(queries):
+        masked = prototype_softmax(queries, keys, query_labels, key_labels, classes=CLASSES,
+                                   where=where)
+        return masked.sum(), masked
+
+    gradient, masked = jax.jit(jax.grad(total, has_aux=True))(queries)
+    np.testing.assert_allclose(masked, np.where(where, losses, 0), rtol=1e-5)
+    assert gradient[where].all() and not gradient[~where].any()
 
 
 def test_no_gradient_flows_into_the_keys():

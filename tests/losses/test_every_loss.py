@@ -20,6 +20,8 @@ import jaxpt.losses
 
 DEVICES = 8
 EVERY = pytest.mark.parametrize("name", LOSSES)
+NORMALIZING = [name for name, call in LOSSES.items()
+               if "normalize" in inspect.signature(call.loss).parameters]
 NOT_LOSSES = {"move_centre"}
 
 
@@ -148,8 +150,7 @@ def test_float32_comes_out_whatever_the_dtype_of_the_embeddings(name, dtype):
                                **calls.tolerance(call, 0.1))
 
 
-@pytest.mark.parametrize("name", [name for name, call in LOSSES.items() if "normalize"
-                                  in inspect.signature(call.loss).parameters])
+@pytest.mark.parametrize("name", NORMALIZING)
 def test_unnormalised_rows_are_compared_by_their_inner_products(name):
     call = LOSSES[name]
     arrays = calls.draw(call, rng(7))
@@ -213,14 +214,15 @@ def test_no_temporary_is_larger_than_the_similarities_and_products_are_exact(nam
     arrays = calls.draw(call, rng(11), sizes=sizes)
     arrays |= {float_name: arrays[float_name].astype(jnp.bfloat16) for float_name in call.floats}
     weights = weights_of(call, sizes["b"])
-    jaxpr = jax.make_jaxpr(lambda arrays: with_gradients(call, arrays, 0.5, weights))(arrays).jaxpr
     limit = sizes["b"] * (sizes["b"] + sizes["m"] + 1)
-    for equation in equations(jaxpr):
-        for variable in equation.outvars:
-            assert variable.aval.size <= limit, equation
-        if equation.primitive.name == "dot_general":
-            assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
-            assert equation.outvars[0].aval.dtype == jnp.float32
+    for options in ({}, {"normalize": False}) if name in NORMALIZING else ({},):
+        program = jax.make_jaxpr(
+            lambda arrays: with_gradients(call, arrays, 0.5, weights, **options))(arrays)
+        for equation in equations(program.jaxpr):
+            assert all(variable.aval.size <= limit for variable in equation.outvars), equation
+            if equation.primitive.name == "dot_general":
+                assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+                assert equation.outvars[0].aval.dtype == jnp.float32
 
 
 # Devices

@@ -158,6 +158,19 @@ def test_spread_is_sup_con_or_in_one_class_nt_xent():
 # Extremes and arguments
 
 
+@pytest.mark.parametrize("loss, defaults", [
+    (sup_moco, {"temperature": 0.07}),
+    (exemplar, {"temperature": 0.2}),
+    (mask_con, {"temperature": 0.1, "target_temperature": 0.05, "weight": 1.0}),
+    (grafit, {"temperature": 0.1, "weight": 0.5}),
+    (spread, {"temperature": 0.5, "weight": 0.5}),
+])
+def test_defaults_are_the_documented_ones(loss, defaults):
+    arrays = drawn() if loss is not spread else (drawn()[2], np.arange(MEMORY) % 3,
+                                                 np.arange(MEMORY) % 6)
+    same(compiled(loss)(*arrays), compiled(loss, **defaults)(*arrays))
+
+
 @pytest.mark.parametrize("target_temperature", [1e-3, 1e3])
 def test_mask_cons_targets_are_finite_where_keys_of_other_classes_are_nearest(target_temperature):
     arrays = [QUERY, AXES[:1], np.array([[1, 0], [-1, 0]], np.float32)]

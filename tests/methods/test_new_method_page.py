@@ -1,0 +1,39 @@
+"""The page on writing a method is true: its code is a method that trains."""
+
+import pathlib
+import re
+import types
+
+import numpy as np
+import pytest
+import small_runs
+
+from jaxpt import methods, pretrain
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "new-method.md"
+
+
+@pytest.fixture
+def batch_nca(monkeypatch):
+    """The page's file, in the registry."""
+    [code] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    module = types.ModuleType("batch_nca")
+    exec(compile(code, str(PAGE), "exec"), module.__dict__)
+    monkeypatch.setitem(methods.METHODS, "batch_nca", module.make)
+    return module
+
+
+def test_the_method_of_the_page_trains(batch_nca, dataset):
+    changes = small_runs.RUN | {"method": "batch_nca", "views": 2, "temperature": 0.1}
+    result = pretrain.run(small_runs.config_of("look", changes), quiet=True, dataset=dataset)
+    losses = [row["loss"] for row in result.history if "loss" in row]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    assert result.history[-1]["knn"] > 0.7
+
+
+def test_what_the_page_names_is_there(batch_nca):
+    text = PAGE.read_text()
+    for module in methods.look.encoding, methods.look.updating:
+        short = module.__name__.rsplit(".", 1)[1]
+        for name in re.findall(rf"\b{short}\.(\w+)", text):
+            assert hasattr(module, name), f"{short}.{name}"
