@@ -124,3 +124,44 @@ def test_shapes_that_would_broadcast_are_refused(keys, labels):
     full = memory.create(4, 3)
     with pytest.raises(ValueError, match=r"keys must be \[batch, 3\] and labels and ids \[batch\]"):
         memory.push(full, jnp.zeros(keys), jnp.zeros(labels, int), jnp.zeros(2, int))
+
+
+# The bank
+
+
+def unit(rows):
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_bank_takes_first_keys_as_they_are_and_moves_later_ones():
+    first, second = unit(np.array([[3.0, 4, 0], [0, 0, 1]])), unit(np.array([[0, 1.0, 0]]))
+    slots, labels, ids = np.array([2, 0]), np.array([7, 8]), np.array([12, 10])
+    write = jax.jit(memory.write)
+    m = write(memory.create(4, DIM), slots, first, labels, ids, momentum=0.75)
+    np.testing.assert_allclose(m.keys[slots], first, rtol=1e-6)
+    np.testing.assert_array_equal(m.valid, [True, False, True, False])
+    np.testing.assert_array_equal(m.ids, [10, -1, 12, -1])
+    np.testing.assert_array_equal(m.labels, [8, -1, 7, -1])
+    m = write(m, slots[:1], second, labels[:1], ids[:1], momentum=0.75)
+    np.testing.assert_allclose(m.keys[2], unit(0.75 * first[:1] + 0.25 * second)[0], rtol=1e-6)
+    np.testing.assert_allclose(m.keys[0], first[1], rtol=1e-6)
+
+
+def test_without_momentum_a_bank_replaces():
+    m = memory.create(2, DIM)
+    for key in np.eye(DIM)[:2]:
+        m = memory.write(m, np.array([1]), key[None], np.array([0]), np.array([5]), momentum=0.0)
+    np.testing.assert_array_equal(m.keys[1], [0, 1, 0])
+
+
+def test_of_a_slot_named_twice_the_last_row_counts():
+    slots, ids = np.array([1, 0, 1]), np.array([5, 6, 7])
+    m = memory.write(memory.create(2, DIM), slots, np.eye(DIM), ids, ids, momentum=0.5)
+    np.testing.assert_array_equal(m.ids, [6, 7])
+    np.testing.assert_array_equal(m.keys, np.eye(DIM)[[1, 2]])
+
+
+def test_a_bank_refuses_shapes_that_do_not_match():
+    with pytest.raises(ValueError, match=r"keys must be \[batch, 3\].*\(1, 2\)"):
+        memory.write(memory.create(2, DIM), np.array([0]), np.ones((1, 2)), np.array([0]),
+                     np.array([0]), momentum=0.5)

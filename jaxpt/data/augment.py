@@ -72,13 +72,14 @@ def _augment(config, key, image):
 
 
 def _crop(key, image, area, size):
-    """A random resized crop: a share of the area, sides 3:4 to 4:3, resized by anti-aliased linear
-    interpolation."""
+    """A random resized crop: a share of the area, sides 3:4 to 4:3 as far as the image allows,
+    resized by anti-aliased linear interpolation."""
     height, width, channels = image.shape
     draws = jax.random.uniform(key, (4,))
     share = area[0] + (area[1] - area[0]) * draws[0]
     stretch = jnp.exp((draws[1] - 0.5) * jnp.log(4 / 3))  # square root of the sides' ratio
-    sides = jnp.minimum(jnp.sqrt(share) * jnp.array([1 / stretch, stretch]), 1.0)
+    stretch = jnp.clip(stretch, jnp.sqrt(share), 1 / jnp.sqrt(share))
+    sides = jnp.sqrt(share) * jnp.array([1 / stretch, stretch])  # as shares of the image's
     corner = (1 - sides) * draws[2:]
     out = size or height, size or width
     scale = jnp.array(out) / (sides * jnp.array([height, width]))

@@ -44,7 +44,7 @@ def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
     sim.check_rows("where", where, logits.shape[0])
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32), axis=-1)
+    log_p = jax.nn.log_softmax(sim.rows(logits, False, where), axis=-1)
     classes = logits.shape[1]
     own = jnp.take_along_axis(log_p, jnp.clip(labels, 0, classes - 1)[:, None], axis=-1)[:, 0]
     spread = jnp.mean(log_p, axis=-1) if label_smoothing else 0.0  # else a logit of −∞ gives NaN
@@ -190,8 +190,8 @@ def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, tempe
 
 def _class_logits(queries, keys, labels, in_class, classes, normalize):
     """(similarities of queries and class means, whether the class has a key) [batch, classes]."""
-    group = jnp.where(in_class, labels, classes)  # one group more for the keys in no class
-    counts, sums = (jax.ops.segment_sum(x, group, classes + 1)[:classes]
+    segment = jnp.where(in_class, labels, classes)  # one beyond the last: dropped
+    counts, sums = (jax.ops.segment_sum(x, segment, classes)
                     for x in (in_class.astype(jnp.float32), keys))
     means = sim.rows(sums / jnp.maximum(counts, 1)[:, None], normalize)
     logits = sim.similarities(queries, means)

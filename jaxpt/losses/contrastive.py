@@ -26,10 +26,9 @@ def sup_con(embeddings, labels, *, form="out", temperature=0.1, keys=None, key_l
     gradient flows into the keys.
 
     Use:
-      To pull a class together into one place: the strongest of these on the labels it is trained on,
-      and the one that collapses classes soonest. Two views and large batches, or a memory. Khosla et
-      al.: τ 0.1; on CIFAR batch 1,024, learning rate 0.5, 1,000 epochs; on ImageNet batch 6,144,
-      LARS, 350 epochs.
+      To pull each class together into one place, for the labels that it is trained on. Two views
+      and large batches, or a memory. Khosla et al.: τ 0.1; on CIFAR batch 1,024, learning rate
+      0.5, 1,000 epochs; on ImageNet batch 6,144, LARS, 350 epochs.
 
     Args:
       embeddings: float [batch, dim].

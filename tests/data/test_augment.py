@@ -9,9 +9,10 @@ from jaxpt.data import augment
 from jaxpt.data.batch import Batch
 from jaxpt.errors import InputError
 
-OFF = {"shift": 0, "flip": False, "contrast": 0.0, "brightness": 0.0, "noise": 0.0, "erase": 0.0}
-EVERYTHING = {"shift": 1, "flip": True, "contrast": 0.2, "brightness": 0.1, "noise": 0.05,
-              "erase": 0.3}
+OFF = {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 0, "flip": False, "contrast": 0.0,
+       "brightness": 0.0, "noise": 0.0, "erase": 0.0}
+EVERYTHING = {"crop_area": (0.3, 1.0), "crop_size": 6, "shift": 1, "flip": True, "contrast": 0.2,
+              "brightness": 0.1, "noise": 0.05, "erase": 0.3}
 HEIGHT, WIDTH = 7, 5  # not square, so that swapped axes show
 MANY = 2400
 
@@ -27,7 +28,7 @@ def compiled(settings):
 def draw(images, ids=None, *, epochs=0, seed=0, view=0, **settings):
     n = len(images)
     ids = np.arange(n) if ids is None else np.asarray(ids)
-    batch = Batch(np.asarray(images), np.zeros(n, np.int32), ids.astype(np.int32),
+    batch = Batch(np.asarray(images), np.zeros(n, np.int32), ids.astype(np.int32), np.arange(n),
                   np.broadcast_to(epochs, n).astype(np.int32), np.int32(seed))
     return np.asarray(compiled(tuple(sorted((OFF | settings).items())))(batch, view))
 
@@ -192,6 +193,53 @@ class TestErase:
         assert_uniform(equal.sum(axis=0), rows * columns)
 
 
+class TestCrop:
+    """On a picture of its own coordinates, so that every crop says where it was taken."""
+
+    SIDE = 24
+
+    @pytest.fixture
+    def coordinates(self):
+        rows, columns = np.meshgrid(np.arange(self.SIDE), np.arange(self.SIDE), indexing="ij")
+        return (np.stack([rows, columns, 0 * rows], axis=-1) * 10).astype(np.uint8)
+
+    def crops(self, coordinates, **settings):
+        views = (draw(copies(coordinates), **settings) + 1) * 127.5 / 10
+        return views[..., 0], views[..., 1]
+
+    def spans(self, coordinates, size, area):
+        """Sides of the crops in pixels of the picture, from the slopes in their middle."""
+        rows, columns = self.crops(coordinates, crop_area=area, crop_size=size)
+        middle = slice(size // 4, size - size // 4)
+        return (size * np.diff(rows[:, middle, size // 2], axis=1).mean(axis=1),
+                size * np.diff(columns[:, size // 2, middle], axis=1).mean(axis=1))
+
+    def test_keeps_shares_of_the_area_and_sides_within_their_bounds(self, coordinates):
+        heights, widths = self.spans(coordinates, 12, (0.2, 0.5))
+        shares = heights * widths / self.SIDE ** 2
+        assert 0.19 < shares.min() < 0.23 and 0.47 < shares.max() < 0.51
+        assert abs(shares.mean() - 0.35) < 0.01
+        ratios = widths / heights
+        assert 0.73 < ratios.min() < 0.78 and 1.29 < ratios.max() < 1.37
+
+    def test_lies_anywhere_inside(self, coordinates):
+        rows, columns = self.crops(coordinates, crop_area=(0.25, 0.25), crop_size=8)
+        for places in rows, columns:
+            assert -0.1 < places.min() < 0.6 and self.SIDE - 1.6 < places.max() < self.SIDE - 0.9
+            centres = places.mean(axis=(1, 2))
+            assert abs(centres.mean() - (self.SIDE - 1) / 2) < 0.3 and centres.std() > 2
+
+    def test_the_whole_image_at_its_size_is_the_image(self, images):
+        np.testing.assert_allclose(draw(images), augment.to_float(images), atol=1e-6)
+
+    def test_size_without_a_smaller_area_resizes(self, coordinates):
+        view = draw(copies(coordinates)[:2], crop_size=12)
+        assert view.shape == (2, 12, 12, 3)
+        pairs = (np.asarray(augment.to_float(coordinates))
+                 .reshape(12, 2, 12, 2, 3).mean(axis=(1, 3)))
+        np.testing.assert_allclose(view[0][2:-2, 2:-2], pairs[2:-2, 2:-2], atol=0.05)
+
+
 class TestCheck:
     def test_accepts_the_bounds(self):
         augment.check(ml_collections.ConfigDict(OFF))
@@ -201,6 +249,15 @@ class TestCheck:
     def test_negative(self, name):
         with pytest.raises(InputError, match=rf"augment\.{name} must not be negative, got -1"):
             augment.check(ml_collections.ConfigDict(OFF | {name: -1}))
+
+    @pytest.mark.parametrize("area", [(0.0, 1.0), (0.5, 0.4), (0.5, 1.1), (0.5,)])
+    def test_a_crop_that_is_none(self, area):
+        with pytest.raises(InputError, match=r"augment\.crop_area must be two shares"):
+            augment.check(ml_collections.ConfigDict(OFF | {"crop_area": area}))
+
+    def test_a_crop_of_negative_size(self):
+        with pytest.raises(InputError, match=r"augment\.crop_size must not be negative, got -1"):
+            augment.check(ml_collections.ConfigDict(OFF | {"crop_size": -1}))
 
     def test_erasing_everything(self):
         with pytest.raises(InputError, match=r"augment\.erase must be below 1, got 1\.0"):

@@ -107,8 +107,9 @@ def test_where_zeroes_rows_even_with_a_label_outside():
     losses = fast(logits, np.where(where, labels, -1), where=where)
     np.testing.assert_array_equal(losses[~where], 0)
     np.testing.assert_allclose(losses[where], fast(logits, labels)[where], rtol=1e-6)
-    gradient = gradient_of(logits, labels, where=where)
-    assert gradient[where].any(axis=1).all() and not gradient[~where].any()
+    for masked in 0, np.nan:
+        gradient = gradient_of(np.where(where[:, None], logits, masked), labels, where=where)
+        assert gradient[where].any(axis=1).all() and not gradient[~where].any()
 
 
 @pytest.mark.parametrize("change, error, message", [

@@ -290,12 +290,13 @@ class TestEncoder:
                                  models.Projector((), 3))
         params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
         assert set(params) == {"backbone", "head"}
-        output, features, same = models.encode(encoder, params, stats, images, train=False)
+        encoded = models.encode(encoder, params, stats, images, train=False)
+        output, features = encoded.output, encoded.features
         assert output.shape == (16, 3) and features.shape == (16, 8)
         head = params["head"]["Dense_0"]
         np.testing.assert_allclose(output, features @ head["kernel"] + head["bias"], atol=1e-5)
-        assert same is stats
-        _, _, changed = models.encode(encoder, params, stats, images, train=True)
+        assert encoded.batch_stats is stats and encoded.prediction is None
+        changed = models.encode(encoder, params, stats, images, train=True).batch_stats
         before, after = (np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
                          for tree in (stats, changed))
         assert before.shape == after.shape and np.abs(before - after).max() > 0.01
@@ -304,9 +305,41 @@ class TestEncoder:
         encoder = models.Encoder(backbone("small_cnn", norm="group"), models.Classifier(2))
         params, stats = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), images))
         assert not stats
-        _, _, changed = jax.eval_shape(
+        encoded = jax.eval_shape(
             lambda p: models.encode(encoder, p, stats, images, train=True), params)
-        assert not changed
+        assert not encoded.batch_stats
+
+    def test_a_predictor_takes_the_output_of_the_head(self, images):
+        encoder = models.Encoder(backbone("small_cnn", norm="group", widths=(8,), strides=(2,)),
+                                 models.Projector((), 3, norm="group"),
+                                 models.Projector((), 3, norm="group"))
+        params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
+        encoded = models.encode(encoder, params, stats, images, train=False)
+        last = params["predictor"]["Dense_0"]
+        np.testing.assert_allclose(encoded.prediction,
+                                   encoded.output @ last["kernel"] + last["bias"], atol=1e-5)
+        without = models.encode(encoder.clone(predictor=None), params, stats, images, train=False)
+        np.testing.assert_array_equal(without.output, encoded.output)
+        assert without.prediction is None
+
+
+class TestHeadsOfMethods:
+    def test_prototype_head_gives_cosines(self):
+        head = models.PrototypeHead(models.Projector((), 4, norm="group"), 5)
+        x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+        params = head.init(jax.random.key(0), x, False)["params"]
+        projected = x @ params["projector"]["Dense_0"]["kernel"]
+        rows = np.asarray(params["prototypes"])
+        cosines = (projected / np.linalg.norm(projected, axis=1, keepdims=True)
+                   @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T)
+        np.testing.assert_allclose(head.apply({"params": params}, x, False), cosines, atol=1e-5)
+
+    def test_mlp_classifier_starts_at_zero_behind_a_projector(self):
+        head = models.MlpClassifier(models.Projector((16,), 4, norm="group"), 5)
+        x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+        variables = head.init(jax.random.key(0), x, False)
+        assert set(variables["params"]) == {"projector", "Classifier_0"}
+        np.testing.assert_array_equal(head.apply(variables, x, False), np.zeros((3, 5)))
 
 
 class TestBadConfigs:
