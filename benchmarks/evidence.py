@@ -46,7 +46,6 @@ SETTINGS = {
         "base": {},
         "24 epochs": {"duration": "24 epochs"},
         "no augmentation, 24 epochs": {"duration": "24 epochs", **NO_AUGMENTATION, **NO_FLIP},
-        "all ten labels": {"data.label_map": "fine"},
     },
 }
 # What is changed in LOOK alone, one field at a time.

@@ -113,11 +113,11 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         raise ValueError(f"gate must be positive, got {gate}.")
     if not 0 <= robustness <= 1:
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
-    s, same, candidates, frequency = _compare(
+    s, same, candidates, *of_keys = _compare(
         queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, axis_name, balanced)
+        normalize, where, axis_name)
     if balanced:
-        s = s - temperature * jnp.log(frequency)
+        s = s - temperature * jnp.log(_class_frequency(*of_keys))
     neighbors = knn.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
     positives = neighbors & same
     missing = ~jnp.any(positives, axis=-1)
@@ -162,9 +162,9 @@ def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=N
       Goldberger et al., NIPS 2004; Wu et al., "Improving generalization via scalable neighborhood
       component analysis", ECCV 2018.
     """
-    s, same, candidates, _ = _compare(
+    s, same, candidates, *_ = _compare(
         queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, axis_name)
+        normalize, where, axis_name)
     positives = candidates & same
     missing = ~jnp.any(positives, axis=-1)
     losses = _soft_knn_loss(s, candidates, positives, candidates, positives, missing, temperature,
@@ -173,28 +173,22 @@ def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=N
 
 
 def _compare(queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-             normalize, axis_name, with_frequency=False):
+             normalize, where, axis_name):
     """After all checks: similarities, same-label mask and candidate mask, each [batch, memory],
-    and the relative frequency of each key's class [memory] where it is wanted."""
+    and the labels and the mask [memory] of the keys of all devices."""
     sim.check_embeddings("queries", queries)
-    sim.check_embeddings("keys", keys)
-    if queries.shape[1] != keys.shape[1]:
-        raise ValueError(f"queries have dimension {queries.shape[1]} but keys {keys.shape[1]}.")
+    sim.check_keys("queries", queries, keys)
     sim.check_temperature(temperature)
     sim.check_rows("query_labels", query_labels, queries.shape[0])
     sim.check_rows("key_labels", key_labels, keys.shape[0])
     sim.check_rows("key_mask", key_mask, keys.shape[0])
+    sim.check_rows("where", where, queries.shape[0])
     keys, key_labels, key_ids, key_mask = (
         sim.gather(x, axis_name) for x in (keys, key_labels, key_ids, key_mask))
-    if key_mask is not None:  # what a masked key holds, NaN even, must not reach the gradient
-        keys = jnp.where(key_mask[:, None], keys, 0)
-    if normalize:
-        queries, keys = sim.unit_vectors(queries), sim.unit_vectors(keys)
-    s = sim.similarities(queries.astype(jnp.float32),
-                         jax.lax.stop_gradient(keys).astype(jnp.float32))
+    s = sim.similarities(sim.rows(queries, normalize, where),
+                         jax.lax.stop_gradient(sim.rows(keys, normalize, key_mask)))
     candidates = sim.candidates(s.shape, query_ids, key_ids, key_mask)
-    frequency = _class_frequency(key_labels, key_mask) if with_frequency else None
-    return s, query_labels[:, None] == key_labels[None, :], candidates, frequency
+    return s, query_labels[:, None] == key_labels[None, :], candidates, key_labels, key_mask
 
 
 def _class_frequency(labels, mask):
@@ -250,7 +244,6 @@ def _soft_knn_loss(s, neighbors, positives, candidates, same_class, missing, tem
 
 
 def _finish(losses, missing, neighbors, positives, where):
-    sim.check_rows("where", where, losses.shape[0])
     share = jnp.sum(positives, axis=-1) / jnp.maximum(jnp.sum(neighbors, axis=-1), 1)
     stats = NeighborStats(
         no_positive=sim.masked_mean(missing, where),

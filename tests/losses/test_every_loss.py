@@ -136,6 +136,8 @@ def test_rows_that_are_masked_might_as_well_be_absent_even_where_they_are_nan(na
     for float_name, gradient in gradients.items():
         np.testing.assert_allclose(calls.cut(float_name, gradient, where),
                                    few_gradients[float_name], rtol=1e-4, atol=1e-5)
+        if "b" in calls.AXES[float_name]:
+            assert not calls.cut(float_name, gradient, ~where).any()
 
 
 @EVERY
