@@ -65,3 +65,12 @@ class TestBank:
         np.testing.assert_array_equal(memory.labels, dataset.coarse(dataset.trainval.labels))
         assert memory.valid.all()
         np.testing.assert_allclose(np.linalg.norm(memory.keys, axis=1), 1, atol=1e-5)
+
+    def test_without_momentum_it_is_a_queue_of_all_examples_for_one_pass(self, train):
+        # The queue was filled in the order of the first pass: each batch drops its own old keys.
+        options = {"duration": "1 epochs", "k_warmup": "0 steps", "memory": IMAGES,
+                   "knn_every": "0 steps"}
+        queue = train("look", **options)
+        bank = train("look", **options, memory_kind="bank", memory_momentum=0.0)
+        assert len(bank.losses) == IMAGES // BATCH
+        np.testing.assert_allclose(bank.losses, queue.losses, rtol=1e-4)

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from small_runs import (HAND, assert_close, batch_of, config_of, jit, over_one_device, some_state,
-                        step_of)
+from small_runs import (AUGMENT, HAND, assert_close, batch_of, config_of, jit, over_one_device,
+                        some_state, step_of)
 
 from jaxpt import losses, memory, models, pretrain
 from jaxpt.data.augment import draw_view
@@ -48,6 +48,12 @@ class TestViews:
         assert queries.output.shape == (40, 6)
         np.testing.assert_array_equal(queries.labels, np.tile(batch.label, 5))
         np.testing.assert_array_equal(queries.ids, np.tile(batch.id, 5))
+
+    def test_small_crops_that_are_no_crops_are_views_like_the_others(self, dataset):
+        still = {"augment": AUGMENT, "key_augment": AUGMENT, "local_augment": AUGMENT}
+        losses = [float(step_of("look", dataset, views=1, local_views=1, **still).metrics["loss"]),
+                  float(step_of("look", dataset, views=2, local_views=0, **still).metrics["loss"])]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
     def test_the_other_view(self):
         np.testing.assert_array_equal(encoding.other_view(np.arange(6)), [3, 4, 5, 0, 1, 2])
