@@ -14,7 +14,7 @@ from jaxpt.configs.pretrain import fashion_mnist
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "fashion_mnist.jsonl"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
-SEEDS = range(5)
+SEEDS = range(3)
 DURATIONS = ("8 epochs", "24 epochs")
 
 
