@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import encoding, updating
+from jaxpt.methods import encoding, momentum, updating
 from jaxpt.methods.setup import Method, Setup
 
 SOURCES = ("learnt", "memory")
@@ -45,24 +45,11 @@ def _learnt(setup):
 
 def _of_memory(setup):
     config = setup.config
-    encoding.check_target(config)
-    updating.check_memory(config)
-    encoder = encoding.projected_encoder(setup)
 
-    def step(state, batch):
-        memory = state.memory
-        keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
+    def loss_of(queries, own, memory):
+        per_query = losses.prototype_softmax(
+            queries.output, memory.keys, queries.labels, memory.labels, classes=setup.classes,
+            key_mask=memory.valid, temperature=config.temperature)
+        return per_query, {}
 
-        def loss_of(params):
-            queries = encoding.queries(encoder, params, state, batch, config)
-            per_query = losses.prototype_softmax(
-                queries.output, memory.keys, queries.labels, memory.labels, classes=setup.classes,
-                key_mask=memory.valid, temperature=config.temperature)
-            return jnp.mean(per_query), (queries.batch_stats, {})
-
-        state, metrics = updating.descend(setup, state, loss_of)
-        state = updating.follow(setup, state, target_stats)
-        return updating.remember(setup, state, keys, batch), metrics
-
-    return Method(encoder, updating.make_init(setup, encoder, target=True, memory=True), step,
-                  updating.make_fill(setup, encoder))
+    return momentum.contrast_with_memory(setup, loss_of)
