@@ -1,17 +1,21 @@
 """The command ``jaxpt``: reads flags, calls one function, turns bad input into one sentence."""
 
 import argparse
+import ast
 import difflib
+import functools
 import importlib.resources
 import inspect
 import pathlib
 import runpy
 import sys
+import traceback
 
 from jaxpt import __version__
 from jaxpt.errors import InputError, require
 
 BAD_INPUT = 2
+OPEN = "model.options."  # what may be there depends on the network, which checks it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,8 +96,10 @@ def _read_config(command: str, name: str, overrides: list[str]):
     for word in overrides:
         require(word.startswith("--config."),
                 f"unknown argument {word!r}; see jaxpt {command} --help.")
-        key, equals, _ = word.removeprefix("--config.").partition("=")
+        key, equals, value = word.removeprefix("--config.").partition("=")
         require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
+        if key.startswith(OPEN):
+            _set_option(config, key, value)
         _check_key(config, key)
     values = flags.FlagValues()
     try:
@@ -109,11 +115,37 @@ def _load_config(command: str, path: str, variant: str):
     file = next((f for f in (pathlib.Path(path), installed) if f.is_file()), None)
     require(file is not None, f"--config: no file {path!r} here or among those that come with "
             f"jaxpt ({', '.join(_installed_configs(command))}).")
-    get_config = runpy.run_path(str(file)).get("get_config")
+    get_config = _run_config(file).get("get_config")
     require(get_config is not None, f"--config: {path} has no function get_config.")
     require(not variant or bool(inspect.signature(get_config).parameters),
             f"--config: {path} has no variants, got {variant!r}.")
     return get_config(variant) if variant else get_config()
+
+
+def _run_config(file: pathlib.Path) -> dict:
+    """What a config file defines. A config is code: run only those that you trust."""
+    try:
+        return runpy.run_path(str(file))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file may raise
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        where = "" if isinstance(error, SyntaxError) else f", line {line}"
+        raise InputError(f"--config: {file}{where} fails with {type(error).__name__}: "
+                         f"{error}.") from error
+
+
+def _set_option(config, key: str, text: str) -> None:
+    """Gives an open part of the config a field that it need not have, so that it can be set."""
+    *path, name = key.split(".")
+    _check_key(config, ".".join(path))
+    part = functools.reduce(lambda here, step: here[step], path, config)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    with part.unlocked(), part.ignore_type():
+        part[name] = value
 
 
 def _check_key(config, key: str) -> None:

@@ -98,13 +98,20 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, key_mask=None
       lower index; where no neighbour is left the similarity is −∞ and the index −1.
 
     Raises:
-      ValueError: if k < 1, or only one of the ids is given.
+      ValueError: if k < 1, there are no keys, only one of the ids is given, or lengths do not
+        match.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}.")
     if (query_ids is None) != (key_ids is None):
         raise ValueError("query_ids and key_ids belong together: give both or neither.")
     n = keys.shape[0]
+    if n == 0:
+        raise ValueError("there are no keys to search.")
+    for name, array, rows in (("query_ids", query_ids, queries.shape[0]), ("key_ids", key_ids, n),
+                              ("key_mask", key_mask, n)):
+        if array is not None and array.shape != (rows,):
+            raise ValueError(f"{name} must have shape [{rows}], got {list(array.shape)}.")
     block_size = min(block_size, n)
     n_blocks = -(-n // block_size)
     pad = n_blocks * block_size - n

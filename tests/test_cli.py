@@ -28,7 +28,10 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "broken_run" / "config.json").write_text("{")
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "broken.jsonl").write_text('{"half": ')
+    (tmp_path / "foreign.jsonl").write_text('{"accuracy": 0.9}\n')
     (tmp_path / "no_function.py").write_text("x = 1\n")
+    (tmp_path / "bad_syntax.py").write_text("x = 1\ndef get_config(:\n")
+    (tmp_path / "bad_import.py").write_text("x = 1\nimport nowhere_to_be_found\n")
     images = np.zeros((20, 8, 8, 1), np.uint8)
     np.savez(tmp_path / "outside.npz", train_images=images, train_labels=np.full(20, 7),
              test_images=images, test_labels=np.zeros(20, int),
@@ -65,6 +68,10 @@ BAD_INPUT = {
                                  "no file 'empty'"),
     "config file without get_config": (["pretrain", "--workdir=out", "--config=no_function.py"],
                                        "no_function.py has no function get_config"),
+    "config file with a syntax error": (["pretrain", "--workdir=out", "--config=bad_syntax.py"],
+                                        "bad_syntax.py fails with SyntaxError: .*line 2"),
+    "config file that fails": (["pretrain", "--workdir=out", "--config=bad_import.py"],
+                               "bad_import.py, line 2 fails with ModuleNotFoundError: .*nowhere"),
     "unknown variant": (["pretrain", "--workdir=out", "--config=pretrain/digits.py:lok"],
                         "variant 'lok' is unknown.*look"),
     "variant of a config without any": (
@@ -85,6 +92,9 @@ BAD_INPUT = {
     "unknown mapping": (PRETRAIN + ["--config.mapping=xmap"], "mapping must be.*got 'xmap'"),
     "memory below a batch": (PRETRAIN + ["--config.memory=100"], "at least one batch, 120"),
     "temperature of 0": (PRETRAIN + ["--config.temperature=0"], "temperature must be positive"),
+    "temperature without end": (PRETRAIN + ["--config.temperature=inf"], "finite, got inf"),
+    "option of no network": (PRETRAIN + ["--config.model.options.depth=3"],
+                             "model.options of small_cnn: .*'depth'"),
     "unknown network": (PRETRAIN + ["--config.model.name=vgg"], "model.name must be one of"),
     "head of no width": (PRETRAIN + ["--config.model.projector.dim=0"], "projector.dim must be"),
     # Data
@@ -115,6 +125,8 @@ BAD_INPUT = {
     "too few seeds": (["demo", "--seeds=1", "--out=new"], "seeds must be at least 2.*got 1"),
     "missing records": (["report", "nowhere.jsonl", "--out=new"], "no file 'nowhere.jsonl'"),
     "no records": (["report", "empty.jsonl", "--out=new"], "empty.jsonl holds no records"),
+    "records of something else": (["report", "foreign.jsonl", "--out=new"],
+                                  "record 1 has no key, label"),
     "broken record": (["report", "broken.jsonl", "--out=new"], "broken.jsonl, line 1 is no record"),
 }
 # What only shows when the network is built, or when training is over.
@@ -222,11 +234,13 @@ class TestWhatReachesTheLoop:
         assert cli.main(PRETRAIN + [
             "--config.k=7", "--config.temperature=1", "--config.augment.flip=true",
             "--config.data.path=some where", "--config.model.projector.hidden=(32,16)",
-            "--config.optimizer.learning_rate=1e-4", "--noresume"]) == 0
+            "--config.optimizer.learning_rate=1e-4", "--config.model.options.widths=(8, 16)",
+            "--noresume"]) == 0
         (config, _, resume), = given
         assert (config.k, config.augment.flip, config.data.path) == (7, True, "some where")
         assert config.temperature == 1.0 and isinstance(config.temperature, float)
         assert config.model.projector.hidden == (32, 16)
+        assert config.model.options.widths == (8, 16)  # which the config does not name
         assert config.optimizer.learning_rate == 1e-4
         assert config.duration == "4 steps"  # from the variant, untouched
         assert resume is False

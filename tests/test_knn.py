@@ -201,6 +201,10 @@ def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
 
 @pytest.mark.parametrize("change, message", [
     ({"k": 0}, "k must be at least 1, got 0"),
+    ({"keys": np.ones((0, DIM), np.float32)}, "there are no keys to search"),
+    ({"query_ids": np.arange(BATCH - 1), "key_ids": np.arange(N)}, "query_ids must have shape"),
+    ({"query_ids": np.arange(BATCH), "key_ids": np.arange(N + 1)}, "key_ids must have shape"),
+    ({"key_mask": np.ones((N, 1), bool)}, "key_mask must have shape"),
     ({"query_ids": np.arange(BATCH)}, "give both or neither"),
     ({"key_ids": np.arange(N)}, "give both or neither"),
 ])

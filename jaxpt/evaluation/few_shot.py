@@ -27,6 +27,8 @@ def few_shot(train_features, train_labels, test_features, test_labels, *, shots:
     Raises:
       InputError: for features with NaN, mismatched lengths, or a class with too few examples.
     """
+    train_features, train_labels, test_features, test_labels = map(
+        np.asarray, (train_features, train_labels, test_features, test_labels))
     check_split(train_features, train_labels, test_features, test_labels)
     require(shots >= 1, f"shots must be at least 1, got {shots}.")
     require(draws >= 1, f"draws must be at least 1, got {draws}.")

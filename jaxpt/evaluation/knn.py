@@ -30,7 +30,8 @@ def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
       int32 [m] predicted labels.
 
     Raises:
-      InputError: for features with NaN, empty sets, or lengths that do not match.
+      InputError: for features with NaN, empty sets, lengths that do not match, or a query whose
+        whole bank is left out.
     """
     check_split(train_features, train_labels, test_features)
     require(k >= 1, f"k must be at least 1, got {k}.")
@@ -52,6 +53,9 @@ def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
             unit_vectors(jnp.asarray(test_features[rows])), bank, k,
             query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),
             key_ids=None if train_ids is None else jnp.asarray(train_ids))
+        alone = np.flatnonzero(np.asarray(index[:, 0]) < 0)
+        require(len(alone) == 0, f"the query in row {start + sum(alone[:1])} has no neighbour: "
+                "every example of the bank has its id.")
         # Relative to the nearest: the common factor changes no winner, and with a small τ the
         # exponentials neither overflow nor all vanish.
         weight = jnp.where(index >= 0, jnp.exp((near - near[:, :1]) / temperature), 0.0)

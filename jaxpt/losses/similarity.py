@@ -1,5 +1,6 @@
 """What every neighbour and contrastive loss needs: safe cosines, masks, masked log-sum-exp."""
 
+import math
 import numbers
 
 import jax
@@ -138,8 +139,10 @@ def check_like(name: str, vectors: jax.Array, other_name: str, other: jax.Array)
 
 
 def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
-    """Raises where ``keys`` is not a float array of rows as long as those of ``queries``."""
+    """Raises where ``keys`` are no floats, none at all, or in rows of another length."""
     check_embeddings("keys", keys)
+    if keys.shape[0] == 0:
+        raise ValueError("keys must have at least one row, got none.")
     if queries.shape[1] != keys.shape[1]:
         raise ValueError(f"{queries_name} have dimension {queries.shape[1]} but keys "
                          f"{keys.shape[1]}.")
@@ -158,6 +161,8 @@ def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
 
 
 def check_temperature(temperature, name: str = "temperature") -> None:
-    """Raises where a temperature that is known at trace time is not positive."""
+    """Raises where a temperature that is known at trace time is not positive, or is infinite."""
     if isinstance(temperature, numbers.Real) and not temperature > 0:
         raise ValueError(f"{name} must be positive, got {temperature}.")
+    if isinstance(temperature, numbers.Real) and math.isinf(temperature):
+        raise ValueError(f"{name} must be finite, got {temperature}.")

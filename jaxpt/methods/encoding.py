@@ -1,5 +1,6 @@
 """What methods share before the loss: encoders, views, queries, the target's keys."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -116,5 +117,6 @@ def check_two_views(config) -> None:
 
 
 def check_temperature(config, name: str = "temperature") -> None:
-    """Raises InputError where a temperature is not positive."""
+    """Raises InputError where a temperature is not positive, or is infinite."""
     require(config[name] > 0, f"{name} must be positive, got {config[name]}.")
+    require(math.isfinite(config[name]), f"{name} must be finite, got {config[name]}.")

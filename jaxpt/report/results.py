@@ -12,6 +12,7 @@ NAMES = {"cross_entropy": "cross-entropy", "sup_con": "SupCon", "nca": "NCA", "l
 DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"
+FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")
 
 
 class Metric(NamedTuple):
@@ -93,6 +94,9 @@ def collect(records: Sequence[dict[str, Any]]) -> Results:
       InputError: for no records, records that do not belong in one table, or fewer than two seeds
         of a method.
     """
+    for number, record in enumerate(records, 1):
+        missing = [f for f in FIELDS if not isinstance(record, dict) or f not in record]
+        require(not missing, f"record {number} has no {', '.join(missing)}: it is none of jaxpt's.")
     records = list({record["key"]: record for record in records}.values())
     require(bool(records), "there are no records to report.")
     for field in "data", "part", "protocol":

@@ -60,6 +60,12 @@ def test_defaults_belong_to_the_protocol():
                                   few_shot(*train, *test, shots=5, draws=5, seed=0, l2=1024.0))
 
 
+def test_lists_will_do():
+    train, test = classes(5, seed=5), classes(20, seed=6)
+    as_lists = [x.tolist() for x in (*train, *test)]
+    np.testing.assert_allclose(few_shot(*as_lists), few_shot(*train, *test))
+
+
 def test_labels_may_be_any_integers():
     test = classes(50, seed=8)
     plain = few_shot(*classes(5, seed=7), *test, draws=3)

@@ -100,6 +100,10 @@ def test_the_batch_size_does_not_matter(batch_size):
     ({"train_ids": np.arange(40)}, "train_ids and test_ids belong together"),
     ({"train_ids": np.arange(40), "test_ids": np.arange(8)}, r"test_ids must have shape \[9\]"),
     ({"train_ids": np.arange(9), "test_ids": np.arange(9)}, r"train_ids must have shape \[40\]"),
+    ({"train_ids": np.full(40, 3), "test_ids": np.array([0, 1, 3, 4, 5, 6, 7, 8, 9])},
+     "the query in row 2 has no neighbour"),
+    ({"train_ids": np.full(40, 3), "test_ids": np.array([0, 1, 2, 4, 5, 3, 7, 8, 3]),
+      "batch_size": 4}, "the query in row 5 has no neighbour"),
     ({"k": 0}, "k must be at least 1, got 0"),
     ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
 ])
