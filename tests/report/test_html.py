@@ -11,7 +11,7 @@ import pytest
 from jaxpt import report
 from jaxpt.errors import InputError
 from jaxpt.report import features, settings
-from jaxpt.report.results import NAMES, collect
+from jaxpt.report.results import METRICS, NAMES, collect
 
 
 class _Page(html.parser.HTMLParser):
@@ -79,7 +79,7 @@ def test_the_map_shows_kept_features_of_these_records_only(written):
     picture = (folder / "features_map.png").read_bytes()
     assert picture.startswith(b"\x89PNG")
     assert base64.b64encode(picture).decode() in page
-    assert "seed 0" in _Page(page).text
+    assert "of the test part, seed 0. Upper two rows" in _Page(page).text
 
 
 def test_without_features_there_is_no_map(tmp_path):
@@ -88,11 +88,14 @@ def test_without_features_there_is_no_map(tmp_path):
 
 
 def test_when_all_tie_the_page_says_tie_and_nothing_more(tmp_path):
-    path = report.write_report(fake_records.all_tied(), tmp_path)
-    text = _Page(path.read_text(encoding="utf-8")).text
+    records = fake_records.all_tied()
+    text = _Page(report.write_report(records, tmp_path).read_text(encoding="utf-8")).text
     assert ("in coarse kNN, fine kNN, fine linear, 5-shot and class separation R², LOOK ties with "
             "cross-entropy, SupCon and NCA." in text)
     assert not re.search(r"better|best|worse|outperform|win|is above|is below|apart \(", text)
+    for metric in METRICS:
+        for verdict in collect(records).verdicts(metric.key).values():
+            assert f"tie p = {verdict.p_adjusted:.3f}" in text
 
 
 def test_nasty_text_is_escaped(tmp_path):
@@ -126,11 +129,24 @@ def test_being_treated_alike_is_claimed_only_where_it_is_so():
     assert "in what they differ" in settings.procedure(collect(records))[0]
 
 
+def test_the_procedure_names_the_labels_and_the_part():
+    records = fake_records.all_tied()
+    first, second = settings.procedure(collect(records))
+    assert "two coarse classes (0–4 and 5–9)" in first and "it never saw" in first
+    assert "of the test part" in second
+    for record in records:
+        record["part"], record["config"]["data"]["label_map"] = "validation", "fine"
+    first, second = settings.procedure(collect(records))
+    assert "on the fine labels themselves" in first and "it never saw" not in first
+    assert "four fifths" in second and "the validation part" in second
+
+
 def test_settings_show_what_a_method_reads():
     different, same = settings.config_rows(collect(fake_records.all_tied()))
     table = {row[0]: row[1:] for row in different}
     assert table["k"][:3] == ["–"] * 3 and table["k"][3].isdigit()
     assert table["label_smoothing"][1:] == ["–"] * 3
+    assert table["key_augment.shift"] == ["–", "–", "1", "1"]
     assert ["batch_size", "120"] in same
     assert not {"seed", "method", "log_every"} & {row[0] for row in different + same}
 

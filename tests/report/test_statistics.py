@@ -49,10 +49,11 @@ def test_comparison_equals_scipys_paired_test():
 
 def test_pairs_are_matched_by_seed_whatever_their_order():
     a = {3: 0.93, 1: 0.91, 2: 0.92, 9: 0.1}
-    b = {1: 0.81, 2: 0.83, 3: 0.82, 7: 0.9}
+    b = {2: 0.83, 7: 0.9, 1: 0.81, 3: 0.82}
     found = statistics.compare(a, b)
     assert found.n == 3
-    assert found.mean == pytest.approx(np.mean([0.10, 0.09, 0.11]))
+    # Matched in any other way, the mean may be the same, but hardly the spread.
+    assert found[:2] == pytest.approx(statistics.summary([0.10, 0.09, 0.11])[:2])
 
 
 def test_a_comparison_needs_two_seeds_in_common():
@@ -79,7 +80,7 @@ def test_a_difference_without_spread_falls_back_on_the_sign_test(n, p):
     # 3 × 0.01; 2 × 0.02; 1 × 0.03, raised to what stands before it.
     ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]),
     ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
-    ([0.5, 0.6], [1.0, 1.0]), ([0.02], [0.02]), ([], [])])
+    ([0.6, 0.7], [1.0, 1.0]), ([0.02], [0.02]), ([], [])])
 def test_holm_by_hand(given, expected):
     assert statistics.holm(given) == pytest.approx(expected)
 
