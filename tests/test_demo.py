@@ -47,7 +47,8 @@ def instant(monkeypatch):
 
 def test_a_second_start_runs_nothing_again(tmp_path, instant, capsys):
     demo.run("digits", tmp_path, 2)
-    assert len(instant) == 8
+    # Seed by seed: an interrupted demo has something of every method.
+    assert [job.config["seed"] for job in instant] == [0] * 4 + [1] * 4
     demo.run("digits", tmp_path, 2)
     assert len(instant) == 8
     assert "8 of 8 runs are there already" in capsys.readouterr().out
@@ -70,6 +71,9 @@ def test_features_of_another_config_are_not_taken_for_these(tmp_path, instant):
     demo.run("digits", tmp_path, 2, duration="1 epochs")
     assert len(instant) == 16
     assert features.load(tmp_path, "look").key in {job.key for job in instant[8:]}
+    demo.run("digits", tmp_path, 2)  # its records are all there, its features are not
+    assert [job.keep_features for job in instant[16:]] == [True] * 4
+    assert features.load(tmp_path, "look").key in {job.key for job in instant[:8]}
 
 
 def test_a_folder_with_another_sets_records_is_left_alone(tmp_path, instant):
