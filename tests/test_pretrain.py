@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 from jaxpt.errors import InputError
+from jaxpt.evaluation.knn import knn_classify
 from jaxpt.train.checkpoint import Checkpointer, open_run
-from jaxpt.train.metrics import read_metrics
+from jaxpt.train.metrics import MetricWriter, read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +46,13 @@ def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
                               "knn_every": "12 epochs", "k": 100})
     before = short(method, **{"duration": "1 steps", "data.train_on": "train"})
     untrained = pretrain.run(before, quiet=True, dataset=dataset).history[-1]["knn"]
-    trained = pretrain.run(config, quiet=True, dataset=dataset).history[-1]["knn"]
-    assert trained > max(untrained, 0.93)  # chance is 0.5, raw pixels reach about 0.9
+    trained = pretrain.run(config, quiet=True, dataset=dataset)
+    monitor = trained.history[-1]["knn"]
+    assert monitor > max(untrained, 0.93)  # chance is 0.5, raw pixels reach about 0.9
+    predicted = knn_classify(
+        trained.features(dataset.train.images), dataset.coarse(dataset.train.labels),
+        trained.features(dataset.validation.images), k=config.knn_k)
+    assert monitor == np.mean(predicted == dataset.coarse(dataset.validation.labels))
 
 
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(dataset):
@@ -53,6 +60,29 @@ def test_same_seed_gives_the_same_bits_and_another_seed_does_not(dataset):
     assert_same_bits(first, again)
     other = pretrain.run(short(seed=1), quiet=True, dataset=dataset).state
     assert not np.array_equal(first.memory.keys, other.memory.keys)
+
+
+def test_the_seed_decides_start_order_and_views(dataset, monkeypatch):
+    def one_step(seed):
+        config = short(seed=seed, duration="1 steps")
+        return pretrain.run(config, quiet=True, dataset=dataset).state
+
+    init, rows = pretrain.init_state, pretrain.rows_of_step
+    method, _ = pretrain.prepare(short(), dataset)
+    a, b = (init(method, short(seed=seed), dataset.train.images).params for seed in (0, 1))
+    assert not any(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+                   if x.ndim > 1)
+    a, b = one_step(0).memory, one_step(1).memory
+    assert not np.array_equal(a.ids, b.ids)
+    # Filled before the first step and in the order of the steps: each example has one key, for
+    # the first batch took the places of its own.
+    assert a.valid.all() and sorted(a.ids.tolist()) == sorted(dataset.trainval.ids.tolist())
+    monkeypatch.setattr(pretrain, "init_state", lambda method, config, images: init(
+        method, short(), images))
+    monkeypatch.setattr(pretrain, "rows_of_step", lambda *args, n, seed: rows(*args, n=n, seed=0))
+    same_but_views = one_step(1).memory
+    np.testing.assert_array_equal(a.ids, same_but_views.ids)
+    assert not np.array_equal(a.keys, same_but_views.keys)
 
 
 def test_resume_continues_with_the_same_bits_and_the_same_log(tmp_path, dataset):
@@ -161,18 +191,35 @@ def test_another_config_is_refused_and_nothing_is_touched(tmp_path, dataset):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(dataset):
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, dataset):
     broken = dataset._replace(trainval=dataset.trainval._replace(
         labels=np.full_like(dataset.trainval.labels, 9)))
     config = short("cross_entropy", **{"optimizer.learning_rate": 1e30})
     with pytest.raises(InputError, match="the loss is (nan|inf) at step"):
         pretrain.run(config, quiet=True, dataset=broken)
+    # Also where nothing is logged: what is broken is not saved over what was not.
+    config.update(log_every="0 steps", checkpoint_every="1 steps")
+    with pytest.raises(InputError, match="the loss is (nan|inf) at step") as refused:
+        pretrain.run(config, str(tmp_path), quiet=True, dataset=broken)
+    step = int(re.search(r"at step (\d+)", str(refused.value))[1])
+    assert 1 < step < 12 and open_run(tmp_path)[1] == step - 1
 
 
 def test_metrics_go_to_json_lines_and_tensorboard(tmp_path, dataset):
-    pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
+    config = short(duration="13 steps", keep_checkpoints=2, knn_k=1)
+    pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
     rows = read_metrics(tmp_path)
-    assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6, 8, 10, 12]
-    assert [r["step"] for r in rows if "knn" in r] == [6, 12]
+    assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6, 8, 10, 12, 13]
+    assert [r["step"] for r in rows if "knn" in r] == [6, 12, 13]
+    # Were an image its own neighbour, the one nearest would always be right.
+    assert all(r["knn"] < 1 for r in rows if "knn" in r)
     assert {"no_positive", "zero_loss", "purity", "k"} <= rows[0].keys()
     assert any(name.startswith("events.out.tfevents") for name in os.listdir(tmp_path))
+    assert {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()} == {
+        "12", "13"}
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 2, "loss": 1.0}\n{"step": 4, "lo')
+    MetricWriter(tmp_path, resumed_step=4).close()
+    assert read_metrics(tmp_path) == [{"step": 2, "loss": 1.0}]
