@@ -1,14 +1,17 @@
 """The transfer loop end to end on real digits, from checkpoints on disk."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 
-from jaxpt import pretrain, records, transfer
+from jaxpt import models, pretrain, records, transfer
 from jaxpt.configs.pretrain import digits
 from jaxpt.configs.transfer import defaults
 from jaxpt.data import sources
 from jaxpt.errors import InputError
+from jaxpt.evaluation import measure
 
 
 @pytest.fixture(scope="module")
@@ -42,12 +45,26 @@ def test_measures_once_and_writes_records(pretrained, tmp_path):
     assert [record["label"] for record in found] == ["frozen", "finetune seed 0"]
     frozen, finetuned = (record["values"] for record in found)
     assert frozen["fine_knn"] > 0.8 and frozen["fine_linear"] > 0.8  # chance is 0.1
+    assert frozen["coarse_knn"] > frozen["fine_knn"]  # the coarse labels are pre-training's
     assert finetuned["finetune"] > 0.8
     assert finetuned["learning_rate"] in short().learning_rates
     assert {"device", "packages", "date", "protocol", "config", "transfer"} <= found[0].keys()
     before = out.read_text()
     assert transfer.run(short(), [workdir], out) == records.read(out)
     assert out.read_text() == before
+
+
+def test_a_newer_checkpoint_is_measured_anew(pretrained, tmp_path, monkeypatch):
+    workdir, _ = pretrained
+    loaded = transfer.load_backbone(workdir, classes=10, channels=1)
+    monkeypatch.setattr(transfer, "load_backbone", lambda *args, **kwargs: loaded)
+    monkeypatch.setattr(measure, "frozen", lambda *args, **kwargs: {})
+    config = short()
+    config.finetune = False
+    for step in 50, 51, 50:
+        monkeypatch.setattr(transfer, "open_run", lambda workdir, step=step: (loaded.config, step))
+        transfer.run(config, [workdir], tmp_path / "records.jsonl")
+    assert [record["step"] for record in records.read(tmp_path / "records.jsonl")] == [50, 51]
 
 
 def test_fine_tuning_starts_from_the_checkpoint_and_leaves_it_alone(pretrained):
@@ -62,6 +79,50 @@ def test_fine_tuning_starts_from_the_checkpoint_and_leaves_it_alone(pretrained):
     still = transfer.finetune(config, loaded, dataset, devices, seed=0)["finetune"]
     assert still == np.mean(dataset.test.labels == 0)
     jax.tree.map(np.testing.assert_array_equal, before, loaded.params)
+    state = transfer._train(config, loaded, dataset.train, devices, 0.0, seed=0)
+    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.params))
+
+
+def test_the_rate_is_chosen_on_validation_and_refitted_on_all_training_data(monkeypatch):
+    dataset = sources.load(digits.get_config().data)
+    trained = []
+    scores = {(0.1, "validation"): 0.5, (0.2, "validation"): 0.7, (0.3, "validation"): 0.6,
+              (0.2, "test"): 0.4}
+
+    def name_of(split):
+        return next(name for name in dataset._fields if getattr(dataset, name) is split)
+
+    def train(config, pretrained, split, devices, rate, seed):
+        trained.append((name_of(split), rate, seed))
+        return rate
+
+    monkeypatch.setattr(transfer, "_train", train)
+    monkeypatch.setattr(transfer, "_accuracy",
+                        lambda rate, encoder, split: scores[rate, name_of(split)])
+    config = short()
+    config.learning_rates = (0.1, 0.2, 0.3)
+    found = transfer.finetune(config, types.SimpleNamespace(encoder=None), dataset, None, seed=4)
+    assert found == {"finetune": 0.4, "finetune_validation": 0.7, "learning_rate": 0.2}
+    assert trained == [("train", 0.1, 4), ("train", 0.2, 4), ("train", 0.3, 4),
+                       ("trainval", 0.2, 4)]
+
+
+def test_fine_tuning_on_eight_devices_equals_one_and_the_seed_counts():
+    config, dataset = digits.get_config(), sources.load(digits.get_config().data)
+    encoder = models.Encoder(models.make_backbone(config.model, axis_name=transfer.AXIS),
+                             models.Classifier(10))
+    start = transfer.Pretrained(config, 0, encoder, *models.init(
+        encoder, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32)))
+    fine = short()
+    fine.optimizer.name = "sgd"
+    fine.update(duration="3 steps", warmup="0 steps")
+    one, eight, other = (
+        jax.device_get(transfer._train(fine, start, dataset.train, transfer.Devices(
+            "shard_map", devices), 0.1, seed=seed).params)
+        for devices, seed in ((1, 0), (8, 0), (8, 1)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, eight)
+    assert np.abs(eight["head"]["Dense_0"]["kernel"]
+                  - other["head"]["Dense_0"]["kernel"]).max() > 1e-3
 
 
 def test_test_labels_decide_nothing(pretrained):
