@@ -108,6 +108,8 @@ c.update(duration="4 steps", knn_every="0 steps", log_every="1 steps")
 c.optimizer.name, c.optimizer.learning_rate = "sgd", 0.05
 assert jax.device_count() == 2 and jax.local_device_count() == 1
 trained = pretrain.run(c, quiet=True)
+# One run on both, rather than each process on its own.
+assert all(len(x.sharding.device_set) == 2 for x in jax.tree.leaves(trained.state.params))
 if jax.process_index() == 0:
     leaves = [np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(trained.state.params)]
     np.savez(sys.argv[3], *leaves)
