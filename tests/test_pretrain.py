@@ -49,6 +49,9 @@ def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
     trained = pretrain.run(config, quiet=True, dataset=dataset)
     monitor = trained.history[-1]["knn"]
     assert monitor > max(untrained, 0.93)  # chance is 0.5, raw pixels reach about 0.9
+    # The monitor alone may rise in a run that goes uphill, or learns the labels of other images.
+    losses = [row["loss"] for row in trained.history if "loss" in row]
+    assert losses[-1] < 0.7 * losses[0]
     predicted = knn_classify(
         trained.features(dataset.train.images), dataset.coarse(dataset.train.labels),
         trained.features(dataset.validation.images), k=config.knn_k)
@@ -73,7 +76,8 @@ def test_the_seed_decides_start_order_and_views(dataset, monkeypatch):
     assert not any(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
                    if x.ndim > 1)
     a, b = one_step(0).memory, one_step(1).memory
-    assert not np.array_equal(a.ids, b.ids)
+    for part in slice(0, 120), slice(120, None):  # keys of the step, and of the filling
+        assert not np.array_equal(a.ids[part], b.ids[part])
     # Filled before the first step and in the order of the steps: each example has one key, for
     # the first batch took the places of its own.
     assert a.valid.all() and sorted(a.ids.tolist()) == sorted(dataset.trainval.ids.tolist())
