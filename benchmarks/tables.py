@@ -13,6 +13,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
 import tune  # noqa: E402
@@ -20,7 +21,7 @@ import tune  # noqa: E402
 from jaxpt import records, report, study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md")
+PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -71,7 +72,13 @@ def fashion(duration: str) -> str:
     return report.markdown(study.stored(fashion_mnist.jobs(duration), fashion_mnist.RECORDS))
 
 
+def losses_cost() -> str:
+    """The newest record of what losses cost."""
+    return cost.markdown(records.read(cost.RECORDS)[-1])
+
+
 TABLES = {
+    "losses_cost": losses_cost,
     "demo_digits": demo,
     "tuning_digits": lambda: tuning("digits"),
     "tuning_fashion_mnist": lambda: tuning("fashion_mnist"),

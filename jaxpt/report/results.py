@@ -8,7 +8,12 @@ import numpy as np
 from jaxpt.errors import require
 from jaxpt.report import statistics
 
-NAMES = {"cross_entropy": "cross-entropy", "sup_con": "SupCon", "nca": "NCA", "look": "LOOK"}
+# Methods for humans, in the order of tables and figures.
+NAMES = {"cross_entropy": "cross-entropy", "sup_con": "SupCon", "nca": "NCA", "look": "LOOK",
+         "sup_moco": "SupMoCo", "exemplar": "Exemplar", "spread": "spread", "mask_con": "MaskCon",
+         "grafit": "Grafit", "t_rex": "t-ReX", "moco_v2": "MoCo v2", "moco_v3": "MoCo v3",
+         "simclr": "SimCLR", "byol": "BYOL", "simsiam": "SimSiam", "barlow_twins": "Barlow Twins",
+         "vicreg": "VICReg", "dino": "DINO", "nn_clr": "NNCLR"}
 DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"
