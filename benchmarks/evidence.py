@@ -33,6 +33,7 @@ CONFIGS = {"digits": digits.get_config, "fashion_mnist": fashion_mnist.get_confi
 SETTINGS = {
     "digits": {
         "base": {},
+        "two views": {"views": 2},
         "200 epochs": {"duration": "200 epochs"},
         "twice the width": {"model.options.widths": (32, 64, 64, 128)},
         "twice the width, 120 epochs": {"model.options.widths": (32, 64, 64, 128),

@@ -27,7 +27,9 @@ Every loss is a pure function of arrays: `from jaxpt.losses import look`. It nee
 alone, computes in float32 whatever goes in, gives a value for each example (batch losses: one
 value) and leaves the mean to you. `where` masks rows; `axis_name` makes the contrast that of all
 devices under `jax.shard_map`, `jax.pmap` or `jax.vmap(axis_name=…)`. Gradients then take the usual
-way: differentiate each device's mean, average with `jax.lax.pmean`.
+way: differentiate each device's mean, average with `jax.lax.pmean`. Losses over keys gather the
+keys of all devices along that axis; with a memory that is the same on all devices pass none.
+`sup_con` and `nn_clr`, whose contrast is the batch, take such a memory beside `axis_name`.
 
 This page is made from the docstrings by `python docs/generate.py`.
 """

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 
-from jaxpt import memory, models, pretrain
-from jaxpt.configs.pretrain import defaults, digits
+from jaxpt import memory, methods, models, pretrain
+from jaxpt.configs.pretrain import digits
 from jaxpt.data.batch import Batch
 from jaxpt.methods import encoding
 from jaxpt.train.parallel import AXIS
@@ -17,7 +17,7 @@ from jaxpt.train.parallel import AXIS
 # What is compiled here runs once: optimising it would take longer than running it.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
-METHODS = defaults.METHODS
+METHODS = methods.METHODS
 WITH_MEMORY = ("look", "nca", "sup_moco", "exemplar", "mask_con", "grafit", "moco_v2", "nn_clr")
 WITH_TARGET = (*(m for m in WITH_MEMORY if m != "nn_clr"), "byol", "moco_v3", "dino")
 TWO_VIEWS = ("spread", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins", "vicreg", "nn_clr")
@@ -121,7 +121,8 @@ def step_of(name, dataset, **changes):
             return encoded.output, encoded.prediction, None, None
         return (encoded.output, encoded.prediction,
                 encoding.target_keys(method.encoder, before.target, batch, config)[0],
-                encoding.target_outputs(method.encoder, before.target, images, config)[0])
+                encoding.target_outputs(method.encoder, before.target, images,
+                                        config.target_norm)[0])
 
     outputs, predictions, keys, targets = jax.device_get(ingredients())
     return types.SimpleNamespace(

@@ -7,12 +7,13 @@ Methods other than the four that the demo compares are not tuned.
 import ml_collections
 
 from jaxpt.errors import InputError
+from jaxpt.methods import METHODS
 
 
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0
-    c.method = "look"  # one of METHODS below
+    c.method = "look"  # one of jaxpt.methods.METHODS
     c.duration = "60 epochs"  # or steps, or examples
     c.batch_size = 120  # over all devices
     c.views = 1  # augmented views of each image per step through the online encoder
@@ -26,7 +27,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.limit = 0  # only so many training images; 0: all
     c.data.train_on = "trainval"  # or "train", which leaves a fifth for validation
 
-    c.augment = ml_collections.ConfigDict()  # of queries, and of every view without a target
+    c.augment = ml_collections.ConfigDict()  # of the views, and of a target that sees the same
     c.augment.crop_area = (1.0, 1.0)  # smallest and largest share that a random crop keeps
     c.augment.crop_size = 0  # its side, pixels; 0: the image's
     c.augment.shift = 1  # pixels
@@ -35,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment.brightness = 0.0
     c.augment.noise = 0.05  # share of the full range
     c.augment.erase = 0.0  # side of an erased square, share of the image
-    c.key_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of keys
+    c.key_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of keys that go to a memory
     c.local_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of small crops
     c.local_augment.crop_area = (0.1, 0.5)
 
@@ -67,7 +68,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.k_warmup = "0 steps"  # way from the whole memory down to k
     c.k_by_class = False  # k in proportion to the frequency of the query's class in the memory
     c.no_positive = "nearest"  # or drop, floor
-    c.own_view = 0.0  # weight of the query's own second view as an extra positive
+    c.own_view = 0.0  # weight of an InfoNCE term: the query's own second view is its positive
     c.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: the hard edge
     c.balanced = False  # neighbours' weights in inverse proportion to their class's frequency
     c.robustness = 0.0  # q of (1 − p^q) / q, for noisy labels; 0: −log p
@@ -100,18 +101,16 @@ def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collection
     return config
 
 
-METHODS = ("look", "nca", "cross_entropy", "sup_con", "sup_moco", "exemplar", "spread", "mask_con",
-           "grafit", "t_rex", "moco_v2", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins",
-           "vicreg", "dino", "nn_clr")
-# What a method needs, or its paper says, that is not the default above. Papers' networks, batches
-# and schedules are those of ImageNet: these are starting points, not reproductions.
+# Views and temperatures that a method needs, or that its paper names, where they are not the
+# defaults above. Papers' networks, batches, EMAs and schedules are those of ImageNet and not here:
+# these are starting points, not reproductions.
 OF_METHOD = {
     "nca": {"temperature": 0.05},
     "sup_moco": {"temperature": 0.07},
     "exemplar": {"temperature": 0.2},
     "spread": {"temperature": 0.5, "views": 2},
-    "mask_con": {"target_temperature": 0.05, "weight": 1.0},
-    "t_rex": {"views": 1, "local_views": 8},
+    "mask_con": {"weight": 1.0},
+    "t_rex": {"local_views": 8},
     "moco_v2": {"temperature": 0.2},
     "moco_v3": {"temperature": 1.0, "views": 2, "ema_end": 1.0},
     "simclr": {"temperature": 0.5, "views": 2},
@@ -125,9 +124,16 @@ OF_METHOD = {
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """Words after the colon, joined by commas: a method's name, and "smoke" for seconds."""
-    for word in filter(None, (variant or "").split(",")):
-        if word in METHODS:
+    """Words after the colon, joined by commas: a method's name, and "smoke" for seconds.
+
+    The name brings the method's settings; ``--config.method`` alone would not.
+    """
+    words = list(filter(None, (variant or "").split(",")))
+    named = [word for word in words if word in METHODS]
+    if len(named) > 1:
+        raise InputError(f"variant {variant!r} names {len(named)} methods: name one.")
+    for word in words:
+        if word in named:
             config.method = word
             config.update_from_flattened_dict(OF_METHOD.get(word, {}))
         elif word == "smoke":

@@ -2,7 +2,7 @@
 
     jaxpt pretrain --config=pretrain/digits.py:look --workdir=runs/digits
 
-Variants: every method of ``defaults.METHODS``; add ",smoke" for a run of seconds. Only the four
+Variants: every method of ``jaxpt.methods``; add ",smoke" for a run of seconds. Only the four
 that the demo compares are tuned.
 """
 

@@ -3,7 +3,7 @@
     jaxpt pretrain --config=pretrain/fashion_mnist.py:look --workdir=runs/fashion
 
 The first 6,000 training images in a fixed shuffle, so that a run takes minutes on one CPU core;
-``--config.data.limit=0`` takes all 60,000. Variants: every method of ``defaults.METHODS``; add
+``--config.data.limit=0`` takes all 60,000. Variants: every method of ``jaxpt.methods``; add
 ",smoke" for a run of seconds. Only the four that the benchmarks compare are tuned.
 """
 

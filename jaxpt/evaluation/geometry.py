@@ -1,6 +1,7 @@
-"""Shape of a feature space: how far classes are apart, and what is left inside them."""
+"""Shape of a feature space: how classes, pairs and directions are spread in it."""
 
 import numpy as np
+from scipy.special import logsumexp
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
@@ -67,6 +68,141 @@ def effective_rank(features, labels) -> float:
         p = variances / max(variances.sum(), 1e-30)
         ranks.append(np.exp(-np.sum(p * np.log(np.maximum(p, 1e-30)))))
     return float(np.mean(ranks))
+
+
+def alignment(first, second, power: float = 2) -> float:
+    """Mean distance of positive pairs on the unit sphere, to a power. Lower is closer.
+
+    E ‖f(x) − f(y)‖^power, ℓ_align of Wang & Isola 2020 (section 4.1; their α is ``power``).
+
+    Args:
+      first, second: float [n, dim], two views of the same n images; scaled to length one.
+      power: 2 by default, as in the paper's experiments.
+
+    Raises:
+      InputError: for features with NaN, empty sets, two shapes, or a power that is not positive.
+
+    Example:
+      >>> from jaxpt.evaluation import alignment
+      >>> # The same direction, and a right angle: (0 + 2) / 2.
+      >>> round(alignment([[1, 0], [1, 0]], [[2, 0], [0, 3]]), 6)
+      1.0
+    """
+    check_features("first", first)
+    check_features("second", second)
+    require(np.shape(first) == np.shape(second), "positive pairs need two arrays of one shape, got "
+            f"{list(np.shape(first))} and {list(np.shape(second))}.")
+    require(power > 0, f"power must be positive, got {power}.")
+    return float(np.mean(np.linalg.norm(_unit(first) - _unit(second), axis=1) ** power))
+
+
+def uniformity(features, t: float = 2, *, batch_size: int = 1024) -> float:
+    """Log of the mean Gaussian potential of all pairs on the unit sphere. Lower is more uniform.
+
+    log E exp(−t ‖f(x) − f(y)‖²) over the pairs of two different rows, ℓ_uniform of Wang & Isola
+    2020 (section 4.1): 0 where all features are alike, never below −4t.
+
+    Args:
+      features: float [n, dim], n ≥ 2; scaled to length one.
+      t: 2 by default, as in the paper's experiments.
+      batch_size: rows at a time: the memory is batch_size × n.
+
+    Raises:
+      InputError: for features with NaN, a single row, or t or batch_size that is not positive.
+
+    Example:
+      >>> from jaxpt.evaluation import uniformity
+      >>> round(uniformity([[1, 0], [-1, 0]], t=0.5), 6)  # −t·2²
+      -2.0
+    """
+    check_features("", features)
+    unit = _unit(features)
+    require(len(unit) > 1, "uniformity is a mean over pairs: give at least two rows, got 1.")
+    require(t > 0, f"t must be positive, got {t}.")
+    require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
+    potentials = []
+    for start in range(0, len(unit), batch_size):
+        rows = unit[start:start + batch_size]
+        squared = np.sum(rows**2, axis=1)[:, None] + np.sum(unit**2, axis=1) - 2 * rows @ unit.T
+        squared[np.arange(len(rows)), np.arange(start, start + len(rows))] = np.inf  # itself
+        potentials.append(logsumexp(-t * np.maximum(squared, 0)))
+    return float(logsumexp(potentials) - np.log(len(unit) * (len(unit) - 1)))
+
+
+def cdnv(features, labels) -> float:
+    """Class-distance normalised variance of Galanti et al. 2022, the mean over pairs of classes.
+
+    V(i, j) = (Var_i + Var_j) / (2 ‖μ_i − μ_j‖²), Var_i the mean squared distance of class i from
+    its mean, divided by n and not n − 1. 0 for collapsed classes.
+
+    Args:
+      features: float [n, dim], taken as they are: neither centred nor scaled.
+      labels: int [n].
+
+    Raises:
+      InputError: for features with NaN, lengths that do not match, a single class, a class with
+        one example, or two classes with the same mean.
+
+    Example:
+      >>> from jaxpt.evaluation import cdnv
+      >>> cdnv([[1], [-1], [5], [3]], [0, 0, 1, 1])  # (1 + 1) / (2·4²)
+      0.0625
+    """
+    classes, index, means = class_means(features, labels)
+    spread = np.sum((np.asarray(features, np.float64) - means[index]) ** 2, axis=1)
+    variances = np.bincount(index, spread) / np.bincount(index)
+    ratios = []
+    for i in range(len(classes) - 1):
+        distances = np.sum((means[i + 1:] - means[i]) ** 2, axis=1)
+        same = np.flatnonzero(distances == 0)
+        require(len(same) == 0, f"classes {classes[i]} and {classes[i + 1 + sum(same[:1])]} have "
+                "the same mean: their CDNV is not defined.")
+        ratios.append((variances[i] + variances[i + 1:]) / (2 * distances))
+    return float(np.mean(np.concatenate(ratios)))
+
+
+def rank_me(features, *, epsilon: float = 1e-7) -> float:
+    """RankMe of Garrido et al. 2023: exp(entropy) of the singular values, over the whole set.
+
+    exp(−Σ p_k log p_k) with p_k = σ_k / Σσ + ε, features neither centred nor scaled.
+    ``effective_rank`` is another measure: of variances (σ²), within classes, after
+    scaling to length one.
+
+    Args:
+      features: float [n, dim]; the rank is at most min(n, dim), so take n well above dim.
+      epsilon: ε, 1e-7 in the paper.
+
+    Raises:
+      InputError: for features with NaN, an empty set, all zeros, or a negative ε.
+
+    Example:
+      >>> from jaxpt.evaluation import rank_me
+      >>> round(rank_me([[3, 0], [0, 3], [0, 0]]), 5)  # two equal directions
+      2.0
+    """
+    check_features("", features)
+    require(epsilon >= 0, f"epsilon must not be negative, got {epsilon}.")
+    values = np.linalg.svd(np.asarray(features, np.float64), compute_uv=False)
+    require(values.sum() > 0, "features are all zero: RankMe is not defined.")
+    p = values / values.sum() + epsilon
+    return float(np.exp(-np.sum(p * np.log(np.maximum(p, 1e-300)))))
+
+
+def class_means(features, labels):
+    """(classes, index of each example's class [n], means [classes, dim]) of a sound set.
+
+    Raises:
+      InputError: for unsound features or labels, a single class, or a class with one example,
+        which has no variance within the class.
+    """
+    check_features("", features, labels)
+    classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    require(len(classes) > 1, f"at least two classes are needed, got {classes.tolist()}.")
+    require(counts.min() > 1, f"variance within a class needs two examples of it, but class "
+            f"{classes[np.argmin(counts)]} has one: leave it out.")
+    features = np.asarray(features, np.float64)
+    return classes, index, np.stack([features[index == c].mean(axis=0)
+                                     for c in range(len(classes))])
 
 
 def _unit(features):

@@ -53,8 +53,8 @@ def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
             unit_vectors(jnp.asarray(test_features[rows])), bank, k,
             query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),
             key_ids=None if train_ids is None else jnp.asarray(train_ids))
-        alone = np.flatnonzero(np.asarray(index[:, 0]) < 0)
-        require(len(alone) == 0, f"the query in row {start + sum(alone[:1])} has no neighbour: "
+        alone = np.asarray(index[:, 0]) < 0
+        require(not alone.any(), f"the query in row {start + np.argmax(alone)} has no neighbour: "
                 "every example of the bank has its id.")
         # Relative to the nearest: the common factor changes no winner, and with a small τ the
         # exponentials neither overflow nor all vanish.

@@ -1,7 +1,7 @@
 """Pure losses: arrays in, float32 out, mostly a value per example. Needs jax and numpy alone."""
 
 from jaxpt.losses.classification import cosine_softmax, cross_entropy, prototype_softmax
-from jaxpt.losses.contrastive import info_nce, nn_clr, nt_xent, sup_con
+from jaxpt.losses.contrastive import FORMS, info_nce, nn_clr, nt_xent, sup_con
 from jaxpt.losses.decorrelation import barlow_twins, vicreg
 from jaxpt.losses.distillation import dino, move_centre
 from jaxpt.losses.neighbors import NO_POSITIVE, NeighborStats, look, nca
@@ -9,7 +9,7 @@ from jaxpt.losses.regression import cosine_regression
 from jaxpt.losses.supervised import exemplar, grafit, mask_con, spread, sup_moco
 
 __all__ = [
-    "NO_POSITIVE", "NeighborStats", "barlow_twins", "cosine_regression", "cosine_softmax",
+    "FORMS", "NO_POSITIVE", "NeighborStats", "barlow_twins", "cosine_regression", "cosine_softmax",
     "cross_entropy", "dino", "exemplar", "grafit", "info_nce", "look", "mask_con",
     "move_centre", "nca", "nn_clr", "nt_xent", "prototype_softmax", "spread", "sup_con",
     "sup_moco", "vicreg",

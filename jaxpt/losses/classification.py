@@ -190,9 +190,9 @@ def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, tempe
 
 def _class_logits(queries, keys, labels, in_class, classes, normalize):
     """(similarities of queries and class means, whether the class has a key) [batch, classes]."""
-    segment = jnp.where(in_class, labels, classes)  # one beyond the last: dropped
-    counts, sums = (jax.ops.segment_sum(x, segment, classes)
-                    for x in (in_class.astype(jnp.float32), keys))
+    # A product, not a segment sum, whose order of additions differs from run to run on a GPU.
+    members = (labels == jnp.arange(classes)[:, None]) & in_class
+    counts, sums = jnp.sum(members, axis=1), sim.similarities(members.astype(jnp.float32), keys.T)
     means = sim.rows(sums / jnp.maximum(counts, 1)[:, None], normalize)
     logits = sim.similarities(queries, means)
     return logits, jnp.broadcast_to(counts > 0, logits.shape)

@@ -1,5 +1,6 @@
 """Losses of soft nearest-neighbour classifiers: LOOK and NCA."""
 
+import math
 import numbers
 from typing import NamedTuple
 
@@ -72,9 +73,10 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         edge b_i halfway between the k-th and the next similarity. β → ∞ is the hard edge.
       balanced: for long-tailed keys: e^{s/τ} is divided by how often the key's class occurs among
         the keys, relative to the mean over classes, for the selection and for the weights. With
-        equally frequent classes nothing changes.
-      robustness: q in 0 … 1, for noisy labels: (1 − p^q) / q in place of −log p, so that a query
-        at odds with all its neighbours pulls no harder than 1/q. 0 is −log p.
+        equally frequent classes nothing changes. ``gate`` then sees the similarities so shifted.
+      robustness: q in 0 … 1, a number known when tracing, for noisy labels: (1 − p^q) / q in place
+        of −log p: no more than 1/q, with p^q times the gradient, so that a query at odds with all
+        its neighbours hardly pulls. 0 is −log p.
       normalize: scale all rows to length one first. Turn off only for inner products of your own.
       where: bool [batch]; False queries get loss 0 and count in no statistic.
       axis_name: where given, the keys of all devices along that axis are gathered first, each
@@ -109,8 +111,8 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         raise ValueError(f"k must be a whole number of at least 1, got {k}.")
     if no_positive not in NO_POSITIVE:
         raise ValueError(f"no_positive must be one of {NO_POSITIVE}, got {no_positive!r}.")
-    if isinstance(gate, numbers.Real) and not gate > 0:
-        raise ValueError(f"gate must be positive, got {gate}.")
+    if isinstance(gate, numbers.Real) and not 0 < gate < math.inf:
+        raise ValueError(f"gate must be positive and finite, got {gate}.")
     if not 0 <= robustness <= 1:
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
     s, same, candidates, *of_keys = _compare(

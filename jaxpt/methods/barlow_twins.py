@@ -1,6 +1,6 @@
 """Barlow Twins: two views' features correlate each with itself alone (Zbontar et al., ICML 2021).
 
-Labels are not used.
+Labels are not used. Both views pass BatchNorm together, the paper's one after the other.
 """
 
 import jax.numpy as jnp

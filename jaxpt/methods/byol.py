@@ -1,6 +1,7 @@
 """BYOL: predict the target encoder's output for the other view (Grill et al., NeurIPS 2020).
 
-Labels are not used; neither are negatives.
+Labels are not used; neither are negatives. Both views pass BatchNorm together, the paper's one
+after the other.
 """
 
 import jax.numpy as jnp
@@ -18,12 +19,12 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config)
+            encoder, state.target, encoding.global_images(config, batch), config.target_norm)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_view = losses.cosine_regression(queries.prediction, encoding.other_view(targets))
-            return jnp.mean(per_view), (queries.batch_stats, {})
+            return 2 * jnp.mean(per_view), (queries.batch_stats, {})  # the two orders are added
 
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics

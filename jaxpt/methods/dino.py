@@ -1,7 +1,8 @@
 """DINO: agree with the target's sharpened softmax on another view (Caron et al., ICCV 2021).
 
 Labels are not used. The target sees the ``views`` large crops, the online encoder the
-``local_views`` small ones as well.
+``local_views`` small ones as well. The target's temperature is not warmed up, and the prototypes
+learn from the first step.
 """
 
 import jax.numpy as jnp
@@ -17,6 +18,8 @@ def make(setup: Setup) -> Method:
     require(config.views + config.local_views >= 2,
             "method dino compares views with one another: set views to 2 or local_views above 0.")
     require(config.prototypes >= 2, f"prototypes must be at least 2, got {config.prototypes}.")
+    require(0 <= config.centre_momentum < 1, "centre_momentum must be at least 0 and below 1, got "
+            f"{config.centre_momentum}.")
     encoding.check_temperature(config)
     encoding.check_temperature(config, "target_temperature")
     encoding.check_target(config)
@@ -30,7 +33,7 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         outputs, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config)
+            encoder, state.target, encoding.global_images(config, batch), config.target_norm)
         targets = outputs.reshape(config.views, -1, config.prototypes)
 
         def loss_of(params):

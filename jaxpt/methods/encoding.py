@@ -84,20 +84,27 @@ def other_view(rows):
 
 def target_keys(encoder, target, batch, config):
     """Unit keys [batch, dim] of the target encoder for a view of its own, and its statistics."""
-    view = augment.draw_view(config.key_augment, batch, view=KEY_VIEW)
-    keys, stats = target_outputs(encoder, target, view, config)
+    keys, stats = target_outputs(encoder, target, key_images(config, batch), config.target_norm)
     return unit_vectors(keys), stats
 
 
-def target_outputs(encoder, target, images, config):
-    """Outputs of the target encoder's head, without gradient, and its statistics.
+def key_images(config, batch) -> jax.Array:
+    """The view of each image that its key in the memory is made from: [batch, …]."""
+    return augment.draw_view(config.key_augment, batch, view=KEY_VIEW)
 
-    With BatchNorm the target normalises by the images' own statistics (``target_norm`` "batch", as
-    MoCo does) or by its running ones ("running": no leak between the examples of a batch, but keys
-    lag behind).
+
+def target_outputs(encoder, target, images, norm: str):
+    """Outputs of the target encoder's head, without gradient, and its BatchNorm statistics.
+
+    Args:
+      encoder, target: the online ``Encoder`` and the ``Target``.
+      images: float [batch, …].
+      norm: what BatchNorm normalises by: "batch", the images' own statistics, as MoCo does, or
+        "running", the average of the online encoder's: no leak between the examples of a batch,
+        but what was running at the start is no statistics at all.
     """
     encoded = models.encode(encoder.clone(predictor=None), target.params, target.batch_stats,
-                            images, train=config.target_norm == "batch")
+                            images, train=norm == "batch")
     return jax.lax.stop_gradient((encoded.output, encoded.batch_stats))
 
 

@@ -5,7 +5,7 @@
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import encoding, momentum
+from jaxpt.methods import encoding, memory_contrast
 from jaxpt.methods.setup import Method, Setup
 
 
@@ -21,4 +21,4 @@ def make(setup: Setup) -> Method:
             temperature=config.temperature, weight=config.weight)
         return per_query, {}
 
-    return momentum.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -21,7 +21,7 @@ def make(setup: Setup) -> Method:
     config = setup.config
     check(config)
     encoder = encoding.projected_encoder(setup)
-    k_at = k_schedule(config, setup.steps)
+    k_at = k_schedule(config, setup.steps, updating.memory_size(setup))
 
     def step(state, batch):
         memory, k = state.memory, k_at(state.step)
@@ -30,13 +30,14 @@ def make(setup: Setup) -> Method:
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             ids = {"query_ids": queries.ids, "key_ids": memory.ids, "key_mask": memory.valid}
-            of_class = k_of_labels(k, queries.labels, memory, setup.classes)
+            k_of_query = (k_of_labels(k, queries.labels, memory, setup.classes)
+                          if config.k_by_class else k)
             per_query, neighbors = losses.look(
                 queries.output, memory.keys, queries.labels, memory.labels, **ids,
-                k=of_class if config.k_by_class else k, temperature=config.temperature,
+                k=k_of_query, temperature=config.temperature,
                 no_positive=config.no_positive, gate=config.gate or None, balanced=config.balanced,
                 robustness=config.robustness)
-            if config.own_view:  # the query's own second view as one more positive
+            if config.own_view:  # the own second view as a positive, against the whole memory
                 own = losses.info_nce(
                     queries.output, encoding.each_view(keys, config), memory.keys, **ids,
                     temperature=config.temperature)
@@ -65,7 +66,7 @@ def check(config) -> None:
     updating.check_memory(config)
 
 
-def k_schedule(config, steps):
+def k_schedule(config, steps, memory_size: int):
     """k over the steps: from the whole memory down to ``config.k``, geometrically.
 
     ``config.k_warmup`` is the duration of the way down; "0 steps" is ``config.k`` throughout. The
@@ -74,7 +75,7 @@ def k_schedule(config, steps):
     duration = steps(config.k_warmup)
     if duration == 0:
         return lambda step: jnp.asarray(config.k, jnp.int32)
-    start = jnp.log(float(max(config.memory, config.k)))
+    start = jnp.log(float(max(memory_size, config.k)))
     end = jnp.log(float(config.k))
 
     def k_at(step):

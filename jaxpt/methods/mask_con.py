@@ -5,7 +5,7 @@ The target encoder's view of the query says how much each key of its class shoul
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import encoding, momentum
+from jaxpt.methods import encoding, memory_contrast
 from jaxpt.methods.setup import Method, Setup
 
 
@@ -23,4 +23,4 @@ def make(setup: Setup) -> Method:
             target_temperature=config.target_temperature, weight=config.weight)
         return per_query, {}
 
-    return momentum.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -5,7 +5,7 @@ matters; BatchNorm does not shuffle over devices: use ``model.norm = "sync_batch
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, momentum
+from jaxpt.methods import encoding, memory_contrast
 from jaxpt.methods.setup import Method, Setup
 
 
@@ -19,4 +19,4 @@ def make(setup: Setup) -> Method:
             key_mask=memory.valid, temperature=config.temperature)
         return per_query, {}
 
-    return momentum.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of)

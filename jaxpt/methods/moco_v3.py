@@ -1,6 +1,7 @@
 """MoCo v3: find the target's output for the other view in the batch (Chen et al., ICCV 2021).
 
-Labels are not used. The factor 2τ is the paper's: it makes the loss's scale independent of τ.
+Labels are not used. The paper's factor of 2τ makes the gradient's scale independent of τ. Both
+views pass BatchNorm together, and projector and predictor end without one.
 """
 
 import jax.numpy as jnp
@@ -19,14 +20,15 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config)
+            encoder, state.target, encoding.global_images(config, batch), config.target_norm)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_view = losses.info_nce(
                 queries.prediction, encoding.other_view(targets), temperature=config.temperature,
                 query_ids=queries.ids, axis_name=setup.axis_name)
-            return 2 * config.temperature * jnp.mean(per_view), (queries.batch_stats, {})
+            # The two orders are added.
+            return 4 * config.temperature * jnp.mean(per_view), (queries.batch_stats, {})
 
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics

@@ -1,10 +1,11 @@
 """NCA, the soft nearest-neighbour loss, over a memory of target keys (Wu et al., ECCV 2018).
 
-LOOK with the whole memory as the neighbourhood; everything else is the same.
+LOOK with the whole memory as the neighbourhood; everything else is the same. Wu et al. keep one
+key for each training example (``memory_kind = "bank"``) from the online encoder.
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, momentum
+from jaxpt.methods import encoding, memory_contrast
 from jaxpt.methods.setup import Method, Setup
 
 
@@ -18,4 +19,4 @@ def make(setup: Setup) -> Method:
             key_ids=memory.ids, key_mask=memory.valid, temperature=config.temperature)
         return per_query, neighbors._asdict()
 
-    return momentum.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of)

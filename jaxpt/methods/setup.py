@@ -12,7 +12,7 @@ class Setup(NamedTuple):
       config: the pre-training config.
       classes: how many classes the training labels have.
       examples: how many training examples there are.
-      optimizer: over the parameters of the online encoder.
+      optimizer: over the online encoder's parameters, and those that a method has beside it.
       steps: turns a duration such as "10 epochs" into steps.
       axis_name: the mapped axis over the devices.
     """

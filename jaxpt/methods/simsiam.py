@@ -1,6 +1,7 @@
 """SimSiam: a predictor turns one view into the other, without gradient (Chen and He, CVPR 2021).
 
-Labels are not used; neither are negatives, a target encoder or a memory.
+Labels are not used; neither are negatives, a target encoder or a memory. Both views pass BatchNorm
+together, the projector ends without one, and the predictor's learning rate falls with the others.
 """
 
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ def make(setup: Setup) -> Method:
             queries = encoding.queries(encoder, params, state, batch, config)
             per_view = losses.cosine_regression(queries.prediction,
                                                 encoding.other_view(queries.output))
-            return jnp.mean(per_view), (queries.batch_stats, {})
+            # Half of 2 − 2·cos has the gradient of the paper's −cos; the two orders are averaged.
+            return 0.5 * jnp.mean(per_view), (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)
 

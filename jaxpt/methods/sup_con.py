@@ -1,4 +1,8 @@
-"""SupCon: supervised contrastive pre-training within the batch (Khosla et al., NeurIPS 2020)."""
+"""SupCon: supervised contrastive pre-training within the batch (Khosla et al., NeurIPS 2020).
+
+The paper has two views of each image in a batch; here it has ``config.views``, one by default, as
+the queries of the other methods.
+"""
 
 import jax.numpy as jnp
 
@@ -7,13 +11,12 @@ from jaxpt.errors import require
 from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
 
-FORMS = ("out", "in")
-
 
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_temperature(config)
-    require(config.form in FORMS, f"form must be one of {FORMS}, got {config.form!r}.")
+    require(config.form in losses.FORMS,
+            f"form must be one of {losses.FORMS}, got {config.form!r}.")
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):

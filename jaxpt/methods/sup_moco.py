@@ -4,7 +4,7 @@ A query's positives are its own key and all keys of its class.
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, momentum
+from jaxpt.methods import encoding, memory_contrast
 from jaxpt.methods.setup import Method, Setup
 
 
@@ -19,4 +19,4 @@ def make(setup: Setup) -> Method:
             temperature=config.temperature)
         return per_query, {}
 
-    return momentum.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -1,7 +1,8 @@
 """t-ReX: multi-crop and a cosine softmax behind a projector (Sariyildiz et al., ICLR 2023).
 
 ``prototypes_from = "learnt"`` is t-ReX, a vector for each class; ``"memory"`` is t-ReX*, the mean
-of the class's keys in a memory of the target encoder (the online class means).
+of the class's keys in a memory of the target encoder (the online class means), those of the
+query's own image left out, as in jaxpt's other losses over a memory.
 """
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import encoding, momentum, updating
+from jaxpt.methods import encoding, memory_contrast, updating
 from jaxpt.methods.setup import Method, Setup
 
 SOURCES = ("learnt", "memory")
@@ -49,7 +50,8 @@ def _of_memory(setup):
     def loss_of(queries, own, memory):
         per_query = losses.prototype_softmax(
             queries.output, memory.keys, queries.labels, memory.labels, classes=setup.classes,
-            key_mask=memory.valid, temperature=config.temperature)
+            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid,
+            temperature=config.temperature)
         return per_query, {}
 
-    return momentum.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxpt import memory as memories
 from jaxpt import models
 from jaxpt.errors import require
-from jaxpt.losses.similarity import gather
+from jaxpt.losses.similarity import gather, unit_vectors
 from jaxpt.methods import encoding
 from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
 
@@ -22,6 +22,8 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
       memory: with an empty memory.
       more_params: key → dict of parameters beside the encoder's.
     """
+    config = setup.config
+
     def init(key, images):
         params, stats = models.init(encoder, key, images)
         if more_params is not None:
@@ -31,18 +33,24 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
         return TrainState(
             jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
             target=Target(*copy(tuple(parts))) if target else None,
-            memory=_create_memory(setup) if memory else None)
+            memory=memories.create(memory_size(setup), config.model.projector.dim)
+            if memory else None)
 
     return init
 
 
 def make_fill(setup, encoder):
-    """The function (state, batch) → state with the batch's keys in the memory."""
+    """The function (state, batch) → state with the batch's keys in the memory.
+
+    BatchNorm goes by the batch here in any case: before the first update there are no running
+    statistics.
+    """
 
     def fill(state, batch):
         source = state.target or Target(state.params, state.batch_stats)
-        keys, _ = encoding.target_keys(encoder, source, batch, setup.config)
-        return remember(setup, state, keys, batch)
+        images = encoding.key_images(setup.config, batch)
+        keys, _ = encoding.target_outputs(encoder, source, images, "batch")
+        return remember(setup, state, unit_vectors(keys), batch)
 
     return fill
 
@@ -63,12 +71,16 @@ def follow(setup, state, target_stats):
     """The state with its target moved towards the online encoder.
 
     The EMA is ``config.ema`` throughout, or rises on a cosine to ``config.ema_end``.
+    ``target_stats`` are what the target's own pass left behind; with ``target_norm`` "running" the
+    online encoder's are averaged instead, as the parameters are.
     """
     config = setup.config
     ema = config.ema
     if config.ema_end >= 0:
         share = state.step / setup.steps(config.duration)
         ema = config.ema_end - (config.ema_end - ema) * (1 + jnp.cos(jnp.pi * share)) / 2
+    if config.target_norm == "running":
+        target_stats = None
     return state.replace(
         target=move_target(state.target, state, target_stats, ema, setup.axis_name))
 
@@ -95,8 +107,6 @@ def check_memory(config) -> None:
             f"{config.memory_momentum}.")
 
 
-def _create_memory(setup):
-    """A queue of ``config.memory`` keys, or a bank with one for each training example."""
-    config = setup.config
-    size = config.memory if config.memory_kind == "queue" else setup.examples
-    return memories.create(size, config.model.projector.dim)
+def memory_size(setup) -> int:
+    """Keys of the memory: ``config.memory`` of a queue, the training examples of a bank."""
+    return setup.config.memory if setup.config.memory_kind == "queue" else setup.examples

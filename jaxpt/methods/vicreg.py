@@ -1,6 +1,6 @@
 """VICReg: views agree, features vary and are not correlated (Bardes et al., ICLR 2022).
 
-Labels are not used.
+Labels are not used. Both views pass BatchNorm together, the paper's one after the other.
 """
 
 import jax.numpy as jnp

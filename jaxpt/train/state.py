@@ -24,7 +24,7 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, updates done.
-      params: parameters of the online encoder.
+      params: parameters of the online encoder, and what a method learns beside it.
       batch_stats: BatchNorm's running statistics (empty without BatchNorm).
       opt_state: the optimizer's.
       target: the EMA encoder, or None.
@@ -52,11 +52,17 @@ def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_n
 def move_target(target: Target, state: TrainState, target_stats, ema, axis_name) -> Target:
     """target ← ema · target + (1 − ema) · online, for those parameters that the target has.
 
-    ``target_stats`` are the running statistics that the target's own forward pass left behind.
+    ``target_stats`` are the running statistics that the target's own forward pass left behind;
+    None moves them as the parameters.
     """
-    online = {part: state.params[part] for part in target.params}
-    params = jax.tree.map(lambda t, p: ema * t + (1 - ema) * p, target.params, online)
-    return Target(params, jax.lax.pmean(target_stats, axis_name))
+
+    def moved(old, new):
+        new = {part: new[part] for part in old}
+        return jax.tree.map(lambda t, p: ema * t + (1 - ema) * p, old, new)
+
+    stats = (moved(target.batch_stats, state.batch_stats) if target_stats is None
+             else jax.lax.pmean(target_stats, axis_name))
+    return Target(moved(target.params, state.params), stats)
 
 
 def copy(tree):

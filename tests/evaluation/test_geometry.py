@@ -1,10 +1,14 @@
+import doctest
 import math
 
 import numpy as np
+import oracles
 import pytest
+from scipy.special import ive
 
 from jaxpt.errors import InputError
-from jaxpt.evaluation import class_separation, effective_rank, fine_purity
+from jaxpt.evaluation import (alignment, cdnv, class_separation, effective_rank, fine_purity,
+                              geometry, rank_me, uniformity)
 
 # class_separation
 
@@ -111,7 +115,123 @@ def test_a_collapsed_class_has_effective_rank_one():
     assert effective_rank(np.ones((5, 3)), np.zeros(5)) == pytest.approx(1)
 
 
+# alignment and uniformity
+
+
+def test_alignment_is_the_mean_distance_on_the_sphere_to_a_power():
+    angles = np.array([0.0, math.pi / 2, math.pi])
+    first, second = np.tile([[2.0, 0.0]], (3, 1)), np.column_stack([np.cos(angles), np.sin(angles)])
+    assert alignment(first, 7 * second) == pytest.approx((0 + 2 + 4) / 3)
+    assert alignment(first, second, power=1) == pytest.approx((0 + math.sqrt(2) + 2) / 3)
+    assert alignment(first, first) == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
+@pytest.mark.parametrize("t", [0.5, 2])
+def test_uniformity_is_the_loop_over_pairs(batch_size, t):
+    x = np.random.default_rng(5).normal(size=(7, 3))
+    potentials = [math.exp(-t * np.sum((oracles.unit(x)[i] - oracles.unit(x)[j]) ** 2))
+                  for i in range(7) for j in range(7) if i != j]
+    assert uniformity(x, t, batch_size=batch_size) == pytest.approx(
+        math.log(np.mean(potentials)), abs=1e-12)
+
+
+def test_uniformity_of_one_point_is_zero_and_of_two_poles_minus_4t():
+    assert uniformity(np.full((50, 3), 0.3)) == pytest.approx(0, abs=1e-12)
+    assert uniformity([[0, 1], [0, -3]], t=500) == pytest.approx(-2000)  # exp would underflow
+
+
+def test_uniformity_of_a_regular_polygon_is_the_integral_over_the_circle():
+    # On the circle E exp(−t(2 − 2 cos θ)) = e^{−2t} I_0(2t), which a regular polygon meets exactly;
+    # of its 40 terms the one of the corner with itself, 1, does not count.
+    angles = np.linspace(0, 2 * math.pi, 40, endpoint=False)
+    x = np.column_stack([np.cos(angles), np.sin(angles)])
+    assert uniformity(x, t=1) == pytest.approx(math.log((40 * ive(0, 2) - 1) / 39))
+
+
+def test_alignment_and_uniformity_take_lengths_away():
+    x, scale = np.random.default_rng(6).normal(size=(9, 4)), np.geomspace(1e-6, 1e6, 9)[:, None]
+    assert alignment(x, scale * x[::-1]) == pytest.approx(alignment(x, x[::-1]))
+    assert uniformity(scale * x) == pytest.approx(uniformity(x))
+
+
+# cdnv
+
+
+def test_cdnv_is_the_mean_over_pairs_of_classes():
+    # On a line: means 0, 4, 10; variances 1, 0, 4.
+    x = np.array([[-1], [1], [4], [4], [4], [8], [12]], float)
+    labels = np.array([5, 5, 2, 2, 2, 9, 9])
+    pairs = (1 + 0) / (2 * 16), (1 + 4) / (2 * 100), (0 + 4) / (2 * 36)
+    assert cdnv(x, labels) == pytest.approx(sum(pairs) / 3)
+    assert cdnv(1e3 * x + 77, labels) == pytest.approx(sum(pairs) / 3)
+
+
+def test_variance_of_cdnv_is_over_all_directions():
+    x = np.array([[0, 1, 2], [0, -1, -2], [3, 0, 0], [3, 0, 0]], float)
+    assert cdnv(x, np.array([0, 0, 1, 1])) == pytest.approx((1 + 4) / (2 * 9))
+
+
+def test_collapsed_classes_have_no_cdnv():
+    assert cdnv(np.repeat(np.eye(4), 3, axis=0), np.repeat(range(4), 3)) == 0
+
+
+# rank_me
+
+
+@pytest.mark.parametrize("rank", [1, 3, 6])
+def test_rank_me_counts_equal_directions(rank):
+    basis = np.linalg.qr(np.random.default_rng(7).normal(size=(6, 6)))[0]
+    x = 5 * np.concatenate([basis[:rank], np.zeros((4, 6))])
+    assert rank_me(x, epsilon=0) == pytest.approx(rank)
+    assert rank_me(x) == pytest.approx(rank, rel=1e-5)
+
+
+def test_rank_me_is_of_singular_values_and_of_lengths_as_they_are():
+    p = np.array([0.75, 0.25])  # of σ; the variances are 0.9 and 0.1
+    x = np.array([[6.0, 0.0], [0.0, 2.0]])
+    assert rank_me(x, epsilon=0) == pytest.approx(math.exp(-np.sum(p * np.log(p))))
+    p = p + 0.01
+    assert rank_me(x, epsilon=0.01) == pytest.approx(math.exp(-np.sum(p * np.log(p))))
+
+
+def test_rank_me_does_not_center():
+    assert rank_me(np.ones((8, 3)), epsilon=0) == pytest.approx(1)
+    x = np.array([[1.0, 1.0], [1.0, -1.0]])  # two directions, though a line once centred
+    assert rank_me(x, epsilon=0) == pytest.approx(2)
+
+
 # Bad input
+
+
+def test_doctests_hold():
+    assert doctest.testmod(geometry).failed == 0
+
+
+@pytest.mark.parametrize("call, message", [
+    (lambda x, y: alignment(x, np.ones((4, 3))), r"one shape, got \[4, 2\] and \[4, 3\]"),
+    (lambda x, y: alignment(x, np.full((4, 2), np.nan)), "second features of 4 examples are not"),
+    (lambda x, y: alignment(x[:0], x[:0]), "first features must be"),
+    (lambda x, y: alignment(x, x, power=0), "power must be positive, got 0"),
+    (lambda x, y: uniformity(x * np.inf), "features of 4 examples are not finite"),
+    (lambda x, y: uniformity(x[:1]), "at least two rows, got 1"),
+    (lambda x, y: uniformity(x, t=-1), "t must be positive, got -1"),
+    (lambda x, y: uniformity(x, batch_size=0), "batch_size must be at least 1, got 0"),
+    (lambda x, y: cdnv(x, y[:3]), r"4 rows but labels of shape \[3\]"),
+    (lambda x, y: cdnv(x * np.nan, y), "features of 4 examples are not finite"),
+    (lambda x, y: cdnv(x, np.full(4, 3)), r"at least two classes are needed, got \[3\]"),
+    (lambda x, y: cdnv(x, [0, 0, 0, 7]), "class 7 has one: leave it out"),
+    (lambda x, y: cdnv([[0], [4], [1], [3], [2], [2]], [1, 1, 5, 5, 7, 7]),
+     "classes 1 and 5 have the same mean"),
+    (lambda x, y: cdnv([[9], [4], [1], [3], [2], [2]], [1, 1, 5, 5, 7, 7]),
+     "classes 5 and 7 have the same mean"),
+    (lambda x, y: rank_me(0 * x), "features are all zero"),
+    (lambda x, y: rank_me(x[0]), r"features must be \[n, dim\]"),
+    (lambda x, y: rank_me(x, epsilon=-1e-3), "epsilon must not be negative, got -0.001"),
+])
+def test_bad_input_of_the_others_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call(np.arange(8.0).reshape(4, 2) + 1, np.array([0, 0, 1, 1]))
 
 
 @pytest.mark.parametrize("measure", [

@@ -196,8 +196,9 @@ def test_gradients_equal_finite_differences():
 
 
 @pytest.mark.parametrize("options, message", [
-    ({"gate": 0.0}, "gate must be positive, got 0.0"),
-    ({"gate": math.nan}, "gate must be positive, got nan"),
+    ({"gate": 0.0}, "gate must be positive and finite, got 0.0"),
+    ({"gate": math.nan}, "gate must be positive and finite, got nan"),
+    ({"gate": math.inf}, "gate must be positive and finite, got inf"),
     ({"robustness": -0.1}, "robustness must lie in 0 … 1, got -0.1"),
     ({"robustness": 1.1}, "robustness must lie in 0 … 1, got 1.1")])
 def test_a_value_that_makes_no_sense_is_named(options, message):

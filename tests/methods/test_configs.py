@@ -4,16 +4,22 @@ import pytest
 from small_runs import HAND, METHODS, TWO_VIEWS, WITH_MEMORY, WITH_TARGET, config_of
 
 from jaxpt import methods, pretrain
-from jaxpt.configs.pretrain import defaults
+from jaxpt.configs.pretrain import defaults, digits
 from jaxpt.errors import InputError
 
 WITH_TEMPERATURE = [m for m in METHODS if m not in ("cross_entropy", "byol", "simsiam",
                                                     "barlow_twins", "vicreg")]
 
 
-def test_configs_and_registry_know_the_same_methods():
-    assert set(defaults.METHODS) == methods.METHODS.keys()
-    assert defaults.OF_METHOD.keys() <= methods.METHODS.keys()
+def test_settings_of_methods_are_of_methods_that_there_are():
+    assert defaults.OF_METHOD.keys() <= set(methods.METHODS)
+    assert len(set(methods.METHODS)) == len(methods.METHODS)
+
+
+def test_a_variant_names_one_method():
+    assert digits.get_config("byol,smoke").views == 2
+    with pytest.raises(InputError, match="'look,nca' names 2 methods: name one"):
+        digits.get_config("look,nca")
 
 
 class TestBadConfigs:
@@ -45,6 +51,7 @@ class TestBadConfigs:
         (["spread", "grafit", "mask_con"], {"weight": 1.1}, r"weight must lie in 0 … 1, got 1\.1"),
         (["mask_con", "dino"], {"target_temperature": 0.0}, r"target_temperature must be positive"),
         (["t_rex"], {"prototypes_from": "air"}, r"prototypes_from must be one of .*got 'air'"),
+        (["dino"], {"centre_momentum": 1.0}, r"centre_momentum must be .*got 1\.0"),
         (["dino"], {"prototypes": 1}, r"prototypes must be at least 2, got 1"),
         (["dino"], {"views": 1}, r"set views to 2 or local_views above 0"),
         (["barlow_twins"], {"redundancy": -1.0}, r"redundancy must not be negative, got -1\.0"),

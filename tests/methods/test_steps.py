@@ -153,9 +153,9 @@ EXPECTED = {
     "nn_clr": nn_clr,
     "spread": lambda s: losses.spread(s.outputs, s.labels, s.ids, temperature=0.2, weight=0.5),
     "simclr": lambda s: losses.nt_xent(s.outputs, s.ids, temperature=0.2),
-    "byol": lambda s: losses.cosine_regression(s.predictions, swapped(s.targets)),
-    "simsiam": lambda s: losses.cosine_regression(s.predictions, swapped(s.outputs)),
-    "moco_v3": lambda s: 0.4 * losses.info_nce(s.predictions, swapped(s.targets), temperature=0.2,
+    "byol": lambda s: 2 * losses.cosine_regression(s.predictions, swapped(s.targets)),
+    "simsiam": lambda s: 0.5 * losses.cosine_regression(s.predictions, swapped(s.outputs)),
+    "moco_v3": lambda s: 0.8 * losses.info_nce(s.predictions, swapped(s.targets), temperature=0.2,
                                                query_ids=s.ids),
     "barlow_twins": lambda s: losses.barlow_twins(s.outputs[:8], s.outputs[8:]),
     "vicreg": lambda s: losses.vicreg(s.outputs[:8], s.outputs[8:]),
@@ -182,7 +182,7 @@ def test_the_prototypes_of_t_rex_star_are_those_of_the_memory(dataset):
     step = step_of("t_rex", dataset, prototypes_from="memory")
     keys, labels, of_keys = memory_of(step)
     expected = losses.prototype_softmax(step.outputs, keys, step.labels, labels, classes=10,
-                                        key_mask=of_keys["key_mask"], temperature=0.2)
+                                        query_ids=step.ids, **of_keys, temperature=0.2)
     assert float(step.metrics["loss"]) == pytest.approx(float(np.mean(expected)), rel=1e-4)
 
 
@@ -262,11 +262,18 @@ class TestTargetNorm:
             jax.tree.leaves(stats), jax.tree.leaves(target.batch_stats), strict=True)]
         assert changed == [by_batch] * 2  # a mean and a variance
 
+    def test_running_statistics_follow_those_of_the_online_encoder(self, dataset):
+        step = step_of("look", dataset, **{"model.norm": "batch", "target_norm": "running"})
+        online, before = step.after.batch_stats, step.before.target.batch_stats
+        half = jax.tree.map(lambda t, o: 0.5 * t + 0.5 * o, before, online)
+        assert_close(step.after.target.batch_stats, half)
+        assert max(np.abs(x).max() for x in jax.tree.leaves(online)) > 1e-2
+
 
 class TestKSchedule:
     def k_at(self, step, **changes):
-        config = config_of("look", {"memory": 1000, "k": 10} | changes)
-        return look.k_schedule(config, lambda text: int(text.split()[0]))(jnp.asarray(step))
+        config = config_of("look", {"k": 10} | changes)
+        return look.k_schedule(config, lambda text: int(text.split()[0]), 1000)(jnp.asarray(step))
 
     def test_without_warmup_k_is_constant(self):
         for step in 0, 1, 1000:

@@ -1,0 +1,111 @@
+"""Retrieval by cosine: does the ranking of a gallery put the query's class first?"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpt.errors import require
+from jaxpt.evaluation.checks import check_features, check_split
+
+# Equal rows differ by rounding in a matrix product, and collapsed features are full of equal rows.
+DECIMALS = 12
+
+
+class Retrieval(NamedTuple):
+    """What a ranking found.
+
+    Attributes:
+      recall: k → share of queries with an example of their class among the first k.
+      map: mean over queries of the average precision over the full ranking.
+      queries: how many count: those with an example of their class in the gallery.
+    """
+
+    recall: dict[int, float]
+    map: float
+    queries: int
+
+
+def retrieval(features, labels, *, query_features=None, query_labels=None, ids=None,
+              query_ids=None, at=(1, 5, 10), batch_size: int = 256) -> Retrieval:
+    """Recall at k (as in Oh Song et al. 2016) and mean average precision over the full ranking.
+
+    The average precision of a query is the mean, over the examples of its class, of the precision
+    at their rank. Among equal cosines (to 12 decimals) the examples of other classes come first:
+    neither the order of rows nor a collapse of all classes to one point earns anything. A query
+    whose class has no (other) example in the gallery does not count.
+
+    Args:
+      features: float [n, dim], the gallery; lengths do not matter.
+      labels: int [n].
+      query_features, query_labels: float [m, dim], int [m]; by default every example of the
+        gallery queries the others, itself left out.
+      ids, query_ids: int [n], [m]; a gallery example with the query's id is left out. Without
+        query_features ids alone will do, where rows of one image share an id.
+      at: the k of recall, as many as wanted.
+      batch_size: queries at a time: the memory is batch_size × n.
+
+    Raises:
+      InputError: for features with NaN, empty sets, lengths that do not match, half of the
+        queries or of their ids, k or batch_size below 1, or no query that counts.
+
+    Example:
+      >>> from jaxpt.evaluation import retrieval
+      >>> x = [[1, 0], [3, 1], [4, 3], [0, 1]]
+      >>> found = retrieval(x, [0, 1, 0, 1], at=(1, 2))
+      >>> found.recall, round(found.map, 4)  # the other of the class comes 2nd, 3rd, 2nd and 2nd
+      ({1: 0.0, 2: 0.75}, 0.4583)
+    """
+    at = tuple(at)
+    require(len(at) > 0 and min(at) >= 1, f"at must hold ks of at least 1, got {at}.")
+    require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
+    require((query_features is None) == (query_labels is None),
+            "query_features and query_labels belong together: give both or neither.")
+    if query_features is None:
+        require(query_ids is None, "query_ids belong to query_features: give those too.")
+        check_features("", features, labels)
+        ids = np.arange(len(features)) if ids is None else ids
+        query_features, query_labels, query_ids = features, labels, ids
+    check_split(features, labels, query_features, query_labels)
+    _check_ids(ids, len(features), query_ids, len(query_features))
+    gallery, queries = _unit(features), _unit(query_features)
+    first, precision = [], []
+    for start in range(0, len(queries), batch_size):
+        rows = slice(start, start + batch_size)
+        relevant = np.asarray(query_labels)[rows, None] == np.asarray(labels)
+        cosine = np.round(queries[rows] @ gallery.T, DECIMALS)
+        if ids is not None:
+            left_out = np.asarray(query_ids)[rows, None] == np.asarray(ids)
+            relevant &= ~left_out
+            cosine[left_out] = -np.inf
+        counts = relevant.any(axis=1)
+        ranked = _ranked(cosine[counts], relevant[counts])
+        first.append(np.argmax(ranked, axis=1))
+        precision.append(_average_precision(ranked))
+    first, precision = np.concatenate(first), np.concatenate(precision)
+    require(len(first) > 0, "no query has another example of its class in the gallery.")
+    return Retrieval({int(k): float(np.mean(first < k)) for k in at}, float(precision.mean()),
+                     len(first))
+
+
+def _check_ids(ids, rows, query_ids, query_rows):
+    require((ids is None) == (query_ids is None),
+            "ids and query_ids belong together: give both or neither.")
+    for name, given, expected in ("ids", ids, rows), ("query_ids", query_ids, query_rows):
+        require(given is None or np.shape(given) == (expected,),
+                f"{name} must have shape [{expected}], got {list(np.shape(given))}.")
+
+
+def _unit(features):
+    features = np.asarray(features, np.float64)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
+
+
+def _ranked(cosine, relevant):
+    """Relevance in the order of the ranking; what is left out comes last and is not relevant."""
+    order = np.lexsort((relevant, -cosine), axis=1)
+    return np.take_along_axis(relevant, order, axis=1)
+
+
+def _average_precision(ranked):
+    precision = np.cumsum(ranked, axis=1) / np.arange(1, ranked.shape[1] + 1)
+    return np.sum(precision * ranked, axis=1) / np.sum(ranked, axis=1)
