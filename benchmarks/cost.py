@@ -4,12 +4,11 @@
 
 Batch 1,024, dimension 128, memory 4,096, float32. Temporaries are XLA's own account of the
 compiled program; "S" is one matrix of similarities, batch × memory or, for losses within the batch,
-batch × batch. Times are medians of several runs, in one process, beside one product of
-the embeddings with their contrast (the floor); the forms of other libraries stand below. Adds a
-record to benchmarks/records/cost.jsonl.
+batch × batch. Times are medians of several runs in one process, beside one product of the
+embeddings with their contrast (the floor; forward and backward need two); optax's form and two
+obvious ones stand below. Adds a record to benchmarks/records/cost.jsonl.
 """
 
-import functools
 import pathlib
 import statistics
 import time
@@ -42,46 +41,50 @@ def arrays():
             "key_ids": jnp.arange(MEMORY)}
 
 
-def programs(a):
-    """Of each loss: name, function of the embeddings, and what its contrast is made of."""
-    memory = (a["memory"], a["labels"], a["key_labels"])
-    ids = {"query_ids": a["example"], "key_ids": a["key_ids"]}
-    own = functools.partial
-    with_own = {name: own(getattr(losses, name), positives=a["other"], keys=a["memory"],
-                          query_labels=a["labels"], key_labels=a["key_labels"], **ids)
-                for name in ("sup_moco", "exemplar", "mask_con", "grafit")}
-    in_memory = {
-        "look k=50": lambda x: losses.look(x, *memory, k=50, **ids)[0],
-        "look k=400": lambda x: losses.look(x, *memory, k=400, **ids)[0],
-        "look k=50, gate": lambda x: losses.look(x, *memory, k=50, gate=20.0, **ids)[0],
-        "look k=50, balanced": lambda x: losses.look(x, *memory, k=50, balanced=True, **ids)[0],
-        "nca": lambda x: losses.nca(x, *memory, **ids)[0],
-        **with_own,
-        "info_nce, queue": lambda x: losses.info_nce(x, a["other"], a["memory"], **ids),
-        "prototype_softmax": lambda x: losses.prototype_softmax(x, *memory, classes=CLASSES),
-    }
-    in_batch = {
-        "sup_con, out": lambda x: losses.sup_con(x, a["labels"]),
-        "sup_con, in": lambda x: losses.sup_con(x, a["labels"], form="in"),
-        "spread": lambda x: losses.spread(x, a["labels"], a["ids"]),
-        "nt_xent": lambda x: losses.nt_xent(x, a["ids"]),
-        "info_nce, in batch": lambda x: losses.info_nce(x, a["other"]),
-        "nn_clr": lambda x: losses.nn_clr(a["other"], x, a["memory"]),
-    }
-    others = {
-        "cosine_softmax": lambda x: losses.cosine_softmax(x, a["prototypes"], a["labels"]),
-        "cosine_regression": lambda x: losses.cosine_regression(x, a["other"]),
-        "barlow_twins": lambda x: losses.barlow_twins(x, a["other"]),
-        "vicreg": lambda x: losses.vicreg(x, a["other"]),
-        "dino": lambda x: losses.dino(x.reshape(2, -1, DIM), a["other"].reshape(2, -1, DIM),
-                                      jnp.zeros(DIM)),
-    }
-    elsewhere = {
-        "optax.ntxent": lambda x: optax.losses.ntxent(x, a["labels"], temperature=0.1),
-        "obvious SupCon": lambda x: obvious_sup_con(x, a["labels"]),
-        "obvious kNN loss (top_k)": lambda x: obvious_look(x, *memory, k=50),
-    }
-    return {"memory": in_memory, "batch": in_batch, "": others | elsewhere}
+def programs():
+    """(name, what its contrast is made of, function of the embeddings and the other arrays)."""
+
+    def memory(a):
+        return a["memory"], a["labels"], a["key_labels"]
+
+    def ids(a):
+        return {"query_ids": a["example"], "key_ids": a["key_ids"]}
+
+    def with_own(name):
+        return lambda x, a: getattr(losses, name)(x, a["other"], *(
+            a[key] for key in ("memory", "labels", "key_labels")), **ids(a))
+
+    def look(**options):
+        return lambda x, a: losses.look(x, *memory(a), **options, **ids(a))[0]
+
+    yield "look k=50", "memory", look(k=50)
+    yield "look k=400", "memory", look(k=400)
+    yield "look k=50, gate", "memory", look(k=50, gate=20.0)
+    yield "look k=50, balanced", "memory", look(k=50, balanced=True)
+    yield "nca", "memory", lambda x, a: losses.nca(x, *memory(a), **ids(a))[0]
+    for name in "sup_moco", "exemplar", "mask_con", "grafit":
+        yield name, "memory", with_own(name)
+    yield "info_nce, queue", "memory", lambda x, a: losses.info_nce(
+        x, a["other"], a["memory"], **ids(a))
+    yield "prototype_softmax", "memory", lambda x, a: losses.prototype_softmax(
+        x, *memory(a), classes=CLASSES, **ids(a))
+    yield "nn_clr", "memory", lambda x, a: losses.nn_clr(a["other"], x, a["memory"])
+    yield "sup_con, out", "batch", lambda x, a: losses.sup_con(x, a["labels"])
+    yield "sup_con, in", "batch", lambda x, a: losses.sup_con(x, a["labels"], form="in")
+    yield "spread", "batch", lambda x, a: losses.spread(x, a["labels"], a["ids"])
+    yield "nt_xent", "batch", lambda x, a: losses.nt_xent(x, a["ids"])
+    yield "info_nce, in batch", "batch", lambda x, a: losses.info_nce(x, a["other"])
+    yield "cosine_softmax", "batch", lambda x, a: losses.cosine_softmax(
+        x, a["prototypes"], a["labels"])
+    yield "cosine_regression", "batch", lambda x, a: losses.cosine_regression(x, a["other"])
+    yield "barlow_twins", "batch", lambda x, a: losses.barlow_twins(x, a["other"])
+    yield "vicreg", "batch", lambda x, a: losses.vicreg(x, a["other"])
+    yield "dino", "batch", lambda x, a: losses.dino(
+        x.reshape(2, -1, DIM), a["other"].reshape(2, -1, DIM), jnp.zeros(DIM))
+    yield "optax ntxent", "batch", lambda x, a: optax.losses.ntxent(
+        x, a["labels"], temperature=0.1)
+    yield "obvious SupCon", "batch", lambda x, a: obvious_sup_con(x, a["labels"])
+    yield "obvious kNN by top_k, k=50", "memory", lambda x, a: obvious_look(x, *memory(a), k=50)
 
 
 def obvious_sup_con(x, labels):
@@ -95,7 +98,7 @@ def obvious_sup_con(x, labels):
 
 
 def obvious_look(x, keys, labels, key_labels, k):
-    """LOOK by ``lax.top_k``, sorting and gathering."""
+    """LOOK by ``lax.top_k``, sorting and gathering, without leave-one-out."""
     x, keys = (y / jnp.linalg.norm(y, axis=-1, keepdims=True) for y in (x, keys))
     s, index = jax.lax.top_k(x @ keys.T / 0.1, k)
     same = key_labels[index] == labels[:, None]
@@ -103,14 +106,22 @@ def obvious_look(x, keys, labels, key_labels, k):
     return -jnp.log(jnp.maximum(p, 1e-12))
 
 
-def cost(loss, x) -> dict[str, float]:
-    """Temporaries in MB and the median milliseconds of value-and-gradient."""
-    program = jax.jit(jax.value_and_grad(lambda x: jnp.mean(loss(x)))).lower(x).compile()
-    jax.block_until_ready(program(x))
+def cost(loss, x, a) -> dict[str, float]:
+    """Temporaries in MB and the median milliseconds of value-and-gradient.
+
+    All arrays are arguments of the program, so that XLA computes nothing of them beforehand.
+    """
+    return measure(jax.value_and_grad(lambda x, a: jnp.mean(loss(x, a))), x, a)
+
+
+def measure(function, *arguments) -> dict[str, float]:
+    """The same of any function."""
+    program = jax.jit(function).lower(*arguments).compile()
+    jax.block_until_ready(program(*arguments))
     seconds = []
     while len(seconds) < REPEATS and sum(seconds) < PATIENCE:
         began = time.perf_counter()
-        jax.block_until_ready(program(x))
+        jax.block_until_ready(program(*arguments))
         seconds.append(time.perf_counter() - began)
     return {"temporaries_mb": program.memory_analysis().temp_size_in_bytes / 1e6,
             "milliseconds": 1e3 * statistics.median(seconds)}
@@ -121,7 +132,7 @@ def markdown(record: dict) -> str:
     lines = ["| loss | contrast | temporaries, MB | in S | ms | in products |",
              "| --- | --- | ---: | ---: | ---: | ---: |"]
     for name, c in record["costs"].items():
-        lines.append(f"| {name} | {c['contrast'] or '–'} | {c['temporaries_mb']:.1f} | "
+        lines.append(f"| {name} | {c['contrast']} | {c['temporaries_mb']:.1f} | "
                      f"{c['temporaries_mb'] / c['matrix_mb']:.1f} | {c['milliseconds']:.1f} | "
                      f"{c['milliseconds'] / c['product_milliseconds']:.1f} |")
     s = record["shapes"]
@@ -135,16 +146,14 @@ def main() -> None:
     a = arrays()
     record = {"shapes": {"batch": BATCH, "memory": MEMORY, "dim": DIM, "classes": CLASSES},
               "repeats": REPEATS, "costs": {}, **records.surroundings()}
-    for contrast, group in programs(a).items():
-        columns = {"memory": MEMORY, "batch": BATCH, "": BATCH}[contrast]
-        other = a["memory"] if contrast == "memory" else a["other"]
-        floor = cost(lambda x: jnp.sum(x @ other.T, axis=1), a["x"])["milliseconds"]
-        matrix = BATCH * columns * 4 / 1e6
-        for name, loss in group.items():
-            found = cost(lambda x: loss(x), a["x"])
-            record["costs"][name] = found | {"product_milliseconds": floor, "matrix_mb": matrix,
-                                             "contrast": contrast}
-            print(name, flush=True)
+    floors = {contrast: measure(lambda x, other: x @ other.T, a["x"], a[other])["milliseconds"]
+              for contrast, other in (("memory", "memory"), ("batch", "other"))}
+    for name, contrast, loss in programs():
+        columns = {"memory": MEMORY, "batch": BATCH}[contrast]
+        record["costs"][name] = cost(loss, a["x"], a) | {
+            "product_milliseconds": floors[contrast], "matrix_mb": BATCH * columns * 4 / 1e6,
+            "contrast": contrast}
+        print(name, flush=True)
     records.append(RECORDS, record)
     print(markdown(record))
 
