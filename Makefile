@@ -11,7 +11,7 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/flake8
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 # Anew whenever the metadata changes; editable, so the code needs no new installation.
 $(STAMP): setup.cfg pyproject.toml
