@@ -81,15 +81,15 @@ def write(memory: Memory, slots: jax.Array, keys: jax.Array, labels: jax.Array, 
           momentum: float) -> Memory:
     """Moves each slot's key towards a new one: unit(momentum · old + (1 − momentum) · new).
 
-    A slot that was never written takes the new key as it is. Where a batch names a slot twice (at
-    the border of two passes over the data), its last row counts.
+    A slot that was never written holds zeros, so it takes the new key. Where a batch names a slot
+    twice (at the border of two passes over the data), its last row counts.
 
     Args:
       memory: the memory; unchanged.
       slots: int32 [batch], each in 0 … size − 1.
       keys: float [batch, dim], unit rows.
       labels, ids: int32 [batch].
-      momentum: 0 … 1; 0 replaces the key.
+      momentum: at least 0 and below 1; 0 replaces the key.
 
     Returns:
       The memory with those slots written.
@@ -100,10 +100,8 @@ def write(memory: Memory, slots: jax.Array, keys: jax.Array, labels: jax.Array, 
     _check_shapes(memory, keys, labels, ids)
     size, rows = memory.keys.shape[0], jnp.arange(keys.shape[0])
     repeated = jnp.any((slots[:, None] == slots[None, :]) & (rows[None, :] > rows[:, None]), axis=1)
-    share = jnp.where(memory.valid[slots], momentum, 0.0)[:, None]
     keys = jax.lax.stop_gradient(keys).astype(jnp.float32)
-    moved = unit_vectors(share * memory.keys[slots] + (1 - share) * keys)
-    moved = jnp.where(share > 0, moved, keys)
+    moved = unit_vectors(momentum * memory.keys[slots] + (1 - momentum) * keys)
     slots = jnp.where(repeated, size, slots)  # out of range, so dropped
     return memory._replace(
         keys=memory.keys.at[slots].set(moved, mode="drop"),

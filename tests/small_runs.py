@@ -96,9 +96,10 @@ def some_state(method, config, dataset, batch):
     dim = config.model.projector.dim
     keys = oracles.unit(rng.normal(size=(20, dim)))
     ids = np.concatenate([batch.id[:4], dataset.trainval.ids[100:116]])
+    labels = np.concatenate([batch.label[:4], rng.integers(0, 10, 16)])
     return state.replace(
         memory=memory.push(memory.create(config.memory, dim), jnp.asarray(keys),
-                           jnp.asarray(rng.integers(0, 10, 20)), jnp.asarray(ids)))
+                           jnp.asarray(labels), jnp.asarray(ids)))
 
 
 def step_of(name, dataset, **changes):

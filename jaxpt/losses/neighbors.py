@@ -72,8 +72,8 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
       gate: β > 0 softens the edge: every key takes part, its weight times σ(β (s_ij − b_i)), the
         edge b_i halfway between the k-th and the next similarity. β → ∞ is the hard edge.
       balanced: for long-tailed keys: e^{s/τ} is divided by how often the key's class occurs among
-        the keys, relative to the mean over classes, for the selection and for the weights. With
-        equally frequent classes nothing changes. ``gate`` then sees the similarities so shifted.
+        the keys, for the selection and for the weights. With equally frequent classes nothing
+        changes. ``gate`` then sees the similarities so shifted.
       robustness: q in 0 … 1, a number known when tracing, for noisy labels: (1 − p^q) / q in place
         of −log p: no more than 1/q, with p^q times the gradient, so that a query at odds with all
         its neighbours hardly pulls. 0 is −log p.
@@ -119,7 +119,7 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
         normalize, where, axis_name)
     if balanced:
-        s = s - temperature * jnp.log(_class_frequency(*of_keys))
+        s = s - temperature * jnp.log(_class_counts(*of_keys))
     neighbors = knn.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
     positives = neighbors & same
     missing = ~jnp.any(positives, axis=-1)
@@ -193,17 +193,15 @@ def _compare(queries, keys, query_labels, key_labels, temperature, query_ids, ke
     return s, query_labels[:, None] == key_labels[None, :], candidates, key_labels, key_mask
 
 
-def _class_frequency(labels, mask):
-    """How often each key's class occurs among the keys, over the mean of the classes present."""
+def _class_counts(labels, mask):
+    """How many keys have each key's class: float32 [memory]."""
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
     in_order = jnp.sort(labels)
     before = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32),
                                          mask[jnp.argsort(labels)].astype(jnp.int32)]))
     count = (before[jnp.searchsorted(in_order, labels, side="right")]
              - before[jnp.searchsorted(in_order, labels, side="left")])
-    count = jnp.maximum(count, 1)  # of a class with masked keys alone: whatever is finite
-    classes = jnp.sum(jnp.where(mask, 1 / count, 0.0))
-    return count * classes / jnp.maximum(jnp.sum(mask), 1)
+    return jnp.maximum(count, 1).astype(jnp.float32)  # 1 where all keys of the class are masked
 
 
 def _log_gate(s, neighbors, candidates, gate):

@@ -66,6 +66,12 @@ class TestBank:
         assert memory.valid.all()
         np.testing.assert_allclose(np.linalg.norm(memory.keys, axis=1), 1, atol=1e-5)
 
+    def test_is_filled_to_the_last_example_before_the_first_update(self, train, dataset):
+        # 300 examples are no multiple of the batch, and more than a queue would hold.
+        memory = train("look", memory_kind="bank", batch_size=40, duration="1 steps").state.memory
+        assert memory.valid.all()
+        np.testing.assert_array_equal(memory.ids, dataset.trainval.ids)
+
     def test_without_momentum_it_is_a_queue_of_all_examples_for_one_pass(self, train):
         # The queue was filled in the order of the first pass: each batch drops its own old keys.
         options = {"duration": "1 epochs", "k_warmup": "0 steps", "memory": IMAGES,

@@ -181,9 +181,12 @@ def test_loss_of_a_step_is_the_loss_of_its_views(name, dataset):
 def test_the_prototypes_of_t_rex_star_are_those_of_the_memory(dataset):
     step = step_of("t_rex", dataset, prototypes_from="memory")
     keys, labels, of_keys = memory_of(step)
+    plain = losses.prototype_softmax(step.outputs, keys, step.labels, labels, classes=10,
+                                     key_mask=of_keys["key_mask"], temperature=0.2)
     expected = losses.prototype_softmax(step.outputs, keys, step.labels, labels, classes=10,
                                         query_ids=step.ids, **of_keys, temperature=0.2)
     assert float(step.metrics["loss"]) == pytest.approx(float(np.mean(expected)), rel=1e-4)
+    assert abs(float(np.mean(expected) - np.mean(plain))) > 1e-2  # own keys are left out
 
 
 class TestUpdateOfAStep:
@@ -323,5 +326,5 @@ class TestEma:
                 state.replace(step=jnp.int32(step), target=there, params=online), jnp.zeros(1))
             return float(jax.tree.leaves(moved.target.params)[0].ravel()[0])
 
-        expected = [0.5, 0.75, 1.0]
-        assert [share_of_old(step) for step in (0, 5, 10)] == pytest.approx(expected, abs=1e-6)
+        expected = [0.5, 1 - 0.25 * (1 + np.cos(0.2 * np.pi)), 0.75, 1.0]
+        assert [share_of_old(step) for step in (0, 2, 5, 10)] == pytest.approx(expected, abs=1e-6)
