@@ -51,8 +51,7 @@ def programs():
         return {"query_ids": a["example"], "key_ids": a["key_ids"]}
 
     def with_own(name):
-        return lambda x, a: getattr(losses, name)(x, a["other"], *(
-            a[key] for key in ("memory", "labels", "key_labels")), **ids(a))
+        return lambda x, a: getattr(losses, name)(x, a["other"], *memory(a), **ids(a))
 
     def look(**options):
         return lambda x, a: losses.look(x, *memory(a), **options, **ids(a))[0]

@@ -36,8 +36,7 @@ def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
     References:
       Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, for the smoothing.
     """
-    if not jnp.issubdtype(jnp.asarray(logits).dtype, jnp.floating):
-        raise TypeError(f"logits must be floating point, got dtype {jnp.asarray(logits).dtype}.")
+    sim.check_floats("logits", logits)
     if jnp.ndim(logits) != 2 or jnp.shape(labels) != logits.shape[:1]:
         raise ValueError("logits must be [batch, classes] and labels [batch], got shapes "
                          f"{jnp.shape(logits)} and {jnp.shape(labels)}.")

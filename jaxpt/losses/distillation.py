@@ -126,14 +126,12 @@ def _float32(x):
 
 
 def _check_logits(name, logits):
-    if not jnp.issubdtype(jnp.asarray(logits).dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(logits).dtype}.")
+    sim.check_floats(name, logits)
     if jnp.ndim(logits) != 3:
         raise ValueError(f"{name} must have shape [views, batch, prototypes], got shape "
                          f"{jnp.shape(logits)}.")
 
 
 def _check_centre(centre, teacher):
-    if not jnp.issubdtype(jnp.asarray(centre).dtype, jnp.floating):
-        raise TypeError(f"centre must be floating point, got dtype {jnp.asarray(centre).dtype}.")
+    sim.check_floats("centre", centre)
     sim.check_rows("centre", centre, jnp.shape(teacher)[2])

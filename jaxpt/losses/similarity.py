@@ -122,10 +122,15 @@ def own_rows(rows: int, axis_name) -> jax.Array:
     return own[:, None] == jnp.arange(total)[None, :]
 
 
+def check_floats(name: str, array: jax.Array) -> None:
+    """Raises where ``array`` is not of a floating-point dtype."""
+    if not jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(array).dtype}.")
+
+
 def check_embeddings(name: str, vectors: jax.Array) -> None:
     """Raises where ``vectors`` is not a float array of shape [rows, dim]."""
-    if not jnp.issubdtype(jnp.asarray(vectors).dtype, jnp.floating):
-        raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(vectors).dtype}.")
+    check_floats(name, vectors)
     if jnp.ndim(vectors) != 2:
         raise ValueError(f"{name} must have shape [rows, dim], got shape {jnp.shape(vectors)}.")
 

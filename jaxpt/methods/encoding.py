@@ -127,3 +127,9 @@ def check_temperature(config, name: str = "temperature") -> None:
     """Raises InputError where a temperature is not positive, or is infinite."""
     require(config[name] > 0, f"{name} must be positive, got {config[name]}.")
     require(math.isfinite(config[name]), f"{name} must be finite, got {config[name]}.")
+
+
+def check_shares(config, *names: str) -> None:
+    """Raises InputError where one of these fields is not in 0 … 1."""
+    for name in names:
+        require(0 <= config[name] <= 1, f"{name} must lie in 0 … 1, got {config[name]}.")

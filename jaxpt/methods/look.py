@@ -59,8 +59,7 @@ def check(config) -> None:
     require(config.no_positive in losses.NO_POSITIVE,
             f"no_positive must be one of {losses.NO_POSITIVE}, got {config.no_positive!r}.")
     require(config.gate >= 0, f"gate must not be negative (0 is the hard edge), got {config.gate}.")
-    for name in "own_view", "robustness":
-        require(0 <= config[name] <= 1, f"{name} must lie in 0 … 1, got {config[name]}.")
+    encoding.check_shares(config, "own_view", "robustness")
     encoding.check_temperature(config)
     encoding.check_target(config)
     updating.check_memory(config)

@@ -4,7 +4,6 @@ The target encoder's view of the query says how much each key of its class shoul
 """
 
 from jaxpt import losses
-from jaxpt.errors import require
 from jaxpt.methods import encoding, memory_contrast
 from jaxpt.methods.setup import Method, Setup
 
@@ -13,7 +12,7 @@ def make(setup: Setup) -> Method:
     config = setup.config
     encoding.check_temperature(config)
     encoding.check_temperature(config, "target_temperature")
-    require(0 <= config.weight <= 1, f"weight must lie in 0 … 1, got {config.weight}.")
+    encoding.check_shares(config, "weight")
 
     def loss_of(queries, own, memory):
         per_query = losses.mask_con(

@@ -6,7 +6,6 @@
 import jax.numpy as jnp
 
 from jaxpt import losses
-from jaxpt.errors import require
 from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
 
@@ -15,7 +14,7 @@ def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_temperature(config)
     encoding.check_two_views(config)
-    require(0 <= config.weight <= 1, f"weight must lie in 0 … 1, got {config.weight}.")
+    encoding.check_shares(config, "weight")
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):
