@@ -12,7 +12,7 @@ import sys
 import traceback
 
 from jaxpt import __version__
-from jaxpt.errors import InputError, require
+from jaxpt.errors import InputError, RunError, require
 
 BAD_INPUT = 2
 OPEN = "model.options."  # what may be there depends on the network, which checks it
@@ -32,6 +32,9 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         print(f"jaxpt {args.command}: {error}", file=sys.stderr)
         return BAD_INPUT
+    except RunError as error:
+        print(f"jaxpt {args.command}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"jaxpt {args.command}: stopped.", file=sys.stderr)
         return 130
@@ -53,7 +56,13 @@ def _parser():
                           help="folder for config, metrics and checkpoints")
     pretrain.add_argument("--noresume", action="store_true",
                           help="refuse a workdir that holds a run, rather than go on with it")
+    pretrain.add_argument("--max-minutes", type=float, default=0.0, metavar="M",
+                          help="save and stop, with status 75, before M minutes are over")
     pretrain.set_defaults(run=_pretrain)
+    replay = commands.add_parser(
+        "replay", help="make again the step at which a run's numbers stopped being finite")
+    replay.add_argument("workdir", help="folder of the run")
+    replay.set_defaults(run=_replay)
     transfer = _config_command(
         commands, "transfer", "measure checkpoints: kNN, linear, few-shot, fine-tuning",
         "transfer/defaults.py")
@@ -173,11 +182,26 @@ def _demo(args):
 def _pretrain(args):
     from jaxpt import pretrain
     from jaxpt.train.cache import use_compile_cache
+    from jaxpt.train.stopping import STATUS, Stopped
 
     use_compile_cache()
     require(bool(args.workdir), "--workdir must not be empty.")
-    pretrain.run(args.config, args.workdir, resume=not args.noresume)
+    try:
+        pretrain.run(args.config, args.workdir, resume=not args.noresume,
+                     max_minutes=args.max_minutes)
+    except Stopped as stopped:
+        print(f"jaxpt pretrain: {stopped}: {args.workdir}", file=sys.stderr)
+        return STATUS
     print(f"done: {args.workdir}")
+    return 0
+
+
+def _replay(args):
+    from jaxpt import replay
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    print(replay.run(args.workdir))
 
 
 def _transfer(args):

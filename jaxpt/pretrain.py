@@ -1,23 +1,32 @@
 """The pre-training loop: config in, trained encoder out."""
 
+import contextlib
+import os
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, sources
 from jaxpt.data.resident import Resident, gather, rows_of_step
-from jaxpt.errors import require
+from jaxpt.errors import RunError, require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.methods import Method, Setup, make_method
+from jaxpt.train import checkpoint, lock, watch
 from jaxpt.train import optimizer as optimizers
-from jaxpt.train.checkpoint import Checkpointer, claim_workdir
-from jaxpt.train.metrics import MetricWriter, to_floats
+from jaxpt.train import workdir as workdirs
+from jaxpt.train.checkpoint import Checkpointer
+from jaxpt.train.guard import guarded
+from jaxpt.train.log import Log, TooManySkipped
+from jaxpt.train.metrics import MetricWriter
 from jaxpt.train.parallel import AXIS, Devices
 from jaxpt.train.progress import ProgressLine
 from jaxpt.train.state import TrainState
+from jaxpt.train.stopping import Stopped, StopRequest
 
+NOT_FINITE = "not_finite"  # folder with the state before a step that broke, for ``jaxpt replay``
 MONITOR_EXAMPLES = 2_000  # the kNN monitor is a monitor: it looks at no more than this
 FILL_EPOCH = -1  # the filling of the memory draws views of its own
 
@@ -41,8 +50,9 @@ class Trained(NamedTuple):
         return extract(self.encoder, params, stats, images)
 
 
-def run(config, workdir: str | None = None, *, resume: bool = True, quiet: bool = False,
-        dataset: sources.Dataset | None = None) -> Trained:
+def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True,
+        quiet: bool = False, dataset: sources.Dataset | None = None,
+        max_minutes: float = 0.0) -> Trained:
     """Pre-trains, from the newest checkpoint in ``workdir`` if there is one.
 
     Killed at any moment and started again with the same config and device count, it ends with the
@@ -54,38 +64,96 @@ def run(config, workdir: str | None = None, *, resume: bool = True, quiet: bool 
       resume: False refuses a workdir that already holds a run.
       quiet: no progress line.
       dataset: the set, where it is loaded already.
+      max_minutes: the run saves and stops before so many minutes are over; 0: no limit.
 
     Raises:
-      InputError: for a config, data or workdir that cannot work; a loss that is not finite.
+      InputError: for a config, data or workdir that cannot work.
+      RunError: for numbers that are not finite, more often than ``config.max_skipped`` allows; for
+        a checkpoint that cannot be written.
+      Stopped: after SIGTERM, SIGINT or the time limit; the state is saved. Only with a workdir.
     """
+    require(0 <= max_minutes < 1e6, f"max_minutes must be 0 or more, got {max_minutes}.")
+    require(not max_minutes or workdir is not None,
+            "max_minutes without a workdir would lose the run: give a workdir.")
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     dataset = dataset or sources.load(config.data)
     train = train_split(config, dataset)
     method, durations = prepare(config, dataset)
     state = devices.replicate(init_state(method, config, train.images))
-    if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
-        claim_workdir(workdir, config, resume=resume)
-    data = devices.replicate(Resident(train.images, dataset.coarse(train.labels), train.ids,
+    data = resident(config, dataset, devices)
+    with contextlib.ExitStack() as stack:
+        stop = checkpointer = writer = None
+        if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
+            checkpointer = _open_folder(stack, workdir, config, durations, resume)
+            stop = stack.enter_context(StopRequest(max_minutes=max_minutes,
+                                                   agree_every=durations.log or 10))
+        start = checkpointer.latest_step() if checkpointer else None
+        if start is not None:
+            state = checkpointer.restore(start, state)
+        elif method.fill is not None:
+            state = _fill_memory(method, devices, state, data, config, len(train.ids))
+        if workdir is not None:
+            writer = MetricWriter(workdir, resumed_step=start or 0)
+            stack.callback(writer.close)
+        progress = ProgressLine(config.method, total=durations.total, start=start or 0,
+                                batch_size=config.batch_size, quiet=quiet)
+        stack.callback(progress.close)
+        log = Log(writer, progress, config.max_skipped)
+        monitor = _make_monitor(method.encoder, config, dataset, train)
+        try:
+            state = _train(state, data, start or 0, method, devices, config, durations, monitor,
+                           log, checkpointer, stop)
+        except TooManySkipped as error:
+            raise _not_finite(error, config, workdir) from error
+    return Trained(method.encoder, state, log.history)
+
+
+def resident(config, dataset: sources.Dataset, devices: Devices) -> Resident:
+    """The images to train on, on every device."""
+    train = train_split(config, dataset)
+    return devices.replicate(Resident(train.images, dataset.coarse(train.labels), train.ids,
                                       np.int32(config.seed)))
-    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints) if workdir else None
-    start = checkpointer.latest_step() if checkpointer else None
-    if start is not None:
-        state = checkpointer.restore(start, state)
-    elif method.fill is not None:
-        state = _fill_memory(method, devices, state, data, config, len(train.ids))
-    writer = MetricWriter(workdir, resumed_step=start or 0) if workdir else None
-    progress = ProgressLine(config.method, total=durations.total, start=start or 0,
-                            batch_size=config.batch_size, quiet=quiet)
-    monitor = _make_monitor(method.encoder, config, dataset, train)
-    try:
-        state, history = _train(state, data, start or 0, method, devices, config, durations,
-                                monitor, writer, progress, checkpointer)
-    finally:
-        for part in (progress, writer, checkpointer):
-            if part is not None:
-                part.close()
-    return Trained(method.encoder, state, history)
+
+
+def _open_folder(stack, workdir, config, durations, resume) -> Checkpointer:
+    """Claims the folder for this run, for as long as ``stack`` is open."""
+    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(),
+                                    resume=resume)
+    finished = changes and (checkpoint.newest(workdir) or 0) >= durations.total
+    require(not finished, f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
+            f"in {'; '.join(changes)}: choose another workdir.")
+    folder = workdirs.make(workdir)
+    if jax.process_index() == 0:
+        stack.enter_context(lock.hold(folder))
+    checkpointer = Checkpointer(
+        workdir, keep=config.keep_checkpoints, best=config.keep_best,
+        stop_on_failure=config.stop_on_save_failure,
+        about={"config": config.to_dict(), "batch_size": config.batch_size})
+    stack.callback(checkpointer.close)
+    if jax.process_index() == 0:
+        workdirs.claim(workdir, config, changes)
+    return checkpointer
+
+
+def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
+    """Keeps the state before the step that broke, and says what happened."""
+    step = int(error.state.step)
+    text = (f"the loss or a gradient is not finite at step {step + 1}: lower "
+            "optimizer.learning_rate, set optimizer.clip_norm, or look at the labels and the "
+            "temperature")
+    if config.max_skipped:
+        text += f"; max_skipped={config.max_skipped} such steps were skipped before"
+    if workdir is None:
+        return RunError(text + ".")
+    folder = workdirs.make(os.path.join(workdir, NOT_FINITE))
+    if (folder / "checkpoints").exists():
+        (folder / "checkpoints").rmtree()
+    dump = Checkpointer(folder, keep=1, about={"config": config.to_dict()})
+    dump.save(step, error.state)
+    dump.close()
+    return RunError(f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
+                    f"jaxpt replay {os.fspath(workdir)} shows where it breaks.")
 
 
 class Durations(NamedTuple):
@@ -103,8 +171,8 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
-    require(config.local_views >= 0,
-            f"local_views must not be negative, got {config.local_views}.")
+    for name in "local_views", "max_skipped":
+        require(config[name] >= 0, f"{name} must not be negative, got {config[name]}.")
     augment.check(config.augment)
     augment.check(config.key_augment)
     augment.check(config.local_augment)
@@ -136,43 +204,32 @@ def init_state(method: Method, config, images: np.ndarray) -> TrainState:
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
 
 
-def _train(state, data, start, method, devices, config, durations, monitor, writer, progress,
-           checkpointer):
-    step_fn = devices.map(lambda state, data, rows: method.step(state, gather(data, rows)))
-    n_examples = data.image.shape[0]
-    history, waiting = [], None
-
-    def report(step, metrics):
-        row = to_floats(step, metrics)
-        row["images_per_second"] = progress.images_per_second(step)
-        _record(history, writer, step, row)
-        progress.show(step, row)
-
+def _train(state, data, start, method, devices, config, durations, monitor, log, checkpointer,
+           stop):
+    guard = guarded(method.step, max_skipped=config.max_skipped)
+    step_fn = devices.map(lambda state, data, rows: guard(state, gather(data, rows)))
+    n_examples, score = data.image.shape[0], None
     for step in range(start + 1, durations.total + 1):
         rows = rows_of_step(step - 1, config.batch_size, n=n_examples, seed=config.seed)
         state, metrics = step_fn(state, data, devices.split(rows))
         last = step == durations.total
         if last or (durations.log and step % durations.log == 0):
-            # The row before is read only now, so that the host never waits for the device.
-            if waiting:
-                report(*waiting)
-            waiting = step, metrics
+            log.later(step, metrics, state)
         if last or (durations.knn and step % durations.knn == 0):
-            if waiting:
-                report(*waiting)
-                waiting = None
-            _record(history, writer, step, {"knn": monitor(state)})
-            progress.show(step, history[-2] | history[-1] if len(history) > 1 else history[-1])
-        if checkpointer and (last or (durations.checkpoint and step % durations.checkpoint == 0)):
-            to_floats(step, metrics)  # a broken state is not worth keeping
-            checkpointer.save(step, state)
-    return state, history
-
-
-def _record(history, writer, step, values):
-    history.append({"step": step, **values})
-    if writer:
-        writer.write(step, values)
+            log.flush(state)
+            row = monitor(state)
+            score = row["knn"]
+            log.now(step, row)
+        reason = stop.reason(step) if stop else ""
+        if checkpointer and (reason or last or (durations.checkpoint
+                                                and step % durations.checkpoint == 0)):
+            log.check(metrics, state)  # what is saved is sound, and is the state of this step
+            with stop.timing_a_save():
+                checkpointer.save(step, state, score=score)
+        if reason and not last:
+            log.flush(state)
+            raise Stopped(step, reason)
+    return state
 
 
 def _fill_memory(method, devices, state, data, config, n_examples):
@@ -196,11 +253,12 @@ def _make_monitor(encoder, config, dataset, train):
     queries = dataset.validation if config.data.train_on == "train" else bank
     queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
 
-    def monitor(state) -> float:
+    def monitor(state) -> dict[str, float]:
         features = Trained(encoder, state, []).features
-        predicted = knn_classify(features(bank.images), dataset.coarse(bank.labels),
-                                 features(queries.images), k=config.knn_k,
-                                 train_ids=bank.ids, test_ids=queries.ids)
-        return float(np.mean(predicted == dataset.coarse(queries.labels)))
+        known = features(bank.images)
+        predicted = knn_classify(known, dataset.coarse(bank.labels), features(queries.images),
+                                 k=config.knn_k, train_ids=bank.ids, test_ids=queries.ids)
+        return {"knn": float(np.mean(predicted == dataset.coarse(queries.labels))),
+                **watch.spread(known)}
 
     return monitor

@@ -18,9 +18,9 @@ from jaxpt.evaluation import measure
 from jaxpt.evaluation.features import extract
 from jaxpt.models.encoder import encode
 from jaxpt.train import optimizer as optimizers
-from jaxpt.train.checkpoint import Checkpointer, open_run
-from jaxpt.train.metrics import to_floats
+from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS, Devices
+from jaxpt.train.workdir import open_run
 
 
 class Pretrained(NamedTuple):
@@ -106,9 +106,7 @@ def load_backbone(workdir: str | os.PathLike, *, classes: int, channels: int) ->
         the checkpoint's parameters are not exactly those of its config's backbone.
     """
     config, step = open_run(workdir)
-    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints)
-    saved = checkpointer.restore_arrays(step)
-    checkpointer.close()
+    saved = checkpoint.read_arrays(workdir, step)
     encoder = models.Encoder(models.make_backbone(config.model, axis_name=AXIS),
                              models.Classifier(classes))
     sample = jnp.zeros((1, 32, 32, channels))
@@ -185,7 +183,9 @@ def _train(config, pretrained, split, devices, learning_rate, seed) -> FinetuneS
     for step in range(total):
         rows = rows_of_step(step, config.batch_size, n=n, seed=seed)
         state, metrics = step_fn(state, data, devices.split(rows))
-    to_floats(total, metrics)
+    loss = float(metrics["loss"])
+    require(np.isfinite(loss), f"the loss is {loss} after fine-tuning with learning rate "
+            f"{learning_rate}: lower learning_rates.")
     return state
 
 

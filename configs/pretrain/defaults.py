@@ -54,6 +54,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # sgd and lars
     c.optimizer.weight_decay = 1e-4
     c.optimizer.warmup = "0 steps"
+    c.optimizer.clip_norm = 0.0  # longer gradients are cut to this norm; 0: none is
 
     c.temperature = 0.1
     c.memory = 1200  # keys
@@ -89,7 +90,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.knn_k = 20
     c.log_every = "20 steps"
     c.checkpoint_every = "10 epochs"
-    c.keep_checkpoints = 2
+    c.keep_checkpoints = 2  # the latest
+    c.keep_best = False  # and the one with the best kNN monitor
+    c.stop_on_save_failure = True  # or go on, and save again next time
+    c.max_skipped = 0  # steps whose numbers are not finite that are skipped before the run stops
     c.mapping = "shard_map"  # or pmap
     c.devices = 0  # all
     return c

@@ -31,7 +31,8 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
         parts = ({name: tree[name] for name in ("backbone", "head") if name in tree}
                  for tree in (params, stats))
         return TrainState(
-            jnp.zeros((), jnp.int32), params, stats, setup.optimizer.init(params),
+            jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, stats,
+            setup.optimizer.init(params),
             target=Target(*copy(tuple(parts))) if target else None,
             memory=memories.create(memory_size(setup), config.model.projector.dim)
             if memory else None)

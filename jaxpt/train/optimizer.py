@@ -51,7 +51,8 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
     Weight decay leaves out vectors and scalars (biases, and scales of normalisation layers).
 
     Args:
-      config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay``.
+      config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay`` and
+        ``clip_norm``, the norm that longer gradients are cut to (0: none is).
       schedule: learning rate over steps.
 
     Raises:
@@ -59,8 +60,14 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
     """
     require(config.name in OPTIMIZERS,
             f"optimizer.name must be one of {OPTIMIZERS}, got {config.name!r}.")
-    for name in "momentum", "weight_decay":
+    for name in "momentum", "weight_decay", "clip_norm":
         _check_size(config, name)
+    optimizer = _unclipped(config, schedule)
+    clip = config.get("clip_norm", 0.0)
+    return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
+
+
+def _unclipped(config, schedule):
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_matrices)
     if config.name == "lars":

@@ -24,6 +24,7 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, updates done.
+      skipped: int32 scalar, how many of them were thrown away, a number not being finite.
       params: parameters of the online encoder, and what a method learns beside it.
       batch_stats: BatchNorm's running statistics (empty without BatchNorm).
       opt_state: the optimizer's.
@@ -33,6 +34,7 @@ class TrainState:
     """
 
     step: jax.Array
+    skipped: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any

@@ -1,0 +1,40 @@
+"""Early signs of a collapse: features that no longer differ, a loss that asks for nothing."""
+
+import numpy as np
+
+from jaxpt.evaluation.geometry import rank_me
+
+# Below, or for the zero-loss rate above, these a run is warned of. Random features of any
+# network lie far on the other side.
+SPREAD, RANK, ZERO_LOSS = 0.01, 1.5, 0.99
+
+
+def spread(features: np.ndarray) -> dict[str, float]:
+    """How much features differ.
+
+    Args:
+      features: float [n, dim], n ≥ 2.
+
+    Returns:
+      feature_spread: 1 − ‖mean unit vector‖², from 0 (all alike) to 1; feature_rank: RankMe,
+      exp of the entropy of the singular values.
+    """
+    unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
+    value = float(1 - np.sum(unit.mean(axis=0) ** 2))
+    return {"feature_spread": value, "feature_rank": rank_me(features) if value > 0 else 0.0}
+
+
+def warnings(values: dict[str, float]) -> list[str]:
+    """Sentences about what looks like a collapse in a row of metrics."""
+    found = []
+    if values.get("feature_spread", 1.0) < SPREAD:
+        found.append(f"the features of all images are nearly alike (spread "
+                     f"{values['feature_spread']:.2g}): lower optimizer.learning_rate, or look at "
+                     "the temperature and the views")
+    elif values.get("feature_rank", np.inf) < RANK:
+        found.append(f"the features lie nearly on one line (RankMe {values['feature_rank']:.2f}): "
+                     "lower optimizer.learning_rate, or look at the projector")
+    if values.get("zero_loss", 0.0) > ZERO_LOSS:
+        found.append(f"{values['zero_loss']:.0%} of the queries have no loss, so hardly anything "
+                     "is learnt: raise k, or stop")
+    return found
