@@ -117,7 +117,7 @@ BAD_INPUT = {
     "missing run": (["transfer", "nowhere", "--out=new.jsonl"],
                     "no pre-training run in 'nowhere'"),
     "missing checkpoint": (["transfer", "no_checkpoint", "--out=new.jsonl"],
-                           "no checkpoint in 'no_checkpoint'"),
+                           "no whole checkpoint in 'no_checkpoint'"),
     "broken config of a run": (["transfer", "broken_run", "--out=new.jsonl"],
                                "broken_run/config.json cannot be read"),
     "nothing to measure": (["transfer", "nowhere", "--out=new.jsonl", "--config.frozen=False",
