@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "evaluation": {"losses", "knn", "models", "data"},
     "records": set(),
     "pretrain": {"methods", "train", "data", "evaluation", "models"},
+    "backbones": {"models", "train", "evaluation"},
     "transfer": {"losses", "models", "data", "train", "evaluation", "records"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data"},
