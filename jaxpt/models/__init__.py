@@ -4,10 +4,11 @@ from jaxpt.errors import require
 from jaxpt.models.encoder import Encoded, Encoder, encode, init
 from jaxpt.models.heads import Classifier, MlpClassifier, Projector, PrototypeHead
 from jaxpt.models.norm import compute_dtype
-from jaxpt.models.resnet import ResNet18, ResNet50
+from jaxpt.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
 from jaxpt.models.small_cnn import SmallCNN
 
-BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet50": ResNet50}
+BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet34": ResNet34,
+             "resnet50": ResNet50, "resnet101": ResNet101, "resnet152": ResNet152}
 
 __all__ = ["BACKBONES", "Classifier", "Encoded", "Encoder", "MlpClassifier", "Projector",
            "PrototypeHead", "encode", "init", "make_backbone", "make_predictor", "make_projector"]

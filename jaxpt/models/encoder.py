@@ -5,24 +5,29 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxpt.models.inputs import prepare
+
 
 class Encoder(nn.Module):
     """A backbone with a head on it. Transfer takes the backbone and leaves the head.
 
     Attributes:
       backbone: images → (features, intermediates).
-      head: features → output: a projector or a classifier.
+      head: features → output: a projector or a classifier; None: the features are the output.
       predictor: output → prediction, for methods whose online branch has one more MLP; or None.
+      normalisation, channels: what images are made into first, see ``inputs.prepare``.
     """
 
     backbone: nn.Module
-    head: nn.Module
+    head: nn.Module | None = None
     predictor: nn.Module | None = None
+    normalisation: str = "unit"
+    channels: int | None = None
 
     def __call__(self, images, train: bool):
         """Images → (head output [batch, …], features [batch, dim], prediction or None)."""
-        features, _ = self.backbone(images, train)
-        output = self.head(features, train)
+        features, _ = self.backbone(prepare(images, self.normalisation, self.channels), train)
+        output = features if self.head is None else self.head(features, train)
         prediction = None if self.predictor is None else self.predictor(output, train)
         return output, features, prediction
 

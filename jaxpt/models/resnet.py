@@ -109,4 +109,7 @@ def _conv(features, kernel_size, *, dtype, strides=1, name=None):
 
 
 ResNet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)
+ResNet34 = functools.partial(ResNet, (3, 4, 6, 3), BasicBlock)
 ResNet50 = functools.partial(ResNet, (3, 4, 6, 3), Bottleneck)
+ResNet101 = functools.partial(ResNet, (3, 4, 23, 3), Bottleneck)
+ResNet152 = functools.partial(ResNet, (3, 8, 36, 3), Bottleneck)

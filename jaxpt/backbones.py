@@ -1,0 +1,167 @@
+"""Opens what is to be measured or fine-tuned: a run's checkpoint, a weight file, or scratch."""
+
+import dataclasses
+import hashlib
+import os
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from jaxpt import models, weights
+from jaxpt.errors import require
+from jaxpt.evaluation.features import extract
+from jaxpt.train.checkpoint import Checkpointer, open_run
+from jaxpt.train.parallel import AXIS
+
+SCRATCH = "scratch"
+
+
+@dataclasses.dataclass(frozen=True)
+class Backbone:
+    """A backbone with its variables, and where they come from.
+
+    Attributes:
+      label: what tables call it.
+      method: that it was pre-trained with; "weights" for a weight file, "scratch" for none.
+      seed: of pre-training, or of the initial parameters of scratch; 0 for a weight file.
+      config: the config that it was pre-trained with; None outside of a run.
+      step: of the checkpoint; 0 outside of a run.
+      checkpoint: start of a SHA-256 over all of its arrays: equal exactly for equal backbones.
+      encoder: ``models.Encoder`` without head; it also prepares the images.
+      params, batch_stats: the encoder's variables, host arrays below "backbone".
+    """
+
+    label: str
+    method: str
+    seed: int
+    config: ml_collections.ConfigDict | None
+    step: int
+    checkpoint: str
+    encoder: models.Encoder
+    params: Any
+    batch_stats: Any
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels].
+
+        Raises:
+          InputError: for colour images where the network takes grey ones.
+        """
+        return extract(self.encoder, self.params, self.batch_stats, images)
+
+
+def open_backbone(source: str | os.PathLike, *, model=None) -> Backbone:
+    """Opens a backbone, every parameter of it accounted for.
+
+    Args:
+      source: workdir of a pre-training run, whose newest checkpoint counts; a weight file of
+        torchvision or timm (``weights.SUFFIXES``); "scratch" or "scratch:SEED", initial parameters
+        of ``model``. "LABEL=" may precede any of them; the label is otherwise the method, or the
+        name of the weight file.
+      model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options`` and ``normalisation`` as in
+        a transfer config, for weight files and scratch; a workdir has its own. A weight file needs
+        none where its names tell the network. ``normalisation`` "" is "imagenet" for weight files,
+        with which torchvision and timm train, and "unit" for scratch, as jaxpt trains.
+
+    Raises:
+      InputError: where there is no checkpoint, no such network, or the parameters are not exactly
+        those of the network.
+    """
+    label, source = _split_label(str(source))
+    name, _, seed = source.partition(":")
+    if name == SCRATCH and not pathlib.Path(source).exists():
+        require(not seed or seed.isdecimal(), f"{source!r}: write scratch:SEED, SEED a number.")
+        opened = _from_scratch(model, int(seed or 0))
+    elif pathlib.Path(source).suffix in weights.SUFFIXES:
+        opened = _from_weights(pathlib.Path(source), model)
+    else:
+        opened = _from_run(source)
+    return dataclasses.replace(opened, label=label or opened.label)
+
+
+def _split_label(text):
+    """("LABEL" or "", source); a path that exists may itself hold an equals sign."""
+    label, equals, source = text.partition("=")
+    return (label, source) if equals and not pathlib.Path(text).exists() else ("", text)
+
+
+def _from_run(workdir) -> Backbone:
+    config, step = open_run(workdir)
+    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints)
+    saved = checkpointer.restore_arrays(step)
+    checkpointer.close()
+    params, stats = ({name: tree for name, tree in saved[part].items() if name == "backbone"}
+                     for part in ("params", "batch_stats"))
+    network = models.make_backbone(config.model, axis_name=AXIS)
+    encoder = _fitting(network, (params, stats), repr(str(workdir)))
+    return _backbone(encoder, params, stats, label=config.method, method=config.method,
+                     seed=config.seed, config=config, step=step)
+
+
+def _from_weights(path, model) -> Backbone:
+    state = weights.load_torch(path)
+    if model is None or not model.name:
+        model = ml_collections.ConfigDict({"name": weights.resnet_name(state), "norm": "batch",
+                                           "dtype": "float32", "options": {}})
+    network = models.make_backbone(model, axis_name=AXIS)
+    imported = weights.import_resnet(state, network)
+    encoder = models.Encoder(network, channels=3,
+                             normalisation=model.get("normalisation") or "imagenet")
+    return _backbone(encoder, {"backbone": imported.params}, {"backbone": imported.batch_stats},
+                     label=path.stem, method="weights", seed=0, config=None, step=0)
+
+
+def _from_scratch(model, seed) -> Backbone:
+    require(model is not None and bool(model.name),
+            f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.")
+    encoder = models.Encoder(models.make_backbone(model, axis_name=AXIS), channels=3,
+                             normalisation=model.get("normalisation") or "unit")
+    variables = jax.jit(lambda key: models.init(encoder, key, _sample(3)))(jax.random.key(seed))
+    return _backbone(encoder, *variables, label=SCRATCH, method=SCRATCH, seed=seed, config=None,
+                     step=0)
+
+
+def _backbone(encoder, params, stats, **origin) -> Backbone:
+    params, stats = jax.device_get((params, stats))
+    return Backbone(encoder=encoder, params=params, batch_stats=stats,
+                    checkpoint=fingerprint((params, stats)), **origin)
+
+
+def fingerprint(tree) -> str:
+    """Start of a SHA-256 over names, types, shapes and bytes of all arrays of a tree."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _fitting(network, variables, where) -> models.Encoder:
+    """The encoder, for grey or for colour images, whose variables have exactly these names and
+    shapes."""
+    wrong = {}
+    for channels in 1, 3:
+        encoder = models.Encoder(network, channels=channels)
+        wanted = jax.eval_shape(lambda key: models.init(encoder, key, _sample(channels)),
+                                jax.random.key(0))
+        wrong[channels] = _differences(variables, wanted)
+        if not wrong[channels]:
+            return encoder
+    fewest = min(wrong.values(), key=len)
+    require(False, f"{where} does not hold the network of its config: {'; '.join(fewest)}.")
+
+
+def _sample(channels):
+    return np.zeros((1, 32, 32, channels), np.float32)
+
+
+def _differences(saved, wanted) -> list[str]:
+    """What is missing, unexpected or of another shape, one sentence each."""
+    there, here = ({jax.tree_util.keystr(path[1:]): tuple(leaf.shape) for path, leaf
+                    in jax.tree_util.tree_leaves_with_path(tree)} for tree in (saved, wanted))
+    return [f"{name} has shape {there.get(name)}, but the network wants {here.get(name)}"
+            for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
