@@ -5,6 +5,7 @@ nothing is decoded here. Layouts are those of the archives' own annotation files
 """
 
 import pathlib
+import zlib
 from typing import NamedTuple
 
 from jaxpt.errors import InputError, require
@@ -120,11 +121,12 @@ def _label(names: tuple[str, ...], name: str, file: pathlib.Path) -> int:
 def _mat(file: pathlib.Path, variable: str):
     """A one-dimensional variable of a MATLAB file."""
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     require(file.is_file(), f"{file} is missing: unpack the whole archive.")
     try:
-        return loadmat(file, simplify_cells=False, squeeze_me=True)[variable].reshape(-1)
-    except (KeyError, ValueError, OSError, TypeError) as error:
+        return loadmat(file, squeeze_me=True)[variable].reshape(-1)
+    except (KeyError, ValueError, OSError, TypeError, MatReadError, zlib.error) as error:
         raise InputError(f"{file} is no MATLAB file with {variable!r}: fetch it again.") from error
 
 

@@ -133,7 +133,8 @@ VTAB = {
     # V takes version 3 of Pets, which tfds no longer has: the slices may hold other images.
     "vtab_pets": _vtab("tfds:oxford_iiit_pet:4.*.*", 37, 3_669, validation=("train", 2_944)),
     "vtab_svhn": _vtab("tfds:svhn_cropped:3.*.*", 10, 26_032, validation=("train", 65_931)),
-    "vtab_sun397": _vtab("tfds:sun397/tfds:4.*.*", 397, 21_750),
+    "vtab_sun397": _vtab("tfds:sun397/tfds:4.*.*", 397, 21_750, get=(
+        "Its download is dead: data.path must be the folder of a copy that tfds prepared.")),
     "vtab_patch_camelyon": _vtab("tfds:patch_camelyon:2.*.*", 2, 32_768),
     "vtab_eurosat": _vtab("tfds:eurosat/rgb:2.*.*", 10, 5_400, validation=("train", 16_200),
                           test="train[21600:]"),
@@ -141,19 +142,18 @@ VTAB = {
                            test="train[25200:]", get=(
                                "NWPU-RESISC45.rar, in downloads/manual below tfds' data folder.")),
     "vtab_retinopathy": _vtab(
-        "tfds:diabetic_retinopathy_detection/btgraham-300:3.*.*", 5, 42_670,
-        get=(
-            "the images and trainLabels.csv of kaggle.com/c/diabetic-retinopathy-detection, in "
+        "tfds:diabetic_retinopathy_detection/btgraham-300:3.*.*", 5, 42_670, get=(
+            "The images and trainLabels.csv of kaggle.com/c/diabetic-retinopathy-detection, in "
             "downloads/manual below tfds' data folder.")),
     "vtab_clevr_count": _vtab("tfds:clevr:3.*.*", 8, 15_000, validation=("train", 63_000),
                               test="validation", task="count"),
     "vtab_clevr_distance": _vtab("tfds:clevr:3.*.*", 6, 15_000, validation=("train", 63_000),
                                  test="validation", task="closest_object"),
     "vtab_dmlab": _vtab("tfds:dmlab:2.0.1", 6, 22_735),
-    "vtab_kitti_distance": _vtab("tfds:kitti:3.*.*", 4, 711,
-                                 task="closest_vehicle"),
-    "vtab_dsprites_position": _vtab("tfds:dsprites:2.*.*", 16, 73_728, validation=("train", 589_824),
-                                    test="train[663552:]", task="x_position"),
+    "vtab_kitti_distance": _vtab("tfds:kitti:3.*.*", 4, 711, task="closest_vehicle"),
+    "vtab_dsprites_position": _vtab(
+        "tfds:dsprites:2.*.*", 16, 73_728, validation=("train", 589_824), test="train[663552:]",
+        task="x_position"),
     "vtab_dsprites_orientation": _vtab(
         "tfds:dsprites:2.*.*", 16, 73_728, validation=("train", 589_824), test="train[663552:]",
         task="orientation"),

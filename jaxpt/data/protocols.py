@@ -91,7 +91,7 @@ def _open_tfds(protocol, source, path, try_gcs) -> _Opened:
         return tfds_source.count(builder, split, f"tfds:{source}") if split else 0
 
     if protocol.split_rule == "eurosat":
-        everything = {protocol.train: count(protocol.train)}
+        everything = [(protocol.train, count(protocol.train))]
         named = list(tfds_source.examples(builder, protocol.train, ("filename", "label")))
         mask = eurosat.in_trainval([example["filename"].decode() for example in named],
                                    [example["label"] for example in named])
@@ -99,10 +99,10 @@ def _open_tfds(protocol, source, path, try_gcs) -> _Opened:
         sizes = {"train": int(mask.sum()), "validation": 0}
         splits = {"trainval": everything, "test": everything}
     else:
-        splits = {"trainval": {split: count(split) for split in (
-            protocol.train, protocol.validation) if split},
-            "test": {protocol.test: count(protocol.test)}}
-        where = {part: np.arange(sum(counts.values())) for part, counts in splits.items()}
+        splits = {"trainval": [(split, count(split)) for split in (
+            protocol.train, protocol.validation) if split],
+            "test": [(protocol.test, count(protocol.test))]}
+        where = {part: np.arange(sum(n for _, n in listed)) for part, listed in splits.items()}
         sizes = {"train": count(protocol.train), "validation": count(protocol.validation)}
 
     def read(part, rows, framing):

@@ -53,7 +53,7 @@ def read_any(name: str, config):
             require(config.image_size >= 1, f"tfds:{name} has images of several shapes: "
                     f"data.image_size must be at least 1, got {config.image_size}.")
             framing = Framing.centre(config.image_size)
-        parts.append(read(builder, {split: n}, TASKS["label"], framing, channels))
+        parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels))
     return name.split(":")[0].replace("/", "_"), *parts, features["label"].names
 
 
@@ -122,9 +122,9 @@ def count(builder, split: str, source: str) -> int:
         return builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise InputError(
-            f"{source} has no split {split!r}, only {sorted(builder.info.splits)}: choose with "
-            "data.train_split and data.test_split, also slices as 'train[:80%]' and "
-            "'train[80%:]'.") from error
+            f"{source} has no split {split!r} ({str(error).splitlines()[0]}), only "
+            f"{sorted(builder.info.splits)}: choose with data.train_split and data.test_split, "
+            "also slices as 'train[:80%]' and 'train[80%:]'.") from error
 
 
 def class_names(builder, task: Task) -> tuple[str, ...]:
@@ -136,12 +136,12 @@ def class_names(builder, task: Task) -> tuple[str, ...]:
     return tuple(str(label) for label in range(task.classes))
 
 
-def read(builder, splits: dict[str, int], task: Task, framing: Framing, channels: int = 3,
+def read(builder, splits: list[tuple[str, int]], task: Task, framing: Framing, channels: int = 3,
          rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Reads splits one after another into memory; the only place that decodes images of tfds.
 
     Args:
-      splits: of each split, in tfds' slicing language, how many examples it has.
+      splits: (a split in tfds' slicing language, how many examples it has) for each.
       task: what the label is.
       rows: increasing positions of the wanted examples among those of all the splits, int [k];
         None for all.
@@ -152,20 +152,21 @@ def read(builder, splits: dict[str, int], task: Task, framing: Framing, channels
     Raises:
       InputError: where a split has another number of examples, with both numbers.
     """
-    rows = np.arange(sum(splits.values())) if rows is None else rows
+    n_all = sum(n for _, n in splits)
+    rows = np.arange(n_all) if rows is None else rows
+    wanted = np.zeros(n_all, bool)
+    wanted[rows] = True
     labels: list = []
-    images = squares(_encoded(builder, splits, task, rows, labels), len(rows), framing, channels)
+    images = squares(_encoded(builder, splits, task, wanted, labels), len(rows), framing, channels)
     if task.white != 255:
         images *= 255 // task.white
     return images, np.asarray(labels)
 
 
-def _encoded(builder, splits, task, rows, labels) -> Iterator[tuple[bytes, str]]:
-    """(image, name) of the wanted rows; their labels go to ``labels``."""
-    wanted = np.zeros(sum(splits.values()), bool)
-    wanted[rows] = True
+def _encoded(builder, splits, task, wanted, labels) -> Iterator[tuple[bytes, str]]:
+    """(image, name) of the rows in the mask ``wanted``; their labels go to ``labels``."""
     before = 0
-    for split, n in splits.items():
+    for split, n in splits:
         found = 0
         for found, example in enumerate(examples(builder, split, ("image", *task.features)), 1):
             if found <= n and wanted[before + found - 1]:
