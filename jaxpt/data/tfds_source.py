@@ -37,8 +37,8 @@ def read_any(name: str, config):
     builder = open_builder(name, config.path, try_gcs=config.get("try_gcs", False))
     features = builder.info.features
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    require(image_key == "image" and getattr(features.get("label"), "num_classes", None)
-            and label_key == "label", f"tfds:{name} is no set of classified images with the "
+    named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
+    require(named and hasattr(features["label"], "num_classes"), f"tfds:{name} is no set of classified images with the "
             f"features image and label: it has {sorted(features)}.")
     height, width, channels = features["image"].shape
     require(channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be "
