@@ -38,8 +38,8 @@ def read_any(name: str, config):
     features = builder.info.features
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
-    require(named and hasattr(features["label"], "num_classes"), f"tfds:{name} is no set of classified images with the "
-            f"features image and label: it has {sorted(features)}.")
+    require(named and hasattr(features["label"], "num_classes"), f"tfds:{name} is no set of "
+            f"classified images with the features image and label: it has {sorted(features)}.")
     height, width, channels = features["image"].shape
     require(channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be "
             "read.")

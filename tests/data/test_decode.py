@@ -60,6 +60,8 @@ class TestToSquare:
         image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9), dtype=np.uint8))
         np.testing.assert_array_equal(to_square(image, Framing.centre(15)),
                                       image.resize((15, 15), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(to_square(image, Framing(12, 0)),
+                                      image.resize((12, 12), Image.Resampling.BICUBIC))
 
     def test_side(self):
         assert [Framing(256, 224).side, Framing(224, 0).side, Framing.centre(7).side] == [224, 224,
