@@ -272,3 +272,6 @@ class TestDataset:
         np.testing.assert_array_equal(limited(5, 0), np.arange(5))
         assert len(limited(5, 9)) == 5 and set(limited(9, 3)) < set(limited(9, 6))
         assert (np.diff(limited(100, 50)) > 0).all()
+        # Records of limited runs count on this draw.
+        np.testing.assert_array_equal(limited(12, 4), sorted(
+            np.random.default_rng(0).permutation(12)[:4]))
