@@ -157,9 +157,8 @@ def read(builder, splits: list[tuple[str, int]], task: Task, framing: Framing, c
     wanted = np.zeros(n_all, bool)
     wanted[rows] = True
     labels: list = []
-    images = squares(_encoded(builder, splits, task, wanted, labels), len(rows), framing, channels)
-    if task.white != 255:
-        images *= 255 // task.white
+    images = squares(_encoded(builder, splits, task, wanted, labels), len(rows), framing, channels,
+                     task.white)
     return images, np.asarray(labels)
 
 

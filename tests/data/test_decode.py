@@ -84,6 +84,12 @@ class TestSquares:
         found = squares([(png(grey), "a")], 1, Framing.centre(8), channels=1)
         np.testing.assert_array_equal(found, grey[None, ..., None])
 
+    def test_another_white_is_brightened_before_it_is_resized(self):
+        ones = png(halves(8, 8) // 200)
+        np.testing.assert_array_equal(
+            squares([(ones, "a")], 1, Framing.centre(12), channels=1, white=1),
+            squares([(png(halves(8, 8) // 200 * 255), "a")], 1, Framing.centre(12), channels=1))
+
     @pytest.mark.parametrize("data", [b"", b"no image", png(halves(8, 8))[:40]])
     def test_what_cannot_be_read_is_named(self, data):
         with pytest.raises(InputError, match="example 7 cannot be read as an image"):
