@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, sources
 from jaxpt.data.resident import Resident, gather, rows_of_step
@@ -167,6 +168,7 @@ class Durations(NamedTuple):
 
 def prepare(config, dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
+    check_numbers(config)
     n_examples = len(train_split(config, dataset).ids)
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":

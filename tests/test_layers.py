@@ -12,6 +12,7 @@ ROOT = pathlib.Path(jaxpt.__file__).parent
 # What each part of jaxpt may import of jaxpt, beside itself and ``errors``.
 MAY_IMPORT = {
     "errors": set(),
+    "config_check": set(),
     "knn": set(),
     "memory": {"losses"},
     "losses": {"knn"},
@@ -21,7 +22,8 @@ MAY_IMPORT = {
     "methods": {"losses", "memory", "models", "data", "train"},
     "evaluation": {"losses", "knn", "models", "data"},
     "records": set(),
-    "pretrain": {"methods", "train", "data", "evaluation", "models", "configs"},
+    "pretrain": {"methods", "train", "data", "evaluation", "models", "configs",
+                 "config_check"},
     "torch_pickle": set(),
     "weights": {"models", "torch_pickle"},
     "backbones": {"models", "weights", "train", "evaluation"},
