@@ -13,6 +13,7 @@ from jaxpt.data.protocol_sets import KORNBLITH, OTHERS, VTAB, Protocol
 from jaxpt.data.tfds_tasks import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import require
 
+PREFIX = "protocol:"  # of a source that is a protocol
 PROTOCOLS: dict[str, Protocol] = {**KORNBLITH, **OTHERS, **VTAB}
 TRANSFER12 = tuple(KORNBLITH)
 VTAB1K = tuple(VTAB)
@@ -57,6 +58,12 @@ def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
     test = _split("test", opened, *opened.read("test", rows_of_test, framing), rows_of_test)
     n_train = int(np.sum(rows < opened.sizes["train"])) if protocol.validation else None
     return assemble(name, opened.class_names, trainval, test, label_map, n_train=n_train)
+
+
+def metric_of(source: str) -> str:
+    """The metric of the protocol that ``data.source`` names; "top1" where it names none."""
+    protocol = PROTOCOLS.get(source.removeprefix(PREFIX))
+    return protocol.metric if protocol else "top1"
 
 
 class _Opened(NamedTuple):
