@@ -49,11 +49,13 @@ def bit(*, examples: int, height: int, width: int) -> Settings:
     return Settings(resize, crop, duration, "500 steps", 0.1)
 
 
-def resolve(config, dataset: sources.Dataset, *, source: str = "") -> ml_collections.ConfigDict:
+def resolve(config, dataset: sources.Dataset, *,
+            source: str = "") -> ml_collections.ConfigDict:
     """The config with everything set that it leaves to the rule or to the set, and checked.
 
-    An empty metric is that of the protocol that ``source`` names, else top-1. Fields that are not "" or −1 stay as they are, whatever the rule says. The rule goes by the
-    number of training examples, validation included.
+    An empty metric is that of the protocol that ``source`` names, else top-1. Fields that are
+    not "" or −1 stay as they are, whatever the rule says. The rule goes by the number of training
+    examples, validation included.
 
     Raises:
       InputError: as ``check``.
@@ -93,7 +95,7 @@ def check(config) -> None:
     require({"resize", "crop"} & {*unset} or 0 < config.crop <= config.resize
             or config.crop == config.resize == 0, "crop must lie between 1 and resize, or both be "
             f"0, got {config.crop} of {config.resize}.")
-    for name, value, known in (("metric", config.metric, ["", *sorted(METRICS)]),
+    for name, value, known in (("metric", config.metric or "top1", sorted(METRICS)),
                                ("schedule.name", config.schedule.name, SCHEDULES)):
         require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}.")
 

@@ -266,10 +266,11 @@ def test_without_average_the_last_weights_are_tested(start, dataset):
 
 
 def test_clipping_bounds_the_step(start, dataset):
-    changes = {"duration": "1 steps", "optimizer.name": "sgd", "optimizer.momentum": 0.0}
+    changes = {"duration": "1 steps", "optimizer.name": "sgd", "optimizer.momentum": 0.0,
+               "rate": 1.0, "decay": 0.0}
     before = task_of(start, dataset).variables(0)[0]
     moved = [math.hypot(*norm_of_change(before, trained(
-        start, dataset, **changes, **{"optimizer.clip_norm": clip}, rate=1.0, decay=0.0).params).values())
+        start, dataset, **changes, **{"optimizer.clip_norm": clip}).params).values())
         for clip in (0.0, 0.05)]
     assert moved[0] > 0.1
     np.testing.assert_allclose(moved[1], 0.05, rtol=1e-3)

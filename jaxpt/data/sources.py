@@ -30,7 +30,7 @@ def load(config) -> Dataset:
     Raises:
       InputError: for an unknown source, missing files, or data that does not make sense.
     """
-    source = config.source.removeprefix("protocol:")
+    source = config.source.removeprefix(protocols.PREFIX)
     if source in protocols.PROTOCOLS and source not in SOURCES:
         return protocols.load(source, path=config.path, image_size=config.image_size,
                               limit=config.limit, label_map=config.label_map,
