@@ -63,8 +63,12 @@ def _parser():
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
-    report.add_argument("records", help="file of records (JSON lines)")
-    report.add_argument("--out", required=True, help="folder for report.html")
+    report.add_argument("records", nargs="+", metavar="RECORDS",
+                        help="files of records (JSON lines), of any command and any sets")
+    report.add_argument("--out", required=True,
+                        help="folder for report.html, or a file that ends in .html")
+    report.add_argument("--markdown", metavar="FILE", help="write all tables as Markdown, too")
+    report.add_argument("--csv", metavar="FILE", help="write every value of every run, too")
     report.set_defaults(run=_report)
     return parser
 
@@ -192,10 +196,14 @@ def _transfer(args):
 def _report(args):
     from jaxpt import records, report
 
-    require(pathlib.Path(args.records).is_file(), f"no file {args.records!r} with records.")
-    found = records.read(args.records)
-    require(bool(found), f"{args.records} holds no records.")
-    print(f"report: {report.write_report(found, args.out)}")
+    found = []
+    for path in args.records:
+        require(pathlib.Path(path).is_file(), f"no file {path!r} with records.")
+        of_file = records.read(path)
+        require(bool(of_file), f"{path} holds no records.")
+        found += of_file
+    page = report.write_report(found, args.out, markdown=args.markdown, csv=args.csv)
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "pretrain": {"methods", "train", "data", "evaluation", "models"},
     "transfer": {"losses", "models", "data", "train", "evaluation", "records"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
-    "report": {"records", "configs", "data"},
+    "report": {"records", "configs", "data", "evaluation"},
     "demo": {"study", "report", "records", "data"},
-    "cli": {"demo", "pretrain", "transfer", "report", "records", "train", "configs"},
+    "scaling": {"study", "report", "records", "data"},
+    "cli": {"demo", "pretrain", "scaling", "transfer", "report", "records", "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
