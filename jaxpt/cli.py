@@ -23,10 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
-        takes_config = args.command in ("pretrain", "transfer")
+        takes_config = args.command in ("pretrain", "scaling", "transfer")
         if rest and not takes_config:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        if takes_config:
+        if args.command == "scaling":
+            args.configs = _read_configs(args.config, args.methods, rest)
+        elif takes_config:
             args.config = _read_config(args.command, args.config, rest)
         return args.run(args) or 0
     except InputError as error:
@@ -54,6 +56,16 @@ def _parser():
     pretrain.add_argument("--noresume", action="store_true",
                           help="refuse a workdir that holds a run, rather than go on with it")
     pretrain.set_defaults(run=_pretrain)
+    scaling = _config_command(
+        commands, "scaling", "error against the number of pre-training images, with power laws",
+        "pretrain/digits.py", kind="pretrain")
+    scaling.add_argument("--methods", default="cross_entropy,look", metavar="A,B",
+                         help="methods, each a variant of the config; default cross_entropy,look")
+    scaling.add_argument("--sizes", required=True, type=_whole_numbers, metavar="N,N,…",
+                         help="numbers of images; the largest is held out of the fit")
+    scaling.add_argument("--seeds", type=int, default=3, help="runs per size and method (3)")
+    scaling.add_argument("--out", required=True, help="folder for records and report.html")
+    scaling.set_defaults(run=_scaling)
     transfer = _config_command(
         commands, "transfer", "measure checkpoints: kNN, linear, few-shot, fine-tuning",
         "transfer/defaults.py")
@@ -73,13 +85,17 @@ def _parser():
     return parser
 
 
-def _config_command(commands, name, text, example):
+def _whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _config_command(commands, name, text, example, kind=None):
     command = commands.add_parser(
         name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
                "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
-               + "\n  ".join(_installed_configs(name)))
+               + "\n  ".join(_installed_configs(kind or name)))
     command.add_argument("--config", default=example, metavar="FILE[:VARIANT]",
                          help=f"a Python file with get_config(variant); default {example}")
     return command
@@ -112,6 +128,13 @@ def _read_config(command: str, name: str, overrides: list[str]):
         return values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+
+
+def _read_configs(name: str, methods: str, overrides: list[str]) -> dict:
+    """By method, the config that its variant gives, with the overrides applied to all."""
+    path, _, variant = name.partition(":")
+    return {method: _read_config("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}",
+                                 overrides) for method in filter(None, methods.split(","))}
 
 
 def _load_config(command: str, path: str, variant: str):
@@ -182,6 +205,14 @@ def _pretrain(args):
     require(bool(args.workdir), "--workdir must not be empty.")
     pretrain.run(args.config, args.workdir, resume=not args.noresume)
     print(f"done: {args.workdir}")
+
+
+def _scaling(args):
+    from jaxpt import scaling
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    scaling.run(args.configs, args.sizes, args.seeds, args.out)
 
 
 def _transfer(args):

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data", "evaluation"},
     "demo": {"study", "report", "records", "data"},
-    "scaling": {"study", "report", "records", "data"},
+    "scaling": {"study", "report", "records", "data", "train"},
     "cli": {"demo", "pretrain", "scaling", "transfer", "report", "records", "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out

@@ -20,9 +20,8 @@ def markdown(sets: Sequence[Results]) -> str:
     for results in sets:
         parts.append(f"## {_plain(results.title)}\n\n{tables.markdown_of(results)}")
         for title, metrics in results.groups.items():
-            columns = ["method", *(metric.heading for metric in metrics)]
-            rows = tables.metric_rows(results, metrics)
-            parts.append(f"### {title}\n\n{tables.markdown_table(columns, rows)}\n")
+            table = tables.markdown_table(*tables.group_table(results, metrics))
+            parts.append(f"### {title}\n\n{table}\n")
         laws = scaling.rows(results)
         if laws:
             parts.append("### Error against the number of images\n\n"

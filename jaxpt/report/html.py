@@ -1,6 +1,7 @@
 """One self-contained HTML page from records."""
 
 import importlib.resources
+import itertools
 import os
 import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
@@ -16,6 +17,7 @@ from jaxpt.report.results import join as join_words
 
 FILE, MAP_FILE = "report.html", "features_map.png"
 CONTENTS = 5  # so many sections and more get a table of contents
+LEADS = 3  # of more sets, each one's sentence stands with its own numbers
 
 MEASURED = ("Diamonds and bars are means over seeds, whiskers their 95 % t-intervals, dots single "
             "seeds. The axes of the accuracies are zoomed, as marked. ")
@@ -90,9 +92,8 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
     title = _title(sets)
     style = (importlib.resources.files("jaxpt.report") / "style.css").read_text(encoding="utf-8")
     sections = _sections(sets, kept)
-    body = [tag("h1", title), *(tag("p", sentence(results), kind="lead") for results in sets),
-            *_contents(sections), *(_render_section(s, f"s{i}", 2)
-                                    for i, s in enumerate(sections, 1))]
+    body = [tag("h1", title), *(_lead(sets) if len(sets) <= LEADS else []), *_contents(sections),
+            *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1))]
     return join([
         Markup("<!doctype html>"), Markup('<html lang="en"><head><meta charset="utf-8">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
@@ -132,9 +133,14 @@ def _sections(sets, kept) -> list[Section]:
     if len(sets) == 1:
         return [*per_set[0], *common]
     over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in overall.tables(sets)]
+    parts = [_lead([results]) if len(sets) > LEADS else [] for results in sets]
     first = [Section("Over all sets", [_note(overall.CAPTION), _note(tables.BEST_CAPTION)], over)]
-    return [*(first if over else []), *(Section(results.title, below=below)
-                                        for results, below in zip(sets, per_set)), *common]
+    return [*(first if over else []), *(Section(results.title, lead, below) for results, lead, below
+                                        in zip(sets, parts, per_set)), *common]
+
+
+def _lead(sets):
+    return [tag("p", sentence(results), kind="lead") for results in sets]
 
 
 def _render_section(section: Section, name: str, level: int) -> Markup:
@@ -163,8 +169,7 @@ def _measured(results):
         below.append(Section(title, [table(tables.verdict_headings(results), compared, title),
                                      _note(tables.VERDICT_CAPTION)]))
     for title, metrics in results.groups.items():
-        columns = ["method", *(metric.heading for metric in metrics)]
-        below.append(Section(title, [table(columns, tables.metric_rows(results, metrics), title)]))
+        below.append(Section(title, [table(*tables.group_table(results, metrics), title)]))
     return [Section("What was measured", parts, below)]
 
 
@@ -228,13 +233,13 @@ def _confused(results):
     if not found:
         return []
     title = f"The {matrices.WORST} largest errors inside a coarse class"
-    worst = [[results.name(label), *(matrices.worst_confusions(details)
-                                     + ["–"] * matrices.WORST)[:matrices.WORST]]
-             for label, details in found.items()]
-    columns = ["method", *map(str, range(1, matrices.WORST + 1))]
+    worst = itertools.zip_longest(*map(matrices.worst_confusions, found.values()),
+                                  fillvalue=tables.MISSING)
+    rows = [[f"{place}.", *pairs] for place, pairs in enumerate(worst, 1)]
+    columns = ["", *map(results.name, found)]
     panels = [matrices.confusion(results, label, details) for label, details in found.items()]
     return [Section("Which classes are confused", [figure(panels, CONFUSED)],
-                    [Section(title, [table(columns, worst, title)])])]
+                    [Section(title, [table(columns, rows, title)])] if rows else [])]
 
 
 def _compared(results):

@@ -32,7 +32,7 @@ def measurements(results: Results) -> list[Markup]:
     """A panel a metric: accuracies as means with intervals on zoomed axes, others as bars."""
     panels = []
     for metric in results.headline:
-        with panel(max(1.85, 0.8 + 0.26 * len(results.methods)), 3.2) as figure:
+        with panel(max(1.78, 0.74 + 0.26 * len(results.methods)), 3.2) as figure:
             measurement(figure.subplots(), results, metric)
             panels.append(to_svg(figure, f"{metric.title} of every method"))
     return panels

@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from rich.table import Table
 
 from jaxpt.evaluation import PowerLaw, fit_power_law, power_law_band
 from jaxpt.report.drawing import panel, to_svg
@@ -12,9 +13,12 @@ from jaxpt.report.metrics import SUMMARY, Metric
 from jaxpt.report.plots import color, line_and_marker
 from jaxpt.report.results import Results
 from jaxpt.report.statistics import MIN_SEEDS
+from jaxpt.report.tables import MISSING, rich_table
 
 # With c three numbers are fitted, and one size is held out: fewer would be met exactly.
 OFFSET_SIZES, SIZES = 5, 4
+CAPTION = (f"E(n) is fitted to all sizes but the largest, and needs {SIZES} sizes or more; in "
+           "brackets its 95 % bootstrap interval over seeds.")
 
 
 class Curve(NamedTuple):
@@ -70,7 +74,7 @@ def plots(results: Results) -> list[Markup]:
     """A panel a metric, on logarithmic axes."""
     panels = []
     for metric in metrics(results):
-        with panel(4.4, 3.6) as figure:
+        with panel(3.1, 3.1) as figure:
             axis = figure.subplots()
             found = curves(results, metric)
             for place, (label, curve) in enumerate(found.items()):
@@ -88,6 +92,13 @@ def headings() -> list[str]:
             "measured error %"]
 
 
+def terminal(results: Results) -> Table:
+    """The laws, for rich's console."""
+    # Without the formula and the size, which the caption can say: it shall fit into 80 columns.
+    columns, *table = ([row[i] for i in (0, 1, 3, 5, 6)] for row in (headings(), *rows(results)))
+    return rich_table(f"{results.title}, {results.seeds}", columns, table, CAPTION)
+
+
 def rows(results: Results) -> list[list[str]]:
     """A row a metric and method: the law, and what it predicts of the size that was held out."""
     table = []
@@ -95,7 +106,7 @@ def rows(results: Results) -> list[list[str]]:
         for label, curve in curves(results, metric).items():
             law = curve.law
             if law is None:
-                table.append([metric.title, results.name(label), *["–"] * 3, "–",
+                table.append([metric.title, results.name(label), *[MISSING] * 4,
                               f"{100 * curve.errors[-1].mean():.1f}"])
                 continue
             offset = f" + {law.c:.3g}" if curve.offset else ""
@@ -134,7 +145,10 @@ def _logarithmic(axis, sizes):
     axis.set(xscale="log", yscale="log")
     axis.xaxis.set_major_locator(FixedLocator(sizes))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda n, _: f"{n:,.0f}"))
-    axis.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axis.tick_params(axis="x", labelrotation=35 if len(sizes) > 5 else 0)
+    low, high = axis.get_ylim()
+    ticks = [step * 10**power for power in range(-3, 3) for step in (1, 1.5, 2, 3, 4, 5, 7)]
+    axis.yaxis.set_major_locator(FixedLocator([t for t in ticks if low <= t <= high]))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda e, _: f"{e:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.yaxis.set_minor_locator(NullLocator())

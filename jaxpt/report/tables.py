@@ -12,6 +12,7 @@ from jaxpt.report.results import NAMES, SUBJECT, Results, collect, sentence
 from jaxpt.report.statistics import TIE, Verdict
 
 MISSING = "–"
+WIDEST = 6  # metrics side by side, in tables beside the main one
 SECONDS_TITLE = "time (s)"
 CAPTION = ("Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
            "of one pre-training run, start-up included. R² is how far the coarse classes lie "
@@ -30,14 +31,17 @@ class Best(str):
 
 def headings(results: Results) -> list[str]:
     """Column headings of the main table, the method first."""
-    return ["method", *(m.heading for m in results.headline), SECONDS_TITLE]
+    return ["method", *(m.heading for m in results.headline),
+            *[SECONDS_TITLE] * any(_seconds(results))]
 
 
 def rows(results: Results) -> list[list[str]]:
-    """A row a method: mean ± half width of every metric, and the median pre-training seconds."""
-    seconds = {label: results.median_seconds(label) for label in results.methods}
-    return [[*row, MISSING if seconds[label] is None else f"{seconds[label]:.1f}"]
-            for label, row in zip(results.methods, metric_rows(results, results.headline))]
+    """A row a method: mean ± half width of every metric, and the median pre-training seconds
+    where a record has them."""
+    table, seconds = metric_rows(results, results.headline), _seconds(results)
+    if not any(seconds):
+        return table
+    return [[*row, f"{s:.1f}" if s else MISSING] for row, s in zip(table, seconds)]
 
 
 def metric_rows(results: Results, metrics: Sequence[Metric]) -> list[list[str]]:
@@ -51,6 +55,15 @@ def metric_rows(results: Results, metrics: Sequence[Metric]) -> list[list[str]]:
     return table
 
 
+def group_table(results: Results, metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table beside the main one; methods are columns in a long one."""
+    columns, table = ["method", *(m.heading for m in metrics)], metric_rows(results, metrics)
+    if len(metrics) <= WIDEST:
+        return columns, table
+    headings, *standing = (list(column) for column in zip(columns, *table))
+    return ["measurement", *headings[1:]], standing
+
+
 def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
     """A row a peer: its name, then (difference, verdict) of every metric; "–" without one."""
     by_metric = [(m, results.verdicts(m.key)) for m in results.headline]
@@ -61,7 +74,7 @@ def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
 
 
 def verdict_headings(results: Results) -> list[str]:
-    return [f"{NAMES[SUBJECT]} minus …", *headings(results)[1:-1]]
+    return [f"{NAMES[SUBJECT]} minus …", *(m.heading for m in results.headline)]
 
 
 def notes(results: Results) -> list[str]:
@@ -78,14 +91,15 @@ def terminal(records: Sequence[dict[str, Any]]) -> Group:
       InputError: see ``results.collect``.
     """
     results = collect(records)
-    parts = [_rich(f"{results.title}, {results.seeds}", headings(results), rows(results),
-                   " ".join([CAPTION, *notes(results)])), ""]
+    caption = " ".join([CAPTION, *notes(results)])
+    parts = [rich_table(f"{results.title}, {results.seeds}", headings(results), rows(results),
+                        caption), ""]
     compared = verdict_rows(results)
     if compared:
         cells = [[cell if isinstance(cell, str) else f"{cell[0]}\n{cell[1].word}" for cell in row]
                  for row in compared]
-        parts += [_rich("Is LOOK apart from its peers?", verdict_headings(results), cells,
-                        VERDICT_CAPTION), ""]
+        parts += [rich_table("Is LOOK apart from its peers?", verdict_headings(results), cells,
+                             VERDICT_CAPTION), ""]
     return Group(*parts, escape(sentence(results)))
 
 
@@ -124,7 +138,13 @@ def interval(metric: Metric, summary, *, sign: bool = False) -> str:
     return mean if summary.half_width is None else f"{mean} ± {metric.text(summary.half_width)}"
 
 
-def _rich(name, columns, cells, caption):
+def _seconds(results):
+    return [results.median_seconds(label) for label in results.methods]
+
+
+def rich_table(name: str, columns: Sequence[str], cells: Sequence[Sequence[str]],
+               caption: str) -> Table:
+    """A table for the terminal, whatever is written in its cells."""
     table = Table(title=escape(name), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
                   show_edge=False, title_justify="left", caption_justify="left")
     table.add_column(columns[0], overflow="fold", min_width=13)

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over the DevTools protocol: pages at a size and in a colour scheme."""
+"""A headless Chromium over the DevTools protocol: pages at a size and in a colour scheme."""
 
 import asyncio
 import base64
