@@ -9,6 +9,7 @@ from PIL import Image
 from jaxpt.configs.pretrain import digits
 from jaxpt.evaluation.measure import PROTOCOL
 from jaxpt.report.features import FeatureSet
+from jaxpt.report.results import NAMES
 
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
 METRICS = ("coarse_knn", "fine_knn", "fine_linear", "fine_5shot", "class_separation")
@@ -20,7 +21,7 @@ COARSE = ("first five", "last five")
 
 def record(label, seed, values, *, method=None, **changes):
     """One record; ``values`` in the order of METRICS."""
-    method = method or label
+    method = method or (label if label in NAMES else "look")
     config = digits.get_config(method)
     config.seed = seed
     return {
@@ -105,7 +106,7 @@ def everything(label, *, seed=0, data="digits", class_names=CLASSES, coarse_name
     drawn_values = {"confusion": {"confused_within": 0.7}, "cka": {"cka_features": 0.81}}
     return plain + finetuned + [
         evaluated(label, name, drawn_values.get(name, {}), seed=seed, data=data,
-                  details={name: value}) for name, value in drawn.items()]
+                  details=value) for name, value in drawn.items()]
 
 
 def confusion(class_names, coarse_names, rng):

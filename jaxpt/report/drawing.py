@@ -1,9 +1,9 @@
 """How figures look, and how they go into a page: as SVG that follows the page's colours."""
 
 import contextlib
-import hashlib
 import html
 import io
+import itertools
 import re
 
 from matplotlib import rc_context
@@ -22,6 +22,7 @@ STYLE = {"font.size": 10, "axes.titlesize": 10.5, "axes.spines.top": False,
          "axes.spines.right": False, "svg.hashsalt": "jaxpt", "svg.fonttype": "none",
          "text.parse_math": False, "figure.facecolor": "none", "axes.facecolor": "none"}
 RASTER_DPI = 144
+LONGEST = 22  # letters of a name in a figure
 
 
 @contextlib.contextmanager
@@ -43,13 +44,35 @@ def to_svg(figure: Figure, alt: str) -> Markup:
     source = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', lambda found: (
         f'<svg viewBox="{found[1]}" style="flex-basis:{_points(figure)}pt" role="img" '
         f'aria-label="{html.escape(alt)}">'), source, count=1)
-    # All figures share the page's ids.
-    prefix = "f" + hashlib.sha256(source.encode()).hexdigest()[:8]
-    source = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{prefix}-", source)
-    source = re.sub(r"font: (bold |700 )?([\d.]+)px [^;\"]*",
-                    lambda found: f"font: {found[1] or ''}{found[2]}px var(--font)", source)
-    return Markup(re.sub(r"#[0-9a-f]{6}\b", lambda found: _FOLLOWS_PAGE.get(found[0], found[0]),
-                         source).strip())
+    return Markup(_in_tags(_follow_page, source).strip())
+
+
+def number_ids(page: str) -> str:
+    """The page with the ids of each figure made its own, since all of them share the page's."""
+    numbers = itertools.count(1)
+
+    def number(figure):
+        prefix = rf"\g<1>f{next(numbers)}-"
+        return _in_tags(lambda tag: re.sub(r'(\bid="|href="#|url\(#)', prefix, tag), figure[0])
+
+    return re.sub(r"<svg.*?</svg>", number, page, flags=re.DOTALL)
+
+
+def short(name: str) -> str:
+    """A name that leaves room for the figure."""
+    name = " ".join(name.split())
+    return name if len(name) <= LONGEST else name[:LONGEST - 1] + "…"
+
+
+def _in_tags(change, source):
+    """Changes tags and leaves the text between them, which holds names, as it is."""
+    return re.sub(r"<[^>]+>", lambda found: change(found[0]), source)
+
+
+def _follow_page(tag):
+    tag = re.sub(r"font: (bold |700 )?([\d.]+)px [^;\"]*",
+                 lambda found: f"font: {found[1] or ''}{found[2]}px var(--font)", tag)
+    return re.sub(r"#[0-9a-f]{6}\b", lambda found: _FOLLOWS_PAGE.get(found[0], found[0]), tag)
 
 
 def to_png(figure: Figure, dpi: int = 110) -> bytes:

@@ -94,7 +94,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
     sections = _sections(sets, kept)
     body = [tag("h1", title), *(_lead(sets) if len(sets) <= LEADS else []), *_contents(sections),
             *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1))]
-    return join([
+    page = join([
         Markup("<!doctype html>"), Markup('<html lang="en"><head><meta charset="utf-8">'),
         Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
         # A second lock beside escaping: nothing in the page may run or load anything.
@@ -102,6 +102,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
                'img-src data:; style-src \'unsafe-inline\'">'),
         tag("title", title), Markup(f"<style>\n{style}</style></head>"),
         Markup("<body>"), tag("main", join(body)), Markup("</body></html>\n")])
+    return drawing.number_ids(page)
 
 
 class Section(NamedTuple):
@@ -220,7 +221,7 @@ def _mapped(results, kept):
 
 
 def _neighbors(results):
-    found = {label: run["details"]["neighbors"] for label, run
+    found = {label: run["details"]["neighbors"][0] for label, run
              in results.first_with("neighbors").items()}
     if not found:
         return []
@@ -228,7 +229,7 @@ def _neighbors(results):
 
 
 def _confused(results):
-    found = {label: run["details"]["confusion"] for label, run
+    found = {label: run["details"]["confusion"][0] for label, run
              in results.first_with("confusion").items()}
     if not found:
         return []
@@ -243,10 +244,11 @@ def _confused(results):
 
 
 def _compared(results):
-    found = {label: run["details"]["cka"] for label, run in results.first_with("cka").items()}
-    if not found:
+    panels = [matrices.cka(results, label, details)
+              for label, run in results.first_with("cka").items()
+              for details in run["details"]["cka"]]
+    if not panels:
         return []
-    panels = [matrices.cka(results, label, details) for label, details in found.items()]
     return [Section("Which layers are alike", [figure(panels, COMPARED)])]
 
 

@@ -11,7 +11,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from jaxpt.report import drawing
-from jaxpt.report.drawing import panel, to_svg
+from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.features import FeatureSet
 from jaxpt.report.markup import Markup
 from jaxpt.report.metrics import SEPARATION
@@ -55,7 +55,7 @@ class Map(NamedTuple):
 
 def of_run(run: Mapping[str, Any]) -> Map:
     """The map that a run's records hold."""
-    details = run["details"]["map"]
+    details = run["details"]["map"][0]
     names = {name: tuple(map(str, details[name])) for name in ("class_names", "coarse_names")}
     arrays = {name: np.asarray(details[name]) for name in ("fine", "coarse", "pca", "tsne")}
     return Map(**names, **arrays, pca_share=float(details["pca_share"]),
@@ -102,9 +102,9 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
             axis.set_ylabel(text)
         for kind, entries in legends(next(iter(maps.values()))).items():
             dots = [Line2D([], [], ls="", marker="o", color=c) for c, _ in entries]
-            figure.legend(dots, [name for _, name in entries], ncols=5, frameon=False, title=kind,
+            figure.legend(dots, [short(name) for _, name in entries], title=kind,
                           loc=f"outside lower {'left' if kind == 'coarse label' else 'right'}",
-                          fontsize=9, handletextpad=0.1, columnspacing=1)
+                          ncols=5, frameon=False, fontsize=9, handletextpad=0.1, columnspacing=1)
         return figure
 
 
@@ -166,12 +166,12 @@ def _name_classes(axis, points, drawn):
         mine = points[drawn.fine == c]
         distances = np.linalg.norm(mine[:, None] - mine[None], axis=-1)
         densest = mine[np.median(distances, axis=1).argmin()]
-        axis.annotate(drawn.class_names[c], densest, ha="center", va="center", fontweight="bold",
-                      fontsize=size, in_layout=False, path_effects=[
+        axis.annotate(short(drawn.class_names[c]), densest, ha="center", va="center",
+                      fontweight="bold", fontsize=size, in_layout=False, path_effects=[
                           patheffects.withStroke(linewidth=2.5, foreground="white")])
 
 
 def _heading(results, label, drawn):
     separation = ("" if drawn.separation is None
                   else f"R² {SEPARATION.text(drawn.separation)}, ")
-    return f"{results.name(label)}\n{separation}plane {100 * drawn.pca_share:.0f} %"
+    return f"{short(results.name(label))}\n{separation}plane {100 * drawn.pca_share:.0f} %"

@@ -7,7 +7,7 @@ from matplotlib.colors import to_rgb
 
 from jaxpt.errors import require
 from jaxpt.report import drawing
-from jaxpt.report.drawing import panel, to_svg
+from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.markup import Markup
 from jaxpt.report.results import NAMES, Results
 
@@ -28,7 +28,7 @@ def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
     strength = np.sqrt(shares) * np.where(np.eye(len(shares), dtype=bool), 0.5, 1.0)
     colors = np.where(inside[..., None], to_rgb(drawing.VERMILLION), to_rgb(drawing.BLUE))
     colors[np.diag_indices(len(shares))] = to_rgb("#7f7f7f")
-    names = [str(details["class_names"][i]) for i in order]
+    names = [short(str(details["class_names"][i])) for i in order]
     side = float(np.clip(1.0 + 0.23 * len(names), 2.6, 4.2))
     with panel(side, side + 0.2) as figure:
         axis = figure.subplots()
@@ -42,7 +42,7 @@ def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
             axis.set_yticks(range(len(names)), names, fontsize=8)
         else:
             axis.set(xticks=[], yticks=[])
-        axis.set(title=results.name(label), xlabel="predicted", ylabel="true")
+        axis.set(title=short(results.name(label)), xlabel="predicted", ylabel="true")
         return to_svg(figure, f"confusion matrix of {results.name(label)}")
 
 
@@ -61,11 +61,11 @@ def worst_confusions(details: dict[str, Any]) -> list[str]:
 def cka(results: Results, label: str, details: dict[str, Any]) -> Markup:
     """Linear CKA of every layer of one network with every layer of another."""
     matrix = np.asarray(details["matrix"], float)
-    layers, others = (list(map(str, details[name])) for name in ("layers", "other_layers"))
+    layers, others = ([short(str(x)) for x in details[name]] for name in ("layers", "other_layers"))
     require(matrix.shape == (len(layers), len(others)), f"the CKA matrix of {label!r} is "
             f"{list(matrix.shape)}, but it has {len(layers)} × {len(others)} layers: measure it "
             "again.")
-    other = str(details["other_label"])
+    other = NAMES.get(details["other_label"], str(details["other_label"]))
     with panel(max(2.4, 1.3 + 0.42 * len(others)), max(2.3, 1.2 + 0.36 * len(layers))) as figure:
         axis = figure.subplots()
         colors = np.broadcast_to(to_rgb(drawing.BLUE), (*matrix.shape, 3))
@@ -74,10 +74,10 @@ def cka(results: Results, label: str, details: dict[str, Any]) -> Markup:
         axis.set_xticks(range(len(others)), others, rotation=40, ha="right",
                         rotation_mode="anchor", fontsize=8)
         axis.set_yticks(range(len(layers)), layers, fontsize=8)
-        axis.set(xlabel=f"{NAMES.get(other, other)}, seed {details['other_seed']}",
-                 ylabel=results.name(label))
+        axis.set(xlabel=f"{short(other)}, seed {details['other_seed']}",
+                 ylabel=short(results.name(label)))
         return to_svg(figure, f"CKA of the layers of {results.name(label)} with those of "
-                      f"{NAMES.get(other, other)}")
+                      f"{other}")
 
 
 def _ordered(details):

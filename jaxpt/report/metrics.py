@@ -52,6 +52,8 @@ _SHOTS = (("1shot", "1-shot"), ("5shot", "5-shot"), ("10shot", "10-shot"), ("25s
 _RETRIEVAL = (("r1", "R@1"), ("r5", "R@5"), ("r10", "R@10"), ("map", "mAP"))
 _COARSE = (("knn", "kNN"), ("linear", "linear"), *_SHOTS, *_RETRIEVAL)
 GROUPS = {
+    "Linear probe": (Metric("fine_linear", "fine linear"), Metric("fine_linear_top1", "top-1"),
+                     Metric("coarse_linear_top1", "coarse top-1")),
     "Few shots": tuple(Metric(f"fine_{key}", title) for key, title in _SHOTS),
     "Retrieval": tuple(Metric(f"fine_{key}", title) for key, title in _RETRIEVAL),
     "Coarse labels": tuple(Metric(f"coarse_{key}", f"coarse {title}") for key, title in _COARSE),
@@ -64,8 +66,8 @@ GROUPS = {
         _described("nc2_equinorm", "NC2 equinorm"),
         _described("nc2_equiangular", "NC2 equiangular"),
         _described("nc2_maximal_angle", "NC2 maximal angle"), _described("nc3", "NC3"),
-        _described("nc4", "NC4"), _described("confused_within", "errors inside coarse class", True),
-        _described("cka_features", "CKA of last layers")),
+        _described("nc4", "NC4"),
+        _described("confused_within", "errors inside coarse class", True)),
 }
 OTHER = "Other measurements"
 # In records beside what was measured: what an evaluator chose, and how long it took.
@@ -83,6 +85,7 @@ def groups_of(names) -> dict[str, tuple[Metric, ...]]:
     known = headline.union(ASIDE, *({m.key for m in metrics} for metrics in GROUPS.values()))
     found = {title: tuple(m for m in metrics if m.key in names)
              for title, metrics in GROUPS.items()}
-    found[OTHER] = tuple(_described(name, name) for name in names if name not in known)
+    found[OTHER] = tuple(_described(name, name.replace("cka_features", "CKA of last layers"))
+                         for name in names if name not in known)
     return {title: metrics for title, metrics in found.items()
             if {m.key for m in metrics} - headline}

@@ -83,5 +83,5 @@ def _examples(runs) -> int:
     for run in runs:
         confusion = run["details"].get("confusion")
         if run.get("examples") or confusion:
-            return run.get("examples") or int(np.sum(confusion["matrix"]))
+            return run.get("examples") or int(np.sum(confusion[0]["matrix"]))
     return 0

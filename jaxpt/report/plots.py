@@ -5,7 +5,7 @@ import math
 from matplotlib.ticker import MaxNLocator
 
 from jaxpt.report import drawing
-from jaxpt.report.drawing import panel, to_svg
+from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.markup import Markup
 from jaxpt.report.metrics import Metric
 from jaxpt.report.results import SUBJECT, Results
@@ -53,7 +53,7 @@ def measurement(axis, results: Results, metric: Metric) -> None:
                       capsize=4 if summary.half_width else 0, lw=2, marker="D", markersize=5)
         axis.scatter([x + 0.25] * len(values), values, s=10, color=shade, alpha=0.7, lw=0)
     axis.set_title(f"{metric.title}, %" if metric.percent else metric.title)
-    axis.set_xticks(range(len(results.methods)), [results.name(m) for m in results.methods],
+    axis.set_xticks(range(len(results.methods)), [short(results.name(m)) for m in results.methods],
                     rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.6, len(results.methods) - 0.4)
     axis.yaxis.set_major_locator(MaxNLocator(5))
@@ -102,7 +102,7 @@ def histories(results: Results) -> dict[str, list[dict]]:
 def loss_curve(axis, results: Results, label: str, history) -> None:
     """The loss over steps, from zero."""
     axis.plot(*_series(history, "loss"), color=color(results, label))
-    axis.set_title(f"loss: {results.name(label)}")
+    axis.set_title(f"loss: {short(results.name(label))}")
     axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -115,7 +115,7 @@ def monitors(axis, results: Results, found) -> None:
         steps, accuracies = _series(history, "knn")
         line, marker = line_and_marker(results, label)
         axis.plot(steps, [100 * a for a in accuracies], line, color=color(results, label),
-                  marker=marker, markersize=3.5, label=results.name(label))
+                  marker=marker, markersize=3.5, label=short(results.name(label)))
     axis.set_title("coarse kNN monitor, %")
     axis.grid(axis="y", lw=0.5, alpha=0.4)
     axis.legend(frameon=False)

@@ -61,8 +61,8 @@ class Results(NamedTuple):
     @property
     def groups(self) -> dict[str, tuple[Metric, ...]]:
         """The other tables: titles and metrics."""
-        return metrics.groups_of(list(dict.fromkeys(
-            name for run in self.runs for name in run["values"])))
+        names = dict.fromkeys(name for run in self.runs for name in run["values"])
+        return metrics.groups_of(list(names))
 
     def summary(self, label: str, metric: str) -> statistics.Summary | None:
         """Mean and interval; None where there is no value."""
@@ -107,7 +107,7 @@ class Results(NamedTuple):
         return statistics.leader({label: v for label, v in values.items() if v})
 
     def first_with(self, detail: str) -> dict[str, dict[str, Any]]:
-        """By label, the run of the first seed whose records hold a detail."""
+        """By label, the run of the first seed whose records hold such details."""
         found = {}
         for label, by_seed in self.methods.items():
             run = next((run for run in by_seed.values() if run["details"].get(detail)), None)

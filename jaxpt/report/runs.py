@@ -10,16 +10,17 @@ from jaxpt.errors import require
 
 FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")
 FINETUNE_SEED = "finetune_seed"
+WITH = " with "  # "cka_features with cross_entropy"
 
 
 def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Runs from records, in the order in which their first records came.
 
-    A run looks like the record that a study writes: values, protocols and details of its records
-    united, config and history of the first that has them. Beside them it has ``sources``, its
-    records, and ``limit``, its number of pre-training images where that was limited, else 0.
-    Values of records with a ``finetune_seed`` are averaged over those seeds. Of two records with
-    one key the later counts.
+    A run looks like the record that a study writes: values and protocols of its records united,
+    config and history of the first that has them, and by evaluator a list of details. Beside them
+    it has ``sources``, its records, and ``limit``, its number of pre-training images where that
+    was limited, else 0. Values of records with a ``finetune_seed`` are averaged over those seeds.
+    Of two records with one key the later counts.
 
     Raises:
       InputError: for no records, records of something else, or two records that say different
@@ -57,7 +58,8 @@ def _unite(group):
     for record in [r for r in group if FINETUNE_SEED not in r] + _mean(tuned):
         _add(values, _numbers(record), group[0])
         _add(protocol, record["protocol"], group[0])
-        details |= record.get("details") or {}
+        if record.get("details"):
+            details.setdefault(record["evaluator"], []).append(record["details"])
     first = {field: next((r[field] for r in group if r.get(field)), None)
              for field in ("config", "history")}
     return group[0] | first | {"values": values, "protocol": protocol, "details": details,
@@ -80,7 +82,11 @@ def _numbers(record):
     for name, value in record["values"].items():
         require(isinstance(value, (int, float)) and math.isfinite(value),
                 f"{_name(record)} has {value!r} for {name!r}: a value is a finite number.")
-    return record["values"]
+    if record.get("evaluator") != "cka":
+        return record["values"]
+    # One network may be compared with several.
+    return {f"{name}{WITH}{record['details']['other_label']}": value
+            for name, value in record["values"].items()}
 
 
 def _add(whole, part, record):

@@ -7,7 +7,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from rich.table import Table
 
 from jaxpt.evaluation import PowerLaw, fit_power_law, power_law_band
-from jaxpt.report.drawing import panel, to_svg
+from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.markup import Markup
 from jaxpt.report.metrics import SUMMARY, Metric
 from jaxpt.report.plots import color, line_and_marker
@@ -75,16 +75,20 @@ def plots(results: Results) -> list[Markup]:
     panels = []
     for metric in metrics(results):
         with panel(3.1, 3.1) as figure:
-            axis = figure.subplots()
-            found = curves(results, metric)
-            for place, (label, curve) in enumerate(found.items()):
-                _draw(axis, results, label, curve, 1 + 0.02 * (place - (len(found) - 1) / 2))
-            axis.set(title=f"{metric.title}: error, %", xlabel="pre-training images")
-            _logarithmic(axis, sorted({n for curve in found.values() for n in curve.sizes}))
-            axis.legend(frameon=False, fontsize=8.5)
+            draw(figure.subplots(), results, metric)
             panels.append(to_svg(figure, f"error in {metric.title} against the number of "
                                  "pre-training images"))
     return panels
+
+
+def draw(axis, results: Results, metric: Metric) -> None:
+    """The curves of all methods in one metric."""
+    found = curves(results, metric)
+    for place, (label, curve) in enumerate(found.items()):
+        _draw(axis, results, label, curve, 1 + 0.02 * (place - (len(found) - 1) / 2))
+    axis.set(title=f"{metric.title}: error, %", xlabel="pre-training images")
+    _logarithmic(axis, sorted({n for curve in found.values() for n in curve.sizes}))
+    axis.legend(frameon=False, fontsize=8.5)
 
 
 def headings() -> list[str]:
@@ -138,7 +142,7 @@ def _draw(axis, results, label, curve, beside):
         if law.b_interval is not None:
             low, high = power_law_band(curve.sizes, curve.errors, n, offset=curve.offset)
             axis.fill_between(n, 100 * low, 100 * high, color=shade, alpha=0.13, lw=0)
-    axis.plot([], [], line, marker=marker, ms=5, color=shade, label=results.name(label))
+    axis.plot([], [], line, marker=marker, ms=5, color=shade, label=short(results.name(label)))
 
 
 def _logarithmic(axis, sizes):
