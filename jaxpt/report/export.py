@@ -38,7 +38,7 @@ def csv(sets: Sequence[Results]) -> str:
         for run in results.sizes or results.runs:
             for name, value in run["values"].items():
                 writer.writerow([run["data"], run["part"], run["label"], run["method"],
-                                 run["limit"], run["seed"], name, repr(value)])
+                                 run["limit"], run["seed"], name, repr(float(value))])
     return buffer.getvalue()
 
 

@@ -36,7 +36,7 @@ MAPPED = ("Unit-length backbone features of the {part} part, seed {seed}. Upper 
 NEIGHBORS = ("The same images in every method, each with its nearest ones by cosine, nearest "
              "first: ✓ has the image's fine label, ✗ another. They are examples, not a score.")
 CONFUSED = ("Weighted kNN on the fine labels, one seed: rows are true classes, columns predicted "
-            "ones, each row in % of its images. Black lines part the coarse classes. Grey: right; "
+            "ones, each row in % of its images. Lines part the coarse classes. Grey: right; "
             "orange: wrong, but inside the true coarse class; blue: out of it. Strength is the "
             "root of the share, so that rare errors show.")
 COMPARED = ("Linear CKA between every layer of one network (rows) and of another (columns), same "

@@ -38,7 +38,8 @@ def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
             axis.axhline(edge, color="black", lw=0.8)
             axis.axvline(edge, color="black", lw=0.8)
         if len(names) <= NAMED_ROWS:
-            axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+            upright = max(map(len, names)) <= 2
+            axis.set_xticks(range(len(names)), names, rotation=0 if upright else 90, fontsize=8)
             axis.set_yticks(range(len(names)), names, fontsize=8)
         else:
             axis.set(xticks=[], yticks=[])

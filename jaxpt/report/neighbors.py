@@ -10,7 +10,7 @@ from jaxpt.errors import InputError, require
 from jaxpt.report.markup import Markup, image, join, tag
 from jaxpt.report.results import Results
 
-QUERIES, NEIGHBORS = 8, 8  # so many of those in the records are shown
+QUERIES, NEIGHBORS = 10, 8  # so many of those in the records are shown
 LARGEST = 96  # pixels a side: an image that is larger is shrunk, so that the page stays small
 
 

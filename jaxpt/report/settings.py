@@ -8,6 +8,7 @@ from typing import Any, Iterator, Sequence
 from jaxpt.report.results import DATA_NAMES, NAMES, Results, join, protocol_of
 from jaxpt.report.runs import pretrain_limit
 
+LISTED = 10  # a longer list of constants is told by its ends
 EVALUATOR = "evaluator"  # the field of a record that holds what one evaluator measured
 
 # Fields that do not bear on what is learnt, or are told elsewhere.
@@ -194,6 +195,8 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _value(value) -> str:
+    if isinstance(value, (list, tuple)) and len(value) > LISTED:
+        return f"{_value(value[:2])}, …, {_value(value[-1])} ({len(value)} values)"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_value, value))
     if isinstance(value, float):

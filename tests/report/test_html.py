@@ -218,6 +218,15 @@ def test_the_procedure_names_the_labels_and_the_part():
     assert "four fifths" in second and "the validation part" in second
 
 
+def test_long_lists_of_constants_are_told_by_their_ends():
+    grid = [10.0**p for p in range(-6, 6)]
+    found = collect([fake_records.evaluated("look", "linear", {}, constants={"l2": grid[:10]}),
+                     fake_records.evaluated("look", "knn", {}, constants={"l2": grid})])
+    rows = dict(settings.protocol_rows(found))
+    assert rows["knn"] == "l2 = 1e-06, 1e-05, …, 100000 (12 values)"
+    assert rows["linear"].endswith("0.1, 1, 10, 100, 1000")
+
+
 def test_settings_show_what_a_method_reads():
     different, same = settings.config_rows(collect(fake_records.all_tied()))
     table = {row[0]: row[1:] for row in different}
