@@ -87,16 +87,14 @@ def test_sections_without_data_are_left_out_and_contents_name_the_others(written
     text = _Page(report.write_report(fake_records.everything("look"), tmp_path).read_text()).text
     for title in "Nearest neighbours", "Which classes are confused", "Which layers are alike":
         assert text.count(title) == 2
-    assert "Error against the number" not in text and "no verdict" not in text
+    assert "Error against the number" not in text and "Is LOOK apart" not in text
     few = [fake_records.evaluated("look", "knn", {"fine_knn": 0.9})]
     assert "<nav" not in report.write_report(few, tmp_path).read_text()
 
 
 def test_tables_and_figures_are_named_for_who_cannot_see_them(written):
-    found = [(tag, dict([a[1:] for a in _Page(written[1]).attributes if a[0] == tag]))
-             for tag in ("svg", "table")]
-    assert all("aria-label" in attributes for _, attributes in found)
-    assert written[1].count("<svg") == written[1].count('role="img" aria-label="')
+    assert written[1].count("<svg") == written[1].count('role="img" aria-label="') > 5
+    assert written[1].count("<table") == written[1].count('<table aria-label="') > 5
     assert written[1].count("<th ") == written[1].count("<th scope=")
 
 
