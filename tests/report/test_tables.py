@@ -159,6 +159,7 @@ def test_leader_needs_seeds_in_common_and_somebody_to_lead():
     assert statistics.leader({"b": high}) is None and statistics.leader({}) is None
     assert statistics.leader({"a": {7: 0.5, 8: 0.6}, "b": high}) is None
     assert statistics.leader({"a": {0: 0.5}, "b": high}) is None
+    assert statistics.leader({"a": low, "b": high, "c": {0: 0.5}}) is None
 
 
 def test_tables_beside_the_main_one_hold_the_rest():
