@@ -23,10 +23,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
-        takes_config = args.command in ("pretrain", "transfer")
+        takes_config = args.command in ("pretrain", "scaling", "transfer")
         if rest and not takes_config:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        if takes_config:
+        if args.command == "scaling":
+            args.configs = _read_configs(args.config, args.methods, rest)
+        elif takes_config:
             args.config = _read_config(args.command, args.config, rest)
         return args.run(args) or 0
     except InputError as error:
@@ -63,6 +65,16 @@ def _parser():
         "replay", help="make again the step at which a run's numbers stopped being finite")
     replay.add_argument("workdir", help="folder of the run")
     replay.set_defaults(run=_replay)
+    scaling = _config_command(
+        commands, "scaling", "error against the number of pre-training images, with power laws",
+        "pretrain/digits.py", kind="pretrain")
+    scaling.add_argument("--methods", default="cross_entropy,look", metavar="A,B",
+                         help="methods, each a variant of the config; default cross_entropy,look")
+    scaling.add_argument("--sizes", required=True, type=_whole_numbers, metavar="N,N,…",
+                         help="numbers of images; the largest is held out of the fit")
+    scaling.add_argument("--seeds", type=int, default=3, help="runs per size and method (3)")
+    scaling.add_argument("--out", required=True, help="folder for records and report.html")
+    scaling.set_defaults(run=_scaling)
     transfer = _config_command(
         commands, "transfer", "fine-tune checkpoints and weight files, and measure them frozen",
         "transfer/defaults.py")
@@ -73,19 +85,27 @@ def _parser():
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
-    report.add_argument("records", help="file of records (JSON lines)")
-    report.add_argument("--out", required=True, help="folder for report.html")
+    report.add_argument("records", nargs="+", metavar="RECORDS",
+                        help="files of records (JSON lines), of any command and any sets")
+    report.add_argument("--out", required=True,
+                        help="folder for report.html, or a file that ends in .html")
+    report.add_argument("--markdown", metavar="FILE", help="write all tables as Markdown, too")
+    report.add_argument("--csv", metavar="FILE", help="write every value of every run, too")
     report.set_defaults(run=_report)
     return parser
 
 
-def _config_command(commands, name, text, example):
+def _whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _config_command(commands, name, text, example, kind=None):
     command = commands.add_parser(
         name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
                "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
-               + "\n  ".join(_installed_configs(name)))
+               + "\n  ".join(_installed_configs(kind or name)))
     command.add_argument("--config", default=example, metavar="FILE[:VARIANT]",
                          help=f"a Python file with get_config(variant); default {example}")
     return command
@@ -118,6 +138,13 @@ def _read_config(command: str, name: str, overrides: list[str]):
         return values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+
+
+def _read_configs(name: str, methods: str, overrides: list[str]) -> dict:
+    """By method, the config that its variant gives, with the overrides applied to all."""
+    path, _, variant = name.partition(":")
+    return {method: _read_config("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}",
+                                 overrides) for method in filter(None, methods.split(","))}
 
 
 def _load_config(command: str, path: str, variant: str):
@@ -205,6 +232,14 @@ def _replay(args):
     print(replay.run(args.workdir))
 
 
+def _scaling(args):
+    from jaxpt import scaling
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    scaling.run(args.configs, args.sizes, args.seeds, args.out)
+
+
 def _transfer(args):
     from jaxpt import transfer
     from jaxpt.train.cache import use_compile_cache
@@ -217,10 +252,14 @@ def _transfer(args):
 def _report(args):
     from jaxpt import records, report
 
-    require(pathlib.Path(args.records).is_file(), f"no file {args.records!r} with records.")
-    found = records.read(args.records)
-    require(bool(found), f"{args.records} holds no records.")
-    print(f"report: {report.write_report(found, args.out)}")
+    found = []
+    for path in args.records:
+        require(pathlib.Path(path).is_file(), f"no file {path!r} with records.")
+        of_file = records.read(path)
+        require(bool(of_file), f"{path} holds no records.")
+        found += of_file
+    page = report.write_report(found, args.out, markdown=args.markdown, csv=args.csv)
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

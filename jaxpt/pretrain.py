@@ -193,13 +193,27 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
 
 
 def train_split(config, dataset) -> sources.Split:
-    """The part of the set that a config trains on."""
+    """The part of the set that a config trains on.
+
+    With ``data.pretrain_limit`` = n it is the first n of a shuffle that depends on the seed alone:
+    the same images for every method, those of a smaller n among those of a larger, and others
+    with another seed, so that the spread over seeds holds that choice too.
+
+    Raises:
+      InputError: for an unknown part, or a limit that is negative or above its size.
+    """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(config.data.train_on in parts,
             f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.")
     require(not dataset.trainval.multi_label, f"{dataset.name} has several labels an image: it is "
             "for measuring transfer, not for pre-training.")
-    return parts[config.data.train_on]
+    split, limit = parts[config.data.train_on], config.data.pretrain_limit
+    require(0 <= limit <= len(split.ids), f"data.pretrain_limit must lie between 0 (all) and "
+            f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.")
+    if not limit:
+        return split
+    return split.take(np.sort(np.random.default_rng(config.seed).permutation(
+        len(split.ids))[:limit]))
 
 
 def init_state(method: Method, config, images: np.ndarray) -> TrainState:

@@ -12,7 +12,7 @@ from jaxpt import cli
 from jaxpt.data import small_sets
 from jaxpt.errors import InputError
 
-COMMANDS = ("demo", "pretrain", "transfer", "report")
+COMMANDS = ("demo", "pretrain", "scaling", "transfer", "report")
 PRETRAIN = ["pretrain", "--workdir=out", "--config=pretrain/digits.py:smoke"]
 
 
@@ -124,6 +124,8 @@ BAD_INPUT = {
                             "--config.finetune=False"], "nothing to do"),
     "too few seeds": (["demo", "--seeds=1", "--out=new"], "seeds must be at least 2.*got 1"),
     "missing records": (["report", "nowhere.jsonl", "--out=new"], "no file 'nowhere.jsonl'"),
+    "one of several missing": (["report", "foreign.jsonl", "nowhere.jsonl", "--out=new"],
+                               "no file 'nowhere.jsonl'"),
     "no records": (["report", "empty.jsonl", "--out=new"], "empty.jsonl holds no records"),
     "records of something else": (["report", "foreign.jsonl", "--out=new"],
                                   "record 1 has no key, label"),
@@ -194,7 +196,8 @@ class TestHelp:
         ("pretrain", ["--config", "--workdir", "--noresume", "--config.k=50", "pretrain/digits.py",
                       "pretrain/fashion_mnist.py", "pretrain/defaults.py"]),
         ("transfer", ["--config", "--out", "WORKDIR", "transfer/defaults.py"]),
-        ("report", ["--out", "records"])])
+        ("scaling", ["--methods", "--sizes", "--seeds", "--out", "pretrain/digits.py"]),
+        ("report", ["--out", "RECORDS", "--markdown", "--csv"])])
     def test_of_each_command(self, command, words, capsys):
         text = self.help_of(capsys, command)
         assert [word for word in words if word not in text] == []

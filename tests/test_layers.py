@@ -32,9 +32,11 @@ MAY_IMPORT = {
     "finetune": {"backbones", "recipe", "losses", "models", "data", "train", "evaluation"},
     "transfer": {"backbones", "finetune", "recipe", "data", "train", "evaluation", "records"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
-    "report": {"records", "configs", "data"},
+    "report": {"records", "configs", "data", "evaluation"},
     "demo": {"study", "report", "records", "data"},
-    "cli": {"demo", "pretrain", "replay", "transfer", "report", "records", "train", "configs"},
+    "scaling": {"study", "report", "records", "data", "train"},
+    "cli": {"demo", "pretrain", "replay", "scaling", "transfer", "report", "records",
+            "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

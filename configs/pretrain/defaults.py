@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.try_gcs = False  # ask tfds' bucket for a prepared copy first
     c.data.label_map = "fine"  # fine, halves, parity, fashion5
     c.data.limit = 0  # only so many training images; 0: all
+    c.data.pretrain_limit = 0  # pre-training alone sees only so many of them; 0: all
     c.data.train_on = "trainval"  # or "train", which leaves a fifth for validation
 
     c.augment = ml_collections.ConfigDict()  # of the views, and of a target that sees the same

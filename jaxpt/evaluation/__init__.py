@@ -10,10 +10,10 @@ from jaxpt.evaluation.metrics import (log_odds, mean_log_odds, mean_per_class_ac
                                       voc07_map)
 from jaxpt.evaluation.neural_collapse import NeuralCollapse, neural_collapse
 from jaxpt.evaluation.retrieval import Retrieval, retrieval
-from jaxpt.evaluation.scaling import PowerLaw, fit_power_law
+from jaxpt.evaluation.scaling import PowerLaw, fit_power_law, power_law_band
 
 __all__ = ["LinearProbe", "NeuralCollapse", "PowerLaw", "Retrieval", "alignment", "cdnv",
            "cka_matrix", "class_separation", "effective_rank", "few_shot", "fine_purity",
            "fit_power_law", "knn_classify", "linear_cka", "linear_probe", "log_odds",
-           "mean_log_odds", "mean_per_class_accuracy", "neural_collapse", "rank_me", "retrieval",
-           "top1", "uniformity", "voc07_map"]
+           "mean_log_odds", "mean_per_class_accuracy", "neural_collapse", "power_law_band",
+           "rank_me", "retrieval", "top1", "uniformity", "voc07_map"]
