@@ -119,7 +119,7 @@ def speed():
                        "strengths": len(GRID)},
             "seconds": statistics.median(seconds), "all_seconds": seconds,
             "seconds_with_compiling": first, "iterations": found.iterations.tolist(),
-            "excess": float(np.max(found.objective / best - 1)), "tolerance": 1e-8,
+            "excess": float(np.max(found.objective / best - 1)), "tolerance": 1e-9,
             "sklearn_seconds": theirs, "sklearn_fits": careful,
             "sklearn_default_seconds": sum(s for s, _ in default),
             "sklearn_default_excess": float(max(

@@ -12,8 +12,8 @@ from jaxpt.evaluation.neural_collapse import NeuralCollapse, neural_collapse
 from jaxpt.evaluation.retrieval import Retrieval, retrieval
 from jaxpt.evaluation.scaling import PowerLaw, fit_power_law
 
-__all__ = ["LinearProbe", "NeuralCollapse", "PowerLaw", "Retrieval", "alignment", "cdnv",
-           "cka_matrix", "class_separation", "effective_rank", "few_shot", "fine_purity",
-           "fit_power_law", "knn_classify", "linear_cka", "linear_probe", "log_odds",
-           "mean_log_odds", "mean_per_class_accuracy", "neural_collapse", "rank_me", "retrieval",
-           "top1", "uniformity", "voc07_map"]
+__all__ = ["KORNBLITH_L2_GRID", "Episodes", "LinearProbe", "NeuralCollapse", "PowerLaw",
+           "Retrieval", "alignment", "cdnv", "cka_matrix", "class_separation", "effective_rank",
+           "episodes", "few_shot", "fine_purity", "fit_power_law", "knn_classify", "linear_cka",
+           "linear_probe", "log_odds", "mean_log_odds", "mean_per_class_accuracy",
+           "neural_collapse", "rank_me", "retrieval", "top1", "uniformity", "voc07_map"]
