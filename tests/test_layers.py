@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "data": {"losses"},
     "train": {"memory", "data", "models"},
     "methods": {"losses", "memory", "models", "data", "train"},
-    "evaluation": {"losses", "knn", "models", "data"},
+    "evaluation": {"losses", "knn", "models", "data", "train"},
     "records": set(),
     "pretrain": {"methods", "train", "data", "evaluation", "models"},
     "backbones": {"models", "train", "evaluation"},

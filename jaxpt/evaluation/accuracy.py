@@ -1,0 +1,74 @@
+"""Evaluators that answer how well labels are found again: each takes a task and its constants."""
+
+import numpy as np
+
+from jaxpt.errors import require
+from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
+from jaxpt.evaluation.knn import knn_classify
+from jaxpt.evaluation.linear import linear_probe
+from jaxpt.evaluation.metrics import top1, voc07_map
+from jaxpt.evaluation.retrieval import retrieval as rank_gallery
+from jaxpt.evaluation.task import METRICS, Measured, Task, some_rows
+
+
+def knn(task: Task, *, k: int, temperature: float) -> Measured:
+    """Top-1 of the weighted kNN vote: fine_knn, coarse_knn."""
+    return Measured({f"{prefix}knn": top1(knn_classify(
+        task.fit.features, known, task.score.features, k=k, temperature=temperature), wanted)
+        for prefix, known, wanted in task.sides()})
+
+
+def linear(task: Task, *, l2_grid) -> Measured:
+    """The linear probe in the set's metric: fine_linear and its linear_l2, coarse_linear.
+
+    Where the metric is not top-1, fine_linear_top1 too. A multi-label set has one probe of two
+    classes for each class, its strength chosen by that class's accuracy on validation, and
+    fine_linear is the 11-point mAP.
+    """
+    if task.multi_label:
+        return _one_against_rest(task, l2_grid)
+    values = {}
+    for prefix, known, wanted in task.sides():
+        probe = linear_probe(task.fit.features, known, task.score.features, wanted,
+                             validation=task.validation, l2_grid=l2_grid)
+        values[f"{prefix}linear"] = METRICS[task.metric](probe.predictions, wanted)
+        if task.metric != "top1":
+            values[f"{prefix}linear_top1"] = top1(probe.predictions, wanted)
+        if prefix == "fine_":
+            values["linear_l2"] = probe.l2
+    return Measured(values)
+
+
+def few_shot(task: Task, *, shots, draws: int, l2: float) -> Measured:
+    """Ridge regression from few examples, the mean over draws: fine_1shot, coarse_5shot, …"""
+    def accuracy(known, wanted, n):
+        return few_shot_accuracies(task.fit.features, known, task.score.features, wanted,
+                                   shots=n, draws=draws, l2=l2).mean()
+
+    return _for_all_shots(task, shots, "", accuracy)
+
+
+def retrieval(task: Task, *, at, examples: int) -> Measured:
+    """Every scored image queries the others: fine_r1, fine_map, coarse_r1, …"""
+    rows = some_rows(len(task.score.ids), examples)
+    values = {}
+    for prefix, _, wanted in task.sides():
+        found = rank_gallery(task.score.features[rows], wanted[rows], at=at)
+        values |= {f"{prefix}r{k}": recall for k, recall in found.recall.items()}
+        values[f"{prefix}map"] = found.map
+    return Measured(values)
+
+
+def _for_all_shots(task, shots, suffix, accuracy) -> Measured:
+    """The accuracy at those numbers of shots that every class has; notes name the others."""
+    values, notes = {}, []
+    for prefix, known, wanted in task.sides():
+        classes, counts = np.unique(known, return_counts=True)
+        for n in shots:
+            if n > counts.min():
+                notes.append(f"no {prefix}{n}shot{suffix}: class {classes[np.argmin(counts)]} has "
+                             f"{counts.min()} examples to draw from.")
+            else:
+                values[f"{prefix}{n}shot{suffix}"] = float(accuracy(known, wanted, n))
+    require(bool(values), " ".join(notes))
+    return Measured(values, notes=tuple(notes))

@@ -1,0 +1,102 @@
+"""Evaluators by name, every constant of theirs in one place, and the suites that they make.
+
+The constants go into every record. A change to one makes results that do not compare with those
+before: a test pins them all.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+import numpy as np
+
+from jaxpt.errors import require
+from jaxpt.evaluation import accuracy, inspection, structure
+from jaxpt.evaluation.task import Measured, Task
+
+
+class Evaluator(NamedTuple):
+    """A measurement and what it is made with.
+
+    Attributes:
+      measure: function from a task and the constants to ``Measured``.
+      constants: its keyword arguments.
+      stated: what else a record says of it, fixed in the code.
+    """
+
+    measure: Callable[..., Measured]
+    constants: dict[str, Any]
+    stated: dict[str, str]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        return self.constants | self.stated
+
+
+# 45 strengths from 1e-6 to 1e5, as Kornblith et al. 2019 search.
+L2_GRID = tuple(float(x) for x in np.logspace(-6, 5, 45))
+UNIT = {"features": "backbone, unit length"}
+PLAIN = {"features": "backbone"}
+COARSE = {"classes": "coarse"}
+EVALUATORS = {
+    "knn": Evaluator(accuracy.knn, {"k": 20, "temperature": 0.07}, UNIT),
+    "linear": Evaluator(accuracy.linear, {"l2_grid": L2_GRID},
+                        {"features": "backbone, standardised", "solver": "L-BFGS"}),
+    "few_shot": Evaluator(accuracy.few_shot, {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
+                          {"features": "backbone, whitened"}),
+    "retrieval": Evaluator(accuracy.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
+    "class_separation": Evaluator(structure.class_separation, {}, UNIT | COARSE),
+    "alignment_uniformity": Evaluator(structure.alignment_uniformity,
+                                      {"power": 2, "t": 2, "examples": 5000},
+                                      UNIT | {"pairs": "of one fine class"}),
+    "cdnv": Evaluator(structure.cdnv, {}, PLAIN | COARSE),
+    "rank_me": Evaluator(structure.rank_me, {"examples": 25_600}, PLAIN),
+    "effective_rank": Evaluator(structure.effective_rank, {}, UNIT | COARSE),
+    "fine_purity": Evaluator(structure.fine_purity, {"k": 20}, UNIT),
+    "cka": Evaluator(structure.cka, {"batch_size": 256, "seed": 0},
+                     {"features": "every layer, averaged over positions"}),
+    "confusion": Evaluator(inspection.confusion, {"k": 20, "temperature": 0.07}, UNIT),
+    "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 64}, UNIT),
+    "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0},
+                     UNIT),
+}
+PAIRS = "cka"  # measured between two networks
+SUITES = {
+    "coarse_to_fine": ("knn", "linear", "few_shot", "retrieval", "confusion", "neighbors"),
+    "geometry": ("class_separation", "alignment_uniformity", "cdnv", "rank_me", "effective_rank",
+                 "fine_purity", "cka", "map"),
+    "transfer12": ("linear",),
+    "vtab1k": ("linear",),
+}
+
+
+def evaluators_of(names) -> list[str]:
+    """The evaluators of some suites, or evaluators by their own names, each once.
+
+    Raises:
+      InputError: for an unknown name, or none.
+    """
+    require(len(names) > 0, "no suite is named.")
+    found = []
+    for name in names:
+        require(name in SUITES or name in EVALUATORS, f"suite must be one of {', '.join(SUITES)}, "
+                f"or an evaluator ({', '.join(EVALUATORS)}), got {name!r}.")
+        found += SUITES.get(name, (name,))
+    return list(dict.fromkeys(found))
+
+
+def measure(name: str, task: Task, **constants) -> Measured:
+    """One evaluator on one task.
+
+    Args:
+      name: a key of ``EVALUATORS``, but "cka", which needs two networks.
+      task: see ``make_task``.
+      **constants: instead of the evaluator's own.
+
+    Raises:
+      InputError: for an unknown evaluator or constant, and where the evaluator does.
+    """
+    require(name in EVALUATORS, f"evaluator must be one of {', '.join(EVALUATORS)}, got {name!r}.")
+    evaluator = EVALUATORS[name]
+    unknown = sorted(constants.keys() - evaluator.constants.keys())
+    require(not unknown, f"{name} has no constant {', '.join(unknown)}; it has "
+            f"{', '.join(evaluator.constants) or 'none'}.")
+    return evaluator.measure(task, **(evaluator.constants | constants))
