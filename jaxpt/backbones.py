@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxpt import models
+from jaxpt import models, weights
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.train.checkpoint import Checkpointer, open_run
@@ -57,11 +57,14 @@ def open_backbone(source: str | os.PathLike, *, model=None) -> Backbone:
     """Opens a backbone, every parameter of it accounted for.
 
     Args:
-      source: workdir of a pre-training run, whose newest checkpoint counts; "scratch" or
-        "scratch:SEED", initial parameters of ``model``. "LABEL=" may precede any of them; the
-        label is otherwise the method.
+      source: workdir of a pre-training run, whose newest checkpoint counts; a weight file of
+        torchvision or timm (``weights.SUFFIXES``); "scratch" or "scratch:SEED", initial parameters
+        of ``model``. "LABEL=" may precede any of them; the label is otherwise the method, or the
+        name of the weight file.
       model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options`` and ``normalisation`` as in
-        a transfer config. A workdir has its own and ignores this one.
+        a transfer config, for weight files and scratch; a workdir has its own. A weight file needs
+        none where its names tell the network. ``normalisation`` "" is "imagenet" for weight files,
+        with which torchvision and timm train, and "unit" for scratch, as jaxpt trains.
 
     Raises:
       InputError: where there is no checkpoint, no such network, or the parameters are not exactly
@@ -72,6 +75,8 @@ def open_backbone(source: str | os.PathLike, *, model=None) -> Backbone:
     if name == SCRATCH and not pathlib.Path(source).exists():
         require(not seed or seed.isdecimal(), f"{source!r}: write scratch:SEED, SEED a number.")
         opened = _from_scratch(model, int(seed or 0))
+    elif pathlib.Path(source).suffix in weights.SUFFIXES:
+        opened = _from_weights(pathlib.Path(source), model)
     else:
         opened = _from_run(source)
     return dataclasses.replace(opened, label=label or opened.label)
@@ -96,9 +101,24 @@ def _from_run(workdir) -> Backbone:
                      seed=config.seed, config=config, step=step)
 
 
+def _from_weights(path, model) -> Backbone:
+    state = weights.load_torch(path)
+    if model is None or not model.name:
+        model = ml_collections.ConfigDict({"name": weights.resnet_name(state), "norm": "batch",
+                                           "dtype": "float32", "options": {}})
+    network = models.make_backbone(model, axis_name=AXIS)
+    imported = weights.import_resnet(state, network)
+    encoder = models.Encoder(network, channels=3,
+                             normalisation=model.get("normalisation") or "imagenet")
+    return _backbone(encoder, {"backbone": imported.params}, {"backbone": imported.batch_stats},
+                     label=path.stem, method="weights", seed=0, config=None, step=0)
+
+
 def _from_scratch(model, seed) -> Backbone:
-    require(model is not None, "scratch needs a network: set model.name in the transfer config.")
-    encoder = models.Encoder(models.make_backbone(model, axis_name=AXIS), channels=3)
+    require(model is not None and bool(model.name),
+            f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.")
+    encoder = models.Encoder(models.make_backbone(model, axis_name=AXIS), channels=3,
+                             normalisation=model.get("normalisation") or "unit")
     variables = jax.jit(lambda key: models.init(encoder, key, _sample(3)))(jax.random.key(seed))
     return _backbone(encoder, *variables, label=SCRATCH, method=SCRATCH, seed=seed, config=None,
                      step=0)
