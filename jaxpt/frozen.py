@@ -9,7 +9,7 @@ import numpy as np
 from jaxpt import __version__
 from jaxpt.backbones import Backbone
 from jaxpt.data import sources
-from jaxpt.errors import require
+from jaxpt.errors import InputError, require
 from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
 from jaxpt.evaluation.features import BATCH_SIZE, extract, extract_layers
 from jaxpt.evaluation.task import Task, make_task
@@ -57,19 +57,28 @@ class FrozenSet:
     def __init__(self, config, *, part: str, metric: str, cache: FeatureCache):
         """``config``: the data config; ``part`` and ``metric``: see ``make_task``."""
         self._config, self._part, self._metric, self._cache = config, part, metric, cache
+        self._dataset: sources.Dataset | InputError | None = None
         self._latest: tuple[Model, Task] | None = None
-        self._layers: dict[Model, dict[str, np.ndarray]] = {}
+        self._layers: dict[tuple, dict[str, np.ndarray]] = {}
+        self._fingerprints: dict[str, str] = {}
 
-    @functools.cached_property
+    @property
     def dataset(self) -> sources.Dataset:
         """The set.
 
         Raises:
-          InputError: where it cannot be had.
+          InputError: where it cannot be had; the second time without another attempt.
         """
-        return sources.load(self._config)
+        if self._dataset is None:
+            try:
+                self._dataset = sources.load(self._config)
+            except InputError as error:
+                self._dataset = error
+        if isinstance(self._dataset, InputError):
+            raise self._dataset
+        return self._dataset
 
-    def task(self, model: Model, *, layers: bool = False) -> Task:
+    def task(self, model: Model) -> Task:
         """The task of a model; that of the latest model stays in memory.
 
         Raises:
@@ -79,13 +88,16 @@ class FrozenSet:
             self._latest = None  # before the next features come
             self._latest = model, make_task(lambda name: self._features(model, name),
                                             self.dataset, part=self._part, metric=self._metric)
-        task = self._latest[1]
-        return task._replace(layers=self.layers(model)) if layers else task
+        return self._latest[1]
 
     def layers(self, model: Model) -> dict[str, np.ndarray]:
-        """The model's layers of the images that are scored."""
+        """The model's layers of the images that are scored; those of all models stay in memory.
+
+        Raises:
+          InputError: where the set cannot be had, or the model has no layers.
+        """
         require(model.layers is not None, f"{model.label} has no layers to compare.")
-        what = model.label, model.seed, model.checkpoint
+        what = model.label, model.seed
         if what not in self._layers:
             self._layers[what] = self._kept(model, self._part, "layers", model.layers)
         return self._layers[what]
@@ -103,6 +115,7 @@ class FrozenSet:
              "data": self.dataset.name, "part": name, "images": self._fingerprint(name),
              "jaxpt": __version__}, lambda: make(images))
 
-    @functools.lru_cache(maxsize=None)
     def _fingerprint(self, name) -> str:
-        return fingerprint(getattr(self.dataset, name).images)
+        if name not in self._fingerprints:
+            self._fingerprints[name] = fingerprint(getattr(self.dataset, name).images)
+        return self._fingerprints[name]

@@ -26,10 +26,12 @@ MAY_IMPORT = {
     "weights": {"models", "torch_pickle"},
     "backbones": {"models", "weights", "train", "evaluation"},
     "transfer": {"losses", "models", "data", "train", "evaluation", "records"},
+    "frozen": {"data", "evaluation", "train", "backbones"},
+    "evaluate": {"records", "backbones", "frozen", "configs", "data", "evaluation", "train"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data"},
     "demo": {"study", "report", "records", "data"},
-    "cli": {"demo", "pretrain", "transfer", "report", "records", "train", "configs"},
+    "cli": {"demo", "pretrain", "transfer", "evaluate", "report", "records", "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -67,13 +67,16 @@ def fine_purity(task: Task, *, k: int) -> Measured:
         task.score.features, task.score.coarse, task.score.fine, k=k)})
 
 
-def cka(task: Task, other: Task, *, batch_size: int, seed: int) -> Measured:
+def cka(layers, other_layers, *, batch_size: int, seed: int) -> Measured:
     """CKA of each layer with each of another network on the same images: cka_features.
+
+    Args:
+      layers, other_layers: name → float [n, channels], the last layer last.
 
     Returns:
       values cka_features, of the last layers; details layers, other_layers and matrix.
     """
-    matrix = cka_matrix(task.layers, other.layers, batch_size=batch_size, seed=seed)
+    matrix = cka_matrix(layers, other_layers, batch_size=batch_size, seed=seed)
     return Measured({"cka_features": float(matrix[-1, -1])},
-                    {"layers": list(task.layers), "other_layers": list(other.layers),
+                    {"layers": list(layers), "other_layers": list(other_layers),
                      "matrix": matrix.tolist()})

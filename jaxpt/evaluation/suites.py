@@ -8,6 +8,7 @@ from typing import Any, Callable, NamedTuple
 
 import numpy as np
 
+from jaxpt.data import protocols
 from jaxpt.errors import require
 from jaxpt.evaluation import accuracy, inspection, structure
 from jaxpt.evaluation.task import Measured, Task
@@ -25,10 +26,6 @@ class Evaluator(NamedTuple):
     measure: Callable[..., Measured]
     constants: dict[str, Any]
     stated: dict[str, str]
-
-    @property
-    def protocol(self) -> dict[str, Any]:
-        return self.constants | self.stated
 
 
 # 45 strengths from 1e-6 to 1e5, as Kornblith et al. 2019 search.
@@ -58,7 +55,8 @@ EVALUATORS = {
     "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0},
                      UNIT),
 }
-PAIRS = "cka"  # measured between two networks
+PAIRS = "cka"  # measured between two networks, from their layers
+SEVERAL_LABELS = ("linear",)  # what is defined where an image has several labels
 SUITES = {
     "coarse_to_fine": ("knn", "linear", "few_shot", "retrieval", "confusion", "neighbors"),
     "geometry": ("class_separation", "alignment_uniformity", "cdnv", "rank_me", "effective_rank",
@@ -66,37 +64,50 @@ SUITES = {
     "transfer12": ("linear",),
     "vtab1k": ("linear",),
 }
+SETS = {"transfer12": protocols.TRANSFER12, "vtab1k": protocols.VTAB1K}
 
 
-def evaluators_of(names) -> list[str]:
+def evaluators_of(names) -> tuple[str, ...]:
     """The evaluators of some suites, or evaluators by their own names, each once.
 
     Raises:
       InputError: for an unknown name, or none.
     """
     require(len(names) > 0, "no suite is named.")
-    found = []
     for name in names:
         require(name in SUITES or name in EVALUATORS, f"suite must be one of {', '.join(SUITES)}, "
                 f"or an evaluator ({', '.join(EVALUATORS)}), got {name!r}.")
-        found += SUITES.get(name, (name,))
-    return list(dict.fromkeys(found))
+    return tuple(dict.fromkeys(e for name in names for e in SUITES.get(name, (name,))))
+
+
+def constants_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """An evaluator's constants, with those given in place of its own.
+
+    Raises:
+      InputError: for an unknown evaluator or constant.
+    """
+    require(name in EVALUATORS, f"evaluator must be one of {', '.join(EVALUATORS)}, got {name!r}.")
+    own = EVALUATORS[name].constants
+    unknown = sorted(given.keys() - own.keys())
+    require(not unknown, f"{name} has no constant {', '.join(unknown)}; it has "
+            f"{', '.join(own) or 'none'}.")
+    return own | given
 
 
 def measure(name: str, task: Task, **constants) -> Measured:
     """One evaluator on one task.
 
     Args:
-      name: a key of ``EVALUATORS``, but "cka", which needs two networks.
+      name: a key of ``EVALUATORS``, but "cka", which takes two networks' layers.
       task: see ``make_task``.
-      **constants: instead of the evaluator's own.
+      **constants: in place of the evaluator's own.
 
     Raises:
-      InputError: for an unknown evaluator or constant, and where the evaluator does.
+      InputError: for an unknown evaluator or constant, a set with several labels an image where
+        the evaluator takes one, and where the evaluator does.
     """
-    require(name in EVALUATORS, f"evaluator must be one of {', '.join(EVALUATORS)}, got {name!r}.")
-    evaluator = EVALUATORS[name]
-    unknown = sorted(constants.keys() - evaluator.constants.keys())
-    require(not unknown, f"{name} has no constant {', '.join(unknown)}; it has "
-            f"{', '.join(evaluator.constants) or 'none'}.")
-    return evaluator.measure(task, **(evaluator.constants | constants))
+    chosen = constants_of(name, constants)
+    require(name != PAIRS, f"{PAIRS} compares two networks: use cka_matrix on their layers.")
+    require(not task.multi_label or name in SEVERAL_LABELS,
+            f"{name} is not defined for several labels an image.")
+    return EVALUATORS[name].measure(task, **chosen)

@@ -44,7 +44,6 @@ class Task(NamedTuple):
       coarse_of: the coarse class of every fine one.
       labels: which labels accuracies are measured of: "fine", and "coarse" where there is a map.
       metric: of the set: a key of ``METRICS``, or ``MULTI_LABEL``.
-      layers: name → float [rows of score, channels], for CKA; or None.
     """
 
     fit: Examples
@@ -55,7 +54,6 @@ class Task(NamedTuple):
     coarse_of: tuple[int, ...]
     labels: tuple[str, ...] = ("fine", "coarse")
     metric: str = "top1"
-    layers: dict[str, np.ndarray] | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -102,7 +100,7 @@ def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") ->
     require(len(getattr(dataset, part).ids) > 0, f"{dataset.name} has no {part} images.")
     in_validation = np.isin(dataset.trainval.ids, dataset.validation.ids)
     require(np.array_equal(dataset.trainval.ids[~in_validation], dataset.train.ids),
-            f"{dataset.name}: train and validation must be disjoint parts of trainval, in its order.")
+            f"{dataset.name}: train and validation must be disjoint parts of trainval, in order.")
     trainval = np.asarray(features("trainval"))
     _check_rows(dataset.name, "training", trainval, dataset.trainval)
     if part == "validation":
