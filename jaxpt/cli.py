@@ -226,14 +226,15 @@ def _evaluate(args):
     from rich.console import Console
 
     from jaxpt import evaluate
-    import ml_collections
+    from jaxpt.configs.transfer import defaults
     from jaxpt.train.cache import use_compile_cache
 
     use_compile_cache()
     require(bool(args.out), "--out must not be empty.")
     fields = {name: getattr(args, name) for name in ("path", "image_size", "label_map", "limit")
               if getattr(args, name) is not None}
-    network = ml_collections.ConfigDict({"name": args.model, "norm": "batch", "dtype": "float32", "options": {}, "normalisation": ""})
+    network = defaults.get_config().model
+    network.name = args.model
     cache = pathlib.Path(args.out).parent / "features" if args.cache is None else args.cache
     outcome = evaluate.run(
         args.models, args.out, suite=args.suite.split(","), quiet=False, fields=fields,

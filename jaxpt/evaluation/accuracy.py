@@ -6,7 +6,8 @@ from jaxpt.errors import require
 from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.evaluation.linear import linear_probe
-from jaxpt.evaluation.metrics import top1, voc07_map
+from jaxpt.evaluation.metrics import top1
+from jaxpt.evaluation.multi_label import multi_label_probe
 from jaxpt.evaluation.retrieval import retrieval as rank_gallery
 from jaxpt.evaluation.task import METRICS, Measured, Task, some_rows
 
@@ -21,12 +22,15 @@ def knn(task: Task, *, k: int, temperature: float) -> Measured:
 def linear(task: Task, *, l2_grid) -> Measured:
     """The linear probe in the set's metric: fine_linear and its linear_l2, coarse_linear.
 
-    Where the metric is not top-1, fine_linear_top1 too. A multi-label set has one probe of two
-    classes for each class, its strength chosen by that class's accuracy on validation, and
-    fine_linear is the 11-point mAP.
+    Where the metric is not top-1, fine_linear_top1 too. Of a multi-label set fine_linear is the
+    11-point mAP.
     """
     if task.multi_label:
-        return _one_against_rest(task, l2_grid)
+        found = multi_label_probe(
+            task.fit.features, task.fit.fine, task.score.features, task.score.fine,
+            validation=task.validation, l2_grid=l2_grid, train_difficult=task.fit.difficult,
+            test_difficult=task.score.difficult)
+        return Measured({"fine_linear": found.map, "linear_l2": found.l2})
     values = {}
     for prefix, known, wanted in task.sides():
         probe = linear_probe(task.fit.features, known, task.score.features, wanted,

@@ -7,9 +7,8 @@ RankMe, which their papers measure on images that are fitted on.
 
 import numpy as np
 
-from jaxpt.evaluation import geometry
+from jaxpt.evaluation import geometry, logistic
 from jaxpt.evaluation.cka import cka_matrix
-from jaxpt.evaluation.linear import linear_probe
 from jaxpt.evaluation.neural_collapse import neural_collapse as collapse_of
 from jaxpt.evaluation.task import Measured, Task, some_rows
 
@@ -47,6 +46,20 @@ def _partners(labels) -> np.ndarray:
 def cdnv(task: Task) -> Measured:
     """Class-distance normalised variance of the coarse classes: cdnv."""
     return Measured({"cdnv": geometry.cdnv(task.score.features, task.score.coarse)})
+
+
+def neural_collapse(task: Task, *, classifier_l2: float, examples: int) -> Measured:
+    """NC1 to NC4 of the coarse classes on images that are fitted on: nc1, nc2_equinorm, …, nc4.
+
+    The classifier of NC3 and NC4 is not that of pre-training, which not every method has: it is a
+    logistic regression on the same features, neither centred nor scaled.
+    """
+    rows = some_rows(len(task.fit.ids), examples)
+    features, labels = task.fit.features[rows], task.fit.coarse[rows]
+    classes, targets = np.unique(labels, return_inverse=True)
+    classifier = logistic.fit(features, targets, len(classes), [classifier_l2])
+    found = collapse_of(features, labels, weights=classifier.weights[0], bias=classifier.bias[0])
+    return Measured({name: float(value) for name, value in found._asdict().items()})
 
 
 def rank_me(task: Task, *, examples: int) -> Measured:

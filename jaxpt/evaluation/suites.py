@@ -44,6 +44,9 @@ EVALUATORS = {
     "alignment_uniformity": Evaluator(structure.alignment_uniformity,
                                       {"power": 2, "t": 2, "examples": 5000},
                                       UNIT | {"pairs": "of one fine class"}),
+    "neural_collapse": Evaluator(structure.neural_collapse,
+                                 {"classifier_l2": 1e-3, "examples": 50_000},
+                                 PLAIN | COARSE | {"classifier": "logistic regression"}),
     "cdnv": Evaluator(structure.cdnv, {}, PLAIN | COARSE),
     "rank_me": Evaluator(structure.rank_me, {"examples": 25_600}, PLAIN),
     "effective_rank": Evaluator(structure.effective_rank, {}, UNIT | COARSE),
@@ -59,8 +62,8 @@ PAIRS = "cka"  # measured between two networks, from their layers
 SEVERAL_LABELS = ("linear",)  # what is defined where an image has several labels
 SUITES = {
     "coarse_to_fine": ("knn", "linear", "few_shot", "retrieval", "confusion", "neighbors"),
-    "geometry": ("class_separation", "alignment_uniformity", "cdnv", "rank_me", "effective_rank",
-                 "fine_purity", "cka", "map"),
+    "geometry": ("class_separation", "alignment_uniformity", "neural_collapse", "cdnv", "rank_me",
+                 "effective_rank", "fine_purity", "cka", "map"),
     "transfer12": ("linear",),
     "vtab1k": ("linear",),
 }
