@@ -127,6 +127,8 @@ def train_split(config, dataset) -> sources.Split:
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(config.data.train_on in parts,
             f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.")
+    require(not dataset.trainval.multi_label, f"{dataset.name} has several labels an image: it is "
+            "for measuring transfer, not for pre-training.")
     return parts[config.data.train_on]
 
 

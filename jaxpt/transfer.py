@@ -140,8 +140,9 @@ def finetune(config, pretrained: Pretrained, dataset: sources.Dataset, devices: 
 def _load_data(config, pretrain_config):
     data = type(config.data)(config.data)
     if not config.data.source:
-        for field in "source", "path", "image_size", "limit":
-            data[field] = pretrain_config.data[field]
+        for field in ("source", "path", "image_size", "limit", "train_split", "test_split",
+                      "try_gcs"):
+            data[field] = pretrain_config.data.get(field, data[field])
         data.label_map = pretrain_config.data.label_map  # coarse measurements need it
     return sources.load(data)
 

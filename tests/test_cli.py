@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxpt import cli
-from jaxpt.data import sources
+from jaxpt.data import small_sets
 from jaxpt.errors import InputError
 
 COMMANDS = ("demo", "pretrain", "transfer", "report")
@@ -157,7 +157,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(argv, message, fold
 
 
 def test_demo_without_fashion_mnist_names_the_package(folder, capsys, monkeypatch):
-    monkeypatch.setattr(sources, "FASHION_MNIST_DIR", str(folder / "empty"))
+    monkeypatch.setattr(small_sets, "FASHION_MNIST_DIR", str(folder / "empty"))
     assert cli.main(["demo", "--data=fashion_mnist", "--out=new"]) == 2
     said = capsys.readouterr().err
     assert "dataset-fashion-mnist" in said and len(said.splitlines()) == 1

@@ -25,7 +25,10 @@ def get_config(variant: str = ""):
     c.data = ml_collections.ConfigDict()  # an empty source: the set of pre-training
     c.data.source = ""
     c.data.path = ""
-    c.data.image_size = 32
+    c.data.image_size = 32  # as in configs/pretrain/defaults.py
+    c.data.train_split = "train"
+    c.data.test_split = "test"
+    c.data.try_gcs = False
     c.data.label_map = "fine"
     c.data.limit = 0
 
