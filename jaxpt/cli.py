@@ -245,6 +245,8 @@ def _evaluate(args):
         console.print(table)
     print(f"records: {args.out} ({outcome.made} new, {len(outcome.records) - outcome.made} were "
           "there already)")
+    for sentence in evaluate.notes(outcome.records):
+        print(f"note: {sentence}")
     for sentence in evaluate.reasons(outcome.skipped):
         print(f"skipped: {sentence}", file=sys.stderr)
     return SKIPPED if outcome.skipped else 0

@@ -184,7 +184,9 @@ def _sets(models, suite, data, fields):
 def _named(source, models, fields) -> ml_collections.ConfigDict:
     """The data config of a set by name; its label map is that of a model pre-trained on it."""
     config = _of_set(defaults.get_config().data)
-    config.source, config.image_size = source, 0
+    config.source = source
+    if source.removeprefix("protocol:") in protocols.PROTOCOLS:
+        config.image_size = 0  # the protocol's
     for model in models:
         if model.config is not None and model.config.data.source == source:
             config = _of_set(model.config.data)
@@ -280,6 +282,12 @@ def reasons(skipped: dict[str, str]) -> list[str]:
     """A sentence for each reason, with what it is about."""
     return [f"{jobs[0]}{f' and {len(jobs) - 1} more' if jobs[1:] else ''}: {reason}"
             for reason, jobs in _grouped(skipped, skipped.get).items()]
+
+
+def notes(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What could not be measured within a record, each sentence once for every set."""
+    return list(dict.fromkeys(f"{record['data']}: {note}" for record in found
+                              for note in record.get("notes", ())))
 
 
 def tables(found: Sequence[dict[str, Any]]) -> list[Table]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jaxpt.errors import require
+from jaxpt.evaluation.few_shot import episodes as mean_of_episodes
 from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.evaluation.linear import linear_probe
@@ -45,11 +45,30 @@ def linear(task: Task, *, l2_grid) -> Measured:
 
 def few_shot(task: Task, *, shots, draws: int, l2: float) -> Measured:
     """Ridge regression from few examples, the mean over draws: fine_1shot, coarse_5shot, …"""
-    def accuracy(known, wanted, n):
-        return few_shot_accuracies(task.fit.features, known, task.score.features, wanted,
-                                   shots=n, draws=draws, l2=l2).mean()
+    return _few_shot(task, shots, "", draws=draws, l2=l2, head="ridge")
 
-    return _for_all_shots(task, shots, "", accuracy)
+
+def few_shot_logistic(task: Task, *, shots, draws: int) -> Measured:
+    """Logistic regression from the same examples: fine_1shot_logistic, …"""
+    return _few_shot(task, shots, "_logistic", draws=draws, head="logistic")
+
+
+def episodes(task: Task, *, ways: int, shots, queries: int, count: int) -> Measured:
+    """Episodes of scored images and a few fine classes each: fine_5way1shot, fine_5way5shot."""
+    values, notes = {}, []
+    classes, counts = np.unique(task.score.fine, return_counts=True)
+    for n in shots:
+        name = f"fine_{ways}way{n}shot"
+        if len(classes) < ways:
+            notes.append(f"no {name}: there are {len(classes)} classes.")
+        elif counts.min() < n + queries:
+            notes.append(f"no {name} with {queries} queries: class {classes[np.argmin(counts)]} "
+                         f"has {counts.min()} examples.")
+        else:
+            values[name] = mean_of_episodes(
+                task.score.features, task.score.fine, ways=ways, shots=n, queries=queries,
+                count=count).accuracy
+    return Measured(values, notes=tuple(notes))
 
 
 def retrieval(task: Task, *, at, examples: int) -> Measured:
@@ -63,16 +82,17 @@ def retrieval(task: Task, *, at, examples: int) -> Measured:
     return Measured(values)
 
 
-def _for_all_shots(task, shots, suffix, accuracy) -> Measured:
+def _few_shot(task, shots, suffix, **how) -> Measured:
     """The accuracy at those numbers of shots that every class has; notes name the others."""
     values, notes = {}, []
     for prefix, known, wanted in task.sides():
         classes, counts = np.unique(known, return_counts=True)
         for n in shots:
+            name = f"{prefix}{n}shot{suffix}"
             if n > counts.min():
-                notes.append(f"no {prefix}{n}shot{suffix}: class {classes[np.argmin(counts)]} has "
-                             f"{counts.min()} examples to draw from.")
+                notes.append(f"no {name}: class {classes[np.argmin(counts)]} has {counts.min()} "
+                             "examples to draw from.")
             else:
-                values[f"{prefix}{n}shot{suffix}"] = float(accuracy(known, wanted, n))
-    require(bool(values), " ".join(notes))
+                values[name] = float(np.mean(few_shot_accuracies(
+                    task.fit.features, known, task.score.features, wanted, shots=n, **how)))
     return Measured(values, notes=tuple(notes))

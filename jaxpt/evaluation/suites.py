@@ -6,11 +6,10 @@ before: a test pins them all.
 
 from typing import Any, Callable, NamedTuple
 
-import numpy as np
-
 from jaxpt.data import protocols
 from jaxpt.errors import require
 from jaxpt.evaluation import accuracy, inspection, structure
+from jaxpt.evaluation.linear import KORNBLITH_L2_GRID
 from jaxpt.evaluation.task import Measured, Task
 
 
@@ -28,17 +27,21 @@ class Evaluator(NamedTuple):
     stated: dict[str, str]
 
 
-# 45 strengths from 1e-6 to 1e5, as Kornblith et al. 2019 search.
-L2_GRID = tuple(float(x) for x in np.logspace(-6, 5, 45))
 UNIT = {"features": "backbone, unit length"}
 PLAIN = {"features": "backbone"}
 COARSE = {"classes": "coarse"}
 EVALUATORS = {
     "knn": Evaluator(accuracy.knn, {"k": 20, "temperature": 0.07}, UNIT),
-    "linear": Evaluator(accuracy.linear, {"l2_grid": L2_GRID},
+    "linear": Evaluator(accuracy.linear, {"l2_grid": KORNBLITH_L2_GRID},
                         {"features": "backbone, standardised", "solver": "L-BFGS"}),
     "few_shot": Evaluator(accuracy.few_shot, {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
                           {"features": "backbone, whitened"}),
+    "few_shot_logistic": Evaluator(accuracy.few_shot_logistic,
+                                   {"shots": (1, 5, 10, 25), "draws": 10},
+                                   UNIT | {"l2": "1 / (shots × classes)"}),
+    "episodes": Evaluator(accuracy.episodes,
+                          {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
+                          UNIT | {"head": "nearest centroid"}),
     "retrieval": Evaluator(accuracy.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
     "class_separation": Evaluator(structure.class_separation, {}, UNIT | COARSE),
     "alignment_uniformity": Evaluator(structure.alignment_uniformity,
@@ -61,7 +64,8 @@ EVALUATORS = {
 PAIRS = "cka"  # measured between two networks, from their layers
 SEVERAL_LABELS = ("linear",)  # what is defined where an image has several labels
 SUITES = {
-    "coarse_to_fine": ("knn", "linear", "few_shot", "retrieval", "confusion", "neighbors"),
+    "coarse_to_fine": ("knn", "linear", "few_shot", "few_shot_logistic", "episodes", "retrieval",
+                       "confusion", "neighbors"),
     "geometry": ("class_separation", "alignment_uniformity", "neural_collapse", "cdnv", "rank_me",
                  "effective_rank", "fine_purity", "cka", "map"),
     "transfer12": ("linear",),

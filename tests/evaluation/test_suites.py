@@ -11,7 +11,7 @@ from PIL import Image
 from jaxpt.data.labels import LabelMap
 from jaxpt.data.sources import Dataset, Split
 from jaxpt.errors import InputError
-from jaxpt.evaluation import (cdnv, class_separation, cka_matrix, few_shot, fine_purity,
+from jaxpt.evaluation import (cdnv, class_separation, cka_matrix, episodes, few_shot, fine_purity,
                               knn_classify, linear_probe, mean_per_class_accuracy,
                               neural_collapse, rank_me, retrieval, suites, uniformity)
 from jaxpt.evaluation import logistic
@@ -144,8 +144,24 @@ def test_few_shot_is_the_mean_over_draws_at_the_shots_that_there_are(task):
             assert found.values[f"{name}_{shots}shot"] == expected
     assert "coarse_40shot" in found.values and "fine_40shot" not in found.values
     assert found.notes == ("no fine_40shot: class 0 has 30 examples to draw from.",)
-    with pytest.raises(InputError, match="no fine_99shot: class 0 has 30"):
-        suites.measure("few_shot", task, shots=(99,))
+    logistic = suites.measure("few_shot_logistic", task, shots=(5, 99), draws=2)
+    assert logistic.values["fine_5shot_logistic"] == few_shot(
+        task.fit.features, task.fit.fine, task.score.features, task.score.fine, shots=5, draws=2,
+        head="logistic").mean()
+    assert logistic.values.keys() == {"fine_5shot_logistic", "coarse_5shot_logistic"}
+    assert logistic.notes[1].startswith("no coarse_99shot_logistic: class 0 has 60")
+
+
+def test_episodes_are_of_scored_images_and_fine_classes(task):
+    found = suites.measure("episodes", task, ways=3, shots=(1, 5, 9), queries=10, count=20)
+    for shots in 1, 5:
+        assert found.values[f"fine_3way{shots}shot"] == episodes(
+            task.score.features, task.score.fine, ways=3, shots=shots, queries=10,
+            count=20).accuracy
+    assert found.values.keys() == {"fine_3way1shot", "fine_3way5shot"}
+    assert found.notes == ("no fine_3way9shot with 10 queries: class 0 has 15 examples.",)
+    assert suites.measure("episodes", task, shots=(1,)).notes == (
+        "no fine_5way1shot: there are 4 classes.",)
 
 
 def test_retrieval_queries_scored_images_among_themselves(task):
@@ -303,6 +319,8 @@ def test_every_constant_is_pinned():
         "knn": {"k": 20, "temperature": 0.07},
         "linear": {},
         "few_shot": {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
+        "few_shot_logistic": {"shots": (1, 5, 10, 25), "draws": 10},
+        "episodes": {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
         "retrieval": {"at": (1, 5, 10), "examples": 5000},
         "class_separation": {},
         "alignment_uniformity": {"power": 2, "t": 2, "examples": 5000},
