@@ -56,10 +56,11 @@ def _parser():
                           help="refuse a workdir that holds a run, rather than go on with it")
     pretrain.set_defaults(run=_pretrain)
     transfer = _config_command(
-        commands, "transfer", "measure checkpoints: kNN, linear, few-shot, fine-tuning",
+        commands, "transfer", "fine-tune checkpoints and weight files, and measure them frozen",
         "transfer/defaults.py")
-    transfer.add_argument("checkpoints", nargs="+", metavar="WORKDIR",
-                          help="workdirs of pre-training runs (one a seed)")
+    transfer.add_argument("backbones", nargs="+", metavar="[LABEL=]WORKDIR",
+                          help="workdirs of pre-training runs (one a seed), weight files of "
+                               "torchvision or timm (.pth, .safetensors), or scratch:SEED")
     transfer.add_argument("--out", required=True,
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
@@ -218,7 +219,7 @@ def _transfer(args):
     from jaxpt.train.cache import use_compile_cache
 
     use_compile_cache()
-    transfer.run(args.config, args.checkpoints, args.out)
+    transfer.run(args.config, args.backbones, args.out)
     print(f"records: {args.out}")
 
 
