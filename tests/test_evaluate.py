@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -13,10 +14,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxpt import evaluate, frozen, pretrain, records
+from jaxpt import cli, evaluate, frozen, pretrain, records
 from jaxpt.backbones import open_backbone
-from jaxpt.configs.pretrain import defaults, digits
-from jaxpt.data import sources
+from jaxpt.configs.pretrain import defaults, digits, fashion_mnist
+from jaxpt.data import small_sets, sources
 from jaxpt.data.sources import Split
 from jaxpt.errors import InputError, require
 from jaxpt.evaluation import measure, suites
@@ -138,6 +139,7 @@ def test_features_come_from_the_cache_where_it_has_them(measured, workdirs, tmp_
         r["values"] for label in ("look", "cross_entropy") for r in outcome.records
         if r["label"] == label and r["evaluator"] == "knn"] + [
         evaluators_of(outcome.records)["cka"]["values"]]
+    monkeypatch.undo()
     plain = evaluate.run(workdirs[:1], tmp_path / "plain.jsonl", suite=("rank_me",))
     assert plain.records[0]["values"] == evaluators_of(outcome.records)["rank_me"]["values"]
 
@@ -308,6 +310,54 @@ def test_one_and_eight_devices_make_the_same_records(workdirs, tmp_path, monkeyp
                                suite=("knn", "cdnv", "cka", "neighbors"))
         values.append([(r["key"], r["values"], r.get("details")) for r in outcome.records])
     assert values[0] == values[1]
+
+
+def test_the_command_shows_a_table_and_says_what_is_missing(workdirs, tmp_path, capsys):
+    out = tmp_path / "new" / "r.jsonl"
+    argv = ["evaluate", *workdirs, f"--out={out}", "--suite=knn,few_shot", "--limit=60"]
+    assert cli.main(argv) == 0
+    said = capsys.readouterr()
+    table = {row[0]: row[1:] for row in (re.findall(r"[\w.\-]+", line)
+                                         for line in said.out.splitlines()) if row}
+    assert table["measured"] == ["look", "cross_entropy"]
+    values = [r["values"]["fine_knn"] for r in records.read(out) if r["evaluator"] == "knn"]
+    assert table["fine_knn"] == [f"{value:.4g}" for value in values]
+    assert "4 new, 0 were there already" in said.out and said.err == ""
+    assert "note: digits: no fine_25shot: class 4 has 3 examples to draw from." in said.out
+    assert list((tmp_path / "new" / "features").glob("*.npy"))
+    assert cli.main(argv + ["--data=digits,npz"]) == 3
+    said = capsys.readouterr()
+    assert "0 new, 4 were there already" in said.out
+    assert said.err.startswith("skipped: npz: knn of look, seed 0 and 3 more: data.path")
+    assert cli.main(argv + ["--data=npz", "--strict"]) == 2
+    assert cli.main(["evaluate", f"a={workdirs[0]}", f"--out={tmp_path / 'b.jsonl'}", "--cache=",
+                     "--suite=knn", "--part=validation", "--label_map=parity"]) == 0
+    record, = records.read(tmp_path / "b.jsonl")
+    assert (record["label"], record["part"]) == ("a", "validation")
+    assert record["data_config"]["label_map"] == "parity"
+    assert not (tmp_path / "features").exists()
+
+
+@pytest.mark.skipif(not pathlib.Path(small_sets.FASHION_MNIST_DIR).is_dir(),
+                    reason="Fashion-MNIST is not installed")
+def test_fashion_mnist_and_scratch_beside_it(tmp_path):
+    config = fashion_mnist.get_config("look")
+    config.update(duration="5 steps", knn_every="0 steps", devices=1, memory=500, batch_size=100)
+    config.data.limit = 500
+    config.model.options = {"widths": (8, 16), "strides": (2, 2)}
+    pretrain.run(config, str(tmp_path / "run"), quiet=True)
+    scratch = ml_collections.ConfigDict(config.model.to_dict() | {"name": "small_cnn"})
+    outcome = evaluate.run([tmp_path / "run", "scratch:0"], tmp_path / "r.jsonl",
+                           constants={name: QUICK[name] for name in ("neighbors", "few_shot")},
+                           suite=("knn", "confusion", "neighbors", "few_shot", "cka", "cdnv"),
+                           model_config=scratch)
+    assert outcome.skipped == {} and outcome.made == 11
+    found = evaluators_of(outcome.records)
+    assert found["knn"]["data"] == "fashion_mnist" and found["knn"]["data_config"]["limit"] == 500
+    assert np.sum(found["confusion"]["details"]["matrix"]) == 10_000
+    assert found["confusion"]["details"]["coarse_names"][0] == "tops"
+    assert found["cka"]["details"]["other_label"] == "scratch"
+    assert found["knn"]["values"]["coarse_knn"] > 0.5
 
 
 PROGRAM = """

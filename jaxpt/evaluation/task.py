@@ -115,7 +115,7 @@ def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") ->
         fit = _examples("train", trainval, dataset.trainval, dataset)
         score = _examples("test", test, dataset.test, dataset)
         held_out = in_validation
-    check_split(fit.features, fit.ids, score.features, score.ids)
+    check_split(fit.features, np.arange(len(fit.ids)), score.features)
     mapped = dataset.coarse.coarse_of != tuple(range(len(dataset.class_names)))
     return Task(fit, score, held_out, dataset.class_names, dataset.coarse.names,
                 dataset.coarse.coarse_of, ("fine", "coarse") if mapped else ("fine",), metric)
