@@ -1,11 +1,11 @@
 """Measurements on frozen features: plain arrays in, plain results out."""
 
 from jaxpt.evaluation.cka import cka_matrix, linear_cka
-from jaxpt.evaluation.few_shot import few_shot
+from jaxpt.evaluation.few_shot import Episodes, episodes, few_shot
 from jaxpt.evaluation.geometry import (alignment, cdnv, class_separation, effective_rank,
                                        fine_purity, rank_me, uniformity)
 from jaxpt.evaluation.knn import knn_classify
-from jaxpt.evaluation.linear import LinearProbe, linear_probe
+from jaxpt.evaluation.linear import KORNBLITH_L2_GRID, LinearProbe, linear_probe
 from jaxpt.evaluation.metrics import (log_odds, mean_log_odds, mean_per_class_accuracy, top1,
                                       voc07_map)
 from jaxpt.evaluation.neural_collapse import NeuralCollapse, neural_collapse

@@ -90,7 +90,7 @@ def test_constant_features_change_nothing():
     ({"test_features": np.full((6, 12), np.nan)}, "test features of 6 examples are not finite"),
     ({"test_labels": np.zeros(5)}, r"test features have 6 rows but labels of shape \[5\]"),
     ({"test_features": np.ones((6, 3))}, "train features have 12 columns but test features 3"),
-    ({"shots": 6}, "6 shots need that many examples of every class, but class 0 has 5"),
+    ({"shots": 6}, "6 shots need 6 examples of every class, but class 0 has 5"),
     ({"shots": 0}, "shots must be at least 1, got 0"),
     ({"draws": 0}, "draws must be at least 1, got 0"),
 ])
