@@ -141,6 +141,9 @@ def test_frozen_parts_are_in_evaluation_mode(start, dataset):
     encoded = models.encode(task.encoder, params, stats, images, train=True)
     np.testing.assert_allclose(encoded.features, start.features(dataset.test.images[:20]),
                                rtol=1e-4, atol=1e-5)
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(models.encode(
+        task.encoder, p, stats, images, train=True).features)))(params)
+    assert optax.tree.norm(gradients["backbone"]) == 0  # so that clipping does not count them
     whole = models.encode(task_of(start, dataset).encoder, params, stats, images, train=True)
     assert np.abs(whole.features - encoded.features).max() > 0.1
 

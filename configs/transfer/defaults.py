@@ -57,7 +57,7 @@ def get_config(variant: str = ""):
     c.ema = 0.0  # of the weights that are evaluated; 0: none
     c.resize = 0  # training images are resized to this side …
     c.crop = 0  # … and cropped at random to this; test images are resized to it. 0: as they are
-    c.rule = ""  # bit: BiT-HyperRule sets duration, warmup and what is -1 of mixup, resize, crop
+    c.rule = ""  # bit: BiT-HyperRule sets what is "" or -1 of duration, warmup, mixup, resize, crop
 
     c.augment = ml_collections.ConfigDict(
         {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 1, "flip": False, "contrast": 0.2,
