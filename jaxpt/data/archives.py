@@ -88,7 +88,7 @@ def birdsnap(root: pathlib.Path) -> Listing:
     ``download/images/CLASS/IMAGE.jpg``; those that are not listed are for training. Many of its
     links are dead, so a new download comes out smaller than the published set.
     """
-    listed = set(_lines(root / "test_images.txt")[1:])
+    listed = set(_lines(root / "test_images.txt"))
     files = sorted((root / "download" / "images").glob("*/*.jpg"))
     names = tuple(sorted({file.parent.name for file in files}))
     parts = {"train": [], "test": []}

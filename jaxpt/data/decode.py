@@ -67,13 +67,14 @@ def to_square(image: Image.Image, framing: Framing) -> Image.Image:
 
 
 def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing: Framing,
-            channels: int = 3) -> np.ndarray:
+            channels: int = 3, white: int = 255) -> np.ndarray:
     """Decodes n (image, name) pairs in their order, one image in memory besides the result.
 
     Args:
       encoded: files or bytes, each with a name for messages; may be lazy.
       n: how many there are.
       channels: 3, or 1 for grey.
+      white: the stored value of white; before an image is resized it becomes 255.
 
     Returns:
       uint8 [n, side, side, channels].
@@ -85,8 +86,11 @@ def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing
     images = np.empty((n, framing.side, framing.side, channels), np.uint8)
     mode = "RGB" if channels == 3 else "L"
     for position, (source, name) in enumerate(encoded):
-        image = to_square(open_image(source, name).convert(mode), framing)
-        images[position] = np.asarray(image).reshape(images.shape[1:])
+        image = open_image(source, name).convert(mode)
+        if white != 255:
+            image = image.point(lambda value: min(255, value * 255 // white))
+        square = to_square(image, framing)
+        images[position] = np.asarray(square).reshape(images.shape[1:])
     return images
 
 

@@ -37,9 +37,9 @@ def read_any(name: str, config):
     builder = open_builder(name, config.path, try_gcs=config.get("try_gcs", False))
     features = builder.info.features
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    require(image_key == "image" and getattr(features.get("label"), "num_classes", None)
-            and label_key == "label", f"tfds:{name} is no set of classified images with the "
-            f"features image and label: it has {sorted(features)}.")
+    named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
+    require(named and hasattr(features["label"], "num_classes"), f"tfds:{name} is no set of "
+            f"classified images with the features image and label: it has {sorted(features)}.")
     height, width, channels = features["image"].shape
     require(channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be "
             "read.")
@@ -157,9 +157,8 @@ def read(builder, splits: list[tuple[str, int]], task: Task, framing: Framing, c
     wanted = np.zeros(n_all, bool)
     wanted[rows] = True
     labels: list = []
-    images = squares(_encoded(builder, splits, task, wanted, labels), len(rows), framing, channels)
-    if task.white != 255:
-        images *= 255 // task.white
+    images = squares(_encoded(builder, splits, task, wanted, labels), len(rows), framing, channels,
+                     task.white)
     return images, np.asarray(labels)
 
 

@@ -60,6 +60,8 @@ class TestToSquare:
         image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9), dtype=np.uint8))
         np.testing.assert_array_equal(to_square(image, Framing.centre(15)),
                                       image.resize((15, 15), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(to_square(image, Framing(12, 0)),
+                                      image.resize((12, 12), Image.Resampling.BICUBIC))
 
     def test_side(self):
         assert [Framing(256, 224).side, Framing(224, 0).side, Framing.centre(7).side] == [224, 224,
@@ -81,6 +83,12 @@ class TestSquares:
         np.testing.assert_array_equal(found, np.repeat(grey[None, ..., None], 3, -1))
         found = squares([(png(grey), "a")], 1, Framing.centre(8), channels=1)
         np.testing.assert_array_equal(found, grey[None, ..., None])
+
+    def test_another_white_is_brightened_before_it_is_resized(self):
+        ones = png(halves(8, 8) // 200)
+        np.testing.assert_array_equal(
+            squares([(ones, "a")], 1, Framing.centre(12), channels=1, white=1),
+            squares([(png(halves(8, 8) // 200 * 255), "a")], 1, Framing.centre(12), channels=1))
 
     @pytest.mark.parametrize("data", [b"", b"no image", png(halves(8, 8))[:40]])
     def test_what_cannot_be_read_is_named(self, data):

@@ -60,6 +60,12 @@ class TestTable:
         assert all(resized[name] == (224, 0) for name in VTAB1K)
         assert resized["digits"] == resized["fashion_mnist"] == (0, 0)
 
+    @pytest.mark.parametrize("name, image_size, expected", [
+        ("dtd", 0, (224, 224)), ("dtd", 32, (32, 32)), ("vtab_dtd", 0, (224, 0)),
+        ("vtab_dtd", 32, (32, 0)), ("digits", 0, None), ("digits", 16, (16, 16))])
+    def test_framing_at_another_size(self, name, image_size, expected):
+        assert protocols._framing(PROTOCOLS[name], image_size) == expected
+
     @pytest.mark.parametrize("name", VTAB1K)
     def test_vtab_is_800_and_200(self, name):
         protocol = PROTOCOLS[name]
@@ -272,3 +278,6 @@ class TestDataset:
         np.testing.assert_array_equal(limited(5, 0), np.arange(5))
         assert len(limited(5, 9)) == 5 and set(limited(9, 3)) < set(limited(9, 6))
         assert (np.diff(limited(100, 50)) > 0).all()
+        # Records of limited runs count on this draw.
+        np.testing.assert_array_equal(limited(12, 4), sorted(
+            np.random.default_rng(0).permutation(12)[:4]))

@@ -165,6 +165,13 @@ def test_nested_features_reach_the_task(small, monkeypatch):
     np.testing.assert_array_equal(found.test.labels, [0, 0, 1, 1, 1, 1, 1, 1])
 
 
+@pytest.mark.parametrize("name", ["vtab_dsprites_position", "vtab_dsprites_orientation"])
+def test_dsprites_ones_are_white(name, small, monkeypatch):
+    monkeypatch.setitem(PROTOCOLS, name, shrunken(OF_TFDS[name]))
+    with fake_examples(small, lambda split, i: {"image": np.ones((64, 64, 1), np.uint8)}):
+        assert (protocols.load(name, image_size=8).test.images == 255).all()
+
+
 class TestVoc:
     def load(self, small, monkeypatch, changes, **options):
         monkeypatch.setitem(PROTOCOLS, "voc07", shrunken(OF_TFDS["voc07"]))

@@ -3,12 +3,15 @@
 import ml_collections
 import numpy as np
 import pytest
+from small_runs import RUN, config_of
 
+from jaxpt import pretrain
 from jaxpt.data import sources, tfds_source
 from jaxpt.errors import InputError
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
+pytest.importorskip("importlib_resources")  # tfds needs it, and does not ask for it
 
 
 def digit_images():
@@ -101,11 +104,9 @@ class TestPrepared:
         assert len(found.trainval.ids) == 50 and found.coarse.names == ("even", "odd")
 
     def test_pretraining_runs_on_it(self, prepared, tmp_path):
-        from jaxpt import pretrain
-        from jaxpt.configs.pretrain import digits
-        config = digits.get_config("smoke")
-        config.data.source, config.data.path = "tfds:local_digits", str(prepared)
-        config.memory = 240
+        config = config_of("cross_entropy", RUN | {
+            "duration": "4 steps", "knn_every": "4 steps", "data.limit": 0,
+            "data.source": "tfds:local_digits", "data.path": str(prepared)})
         trained = pretrain.run(config, tmp_path / "run")
         assert int(trained.state.step) == 4
 
