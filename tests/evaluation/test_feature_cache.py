@@ -126,6 +126,17 @@ def test_a_kill_at_any_move_leaves_nothing_that_counts(moves, tmp_path, monkeypa
     assert make.made == 2
 
 
+def test_a_kill_within_a_write_leaves_no_half_of_it_under_its_name(tmp_path, monkeypatch):
+    def killed(file, array, **kwargs):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        FeatureCache(tmp_path).get(WHAT, Maker())
+    assert not [p for p in tmp_path.iterdir() if not p.name.startswith(".")]
+
+
 def test_an_entry_says_what_it_is_of(tmp_path):
     FeatureCache(tmp_path).get(WHAT, Maker())
     described = json.loads(next(tmp_path.glob("*.json")).read_text())
