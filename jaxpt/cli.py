@@ -15,6 +15,7 @@ from jaxpt import __version__
 from jaxpt.errors import InputError, RunError, require
 
 BAD_INPUT = 2
+SKIPPED = 3  # a part of what was asked for could not be had
 OPEN = "model.options."  # what may be there depends on the network, which checks it
 
 
@@ -84,6 +85,7 @@ def _parser():
     transfer.add_argument("--out", required=True,
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
+    _evaluate_command(commands)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
     report.add_argument("records", nargs="+", metavar="RECORDS",
                         help="files of records (JSON lines), of any command and any sets")
@@ -93,6 +95,37 @@ def _parser():
     report.add_argument("--csv", metavar="FILE", help="write every value of every run, too")
     report.set_defaults(run=_report)
     return parser
+
+
+def _evaluate_command(commands):
+    evaluate = commands.add_parser(
+        "evaluate", help="suites of frozen-feature measurements over checkpoints",
+        description="Measures checkpoints, one record a measurement; what the file of records "
+        "already holds is not measured again.",
+        epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the reasons printed.")
+    evaluate.add_argument("models", nargs="+", metavar="[LABEL=]WORKDIR",
+                          help="workdirs of pre-training runs, weight files, or scratch:SEED")
+    evaluate.add_argument("--suite", default="coarse_to_fine,geometry", metavar="NAME,…",
+                          help="coarse_to_fine, geometry, transfer12, vtab1k or single evaluators; "
+                          "default coarse_to_fine,geometry")
+    evaluate.add_argument("--data", default="", metavar="NAME,…",
+                          help="sets to measure on; default: the set of pre-training")
+    for name, type_, text in (("path", str, "folder or file of the set"),
+                              ("image_size", int, "side of its images, pixels"),
+                              ("label_map", str, "fine, halves, parity or fashion5"),
+                              ("limit", int, "only so many of its training images")):
+        evaluate.add_argument(f"--{name}", type=type_, help=f"{text}; default: as pre-trained on")
+    evaluate.add_argument("--part", default="test", choices=("test", "validation"),
+                          help="which part is scored (default test)")
+    evaluate.add_argument("--model", default="", metavar="NAME",
+                          help="network of scratch, and of weight files that do not tell it")
+    evaluate.add_argument("--out", required=True,
+                          help="file that records are added to (JSON lines)")
+    evaluate.add_argument("--cache", help="folder where features are kept; default: features, "
+                          "beside the file of records; --cache= keeps none")
+    evaluate.add_argument("--strict", action="store_true",
+                          help="stop at the first measurement that cannot be made")
+    evaluate.set_defaults(run=_evaluate)
 
 
 def _whole_numbers(text: str) -> list[int]:
@@ -247,6 +280,36 @@ def _transfer(args):
     use_compile_cache()
     transfer.run(args.config, args.backbones, args.out)
     print(f"records: {args.out}")
+
+
+def _evaluate(args):
+    from rich.console import Console
+
+    from jaxpt import evaluate
+    from jaxpt.configs.transfer import defaults
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    require(bool(args.out), "--out must not be empty.")
+    fields = {name: getattr(args, name) for name in ("path", "image_size", "label_map", "limit")
+              if getattr(args, name) is not None}
+    network = defaults.get_config().model
+    network.name = args.model
+    cache = pathlib.Path(args.out).parent / "features" if args.cache is None else args.cache
+    outcome = evaluate.run(
+        args.models, args.out, suite=args.suite.split(","), quiet=False, fields=fields,
+        data=list(filter(None, args.data.split(","))), part=args.part, cache=cache or None,
+        model_config=network, strict=args.strict)
+    console = Console()
+    for table in evaluate.tables(outcome.records):
+        console.print(table)
+    print(f"records: {args.out} ({outcome.made} new, {len(outcome.records) - outcome.made} were "
+          "there already)")
+    for sentence in evaluate.notes(outcome.records):
+        print(f"note: {sentence}")
+    for sentence in evaluate.reasons(outcome.skipped):
+        print(f"skipped: {sentence}", file=sys.stderr)
+    return SKIPPED if outcome.skipped else 0
 
 
 def _report(args):

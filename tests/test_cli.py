@@ -12,7 +12,7 @@ from jaxpt import cli
 from jaxpt.data import small_sets
 from jaxpt.errors import InputError
 
-COMMANDS = ("demo", "pretrain", "scaling", "transfer", "report")
+COMMANDS = ("demo", "pretrain", "scaling", "transfer", "evaluate", "replay", "report")
 PRETRAIN = ["pretrain", "--workdir=out", "--config=pretrain/digits.py:smoke"]
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "broken_run").mkdir()
     (tmp_path / "broken_run" / "config.json").write_text("{")
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "broken.jsonl").write_text('{"half": ')
+    (tmp_path / "broken.jsonl").write_text('{"half": \n')
     (tmp_path / "foreign.jsonl").write_text('{"accuracy": 0.9}\n')
     (tmp_path / "no_function.py").write_text("x = 1\n")
     (tmp_path / "bad_syntax.py").write_text("x = 1\ndef get_config(:\n")
@@ -130,6 +130,13 @@ BAD_INPUT = {
     "records of something else": (["report", "foreign.jsonl", "--out=new"],
                                   "record 1 has no key, label"),
     "broken record": (["report", "broken.jsonl", "--out=new"], "broken.jsonl, line 1 is no record"),
+    "unknown suite": (["evaluate", "nowhere", "--out=new.jsonl", "--suite=geomtry"],
+                      "suite must be one of .*, got 'geomtry'"),
+    "missing run to evaluate": (["evaluate", "nowhere", "--out=new.jsonl"],
+                                "no pre-training run in 'nowhere'"),
+    "evaluate into broken records": (["evaluate", "nowhere", "--out=broken.jsonl"],
+                                     "broken.jsonl, line 1 is no record"),
+    "evaluate into nothing": (["evaluate", "nowhere", "--out="], "--out must not be empty"),
 }
 # What only shows when the network is built, or when training is over.
 FOUND_LATE = {
@@ -169,7 +176,8 @@ def test_demo_without_fashion_mnist_names_the_package(folder, capsys, monkeypatc
 @pytest.mark.parametrize("argv", [
     [], ["pretrian"], ["pretrain"], ["transfer", "--out=x"], ["transfer", "run"],
     ["demo", "--data=cifar"], ["demo", "--seeds=few"], ["demo", "--config.k=5"],
-    ["report", "x.jsonl"]])
+    ["report", "x.jsonl"], ["evaluate", "run"], ["evaluate", "--out=x"],
+    ["evaluate", "run", "--out=x", "--part=train"], ["evaluate", "run", "--out=x", "--limit=few"]])
 def test_what_argparse_refuses(argv, folder, capsys):
     before = everything_in(folder)
     with pytest.raises(SystemExit) as stop:

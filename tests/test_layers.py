@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "data": {"losses"},
     "train": {"memory", "data", "models", "records"},
     "methods": {"losses", "memory", "models", "data", "train"},
-    "evaluation": {"losses", "knn", "models", "data"},
+    "evaluation": {"losses", "knn", "models", "data", "train"},
     "records": set(),
     "pretrain": {"methods", "train", "data", "evaluation", "models", "configs",
                  "config_check"},
@@ -31,11 +31,13 @@ MAY_IMPORT = {
     "recipe": {"data", "evaluation"},
     "finetune": {"backbones", "recipe", "losses", "models", "data", "train", "evaluation"},
     "transfer": {"backbones", "finetune", "recipe", "data", "train", "evaluation", "records"},
+    "frozen": {"data", "evaluation", "train", "backbones"},
+    "evaluate": {"records", "backbones", "frozen", "configs", "data", "evaluation", "train"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data", "evaluation"},
     "demo": {"study", "report", "records", "data"},
     "scaling": {"study", "report", "records", "data", "train"},
-    "cli": {"demo", "pretrain", "replay", "scaling", "transfer", "report", "records",
+    "cli": {"demo", "pretrain", "replay", "scaling", "transfer", "evaluate", "report", "records",
             "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out
