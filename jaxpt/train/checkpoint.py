@@ -20,7 +20,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from jaxpt import records
-from jaxpt.errors import InputError, RunError
+from jaxpt.errors import RunError, require
 from jaxpt.train import manifest
 
 logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every file it touches
@@ -203,13 +203,15 @@ def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
     Raises:
       InputError: where the checkpoint does not fit ``like``.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(_folder(workdir, step), abstract)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the checkpoint of step {step} does not fit the config: "
-                         f"{str(error).splitlines()[0]}") from error
+    folder = _folder(workdir, step)
+    with ocp.StandardCheckpointer() as checkpointer:
+        there = _shapes(checkpointer.metadata(folder).item_metadata.tree)
+        here = _shapes(like)
+        for name in sorted(there.keys() | here.keys()):
+            require(there.get(name) == here.get(name),
+                    f"the checkpoint of step {step} does not fit the config: {name} is "
+                    f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here.")
+        return checkpointer.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
 
 def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
@@ -223,6 +225,12 @@ def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
         folder = _folder(workdir, step)
         saved = checkpointer.metadata(folder).item_metadata.tree
         return checkpointer.restore(folder, jax.tree.map(abstract, saved))
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Name of each array → its type and shape, such as "float32[3, 4]"."""
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{[*x.shape]}"
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _folder(workdir, step: int) -> epath.Path:
