@@ -98,7 +98,7 @@ class EventFile:
         from tensorboardX.summary import scalar
 
         self._event, self._scalar = Event, scalar
-        self._file = EventsWriter(os.path.join(workdir, "events"), f".{os.getpid()}")
+        self._file = EventsWriter(os.path.join(workdir, "events"), f".{os.getpid()}.{resumed_step}")
         self._file.write_event(Event(
             step=resumed_step + 1, wall_time=time.time(),
             session_log=SessionLog(status=SessionLog.START)))

@@ -38,7 +38,7 @@ from jaxpt.train.stopping import STATUS  # noqa: E402
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 RECORDS = pathlib.Path(__file__).parents[2] / "benchmarks" / "records" / "faults.jsonl"
-STEPS = 60
+STEPS = 100
 CONFIG = {
     "data.limit": 300, "batch_size": 60, "duration": f"{STEPS} steps", "log_every": "2 steps",
     "knn_every": "8 steps", "checkpoint_every": "4 steps", "keep_checkpoints": 2, "k": 10,
@@ -87,7 +87,7 @@ CHAINS = (
            Kill("written", 1), Kill("saving", 1, TERM), Kill("saving", 1, INT))),
     Chain((Kill("step", 9, INT), Kill("step", 9, TERM, twice=True),
            Kill("step", 6, INT, twice=True),
-           Kill("row", 1, TERM), Kill("whole", 1, INT), Kill("removing", 1, TERM))),
+           Kill("restored", 1, TERM), Kill("whole", 1, INT), Kill("removing", 1, TERM))),
     *(Chain(RANDOM) for _ in range(3)),
     Chain((Kill("saving", 1, KILL, 0), Kill("saving", 2, KILL, 1), Kill("step", 7, TERM, 0),
            Kill("step", 5, TERM, 1), Kill("monitor", 1, KILL, 1), Kill("written", 2, KILL, 0)), 2),
@@ -170,7 +170,7 @@ def _wait_at_random(workdir, rng, seconds) -> None:
     if rng.random() < 1 / 3:
         time.sleep(rng.uniform(0.0, seconds))
         return
-    until, target = time.monotonic() + LONGEST, _last_row(workdir) + rng.randint(1, 6)
+    until, target = time.monotonic() + LONGEST, _last_row(workdir) + rng.randint(1, 4)
     while _last_row(workdir) < target and time.monotonic() < until:
         time.sleep(0.005)
     time.sleep(rng.uniform(0.0, 0.1))

@@ -23,7 +23,7 @@ MOMENTS = {
     "whole": (manifest, "write", "after"),
     "removing": (type(epath.Path("/")), "rmtree", "before"),  # half of an old checkpoint is gone
     "removed": (checkpoint, "_remove", "after"),
-    "row": (metrics, "_append", "within"),  # half a line is written
+    "row": (metrics, "_append", "within"),  # half a line is written: SIGKILL only
     "tidy": (checkpoint, "_tidy", "after"),
     "restore": (checkpoint, "restore", "before"),
     "restored": (checkpoint, "restore", "after"),
