@@ -23,7 +23,8 @@ from jaxpt import records
 from jaxpt.errors import RunError, require
 from jaxpt.train import manifest
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every file it touches
+# Orbax tells every file it touches, and the whole traceback of what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
 UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what orbax did not rename into place
@@ -64,6 +65,8 @@ class Checkpointer:
         # Not orbax's CheckpointManager: its deletions wait for all devices, in the background too,
         # where that gets in the way of the collectives of the steps.
         self._saver = ocp.StandardCheckpointer()
+        self._loud = threading.excepthook, sys.unraisablehook
+        threading.excepthook, sys.unraisablehook = map(_without_orbax, self._loud)
         self._scores = {step: _score(self._root / str(step)) for step in _steps(self._root)}
         self._finishing: threading.Thread | None = None
         self._failure: tuple[int, Exception] | None = None
@@ -123,6 +126,7 @@ class Checkpointer:
         finally:
             with contextlib.suppress(Exception):  # what failed was told by _finish
                 self._saver.close()
+            threading.excepthook, sys.unraisablehook = self._loud
 
     def _complete(self, step: int, score: float | None, began: float) -> None:
         """In the background: waits for orbax, writes the manifest, removes what need not stay."""
@@ -287,6 +291,18 @@ def _score(folder: epath.Path) -> float | None:
         return manifest.read(folder).get("score")
     except (OSError, ValueError):
         return None
+
+
+def _without_orbax(hook):
+    """A hook that is quiet about what orbax's threads also raise where it is waited for."""
+
+    def quiet(args):
+        thread = getattr(args, "thread", None)
+        if not (type(thread).__module__.startswith("orbax.")
+                or "Event loop is closed" in str(args.exc_value)):
+            hook(args)
+
+    return quiet
 
 
 def _reason(error: Exception) -> str:

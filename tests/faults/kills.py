@@ -45,6 +45,7 @@ CONFIG = {
     "memory": 240, "model.options.widths": "(8, 16)", "model.options.strides": "(2, 2)",
     "model.projector.hidden": "(16,)", "model.projector.dim": 16}
 LONGEST = 120.0  # seconds that a process may take
+START = 1.5  # seconds that no start of a run is quicker than
 
 
 class Kill(NamedTuple):
@@ -111,18 +112,16 @@ def main() -> None:
     rng, began = random.Random(args.seed), time.monotonic()
     total = survived = 0
     with tempfile.TemporaryDirectory() as folder:
-        whole, seconds = {}, {}
+        whole = {}
         for number, chain in enumerate(CHAINS[:args.chains]):
             if chain.processes not in whole:
-                start = time.monotonic()
                 whole[chain.processes] = pathlib.Path(folder, f"whole{chain.processes}")
                 _go_on(whole[chain.processes], chain.processes)
-                seconds[chain.processes] = time.monotonic() - start - STEPS * victim.PAUSE
             workdir = pathlib.Path(folder, f"chain{number}")
             total += len(chain.kills)
             try:
                 for kill in chain.kills:
-                    _kill(workdir, chain.processes, kill, rng, seconds[chain.processes])
+                    _kill(workdir, chain.processes, kill, rng)
                 _go_on(workdir, chain.processes)
                 _compare(whole[chain.processes], workdir)
             except Failed as failed:
@@ -142,11 +141,11 @@ def _go_on(workdir: pathlib.Path, processes: int) -> None:
             raise Failed(f"the run that was left alone ended with status {status}")
 
 
-def _kill(workdir, processes, kill, rng, seconds) -> None:
+def _kill(workdir, processes, kill, rng) -> None:
     pids = _start(workdir, processes, kill)
     struck = range(processes) if kill.process < 0 else [kill.process]
     if not kill.moment:
-        _wait_at_random(workdir, rng, seconds)
+        _wait_at_random(workdir, rng)
         for i in struck:
             os.kill(pids[i], kill.number)
     if kill.number == KILL:
@@ -165,10 +164,10 @@ def _kill(workdir, processes, kill, rng, seconds) -> None:
         raise Failed(f"{kill} left a traceback")
 
 
-def _wait_at_random(workdir, rng, seconds) -> None:
+def _wait_at_random(workdir, rng) -> None:
     """One time in three a kill falls on the start of a run, else between some of its steps."""
     if rng.random() < 1 / 3:
-        time.sleep(rng.uniform(0.0, seconds))
+        time.sleep(rng.uniform(0.0, START))
         return
     until, target = time.monotonic() + LONGEST, _last_row(workdir) + rng.randint(1, 4)
     while _last_row(workdir) < target and time.monotonic() < until:
