@@ -17,16 +17,17 @@ MAY_IMPORT = {
     "losses": {"knn"},
     "models": {"losses"},
     "data": {"losses"},
-    "train": {"memory", "data", "models"},
+    "train": {"memory", "data", "models", "evaluation", "records"},
     "methods": {"losses", "memory", "models", "data", "train"},
     "evaluation": {"losses", "knn", "models", "data"},
     "records": set(),
-    "pretrain": {"methods", "train", "data", "evaluation", "models"},
+    "pretrain": {"methods", "train", "data", "evaluation", "models", "configs"},
+    "replay": {"pretrain", "train", "data", "models"},
     "transfer": {"losses", "models", "data", "train", "evaluation", "records"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data"},
     "demo": {"study", "report", "records", "data"},
-    "cli": {"demo", "pretrain", "transfer", "report", "records", "train", "configs"},
+    "cli": {"demo", "pretrain", "replay", "transfer", "report", "records", "train", "configs"},
 }
 PURE = ("losses", "knn", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -51,8 +51,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
             return self  # Python hears signals in the main thread only
-        # The handler itself would run only once the main thread is back from XLA, which may
-        # compile for minutes; what is written to this socket is heard at once.
+        # The handler itself runs only once the main thread is back from XLA, which may compile for
+        # minutes; what is written to this socket is heard at once.
         self._ears, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._former_fd = signal.set_wakeup_fd(self._mouth.fileno())
@@ -60,7 +60,7 @@ class StopRequest:
         for number in SIGNALS:
             # JAX's preemption service listens to SIGTERM itself where there are more processes.
             if jax.process_count() == 1 or number != signal.SIGTERM:
-                self._former[number] = signal.signal(number, lambda number, frame: None)
+                self._former[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception) -> None:
@@ -71,14 +71,19 @@ class StopRequest:
         signal.set_wakeup_fd(self._former_fd)
         self._mouth.close()  # which ends the listening
 
+    def _note(self, number, frame=None) -> None:
+        self._signal = self._signal or number
+
     def _listen(self, ears: socket.socket) -> None:
         with ears:
+            before = False
             while heard := ears.recv(1):
                 if heard[0] not in SIGNALS:
                     continue
-                if self._signal is not None:
+                if before:
                     os._exit(128 + heard[0])
-                self._signal = heard[0]
+                before = True
+                self._note(heard[0])
 
     def before_steps(self) -> str:
         """Why the run should end before it has made a step; empty where it should go on."""
