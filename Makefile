@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test record clean
+.PHONY: demo test faults record clean
 
 demo: $(STAMP)
 	$(BIN)/jaxpt demo
@@ -12,6 +12,10 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/flake8
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# Runs that are killed at every kind of moment, all of them; `make test` takes a few.
+faults: $(STAMP)
+	$(BIN)/python tests/faults/kills.py
 
 # Anew whenever the metadata changes; editable, so the code needs no new installation.
 $(STAMP): setup.cfg pyproject.toml

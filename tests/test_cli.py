@@ -230,8 +230,8 @@ class TestWhatReachesTheLoop:
         """What ``pretrain.run`` is called with."""
         from jaxpt import pretrain
         calls = []
-        monkeypatch.setattr(pretrain, "run", lambda config, workdir, *, resume: calls.append(
-            (config, workdir, resume)))
+        monkeypatch.setattr(pretrain, "run", lambda config, workdir, *, resume, max_minutes: (
+            calls.append((config, workdir, resume))))
         return calls
 
     def test_defaults(self, given, capsys):

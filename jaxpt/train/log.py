@@ -43,6 +43,12 @@ class Log:
         row["images_per_second"] = self._progress.images_per_second(step)
         self.now(step, row)
 
+    def sync(self, state: TrainState) -> None:
+        """Writes all rows, also to where they are written by the many."""
+        self.flush(state)
+        if self._writer:
+            self._writer.sync()
+
     def now(self, step: int, row: dict[str, float]) -> None:
         """Writes a row of Python numbers, and warns of what looks like a collapse."""
         self.history.append({"step": step, **row})
