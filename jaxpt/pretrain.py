@@ -12,10 +12,11 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, sources
 from jaxpt.data.resident import Resident, gather, rows_of_step
 from jaxpt.errors import RunError, require
+from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.methods import Method, Setup, make_method
-from jaxpt.train import checkpoint, lock, watch
+from jaxpt.train import checkpoint, lock
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
@@ -101,7 +102,8 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
                                 batch_size=config.batch_size,
                                 quiet=quiet or jax.process_index() > 0)
         stack.callback(progress.close)
-        log = Log(writer, progress, config.max_skipped)
+        log = Log(writer, progress, max_skipped=config.max_skipped,
+                  warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, train)
         try:
             state = _train(state, data, start or 0, method, devices, config, durations, monitor,
@@ -291,6 +293,6 @@ def _make_monitor(encoder, config, dataset, train):
         predicted = knn_classify(known, dataset.coarse(bank.labels), features(queries.images),
                                  k=config.knn_k, train_ids=bank.ids, test_ids=queries.ids)
         return {"knn": float(np.mean(predicted == dataset.coarse(queries.labels))),
-                **watch.spread(known)}
+                **collapse.spread(known)}
 
     return monitor

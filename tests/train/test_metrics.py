@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from jaxpt.evaluation import collapse
 from jaxpt.train import metrics
 from jaxpt.train.log import Log
 from jaxpt.train.metrics import MetricWriter, read_metrics
@@ -160,7 +161,7 @@ def test_an_object_store_gets_all_rows_at_once(tmp_path, monkeypatch):
 
 def test_a_log_writes_one_row_late_but_all_before_a_checkpoint(tmp_path):
     writer = MetricWriter(tmp_path, resumed_step=0)
-    log = Log(writer, NoProgress(), 0)
+    log = Log(writer, NoProgress(), max_skipped=0, warnings=collapse.warnings)
     log.later(2, {"loss": 1.0, "skipped": 0.0}, None)
     assert read_metrics(tmp_path) == []
     log.later(4, {"loss": 2.0, "skipped": 0.0}, None)
@@ -175,7 +176,7 @@ def test_a_log_writes_one_row_late_but_all_before_a_checkpoint(tmp_path):
 
 
 def test_a_warning_is_given_once(capsys):
-    log = Log(None, NoProgress(), 0)
+    log = Log(None, NoProgress(), max_skipped=0, warnings=collapse.warnings)
     for step, spread in (1, 0.5), (2, 0.001), (3, 0.002), (4, 0.5):
         log.now(step, {"feature_spread": spread})
     for step in 5, 6:

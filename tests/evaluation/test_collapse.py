@@ -6,7 +6,7 @@ import pytest
 from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
-from jaxpt.train import watch
+from jaxpt.evaluation import collapse
 
 
 def features_like(kind, rng=np.random.default_rng(0)):
@@ -22,17 +22,17 @@ def features_like(kind, rng=np.random.default_rng(0)):
     ("random", None), ("classes", None), ("offset", None),
     ("alike", "nearly alike"), ("same", "nearly alike"), ("line", "nearly on one line")])
 def test_made_up_features(kind, words):
-    found = watch.warnings(watch.spread(features_like(kind)))
+    found = collapse.warnings(collapse.spread(features_like(kind)))
     assert len(found) == (words is not None) and all(words in text for text in found)
 
 
 def test_values_by_hand():
-    two = watch.spread(np.array([[3.0, 0], [0, 5], [2, 0], [0, 1]]))
+    two = collapse.spread(np.array([[3.0, 0], [0, 5], [2, 0], [0, 1]]))
     assert two["feature_spread"] == pytest.approx(0.5)  # mean unit vector (½, ½)
-    assert watch.spread(np.eye(4))["feature_rank"] == pytest.approx(4)
-    same = watch.spread(np.ones((5, 3)))
+    assert collapse.spread(np.eye(4))["feature_rank"] == pytest.approx(4)
+    same = collapse.spread(np.ones((5, 3)))
     assert same["feature_spread"] == pytest.approx(0, abs=1e-12)
-    assert watch.spread(np.zeros((5, 3))) == {"feature_spread": 0.0, "feature_rank": 0.0}
+    assert collapse.spread(np.zeros((5, 3))) == {"feature_spread": 0.0, "feature_rank": 0.0}
 
 
 @pytest.mark.parametrize("values, count", [
@@ -42,7 +42,7 @@ def test_values_by_hand():
     ({"feature_spread": 0.5, "feature_rank": 1.4}, 1),
     ({"feature_spread": 0.0, "feature_rank": 0.0, "zero_loss": 1.0}, 2)])
 def test_thresholds(values, count):
-    assert len(watch.warnings(values)) == count
+    assert len(collapse.warnings(values)) == count
 
 
 @pytest.fixture(scope="module")
