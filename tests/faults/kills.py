@@ -44,7 +44,7 @@ CONFIG = {
     "knn_every": "8 steps", "checkpoint_every": "4 steps", "keep_checkpoints": 2, "k": 10,
     "memory": 240, "model.options.widths": "(8, 16)", "model.options.strides": "(2, 2)",
     "model.projector.hidden": "(16,)", "model.projector.dim": 16}
-LONGEST = 120.0  # seconds that a process may take
+LONGEST = 300.0  # seconds that a process may take
 START = 1.5  # seconds that no start of a run is quicker than
 
 
