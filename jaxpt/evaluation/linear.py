@@ -40,7 +40,7 @@ class LinearProbe(NamedTuple):
 
 
 def linear_probe(train_features, train_labels, test_features, test_labels, *, validation=0.2,
-                 l2_grid=KORNBLITH_L2_GRID, standardize: bool = True, tolerance: float = 1e-8,
+                 l2_grid=KORNBLITH_L2_GRID, standardize: bool = True, tolerance: float = 1e-9,
                  max_iterations: int = 2000) -> LinearProbe:
     """Chooses the L2 strength on validation, refits on train + validation, tests once.
 

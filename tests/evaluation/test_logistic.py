@@ -56,12 +56,12 @@ def test_every_strength_is_scikit_learns(name):
     x, labels, test, test_labels = SETS[name]()
     classes = labels.max() + 1
     found = logistic.fit(x, labels, classes, GRID)
-    assert found.gap.max() <= 1e-8
+    assert found.gap.max() <= 1e-9
     model = LogisticRegression(solver="newton-cholesky", tol=1e-12, max_iter=200, warm_start=True)
     for i in range(len(GRID))[::-1]:
         model.set_params(C=1 / (len(x) * GRID[i]))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # where it is not good enough, ours has to be better
+            warnings.simplefilter("ignore")  # where it is not good enough, ours must be
             model.fit(x, labels)
         ours = objective(x, labels, found.weights[i], found.bias[i], GRID[i])
         theirs = objective(x, labels, model.coef_.T, model.intercept_, GRID[i])
@@ -77,7 +77,7 @@ def test_large_problems_in_float32_first_end_at_the_same_place(monkeypatch):
     double = logistic.fit(x, labels, 5, GRID[::4])
     monkeypatch.setattr(logistic, "SMALL", 0)
     mixed = logistic.fit(x, labels, 5, GRID[::4])
-    assert mixed.gap.max() <= 1e-8
+    assert mixed.gap.max() <= 1e-9
     np.testing.assert_allclose(mixed.objective, double.objective, rtol=1e-7)
     assert (mixed.objective != double.objective).any()
 
@@ -88,7 +88,7 @@ def test_groups_do_not_matter(monkeypatch):
     monkeypatch.setattr(logistic, "COLUMNS", 25)
     assert logistic._group_size(300, 13, 5, 12) == 4
     apart = logistic.fit(x, labels, 5, GRID[::4])
-    np.testing.assert_allclose(apart.objective, together.objective, rtol=1e-7)
+    np.testing.assert_allclose(apart.objective, together.objective, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape, size", [
@@ -111,7 +111,7 @@ def test_the_order_of_strengths_is_the_callers():
     assert (np.argsort(found.objective) == [2, 0, 3, 1]).all()
 
 
-def test_more_features_than_rows_give_the_same_as_padding_with_zero_rows_would():
+def test_more_features_than_rows_end_at_a_stationary_point():
     x, labels, *_ = mixture()
     wide = np.hstack([x[:40], np.random.default_rng(1).normal(size=(40, 60))])
     found = logistic.fit(wide, labels[:40], 5, [1e-3, 1.0])
@@ -148,9 +148,9 @@ def test_the_order_of_rows_does_not_matter():
 
 def test_what_has_not_converged_is_named():
     x, labels, *_ = mixture()
-    with pytest.warns(RuntimeWarning, match=r"not converged for l2 = 1e-05: at 1e-05 .* after 6 it"):
-        found = logistic.fit(x, labels, 5, [100.0, 1e-5], max_iterations=6)
-    assert found.gap[0] <= 1e-8 < found.gap[1] and found.iterations[1] == 6
+    with pytest.warns(RuntimeWarning, match=r"not converged for l2 = 1e-05: .* after 8 it"):
+        found = logistic.fit(x, labels, 5, [100.0, 1e-5], max_iterations=8)
+    assert found.gap[0] <= 1e-9 < found.gap[1] and found.iterations[1] == 8
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         logistic.fit(x, labels, 5, [1e-5])
