@@ -1,6 +1,8 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
+# With test,tfds the tests of tfds sets run too; they need TensorFlow.
+EXTRAS ?= test
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -21,7 +23,7 @@ faults: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $(STAMP)
 
 # What README shows: the demo's records and picture, and every table made anew from records.

@@ -16,9 +16,9 @@ EVALUATORS = {
     "retrieval": lambda x, y, z, w: retrieval(x, y, query_features=z, query_labels=w),
     "episodes": lambda x, y, z, w: episodes(x, y, ways=2, queries=2, count=2),
 }
-FITTED = {"linear_probe", "few_shot", "logistic few_shot"}  # classes are those of train
-SCORED = FITTED | {"retrieval"}  # take labels of test
-TESTED = SCORED | {"knn_classify"}  # take a test part
+FITTED = ("linear_probe", "few_shot", "logistic few_shot")  # classes are those of train
+SCORED = (*FITTED, "retrieval")  # take labels of test
+TESTED = (*SCORED, "knn_classify")  # take a test part
 CASES = [
     ("NaN in train", EVALUATORS, {0: np.full((12, 3), np.nan)}, "features of 12 .* not finite"),
     ("infinity in test", TESTED, {2: np.full((12, 3), np.inf)}, "test features .* not finite"),
