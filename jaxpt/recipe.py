@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import ml_collections
 
+from jaxpt import models
 from jaxpt.data import augment, protocols, sources
 from jaxpt.errors import require
 from jaxpt.evaluation.metrics import mean_per_class_accuracy, top1
@@ -74,6 +75,7 @@ def resolve(config, dataset: sources.Dataset, *,
 
 def check(config) -> None:
     """Raises InputError for settings that make no sense, or that are left to no rule."""
+    models.make_head(config.head, classes=1)
     require(config.rule in ("", "bit"), f"rule must be \"\" or \"bit\", got {config.rule!r}.")
     unset = [name for name in Settings._fields if config[name] in UNSET]
     require(config.rule == "bit" or not unset, f"no rule sets {', '.join(unset)}: set what is "

@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "weights": {"models", "torch_pickle"},
     "backbones": {"models", "weights", "train", "evaluation"},
     "replay": {"models", "data", "train", "pretrain"},
-    "recipe": {"data", "evaluation"},
+    "recipe": {"models", "data", "evaluation"},
     "finetune": {"backbones", "recipe", "losses", "models", "data", "train", "evaluation"},
     "transfer": {"backbones", "finetune", "recipe", "data", "train", "evaluation", "records"},
     "frozen": {"data", "evaluation", "train", "backbones"},

@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 from jaxpt.errors import InputError, require
 
+MOST_PIXELS = 100_000_000  # of one image: a small file may unpack to any number of them
 LARGE = 2 ** 30  # bytes from which on reading says how much memory it takes
 
 
@@ -42,17 +43,29 @@ def open_image(encoded: pathlib.Path | bytes, name: str) -> Image.Image:
     """An image from a file or from its bytes, grey ("L") or "RGB".
 
     Raises:
-      InputError: where it cannot be read or has more than 8 bits a channel, by its name.
+      InputError: where it cannot be read, has more than 8 bits a channel or more than
+        ``MOST_PIXELS`` pixels, by its name.
     """
     try:
         with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            pixels = image.width * image.height
+            require(pixels <= MOST_PIXELS, _too_large(name))
             image.load()
             # Conversion to 8 bits would turn nearly all of it white.
             require(not image.mode.startswith(("I", "F")), f"{name} has more than 8 bits a "
                     f"channel (mode {image.mode}): convert it first.")
             return image.copy() if image.mode == "L" else image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+    except InputError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise InputError(_too_large(name)) from error
+    # Whatever Pillow's readers say of broken files.
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"{name} cannot be read as an image ({error}).") from error
+
+
+def _too_large(name: str) -> str:
+    return f"{name} has more than {MOST_PIXELS:,} pixels: make it smaller first."
 
 
 def to_square(image: Image.Image, framing: Framing) -> Image.Image:

@@ -47,6 +47,10 @@ def _files(part: pathlib.Path) -> list[pathlib.Path]:
     files = sorted(file for file in part.glob("*/*") if file.suffix.lower() in SUFFIXES)
     require(bool(files), f"{part} has no images: expected {part}/CLASS/IMAGE with one of the "
             f"endings {', '.join(SUFFIXES)}.")
+    root = part.parent.resolve()
+    for file in files:
+        require(file.resolve().is_relative_to(root), f"{file} leads out of {part.parent}, to "
+                f"{file.resolve()}: copy the file, or give the folder that holds it.")
     return files
 
 

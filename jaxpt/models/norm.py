@@ -35,7 +35,9 @@ def make_norm(kind: str, *, train: bool, axis_name: str | None,
 
 
 def check_widths(kind: str, widths) -> None:
-    """Raises InputError where GroupNorm cannot cut layers of these widths into its groups."""
+    """Raises InputError for layers of no width, or that GroupNorm cannot cut into its groups."""
+    require(all(width >= 1 for width in widths),
+            f"widths must be at least 1, got {tuple(widths)}.")
     require(kind != "group" or all(width % GROUP_SIZE == 0 for width in widths),
             f"norm group needs widths that are multiples of {GROUP_SIZE}, got {tuple(widths)}.")
 

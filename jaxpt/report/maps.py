@@ -6,10 +6,8 @@ import numpy as np
 from matplotlib import patheffects, rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
-from threadpoolctl import threadpool_limits
 
+from jaxpt.evaluation import projection
 from jaxpt.report import drawing
 from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.features import FeatureSet
@@ -65,21 +63,11 @@ def of_run(run: Mapping[str, Any]) -> Map:
 def project(features: FeatureSet) -> Map:
     """Both projections of at most MAP_EXAMPLES examples, the same for every method."""
     keep = np.random.default_rng(0).permutation(len(features.fine))[:MAP_EXAMPLES]
-    unit = np.asarray(features.features, np.float64)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-30)
-    pca = PCA(2, svd_solver="full").fit(unit)
     fine, coarse = features.fine[keep], features.coarse[keep]
-    plane = pca.transform(unit[keep])
-    if plane[coarse == coarse.min(), 0].mean() > 0:
-        plane[:, 0] *= -1  # the first class on the left: the sign is arbitrary
-    # One thread: with two, t-SNE's took 20 times as long on a machine that was busy.
-    with threadpool_limits(1):
-        # From the plane, so that both maps lie the same way round.
-        neighbors = TSNE(2, init=1e-4 * plane / plane[:, 0].std(), random_state=0,
-                         perplexity=min(PERPLEXITY, (len(keep) - 1) / 3)
-                         ).fit_transform(unit[keep])
-    return Map(fine, coarse, tuple(features.fine_names), tuple(features.coarse_names), plane,
-               float(pca.explained_variance_ratio_.sum()), neighbors)
+    found = projection.project(features.features, keep, coarse == coarse.min(),
+                               perplexity=PERPLEXITY)
+    return Map(fine, coarse, tuple(features.fine_names), tuple(features.coarse_names), found.pca,
+               found.pca_share, found.tsne)
 
 
 def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:

@@ -38,7 +38,7 @@ def test_handlers_are_put_back_and_nothing_stays_open():
     assert [signal.getsignal(number) for number in stopping.SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
     wait_for(lambda: threading.active_count() <= threads)
-    assert len(os.listdir("/proc/self/fd")) == files
+    assert len(os.listdir("/proc/self/fd")) <= files  # others may have closed theirs
 
 
 def test_another_signal_is_none_of_its_business():
