@@ -13,8 +13,9 @@ ROOT = pathlib.Path(jaxpt.__file__).parent
 MAY_IMPORT = {
     "errors": set(),
     "knn": set(),
+    "selection": set(),
     "memory": {"losses"},
-    "losses": {"knn"},
+    "losses": {"knn", "selection"},
     "models": {"losses"},
     "data": {"losses"},
     "train": {"memory", "data", "models"},
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     "demo": {"study", "report", "records", "data"},
     "cli": {"demo", "pretrain", "transfer", "report", "records", "train", "configs"},
 }
-PURE = ("losses", "knn", "memory")  # arrays in, arrays out
+PURE = ("losses", "knn", "selection", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
