@@ -2,10 +2,11 @@
 
 Keys are read in blocks, so that no batch × keys array exists, and selected in two rounds. Groups
 are ``group_size`` keys that follow one another. The first round finds the k groups with the largest
-maxima, the second compares the keys of these groups alone. That is exact: a key in a group that was
-not chosen has k keys before it, the best one of each chosen group. Ties go to the lower group in
-the first round and to the lower key in the second, so ties of keys go to the lower index. A sort
-sees n / group_size and k · group_size entries instead of n.
+maxima, the second compares the keys of these groups alone (in groups of one it has nothing to do).
+That is exact: a key in a group that was not chosen has k keys before it, the best one of each
+chosen group. Ties go to the lower group in the first round and to the lower key in the second, so
+ties of keys go to the lower index. A sort sees n / group_size and k · group_size entries instead of
+n.
 """
 
 import functools
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 BLOCK_SIZE = 16384  # keys of one matrix product
 BLOCKS_PER_SELECTION = 8  # products between two selections of groups
 LARGEST_GROUP = 16
-CHUNK = 2**20  # floats of gathered keys at a time
+CHUNK = 2**16  # floats of gathered keys at a time
 
 
 class Queries(NamedTuple):
@@ -46,8 +47,8 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
     """The k nearest keys of every query by inner product, exact, streamed over blocks of keys.
 
     Temporaries are of the order of batch × block_size, however many keys there are; the keys are
-    neither copied nor padded. Products are float32, keys of another dtype (bfloat16) become float32
-    block by block.
+    neither copied nor padded. Products are float32; keys of another dtype (bfloat16) become float32
+    block by block, but on CPUs, where XLA does not slice bfloat16, all at once.
 
     Args:
       queries: float [batch, dim]; unit rows give cosines.
@@ -60,7 +61,7 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
       key_mask: bool [n]; False keys are never neighbours.
       key_bias: float32 [n], added to the similarities of each key.
       key_rows: what makes rows to compare of keys as they are stored, ``unit_vectors`` say: a
-        function float [rows, dim] → float32 [rows, dim] of each row by itself.
+        function of float32 [rows, dim] to the same, of each row by itself.
       block_size: keys per product.
       group_size: keys per group; None chooses by n / k. The result is the same for all.
       axis_name: where given, keys (with ids, labels, mask and bias) are this device's part of all
@@ -84,8 +85,10 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
     asked = jax.tree.map(lambda x: of_all_devices(x, axis_name), asked)
     stored = Keys(keys, key_ids, key_labels, key_mask, key_bias)
     group_size = min(n, group_size or choose_group_size(n, k))
-    groups = _best_groups(asked, stored, k, key_rows, block_size, group_size)
-    similarities, indices = _best_keys(asked, stored, k, key_rows, groups, group_size)
+    found = _best_groups(asked, stored, k, key_rows, block_size, group_size)
+    if group_size > 1:
+        found = _best_keys(asked, stored, k, key_rows, jnp.sort(found[1], axis=1), group_size)
+    similarities, indices = _filled(*found, k)
     if axis_name is None:
         return similarities, indices
     first = n * jax.lax.axis_index(axis_name)
@@ -98,8 +101,14 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
 
 
 def choose_group_size(n: int, k: int) -> int:
-    """The power of two near √(n / k) / 2, where both rounds cost about the same; 1 … 16."""
-    size = 1
+    """A power of two up to 16: near √(n / k) / 2, where both rounds cost about the same.
+
+    1, which needs no second round, up to 100 keys for each neighbour: sorting k entries costs as
+    much as looking through that many.
+    """
+    if n <= 100 * k:
+        return 1
+    size = 4
     while size < LARGEST_GROUP and (4 * size) ** 2 * k <= n * 2:
         size *= 2
     return size
@@ -183,8 +192,14 @@ def _local_indices(indices, n, axis_name):
 
 
 def float_rows(vectors, key_rows: Callable | None) -> jax.Array:
-    """The rows to compare of keys as they are stored: float32 [n, dim]."""
-    return vectors.astype(jnp.float32) if key_rows is None else key_rows(vectors)
+    """The rows to compare of some keys: float32 [n, dim]."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors if key_rows is None else key_rows(vectors)
+
+
+def block_of(keys: Keys, start, size: int) -> Keys:
+    """``size`` keys from ``start`` on."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
 
 
 def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
@@ -212,9 +227,10 @@ def admissible(queries: Queries, keys: Keys, shape) -> jax.Array:
 
 
 def _best_groups(queries, keys, k, key_rows, block_size, group_size):
-    """The k groups with the largest maxima, or all: int32 [batch, groups] in rising order.
+    """The maxima of the k groups with the largest, or of all, and the groups' numbers.
 
-    −1 where no group with an admissible key is left.
+    float32 and int32 [batch, groups], largest first; −∞ and −1 where no group with an admissible
+    key is left.
     """
     n, batch = keys.vectors.shape[0], queries.vectors.shape[0]
     k = min(k, -(-n // group_size))
@@ -235,17 +251,14 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size):
         best = (jnp.full((batch, k), -jnp.inf), jnp.full((batch, k), -1, jnp.int32))
         starts = stride * jnp.arange(whole, dtype=jnp.int32)
         best, _ = jax.lax.scan(lambda b, start: (visit(b, start, stride), None), best, starts)
-    if rest:
-        best = visit(best, whole * stride, rest)
-    return jnp.sort(best[1], axis=1)
+    return visit(best, whole * stride, rest) if rest else best
 
 
 def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size):
     """The largest similarity in each group of ``size`` keys: float32 [batch, groups]."""
 
     def of_block(start, size):
-        block = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
-        s = similarities(queries, block, key_rows)
+        s = similarities(queries, block_of(keys, start, size), key_rows)
         s = jnp.pad(s, ((0, -size % group_size), (0, 0)), constant_values=-jnp.inf)
         return jnp.max(s.reshape(-1, group_size, s.shape[1]), axis=1)
 
@@ -261,7 +274,7 @@ def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_si
 
 
 def _best_keys(queries, keys, k, key_rows, groups, group_size):
-    """The k nearest keys among those of the groups: (similarities, indices), each [batch, k]."""
+    """The k nearest keys, or all, of groups in rising order: (similarities, indices)."""
     n, dim = keys.vectors.shape
 
     def of_query(query, groups):
@@ -280,15 +293,20 @@ def _best_keys(queries, keys, k, key_rows, groups, group_size):
 
     s, index = jax.lax.map(lambda a: of_query(*a), (queries, groups),
                            batch_size=_chunk(*groups.shape, group_size * dim))
-    missing = max(k - s.shape[1], 0)
-    s = jnp.pad(s, ((0, 0), (0, missing)), constant_values=-jnp.inf)
-    return _largest(s, jnp.pad(index, ((0, 0), (0, missing))), k)
+    return _largest(s, index, min(k, s.shape[1]))
 
 
 def _largest(values, indices, k):
     """The k largest values of each row, the first among equals, and their indices; −1 for −∞."""
     values, place = jax.lax.top_k(values, k)
     return values, jnp.where(values > -jnp.inf, jnp.take_along_axis(indices, place, axis=1), -1)
+
+
+def _filled(values, indices, k):
+    """Columns up to k of −∞ and −1, where there are fewer keys."""
+    missing = ((0, 0), (0, k - values.shape[1]))
+    return (jnp.pad(values, missing, constant_values=-jnp.inf),
+            jnp.pad(indices, missing, constant_values=-1))
 
 
 def _chunk(batch, gathered, floats):

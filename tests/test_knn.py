@@ -85,7 +85,7 @@ def test_products_are_float32_whatever_the_inputs():
 
 def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
     queries, keys = (x.astype(jnp.bfloat16) for x in integers())
-    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3))(queries, keys))
+    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3, group_size=2))(queries, keys))
     products = program.count("dot_general")
     assert f"f32[{N},{BATCH}] = dot_general" in program and f"bf16[{N},{BATCH}]" not in program
     assert products == program.count("(Precision.HIGHEST, ") > 1
@@ -156,8 +156,8 @@ def test_key_rows_are_applied_to_each_block():
 
 
 def test_the_group_size_grows_with_keys_and_shrinks_with_k():
-    sizes = {(100, 50): 1, (4000, 100): 4, (65536, 400): 8, (200_000, 20): 16, (1_281_167, 400): 16,
-             (1, 1): 1}
+    sizes = {(100, 50): 1, (4000, 100): 1, (10_000, 100): 1, (10_001, 100): 4, (65536, 400): 8,
+             (200_000, 20): 16, (1_281_167, 400): 16, (1, 1): 1}
     assert {shape: knn.choose_group_size(*shape) for shape in sizes} == sizes
 
 

@@ -29,6 +29,7 @@ def gaussian(seed=0):
 
 EVERYWHERE = np.ones((BATCH, N), bool)
 
+
 @pytest.mark.parametrize("k", [1, 2, 9, 17, 18])
 @pytest.mark.parametrize("values", [
     gaussian(), -np.abs(gaussian()), np.round(gaussian()) + 0.0, np.zeros((BATCH, N), np.float32),

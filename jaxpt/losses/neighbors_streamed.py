@@ -164,9 +164,7 @@ def _own_log_sum(log_sums, axis_name):
 def _over_blocks(visit, value, keys):
     """``value = visit(value, block)`` for the keys in blocks, the last one shorter."""
 
-    def block(start, size):
-        return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
-
+    block = functools.partial(knn.block_of, keys)
     whole, rest = divmod(keys.vectors.shape[0], NCA_BLOCK)
     if whole:
         starts = NCA_BLOCK * jnp.arange(whole, dtype=jnp.int32)
