@@ -4,6 +4,7 @@ Run by ``benchmarks/neighbors.py`` with a Python that has torch and faiss; needs
 Arrays and the way of measuring are shared with the other side from here.
 """
 
+import ctypes
 import json
 import pathlib
 import sys
@@ -37,6 +38,7 @@ def memory(field: str) -> float:
 
 def measure(function, repeats: int) -> dict:
     """Seconds of each call after a first one, and MB at most above what was there before."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what making the arrays left behind is no room
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")
     result = function()
