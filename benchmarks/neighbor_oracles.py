@@ -5,6 +5,7 @@ Arrays and the way of measuring are shared with the other side from here.
 """
 
 import ctypes
+import gc
 import json
 import pathlib
 import sys
@@ -38,6 +39,7 @@ def memory(field: str) -> float:
 
 def measure(function, repeats: int) -> dict:
     """Seconds of each call after a first one, and MB at most above what was there before."""
+    gc.collect()  # JAX lets go of the NumPy arrays that it copied
     ctypes.CDLL("libc.so.6").malloc_trim(0)  # what making the arrays left behind is no room
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")

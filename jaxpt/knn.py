@@ -238,11 +238,14 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size):
 
     def visit(best, start, size):
         maxima = _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size)
-        number = start // group_size + jnp.arange(maxima.shape[1], dtype=jnp.int32)
+        known = best[0].shape[1]
         # Earlier groups stand first, so ties keep going to the lower one.
-        return _largest(jnp.concatenate([best[0], maxima], axis=1),
-                        jnp.concatenate([best[1], jnp.broadcast_to(number, maxima.shape)], axis=1),
-                        k)
+        maxima, place = jax.lax.top_k(jnp.concatenate([best[0], maxima], axis=1), k)
+        number = start // group_size + place - known
+        if known:
+            kept = jnp.take_along_axis(best[1], jnp.minimum(place, known - 1), axis=1)
+            number = jnp.where(place < known, kept, number)
+        return maxima, jnp.where(maxima > -jnp.inf, number, -1)
 
     best = jnp.zeros((batch, 0)), jnp.zeros((batch, 0), jnp.int32)
     stride = BLOCKS_PER_SELECTION * block_size
