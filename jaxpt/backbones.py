@@ -13,8 +13,9 @@ import numpy as np
 from jaxpt import models, weights
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
-from jaxpt.train.checkpoint import Checkpointer, open_run
+from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS
+from jaxpt.train.workdir import open_run
 
 SCRATCH = "scratch"
 
@@ -90,9 +91,7 @@ def _split_label(text):
 
 def _from_run(workdir) -> Backbone:
     config, step = open_run(workdir)
-    checkpointer = Checkpointer(workdir, keep=config.keep_checkpoints)
-    saved = checkpointer.restore_arrays(step)
-    checkpointer.close()
+    saved = checkpoint.read_arrays(workdir, step)
     params, stats = ({name: tree for name, tree in saved[part].items() if name == "backbone"}
                      for part in ("params", "batch_stats"))
     network = models.make_backbone(config.model, axis_name=AXIS)

@@ -15,6 +15,7 @@ from jaxpt import __version__
 from jaxpt.errors import InputError, RunError, require
 
 BAD_INPUT = 2
+SKIPPED = 3  # a part of what was asked for could not be had
 OPEN = "model.options."  # what may be there depends on the network, which checks it
 
 
@@ -23,10 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
-        takes_config = args.command in ("pretrain", "transfer")
+        takes_config = args.command in ("pretrain", "scaling", "transfer")
         if rest and not takes_config:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
-        if takes_config:
+        if args.command == "scaling":
+            args.configs = _read_configs(args.config, args.methods, rest)
+        elif takes_config:
             args.config = _read_config(args.command, args.config, rest)
         return args.run(args) or 0
     except InputError as error:
@@ -63,28 +66,79 @@ def _parser():
         "replay", help="make again the step at which a run's numbers stopped being finite")
     replay.add_argument("workdir", help="folder of the run")
     replay.set_defaults(run=_replay)
+    scaling = _config_command(
+        commands, "scaling", "error against the number of pre-training images, with power laws",
+        "pretrain/digits.py", kind="pretrain")
+    scaling.add_argument("--methods", default="cross_entropy,look", metavar="A,B",
+                         help="methods, each a variant of the config; default cross_entropy,look")
+    scaling.add_argument("--sizes", required=True, type=_whole_numbers, metavar="N,N,…",
+                         help="numbers of images; the largest is held out of the fit")
+    scaling.add_argument("--seeds", type=int, default=3, help="runs per size and method (3)")
+    scaling.add_argument("--out", required=True, help="folder for records and report.html")
+    scaling.set_defaults(run=_scaling)
     transfer = _config_command(
-        commands, "transfer", "measure checkpoints: kNN, linear, few-shot, fine-tuning",
+        commands, "transfer", "fine-tune checkpoints and weight files, and measure them frozen",
         "transfer/defaults.py")
-    transfer.add_argument("checkpoints", nargs="+", metavar="WORKDIR",
-                          help="workdirs of pre-training runs (one a seed)")
+    transfer.add_argument("backbones", nargs="+", metavar="[LABEL=]WORKDIR",
+                          help="workdirs of pre-training runs (one a seed), weight files of "
+                               "torchvision or timm (.pth, .safetensors), or scratch:SEED")
     transfer.add_argument("--out", required=True,
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
+    _evaluate_command(commands)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
-    report.add_argument("records", help="file of records (JSON lines)")
-    report.add_argument("--out", required=True, help="folder for report.html")
+    report.add_argument("records", nargs="+", metavar="RECORDS",
+                        help="files of records (JSON lines), of any command and any sets")
+    report.add_argument("--out", required=True,
+                        help="folder for report.html, or a file that ends in .html")
+    report.add_argument("--markdown", metavar="FILE", help="write all tables as Markdown, too")
+    report.add_argument("--csv", metavar="FILE", help="write every value of every run, too")
     report.set_defaults(run=_report)
     return parser
 
 
-def _config_command(commands, name, text, example):
+def _evaluate_command(commands):
+    evaluate = commands.add_parser(
+        "evaluate", help="suites of frozen-feature measurements over checkpoints",
+        description="Measures checkpoints, one record a measurement; what the file of records "
+        "already holds is not measured again.",
+        epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the reasons printed.")
+    evaluate.add_argument("models", nargs="+", metavar="[LABEL=]WORKDIR",
+                          help="workdirs of pre-training runs, weight files, or scratch:SEED")
+    evaluate.add_argument("--suite", default="coarse_to_fine,geometry", metavar="NAME,…",
+                          help="coarse_to_fine, geometry, transfer12, vtab1k or single evaluators; "
+                          "default coarse_to_fine,geometry")
+    evaluate.add_argument("--data", default="", metavar="NAME,…",
+                          help="sets to measure on; default: the set of pre-training")
+    for name, type_, text in (("path", str, "folder or file of the set"),
+                              ("image_size", int, "side of its images, pixels"),
+                              ("label_map", str, "fine, halves, parity or fashion5"),
+                              ("limit", int, "only so many of its training images")):
+        evaluate.add_argument(f"--{name}", type=type_, help=f"{text}; default: as pre-trained on")
+    evaluate.add_argument("--part", default="test", choices=("test", "validation"),
+                          help="which part is scored (default test)")
+    evaluate.add_argument("--model", default="", metavar="NAME",
+                          help="network of scratch, and of weight files that do not tell it")
+    evaluate.add_argument("--out", required=True,
+                          help="file that records are added to (JSON lines)")
+    evaluate.add_argument("--cache", help="folder where features are kept; default: features, "
+                          "beside the file of records; --cache= keeps none")
+    evaluate.add_argument("--strict", action="store_true",
+                          help="stop at the first measurement that cannot be made")
+    evaluate.set_defaults(run=_evaluate)
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _config_command(commands, name, text, example, kind=None):
     command = commands.add_parser(
         name, help=text, formatter_class=argparse.RawDescriptionHelpFormatter,
         description=f"{text[0].upper()}{text[1:]}.",
         epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
                "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
-               + "\n  ".join(_installed_configs(name)))
+               + "\n  ".join(_installed_configs(kind or name)))
     command.add_argument("--config", default=example, metavar="FILE[:VARIANT]",
                          help=f"a Python file with get_config(variant); default {example}")
     return command
@@ -117,6 +171,13 @@ def _read_config(command: str, name: str, overrides: list[str]):
         return values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+
+
+def _read_configs(name: str, methods: str, overrides: list[str]) -> dict:
+    """By method, the config that its variant gives, with the overrides applied to all."""
+    path, _, variant = name.partition(":")
+    return {method: _read_config("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}",
+                                 overrides) for method in filter(None, methods.split(","))}
 
 
 def _load_config(command: str, path: str, variant: str):
@@ -204,22 +265,64 @@ def _replay(args):
     print(replay.run(args.workdir))
 
 
+def _scaling(args):
+    from jaxpt import scaling
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    scaling.run(args.configs, args.sizes, args.seeds, args.out)
+
+
 def _transfer(args):
     from jaxpt import transfer
     from jaxpt.train.cache import use_compile_cache
 
     use_compile_cache()
-    transfer.run(args.config, args.checkpoints, args.out)
+    transfer.run(args.config, args.backbones, args.out)
     print(f"records: {args.out}")
+
+
+def _evaluate(args):
+    from rich.console import Console
+
+    from jaxpt import evaluate
+    from jaxpt.configs.transfer import defaults
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    require(bool(args.out), "--out must not be empty.")
+    fields = {name: getattr(args, name) for name in ("path", "image_size", "label_map", "limit")
+              if getattr(args, name) is not None}
+    network = defaults.get_config().model
+    network.name = args.model
+    cache = pathlib.Path(args.out).parent / "features" if args.cache is None else args.cache
+    outcome = evaluate.run(
+        args.models, args.out, suite=args.suite.split(","), quiet=False, fields=fields,
+        data=list(filter(None, args.data.split(","))), part=args.part, cache=cache or None,
+        model_config=network, strict=args.strict)
+    console = Console()
+    for table in evaluate.tables(outcome.records):
+        console.print(table)
+    print(f"records: {args.out} ({outcome.made} new, {len(outcome.records) - outcome.made} were "
+          "there already)")
+    for sentence in evaluate.notes(outcome.records):
+        print(f"note: {sentence}")
+    for sentence in evaluate.reasons(outcome.skipped):
+        print(f"skipped: {sentence}", file=sys.stderr)
+    return SKIPPED if outcome.skipped else 0
 
 
 def _report(args):
     from jaxpt import records, report
 
-    require(pathlib.Path(args.records).is_file(), f"no file {args.records!r} with records.")
-    found = records.read(args.records)
-    require(bool(found), f"{args.records} holds no records.")
-    print(f"report: {report.write_report(found, args.out)}")
+    found = []
+    for path in args.records:
+        require(pathlib.Path(path).is_file(), f"no file {path!r} with records.")
+        of_file = records.read(path)
+        require(bool(of_file), f"{path} holds no records.")
+        found += of_file
+    page = report.write_report(found, args.out, markdown=args.markdown, csv=args.csv)
+    print(f"report: {page}")
 
 
 if __name__ == "__main__":

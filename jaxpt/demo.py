@@ -13,7 +13,8 @@ from jaxpt import report, study
 from jaxpt.data import sources
 from jaxpt.errors import require
 from jaxpt.report import features as feature_files
-from jaxpt.report.results import DATA_NAMES, FINE, NAMES
+from jaxpt.report.metrics import FINE
+from jaxpt.report.results import DATA_NAMES, NAMES
 from jaxpt.report.statistics import MIN_SEEDS
 
 DATA = ("digits", "fashion_mnist")

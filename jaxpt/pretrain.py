@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, sources
 from jaxpt.data.resident import Resident, gather, rows_of_step
 from jaxpt.errors import RunError, require
+from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.methods import Method, Setup, make_method
-from jaxpt.train import checkpoint, lock, watch
+from jaxpt.train import checkpoint, lock
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
@@ -75,6 +77,7 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     require(0 <= max_minutes < 1e6, f"max_minutes must be 0 or more, got {max_minutes}.")
     require(not max_minutes or workdir is not None,
             "max_minutes without a workdir would lose the run: give a workdir.")
+    stop = StopRequest(max_minutes=max_minutes) if workdir is not None else None
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     dataset = dataset or sources.load(config.data)
@@ -83,23 +86,24 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     state = devices.replicate(init_state(method, config, train.images))
     data = resident(config, dataset, devices)
     with contextlib.ExitStack() as stack:
-        stop = checkpointer = writer = None
+        checkpointer = writer = None
         if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
+            stack.enter_context(stop)
             checkpointer = _open_folder(stack, workdir, config, durations, resume)
-            stop = stack.enter_context(StopRequest(max_minutes=max_minutes,
-                                                   agree_every=durations.log or 10))
         start = checkpointer.latest_step() if checkpointer else None
         if start is not None:
             state = checkpointer.restore(start, state)
         elif method.fill is not None:
-            state = _fill_memory(method, devices, state, data, config, len(train.ids))
-        if workdir is not None:
+            state = _fill_memory(method, devices, state, data, config, len(train.ids), stop)
+        if workdir is not None and jax.process_index() == 0:
             writer = MetricWriter(workdir, resumed_step=start or 0)
             stack.callback(writer.close)
         progress = ProgressLine(config.method, total=durations.total, start=start or 0,
-                                batch_size=config.batch_size, quiet=quiet)
+                                batch_size=config.batch_size,
+                                quiet=quiet or jax.process_index() > 0)
         stack.callback(progress.close)
-        log = Log(writer, progress, config.max_skipped)
+        log = Log(writer, progress, max_skipped=config.max_skipped,
+                  warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, train)
         try:
             state = _train(state, data, start or 0, method, devices, config, durations, monitor,
@@ -147,11 +151,14 @@ def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
     if workdir is None:
         return RunError(text + ".")
     folder = workdirs.make(os.path.join(workdir, NOT_FINITE))
-    if (folder / "checkpoints").exists():
-        (folder / "checkpoints").rmtree()
-    dump = Checkpointer(folder, keep=1, about={"config": config.to_dict()})
-    dump.save(step, error.state)
-    dump.close()
+    if jax.process_index() == 0 and (folder / checkpoint.FOLDER).exists():
+        (folder / checkpoint.FOLDER).rmtree()
+    try:
+        dump = Checkpointer(folder, keep=1, about={"config": config.to_dict()})
+        dump.save(step, error.state, final=True)
+        dump.close()
+    except RunError as failed:
+        return RunError(f"{text}. The state before it was not kept: {failed}")
     return RunError(f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
                     f"jaxpt replay {os.fspath(workdir)} shows where it breaks.")
 
@@ -167,6 +174,7 @@ class Durations(NamedTuple):
 
 def prepare(config, dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
+    check_numbers(config)
     n_examples = len(train_split(config, dataset).ids)
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":
@@ -191,11 +199,27 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
 
 
 def train_split(config, dataset) -> sources.Split:
-    """The part of the set that a config trains on."""
+    """The part of the set that a config trains on.
+
+    With ``data.pretrain_limit`` = n it is the first n of a shuffle that depends on the seed alone:
+    the same images for every method, those of a smaller n among those of a larger, and others
+    with another seed, so that the spread over seeds holds that choice too.
+
+    Raises:
+      InputError: for an unknown part, or a limit that is negative or above its size.
+    """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(config.data.train_on in parts,
             f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.")
-    return parts[config.data.train_on]
+    require(not dataset.trainval.multi_label, f"{dataset.name} has several labels an image: it is "
+            "for measuring transfer, not for pre-training.")
+    split, limit = parts[config.data.train_on], config.data.pretrain_limit
+    require(0 <= limit <= len(split.ids), f"data.pretrain_limit must lie between 0 (all) and "
+            f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.")
+    if not limit:
+        return split
+    return split.take(np.sort(np.random.default_rng(config.seed).permutation(
+        len(split.ids))[:limit]))
 
 
 def init_state(method: Method, config, images: np.ndarray) -> TrainState:
@@ -208,7 +232,9 @@ def _train(state, data, start, method, devices, config, durations, monitor, log,
            stop):
     guard = guarded(method.step, max_skipped=config.max_skipped)
     step_fn = devices.map(lambda state, data, rows: guard(state, gather(data, rows)))
-    n_examples, score = data.image.shape[0], None
+    n_examples = data.image.shape[0]
+    score = checkpointer.score(start) if checkpointer and start else None
+    _stop_before_steps(stop, start, durations)
     for step in range(start + 1, durations.total + 1):
         rows = rows_of_step(step - 1, config.batch_size, n=n_examples, seed=config.seed)
         state, metrics = step_fn(state, data, devices.split(rows))
@@ -220,19 +246,25 @@ def _train(state, data, start, method, devices, config, durations, monitor, log,
             row = monitor(state)
             score = row["knn"]
             log.now(step, row)
-        reason = stop.reason(step) if stop else ""
+        reason = stop.reason(step, agree_every=durations.log or 10,
+                             save_seconds=checkpointer.longest_save) if stop else ""
         if checkpointer and (reason or last or (durations.checkpoint
                                                 and step % durations.checkpoint == 0)):
             log.check(metrics, state)  # what is saved is sound, and is the state of this step
-            with stop.timing_a_save():
-                checkpointer.save(step, state, score=score)
+            log.sync(state)  # a resumed run does not make these rows again
+            checkpointer.save(step, state, score=score, final=bool(reason or last))
         if reason and not last:
-            log.flush(state)
             raise Stopped(step, reason)
     return state
 
 
-def _fill_memory(method, devices, state, data, config, n_examples):
+def _stop_before_steps(stop, start, durations):
+    reason = stop.before_steps() if stop and start < durations.total else ""
+    if reason:
+        raise Stopped(start, reason)
+
+
+def _fill_memory(method, devices, state, data, config, n_examples, stop):
     """Fills the memory with real keys before the first update: a queue with as many whole batches
     as it holds, each example at most once; a bank with all examples."""
     fill = devices.map(
@@ -240,6 +272,8 @@ def _fill_memory(method, devices, state, data, config, n_examples):
     batches = (-(-n_examples // config.batch_size) if config.memory_kind == "bank"
                else min(config.memory, n_examples) // config.batch_size)
     for i in range(batches):
+        if stop and stop.before_steps():
+            raise Stopped(0, stop.before_steps())
         rows = rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)
         rows = rows._replace(epoch=np.full(config.batch_size, FILL_EPOCH, np.int32))
         state, _ = fill(state, data, devices.split(rows))
@@ -259,6 +293,6 @@ def _make_monitor(encoder, config, dataset, train):
         predicted = knn_classify(known, dataset.coarse(bank.labels), features(queries.images),
                                  k=config.knn_k, train_ids=bank.ids, test_ids=queries.ids)
         return {"knn": float(np.mean(predicted == dataset.coarse(queries.labels))),
-                **watch.spread(known)}
+                **collapse.spread(known)}
 
     return monitor

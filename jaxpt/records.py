@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from jaxpt.errors import InputError
+from jaxpt.errors import InputError, require
 
 PACKAGES = ("jaxpt", "jax", "flax", "optax", "numpy", "scikit-learn")
 
@@ -54,28 +54,69 @@ def writable_folder(path: str | os.PathLike) -> pathlib.Path:
 
 
 def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
-    """Adds one record as one line, in one write, so that a kill leaves no half of it behind."""
-    line = json.dumps(record, default=list) + "\n"
-    with open(path, "a") as file:
-        file.write(line)
+    """Adds one record as one line, in one write.
+
+    Should a kill, or a full disk, have torn the line before, what is left of it is cut off first.
+
+    Raises:
+      InputError: where the file cannot be written.
+    """
+    line = (json.dumps(record, default=list) + "\n").encode()
+    try:
+        _mend_end(pathlib.Path(path))
+        with open(path, "ab", buffering=0) as file:
+            file.write(line)
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
+                         "file.") from error
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """All records of a file, oldest first; [] where there is no file.
 
+    A last line that was torn, so that it neither ends nor is a record, does not count: ``append``
+    removes it.
+
     Raises:
-      InputError: for a line that is no record.
+      InputError: for any other line that is no record, or a path that is no file.
     """
     path = pathlib.Path(path)
+    require(not path.is_dir(), f"{str(path)!r} is a folder: name a file of records.")
     if not path.exists():
         return []
+    *lines, last = path.read_bytes().split(b"\n")  # the last is empty, but for an unended line
     records = []
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         try:
             records.append(json.loads(line))
         except ValueError as error:
             raise InputError(f"{path}, line {number} is no record ({error}): remove it.") from error
-    return records
+    return records + ([json.loads(last)] if _is_record(last) else [])
+
+
+def _mend_end(path: pathlib.Path) -> None:
+    """Ends the last line: removes it where it is torn, else gives it its newline."""
+    if not path.exists():
+        return
+    with open(path, "r+b") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return
+        file.seek(-1, os.SEEK_END)
+        if file.read() == b"\n":
+            return
+        file.seek(0)
+        last = file.read().rpartition(b"\n")[2]
+        if _is_record(last):
+            file.write(b"\n")
+        else:
+            file.truncate(file.tell() - len(last))
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _revision() -> str:

@@ -14,7 +14,7 @@ from jaxpt.data.batch import Batch
 from jaxpt.data.resident import gather, rows_of_step
 from jaxpt.errors import require
 from jaxpt.train import checkpoint
-from jaxpt.train.parallel import Devices
+from jaxpt.train.parallel import AXIS, Devices
 
 SHOWN = 5  # arrays that broke, images with the longest features
 
@@ -70,7 +70,7 @@ def _broken(state) -> list[str]:
 @functools.partial(jax.jit, static_argnums=0)
 def _lengths(encoder, params, batch_stats, images):
     encoded = models.encode(encoder, params, batch_stats, images, train=True)
-    return jnp.linalg.norm(encoded.features, axis=-1)
+    return jnp.linalg.norm(encoded.features.astype(jnp.float32), axis=-1)
 
 
 def _feature_lengths(encoder, config, state, split, rows):
@@ -79,12 +79,16 @@ def _feature_lengths(encoder, config, state, split, rows):
     batch = Batch(split.images[index], split.labels[index], split.ids[index], index, rows.epoch,
                   np.int32(config.seed))
     images = augment.draw_view(config.augment, batch, view=0)
-    return np.asarray(_lengths(encoder, state.params, state.batch_stats, images))
+    # On one device, with the axis that synchronised batch statistics need.
+    over_axis = jax.vmap(functools.partial(_lengths, encoder, state.params, state.batch_stats),
+                         axis_name=AXIS)
+    return np.asarray(over_axis(images[None])[0])
 
 
 def _longest(lengths, split, rows, class_names) -> list[str]:
     order = np.argsort(-np.nan_to_num(lengths, nan=np.inf))[:SHOWN]
-    return [f"longest features of the batch's {len(lengths)} images, median "
-            f"{np.nanmedian(lengths):.3g}",
+    finite = lengths[np.isfinite(lengths)]
+    median = f"{np.median(finite):.3g}" if finite.size else "not finite"
+    return [f"longest features of the batch's {len(lengths)} images, median {median}",
             *(f"  image {split.ids[rows.index[i]]} ({class_names[split.labels[rows.index[i]]]}): "
               f"{lengths[i]:.3g}" for i in order)]

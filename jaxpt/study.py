@@ -136,6 +136,7 @@ def run_job(job: Job) -> dict[str, Any]:
     record = {
         "key": job.key, "label": job.label, "method": config.method, "data": dataset.name,
         "part": job.part, "seed": config.seed,
+        "pretrain_images": len(pretrain.train_split(config, dataset).ids),
         "values": values | {"pretrain_seconds": seconds},
         "last": {name: value for name, value in last.items() if name != "images_per_second"},
         "history": [{k: v for k, v in row.items() if k in ("step", "loss", "knn")}

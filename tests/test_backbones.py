@@ -38,6 +38,7 @@ def test_a_run_gives_the_trained_backbone_and_says_what_it_is(pretrained, images
     assert opened.params.keys() == opened.batch_stats.keys() == {"backbone"}
     assert len(opened.checkpoint) == 16
     assert opened.checkpoint == backbones.open_backbone(workdir).checkpoint
+    assert opened.checkpoint == backbones.fingerprint((opened.params, opened.batch_stats))
 
 
 def test_a_label_may_precede_the_source(pretrained, tmp_path):

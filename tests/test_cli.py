@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from jaxpt import cli
-from jaxpt.data import sources
+from jaxpt.data import small_sets
 from jaxpt.errors import InputError
 
-COMMANDS = ("demo", "pretrain", "transfer", "report")
+COMMANDS = ("demo", "pretrain", "scaling", "transfer", "evaluate", "replay", "report")
 PRETRAIN = ["pretrain", "--workdir=out", "--config=pretrain/digits.py:smoke"]
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "broken_run").mkdir()
     (tmp_path / "broken_run" / "config.json").write_text("{")
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "broken.jsonl").write_text('{"half": ')
+    (tmp_path / "broken.jsonl").write_text('{"half": \n')
     (tmp_path / "foreign.jsonl").write_text('{"accuracy": 0.9}\n')
     (tmp_path / "no_function.py").write_text("x = 1\n")
     (tmp_path / "bad_syntax.py").write_text("x = 1\ndef get_config(:\n")
@@ -124,10 +124,19 @@ BAD_INPUT = {
                             "--config.finetune=False"], "nothing to do"),
     "too few seeds": (["demo", "--seeds=1", "--out=new"], "seeds must be at least 2.*got 1"),
     "missing records": (["report", "nowhere.jsonl", "--out=new"], "no file 'nowhere.jsonl'"),
+    "one of several missing": (["report", "foreign.jsonl", "nowhere.jsonl", "--out=new"],
+                               "no file 'nowhere.jsonl'"),
     "no records": (["report", "empty.jsonl", "--out=new"], "empty.jsonl holds no records"),
     "records of something else": (["report", "foreign.jsonl", "--out=new"],
                                   "record 1 has no key, label"),
     "broken record": (["report", "broken.jsonl", "--out=new"], "broken.jsonl, line 1 is no record"),
+    "unknown suite": (["evaluate", "nowhere", "--out=new.jsonl", "--suite=geomtry"],
+                      "suite must be one of .*, got 'geomtry'"),
+    "missing run to evaluate": (["evaluate", "nowhere", "--out=new.jsonl"],
+                                "no pre-training run in 'nowhere'"),
+    "evaluate into broken records": (["evaluate", "nowhere", "--out=broken.jsonl"],
+                                     "broken.jsonl, line 1 is no record"),
+    "evaluate into nothing": (["evaluate", "nowhere", "--out="], "--out must not be empty"),
 }
 # What only shows when the network is built, or when training is over.
 FOUND_LATE = {
@@ -157,7 +166,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing_behind(argv, message, fold
 
 
 def test_demo_without_fashion_mnist_names_the_package(folder, capsys, monkeypatch):
-    monkeypatch.setattr(sources, "FASHION_MNIST_DIR", str(folder / "empty"))
+    monkeypatch.setattr(small_sets, "FASHION_MNIST_DIR", str(folder / "empty"))
     assert cli.main(["demo", "--data=fashion_mnist", "--out=new"]) == 2
     said = capsys.readouterr().err
     assert "dataset-fashion-mnist" in said and len(said.splitlines()) == 1
@@ -167,7 +176,8 @@ def test_demo_without_fashion_mnist_names_the_package(folder, capsys, monkeypatc
 @pytest.mark.parametrize("argv", [
     [], ["pretrian"], ["pretrain"], ["transfer", "--out=x"], ["transfer", "run"],
     ["demo", "--data=cifar"], ["demo", "--seeds=few"], ["demo", "--config.k=5"],
-    ["report", "x.jsonl"]])
+    ["report", "x.jsonl"], ["evaluate", "run"], ["evaluate", "--out=x"],
+    ["evaluate", "run", "--out=x", "--part=train"], ["evaluate", "run", "--out=x", "--limit=few"]])
 def test_what_argparse_refuses(argv, folder, capsys):
     before = everything_in(folder)
     with pytest.raises(SystemExit) as stop:
@@ -194,7 +204,8 @@ class TestHelp:
         ("pretrain", ["--config", "--workdir", "--noresume", "--config.k=50", "pretrain/digits.py",
                       "pretrain/fashion_mnist.py", "pretrain/defaults.py"]),
         ("transfer", ["--config", "--out", "WORKDIR", "transfer/defaults.py"]),
-        ("report", ["--out", "records"])])
+        ("scaling", ["--methods", "--sizes", "--seeds", "--out", "pretrain/digits.py"]),
+        ("report", ["--out", "RECORDS", "--markdown", "--csv"])])
     def test_of_each_command(self, command, words, capsys):
         text = self.help_of(capsys, command)
         assert [word for word in words if word not in text] == []
@@ -219,8 +230,8 @@ class TestWhatReachesTheLoop:
         """What ``pretrain.run`` is called with."""
         from jaxpt import pretrain
         calls = []
-        monkeypatch.setattr(pretrain, "run", lambda config, workdir, *, resume: calls.append(
-            (config, workdir, resume)))
+        monkeypatch.setattr(pretrain, "run", lambda config, workdir, *, resume, max_minutes: (
+            calls.append((config, workdir, resume))))
         return calls
 
     def test_defaults(self, given, capsys):

@@ -95,7 +95,7 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, instant, dat
 
 
 def test_missing_images_are_told_before_any_work(tmp_path, instant, monkeypatch):
-    monkeypatch.setattr("jaxpt.data.sources.FASHION_MNIST_DIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr("jaxpt.data.small_sets.FASHION_MNIST_DIR", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="Fashion-MNIST: .* is missing. Install"):
         demo.run("fashion_mnist", tmp_path / "out", 2)
     assert not (tmp_path / "out").exists() and not instant

@@ -1,164 +1,210 @@
-"""The transfer loop end to end on real digits, from checkpoints on disk."""
+"""Transfer end to end on real digits: from checkpoints on disk to records."""
 
-import types
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import time
 
-import jax
 import numpy as np
 import pytest
 
-from jaxpt import models, pretrain, records, transfer
+from jaxpt import backbones, finetune, pretrain, records, transfer
 from jaxpt.configs.pretrain import digits
-from jaxpt.configs.transfer import defaults
-from jaxpt.data import sources
+from jaxpt.configs.transfer import bit, defaults
 from jaxpt.errors import InputError
 from jaxpt.evaluation import measure
 
 
 @pytest.fixture(scope="module")
-def pretrained(tmp_path_factory):
-    """(workdir, what was trained) of a short run, with batch statistics to carry over."""
-    workdir = tmp_path_factory.mktemp("pretrained") / "run"
+def workdir(tmp_path_factory):
+    """A short run, with batch statistics to carry over."""
+    folder = tmp_path_factory.mktemp("pretrained") / "run"
     config = digits.get_config("look")
     config.update(duration="5 epochs", knn_every="0 steps", devices=1)
     config.model.norm = "batch"
-    return str(workdir), pretrain.run(config, str(workdir), quiet=True)
+    pretrain.run(config, str(folder), quiet=True)
+    return str(folder)
 
 
-def short():
+def short(**changes):
     config = defaults.get_config()
-    config.update(seeds=(0,), duration="6 epochs", devices=1)
+    config.update(seeds=(0,), duration="6 epochs", devices=1, **changes)
     return config
 
 
-def test_the_loaded_backbone_is_the_trained_one(pretrained):
-    workdir, trained = pretrained
-    loaded = transfer.load_backbone(workdir, classes=10, channels=1)
-    images = sources.load(loaded.config.data).test.images
-    np.testing.assert_array_equal(loaded.features(images), trained.features(images))
-    assert loaded.step == int(trained.state.step) == 50
+def lasting(found):
+    """Records without the day and the machine."""
+    passing = ("date", "revision", "device", "packages", "python")
+    return [{k: v for k, v in record.items() if k not in passing} for record in found]
 
 
-def test_measures_once_and_writes_records(pretrained, tmp_path):
-    workdir, _ = pretrained
+def test_measures_once_and_writes_records(workdir, tmp_path):
     out = tmp_path / "records.jsonl"
     found = transfer.run(short(), [workdir], out)
-    assert [record["label"] for record in found] == ["frozen", "finetune seed 0"]
+    assert [(r["label"], r["evaluator"]) for r in found] == [
+        ("look", "frozen"), ("look", "finetune")]
     frozen, finetuned = (record["values"] for record in found)
     assert frozen["fine_knn"] > 0.8 and frozen["fine_linear"] > 0.8  # chance is 0.1
     assert frozen["coarse_knn"] > frozen["fine_knn"]  # the coarse labels are pre-training's
-    assert finetuned["finetune"] > 0.8
+    assert finetuned.keys() == {"fine_finetune", "finetune_validation", "learning_rate",
+                                "weight_decay"}
+    assert finetuned["fine_finetune"] > 0.8
     assert finetuned["learning_rate"] in short().learning_rates
-    assert {"device", "packages", "date", "protocol", "config", "transfer"} <= found[0].keys()
     before = out.read_text()
     assert transfer.run(short(), [workdir], out) == records.read(out)
     assert out.read_text() == before
 
 
-def test_a_newer_checkpoint_is_measured_anew(pretrained, tmp_path, monkeypatch):
-    workdir, _ = pretrained
-    loaded = transfer.load_backbone(workdir, classes=10, channels=1)
-    monkeypatch.setattr(transfer, "load_backbone", lambda *args, **kwargs: loaded)
-    monkeypatch.setattr(measure, "frozen", lambda *args, **kwargs: {})
+def quick(monkeypatch):
+    """Fine-tuning and frozen measurements that take no time; returns the calls."""
+    calls = []
+
+    def fake(task, *, seed):
+        calls.append((task.backbone.label, seed))
+        return finetune.Finetuned(0.9, 0.8, 1e-3, 1e-4, [
+            {"learning_rate": 1e-3, "weight_decay": 1e-4, "validation": 0.8}])
+
+    monkeypatch.setattr(transfer, "finetune", fake)
+    monkeypatch.setattr(measure, "frozen", lambda *args, **kwargs: {"fine_knn": 0.5})
+    return calls
+
+
+def test_a_record_says_what_it_is_of(workdir, tmp_path, monkeypatch):
+    quick(monkeypatch)
     config = short()
-    config.finetune = False
-    for step in 50, 51, 50:
-        monkeypatch.setattr(transfer, "open_run", lambda workdir, step=step: (loaded.config, step))
-        transfer.run(config, [workdir], tmp_path / "records.jsonl")
-    assert [record["step"] for record in records.read(tmp_path / "records.jsonl")] == [50, 51]
+    config.seeds = (0, 5)
+    frozen, first, second = transfer.run(config, [f"mine={workdir}"], tmp_path / "out.jsonl")
+    opened = backbones.open_backbone(workdir)
+    for record in frozen, first, second:
+        assert (record["label"], record["method"], record["seed"]) == ("mine", "look", 0)
+        assert (record["data"], record["part"], record["step"]) == ("digits", "test", 50)
+        assert record["checkpoint"] == opened.checkpoint
+        assert record["config"] == json.loads(json.dumps(opened.config.to_dict()))
+        assert record["data_config"]["source"] == "digits"
+        assert record["data_config"]["label_map"] == "halves"
+        assert {"device", "packages", "date", "revision"} <= record.keys()
+    assert (first["finetune_seed"], second["finetune_seed"]) == (0, 5)
+    assert frozen["protocol"] == measure.PROTOCOL
+    protocol = first["protocol"]["finetune"]
+    assert tuple(protocol["learning_rates"]) == (1e-3, 3e-3) and protocol["batch_size"] == 120
+    assert not {"seeds", "devices", "data"} & protocol.keys()
+    assert first["details"]["sweep"] == [
+        {"learning_rate": 1e-3, "weight_decay": 1e-4, "validation": 0.8}]
+    assert len({r["key"] for r in (frozen, first, second)}) == 3
 
 
-def test_fine_tuning_starts_from_the_checkpoint_and_leaves_it_alone(pretrained):
-    workdir, _ = pretrained
-    loaded = transfer.load_backbone(workdir, classes=10, channels=1)
-    before = jax.tree.map(np.array, loaded.params)
-    dataset = sources.load(loaded.config.data)
-    config = short()
-    # At a learning rate of zero nothing may change, so a zero classifier says class 0 throughout.
-    config.update(learning_rates=(0.0,), duration="1 steps", warmup="0 steps")
-    devices = transfer.Devices("shard_map", 1)
-    still = transfer.finetune(config, loaded, dataset, devices, seed=0)["finetune"]
-    assert still == np.mean(dataset.test.labels == 0)
-    jax.tree.map(np.testing.assert_array_equal, before, loaded.params)
-    state = transfer._train(config, loaded, dataset.train, devices, 0.0, seed=0)
-    jax.tree.map(np.testing.assert_array_equal, before, jax.device_get(state.params))
+def test_what_is_known_is_not_made_again(workdir, tmp_path, monkeypatch):
+    calls = quick(monkeypatch)
+    out = tmp_path / "out.jsonl"
+    transfer.run(short(), [workdir], out)
+    more = short()
+    more.update(seeds=(1, 0), devices=8)
+    assert [r.get("finetune_seed") for r in transfer.run(more, [workdir], out)] == [None, 1, 0]
+    transfer.run(short(label_smoothing=0.1), [workdir], out)
+    transfer.run(short(), [f"other={workdir}"], out)
+    assert calls == [("look", 0), ("look", 1), ("look", 0), ("other", 0)]
+    # Frozen features do not depend on how fine-tuning is done.
+    assert [r["evaluator"] for r in records.read(out)] == [
+        "frozen", "finetune", "finetune", "finetune", "frozen", "finetune"]
 
 
-def test_the_rate_is_chosen_on_validation_and_refitted_on_all_training_data(monkeypatch):
-    dataset = sources.load(digits.get_config().data)
-    trained = []
-    scores = {(0.1, "validation"): 0.5, (0.2, "validation"): 0.7, (0.3, "validation"): 0.6,
-              (0.2, "test"): 0.4}
-
-    def name_of(split):
-        return next(name for name in dataset._fields if getattr(dataset, name) is split)
-
-    def train(config, pretrained, split, devices, rate, seed):
-        trained.append((name_of(split), rate, seed))
-        return rate
-
-    monkeypatch.setattr(transfer, "_train", train)
-    monkeypatch.setattr(transfer, "_accuracy",
-                        lambda rate, encoder, split: scores[rate, name_of(split)])
-    config = short()
-    config.learning_rates = (0.1, 0.2, 0.3)
-    found = transfer.finetune(config, types.SimpleNamespace(encoder=None), dataset, None, seed=4)
-    assert found == {"finetune": 0.4, "finetune_validation": 0.7, "learning_rate": 0.2}
-    assert trained == [("train", 0.1, 4), ("train", 0.2, 4), ("train", 0.3, 4),
-                       ("trainval", 0.2, 4)]
+def test_another_checkpoint_is_measured_anew(workdir, tmp_path, monkeypatch):
+    quick(monkeypatch)
+    opened = backbones.open_backbone(workdir)
+    for checkpoint in "a", "b", "a":
+        monkeypatch.setattr(transfer, "open_backbone", lambda *args, c=checkpoint, **kwargs:
+                            opened.__class__(**{**vars(opened), "checkpoint": c}))
+        transfer.run(short(finetune=False), [workdir], tmp_path / "out.jsonl")
+    assert [r["checkpoint"] for r in records.read(tmp_path / "out.jsonl")] == ["a", "b"]
 
 
-def test_fine_tuning_on_eight_devices_equals_one_and_the_seed_counts():
-    config, dataset = digits.get_config(), sources.load(digits.get_config().data)
-    encoder = models.Encoder(models.make_backbone(config.model, axis_name=transfer.AXIS),
-                             models.Classifier(10))
-    start = transfer.Pretrained(config, 0, encoder, *models.init(
-        encoder, jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32)))
-    fine = short()
-    fine.optimizer.name = "sgd"
-    fine.update(duration="3 steps", warmup="0 steps")
-    one, eight, other = (
-        jax.device_get(transfer._train(fine, start, dataset.train, transfer.Devices(
-            "shard_map", devices), 0.1, seed=seed).params)
-        for devices, seed in ((1, 0), (8, 0), (8, 1)))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one, eight)
-    assert np.abs(eight["head"]["Dense_0"]["kernel"]
-                  - other["head"]["Dense_0"]["kernel"]).max() > 1e-3
+def test_scratch_and_workdir_side_by_side_on_a_set_of_their_own(workdir, tmp_path, monkeypatch):
+    quick(monkeypatch)
+    config = short(frozen=False)
+    config.data.update(source="digits", limit=300)
+    config.model.update(name="small_cnn")
+    found = transfer.run(config, ["scratch:4", workdir], tmp_path / "out.jsonl")
+    assert [(r["label"], r["method"], r["seed"], r["config"] is None) for r in found] == [
+        ("scratch", "scratch", 4, True), ("look", "look", 0, False)]
+    assert [r["data_config"]["label_map"] for r in found] == ["fine", "fine"]
+    assert found[0]["model"]["name"] == "small_cnn" and found[1]["model"] is None
+    assert found[0]["data_config"]["limit"] == 300
 
 
-def test_test_labels_decide_nothing(pretrained):
-    workdir, _ = pretrained
-    loaded = transfer.load_backbone(workdir, classes=10, channels=1)
-    dataset = sources.load(loaded.config.data)
-    shuffled = dataset._replace(test=dataset.test._replace(
-        labels=np.roll(dataset.test.labels, 1)))
-    devices = transfer.Devices("shard_map", 1)
-    config = short()
-    config.update(duration="1 epochs", warmup="0 steps")
-    honest, blind = (transfer.finetune(config, loaded, d, devices, seed=0)
-                     for d in (dataset, shuffled))
-    assert honest["finetune_validation"] == blind["finetune_validation"]
-    assert honest["learning_rate"] == blind["learning_rate"]
-    assert honest["finetune"] != blind["finetune"]
+@pytest.mark.parametrize("module", [defaults, bit])
+def test_the_smoke_variants_run(module, workdir, tmp_path):
+    config = module.get_config("smoke")
+    config.update(devices=1, frozen=False)
+    record, = transfer.run(config, [workdir], tmp_path / "out.jsonl")
+    assert 0 <= record["values"]["fine_finetune"] <= 1
+    protocol = record["protocol"]["finetune"]
+    assert protocol["duration"] == "3 steps" and protocol["mixup"] == 0.0
+    assert protocol["crop"] == (8 if module is bit else 0)
 
 
-def test_images_with_other_channels_are_refused_by_name_and_shape(pretrained):
-    with pytest.raises(InputError, match=r"kernel.*\(3, 3, 1, 16\).*\(3, 3, 3, 16\)"):
-        transfer.load_backbone(pretrained[0], classes=10, channels=3)
+def test_unknown_variants_are_refused():
+    for module in defaults, bit:
+        with pytest.raises(InputError, match="variant 'large' is unknown"):
+            module.get_config("large")
 
 
-def test_a_missing_checkpoint_is_named_before_anything_is_written(tmp_path):
-    with pytest.raises(InputError, match="no pre-training run in"):
-        transfer.run(short(), [str(tmp_path / "nowhere")], tmp_path / "out.jsonl")
+def test_killed_and_resumed_it_writes_the_same_results(workdir, tmp_path):
+    whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
+    config = defaults.get_config("smoke")
+    config.update(seeds=(0, 1, 2), devices=1, frozen=False, learning_rates=(1e-3, 1e-2))
+    running = subprocess.Popen(
+        [sys.executable, "-m", "jaxpt.cli", "transfer", workdir, f"--out={resumed}",
+         "--config=transfer/defaults.py:smoke", "--config.seeds=(0,1,2)", "--config.devices=1",
+         "--config.frozen=False", "--config.learning_rates=(0.001,0.01)"])
+    deadline = time.monotonic() + 300
+    while not (resumed.exists() and resumed.read_text().endswith("\n")):
+        assert running.poll() is None and time.monotonic() < deadline
+        time.sleep(0.002)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    before = records.read(resumed)
+    assert 1 <= len(before) <= 3
+    for out in resumed, whole:
+        transfer.run(config, [workdir], out)
+    assert lasting(records.read(resumed)) == lasting(records.read(whole))
+    assert records.read(resumed)[:len(before)] == before
+
+
+def test_colour_images_are_not_for_a_network_of_grey_ones(workdir, tmp_path):
+    path = tmp_path / "colour.npz"
+    rng = np.random.default_rng(0)
+    np.savez(path, **{f"{part}_{kind}": values for part in ("train", "test") for kind, values in (
+        ("images", rng.integers(0, 256, (40, 8, 8, 3), np.uint8)),
+        ("labels", np.arange(40) % 2))})
+    config = short(frozen=False)
+    config.data.update(source="npz", path=str(path))
+    with pytest.raises(InputError, match="takes images of 1 channel, but these have 3"):
+        transfer.run(config, [workdir], tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"frozen": False, "finetune": False}, "nothing to do"),
-    ({"seeds": ()}, "seeds is empty"),
-    ({"learning_rates": ()}, "learning_rates is empty"),
+def test_a_missing_checkpoint_is_named_before_anything_is_written(workdir, tmp_path):
+    with pytest.raises(InputError, match="no pre-training run in"):
+        transfer.run(short(), [workdir, str(tmp_path / "nowhere")], tmp_path / "out.jsonl")
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(("changes", "backbones_", "message"), [
+    ({"frozen": False, "finetune": False}, [], "nothing to do"),
+    ({"seeds": ()}, [], "seeds is empty"),
+    ({"learning_rates": ()}, [], "learning_rates is empty"),
+    ({"batch_size": 0}, [], "batch_size must be at least 1"),
+    ({}, ["scratch"], "set model.name to one of"),
+    ({"model.name": "small_cnn"}, ["scratch"], "scratch comes with no set of its own"),
+    ({"model.name": "small_cnn", "model.normalisation": "cifar"}, ["scratch"],
+     "model.normalisation must be one of"),
+    ({}, ["weights.pth"], "no file 'weights.pth'"),
 ])
-def test_bad_configs_are_refused(changes, message, tmp_path):
+def test_bad_configs_are_refused(changes, backbones_, message, tmp_path):
     config = short()
-    config.update(changes)
+    config.update_from_flattened_dict(changes)
     with pytest.raises(InputError, match=message):
-        transfer.run(config, [], tmp_path / "out.jsonl")
+        transfer.run(config, backbones_, tmp_path / "out.jsonl")
+    assert not pathlib.Path(tmp_path / "out.jsonl").exists()

@@ -20,11 +20,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.local_views = 0  # and small crops of it (multi-crop)
 
     c.data = ml_collections.ConfigDict()
-    c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME
+    c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
     c.data.path = ""
-    c.data.image_size = 32  # folder only
+    c.data.image_size = 32  # folder, tfds images of several shapes, protocol (0: the protocol's)
+    c.data.train_split = "train"  # tfds:NAME, in tfds' slicing language
+    c.data.test_split = "test"
+    c.data.try_gcs = False  # ask tfds' bucket for a prepared copy first
     c.data.label_map = "fine"  # fine, halves, parity, fashion5
     c.data.limit = 0  # only so many training images; 0: all
+    c.data.pretrain_limit = 0  # pre-training alone sees only so many of them; 0: all
     c.data.train_on = "trainval"  # or "train", which leaves a fifth for validation
 
     c.augment = ml_collections.ConfigDict()  # of the views, and of a target that sees the same

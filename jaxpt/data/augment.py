@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jaxpt.data.batch import Batch
 from jaxpt.errors import require
 
+MOST_PIXELS = 4096  # of a crop's side or a shift
+
 
 def to_float(images: jax.Array) -> jax.Array:
     """uint8 images → float32 in −1 … 1, as every network here takes them."""
@@ -42,14 +44,16 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
 
 def check(config) -> None:
     """Raises InputError where an augmentation config makes no sense."""
-    for name in ("shift", "contrast", "brightness", "noise", "erase"):
-        require(config[name] >= 0, f"augment.{name} must not be negative, got {config[name]}.")
+    for name in ("contrast", "brightness", "noise", "erase"):
+        require(0 <= config[name] <= 1,
+                f"augment.{name} must lie between 0 and 1, got {config[name]}.")
     require(config.erase < 1, f"augment.erase must be below 1, got {config.erase}.")
+    for name in "shift", "crop_size":
+        require(0 <= config[name] <= MOST_PIXELS, f"augment.{name} must lie between 0 and "
+                f"{MOST_PIXELS} pixels, got {config[name]}.")
     require(len(config.crop_area) == 2 and 0 < config.crop_area[0] <= config.crop_area[1] <= 1,
             "augment.crop_area must be two shares above 0 and at most 1, the smaller first, got "
             f"{tuple(config.crop_area)}.")
-    require(config.crop_size >= 0, f"augment.crop_size must not be negative, got "
-            f"{config.crop_size}.")
 
 
 def _augment(config, key, image):

@@ -3,9 +3,10 @@
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from jaxpt.errors import InputError, require
+from jaxpt.data.decode import Framing, open_image, to_square
+from jaxpt.errors import require
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -50,20 +51,7 @@ def _files(part: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _open(file: pathlib.Path, size: int) -> Image.Image:
-    try:
-        with Image.open(file) as image:
-            image.load()
-            # Conversion to 8 bits would turn nearly all of it white.
-            require(not image.mode.startswith(("I", "F")), f"{file} has more than 8 bits a "
-                    f"channel (mode {image.mode}): convert it first.")
-            image = image if image.mode == "L" else image.convert("RGB")
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
-        raise InputError(f"{file} cannot be read as an image ({error}).") from error
-    scale = size / min(image.size)
-    image = image.resize([max(size, round(side * scale)) for side in image.size],
-                         Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    return to_square(open_image(file, str(file)), Framing.centre(size))
 
 
 def _stack(images: list[Image.Image], mode: str) -> np.ndarray:

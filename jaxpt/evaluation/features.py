@@ -1,39 +1,109 @@
 """Frozen features of whole sets, every image exactly once."""
 
 import functools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.data.augment import to_float
 from jaxpt.errors import require
 from jaxpt.models.encoder import encode
+from jaxpt.models.inputs import prepare
+from jaxpt.train.parallel import Devices
+
+BATCH_SIZE = 128  # images of a device at a time; numbers differ between sizes, by rounding
 
 
-def extract(encoder, params, batch_stats, images: np.ndarray, *,
-            batch_size: int = 500, what: str = "features") -> np.ndarray:
+def extract(encoder, params, batch_stats, images: np.ndarray, *, batch_size: int = BATCH_SIZE,
+            what: str = "features", devices: Devices | None = None) -> np.ndarray:
     """Backbone features, or the head's output, in evaluation mode.
 
     Args:
       encoder: an ``Encoder``.
       params, batch_stats: its variables.
       images: uint8 [n, height, width, channels].
-      batch_size: images at a time; the last batch is padded and the padding cut off.
+      batch_size: images of each device at a time; the last batch is padded and the padding cut
+        off. How many devices there are changes no bit of the result.
       what: "features" of the backbone, or "output" of the head.
+      devices: that share the images; None: the first device of this process.
 
     Returns:
       float32 [n, dim].
+
+    Raises:
+      InputError: where there are no images, or the network does not take them.
     """
+    program = _program(encoder, _outputs, devices)
+    return _over_batches(program, (params, batch_stats), images, batch_size, devices)[what]
+
+
+def extract_layers(encoder, params, batch_stats, images: np.ndarray, *,
+                   batch_size: int = BATCH_SIZE,
+                   devices: Devices | None = None) -> dict[str, np.ndarray]:
+    """The backbone's intermediates, layer by layer, each averaged over its positions.
+
+    Args:
+      encoder, params, batch_stats, images, batch_size, devices: as of ``extract``.
+
+    Returns:
+      name of the layer → float32 [n, channels], the first layer first.
+
+    Raises:
+      InputError: as ``extract``.
+    """
+    program = _program(encoder, _layers, devices)
+    layers = _over_batches(program, (params, batch_stats), images, batch_size, devices)
+    return {name: layers[name] for name in _order(encoder, params, batch_stats, images)}
+
+
+def _over_batches(program, variables, images, batch_size, devices) -> dict[str, np.ndarray]:
     require(len(images) > 0, "there are no images to take features of.")
+    require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
+    at_a_time = batch_size * (devices.count if devices else 1)
+    if devices:
+        variables = devices.replicate(variables)
     parts = []
-    for start in range(0, len(images), batch_size):
-        batch = images[start:start + batch_size]
-        padded = np.pad(batch, [(0, batch_size - len(batch))] + [(0, 0)] * 3)
-        parts.append(np.asarray(_encode(encoder, params, batch_stats, padded)[what])[:len(batch)])
-    return np.concatenate(parts)
+    for start in range(0, len(images), at_a_time):
+        batch = images[start:start + at_a_time]
+        padded = np.pad(batch, [(0, at_a_time - len(batch))] + [(0, 0)] * 3)
+        found = program(variables, devices.split(padded) if devices else padded)
+        parts.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], found))
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(encoder, params, batch_stats, images):
-    encoded = encode(encoder, params, batch_stats, to_float(images), train=False)
+@functools.lru_cache(maxsize=16)
+def _program(encoder, function, devices):
+    """The compiled function, once for each encoder and line of devices."""
+    function = functools.partial(function, encoder)
+    return devices.map_rows(function) if devices else jax.jit(function)
+
+
+def _outputs(encoder, variables, images):
+    encoded = encode(encoder, *variables, to_float(images), train=False)
     return {"output": encoded.output, "features": encoded.features}
+
+
+def _layers(encoder, variables, images) -> dict[str, Any]:
+    params, batch_stats = variables
+
+    def intermediates(encoder, images):
+        images = prepare(images, encoder.normalisation, encoder.channels)
+        return encoder.backbone(images, False)[1]
+
+    found = encoder.apply({"params": params, "batch_stats": batch_stats}, to_float(images),
+                          method=intermediates)
+    return {name: jnp.mean(x, axis=tuple(range(1, x.ndim - 1))).astype(jnp.float32)
+            for name, x in found.items()}
+
+
+def _order(encoder, params, batch_stats, images) -> list[str]:
+    """Names of the layers from first to last: a compiled program sorts its dicts."""
+    names = []
+
+    def note(variables, images):
+        names.extend(_layers(encoder, variables, images))
+
+    jax.eval_shape(note, (params, batch_stats), images[:1])
+    return names

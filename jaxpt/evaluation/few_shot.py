@@ -1,49 +1,141 @@
-"""Few-shot accuracy: closed-form ridge regression on whitened features (as in big_vision)."""
+"""Accuracy from a few examples a class: fixed classes, or episodes of some classes each."""
+
+from typing import NamedTuple
 
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.evaluation.checks import check_split
+from jaxpt.evaluation import logistic
+from jaxpt.evaluation.checks import check_features, check_known, check_split
+
+
+class Episodes(NamedTuple):
+    """What episodes found.
+
+    Attributes:
+      accuracy: mean over episodes.
+      interval: half of the 95 % interval of that mean, 1.96 · deviation / √episodes.
+      accuracies: float [episodes].
+    """
+
+    accuracy: float
+    interval: float
+    accuracies: np.ndarray
 
 
 def few_shot(train_features, train_labels, test_features, test_labels, *, shots: int = 5,
-             draws: int = 5, seed: int = 0, l2: float = 2.0**10) -> np.ndarray:
+             draws: int = 5, seed: int = 0, head: str = "ridge",
+             l2: float | None = None) -> np.ndarray:
     """Top-1 accuracy from ``shots`` examples a class, for several random draws of them.
-
-    Targets are ±1, a bias feature is added, features are whitened by the mean and standard
-    deviation of the shots, and the ridge system is solved in closed form.
 
     Args:
       train_features, train_labels: float [n, dim], int [n], what shots are drawn from.
       test_features, test_labels: float [m, dim], int [m].
       shots: examples of each class.
       draws: how many independent draws.
-      seed: of the draws.
-      l2: ridge strength; the same for all methods and fixed beforehand.
+      seed: of the draws, which are the same for every head.
+      head: "ridge" as in big_vision: targets ±1, a bias feature, features whitened by the mean and
+        standard deviation of the shots, closed form. "logistic" as in Tian et al. 2020: features
+        of length one, logistic regression.
+      l2: strength, the same for all methods and fixed beforehand. By default 2¹⁰ for ridge and
+        1/(shots · classes) for logistic, scikit-learn's C = 1.
 
     Returns:
       float [draws] accuracies.
 
     Raises:
-      InputError: for features with NaN, mismatched lengths, or a class with too few examples.
+      InputError: for features with NaN, labels that are no integers or one-hot, mismatched
+        lengths, a single class, a class with fewer examples than shots or that only test has, or
+        l2 that is not positive.
     """
     train_features, train_labels, test_features, test_labels = map(
         np.asarray, (train_features, train_labels, test_features, test_labels))
     check_split(train_features, train_labels, test_features, test_labels)
     require(shots >= 1, f"shots must be at least 1, got {shots}.")
     require(draws >= 1, f"draws must be at least 1, got {draws}.")
+    require(head in ("ridge", "logistic"), f"head must be 'ridge' or 'logistic', got {head!r}.")
+    require(l2 is None or l2 > 0, f"l2 must be positive, got {l2}.")
     classes, counts = np.unique(train_labels, return_counts=True)
-    require(counts.min() >= shots, f"{shots} shots need that many examples of every class, but "
-            f"class {classes[np.argmin(counts)]} has {counts.min()}.")
+    require(len(classes) > 1, f"at least two classes are needed, got {classes.tolist()}.")
+    check_known(train_labels, test_labels)
+    _check_counts(f"{shots} shots", shots, classes, counts)
+    predict = {"ridge": _ridge, "logistic": _logistic}[head]
     accuracies = []
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
         chosen = np.concatenate([rng.permutation(np.flatnonzero(train_labels == c))[:shots]
                                  for c in classes])
-        predicted = _ridge(train_features[chosen], np.searchsorted(classes, train_labels[chosen]),
-                           test_features, len(classes), l2)
+        predicted = predict(train_features[chosen], np.repeat(np.arange(len(classes)), shots),
+                            test_features, len(classes), l2)
         accuracies.append(np.mean(classes[predicted] == test_labels))
     return np.array(accuracies)
+
+
+def episodes(features, labels, *, ways: int = 5, shots: int = 1, queries: int = 15,
+             count: int = 600, seed: int = 0, head: str = "centroid",
+             l2: float | None = None) -> Episodes:
+    """Mean accuracy of N-way K-shot episodes, each with classes and examples of its own.
+
+    600 episodes of 5 classes with 1 or 5 shots and a 95 % interval are the custom of Chen et al.
+    2019 ("A closer look at few-shot classification"), 15 queries a class that of Wang et al. 2019.
+
+    Args:
+      features, labels: float [n, dim], int [n]; classes that pre-training has not seen.
+      ways: classes of an episode.
+      shots, queries: of each of its classes.
+      count: episodes.
+      seed: of the episodes, which are the same for every head.
+      head: "centroid": the nearest class mean, all vectors of length one before (SimpleShot, Wang
+        et al. 2019, without centring); of equally near ones that drawn first. "logistic": as in
+        ``few_shot``.
+      l2: of logistic; by default 1/(ways · shots).
+
+    Raises:
+      InputError: for features with NaN, labels that are no integers or one-hot, mismatched
+        lengths, fewer classes than ways, or a class with fewer examples than shots + queries.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxpt.evaluation import episodes
+      >>> labels = np.arange(60) % 3
+      >>> episodes(np.eye(3)[labels], labels, ways=3, shots=1, queries=5, count=20)[:2]
+      (1.0, 0.0)
+    """
+    features, labels = np.asarray(features), np.asarray(labels)
+    check_features("", features, labels)
+    for name, value, least in (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1),
+                               ("count", count, 2)):
+        require(value >= least, f"{name} must be at least {least}, got {value}.")
+    require(head in ("centroid", "logistic"),
+            f"head must be 'centroid' or 'logistic', got {head!r}.")
+    require(l2 is None or l2 > 0, f"l2 must be positive, got {l2}.")
+    classes, counts = np.unique(labels, return_counts=True)
+    require(len(classes) >= ways, f"{ways}-way episodes need that many classes, got "
+            f"{len(classes)}.")
+    _check_counts(f"{shots} shots and {queries} queries", shots + queries, classes, counts)
+    members = [np.flatnonzero(labels == c) for c in classes]
+    features, predict = _unit(features), {"centroid": _centroid, "logistic": _logistic}[head]
+    targets, accuracies = np.arange(ways), []
+    for episode in range(count):
+        rng = np.random.default_rng((seed, episode))
+        rows = np.stack([rng.choice(members[c], shots + queries, replace=False)
+                         for c in rng.choice(len(classes), ways, replace=False)])
+        predicted = predict(features[rows[:, :shots].ravel()], np.repeat(targets, shots),
+                            features[rows[:, shots:].ravel()], ways, l2)
+        accuracies.append(np.mean(predicted == np.repeat(targets, queries)))
+    return Episodes(float(np.mean(accuracies)),
+                    float(1.96 * np.std(accuracies, ddof=1) / np.sqrt(count)),
+                    np.array(accuracies))
+
+
+def _check_counts(wanted, needed, classes, counts):
+    require(counts.min() >= needed, f"{wanted} need {needed} examples of every class, but class "
+            f"{classes[np.argmin(counts)]} has {counts.min()}.")
+
+
+def _unit(features):
+    features = np.asarray(features, np.float64)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
 
 
 def _ridge(features, targets, queries, classes, l2):
@@ -54,5 +146,17 @@ def _ridge(features, targets, queries, classes, l2):
 
     x, y = whiten(features), 2.0 * np.eye(classes)[targets] - 1.0
     # The dual form: a system of shots × classes unknowns, however many features there are.
+    l2 = 2.0**10 if l2 is None else l2
     weights = x.T @ np.linalg.solve(x @ x.T + l2 * np.eye(len(x)), y)
     return np.argmax(whiten(queries) @ weights, axis=1)
+
+
+def _logistic(features, targets, queries, classes, l2):
+    l2 = 1 / len(features) if l2 is None else l2
+    found = logistic.fit(_unit(features), targets, classes, [l2])
+    return np.argmax(_unit(queries) @ found.weights[0] + found.bias[0], axis=1)
+
+
+def _centroid(features, targets, queries, classes, l2):
+    centroids = features.reshape(classes, -1, features.shape[1]).mean(axis=1)
+    return np.argmax(queries @ centroids.T - np.sum(centroids**2, axis=1) / 2, axis=1)

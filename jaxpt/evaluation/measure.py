@@ -1,13 +1,9 @@
 """The measurements of one feature function on one set: what a record holds."""
 
-import numpy as np
-
-from jaxpt.data.sources import Dataset, validation_mask
-from jaxpt.errors import require
-from jaxpt.evaluation.few_shot import few_shot
-from jaxpt.evaluation.geometry import class_separation, effective_rank, fine_purity
-from jaxpt.evaluation.knn import knn_classify
-from jaxpt.evaluation.linear import L2_GRID, linear_probe
+from jaxpt.data.sources import Dataset
+from jaxpt.evaluation import accuracy, structure
+from jaxpt.evaluation.linear import L2_GRID
+from jaxpt.evaluation.task import make_task
 
 # Fixed for all methods, and part of every record.
 PROTOCOL = {
@@ -16,7 +12,6 @@ PROTOCOL = {
     "few_shot": {"shots": 5, "draws": 10, "l2": 10.0, "features": "backbone, whitened"},
     "fine_purity": {"k": 20},
 }
-PARTS = ("validation", "test")
 
 
 def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
@@ -34,32 +29,14 @@ def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
       coarse_knn, fine_knn, fine_linear, fine_5shot (accuracies), class_separation (R² of the
       coarse classes), fine_purity, effective_rank.
     """
-    require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
-    fit, score = ((dataset.train, dataset.validation) if part == "validation"
-                  else (dataset.trainval, dataset.test))
-    require(len(score.ids) > 0, f"{dataset.name} has no {part} images.")
-    known, new = features(fit.images), features(score.images)
-    coarse = dataset.coarse(score.labels)
-
-    def knn(labels, wanted):
-        return float(np.mean(knn_classify(
-            known, labels, new, k=PROTOCOL["knn"]["k"],
-            temperature=PROTOCOL["knn"]["temperature"]) == wanted))
-
-    held_out = (validation_mask(fit.labels) if part == "validation"
-                else np.isin(fit.ids, dataset.validation.ids))
-    probe = linear_probe(known, fit.labels, new, score.labels, validation=held_out,
-                         l2_grid=PROTOCOL["linear"]["l2_grid"])
-    shots = PROTOCOL["few_shot"]
-    few = few_shot(known, fit.labels, new, score.labels, shots=shots["shots"],
-                   draws=shots["draws"], l2=shots["l2"])
-    return {
-        "coarse_knn": knn(dataset.coarse(fit.labels), coarse),
-        "fine_knn": knn(fit.labels, score.labels),
-        "fine_linear": probe.accuracy,
-        "fine_5shot": float(few.mean()),
-        "class_separation": class_separation(new, coarse),
-        "fine_purity": fine_purity(new, coarse, score.labels, k=PROTOCOL["fine_purity"]["k"]),
-        "effective_rank": effective_rank(new, coarse),
-        "linear_l2": probe.l2,
-    }
+    task = make_task(lambda name: features(getattr(dataset, name).images), dataset, part=part)
+    both, fine = task._replace(labels=("coarse", "fine")), task._replace(labels=("fine",))
+    knn, shots = PROTOCOL["knn"], PROTOCOL["few_shot"]
+    measured = [
+        accuracy.knn(both, k=knn["k"], temperature=knn["temperature"]),
+        accuracy.linear(fine, l2_grid=PROTOCOL["linear"]["l2_grid"]),
+        accuracy.few_shot(fine, shots=(shots["shots"],), draws=shots["draws"], l2=shots["l2"]),
+        structure.class_separation(task),
+        structure.fine_purity(task, k=PROTOCOL["fine_purity"]["k"]),
+        structure.effective_rank(task)]
+    return {name: value for found in measured for name, value in found.values.items()}

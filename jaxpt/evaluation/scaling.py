@@ -71,22 +71,45 @@ def fit_power_law(sizes, errors, *, offset: bool = True, bootstrap: int = 1000, 
       1.000 0.500 0.100 0.1125 0.1125
     """
     sizes, errors = _check(sizes, errors, offset)
-    require(bootstrap >= 0, f"bootstrap must not be negative, got {bootstrap}.")
-    require(0 < coverage < 1, f"coverage must lie between 0 and 1, got {coverage}.")
-    require(bootstrap == 0 or errors.shape[1] > 1,
-            "one seed has no spread to bootstrap: give errors of more seeds, or bootstrap=0.")
+    _check_bootstrap(errors, bootstrap, coverage)
     fitted, held_out = sizes[:-1], sizes[-1]
     a, b, c = _fit(fitted, errors[:-1].mean(axis=1)[None], offset)[:, 0]
     intervals = [None] * 4
     if bootstrap:
-        seeds = errors.shape[1]
-        drawn = np.random.default_rng(seed).integers(seeds, size=(bootstrap, seeds))
-        samples = _fit(fitted, errors[:-1][:, drawn].mean(axis=2).T, offset)
+        samples = _resampled(fitted, errors[:-1], offset, bootstrap, seed)
         predicted = _evaluate(held_out, *samples)
         tails = (1 - coverage) / 2, (1 + coverage) / 2
         intervals = [tuple(np.quantile(x, tails).tolist()) for x in (*samples, predicted)]
     return PowerLaw(float(a), float(b), float(c), *intervals[:3], float(held_out),
                     float(_evaluate(held_out, a, b, c)), intervals[3], float(errors[-1].mean()))
+
+
+def power_law_band(sizes, errors, at, *, offset: bool = True, bootstrap: int = 1000,
+                   seed: int = 0, coverage: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """The bootstrap's percentile band around the curve that ``fit_power_law`` fits.
+
+    Args:
+      at: float [points], the sizes where the band is wanted; the other arguments as there.
+
+    Returns:
+      (low, high), float [points] each; at the held-out size they are ``predicted_interval``.
+
+    Raises:
+      InputError: as ``fit_power_law``, and without bootstrap.
+    """
+    require(bootstrap > 0, f"a band needs at least one resample, got {bootstrap}.")
+    sizes, errors = _check(sizes, errors, offset)
+    _check_bootstrap(errors, bootstrap, coverage)
+    samples = _resampled(sizes[:-1], errors[:-1], offset, bootstrap, seed)
+    curves = _evaluate(np.asarray(at, np.float64)[:, None], *samples)
+    return tuple(np.quantile(curves, [(1 - coverage) / 2, (1 + coverage) / 2], axis=1))
+
+
+def _resampled(sizes, errors, offset, bootstrap, seed):
+    """[3, bootstrap]: a, b and c for each drawing of seeds."""
+    seeds = errors.shape[1]
+    drawn = np.random.default_rng(seed).integers(seeds, size=(bootstrap, seeds))
+    return _fit(sizes, errors[:, drawn].mean(axis=2).T, offset)
 
 
 def _check(sizes, errors, offset):
@@ -105,6 +128,13 @@ def _check(sizes, errors, offset):
             f"{sizes.tolist()}; seeds of a size go into one row of errors.")
     order = np.argsort(sizes)
     return sizes[order], errors[order]
+
+
+def _check_bootstrap(errors, bootstrap, coverage):
+    require(bootstrap >= 0, f"bootstrap must not be negative, got {bootstrap}.")
+    require(0 < coverage < 1, f"coverage must lie between 0 and 1, got {coverage}.")
+    require(bootstrap == 0 or errors.shape[1] > 1,
+            "one seed has no spread to bootstrap: give errors of more seeds, or bootstrap=0.")
 
 
 def _evaluate(n, a, b, c):

@@ -2,7 +2,8 @@
 
 from jaxpt.errors import require
 from jaxpt.models.encoder import Encoded, Encoder, encode, init
-from jaxpt.models.heads import Classifier, MlpClassifier, Projector, PrototypeHead
+from jaxpt.models.heads import (Classifier, MlpClassifier, Projector, PrototypeHead,
+                                SpinalClassifier)
 from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
 from jaxpt.models.small_cnn import SmallCNN
@@ -10,8 +11,11 @@ from jaxpt.models.small_cnn import SmallCNN
 BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet34": ResNet34,
              "resnet50": ResNet50, "resnet101": ResNet101, "resnet152": ResNet152}
 
-__all__ = ["BACKBONES", "Classifier", "Encoded", "Encoder", "MlpClassifier", "Projector",
-           "PrototypeHead", "encode", "init", "make_backbone", "make_predictor", "make_projector"]
+HEADS = ("linear", "mlp", "spinal")
+
+__all__ = ["BACKBONES", "HEADS", "Classifier", "Encoded", "Encoder", "MlpClassifier", "Projector",
+           "PrototypeHead", "SpinalClassifier", "encode", "init", "make_backbone", "make_head",
+           "make_predictor", "make_projector"]
 
 
 def make_backbone(config, *, axis_name=None):
@@ -34,6 +38,26 @@ def make_backbone(config, *, axis_name=None):
                                       axis_name=axis_name, **options)
     except TypeError as error:
         require(False, f"model.options of {config.name}: {error}.")
+
+
+def make_head(config, classes: int):
+    """The classifier that fine-tuning puts on a backbone; its last layer starts at zero.
+
+    Args:
+      config: ConfigDict with ``name`` (one of ``HEADS``) and ``width`` of hidden layers: of the one
+        of "mlp", of each of the four of "spinal".
+      classes: how many there are.
+
+    Raises:
+      InputError: for an unknown head, or a width below 1.
+    """
+    require(config.name in HEADS, f"head.name must be one of {HEADS}, got {config.name!r}.")
+    require(config.width >= 1, f"head.width must be at least 1, got {config.width}.")
+    if config.name == "linear":
+        return Classifier(classes)
+    if config.name == "mlp":
+        return MlpClassifier(Projector((), config.width), classes)
+    return SpinalClassifier(config.width, classes)
 
 
 def make_projector(config, *, axis_name=None) -> Projector:

@@ -15,7 +15,7 @@ class Encoder(nn.Module):
       backbone: images → (features, intermediates).
       head: features → output: a projector or a classifier; None: the features are the output.
       predictor: output → prediction, for methods whose online branch has one more MLP; or None.
-      normalisation, channels: what images are made into first, see ``inputs.prepare``.
+      normalisation, channels, size: what images are made into first, see ``inputs.prepare``.
     """
 
     backbone: nn.Module
@@ -23,10 +23,12 @@ class Encoder(nn.Module):
     predictor: nn.Module | None = None
     normalisation: str = "unit"
     channels: int | None = None
+    size: int = 0
 
     def __call__(self, images, train: bool):
         """Images → (head output [batch, …], features [batch, dim], prediction or None)."""
-        features, _ = self.backbone(prepare(images, self.normalisation, self.channels), train)
+        images = prepare(images, self.normalisation, self.channels, self.size)
+        features, _ = self.backbone(images, train)
         output = features if self.head is None else self.head(features, train)
         prediction = None if self.predictor is None else self.predictor(output, train)
         return output, features, prediction

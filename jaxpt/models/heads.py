@@ -56,6 +56,27 @@ class MlpClassifier(nn.Module):
         return Classifier(self.classes)(nn.relu(self.projector(features, train)), train)
 
 
+class SpinalClassifier(nn.Module):
+    """Four layers that each see half of the features and the layer before, then a classifier.
+
+    With the halves x_a and x_b: h1 = σ(W1 x_a), h2 = σ(W2 [x_b, h1]), h3 = σ(W3 [x_a, h2]),
+    h4 = σ(W4 [x_b, h3]), out = W [h1, h2, h3, h4] (arXiv 2110.07097); σ is ReLU here.
+    """
+
+    width: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, features, train: bool):
+        half = features.shape[-1] // 2
+        halves = features[..., :half], features[..., half:]
+        hidden = []
+        for i in range(4):
+            x = jnp.concatenate([halves[i % 2], *hidden[-1:]], axis=-1)
+            hidden.append(nn.relu(nn.Dense(self.width)(x)))
+        return Classifier(self.classes)(jnp.concatenate(hidden, axis=-1), train)
+
+
 class PrototypeHead(nn.Module):
     """A projector, then cosines to learnt prototypes: DINO's head (Caron et al., ICCV 2021)."""
 

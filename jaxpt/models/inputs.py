@@ -15,13 +15,23 @@ NORMALISATIONS = {
 }
 
 
-def prepare(images: jax.Array, normalisation: str, channels: int | None) -> jax.Array:
+def resize(images: jax.Array, size: int) -> jax.Array:
+    """Square images [batch, size, size, channels]: bilinear, anti-aliased, whatever their shape."""
+    batch, height, width, channels = images.shape
+    if (height, width) == (size, size):
+        return images
+    return jax.image.resize(images, (batch, size, size, channels), "linear", antialias=True)
+
+
+def prepare(images: jax.Array, normalisation: str, channels: int | None,
+            size: int = 0) -> jax.Array:
     """Images in −1 … 1 as a network wants them.
 
     Args:
       images: float [batch, height, width, 1 or 3] in −1 … 1.
       normalisation: a key of ``NORMALISATIONS``.
       channels: that the network takes; grey images are repeated where it is 3. None: as they are.
+      size: of the side that they are resized to; 0: as they are.
 
     Returns:
       float [batch, height, width, channels].
@@ -31,6 +41,7 @@ def prepare(images: jax.Array, normalisation: str, channels: int | None) -> jax.
     """
     require(normalisation in NORMALISATIONS, f"model.normalisation must be one of "
             f"{sorted(NORMALISATIONS)}, got {normalisation!r}.")
+    images = resize(images, size) if size else images
     if channels is not None:
         require(images.shape[-1] in (1, channels), f"the network takes images of {channels} "
                 f"channel{'s'[:channels > 1]}, but these have {images.shape[-1]}.")

@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import require
@@ -66,6 +67,7 @@ class ResNet(nn.Module):
       stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
       width: channels of the first stage.
       norm, dtype, axis_name: as in ``make_norm``.
+      frozen: so many of stem, stage 1, …, stage 4 get no gradient and stay in evaluation mode.
     """
 
     blocks: tuple[int, ...]
@@ -75,6 +77,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, images, train: bool):
@@ -83,22 +86,30 @@ class ResNet(nn.Module):
         check_widths(self.norm, [self.width])
         # Explicit symmetric padding, as PyTorch pads: weights can then be exchanged.
         conv = functools.partial(_conv, dtype=self.dtype)
-        norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = images.astype(self.dtype)
         large = self.stem == "imagenet"
         kernel, strides = ((7, 7), 2) if large else ((3, 3), 1)
         x = conv(self.width, kernel, strides=strides, name="conv_stem")(x)
-        x = nn.relu(norm(name="norm_stem")(x))
+        x = nn.relu(self._norm(0, train)(name="norm_stem")(x))
         if large:
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+        x = self._stop(0, x)
         intermediates = {"stem": x}
         for stage, n_blocks in enumerate(self.blocks):
+            norm = self._norm(stage + 1, train)
             for i in range(n_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 x = self.block(self.width * 2**stage, stride, conv, norm,
                                name=f"stage{stage + 1}_block{i + 1}")(x)
-            intermediates[f"stage{stage + 1}"] = x
+            x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
         return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates
+
+    def _norm(self, depth, train):
+        return make_norm(self.norm, train=train and depth >= self.frozen, axis_name=self.axis_name,
+                         dtype=self.dtype)
+
+    def _stop(self, depth, x):
+        return jax.lax.stop_gradient(x) if depth < self.frozen else x
 
 
 def _conv(features, kernel_size, *, dtype, strides=1, name=None):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import require
@@ -18,6 +19,7 @@ class SmallCNN(nn.Module):
       norm: see ``make_norm``.
       dtype: computation dtype.
       axis_name: mapped axis for synchronised BatchNorm.
+      frozen: so many of the lowest layers get no gradient and stay in evaluation mode.
     """
 
     widths: tuple[int, ...] = (16, 32, 32, 64)
@@ -25,6 +27,7 @@ class SmallCNN(nn.Module):
     norm: str = "group"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    frozen: int = 0
 
     @nn.compact
     def __call__(self, images, train: bool):
@@ -32,11 +35,13 @@ class SmallCNN(nn.Module):
         require(len(self.widths) == len(self.strides), f"widths and strides must be as many, got "
                 f"{self.widths} and {self.strides}.")
         check_widths(self.norm, self.widths)
-        norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
         x = images.astype(self.dtype)
         intermediates = {}
         for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
             x = nn.Conv(width, (3, 3), strides=stride, use_bias=False, dtype=self.dtype)(x)
+            norm = make_norm(self.norm, train=train and i >= self.frozen,
+                             axis_name=self.axis_name, dtype=self.dtype)
             x = nn.relu(norm()(x))
+            x = jax.lax.stop_gradient(x) if i < self.frozen else x
             intermediates[f"layer{i + 1}"] = x
         return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates

@@ -1,164 +1,280 @@
 """One self-contained HTML page from records."""
 
-import base64
-import html
 import importlib.resources
+import itertools
 import os
 import pathlib
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping, NamedTuple, Sequence
 
-from jaxpt.errors import InputError
+from jaxpt.report import (drawing, export, matrices, maps, neighbors, overall, plots, scaling,
+                          settings, tables)
 from jaxpt.report import features as feature_files
-from jaxpt.report import maps, plots, settings, tables
 from jaxpt.report.features import FeatureSet
-from jaxpt.report.results import NAMES, Results, collect, join, sentence
+from jaxpt.report.markup import Markup, figure, join, legend, table, tag
+from jaxpt.report.metrics import SEPARATION
+from jaxpt.report.results import NAMES, Results, collect_sets, sentence
+from jaxpt.report.results import join as join_words
 
 FILE, MAP_FILE = "report.html", "features_map.png"
+CONTENTS = 5  # so many sections and more get a table of contents
+LEADS = 3  # of more sets, each one's sentence stands with its own numbers
 
 MEASURED = ("Diamonds and bars are means over seeds, whiskers their 95 % t-intervals, dots single "
-            "seeds. The axes of the accuracies are zoomed, as marked; class separation is shown "
-            "from zero. Class separation is the share of the spread that lies between the coarse "
-            "classes: the higher it is, the less is left inside them. That is no merit in itself.")
+            "seeds. The axes of the accuracies are zoomed, as marked. ")
+SEPARATED = ("Class separation, shown from zero, is the share of the spread that lies between the "
+             "coarse classes: the higher it is, the less is left inside them. That is no merit in "
+             "itself.")
 CURVES = ("Training of one seed. Each loss has an axis of its own, since losses of different "
           "methods do not compare. The monitor is the kNN accuracy on the coarse labels, on "
           "training images, each left out of its own neighbours.")
-MAPPED = ("Unit-length backbone features of the {part} part, seed {seed}{only}. Upper two rows: "
-          "the plane of the two largest principal components; its axes are the same in all "
-          "columns, so lengths compare, and the percentage is the share of all variance that it "
-          "shows. Lower row: t-SNE (perplexity {perplexity}), which shows who is near whom; its "
-          "lengths, sizes and densities mean nothing. R² over each column is that run's class "
+MAPPED = ("Unit-length backbone features of the {part} part, seed {seed}. Upper two: the plane of "
+          "the two largest principal components; its axes are the same for all methods, so "
+          "lengths compare, and the percentage is the share of all variance that it shows. "
+          "Lowest: t-SNE, which shows who is near whom; its lengths, sizes and densities mean "
+          "nothing. At most {most:,} examples, the same for every method. R² is that run's class "
           "separation in the full feature space.")
+NEIGHBORS = ("The same images in every method, each with its nearest ones by cosine, nearest "
+             "first: ✓ has the image's fine label, ✗ another. They are examples, not a score.")
+CONFUSED = ("Weighted kNN on the fine labels, one seed: rows are true classes, columns predicted "
+            "ones, each row in % of its images. Lines part the coarse classes. Grey: right; "
+            "orange: wrong, but inside the true coarse class; blue: out of it. Strength is the "
+            "root of the share, so that rare errors show.")
+COMPARED = ("Linear CKA between every layer of one network (rows) and of another (columns), same "
+            "images, one seed: 1 is the same representation up to rotation and scale.")
+SCALED = ("Error on logarithmic axes against the number of images that pre-training saw, with the "
+          "same number of steps at every size. Small dots are seeds, filled marks their means, "
+          "lines E(n) = a·n^−b{offset} fitted to them, bands its 95 % bootstrap interval over "
+          "seeds (too narrow with few). The hollow mark is the largest size, which no fit saw.")
 
 
-def write_report(records: Sequence[dict[str, Any]], out_dir: str | os.PathLike,
-                 features: Mapping[str, FeatureSet] | None = None) -> pathlib.Path:
-    """Writes ``report.html``, and ``features_map.png`` where there are features.
+def write_report(records: Sequence[dict[str, Any]], out: str | os.PathLike,
+                 features: Mapping[str, FeatureSet] | None = None, *,
+                 markdown: str | os.PathLike | None = None,
+                 csv: str | os.PathLike | None = None) -> pathlib.Path:
+    """Writes the page, and ``features_map.png`` beside it where features were kept.
 
     Args:
-      records: of one set and one protocol, two seeds or more of each method.
-      out_dir: the folder, made where it is missing.
-      features: by label, one run each; None takes those kept in ``out_dir`` for these records.
+      records: of demo, studies, ``evaluate`` and ``transfer``, mixed, of any number of sets.
+      out: a file that ends in .html, or a folder for ``report.html``; made where it is missing.
+      features: by label, one run each; None takes those kept in the folder for these records.
+      markdown, csv: files for all tables and for all values, where wanted.
 
     Returns:
-      The path of report.html.
+      The path of the page.
 
     Raises:
-      InputError: for records that do not make one report, or a folder that cannot be written.
+      InputError: for records that do not make a report, or files that cannot be written. Nothing
+        is written before everything is made.
     """
-    results = collect(records)
-    out_dir = pathlib.Path(out_dir)
+    sets = collect_sets(records)
+    page = pathlib.Path(out)
+    page = page if page.suffix.lower() in (".html", ".htm") else page / FILE
     if features is None:
-        features = {label: feature_files.load(out_dir, label) for label in results.methods}
-    keys = {record["key"] for record in results.records}
-    features = {label: f for label, f in features.items() if f is not None and f.key in keys}
-    picture = plots.to_png(maps.feature_map(results, features)) if features else None
-    page = render(results, features, picture)
-    try:
-        out_dir.mkdir(parents=True, exist_ok=True)
-        if picture:
-            (out_dir / MAP_FILE).write_bytes(picture)
-        (out_dir / FILE).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{str(out_dir)!r} cannot be written ({error.strerror}): choose another "
-                         "folder.") from error
-    return out_dir / FILE
+        labels = {label for results in sets for label in results.methods}
+        features = {label: feature_files.load(page.parent, label) for label in sorted(labels)}
+    kept = [{label: projected for label, projected in _kept_maps(results, features).items()}
+            for results in sets]
+    files = {page: render(sets, kept).encode()}
+    pictured = next(((r, m) for r, m in zip(sets, kept) if m), None)
+    if pictured:
+        files[page.parent / MAP_FILE] = drawing.to_png(maps.feature_map(*pictured))
+    if markdown:
+        files[pathlib.Path(markdown)] = export.markdown(sets).encode()
+    if csv:
+        files[pathlib.Path(csv)] = export.csv(sets).encode()
+    for path, content in files.items():
+        export.write(path, content)
+    return page
 
 
-def render(results: Results, features: Mapping[str, FeatureSet], picture: bytes | None) -> str:
-    """The page's text."""
-    title = f"LOOK and its peers on {results.data}" if results.peers else (
-        f"{join([results.name(m) for m in results.methods])} on {results.data}")
+def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> str:
+    """The page's text; ``kept`` has for each set the maps, by label, that no record holds."""
+    title = _title(sets)
     style = (importlib.resources.files("jaxpt.report") / "style.css").read_text(encoding="utf-8")
-    body = [
-        _tag("h1", title), _tag("p", sentence(results), "lead"),
-        *_measurements(results), *_map(results, features, picture), *_training(results),
-        _tag("h2", "How it was measured"), *map(_paragraph, settings.procedure(results)),
-        _table(("measurement", "constants"), settings.protocol_rows(results)),
-        _tag("h2", "Settings"), *map(_paragraph, settings.tuning(results)),
-        *_settings(results),
-        _tag("h2", "Where and when"), _table(("", ""), settings.surroundings_rows(results)),
-    ]
-    return "\n".join([
-        "<!doctype html>", '<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        _tag("title", title), f"<style>\n{style}</style></head>", "<body><main>", *body,
-        "</main></body></html>", ""])
+    sections = _sections(sets, kept)
+    body = [tag("h1", title), *(_lead(sets) if len(sets) <= LEADS else []), *_contents(sections),
+            *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1))]
+    page = join([
+        Markup("<!doctype html>"), Markup('<html lang="en"><head><meta charset="utf-8">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        # A second lock beside escaping: nothing in the page may run or load anything.
+        Markup('<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+               'img-src data:; style-src \'unsafe-inline\'">'),
+        tag("title", title), Markup(f"<style>\n{style}</style></head>"),
+        Markup("<body>"), tag("main", join(body)), Markup("</body></html>\n")])
+    return drawing.number_ids(page)
 
 
-def _measurements(results):
-    parts = [_tag("h2", "What was measured"), _table(tables.headings(), tables.rows(results)),
-             _tag("p", tables.CAPTION, "note")]
-    if results.peers:
-        rows = [[cell if isinstance(cell, str) else _verdict_cell(*cell) for cell in row]
+class Section(NamedTuple):
+    """A heading and what is below it."""
+
+    title: str
+    parts: Sequence[Markup] = ()
+    below: Sequence["Section"] = ()
+
+
+def _title(sets) -> str:
+    methods = list(dict.fromkeys(results.name(m) for results in sets for m in results.methods))
+    names = list(dict.fromkeys(results.data for results in sets))
+    where = join_words(names) if len(names) <= 3 else f"{len(names)} sets"
+    if NAMES["look"] in methods and len(methods) > 1:
+        return f"LOOK and its peers on {where}"
+    return f"{join_words(methods)} on {where}"
+
+
+def _sections(sets, kept) -> list[Section]:
+    per_set = [[*_measured(results), *_scaled(results), *_mapped(results, known),
+                *_neighbors(results), *_confused(results), *_compared(results),
+                *_trained(results), _procedure(results)]
+               for results, known in zip(sets, kept)]
+    everything = settings.together(sets)
+    common = [Section("Settings", _settings(everything)),
+              Section("Where and when", [table(("", ""), settings.surroundings_rows(everything),
+                                               "surroundings")])]
+    if len(sets) == 1:
+        return [*per_set[0], *common]
+    over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in overall.tables(sets)]
+    parts = [_lead([results]) if len(sets) > LEADS else [] for results in sets]
+    first = [Section("Over all sets", [_note(overall.CAPTION), _note(tables.BEST_CAPTION)], over)]
+    return [*(first if over else []), *(Section(results.title, lead, below) for results, lead, below
+                                        in zip(sets, parts, per_set)), *common]
+
+
+def _lead(sets):
+    return [tag("p", sentence(results), kind="lead") for results in sets]
+
+
+def _render_section(section: Section, name: str, level: int) -> Markup:
+    return join([tag(f"h{level}", section.title, id=name), *section.parts,
+                 *(_render_section(below, f"{name}-{i}", level + 1)
+                   for i, below in enumerate(section.below, 1))])
+
+
+def _contents(sections):
+    if len(sections) < CONTENTS:
+        return []
+    items = [tag("li", tag("a", s.title, href=f"#s{i}")) for i, s in enumerate(sections, 1)]
+    return [tag("nav", tag("ul", join(items, "")), aria_label="contents")]
+
+
+def _measured(results):
+    parts = [table(tables.headings(results), tables.rows(results), results.title),
+             _note(tables.CAPTION), *map(_note, tables.notes(results))]
+    separated = SEPARATED if results.has(SEPARATION) else ""
+    parts.append(figure(plots.measurements(results), MEASURED + separated))
+    below = []
+    compared = [[cell if isinstance(cell, str) else _verdict_cell(*cell) for cell in row]
                 for row in tables.verdict_rows(results)]
-        parts += [_tag("h3", f"Is {NAMES['look']} apart from its peers?"),
-                  _table([tables.verdict_title(), *tables.headings()[1:-1]], rows),
-                  _tag("p", tables.VERDICT_CAPTION, "note")]
-    return [*parts, _figure(plots.to_svg(plots.measurements(results)), "svg+xml",
-                            "Measurements of every method with intervals", MEASURED)]
+    if compared:
+        title = f"Is {NAMES['look']} apart from its peers?"
+        below.append(Section(title, [table(tables.verdict_headings(results), compared, title),
+                                     _note(tables.VERDICT_CAPTION)]))
+    for title, metrics in results.groups.items():
+        below.append(Section(title, [table(*tables.group_table(results, metrics), title)]))
+    return [Section("What was measured", parts, below)]
 
 
 def _verdict_cell(difference, verdict):
-    p = "p &lt; 0.001" if verdict.p_adjusted < 0.001 else f"p = {verdict.p_adjusted:.3f}"
-    kind = "tie" if verdict.word == "tie" else "apart"
-    return _Markup(f'{html.escape(difference)}<br><span class="{kind}">'
-                   f"{html.escape(verdict.word)}</span> <small>{p}</small>")
+    p = "p < 0.001" if verdict.p_adjusted < 0.001 else f"p = {verdict.p_adjusted:.3f}"
+    word = tag("span", verdict.word, kind="tie" if verdict.word == "tie" else "apart")
+    return join([difference, Markup("<br>"), word, " ", tag("small", p)], "")
 
 
-def _map(results, features, picture):
-    if not picture:
+def _scaled(results):
+    panels = scaling.plots(results) if results.sizes else []
+    if not panels:
         return []
-    n = max(len(f.fine) for f in features.values())
-    only = f", {maps.MAP_EXAMPLES:,} of {n:,} examples" if n > maps.MAP_EXAMPLES else ""
-    keys = {f.key for f in features.values()}
-    seeds = sorted({r["seed"] for r in results.records if r["key"] in keys})
-    caption = MAPPED.format(part=results.part, seed=join(list(map(str, seeds))), only=only,
-                            perplexity=maps.PERPLEXITY)
-    return [_tag("h2", "What the features look like"),
-            _figure(picture, "png", "Map of the features of every method", caption)]
+    found = scaling.curves(results, scaling.metrics(results)[0]).values()
+    caption = SCALED.format(offset=" + c" if any(c.offset for c in found) else "")
+    parts = [figure(panels, caption),
+             table(scaling.headings(), scaling.rows(results), "power laws")]
+    return [Section("Error against the number of images", parts)]
 
 
-def _training(results):
-    figure = plots.curves(results)
-    if figure is None:
+def _kept_maps(results, features):
+    """The maps of features that were kept for one of these runs."""
+    runs = {(run["label"], source["key"]): run for run in results.runs
+            for source in run["sources"]}
+    found = {}
+    for label in results.methods:
+        given = features.get(label)
+        run = given and runs.get((label, given.key))
+        if run:
+            found[label] = maps.project(given)._replace(
+                separation=run["values"].get(SEPARATION.key), seed=run["seed"])
+    return found
+
+
+def _mapped(results, kept):
+    recorded = {label: maps.of_run(run) for label, run in results.first_with("map").items()}
+    found = {label: recorded.get(label) or kept[label] for label in results.methods
+             if label in recorded or label in kept}
+    if not found:
         return []
-    return [_tag("h2", "Training"), _figure(plots.to_svg(figure), "svg+xml",
-                                            "Training loss and kNN monitor", CURVES)]
+    seeds = sorted({drawn.seed for drawn in found.values()})
+    caption = MAPPED.format(part=results.part, seed=join_words(list(map(str, seeds))),
+                            most=maps.MAP_EXAMPLES)
+    legends = [legend(kind, entries) for kind, entries in
+               maps.legends(next(iter(found.values()))).items()]
+    return [Section("What the features look like",
+                    [figure(maps.columns(results, found), caption, *legends)])]
 
 
-def _settings(results):
-    names = [results.name(label) for label in results.methods]
-    different, same = settings.config_rows(results)
-    return [_table(("setting", *names), different),
-            "<details><summary>What is the same for all</summary>",
-            _table(("setting", "value"), same), "</details>"]
+def _neighbors(results):
+    found = {label: run["details"]["neighbors"][0] for label, run
+             in results.first_with("neighbors").items()}
+    if not found:
+        return []
+    return [Section("Nearest neighbours", [_note(NEIGHBORS), neighbors.sheet(results, found)])]
 
 
-class _Markup(str):
-    """Text that is HTML already."""
+def _confused(results):
+    found = {label: run["details"]["confusion"][0] for label, run
+             in results.first_with("confusion").items()}
+    if not found:
+        return []
+    title = f"The {matrices.WORST} largest errors inside a coarse class"
+    worst = itertools.zip_longest(*map(matrices.worst_confusions, found.values()),
+                                  fillvalue=tables.MISSING)
+    rows = [[f"{place}.", *pairs] for place, pairs in enumerate(worst, 1)]
+    columns = ["", *map(results.name, found)]
+    panels = [matrices.confusion(results, label, details) for label, details in found.items()]
+    return [Section("Which classes are confused", [figure(panels, CONFUSED)],
+                    [Section(title, [table(columns, rows, title)])] if rows else [])]
 
 
-def _text(value) -> str:
-    return value if isinstance(value, _Markup) else html.escape(str(value))
+def _compared(results):
+    panels = [matrices.cka(results, label, details)
+              for label, run in results.first_with("cka").items()
+              for details in run["details"]["cka"]]
+    if not panels:
+        return []
+    return [Section("Which layers are alike", [figure(panels, COMPARED)])]
 
 
-def _tag(name: str, content, kind: str = "") -> str:
-    return f"<{name}{f' class={kind!r}' if kind else ''}>{_text(content)}</{name}>"
+def _trained(results):
+    panels = plots.curves(results)
+    return [Section("Training", [figure(panels, CURVES)])] if panels else []
 
 
-def _paragraph(content) -> str:
-    return _tag("p", content)
+def _procedure(results):
+    return Section("How it was measured", [
+        *(tag("p", text) for text in settings.procedure(results)),
+        table(("measurement", "constants"), settings.protocol_rows(results), "protocol")])
 
 
-def _table(columns, rows) -> str:
-    head = "".join(_tag("th", column) for column in columns) if any(columns) else ""
-    body = "\n".join("<tr>" + _tag("th", row[0]) + "".join(_tag("td", cell) for cell in row[1:])
-                     + "</tr>" for row in rows)
-    return (f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n'
-            f"<tbody>{body}</tbody></table></div>")
+def _settings(everything):
+    names = [everything.name(label) for label in everything.methods]
+    different, same = settings.config_rows(everything)
+    parts = [tag("p", text) for text in settings.tuning(everything)]
+    if different:
+        parts.append(table(("setting", *names), different, "settings that differ"))
+    if same:
+        inside = [tag("summary", "What is the same for all"),
+                  table(("setting", "value"), same, "settings that are the same")]
+        parts.append(tag("details", join(inside)))
+    return parts
 
 
-def _figure(image: bytes, kind: str, name: str, caption: str) -> str:
-    source = f"data:image/{kind};base64,{base64.b64encode(image).decode()}"
-    return (f'<figure><div class="wide" tabindex="0"><img alt="{html.escape(name)}" '
-            f'src="{source}"></div>{_tag("figcaption", caption)}</figure>')
+def _note(content):
+    return tag("p", content, kind="note")

@@ -1,6 +1,6 @@
-"""The 2-D map of feature spaces: one column a method."""
+"""2-D maps of feature spaces: one column a method."""
 
-from typing import Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 from matplotlib import patheffects, rc_context
@@ -10,79 +10,143 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from jaxpt.report import drawing
+from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.features import FeatureSet
-from jaxpt.report.plots import STYLE
-from jaxpt.report.results import SEPARATION, Results
+from jaxpt.report.markup import Markup
+from jaxpt.report.metrics import SEPARATION
+from jaxpt.report.results import Results
 
 MAP_EXAMPLES = 1_500
 PERPLEXITY = 30
 # Okabe and Ito's colours for the few coarse classes; for the fine ones Petroff's ten (arXiv
 # 2107.02270), chosen with and for colour-vision deficiencies. The fine are named on the map too.
-COARSE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#595959")
+COARSE_COLORS = (drawing.BLUE, drawing.ORANGE, drawing.GREEN, drawing.PINK, drawing.SKY,
+                 drawing.VERMILLION, "#7f7f7f")
 FINE_COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300",
                "#b9ac70", "#717581", "#92dadd")
+NAMED_CLASSES = 20  # with more, neither names nor colours tell fine classes apart
+_ROWS = ("PCA, coarse label", "PCA, fine label", "t-SNE, fine label")
 
 
-class _Column(NamedTuple):
-    """What is drawn of one method."""
+class Map(NamedTuple):
+    """Both projections of one encoder's features.
 
-    shown: FeatureSet
-    plane: np.ndarray
-    plane_share: float
-    neighbors: np.ndarray
-
-
-def feature_map(results: Results, features: Mapping[str, FeatureSet]) -> Figure:
-    """Unit-length features: the principal plane, coloured by coarse and by fine label, and t-SNE.
-
-    The plane's axes are the same in all columns, so that lengths compare. t-SNE shows who is near
-    whom; its lengths, sizes and densities mean nothing.
-
-    Args:
-      results: the records, for the class separation over each column.
-      features: by label, of one run each, all of the same examples.
+    Attributes:
+      fine, coarse: int [n].
+      class_names, coarse_names: a name for every class.
+      pca: float [n, 2], the principal plane of unit-length features.
+      pca_share: of all variance that the plane shows.
+      tsne: float [n, 2].
+      separation: class separation R² of the run in the full feature space, where measured.
+      seed: of that run.
     """
-    labels = [label for label in results.methods if label in features]
-    columns = [_project(features[label]) for label in labels]
-    reach = 1.05 * np.max([np.abs(c.plane).max(axis=0) for c in columns], axis=0)
-    flat = reach[1] / reach[0]
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3 * len(labels), 3 * (1 + 2 * flat) + 1.1), layout="constrained")
-        axes = figure.subplots(3, len(labels), squeeze=False, height_ratios=(flat, flat, 1))
-        for column, drawn, label in zip(axes.T, columns, labels):
-            _scatter(column[0], drawn.plane, drawn.shown.coarse, COARSE_COLORS, reach)
-            _scatter(column[1], drawn.plane, drawn.shown.fine, FINE_COLORS, reach)
-            _scatter(column[2], drawn.neighbors, drawn.shown.fine, FINE_COLORS,
-                     [1.08 * np.abs(drawn.neighbors).max()] * 2)
-            _name_classes(column[2], drawn.neighbors, drawn.shown)
-            column[0].set_title(_heading(results, label, drawn))
-        for axis, text in zip(axes[:, 0], ("PCA, coarse label", "PCA, fine label",
-                                           "t-SNE, fine label")):
-            axis.set_ylabel(text)
-        _legend(figure, "coarse", columns[0].shown.coarse_names, COARSE_COLORS)
-        _legend(figure, "fine", columns[0].shown.fine_names, FINE_COLORS)
-        return figure
+
+    fine: np.ndarray
+    coarse: np.ndarray
+    class_names: tuple[str, ...]
+    coarse_names: tuple[str, ...]
+    pca: np.ndarray
+    pca_share: float
+    tsne: np.ndarray
+    separation: float | None = None
+    seed: int = 0
 
 
-def _project(features: FeatureSet) -> _Column:
+def of_run(run: Mapping[str, Any]) -> Map:
+    """The map that a run's records hold."""
+    details = run["details"]["map"][0]
+    names = {name: tuple(map(str, details[name])) for name in ("class_names", "coarse_names")}
+    arrays = {name: np.asarray(details[name]) for name in ("fine", "coarse", "pca", "tsne")}
+    return Map(**names, **arrays, pca_share=float(details["pca_share"]),
+               separation=run["values"].get(SEPARATION.key), seed=run["seed"])
+
+
+def project(features: FeatureSet) -> Map:
     """Both projections of at most MAP_EXAMPLES examples, the same for every method."""
     keep = np.random.default_rng(0).permutation(len(features.fine))[:MAP_EXAMPLES]
     unit = np.asarray(features.features, np.float64)
     unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-30)
     pca = PCA(2, svd_solver="full").fit(unit)
-    shown = features._replace(features=unit[keep], fine=features.fine[keep],
-                              coarse=features.coarse[keep])
-    plane = pca.transform(shown.features)
-    if plane[shown.coarse == shown.coarse.min(), 0].mean() > 0:
+    fine, coarse = features.fine[keep], features.coarse[keep]
+    plane = pca.transform(unit[keep])
+    if plane[coarse == coarse.min(), 0].mean() > 0:
         plane[:, 0] *= -1  # the first class on the left: the sign is arbitrary
     # One thread: with two, t-SNE's took 20 times as long on a machine that was busy.
     with threadpool_limits(1):
         # From the plane, so that both maps lie the same way round.
         neighbors = TSNE(2, init=1e-4 * plane / plane[:, 0].std(), random_state=0,
                          perplexity=min(PERPLEXITY, (len(keep) - 1) / 3)
-                         ).fit_transform(shown.features)
-    middle = (neighbors.min(axis=0) + neighbors.max(axis=0)) / 2
-    return _Column(shown, plane, float(pca.explained_variance_ratio_.sum()), neighbors - middle)
+                         ).fit_transform(unit[keep])
+    return Map(fine, coarse, tuple(features.fine_names), tuple(features.coarse_names), plane,
+               float(pca.explained_variance_ratio_.sum()), neighbors)
+
+
+def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
+    """One picture: the principal plane, coloured by coarse and by fine label, and t-SNE.
+
+    The plane's axes are the same in all columns, so that lengths compare. t-SNE shows who is near
+    whom; its lengths, sizes and densities mean nothing.
+
+    Args:
+      results: the runs, for the names of methods.
+      maps: by label, all of the same examples.
+    """
+    reach, flat = _reach(maps)
+    with rc_context(drawing.STYLE):
+        figure = Figure(figsize=(3 * len(maps), 3 * (1 + 2 * flat) + 1.1), layout="constrained")
+        axes = figure.subplots(3, len(maps), squeeze=False, height_ratios=(flat, flat, 1))
+        for column, (label, drawn) in zip(axes.T, maps.items()):
+            _draw(column, results, label, drawn, reach)
+        for axis, text in zip(axes[:, 0], _ROWS):
+            axis.set_ylabel(text)
+        for kind, entries in legends(next(iter(maps.values()))).items():
+            dots = [Line2D([], [], ls="", marker="o", color=c) for c, _ in entries]
+            figure.legend(dots, [short(name) for _, name in entries], title=kind,
+                          loc=f"outside lower {'left' if kind == 'coarse label' else 'right'}",
+                          ncols=5, frameon=False, fontsize=9, handletextpad=0.1, columnspacing=1)
+        return figure
+
+
+def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
+    """The same as panels for a page, a column each."""
+    reach, flat = _reach(maps)
+    panels = []
+    for label, drawn in maps.items():
+        with panel(2.36, 2.2 * (1 + 2 * flat) + 0.5) as figure:
+            axes = figure.subplots(3, 1, height_ratios=(flat, flat, 1))
+            _draw(axes, results, label, drawn, reach)
+            for axis, text in zip(axes, _ROWS):
+                axis.set_ylabel(text, fontsize=9)
+            panels.append(to_svg(figure, f"maps of the features of {results.name(label)}"))
+    return panels
+
+
+def legends(drawn: Map) -> dict[str, list[tuple[str, str]]]:
+    """(colour, name) of the classes, of those label sets whose colours tell them apart."""
+    found = {}
+    for kind, names, colors in (("coarse label", drawn.coarse_names, COARSE_COLORS),
+                                ("fine label", drawn.class_names, FINE_COLORS)):
+        if len(names) <= NAMED_CLASSES:
+            found[kind] = [(colors[i % len(colors)], name) for i, name in enumerate(names)]
+    return found
+
+
+def _reach(maps):
+    """Half the sides of the plane that holds all methods' points, and its height by its width."""
+    reach = 1.05 * np.max([np.abs(drawn.pca).max(axis=0) for drawn in maps.values()], axis=0)
+    reach = np.maximum(reach, 0.2 * max(reach.max(), 1e-6))
+    return reach, reach[1] / reach[0]
+
+
+def _draw(axes, results, label, drawn, reach):
+    plane, near = drawn.pca, drawn.tsne - (drawn.tsne.min(axis=0) + drawn.tsne.max(axis=0)) / 2
+    _scatter(axes[0], plane, drawn.coarse, COARSE_COLORS, reach)
+    _scatter(axes[1], plane, drawn.fine, FINE_COLORS, reach)
+    _scatter(axes[2], near, drawn.fine, FINE_COLORS, [1.08 * np.abs(near).max()] * 2)
+    if len(drawn.class_names) <= NAMED_CLASSES:
+        _name_classes(axes[2], near, drawn)
+    axes[0].set_title(_heading(results, label, drawn))
 
 
 def _scatter(axis, points, classes, colors, reach):
@@ -92,30 +156,22 @@ def _scatter(axis, points, classes, colors, reach):
     axis.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), xticks=[], yticks=[],
              aspect="equal")
     for spine in axis.spines.values():
-        spine.set(visible=True, color="#bbbbbb")
+        spine.set(visible=True, color="#9a9a9a", lw=0.6)
 
 
-def _name_classes(axis, points, shown):
+def _name_classes(axis, points, drawn):
     """Each class's name where it is densest, since its mean may lie between its modes."""
-    size = 10 if max(map(len, shown.fine_names)) <= 3 else 7.5
-    for c in np.unique(shown.fine):
-        mine = points[shown.fine == c]
+    size = 10 if max(map(len, drawn.class_names)) <= 3 else 7.5
+    for c in np.unique(drawn.fine):
+        mine = points[drawn.fine == c]
         distances = np.linalg.norm(mine[:, None] - mine[None], axis=-1)
         densest = mine[np.median(distances, axis=1).argmin()]
-        axis.annotate(shown.fine_names[c], densest, ha="center", va="center", fontweight="bold",
-                      fontsize=size, in_layout=False, path_effects=[
+        axis.annotate(short(drawn.class_names[c]), densest, ha="center", va="center",
+                      fontweight="bold", fontsize=size, in_layout=False, path_effects=[
                           patheffects.withStroke(linewidth=2.5, foreground="white")])
 
 
 def _heading(results, label, drawn):
-    record = next(r for r in results.methods[label].values() if r["key"] == drawn.shown.key)
-    value = SEPARATION.text(record["values"][SEPARATION.key])
-    return f"{results.name(label)}\nR² {value}, plane {100 * drawn.plane_share:.0f} %"
-
-
-def _legend(figure, kind, names, colors):
-    dots = [Line2D([], [], ls="", marker="o", color=colors[i % len(colors)])
-            for i in range(len(names))]
-    figure.legend(dots, names, loc=f"outside lower {'left' if kind == 'coarse' else 'right'}",
-                  ncols=5, frameon=False, title=f"{kind} label", fontsize=9, handletextpad=0.1,
-                  columnspacing=1)
+    separation = ("" if drawn.separation is None
+                  else f"R² {SEPARATION.text(drawn.separation)}, ")
+    return f"{short(results.name(label))}\n{separation}plane {100 * drawn.pca_share:.0f} %"

@@ -1,20 +1,19 @@
-"""Figures from records: measurements with their intervals, and training curves."""
+"""Figures from runs: measurements with their intervals, and training curves."""
 
-import io
 import math
 
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from jaxpt.report.results import METRICS, SEPARATION, SUBJECT, Metric, Results
+from jaxpt.report import drawing
+from jaxpt.report.drawing import panel, short, to_svg
+from jaxpt.report.markup import Markup
+from jaxpt.report.metrics import Metric
+from jaxpt.report.results import SUBJECT, Results
 
-# Okabe and Ito's colours, told apart with any kind of colour vision.
-METHOD_COLORS = {"cross_entropy": "#595959", "sup_con": "#0072b2", "nca": "#009e73",
-                 SUBJECT: "#d55e00"}
-OTHER_COLORS = ("#cc79a7", "#56b4e9", "#e69f00", "#000000")
-STYLE = {"font.size": 10, "axes.titlesize": 11, "axes.spines.top": False,
-         "axes.spines.right": False, "svg.hashsalt": "jaxpt", "figure.facecolor": "white"}
+METHOD_COLORS = {"cross_entropy": drawing.GREY, "sup_con": drawing.BLUE, "nca": drawing.GREEN,
+                 SUBJECT: drawing.VERMILLION}
+OTHER_COLORS = (drawing.PINK, drawing.SKY, drawing.ORANGE, "#000000")
+LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X"
 
 
 def color(results: Results, label: str) -> str:
@@ -23,38 +22,47 @@ def color(results: Results, label: str) -> str:
     return METHOD_COLORS.get(label) or OTHER_COLORS[others.index(label) % len(OTHER_COLORS)]
 
 
-def measurements(results: Results) -> Figure:
-    """Accuracies as means with intervals on zoomed axes, class separation as bars from zero."""
-    with rc_context(STYLE):
-        metrics = (*[m for m in METRICS if m.percent], SEPARATION)
-        figure = Figure(figsize=(2.4 * len(metrics), 3.5), layout="constrained")
-        for axis, metric in zip(figure.subplots(1, len(metrics)), metrics):
-            _measurement(axis, results, metric)
-        return figure
+def line_and_marker(results: Results, label: str) -> tuple[str, str]:
+    """What tells methods apart without colour."""
+    place = list(results.methods).index(label)
+    return LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
 
 
-def _measurement(axis, results: Results, metric: Metric):
+def measurements(results: Results) -> list[Markup]:
+    """A panel a metric: accuracies as means with intervals on zoomed axes, others as bars."""
+    panels = []
+    for metric in results.headline:
+        with panel(max(1.78, 0.74 + 0.26 * len(results.methods)), 3.2) as figure:
+            measurement(figure.subplots(), results, metric)
+            panels.append(to_svg(figure, f"{metric.title} of every method"))
+    return panels
+
+
+def measurement(axis, results: Results, metric: Metric) -> None:
+    """Means, intervals and single seeds of one metric."""
     scale = 100 if metric.percent else 1
     for x, label in enumerate(results.methods):
-        mean, half_width, _ = results.summary(label, metric.key)
+        summary = results.summary(label, metric.key)
+        if summary is None:
+            continue
         values = [scale * v for v in results.values(label, metric.key).values()]
         shade = color(results, label)
         if not metric.percent:
-            axis.bar(x, mean, 0.7, color=shade, alpha=0.35)
-        axis.errorbar(x, scale * mean, scale * half_width, color=shade, capsize=5, lw=2,
-                      marker="D", markersize=5)
+            axis.bar(x, summary.mean, 0.7, color=shade, alpha=0.35)
+        axis.errorbar(x, scale * summary.mean, scale * (summary.half_width or 0), color=shade,
+                      capsize=4 if summary.half_width else 0, lw=2, marker="D", markersize=5)
         axis.scatter([x + 0.25] * len(values), values, s=10, color=shade, alpha=0.7, lw=0)
     axis.set_title(f"{metric.title}, %" if metric.percent else metric.title)
-    axis.set_xticks(range(len(results.methods)), [results.name(m) for m in results.methods],
-                    rotation=35, ha="right")
+    axis.set_xticks(range(len(results.methods)), [short(results.name(m)) for m in results.methods],
+                    rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.6, len(results.methods) - 0.4)
     axis.yaxis.set_major_locator(MaxNLocator(5))
-    axis.grid(axis="y", lw=0.5, alpha=0.5)
+    axis.grid(axis="y", lw=0.5, alpha=0.4)
     if metric.percent:
         _mark_zoom(axis)
     else:
         axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        axis.set_xlabel("bars from 0", fontsize=8, color="#595959", loc="left")
+        axis.set_xlabel("bars from 0", fontsize=8, color=drawing.GREY, loc="left")
 
 
 def _mark_zoom(axis):
@@ -63,45 +71,53 @@ def _mark_zoom(axis):
     axis.set_ylim(bottom=low)
     axis.plot([0, 0], [0.02, 0.05], transform=axis.transAxes, ls="", clip_on=False, color="black",
               marker=[(-1, -0.5), (1, 0.5)], markersize=9, mew=1)
-    axis.set_xlabel(f"zoomed: from {low} %", fontsize=8, color="#595959", loc="left")
+    axis.set_xlabel(f"zoomed: from {low} %", fontsize=8, color=drawing.GREY, loc="left")
 
 
-def curves(results: Results) -> Figure | None:
-    """Loss per method on axes of their own, and the kNN monitor of all in one.
+def curves(results: Results) -> list[Markup]:
+    """A panel of the loss for each method, and one of all kNN monitors.
 
-    They come from the first record of a method that kept its history; None where none did.
+    They come from the first run of a method that kept its history; [] where none did.
     """
-    histories = {label: next((r["history"] for r in by_seed.values() if r.get("history")), None)
-                 for label, by_seed in results.methods.items()}
-    histories = {label: history for label, history in histories.items() if history}
-    if not histories:
-        return None
-    with rc_context(STYLE):
-        columns = (len(histories) + 1) // 2
-        figure = Figure(figsize=(12, 4.4), layout="constrained")
-        left, right = figure.subfigures(1, 2, width_ratios=(3, 2))
-        axes = left.subplots(2, columns, squeeze=False, sharex=True)
-        for axis, (label, history) in zip(axes.flat, histories.items()):
-            steps, losses = _series(history, "loss")
-            axis.plot(steps, losses, color=color(results, label))
-            axis.set_title(f"loss: {results.name(label)}")
-            axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        for axis in axes[-1]:
-            axis.set_xlabel("step")
-        for axis in axes.flat[len(histories):]:
-            axis.remove()
-        _monitor(right.subplots(), results, histories)
-        return figure
+    panels = []
+    found = histories(results)
+    for label, history in found.items():
+        with panel(2.3, 1.9) as figure:
+            loss_curve(figure.subplots(), results, label, history)
+            panels.append(to_svg(figure, f"training loss of {results.name(label)}"))
+    if any(_series(history, "knn")[0] for history in found.values()):
+        with panel(4.4, 3.2) as figure:
+            monitors(figure.subplots(), results, found)
+            panels.append(to_svg(figure, "kNN monitor of every method"))
+    return panels
 
 
-def _monitor(axis, results, histories):
-    for (label, history), style in zip(histories.items(), ("-", "--", "-.", "-") * 3):
-        steps, accuracies = _series(history, "knn")
-        axis.plot(steps, [100 * a for a in accuracies], style, color=color(results, label),
-                  marker=".", label=results.name(label))
-    axis.set_title("coarse kNN monitor, %")
+def histories(results: Results) -> dict[str, list[dict]]:
+    """By label, the history of the first run that kept one."""
+    found = {label: next((run["history"] for run in by_seed.values() if run["history"]), None)
+             for label, by_seed in results.methods.items()}
+    return {label: history for label, history in found.items() if history}
+
+
+def loss_curve(axis, results: Results, label: str, history) -> None:
+    """The loss over steps, from zero."""
+    axis.plot(*_series(history, "loss"), color=color(results, label))
+    axis.set_title(f"loss: {short(results.name(label))}")
+    axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
     axis.set_xlabel("step")
-    axis.grid(axis="y", lw=0.5, alpha=0.5)
+    axis.xaxis.set_major_locator(MaxNLocator(4))
+    axis.yaxis.set_major_locator(MaxNLocator(4))
+
+
+def monitors(axis, results: Results, found) -> None:
+    """The kNN monitors of all methods."""
+    for label, history in found.items():
+        steps, accuracies = _series(history, "knn")
+        line, marker = line_and_marker(results, label)
+        axis.plot(steps, [100 * a for a in accuracies], line, color=color(results, label),
+                  marker=marker, markersize=3.5, label=short(results.name(label)))
+    axis.set_title("coarse kNN monitor, %")
+    axis.grid(axis="y", lw=0.5, alpha=0.4)
     axis.legend(frameon=False)
     _mark_zoom(axis)
     axis.xaxis.label.set_text(f"step (y {axis.xaxis.label.get_text()})")
@@ -110,18 +126,3 @@ def _monitor(axis, results, histories):
 def _series(history, name):
     rows = [(row["step"], row[name]) for row in history if name in row]
     return [step for step, _ in rows], [value for _, value in rows]
-
-
-def to_svg(figure: Figure) -> bytes:
-    """The figure as SVG, the same bytes for the same figure."""
-    with rc_context(STYLE):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return buffer.getvalue()
-
-
-def to_png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure as PNG."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()

@@ -1,12 +1,13 @@
-"""Records by method and seed: what tables, figures and the page are made from."""
+"""Runs by method and seed: what tables, figures and the page are made from."""
 
-import json
 from typing import Any, NamedTuple, Sequence
 
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.report import statistics
+from jaxpt.report import metrics, statistics
+from jaxpt.report.metrics import HEADLINE, Metric
+from jaxpt.report.runs import canonical, merge
 
 # Methods for humans, in the order of tables and figures.
 NAMES = {"cross_entropy": "cross-entropy", "sup_con": "SupCon", "nca": "NCA", "look": "LOOK",
@@ -17,57 +18,60 @@ NAMES = {"cross_entropy": "cross-entropy", "sup_con": "SupCon", "nca": "NCA", "l
 DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"
-FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")
-
-
-class Metric(NamedTuple):
-    """A measured number: its key in a record, its heading, and how it is written."""
-
-    key: str
-    title: str
-    percent: bool
-
-    def text(self, value: float, *, sign: bool = False) -> str:
-        """ "96.6" for an accuracy, "0.522" for another number."""
-        number = f"{100 * value:+.1f}" if self.percent else f"{value:+.3f}"
-        return number.replace("-", "−") if sign or value < 0 else number[1:]
-
-
-FINE = (Metric("fine_knn", "fine kNN", True), Metric("fine_linear", "fine linear", True),
-        Metric("fine_5shot", "5-shot", True))
-SEPARATION = Metric("class_separation", "class separation R²", False)
-METRICS = (Metric("coarse_knn", "coarse kNN", True), *FINE, SEPARATION)
 
 
 class Results(NamedTuple):
-    """One set, one part, one protocol: every method's records by seed.
+    """One set, one part, one protocol: every method's runs by seed.
 
     Attributes:
       data: the set's name for humans.
       part: "validation" or "test".
-      methods: by label, known methods first, its records by seed.
+      methods: by label, known methods first, its runs by seed.
+      sizes: all runs of a scaling study; ``methods`` holds those of the largest size. Else [].
     """
 
     data: str
     part: str
     methods: dict[str, dict[int, dict[str, Any]]]
+    sizes: list[dict[str, Any]] = []
+
+    @property
+    def title(self) -> str:
+        """ "digits, test part"."""
+        return f"{self.data}, {self.part} part"
 
     def name(self, label: str) -> str:
         """The name of a method for humans."""
         return NAMES.get(label, label)
 
     def values(self, label: str, metric: str) -> dict[int, float]:
-        """A method's values by seed."""
-        for seed, record in self.methods[label].items():
-            require(metric in record["values"], f"the record of {label!r}, seed {seed}, has no "
-                    f"{metric!r}: measure it again.")
-        return {seed: record["values"][metric] for seed, record in self.methods[label].items()}
+        """A method's values by seed, of the runs that have it."""
+        return {seed: run["values"][metric] for seed, run in self.methods[label].items()
+                if metric in run["values"]}
 
-    def summary(self, label: str, metric: str) -> statistics.Summary:
-        return statistics.summary(list(self.values(label, metric).values()))
+    def has(self, metric: Metric) -> bool:
+        """Whether any method was measured so."""
+        return any(self.values(label, metric.key) for label in self.methods)
 
-    def median_seconds(self, label: str) -> float:
-        return float(np.median(list(self.values(label, SECONDS).values())))
+    @property
+    def headline(self) -> list[Metric]:
+        """What the first table shows."""
+        return [metric for metric in HEADLINE if self.has(metric)]
+
+    @property
+    def groups(self) -> dict[str, tuple[Metric, ...]]:
+        """The other tables: titles and metrics."""
+        names = dict.fromkeys(name for run in self.runs for name in run["values"])
+        return metrics.groups_of(list(names))
+
+    def summary(self, label: str, metric: str) -> statistics.Summary | None:
+        """Mean and interval; None where there is no value."""
+        values = list(self.values(label, metric).values())
+        return statistics.summary_of_any(values) if values else None
+
+    def median_seconds(self, label: str) -> float | None:
+        seconds = list(self.values(label, SECONDS).values())
+        return float(np.median(seconds)) if seconds else None
 
     @property
     def peers(self) -> list[str]:
@@ -75,56 +79,98 @@ class Results(NamedTuple):
         return [label for label in self.methods if label != SUBJECT and SUBJECT in self.methods]
 
     @property
-    def records(self) -> list[dict[str, Any]]:
-        return [record for by_seed in self.methods.values() for record in by_seed.values()]
+    def runs(self) -> list[dict[str, Any]]:
+        return [run for by_seed in self.methods.values() for run in by_seed.values()]
 
     @property
     def seeds(self) -> str:
         """ "5 seeds", or "3–5 seeds" where methods differ."""
         counts = sorted({len(by_seed) for by_seed in self.methods.values()})
-        return f"{'–'.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds"
+        spread = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+        return f"{spread} seed{'s' * (counts[-1] > 1)}"
 
     def verdicts(self, metric: str) -> dict[str, statistics.Verdict]:
-        """LOOK against each peer, adjusted over the peers."""
+        """LOOK against each peer that shares two seeds or more with it, adjusted over these."""
         if not self.peers:
             return {}
-        return statistics.against(self.values(SUBJECT, metric),
-                                  {peer: self.values(peer, metric) for peer in self.peers})
+        mine = self.values(SUBJECT, metric)
+        peers = {peer: self.values(peer, metric) for peer in self.peers}
+        return statistics.against(mine, {
+            peer: values for peer, values in peers.items()
+            if len(mine.keys() & values.keys()) >= statistics.MIN_SEEDS})
+
+    def best(self, metric: Metric) -> str | None:
+        """The label that is significantly above all others, where there is one."""
+        if not metric.score:
+            return None
+        values = {label: self.values(label, metric.key) for label in self.methods}
+        return statistics.leader({label: v for label, v in values.items() if v})
+
+    def first_with(self, detail: str) -> dict[str, dict[str, Any]]:
+        """By label, the run of the first seed whose records hold such details."""
+        found = {}
+        for label, by_seed in self.methods.items():
+            run = next((run for run in by_seed.values() if run["details"].get(detail)), None)
+            if run:
+                found[label] = run
+        return found
 
 
 def collect(records: Sequence[dict[str, Any]]) -> Results:
-    """Results from records; where one was measured twice, the later record counts.
+    """The results of one set; where one was measured twice, the later record counts.
 
     Raises:
-      InputError: for no records, records that do not belong in one table, or fewer than two seeds
-        of a method.
+      InputError: see ``collect_sets``, and for records of several sets or parts.
     """
-    for number, record in enumerate(records, 1):
-        missing = [f for f in FIELDS if not isinstance(record, dict) or f not in record]
-        require(not missing, f"record {number} has no {', '.join(missing)}: it is none of jaxpt's.")
-    records = list({record["key"]: record for record in records}.values())
-    require(bool(records), "there are no records to report.")
-    for field in "data", "part", "protocol":
-        # As JSON, where a tuple of a new record equals the list of one that was read.
-        found = {json.dumps(record[field], sort_keys=True) for record in records}
-        require(len(found) == 1, f"one report holds one {field}, but the records have "
-                f"{len(found)}: {'; '.join(sorted(found))}.")
-    methods: dict[str, dict[int, dict[str, Any]]] = {}
-    for label in sorted({r["label"] for r in records}, key=lambda label: _rank(label, records)):
-        mine = sorted((r for r in records if r["label"] == label), key=lambda r: r["seed"])
-        methods[label] = {r["seed"]: r for r in mine}
-        require(len(methods[label]) == len(mine), f"{label!r} has two records of one seed with "
-                "different configs: keep one, or give each setting a label of its own.")
-        require(len(mine) >= statistics.MIN_SEEDS, f"{label!r} has {len(mine)} seed: a report "
-                f"needs at least {statistics.MIN_SEEDS}, for without spread there is no verdict.")
-    return Results(DATA_NAMES.get(records[0]["data"], records[0]["data"]), records[0]["part"],
-                   methods)
+    found = collect_sets(records)
+    for field in "data", "part":
+        names = {getattr(results, field) for results in found}
+        require(len(names) == 1, f"one table holds one {field}, but the records have "
+                f"{len(names)}: {'; '.join(sorted(names))}.")
+    return found[0]
 
 
-def _rank(label, records):
-    """Known methods in their order, then the others as they came."""
-    first = next(i for i, record in enumerate(records) if record["label"] == label)
-    return (list(NAMES).index(label) if label in NAMES else len(NAMES), first)
+def collect_sets(records: Sequence[dict[str, Any]]) -> list[Results]:
+    """Results of every set and part, in the order in which they came.
+
+    Raises:
+      InputError: for no records, records of something else, records that contradict one another,
+        or one evaluator with several protocols on one set.
+    """
+    by_set: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for run in merge(records):
+        by_set.setdefault((run["data"], run["part"]), []).append(run)
+    return [_collect(runs) for runs in by_set.values()]
+
+
+def protocol_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The constants of all evaluators.
+
+    Raises:
+      InputError: where an evaluator's constants differ between runs: they make no one table.
+    """
+    protocol: dict[str, Any] = {}
+    for run in runs:
+        for name, constants in run["protocol"].items():
+            known = protocol.setdefault(name, constants)
+            require(canonical(known) == canonical(constants), f"{run['data']} ({run['part']}): one "
+                    f"table holds one protocol, but {name!r} was measured with "
+                    f"{canonical(known)} and with {canonical(constants)}.")
+    return protocol
+
+
+def _collect(runs) -> Results:
+    protocol_of(runs)
+    labels = list(dict.fromkeys(run["label"] for run in runs))
+    labels.sort(key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES))
+    methods, sizes = {}, {run["limit"] for run in runs}
+    for label in labels:
+        mine = [run for run in runs if run["label"] == label]
+        largest = max((run["limit"] for run in mine), key=lambda limit: limit or float("inf"))
+        methods[label] = {run["seed"]: run for run in sorted(mine, key=lambda run: run["seed"])
+                          if run["limit"] == largest}
+    return Results(DATA_NAMES.get(runs[0]["data"], runs[0]["data"]), runs[0]["part"], methods,
+                   runs if len(sizes) > 1 else [])
 
 
 def sentence(results: Results) -> str:
@@ -133,9 +179,12 @@ def sentence(results: Results) -> str:
     if not results.peers:
         return f"{where}: {join([results.name(m) for m in results.methods])}; nothing to compare."
     clauses: dict[str, list[str]] = {}
-    for metric in METRICS:
+    for metric in results.headline:
         words = {peer: verdict.word for peer, verdict in results.verdicts(metric.key).items()}
-        clauses.setdefault(_clause(results, words), []).append(metric.title)
+        if words:
+            clauses.setdefault(_clause(results, words), []).append(metric.title)
+    if not clauses:
+        return f"{where}: no verdict, which takes two seeds or more of {NAMES[SUBJECT]} and a peer."
     return f"{where}: " + "; ".join(
         f"in {join(titles)}, {NAMES[SUBJECT]} {clause}" for clause, titles in clauses.items()) + "."
 

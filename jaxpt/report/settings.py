@@ -2,9 +2,14 @@
 
 import importlib
 import json
-from typing import Any, Iterator
+import pathlib
+from typing import Any, Iterator, Sequence
 
-from jaxpt.report.results import Results, join
+from jaxpt.report.results import DATA_NAMES, NAMES, Results, join, protocol_of
+from jaxpt.report.runs import pretrain_limit
+
+LISTED = 10  # a longer list of constants is told by its ends
+EVALUATOR = "evaluator"  # the field of a record that holds what one evaluator measured
 
 # Fields that do not bear on what is learnt, or are told elsewhere.
 ASIDE = ("seed", "method", "log_every", "knn_every", "knn_k", "checkpoint_every",
@@ -26,33 +31,89 @@ LABEL_MAPS = {"halves": "two coarse classes (0–4 and 5–9)",
 
 def procedure(results: Results) -> list[str]:
     """Paragraphs: what was trained on, what was measured on."""
-    maps = {record["config"]["data"]["label_map"] for record in results.records}
-    labels = join(sorted(LABEL_MAPS.get(name, name) for name in maps))
+    configs = [run["config"] for run in results.runs if run["config"]]
+    here = [c for c in configs if _is_of(c, results)]
+    parts = []
+    if len(here) == len(results.runs):
+        parts.append(_pretraining(results, here))
+    else:
+        sources = {_pretrained_on(c) for c in configs} | (
+            {"what the records do not say"} if len(configs) < len(results.runs) else set())
+        parts.append(f"The encoders were pre-trained on {join(sorted(sources))}. The frozen "
+                     "features of the backbone, without its head, are measured on this set.")
+    parts.append(_fitting(results, studied=len(here) == len(results.runs)))
+    return parts
+
+
+def _pretraining(results, configs):
+    labels = join(sorted({_labels(config) for config in configs}))
     different = {row[0] for row in config_rows(results)[0]}
     fair = not any(field.startswith(ALIKE) for field in different)
     alike = (", all with the same network, budget and augmentation of queries" if fair else
              "; the settings below say in what they differ")
-    seen = ("." if "fine" in maps else
+    fine = any(config["data"]["label_map"] == "fine" for config in configs)
+    seen = ("." if fine else
             ": on the coarse labels seen in pre-training, and on fine labels it never saw.")
-    fit = ("Pre-training and evaluators use the whole training part, of which the linear probe "
-           "takes a fixed fifth to choose its L2 strength. Every number is of the test part."
-           if results.part == "test" else
-           "Pre-training and evaluators use four fifths of the training part. Every number is of "
-           "the fixed last fifth, the validation part.")
-    return [f"The methods pre-train on {labels}{alike}. Then the head is dropped and the frozen "
-            f"features of the backbone are measured{seen}", fit]
+    return (f"The methods pre-train on {labels}{alike}. Then the head is dropped and the frozen "
+            f"features of the backbone are measured{seen}")
+
+
+def _fitting(results, studied):
+    # Only a study fixes what pre-training saw by the part that is measured.
+    studied = studied and not any(EVALUATOR in source for run in results.runs
+                                  for source in run["sources"])
+    who = "Pre-training and evaluators use" if studied else "Evaluators fit on"
+    limits = sorted({run["limit"] for run in results.sizes})
+    subset = ("" if not limits else " Of that, pre-training sees subsets of "
+              + join([f"{n:,}" if n else "all" for n in limits])
+              + " images, and the tables show the largest.")
+    if results.part == "test":
+        return (f"{who} the whole training part, of which the linear probe takes a fixed fifth to "
+                f"choose its L2 strength. Every number is of the test part.{subset}")
+    return (f"{who} four fifths of the training part. Every number is of the fixed last fifth, "
+            f"the validation part.{subset}")
+
+
+def _labels(config) -> str:
+    name = config["data"]["label_map"]
+    return LABEL_MAPS.get(name, name)
+
+
+def _is_of(config, results) -> bool:
+    """Whether the measured set is the one of pre-training."""
+    source = config["data"]["source"].removeprefix("tfds:").replace("/", "_")
+    named = source if source in DATA_NAMES else pathlib.Path(config["data"]["path"]).stem or source
+    return DATA_NAMES.get(named, named) == results.data
+
+
+def _pretrained_on(config) -> str:
+    source = config["data"]["source"]
+    return f"{DATA_NAMES.get(source, source)} ({_labels(config)})"
+
+
+def together(sets: Sequence[Results]) -> Results:
+    """All runs of all sets by label, for tables of settings and surroundings."""
+    methods: dict[str, dict[int, dict[str, Any]]] = {}
+    for results in sets:
+        for run in results.sizes or results.runs:
+            runs = methods.setdefault(run["label"], {})
+            runs[len(runs)] = run
+    labels = sorted(methods, key=lambda label: list(NAMES).index(label) if label in NAMES
+                    else len(NAMES))
+    names = join(list(dict.fromkeys(results.data for results in sets)))
+    return Results(names, sets[0].part, {label: methods[label] for label in labels})
 
 
 def protocol_rows(results: Results) -> list[tuple[str, str]]:
     """(measurement, its constants) of everything the protocol fixes."""
-    protocol = results.records[0]["protocol"]
     return [(name, "; ".join(f"{constant} = {_value(value)}" for constant, value
-                             in constants.items())) for name, constants in protocol.items()]
+                             in constants.items()))
+            for name, constants in protocol_of(results.runs).items()]
 
 
 def tuning(results: Results) -> list[str]:
     """How the settings were chosen, as far as the records show it."""
-    if all(_as_shipped(record) for record in results.records):
+    if all(run["config"] and _as_shipped(run) for run in results.runs):
         return ["These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
                 "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
                 "every method, on a grid of learning rates and values of one knob (label "
@@ -82,14 +143,15 @@ def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
 
 def surroundings_rows(results: Results) -> list[tuple[str, str]]:
     """Device, versions, dates, seeds and number of runs."""
-    records = results.records
+    records = list({id(r): r for run in results.runs for r in run["sources"]}.values())
     packages: dict[str, list[str]] = {}
     for record in records:
         for name, version in record["packages"].items():
             packages.setdefault(name, []).append(version)
     seeds = sorted({record["seed"] for record in records})
+    runs = {(record["label"], pretrain_limit(record), record["seed"]) for record in records}
     return [
-        ("runs", f"{len(records)}, seeds {', '.join(map(str, seeds))}"),
+        ("runs", f"{len(runs)}, seeds {', '.join(map(str, seeds))}"),
         ("device", _all(record["device"] for record in records)),
         ("date", _all(record["date"] for record in records)),
         ("source revision", _all(record["revision"] for record in records)),
@@ -101,7 +163,7 @@ def _fields(label, by_seed) -> dict[str, str]:
     """A method's fields; several values where its seeds differ."""
     fields: dict[str, list[str]] = {}
     for record in by_seed.values():
-        for field, value in _flat(record["config"]):
+        for field, value in _flat(record["config"] or {}):
             read_by = next((methods for name, methods in READ_BY.items()
                             if field == name or field.startswith(name + ".")), None)
             if field not in ASIDE and (read_by is None or record["method"] in read_by):
@@ -133,6 +195,8 @@ def _flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 
 def _value(value) -> str:
+    if isinstance(value, (list, tuple)) and len(value) > LISTED:
+        return f"{_value(value[:2])}, …, {_value(value[-1])} ({len(value)} values)"
     if isinstance(value, (list, tuple)):
         return ", ".join(map(_value, value))
     if isinstance(value, float):

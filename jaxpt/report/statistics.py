@@ -15,10 +15,10 @@ TIE, ABOVE, BELOW = "tie", "apart (+)", "apart (−)"
 
 
 class Summary(NamedTuple):
-    """Mean over ``n`` seeds, and half the width of its 95 % t-interval."""
+    """Mean over ``n`` seeds, and half the width of its 95 % t-interval; None for one seed."""
 
     mean: float
-    half_width: float
+    half_width: float | None
     n: int
 
 
@@ -53,6 +53,13 @@ def summary(values: Sequence[float]) -> Summary:
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
     return Summary(float(values.mean()),
                    float(quantile * values.std(ddof=1) / math.sqrt(n)), n)
+
+
+def summary_of_any(values: Sequence[float]) -> Summary:
+    """As ``summary``, but a single value is its own mean and has no interval."""
+    if len(values) == 1:
+        return Summary(float(values[0]), None, 1)
+    return summary(values)
 
 
 def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
@@ -112,6 +119,26 @@ def against(one: Mapping[int, float], peers: Mapping[str, Mapping[int, float]]
     adjusted = holm([c.p for c in comparisons.values()])
     return {name: Verdict(c, p, _word(c.mean, p))
             for (name, c), p in zip(comparisons.items(), adjusted)}
+
+
+def leader(values: Mapping[str, Mapping[int, float]]) -> str | None:
+    """The name with the largest mean, where it is significantly above each of the others.
+
+    Args:
+      values: by name, a value by seed.
+
+    Returns:
+      None where the largest ties with any other, where two names do not share two seeds, or
+      where there is nothing to compare.
+    """
+    if len(values) < 2:
+        return None
+    best = max(values, key=lambda name: np.mean(list(values[name].values())))
+    others = {name: v for name, v in values.items() if name != best}
+    if any(len(values[best].keys() & v.keys()) < MIN_SEEDS for v in others.values()):
+        return None
+    apart = all(v.word == ABOVE for v in against(values[best], others).values())
+    return best if apart else None
 
 
 def _word(mean: float, p: float) -> str:

@@ -7,44 +7,81 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from jaxpt.report.results import METRICS, NAMES, SUBJECT, Metric, Results, collect, sentence
+from jaxpt.report.metrics import Metric
+from jaxpt.report.results import NAMES, SUBJECT, Results, collect, sentence
 from jaxpt.report.statistics import TIE, Verdict
 
+MISSING = "–"
+WIDEST = 6  # metrics side by side, in tables beside the main one
 SECONDS_TITLE = "time (s)"
 CAPTION = ("Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
            "of one pre-training run, start-up included. R² is how far the coarse classes lie "
            "apart, 1 where each has collapsed to a point: it is no score.")
+BEST_CAPTION = ("Bold: above each of the other methods in paired t-tests over seeds, Holm-adjusted "
+                "over them. Without bold, the best is not told apart by these seeds.")
+ONE_SEED = "A method with one seed has no interval and no verdict: its number is one draw."
 VERDICT_CAPTION = ("Paired t-test over seeds, Holm-adjusted over the peers within a metric: apart "
                    "below 5 %, else a tie, which means not told apart by these seeds. Intervals "
                    "are not adjusted.")
 
 
-def headings() -> list[str]:
+class Best(str):
+    """The cell of a method that is significantly above all others."""
+
+
+def headings(results: Results) -> list[str]:
     """Column headings of the main table, the method first."""
-    return ["method", *(m.title + " %" * m.percent for m in METRICS), SECONDS_TITLE]
+    return ["method", *(m.heading for m in results.headline),
+            *[SECONDS_TITLE] * any(_seconds(results))]
 
 
 def rows(results: Results) -> list[list[str]]:
-    """A row a method: mean ± half width of every metric, and the median pre-training seconds."""
-    return [[results.name(label), *(_interval(m, results.summary(label, m.key)) for m in METRICS),
-             f"{results.median_seconds(label):.1f}"] for label in results.methods]
+    """A row a method: mean ± half width of every metric, and the median pre-training seconds
+    where a record has them."""
+    table, seconds = metric_rows(results, results.headline), _seconds(results)
+    if not any(seconds):
+        return table
+    return [[*row, f"{s:.1f}" if s else MISSING] for row, s in zip(table, seconds)]
+
+
+def metric_rows(results: Results, metrics: Sequence[Metric]) -> list[list[str]]:
+    """A row a method: its name, and mean ± half width of every metric."""
+    best = {metric: results.best(metric) for metric in metrics}
+    table = []
+    for label in results.methods:
+        cells = [interval(m, results.summary(label, m.key)) for m in metrics]
+        table.append([results.name(label), *(Best(cell) if best[m] == label else cell
+                                             for m, cell in zip(metrics, cells))])
+    return table
+
+
+def group_table(results: Results, metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table beside the main one; methods are columns in a long one."""
+    columns, table = ["method", *(m.heading for m in metrics)], metric_rows(results, metrics)
+    if len(metrics) <= WIDEST:
+        return columns, table
+    headings, *standing = (list(column) for column in zip(columns, *table))
+    return ["measurement", *headings[1:]], standing
 
 
 def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
-    """A row a peer: its name, then (difference, verdict) of every metric."""
-    by_metric = [(m, results.verdicts(m.key)) for m in METRICS]
-    return [[results.name(peer), *((_interval(m, verdicts[peer].difference, sign=True),
-                                    verdicts[peer]) for m, verdicts in by_metric)]
-            for peer in results.peers]
+    """A row a peer: its name, then (difference, verdict) of every metric; "–" without one."""
+    by_metric = [(m, results.verdicts(m.key)) for m in results.headline]
+    return [[results.name(peer), *((interval(m, verdicts[peer].difference, sign=True),
+                                    verdicts[peer]) if peer in verdicts else MISSING
+                                   for m, verdicts in by_metric)]
+            for peer in results.peers if any(peer in verdicts for _, verdicts in by_metric)]
 
 
-def title(results: Results) -> str:
-    """ "digits, test part, 5 seeds"."""
-    return f"{results.data}, {results.part} part, {results.seeds}"
+def verdict_headings(results: Results) -> list[str]:
+    return [f"{NAMES[SUBJECT]} minus …", *(m.heading for m in results.headline)]
 
 
-def verdict_title() -> str:
-    return f"{NAMES[SUBJECT]} minus …"
+def notes(results: Results) -> list[str]:
+    """What the tables of a set need to be read rightly, beside the caption."""
+    scores = [m for m in results.headline if m.score]
+    counts = [len(results.values(label, m.key)) for label in results.methods for m in scores]
+    return [BEST_CAPTION] * any(map(results.best, scores)) + [ONE_SEED] * (1 in counts)
 
 
 def terminal(records: Sequence[dict[str, Any]]) -> Group:
@@ -54,14 +91,16 @@ def terminal(records: Sequence[dict[str, Any]]) -> Group:
       InputError: see ``results.collect``.
     """
     results = collect(records)
-    main = _rich(title(results), headings(), rows(results), CAPTION)
-    if not results.peers:
-        return Group(main, escape(sentence(results)))
-    cells = [[cell if isinstance(cell, str) else f"{cell[0]}\n{cell[1].word}" for cell in row]
-             for row in verdict_rows(results)]
-    verdicts = _rich("Is LOOK apart from its peers?", [verdict_title(), *headings()[1:-1]], cells,
-                     VERDICT_CAPTION)
-    return Group(main, "", verdicts, "", escape(sentence(results)))
+    caption = " ".join([CAPTION, *notes(results)])
+    parts = [rich_table(f"{results.title}, {results.seeds}", headings(results), rows(results),
+                        caption), ""]
+    compared = verdict_rows(results)
+    if compared:
+        cells = [[cell if isinstance(cell, str) else f"{cell[0]}\n{cell[1].word}" for cell in row]
+                 for row in compared]
+        parts += [rich_table("Is LOOK apart from its peers?", verdict_headings(results), cells,
+                             VERDICT_CAPTION), ""]
+    return Group(*parts, escape(sentence(results)))
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> str:
@@ -70,20 +109,42 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
     Raises:
       InputError: see ``results.collect``.
     """
-    results = collect(records)
-    parts = [_markdown(headings(), rows(results)), f"{title(results)}. {CAPTION}"]
-    if results.peers:
+    return markdown_of(collect(records))
+
+
+def markdown_of(results: Results) -> str:
+    """Main table, verdicts and the sentence."""
+    parts = [markdown_table(headings(results), rows(results)),
+             " ".join([f"{results.title}, {results.seeds}. {CAPTION}", *notes(results)])]
+    compared = verdict_rows(results)
+    if compared:
         cells = [[cell if isinstance(cell, str) else f"{cell[0]} {_strong(cell[1].word)}"
-                  for cell in row] for row in verdict_rows(results)]
-        parts += [_markdown([verdict_title(), *headings()[1:-1]], cells), VERDICT_CAPTION]
+                  for cell in row] for row in compared]
+        parts += [markdown_table(verdict_headings(results), cells), VERDICT_CAPTION]
     return "\n\n".join([*parts, sentence(results)]) + "\n"
 
 
-def _interval(metric: Metric, summary, *, sign: bool = False) -> str:
-    return f"{metric.text(summary.mean, sign=sign)} ± {metric.text(summary.half_width)}"
+def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in GitHub's Markdown, whatever is written in its cells."""
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *cells]
+    return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
 
 
-def _rich(name, columns, cells, caption):
+def interval(metric: Metric, summary, *, sign: bool = False) -> str:
+    """ "96.6 ± 0.4"; "96.6" for one seed; "–" for none."""
+    if summary is None:
+        return MISSING
+    mean = metric.text(summary.mean, sign=sign)
+    return mean if summary.half_width is None else f"{mean} ± {metric.text(summary.half_width)}"
+
+
+def _seconds(results):
+    return [results.median_seconds(label) for label in results.methods]
+
+
+def rich_table(name: str, columns: Sequence[str], cells: Sequence[Sequence[str]],
+               caption: str) -> Table:
+    """A table for the terminal, whatever is written in its cells."""
     table = Table(title=escape(name), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
                   show_edge=False, title_justify="left", caption_justify="left")
     table.add_column(columns[0], overflow="fold", min_width=13)
@@ -91,14 +152,19 @@ def _rich(name, columns, cells, caption):
     for column in columns[1:]:
         table.add_column(column.replace(" ", "\n").replace("\n%", " %"), justify="right")
     for row in cells:
-        table.add_row(*(escape(cell).replace("± ", "±") for cell in row))
+        table.add_row(*(_rich_cell(cell) for cell in row))
     return table
 
 
-def _markdown(columns, cells):
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *cells]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |"
-                     for line in lines)
+def _rich_cell(cell):
+    text = escape(cell).replace("± ", "±")
+    return f"[bold]{text}[/bold]" if isinstance(cell, Best) else text
+
+
+def _markdown_cell(cell):
+    # A backslash before "<" keeps a name from becoming HTML.
+    text = cell.replace("\\", "\\\\").replace("|", "\\|").replace("<", "\\<").replace("\n", " ")
+    return _strong(text) if isinstance(cell, Best) else text
 
 
 def _strong(word: str) -> str:

@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from typing import Any
 
 import jax
@@ -19,13 +20,14 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from jaxpt import records
-from jaxpt.errors import InputError, RunError, require
+from jaxpt.errors import RunError, require
 from jaxpt.train import manifest
 
-logging.getLogger("absl").setLevel(logging.WARNING)  # orbax tells every file it touches
+# Orbax tells every file it touches, and the whole traceback of what it raises as well.
+logging.getLogger("absl").setLevel(logging.CRITICAL)
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
-ITEM = "default"  # orbax's name for what it saves where only one thing is saved
+UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what orbax did not rename into place
 
 
 class Checkpointer:
@@ -33,6 +35,9 @@ class Checkpointer:
 
     On creation the newest checkpoints are checked against their manifests, and what is damaged is
     moved to ``damaged/``, with a line that says so, down to the first sound one.
+
+    Attributes:
+      longest_save: seconds that the slowest save took until it was whole.
     """
 
     def __init__(self, workdir: str | os.PathLike, *, keep: int, about: dict[str, Any],
@@ -46,45 +51,61 @@ class Checkpointer:
           best: whether the one saved with the highest ``score`` stays too.
           stop_on_failure: whether a save that fails (a full disk) ends the run; otherwise it is
             told and the next one is awaited.
+
+        Raises:
+          InputError: where the newest checkpoint is of another format.
         """
         self._root = epath.Path(workdir).resolve() / FOLDER
         self._keep, self._about, self._best = keep, about, best
         self._stop_on_failure = stop_on_failure
         if jax.process_index() == 0:
-            _remove(self._root, unfinished=False)
-            _set_damaged_aside(self._root)
+            _tidy(self._root)
         if jax.process_count() > 1:  # nobody looks before it is tidy
             multihost_utils.sync_global_devices("checkpoints are tidy")
-        self._manager = ocp.CheckpointManager(
-            self._root, item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(create=True))
+        # Not orbax's CheckpointManager: its deletions wait for all devices, in the background too,
+        # where that gets in the way of the collectives of the steps.
+        self._saver = ocp.StandardCheckpointer()
+        self._loud = threading.excepthook, sys.unraisablehook
+        threading.excepthook, sys.unraisablehook = map(_without_orbax, self._loud)
         self._scores = {step: _score(self._root / str(step)) for step in _steps(self._root)}
         self._finishing: threading.Thread | None = None
-        self._failure: Exception | None = None
+        self._failure: tuple[int, Exception] | None = None
+        self.longest_save = 0.0
 
     def latest_step(self) -> int | None:
         """The step of the newest whole checkpoint, or None."""
-        return self._manager.latest_step()
+        return max(self._scores, default=None)
 
-    def save(self, step: int, state: Any, *, score: float | None = None) -> None:
+    def score(self, step: int) -> float | None:
+        """What the checkpoint of a step was saved with."""
+        return self._scores.get(step)
+
+    def save(self, step: int, state: Any, *, score: float | None = None,
+             final: bool = False) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
         Args:
           step: of the state.
           state: a pytree of arrays.
           score: what ``best`` goes by, the higher the better.
+          final: waits until all is on disk, and takes no failure lightly.
 
         Raises:
-          RunError: where this or the previous save failed and ``stop_on_failure``.
+          RunError: where this or the previous save failed and ``stop_on_failure`` or ``final``.
         """
         self._finish()
-        if step == self.latest_step():
-            return
-        self._scores[step] = score
-        with self._told(step):
-            self._manager.save(step, args=ocp.args.StandardSave(state))
-            self._finishing = threading.Thread(target=self._complete, args=(step, score))
-            self._finishing.start()
+        if step != self.latest_step():
+            began = time.monotonic()
+            try:
+                self._saver.save(self._root / str(step), state)
+            except Exception as error:  # orbax and tensorstore raise all kinds
+                self._failure = step, error
+            else:
+                self._finishing = threading.Thread(target=self._complete,
+                                                   args=(step, score, began))
+                self._finishing.start()
+        if final or self._failure:
+            self._finish(final)
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, in the structure, shapes and placement of ``like``.
@@ -104,70 +125,72 @@ class Checkpointer:
             self._finish()
         finally:
             with contextlib.suppress(Exception):  # what failed was told by _finish
-                self._manager.close()
+                self._saver.close()
+            threading.excepthook, sys.unraisablehook = self._loud
 
-    def _complete(self, step: int, score: float | None) -> None:
+    def _complete(self, step: int, score: float | None, began: float) -> None:
         """In the background: waits for orbax, writes the manifest, removes what need not stay."""
         try:
-            self._manager.wait_until_finished()
-            self._manager.check_for_errors()
+            self._saver.wait_until_finished()
             if jax.process_index() == 0:
                 about = self._about | {"step": step, "score": score,
                                        "packages": records.surroundings()["packages"]}
                 manifest.write(self._root / str(step), about)
-            for old in self._superfluous():
-                self._manager.delete(old)
         except Exception as error:  # told in the thread of the run
-            self._failure = error
+            self._failure = step, error
+            return
+        self._scores[step] = score
+        self.longest_save = max(self.longest_save, time.monotonic() - began)
+        for old in self._superfluous():
+            with contextlib.suppress(OSError):  # it is tried again after the next save
+                if jax.process_index() == 0:
+                    _remove(self._root / str(old))
+                del self._scores[old]
 
     def _superfluous(self) -> list[int]:
-        steps = sorted(self._manager.all_steps())
+        steps = sorted(self._scores)
         stay = set(steps[-self._keep:])
         if self._best:
-            scored = [(self._scores[s], s) for s in steps if self._scores.get(s) is not None]
+            scored = [(self._scores[s], s) for s in steps if self._scores[s] is not None]
             stay |= {step for _, step in sorted(scored)[-1:]}
         return [step for step in steps if step not in stay]
 
-    def _finish(self) -> None:
-        """Waits for the save in the background and tells whether it failed."""
-        if self._finishing is None:
+    def _finish(self, final: bool = False) -> None:
+        """Waits for the save in the background; a failure ends the run or is told."""
+        if self._finishing is not None:
+            self._finishing.join()
+            self._finishing = None
+        if self._failure is None:
             return
-        self._finishing.join()
-        self._finishing = None
-        if self._failure is not None:
-            error, self._failure = self._failure, None
-            with self._told(None):
-                raise error
+        (step, error), self._failure = self._failure, None
+        self._start_anew(without=step)
+        whole = self.latest_step()
+        text = (f"the checkpoint of step {step} could not be written under "
+                f"{os.fspath(self._root)!r} ({_reason(error)}); the newest whole one is "
+                f"{'none' if whole is None else f'of step {whole}'}")
+        if self._stop_on_failure or final:
+            raise RunError(f"{text}: make room, then start the same command again.") from error
+        print(f"jaxpt: {text}. The run goes on and saves again next time.", file=sys.stderr,
+              flush=True)
 
-    @contextlib.contextmanager
-    def _told(self, step: int | None):
-        """Turns what orbax raises into one sentence, and ends the run or goes on."""
-        try:
-            yield
-        except Exception as error:  # orbax and tensorstore raise all kinds
-            self._reopen()
-            whole = self.latest_step()
-            text = (f"the checkpoint{'' if step is None else f' of step {step}'} could not be "
-                    f"written under {os.fspath(self._root)!r} ({_reason(error)}); the newest whole "
-                    f"one is {'none' if whole is None else f'of step {whole}'}")
-            if self._stop_on_failure:
-                raise RunError(f"{text}: make room, then start the same command again.") from error
-            print(f"jaxpt: {text}. The run goes on and saves again next time.", file=sys.stderr,
-                  flush=True)
-
-    def _reopen(self) -> None:
-        """A new manager, without what the failed save left lying."""
+    def _start_anew(self, *, without: int) -> None:
+        """A new saver, and nothing of what the failed save left lying."""
         with contextlib.suppress(Exception):
-            self._manager.close()
+            self._saver.close()
         if jax.process_index() == 0:
-            _remove(self._root, unfinished=True)
-        self._manager = ocp.CheckpointManager(
-            self._root, item_handlers=ocp.StandardCheckpointHandler(),
-            options=ocp.CheckpointManagerOptions(create=True))
+            with contextlib.suppress(OSError):
+                _remove_unfinished(self._root)
+                if (self._root / str(without)).exists():
+                    _remove(self._root / str(without))
+        self._saver = ocp.StandardCheckpointer()
 
 
 def newest(workdir: str | os.PathLike) -> int | None:
-    """The step of the newest sound checkpoint, or None; nothing is touched."""
+    """The step of the newest sound checkpoint, or None; nothing is touched.
+
+    Raises:
+      InputError: where it is of another format.
+    """
     root = epath.Path(workdir).resolve() / FOLDER
     return next((step for step in reversed(_steps(root))
                  if not manifest.fault(root / str(step))), None)
@@ -184,13 +207,15 @@ def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
     Raises:
       InputError: where the checkpoint does not fit ``like``.
     """
-    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(_folder(workdir, step) / ITEM, abstract)
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the checkpoint of step {step} does not fit the config: "
-                         f"{str(error).splitlines()[0]}") from error
+    folder = _folder(workdir, step)
+    with ocp.StandardCheckpointer() as checkpointer:
+        there = _shapes(checkpointer.metadata(folder).item_metadata.tree)
+        here = _shapes(like)
+        for name in sorted(there.keys() | here.keys()):
+            require(there.get(name) == here.get(name),
+                    f"the checkpoint of step {step} does not fit the config: {name} is "
+                    f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here.")
+        return checkpointer.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
 
 def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
@@ -201,42 +226,58 @@ def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
         return jax.ShapeDtypeStruct(saved.shape, saved.dtype, sharding=device)
 
     with ocp.StandardCheckpointer() as checkpointer:
-        folder = _folder(workdir, step) / ITEM
+        folder = _folder(workdir, step)
         saved = checkpointer.metadata(folder).item_metadata.tree
         return checkpointer.restore(folder, jax.tree.map(abstract, saved))
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    """Name of each array → its type and shape, such as "float32[3, 4]"."""
+    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{[*x.shape]}"
+            for path, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def _folder(workdir, step: int) -> epath.Path:
     return epath.Path(workdir).resolve() / FOLDER / str(step)
 
 
-def _set_damaged_aside(root: epath.Path) -> None:
+def _tidy(root: epath.Path) -> None:
+    """Removes what was never finished, and sets aside what is damaged."""
+    root.mkdir(parents=True, exist_ok=True)
+    _remove_unfinished(root)
+    moved = []
     for step in reversed(_steps(root)):
         fault = manifest.fault(root / str(step))
         if not fault:
-            _check_format(root / str(step))
-            return
-        aside = root.parent / DAMAGED
-        aside.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for path in aside.iterdir() if path.name.split(".")[0] == str(step))
-        (root / str(step)).rename(aside / (f"{step}.{number}" if number else f"{step}"))
-        print(f"jaxpt: the checkpoint of step {step} is damaged: {fault}. It was moved to "
-              f"{os.fspath(aside)!r}, and the one before is taken.", file=sys.stderr, flush=True)
+            break
+        moved.append((step, fault, _set_aside(root, step)))
+    sound = _steps(root)[-1:]
+    instead = (f"that of step {sound[0]} is taken" if sound
+               else "the run begins anew, as none is left")
+    for step, fault, aside in moved:
+        print(f"jaxpt: the checkpoint of step {step} is damaged: {fault}; it was moved to "
+              f"{os.fspath(aside)!r}, and {instead}.", file=sys.stderr, flush=True)
 
 
-def _check_format(folder: epath.Path) -> None:
-    found = manifest.read(folder)["format"]
-    require(found == manifest.FORMAT, f"{os.fspath(folder)!r} is a checkpoint of format {found}, "
-            f"but this version of jaxpt reads format {manifest.FORMAT}: use the version that "
-            "wrote it, or another workdir.")
+def _set_aside(root: epath.Path, step: int) -> epath.Path:
+    aside = root.parent / DAMAGED
+    aside.mkdir(parents=True, exist_ok=True)
+    number = sum(1 for path in aside.iterdir() if path.name.split(".")[0] == str(step))
+    target = aside / (f"{step}.{number}" if number else f"{step}")
+    (root / str(step)).rename(target)
+    return target
 
 
-def _remove(root: epath.Path, *, unfinished: bool) -> None:
-    """Removes what orbax did not rename into place, and checkpoints without a manifest."""
-    for path in root.iterdir() if root.exists() else ():
-        if "orbax-checkpoint-tmp" in path.name or (
-                unfinished and path.name.isdigit() and not (path / manifest.FILE).exists()):
+def _remove_unfinished(root: epath.Path) -> None:
+    for path in root.iterdir():
+        if UNFINISHED in path.name:
             path.rmtree()
+
+
+def _remove(folder: epath.Path) -> None:
+    """Its manifest first, so that a kill leaves nothing that looks like a checkpoint."""
+    (folder / manifest.FILE).unlink(missing_ok=True)
+    folder.rmtree()
 
 
 def _steps(root: epath.Path) -> list[int]:
@@ -250,6 +291,18 @@ def _score(folder: epath.Path) -> float | None:
         return manifest.read(folder).get("score")
     except (OSError, ValueError):
         return None
+
+
+def _without_orbax(hook):
+    """A hook that is quiet about what orbax's threads also raise where it is waited for."""
+
+    def quiet(args):
+        thread = getattr(args, "thread", None)
+        if not (type(thread).__module__.startswith("orbax.")
+                or "Event loop is closed" in str(args.exc_value)):
+            hook(args)
+
+    return quiet
 
 
 def _reason(error: Exception) -> str:

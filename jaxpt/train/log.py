@@ -1,8 +1,8 @@
 """A run's rows of numbers: read late, checked, written and shown."""
 
 import sys
+from typing import Callable
 
-from jaxpt.train import watch
 from jaxpt.train.metrics import MetricWriter, to_floats
 from jaxpt.train.progress import ProgressLine
 from jaxpt.train.state import TrainState
@@ -23,9 +23,12 @@ class Log:
       history: the rows, each with its step.
     """
 
-    def __init__(self, writer: MetricWriter | None, progress: ProgressLine, max_skipped: int):
+    def __init__(self, writer: MetricWriter | None, progress: ProgressLine, *, max_skipped: int,
+                 warnings: Callable[[dict[str, float]], list[str]]):
+        """``warnings``: sentences that a row calls for; each is told once."""
         self.history: list[dict[str, float]] = []
         self._writer, self._progress, self._max_skipped = writer, progress, max_skipped
+        self._warnings = warnings
         self._waiting = None
         self._warned: set[str] = set()
 
@@ -43,13 +46,19 @@ class Log:
         row["images_per_second"] = self._progress.images_per_second(step)
         self.now(step, row)
 
+    def sync(self, state: TrainState) -> None:
+        """Writes all rows, also to where they are written by the many."""
+        self.flush(state)
+        if self._writer:
+            self._writer.sync()
+
     def now(self, step: int, row: dict[str, float]) -> None:
-        """Writes a row of Python numbers, and warns of what looks like a collapse."""
+        """Writes a row of Python numbers, and warns where it calls for it."""
         self.history.append({"step": step, **row})
         if self._writer:
             self._writer.write(step, row)
         self._progress.show(step, (self.history[-2] if len(self.history) > 1 else {}) | row)
-        for text in watch.warnings(row):
+        for text in self._warnings(row):
             if text.split("(")[0] not in self._warned:
                 self._warned.add(text.split("(")[0])
                 print(f"jaxpt: warning at step {step}: {text}.", file=sys.stderr, flush=True)

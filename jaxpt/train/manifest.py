@@ -10,6 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from jaxpt.errors import InputError
+
 FILE = "manifest.json"
 FORMAT = 1  # of checkpoints: the next one that old code cannot read gets the next number
 CHUNK = 1 << 20
@@ -22,25 +24,28 @@ def write(folder: epath.Path, about: dict[str, Any]) -> None:
       folder: of the checkpoint, with all its files.
       about: what else it says, as JSON: step, config, versions.
     """
-    text = json.dumps({"format": FORMAT, **about, "files": _sums(folder)}, indent=1, default=list)
+    content = {"format": FORMAT, **about, "files": _sums(folder)}
     temporary = folder / f".{FILE}.tmp"
-    temporary.write_text(text)
+    temporary.write_text(json.dumps(content | {"sha256": _own_sum(content)}, indent=1,
+                                    default=list))
     temporary.replace(folder / FILE)
 
 
 def fault(folder: epath.Path) -> str:
-    """What is wrong with a checkpoint, in a few words; empty where nothing is."""
+    """What is wrong with a checkpoint, in a few words; empty where nothing is.
+
+    Raises:
+      InputError: where it is of another format, so that nothing can be said.
+    """
     try:
-        manifest = read(folder)
+        expected = read(folder)["files"]
+        found = _sums(folder)
     except FileNotFoundError:
         return f"it has no {FILE}: it was not finished"
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
-        return f"its {FILE} cannot be read ({error})"
-    try:
-        found = _sums(folder)
-    except OSError as error:
-        return f"its files cannot be read ({error})"
-    expected = manifest["files"]
+        return f"it cannot be read ({error})"
     for name in sorted(expected.keys() | found.keys()):
         if name not in found:
             return f"the file {name} is missing"
@@ -57,12 +62,22 @@ def read(folder: epath.Path) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: where there is none.
-      ValueError: where it is no manifest.
+      ValueError: where it is not as it was written.
+      InputError: where it is of another format.
     """
     manifest = json.loads((folder / FILE).read_text())
-    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ValueError("it lists no files")
+    if not isinstance(manifest, dict) or manifest.pop("sha256", "") != _own_sum(manifest):
+        raise ValueError(f"{FILE} is not as it was written")
+    if manifest.get("format") != FORMAT:
+        raise InputError(f"{str(folder)!r} is a checkpoint of format {manifest.get('format')}, but "
+                         f"this version of jaxpt reads format {FORMAT}: use the version that "
+                         "wrote it, or another workdir.")
     return manifest
+
+
+def _own_sum(content: dict[str, Any]) -> str:
+    """Of a manifest without its sum, however it is written; formats to come keep to this."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
 
 def _sums(folder: epath.Path, prefix: str = "") -> dict[str, dict[str, Any]]:

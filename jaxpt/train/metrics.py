@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import time
 from typing import Any
 
 from etils import epath
@@ -16,8 +17,8 @@ class MetricWriter:
     """Writes rows to ``metrics.jsonl`` and to a TensorBoard event file in a run's folder.
 
     A row that cannot be written (a full disk) waits for the next one, and that is told once. On
-    an object store, where files cannot grow, the file is written anew every so many rows, and
-    there are no event files.
+    an object store, where files cannot grow, the file is written anew every so many rows and at
+    every checkpoint, and there are no event files.
     """
 
     ROWS = 50  # between two writes to an object store
@@ -29,59 +30,132 @@ class MetricWriter:
         kept = _whole_lines(self._path, resumed_step)
         self._waiting: list[str] = kept if self._remote else []
         self._told, self._rows, self._board = False, 0, None
-        if not self._remote:
-            from tensorboardX import SummaryWriter
-
-            self._path.write_text("".join(kept))
-            self._board = SummaryWriter(os.fspath(workdir), purge_step=resumed_step + 1)
+        if self._remote:
+            return
+        with self._telling():
+            write_anew(self._path, "".join(kept))
+        with self._telling():
+            self._board = EventFile(workdir, resumed_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         """One row; every value a Python float or int."""
         self._waiting.append(json.dumps({"step": step, **values}) + "\n")
         self._rows += 1
         if not self._remote or self._rows % self.ROWS == 0:
-            self._flush()
-        for name, value in values.items() if self._board else ():
-            self._board.add_scalar(name, value, step)
+            self.sync()
+        if self._board:
+            try:
+                self._board.write(step, values)
+            except OSError:  # which .sync() has told; TensorBoard gets no more rows of this run
+                self._close_board()
+
+    def sync(self) -> None:
+        """Writes the rows that wait, if it can."""
+        text = "".join(self._waiting)
+        with self._telling():
+            if self._remote:
+                write_anew(self._path, text)
+            else:
+                _append(self._path, text)
+                self._waiting = []
 
     def close(self) -> None:
-        self._flush()
-        if self._board:
-            with contextlib.suppress(OSError):
-                self._board.close()
+        self.sync()
+        self._close_board()
 
-    def _flush(self) -> None:
-        text = "".join(self._waiting)
-        if self._remote:
-            self._path.write_text(text)
-            return
+    def _close_board(self) -> None:
+        board, self._board = self._board, None
+        with contextlib.suppress(OSError):
+            if board:
+                board.close()
+
+    @contextlib.contextmanager
+    def _telling(self):
+        """Tells once that something cannot be written, instead of raising it."""
         try:
-            size = self._path.stat().length
-            try:
-                with self._path.open("a") as file:
-                    file.write(text)
-            except OSError:
-                os.truncate(self._path, size)  # no half of a row
+            yield
+        except Exception as error:  # object stores raise all kinds
+            if not isinstance(error, OSError) and not self._remote:
                 raise
-            self._waiting = []
-        except OSError as error:
             if not self._told:
                 self._told = True
-                print(f"jaxpt: {os.fspath(self._path)!r} cannot be written ({error.strerror}): "
-                      "rows wait until it can.", file=sys.stderr, flush=True)
+                print(f"jaxpt: {os.fspath(self._path)!r} cannot be written "
+                      f"({getattr(error, 'strerror', None) or error}): rows wait until it can.",
+                      file=sys.stderr, flush=True)
+
+
+class EventFile:
+    """TensorBoard's file, written here and now.
+
+    tensorboardX's own ``SummaryWriter`` writes in a thread: when the disk is full that thread dies,
+    its queue fills up, and the run waits for ever.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, resumed_step: int):
+        """TensorBoard forgets rows of former files after ``resumed_step``."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
+
+        self._event, self._scalar = Event, scalar
+        self._file = EventsWriter(os.path.join(workdir, "events"), f".{os.getpid()}.{resumed_step}")
+        self._file.write_event(Event(
+            step=resumed_step + 1, wall_time=time.time(),
+            session_log=SessionLog(status=SessionLog.START)))
+        self._file.flush()
+
+    def write(self, step: int, values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            self._file.write_event(self._event(step=step, wall_time=time.time(),
+                                               summary=self._scalar(name, value)))
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _append(path: epath.Path, text: str) -> None:
+    """Appends to a local file all of a text or, where that fails, nothing."""
+    with open(path, "ab", buffering=0) as file:
+        size = file.tell()
+        try:
+            data = memoryview(text.encode())
+            while data:
+                data = data[file.write(data):]
+        except OSError:
+            os.truncate(path, size)
+            raise
+
+
+def write_anew(path: epath.Path, text: str) -> None:
+    """In one move, so that a kill or a full disk leaves the old file or the new one."""
+    temporary = path.parent / f".{path.name}.tmp"
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _whole_lines(path: epath.Path, last_step: int) -> list[str]:
-    """The lines up to a step; a line that a kill cut short is none."""
+    """The lines up to a step; one that a kill cut short, or that was damaged, is none."""
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True)
-            if line.endswith("\n") and json.loads(line)["step"] <= last_step]
+    lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n") and _step(line) <= last_step]
+
+
+def _step(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
     """The rows of a run, oldest first."""
-    return [json.loads(line) for line in (epath.Path(workdir) / FILE).read_text().splitlines()]
+    return [json.loads(line) for line in _whole_lines(epath.Path(workdir) / FILE, sys.maxsize)]
 
 
 def to_floats(metrics: dict[str, Any]) -> dict[str, float]:

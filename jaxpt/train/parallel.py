@@ -70,6 +70,21 @@ class Devices:
             check_vma=False)
         return jax.jit(mapped, donate_argnums=0)
 
+    def map_rows(self, function: Callable) -> Callable:
+        """The compiled ``function(tree, rows)`` over all devices, each taking its share of rows.
+
+        ``tree`` is the same on all devices, ``rows`` split by the first axis; what the function
+        gives for the rows of each device is put together again, in order, on every device. Per
+        device the program does not depend on how many there are.
+        """
+
+        def gathered(tree, rows):
+            return jax.lax.all_gather(function(tree, rows), AXIS, tiled=True)
+
+        return jax.jit(jax.shard_map(
+            gathered, mesh=self._mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=PartitionSpec(), check_vma=False))
+
     def _pmap(self, step):
         mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None,
                           devices=self._devices)

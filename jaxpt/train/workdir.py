@@ -10,7 +10,7 @@ import ml_collections
 from etils import epath
 
 from jaxpt.errors import InputError, require
-from jaxpt.train import checkpoint
+from jaxpt.train import checkpoint, metrics
 
 CONFIG, CHANGES = "config.json", "config_changes.jsonl"
 # What may differ between a run and its resumption without a word, since it changes no result.
@@ -76,10 +76,8 @@ def claim(workdir: str | os.PathLike, config, changes: list[str]) -> None:
             line = json.dumps({"date": datetime.date.today().isoformat(),
                                "after_step": checkpoint.newest(workdir), "changes": changes})
             before = (path / CHANGES).read_text() if (path / CHANGES).exists() else ""
-            (path / CHANGES).write_text(before + line + "\n")
-        temporary = path / f".{CONFIG}.{os.getpid()}"
-        temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-        temporary.replace(path / CONFIG)
+            metrics.write_anew(path / CHANGES, before + line + "\n")
+        metrics.write_anew(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
         raise _unwritable(workdir, error) from error
 
@@ -117,8 +115,8 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
 
 
 def _unwritable(workdir, error: OSError) -> InputError:
-    return InputError(f"workdir {os.fspath(workdir)!r} cannot be written ({error.strerror}): "
-                      "choose another --workdir.")
+    return InputError(f"workdir {os.fspath(workdir)!r} cannot be written "
+                      f"({error.strerror or error}): choose another --workdir.")
 
 
 def _among(key: str, names) -> bool:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import InputError
-from jaxpt.evaluation.features import extract
-from jaxpt.models import Classifier, Encoder, SmallCNN
+from jaxpt.evaluation.features import extract, extract_layers
+from jaxpt.models import Classifier, Encoder, ResNet18, SmallCNN
+from jaxpt.train.parallel import Devices
 
 
 class Moments(nn.Module):
@@ -59,3 +60,52 @@ def test_batch_norm_uses_running_statistics_so_neighbors_in_the_batch_do_not_mat
 def test_an_empty_set_is_refused():
     with pytest.raises(InputError, match="no images"):
         extract(Encoder(Moments(), Negation()), {}, {}, images(0))
+    with pytest.raises(InputError, match="batch_size must be at least 1, got 0"):
+        extract(Encoder(Moments(), Negation()), {}, {}, images(3), batch_size=0)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network with batch statistics, and its variables."""
+    encoder = Encoder(SmallCNN(widths=(8, 16), strides=(1, 2), norm="sync_batch",
+                               axis_name="batch"))
+    variables = jax.jit(encoder.init, static_argnums=2)(
+        jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), False)
+    return encoder, variables["params"], variables["batch_stats"]
+
+
+@pytest.mark.parametrize("n", [1, 8, 37])
+def test_eight_devices_give_the_bits_of_one_whatever_the_size_of_the_set(n, network):
+    one, three, eight = (extract(*network, images(n), batch_size=2, devices=Devices(limit=limit))
+                         for limit in (1, 3, 8))
+    assert one.shape == (n, 16) and isinstance(eight, np.ndarray)
+    np.testing.assert_array_equal(one, eight)
+    np.testing.assert_array_equal(one, three)
+    np.testing.assert_allclose(extract(*network, images(n), batch_size=2), one, rtol=1e-6)
+    layers = [extract_layers(*network, images(n), batch_size=2, devices=Devices(limit=limit))
+              for limit in (1, 8)]
+    jax.tree.map(np.testing.assert_array_equal, *layers)
+
+
+def test_layers_are_averaged_over_positions_from_first_to_last(network):
+    x = images(5)
+    encoder, params, stats = network
+    layers = extract_layers(*network, x, batch_size=2)
+    _, raw = encoder.backbone.apply({"params": params["backbone"], "batch_stats":
+                                     stats["backbone"]}, x / np.float32(127.5) - 1, False)
+    assert list(layers) == list(raw) == ["layer1", "layer2"]
+    for name, layer in layers.items():
+        assert layer.dtype == np.float32
+        np.testing.assert_allclose(layer, raw[name].mean(axis=(1, 2)), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(layers["layer2"], extract(*network, x, batch_size=2), rtol=1e-5)
+
+
+def test_layers_keep_their_order_where_the_alphabet_has_another():
+    encoder = Encoder(ResNet18(stem="small", width=8, norm="group"))
+    params = jax.eval_shape(lambda: encoder.init(
+        jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), False)["params"])
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
+    x = np.zeros((2, 8, 8, 3), np.uint8)
+    layers = extract_layers(encoder, params, {}, x, batch_size=2)
+    assert list(layers) == ["stem", "stage1", "stage2", "stage3", "stage4"]
+    assert {name: x.shape for name, x in layers.items()}["stage3"] == (2, 32)

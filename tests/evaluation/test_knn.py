@@ -3,6 +3,8 @@ import math
 import numpy as np
 import oracles
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from jaxpt.errors import InputError
 from jaxpt.evaluation import knn_classify
@@ -78,6 +80,41 @@ def test_equal_votes_go_to_the_lower_class():
 def test_a_small_temperature_keeps_the_class_of_the_nearest_however_far():
     bank, query = np.eye(3)[:2], np.array([[0.3, 0.2, 0.9]])
     assert knn_classify(bank, np.array([1, 0]), query, k=2, temperature=1e-3) == 1
+
+
+def exact_vote(bank, labels, queries, k, temperature):
+    """In whole numbers: vectors of ±1 in four dimensions have cosines of quarters of −4 … 4."""
+    predictions = []
+    for q in queries.astype(int):
+        quarters = bank.astype(int) @ q
+        nearest = sorted(range(len(bank)), key=lambda j: (-quarters[j], j))[:k]
+        # Neighbours of each cosine and class; equal counts are equal votes whatever the weights.
+        votes = {c: math.fsum(math.exp((quarters[j] - 4) / 4 / temperature)
+                              for j in nearest if labels[j] == c) for c in set(labels.tolist())}
+        predictions.append(min(votes, key=lambda c: (-votes[c], c)))
+    return np.array(predictions)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 60), st.sampled_from([0.07, 0.3, 1.0, 30.0]))
+def test_ties_of_cosines_and_of_votes_are_those_of_whole_numbers(seed, k, temperature):
+    rng = np.random.default_rng(seed)
+    signs, stretch = rng.choice([-1, 1], size=(48, 4)), rng.choice([1, 2, 3, 5, 7], size=(48, 1))
+    labels, queries = rng.choice([-5, 0, 3, 900], size=48), rng.choice([-1, 1], size=(16, 4))
+    found = knn_classify((signs * stretch).astype(np.float32), labels, 3.0 * queries, k=k,
+                         temperature=temperature)
+    np.testing.assert_array_equal(found, exact_vote(signs, labels, queries, k, temperature))
+
+
+def test_votes_that_differ_by_rounding_alone_are_equal():
+    # 40 neighbours of three cosines: as many of each for both classes, in another order.
+    bank = np.array([[1, 1, 1, 1], [1, 1, 1, -1], [1, 1, -1, -1]])[np.arange(42) % 3]
+    labels = np.array([1, 0] * 21)[np.random.default_rng(0).permutation(42)]
+    for nearness in range(3):  # seven of each class at each cosine
+        rows = np.flatnonzero(np.arange(42) % 3 == nearness)
+        labels[rows] = np.random.default_rng(nearness).permutation(np.repeat([1, 0], 7))
+    for temperature in np.linspace(0.05, 2, 40):
+        assert knn_classify(bank, labels, np.ones((1, 4)), k=42, temperature=temperature) == 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 9, 10])

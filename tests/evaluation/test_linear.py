@@ -1,12 +1,16 @@
+import doctest
 import functools
+import sys
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from jaxpt.errors import InputError
-from jaxpt.evaluation import linear, linear_probe
+from jaxpt.evaluation import KORNBLITH_L2_GRID, linear_probe, logistic
+from jaxpt.evaluation.linear import L2_GRID
 
 GRID = (1e-4, 1e-2, 1.0)
 
@@ -41,23 +45,23 @@ def probe(**changes):
 @pytest.mark.parametrize("l2", GRID)
 def test_the_solution_is_scikit_learns(l2):
     train, labels, *_ = digits()
-    predict, solution = linear._fit(train, labels, 10, l2, 1000, None)
-    weights, bias = solution[:-10].reshape(-1, 10), solution[-10:]
     model, _ = sklearn_fit(l2, "all")
     x, _ = standardised(train, train)
+    found = logistic.fit(x, labels, 10, [l2])
+    weights, bias = found.weights[0], found.bias[0]
 
     def objective(weights, bias):
         logits = (x @ weights + bias).astype(np.float64)
         log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
         return -log_p[np.arange(400), labels].mean() + l2 / 2 * np.sum(weights**2)
 
-    assert objective(weights, bias) < objective(model.coef_.T, model.intercept_) * (1 + 1e-4)
+    assert objective(weights, bias) < objective(model.coef_.T, model.intercept_) * (1 + 1e-6)
     # The same weights, where the penalty is strong enough to pin them down.
     if l2 >= 1e-2:
         np.testing.assert_allclose(weights, model.coef_.T, atol=5e-3)
         np.testing.assert_allclose(bias - bias.mean(), model.intercept_ - model.intercept_.mean(),
                                    atol=5e-3)
-    assert np.mean(predict(train) == model.predict(x)) > 0.995
+    assert np.mean(np.argmax(x @ weights + bias, axis=1) == model.predict(x)) > 0.995
 
 
 def test_validation_chooses_by_fits_that_never_saw_it():
@@ -153,7 +157,83 @@ def test_constant_features_change_nothing():
     ({"validation": np.arange(5) < 2}, r"validation must have shape \[400\], got \[5\]"),
     ({"train_labels": np.full(400, 3)}, r"at least two classes, got \[3\]"),
     ({"l2_grid": ()}, "l2_grid must hold at least one strength"),
+    ({"l2_grid": [1.0, 0.0]}, r"must hold positive strengths, got \[0.0\]: without a penalty"),
+    ({"l2_grid": [-2.0]}, r"must hold positive strengths, got \[-2.0\]"),
+    ({"l2_grid": [np.nan]}, r"must hold positive strengths, got \[nan\]"),
+    ({"l2_grid": 1.0}, r"l2_grid must be \[strengths\], got \[\]"),
+    ({"validation": 0.0}, "a share between 0 and 1 or a mask of 400 rows, got 0.0"),
+    ({"validation": 1.0}, "a share between 0 and 1 or a mask of 400 rows, got 1.0"),
+    ({"validation": 1e-6}, "hold out some but not all of the 400 .* got 0"),
+    ({"validation": np.arange(400)}, "validation must be a mask of bool, got int64"),
+    ({"validation": digits()[1] == 3}, r"all examples of class \[3\] are held out"),
 ])
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         probe(**change)
+
+
+def test_a_share_holds_out_that_part_of_every_class():
+    train, labels, *_ = digits()
+    rng, mask = np.random.default_rng(0), np.zeros(400, bool)
+    for c in range(10):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        mask[rows[:round(0.3 * len(rows))]] = True
+    assert same(probe(validation=0.3), probe(validation=mask))
+    assert same(probe(validation=0.2), linear_probe(*digits()[:4], l2_grid=GRID))
+    assert not same(probe(validation=0.2), probe(validation=0.3))
+
+
+def same(a, b):
+    return a.l2 == b.l2 and (a.scores == b.scores).all() and list(a.validation_accuracy) == list(
+        b.validation_accuracy)
+
+
+def test_defaults_belong_to_the_protocol():
+    x, labels = blobs()
+    np.testing.assert_allclose(KORNBLITH_L2_GRID, np.logspace(-6, 5, 45))
+    np.testing.assert_allclose(L2_GRID, 10.0 ** np.arange(-5, 2))
+    assert len(linear_probe(x, labels, x, labels).validation_accuracy) == 45
+
+
+def test_scores_are_log_probabilities_in_the_order_of_classes():
+    train, labels, test, wanted, _ = digits()
+    names = np.array([9, 7, -3, 4, 40, 5, 6, 1, 8, 2])
+    found = probe(train_labels=names[labels], test_labels=names[wanted])
+    np.testing.assert_array_equal(found.classes, sorted(names))
+    np.testing.assert_allclose(np.exp(found.scores).sum(axis=1), 1)
+    np.testing.assert_array_equal(found.classes[found.scores.argmax(axis=1)], found.predictions)
+    model, _ = sklearn_fit(found.l2, "all")
+    expected = model.predict_log_proba(standardised(train, test)[1])[:, np.argsort(names)]
+    np.testing.assert_allclose(found.scores, expected, atol=0.02)
+    assert 0 < found.gap <= 1e-9
+
+
+def test_validation_accuracies_keep_the_order_of_the_grid():
+    forward, backward = probe(), probe(l2_grid=GRID[::-1])
+    np.testing.assert_array_equal(forward.validation_accuracy, backward.validation_accuracy[::-1])
+    assert forward.l2 == backward.l2
+
+
+def test_features_can_stay_as_they_are():
+    train, labels, test, wanted, _ = digits()
+    units = np.where(np.arange(64) < 32, 1e-3, 1.0)
+    plain = probe(l2_grid=[1.0], standardize=False)
+    model = LogisticRegression(C=1 / 400, tol=1e-8, max_iter=5000).fit(train, labels)
+    assert np.mean(plain.predictions == model.predict(test)) > 0.995
+    scaled = probe(train_features=train * units, test_features=test * units, l2_grid=[1.0],
+                   standardize=False)
+    assert np.mean(scaled.predictions == plain.predictions) < 0.99
+
+
+def test_lists_jax_arrays_and_whole_floats_will_do():
+    x, labels = blobs()
+    options = {"validation": 0.25, "l2_grid": [0.1]}
+    plain = linear_probe(x, labels, x, labels, **options)
+    for kind in np.ndarray.tolist, jnp.asarray:
+        assert same(plain, linear_probe(kind(x), kind(labels), kind(x), kind(labels), **options))
+    assert same(plain, linear_probe(x, labels.astype(float), x, labels, **options))
+
+
+def test_doctests_hold():
+    assert doctest.testmod(sys.modules["jaxpt.evaluation.linear"]).failed == 0
+    assert doctest.testmod(sys.modules["jaxpt.evaluation.few_shot"]).failed == 0

@@ -184,3 +184,19 @@ def test_doctests_hold():
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         fit_power_law(**{"sizes": SIZES, "errors": noisy()} | change)
+
+
+def test_the_band_is_the_interval_of_the_curve():
+    rng = np.random.default_rng(0)
+    sizes = np.array([100, 200, 400, 800])
+    errors = 2 * sizes[:, None] ** -0.4 * np.exp(0.05 * rng.normal(size=(4, 5)))
+    law = scaling.fit_power_law(sizes, errors, offset=False, bootstrap=200)
+    low, high = scaling.power_law_band(sizes, errors, [100, 300, 800], offset=False, bootstrap=200)
+    assert (low[-1], high[-1]) == pytest.approx(law.predicted_interval)
+    assert low.shape == high.shape == (3,)
+    curve = law.a * np.array([100, 300, 800]) ** -law.b
+    assert (low < curve).all() and (curve < high).all()
+    with pytest.raises(InputError, match="a band needs at least one resample, got 0"):
+        scaling.power_law_band(sizes, errors, [100], bootstrap=0)
+    with pytest.raises(InputError, match="one seed has no spread"):
+        scaling.power_law_band(sizes, errors[:, :1], [100], bootstrap=10)

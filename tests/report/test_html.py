@@ -1,6 +1,5 @@
 """The page holds what the records say, alone and escaped."""
 
-import base64
 import html.parser
 import re
 
@@ -11,7 +10,8 @@ import pytest
 from jaxpt import report
 from jaxpt.errors import InputError
 from jaxpt.report import features, settings
-from jaxpt.report.results import METRICS, NAMES, collect
+from jaxpt.report.metrics import HEADLINE
+from jaxpt.report.results import NAMES, collect
 
 
 class _Page(html.parser.HTMLParser):
@@ -58,9 +58,13 @@ def written(tmp_path_factory):
 def test_the_page_is_well_formed_and_loads_nothing(written):
     page = _Page(written[1])
     assert not page.wrong and not page.open
-    links = [value for _, name, value in page.attributes if name in ("src", "href", "srcset")]
-    assert links and all(link.startswith("data:image/") for link in links)
-    assert not re.search(r"https?://|@import|url\(|<script", written[1])
+    links = [value for _, name, value in page.attributes
+             if name in ("src", "href", "srcset", "xlink:href")]
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert any(link.startswith("data:image/") for link in links)
+    assert all(link.startswith("data:image/") or link[1:] in ids for link in links)
+    assert len(set(ids)) == len(ids)
+    assert not re.search(r"https?://|@import|url\([^#]|<script", written[1])
     assert len(written[1]) < 1_500_000
 
 
@@ -74,12 +78,32 @@ def test_the_page_holds_every_method_the_numbers_and_the_verdicts(written):
     assert "k = 20; temperature = 0.07" in text
 
 
+def test_sections_without_data_are_left_out_and_contents_name_the_others(written, tmp_path):
+    page = _Page(written[1])
+    for title in "What was measured", "What the features look like", "Where and when", "Settings":
+        assert page.text.count(title) == 2  # in the contents and as a heading
+    for title in "Nearest neighbours", "Which classes are confused", "Which layers are alike":
+        assert title not in page.text
+    text = _Page(report.write_report(fake_records.everything("look"), tmp_path).read_text()).text
+    for title in "Nearest neighbours", "Which classes are confused", "Which layers are alike":
+        assert text.count(title) == 2
+    assert "Error against the number" not in text and "Is LOOK apart" not in text
+    few = [fake_records.evaluated("look", "knn", {"fine_knn": 0.9})]
+    assert "<nav" not in report.write_report(few, tmp_path).read_text()
+
+
+def test_tables_and_figures_are_named_for_who_cannot_see_them(written):
+    assert written[1].count("<svg") == written[1].count('role="img" aria-label="') > 5
+    assert written[1].count("<table") == written[1].count('<table aria-label="') > 5
+    assert written[1].count("<th ") == written[1].count("<th scope=")
+
+
 def test_the_map_shows_kept_features_of_these_records_only(written):
     folder, page = written
-    picture = (folder / "features_map.png").read_bytes()
-    assert picture.startswith(b"\x89PNG")
-    assert base64.b64encode(picture).decode() in page
-    assert "of the test part, seed 0. Upper two rows" in _Page(page).text
+    assert (folder / "features_map.png").read_bytes().startswith(b"\x89PNG")
+    assert page.count("maps of the features of ") == 2
+    assert "maps of the features of LOOK" in page and "features of cross-entropy" in page
+    assert "of the test part, seed 0. Upper two" in _Page(page).text
 
 
 def test_without_features_there_is_no_map(tmp_path):
@@ -92,26 +116,77 @@ def test_when_all_tie_the_page_says_tie_and_nothing_more(tmp_path):
     text = _Page(report.write_report(records, tmp_path).read_text(encoding="utf-8")).text
     assert ("in coarse kNN, fine kNN, fine linear, 5-shot and class separation R², LOOK ties with "
             "cross-entropy, SupCon and NCA." in text)
-    assert not re.search(r"better|best|worse|outperform|win|is above|is below|apart \(", text)
-    for metric in METRICS:
+    assert not re.search(r"better|\bbest|worse|outperform|\bwin|is above|is below|apart \(", text)
+    for metric in HEADLINE:
         for verdict in collect(records).verdicts(metric.key).values():
             assert f"tie p = {verdict.p_adjusted:.3f}" in text
 
 
-def test_nasty_text_is_escaped(tmp_path):
-    nasty = '<img src=x onerror="alert(1)"> & $x$'
-    records = fake_records.all_tied() + [
-        fake_records.record(nasty, seed, (0.8 + 0.01 * seed,) * 5, method="look",
-                            device="<b>gpu</b>") for seed in range(3)]
+NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)"> & $x$ \' |'
+
+
+def test_nasty_text_is_escaped_wherever_it_comes_from(tmp_path):
+    """Labels, sets, classes, layers, ids, devices, settings: all of them are names."""
+    records = []
+    for seed in range(2):
+        made = fake_records.everything(NASTY, seed=seed, data=NASTY, class_names=(NASTY, "b"),
+                                       coarse_names=(NASTY, "c"))
+        for record in made:
+            record |= {"device": NASTY, "revision": NASTY, "packages": {NASTY: NASTY}}
+            record["protocol"] |= {NASTY: {NASTY: NASTY}}
+            record["config"]["optimizer"]["name"] = NASTY
+            details = record.get("details", {})
+            if "layers" in details:
+                details |= {"layers": [NASTY] * 5, "other_label": NASTY}
+            if "queries" in details:
+                details["images"][NASTY] = fake_records.png(np.random.default_rng(0))
+                details["queries"][0]["id"] = NASTY
+        records += made
     page = report.write_report(records, tmp_path).read_text(encoding="utf-8")
-    assert "<img src=x" not in page and "<b>gpu" not in page
-    assert nasty in _Page(page).text
+    assert "<script" not in page and "<img src=x" not in page
+    parsed = _Page(page)
+    assert not parsed.wrong and not parsed.open
+    assert not [a for a in parsed.attributes if a[1].startswith("on") or a[0] == "script"]
+    assert parsed.text.count("<script>alert(1)</script>") > 20
+
+
+def test_several_sets_have_a_section_each_and_tables_over_all(tmp_path):
+    records = [record for data in ("dtd", "pets") for label in ("nca", "look")
+               for seed in range(2) for record in fake_records.everything(
+                   label, seed=seed, data=data, class_names=("cat", "dog"))]
+    path = report.write_report(records, tmp_path / "deep" / "page.html")
+    assert path == tmp_path / "deep" / "page.html"
+    page = _Page(path.read_text())
+    assert not page.wrong and not page.open
+    for text in ("Over all sets", "fine linear, test parts of 2 sets", "mean log-odds",
+                 "dtd, test part", "pets, test part", "LOOK and its peers on dtd and pets",
+                 "pre-trained on digits (two coarse classes (0–4 and 5–9))"):
+        assert text in page.text
+    assert page.text.count("Settings") == 2
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(set(ids)) == len(ids)
+
+
+def test_everything_of_two_methods_stays_small(tmp_path):
+    records = [record for label in ("cross_entropy", "look") for seed in range(3)
+               for record in fake_records.everything(label, seed=seed, images=28)]
+    assert report.write_report(records, tmp_path).stat().st_size < 1_500_000
+
+
+def test_weights_without_a_config_are_reported(tmp_path):
+    records = [fake_records.evaluated("resnet50", "linear", {"fine_linear": 0.9}, config=None)]
+    text = _Page(report.write_report(records, tmp_path).read_text()).text
+    assert "pre-trained on what the records do not say" in text and "resnet50 90.0" in text
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written .*: choose another folder"):
         report.write_report(fake_records.all_tied(), tmp_path / "file" / "below")
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(InputError, match="folder.html' cannot be written .*: choose another"):
+        report.write_report(fake_records.all_tied(), tmp_path / "folder.html")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "folder.html"]
 
 
 def test_tuning_is_claimed_only_for_the_settings_that_come_with_jaxpt():
@@ -139,6 +214,15 @@ def test_the_procedure_names_the_labels_and_the_part():
     first, second = settings.procedure(collect(records))
     assert "on the fine labels themselves" in first and "it never saw" not in first
     assert "four fifths" in second and "the validation part" in second
+
+
+def test_long_lists_of_constants_are_told_by_their_ends():
+    grid = [10.0**p for p in range(-6, 6)]
+    found = collect([fake_records.evaluated("look", "linear", {}, constants={"l2": grid[:10]}),
+                     fake_records.evaluated("look", "knn", {}, constants={"l2": grid})])
+    rows = dict(settings.protocol_rows(found))
+    assert rows["knn"] == "l2 = 1e-06, 1e-05, …, 100000 (12 values)"
+    assert rows["linear"].endswith("0.1, 1, 10, 100, 1000")
 
 
 def test_settings_show_what_a_method_reads():

@@ -8,7 +8,8 @@ import pytest
 from rich.console import Console
 
 from jaxpt.errors import InputError
-from jaxpt.report import tables
+from jaxpt.report import statistics, tables
+from jaxpt.report.metrics import FINE, GROUPS, SEPARATION, groups_of
 from jaxpt.report.results import collect, join, sentence
 
 
@@ -89,17 +90,14 @@ def test_records_read_from_a_file_mix_with_new_ones_and_the_later_counts(two_met
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"data": "fashion_mnist"}, "one report holds one data, but the records have 2"),
-    ({"part": "validation"}, "one report holds one part"),
-    ({"protocol": {}}, "one report holds one protocol"),
-    ({"seed": 1}, "two records of one seed"),
-    ({"label": "alone"}, "'alone' has 1 seed"),
-    ({"values": {}}, "'look', seed 0, has no 'coarse_knn'")])
+    ({"data": "fashion_mnist"}, "one table holds one data, but the records have 2"),
+    ({"part": "validation"}, "one table holds one part"),
+    ({"protocol": {"knn": {"k": 5}}}, "one table holds one protocol, but 'knn' was measured with"),
+    ({"seed": 1}, "'look' on digits .test., seed 1, has two records of one seed that differ in"),
+    ({"values": {"fine_knn": float("nan")}}, "has nan for 'fine_knn': a value is a finite number"),
+    ({"values": {"fine_knn": "0.9"}}, "has '0.9' for 'fine_knn'")])
 def test_records_that_make_no_table_are_refused(two_methods, change, message):
     broken = [two_methods[0] | change, *two_methods[1:]]
-    if "label" in change:
-        broken.append(two_methods[0] | {"key": "another"})
-        broken.append(fake_records.record("look", 5, (0.9,) * 5))
     with pytest.raises(InputError, match=message):
         tables.markdown(broken)
 
@@ -113,3 +111,76 @@ def test_no_records_are_refused():
     (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c"), ([], "")])
 def test_join(words, text):
     assert join(words) == text
+
+
+def test_one_seed_has_values_but_no_interval_and_no_verdict():
+    records = [fake_records.record(m, 0, (0.9, 0.8)) for m in ("nca", "look")]
+    results = collect(records)
+    assert tables.headings(results) == ["method", "coarse kNN %", "fine kNN %", "time (s)"]
+    assert tables.rows(results) == [["NCA", "90.0", "80.0", "7.0"], ["LOOK", "90.0", "80.0", "7.0"]]
+    assert tables.verdict_rows(results) == []
+    assert tables.notes(results) == [tables.ONE_SEED]
+    assert sentence(results) == ("On digits (test part, 1 seed): no verdict, which takes two seeds "
+                                 "or more of LOOK and a peer.")
+    assert "no interval and no verdict" in tables.markdown(records)
+
+
+def test_what_a_method_lacks_is_a_dash(two_methods):
+    records = two_methods + [fake_records.evaluated("grafit", "knn", {"fine_knn": 0.5})]
+    records[-1]["protocol"] = {}
+    results = collect(records)
+    assert tables.rows(results)[-1] == ["Grafit", "–", "50.0", "–", "–", "–", "–"]
+    assert [row[0] for row in tables.verdict_rows(results)] == ["NCA"]  # one seed is no pair
+
+
+def test_bold_is_the_best_that_is_apart_from_all_others():
+    records = fake_records.separated()
+    assert not any(isinstance(cell, tables.Best) for row in tables.rows(collect(records))
+                   for cell in row)
+    for record in records:
+        if record["label"] == "look":
+            record["values"]["fine_knn"] += 0.03
+            record["values"]["class_separation"] += 0.5
+    results = collect(records)
+    bold = [(row[0], column) for row in tables.rows(results)
+            for column, cell in zip(tables.headings(results), row) if isinstance(cell, tables.Best)]
+    assert bold == [("LOOK", "fine kNN %")]  # R² is no score
+    assert "| **98.0 ± 0.5** |" in tables.markdown(records)
+    assert tables.BEST_CAPTION in tables.markdown(records)
+    for record in records:  # apart from all but one
+        if record["label"] == "sup_con":
+            record["values"]["fine_knn"] += 0.03
+    assert results.best(FINE[0]) == "look" and collect(records).best(FINE[0]) is None
+
+
+def test_leader_needs_seeds_in_common_and_somebody_to_lead():
+    high, low = {0: 0.91, 1: 0.93, 2: 0.92}, {0: 0.5, 1: 0.53, 2: 0.51}
+    assert statistics.leader({"a": low, "b": high}) == "b"
+    assert statistics.leader({"b": high}) is None and statistics.leader({}) is None
+    assert statistics.leader({"a": {7: 0.5, 8: 0.6}, "b": high}) is None
+    assert statistics.leader({"a": {0: 0.5}, "b": high}) is None
+    assert statistics.leader({"a": low, "b": high, "c": {0: 0.5}}) is None
+
+
+def test_tables_beside_the_main_one_hold_the_rest():
+    records = fake_records.everything("look") + fake_records.everything("nca")
+    groups = collect(records).groups
+    assert list(groups) == ["Few shots", "Retrieval", "Geometry of the features",
+                            "Other measurements"]
+    assert [m.title for m in groups["Other measurements"]] == [
+        "CKA of last layers with cross_entropy"]
+    columns, rows = tables.group_table(collect(records), groups["Retrieval"])
+    assert columns == ["method", "R@1 %", "R@5 %", "R@10 %", "mAP %"] and len(rows) == 2
+    columns, rows = tables.group_table(collect(records), groups["Few shots"])  # ten of them
+    assert columns == ["measurement", "NCA", "LOOK"]
+    value = collect(records).methods["look"][0]["values"]["fine_1shot"]
+    assert rows[0][0] == "1-shot %" and rows[0][2] == f"{100 * value:.1f}"
+    assert groups_of(["new_thing", "linear_l2", "fine_knn"]).keys() == {"Other measurements"}
+    assert groups_of(["linear_l2", "fine_knn", "pretrain_seconds", "fine_5shot"]) == {}
+
+
+@pytest.mark.parametrize("metric, value, text", [
+    (FINE[0], 0.9656, "96.6"), (SEPARATION, -0.5221, "−0.522"),
+    (GROUPS["Geometry of the features"][2], 15.25, "15.2")])
+def test_how_numbers_are_written(metric, value, text):
+    assert metric.text(value) == text

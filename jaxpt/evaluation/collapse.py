@@ -16,12 +16,14 @@ def spread(features: np.ndarray) -> dict[str, float]:
       features: float [n, dim], n ≥ 2.
 
     Returns:
-      feature_spread: 1 − ‖mean unit vector‖², from 0 (all alike) to 1; feature_rank: RankMe,
-      exp of the entropy of the singular values.
+      feature_spread: 1 − ‖mean unit vector‖², from 0 (all alike, or all zero) to 1;
+      feature_rank: RankMe, exp of the entropy of the singular values; 0 where all are zero.
     """
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
-    value = float(1 - np.sum(unit.mean(axis=0) ** 2))
-    return {"feature_spread": value, "feature_rank": rank_me(features) if value > 0 else 0.0}
+    if not unit.any():
+        return {"feature_spread": 0.0, "feature_rank": 0.0}
+    return {"feature_spread": float(1 - np.sum(unit.mean(axis=0) ** 2)),
+            "feature_rank": rank_me(features)}
 
 
 def warnings(values: dict[str, float]) -> list[str]:

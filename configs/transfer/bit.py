@@ -1,0 +1,25 @@
+"""Fine-tuning by BiT-HyperRule (Kolesnikov et al., ECCV 2020; see jaxpt/recipe.py).
+
+    jaxpt transfer runs/look --out=runs/transfer.jsonl --config=transfer/bit.py
+
+The whole network, SGD with momentum 0.9 and no weight decay, batch 512, learning rate 0.003
+(× 0.1 at 30, 60 and 90 % of training), horizontal flips. Number of steps, warm-up, mixup and the
+sizes follow from the set; a value here other than "" or -1 goes before the rule, as in
+``--config.resize=36 --config.crop=32`` for small images on a small machine. ``:smoke`` does so.
+"""
+
+from jaxpt.configs.transfer import defaults
+
+
+def get_config(variant: str = ""):
+    c = defaults.get_config()
+    c.rule = "bit"
+    c.duration = c.warmup = ""
+    c.mixup, c.resize, c.crop = -1.0, -1, -1
+    c.learning_rates, c.weight_decays, c.batch_size = (0.003,), (0.0,), 512
+    c.optimizer.name = "sgd"
+    c.schedule.name = "steps"
+    c.augment.update(shift=0, contrast=0.0, noise=0.0, flip=True)
+    if variant == "smoke":
+        c.resize, c.crop = 10, 8
+    return defaults.apply_variant(c, variant)

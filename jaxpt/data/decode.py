@@ -1,0 +1,113 @@
+"""From encoded images to squares of uint8, by Pillow on the host: one way for every source."""
+
+import io
+import logging
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from jaxpt.errors import InputError, require
+
+LARGE = 2 ** 30  # bytes from which on reading says how much memory it takes
+
+
+class Framing(NamedTuple):
+    """How an image of any shape becomes a square.
+
+    Interpolation is Pillow's bicubic, which is antialiased where an image is reduced.
+
+    Attributes:
+      resize: pixels of the shorter side; without a crop, of both sides, whatever the proportions.
+      crop: side of the square that is cut out of the centre, pixels; 0: none.
+    """
+
+    resize: int
+    crop: int
+
+    @property
+    def side(self) -> int:
+        return self.crop or self.resize
+
+    @classmethod
+    def centre(cls, size: int) -> "Framing":
+        """The shorter side is scaled to ``size`` and the centre cut out."""
+        return cls(size, size)
+
+
+def open_image(encoded: pathlib.Path | bytes, name: str) -> Image.Image:
+    """An image from a file or from its bytes, grey ("L") or "RGB".
+
+    Raises:
+      InputError: where it cannot be read or has more than 8 bits a channel, by its name.
+    """
+    try:
+        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+            image.load()
+            # Conversion to 8 bits would turn nearly all of it white.
+            require(not image.mode.startswith(("I", "F")), f"{name} has more than 8 bits a "
+                    f"channel (mode {image.mode}): convert it first.")
+            return image.copy() if image.mode == "L" else image.convert("RGB")
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError) as error:
+        raise InputError(f"{name} cannot be read as an image ({error}).") from error
+
+
+def to_square(image: Image.Image, framing: Framing) -> Image.Image:
+    """The image as a square of ``framing.side`` pixels."""
+    if not framing.crop:
+        return image.resize((framing.resize, framing.resize), Image.Resampling.BICUBIC)
+    scale = framing.resize / min(image.size)
+    image = image.resize([max(framing.resize, round(side * scale)) for side in image.size],
+                         Image.Resampling.BICUBIC)
+    left, top = (image.width - framing.crop) // 2, (image.height - framing.crop) // 2
+    return image.crop((left, top, left + framing.crop, top + framing.crop))
+
+
+def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing: Framing,
+            channels: int = 3, white: int = 255) -> np.ndarray:
+    """Decodes n (image, name) pairs in their order, one image in memory besides the result.
+
+    Args:
+      encoded: files or bytes, each with a name for messages; may be lazy.
+      n: how many there are.
+      channels: 3, or 1 for grey.
+      white: the stored value of white; before an image is resized it becomes 255.
+
+    Returns:
+      uint8 [n, side, side, channels].
+
+    Raises:
+      InputError: for an image that cannot be read, or more images than fit into memory.
+    """
+    check_memory(n, framing.side, channels)
+    images = np.empty((n, framing.side, framing.side, channels), np.uint8)
+    mode = "RGB" if channels == 3 else "L"
+    for position, (source, name) in enumerate(encoded):
+        image = open_image(source, name).convert(mode)
+        if white != 255:
+            image = image.point(lambda value: min(255, value * 255 // white))
+        square = to_square(image, framing)
+        images[position] = np.asarray(square).reshape(images.shape[1:])
+    return images
+
+
+def reframe(images: np.ndarray, framing: Framing) -> np.ndarray:
+    """Decoded images, uint8 [n, height, width, 1 or 3], as squares of another size."""
+    squeezed = images[..., 0] if images.shape[-1] == 1 else images
+    framed = [np.asarray(to_square(Image.fromarray(image), framing)) for image in squeezed]
+    return np.stack(framed).reshape(len(images), framing.side, framing.side, images.shape[-1])
+
+
+def check_memory(n: int, side: int, channels: int) -> None:
+    """Says how much memory n squares take where that is much, and refuses what cannot fit."""
+    needed = n * side * side * channels
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(needed < there, f"{n:,} images of {side} × {side} × {channels} take "
+            f"{needed / 2 ** 30:.1f} GiB, but this machine has {there / 2 ** 30:.1f} GiB of "
+            "memory: choose a smaller data.image_size or set data.limit.")
+    if needed >= LARGE:
+        logging.getLogger(__name__).warning("%s images of %d × %d × %d take %.1f GiB of memory.",
+                                            f"{n:,}", side, side, channels, needed / 2 ** 30)

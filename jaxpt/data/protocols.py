@@ -1,0 +1,164 @@
+"""Named transfer protocols: a set by name, in exactly the splits that it is reported on."""
+
+import pathlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpt.data import archives, decode, eurosat, small_sets, tfds_source
+from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split
+from jaxpt.data.decode import Framing
+from jaxpt.data.protocol_sets import KORNBLITH, OTHERS, VTAB, Protocol
+from jaxpt.data.tfds_tasks import DIFFICULT, PRESENT, TASKS
+from jaxpt.errors import require
+
+PREFIX = "protocol:"  # of a source that is a protocol
+PROTOCOLS: dict[str, Protocol] = {**KORNBLITH, **OTHERS, **VTAB}
+TRANSFER12 = tuple(KORNBLITH)
+VTAB1K = tuple(VTAB)
+
+
+def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
+         label_map: str = "fine", try_gcs: bool = False) -> Dataset:
+    """Loads the set of a protocol into memory.
+
+    Args:
+      name: one of ``PROTOCOLS``, as "dtd" or "vtab_dmlab".
+      path: the folder of the unpacked archive, of one prepared tfds set, or where tfds keeps its
+        sets; "" for the usual place. Not every set has one: see ``Protocol.get``.
+      image_size: side of the images, pixels; 0: the protocol's, which is 224 or as they are.
+      limit: use only that many training images; 0 for all.
+      label_map: see ``jaxpt.data.labels``.
+      try_gcs: ask tfds' public bucket for a prepared copy before the first source.
+
+    Returns:
+      The ``Dataset``. Labels are int32 [n]; with the metric "voc07_map" uint8 [n, classes] of 0
+      and 1, and ``Split.difficult`` says which pairs the metric leaves out.
+
+    Raises:
+      InputError: for another name, a set that is not there, with what to do about it, or one whose
+        parts are not of the protocol's sizes, with both numbers.
+    """
+    require(name in PROTOCOLS, f"protocol must be one of {', '.join(sorted(PROTOCOLS))}, got "
+            f"{name!r}.")
+    require(image_size >= 0, f"data.image_size must not be negative, got {image_size}.")
+    protocol = PROTOCOLS[name]
+    opened = _open(name, protocol, path, try_gcs)
+    require(len(opened.class_names) == protocol.classes, f"{name} has {len(opened.class_names)} "
+            f"classes, but the protocol {protocol.classes}. {protocol.get}".strip())
+    for part, expected in protocol.sizes.items():
+        found = opened.sizes[part]
+        require(found == expected, f"{name}: {part} has {found:,} examples, but the protocol "
+                f"{expected:,}. {protocol.get}".strip())
+    framing = _framing(protocol, image_size)
+    rows = limited(opened.sizes["trainval"], limit)
+    trainval = _split("train", opened, *opened.read("trainval", rows, framing), rows)
+    rows_of_test = np.arange(opened.sizes["test"])
+    test = _split("test", opened, *opened.read("test", rows_of_test, framing), rows_of_test)
+    n_train = int(np.sum(rows < opened.sizes["train"])) if protocol.validation else None
+    return assemble(name, opened.class_names, trainval, test, label_map, n_train=n_train)
+
+
+def metric_of(source: str) -> str:
+    """The metric of the protocol that ``data.source`` names; "top1" where it names none."""
+    protocol = PROTOCOLS.get(source.removeprefix(PREFIX))
+    return protocol.metric if protocol else "top1"
+
+
+class _Opened(NamedTuple):
+    """A set that is there but not yet decoded.
+
+    Attributes:
+      class_names: in the order of the labels.
+      sizes: examples of "train", "validation" (0 where there is none), "trainval" and "test".
+      read: from ("trainval" or "test", rows of it, framing) to (images, labels).
+    """
+
+    class_names: tuple[str, ...]
+    sizes: dict[str, int]
+    read: Callable[[str, np.ndarray, Framing | None], tuple[np.ndarray, np.ndarray]]
+
+
+def _open(name: str, protocol: Protocol, path: str, try_gcs: bool) -> _Opened:
+    kind, _, source = protocol.source.partition(":")
+    if kind == "tfds":
+        return _open_tfds(protocol, source, path, try_gcs)
+    if kind == "archive":
+        require(bool(path), f"{name} cannot be fetched: set data.path. {protocol.get}")
+        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)))
+    return _open_arrays(*SMALL_SETS[kind](path))
+
+
+def _open_tfds(protocol, source, path, try_gcs) -> _Opened:
+    builder = tfds_source.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
+    task = TASKS[protocol.task]
+
+    def count(split):
+        return tfds_source.count(builder, split, f"tfds:{source}") if split else 0
+
+    if protocol.split_rule == "eurosat":
+        everything = [(protocol.train, count(protocol.train))]
+        named = list(tfds_source.examples(builder, protocol.train, ("filename", "label")))
+        mask = eurosat.in_trainval([example["filename"].decode() for example in named],
+                                   [example["label"] for example in named])
+        where = {"trainval": np.flatnonzero(mask), "test": np.flatnonzero(~mask)}
+        sizes = {"train": int(mask.sum()), "validation": 0}
+        splits = {"trainval": everything, "test": everything}
+    else:
+        splits = {"trainval": [(split, count(split)) for split in (
+            protocol.train, protocol.validation) if split],
+            "test": [(protocol.test, count(protocol.test))]}
+        where = {part: np.arange(sum(n for _, n in listed)) for part, listed in splits.items()}
+        sizes = {"train": count(protocol.train), "validation": count(protocol.validation)}
+
+    def read(part, rows, framing):
+        return tfds_source.read(builder, splits[part], task, framing, rows=where[part][rows])
+
+    return _Opened(tfds_source.class_names(builder, task),
+                   {**sizes, **{part: len(rows) for part, rows in where.items()}}, read)
+
+
+def _open_archive(listing: archives.Listing) -> _Opened:
+    train, validation = listing.parts["train"], listing.parts.get("validation", [])
+    parts = {"trainval": train + validation, "test": listing.parts["test"]}
+
+    def read(part, rows, framing):
+        chosen = [parts[part][row] for row in rows]
+        images = decode.squares(((file, str(file)) for file, _ in chosen), len(chosen), framing)
+        return images, np.array([label for _, label in chosen], np.int32)
+
+    return _Opened(listing.class_names,
+                   {"train": len(train), "validation": len(validation),
+                    **{part: len(files) for part, files in parts.items()}}, read)
+
+
+def _open_arrays(name, trainval, test, class_names) -> _Opened:
+    parts = {"trainval": trainval, "test": test}
+
+    def read(part, rows, framing):
+        images, labels = parts[part]
+        images = images[rows]
+        return decode.reframe(images, framing) if framing else images, labels[rows]
+
+    sizes = {part: len(labels) for part, (_, labels) in parts.items()}
+    return _Opened(tuple(class_names), {"train": len(trainval[1]), "validation": 0, **sizes}, read)
+
+
+def _framing(protocol: Protocol, image_size: int) -> Framing | None:
+    """None where images stay as they are."""
+    side = image_size or protocol.resize
+    if not side:
+        return None
+    return Framing(side, 0) if protocol.resize and not protocol.crop else Framing.centre(side)
+
+
+def _split(part: str, opened: _Opened, images, labels, rows) -> Split:
+    if labels.ndim == 1:
+        return make_split(part, images, labels, opened.class_names, rows)
+    return Split(images, (labels == PRESENT).astype(np.uint8), rows.astype(np.int32),
+                 labels == DIFFICULT)
+
+
+SMALL_SETS = {"digits": lambda path: small_sets.digits(),
+              "fashion_mnist": small_sets.fashion_mnist}

@@ -1,0 +1,56 @@
+"""The sets that need no download of ours: scikit-learn's digits and Debian's Fashion-MNIST."""
+
+import gzip
+import pathlib
+import zlib
+
+import numpy as np
+
+from jaxpt.errors import InputError, require
+
+# Where Debian's package dataset-fashion-mnist and tfds' own download put the four files.
+FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
+
+
+def digits():
+    """scikit-learn's 1,797 digits; the last 597 are the test part."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    return ("digits", (images[:1200], digits.target[:1200]),
+            (images[1200:], digits.target[1200:]), [str(i) for i in range(10)])
+
+
+def fashion_mnist(path: str = ""):
+    """The 60,000 + 10,000 images from their four IDX files."""
+    root = pathlib.Path(path or FASHION_MNIST_DIR)
+    parts = []
+    for prefix in "train", "t10k":
+        files = [root / f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
+        for file in files:
+            require(file.is_file(), f"Fashion-MNIST: {file} is missing. Install Debian's package "
+                    "dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or set "
+                    "data.path to the folder with the four -ubyte.gz files.")
+        images, labels = (_read_idx(file) for file in files)
+        parts.append((images[..., None], labels))
+    names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
+             "bag", "ankle boot")
+    return "fashion_mnist", parts[0], parts[1], names
+
+
+def _read_idx(path: pathlib.Path) -> np.ndarray:
+    """Reads one gzipped IDX file of unsigned bytes."""
+    try:
+        data = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read as gzip ({error}): fetch it again.") from error
+    whole_header = len(data) > 3 and len(data) >= 4 + 4 * data[3]
+    require(whole_header and data[:3] == b"\0\0\x08",
+            f"{path} is no IDX file of unsigned bytes: fetch it again.")
+    n_axes = data[3]
+    shape = np.frombuffer(data, ">u4", n_axes, offset=4)
+    values = np.frombuffer(data, np.uint8, offset=4 + 4 * n_axes)
+    require(values.size == np.prod(shape), f"{path} is truncated: its header says "
+            f"{list(map(int, shape))}, but it holds {values.size} bytes.")
+    return values.reshape(shape)

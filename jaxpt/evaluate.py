@@ -1,0 +1,318 @@
+"""Runs suites of evaluators over checkpoints: one record for each measurement."""
+
+import itertools
+import os
+import pathlib
+import statistics
+import sys
+from typing import Any, NamedTuple, Sequence
+
+import ml_collections
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jaxpt import frozen, records
+from jaxpt.backbones import open_backbone
+from jaxpt.configs.pretrain import defaults
+from jaxpt.data import protocols
+from jaxpt.errors import InputError, require
+from jaxpt.evaluation import suites
+from jaxpt.evaluation.feature_cache import FeatureCache
+from jaxpt.evaluation.task import PARTS, Measured
+from jaxpt.frozen import FrozenSet, Model
+from jaxpt.train.parallel import Devices
+
+NOT_OF_A_SET = ("train_on", "pretrain_limit")  # fields of a data config about pre-training
+
+
+class Job(NamedTuple):
+    """One measurement.
+
+    Attributes:
+      key: of its record.
+      data: the data config.
+      evaluator: its name.
+      model: what is measured.
+      other: the second network of CKA, else None.
+      constants: of the evaluator.
+    """
+
+    key: str
+    data: ml_collections.ConfigDict
+    evaluator: str
+    model: Model
+    other: Model | None
+    constants: dict[str, Any]
+
+    def __str__(self):
+        against = f" against {self.other.label}" if self.other else ""
+        return (f"{self.data.source}: {self.evaluator} of {self.model.label}, seed "
+                f"{self.model.seed}{against}")
+
+
+class Outcome(NamedTuple):
+    """What became of the measurements that were asked for.
+
+    Attributes:
+      records: of all that could be made, now or before.
+      made: how many of them were made now.
+      skipped: the others, each with the reason.
+    """
+
+    records: list[dict[str, Any]]
+    made: int
+    skipped: dict[str, str]
+
+
+def run(models: Sequence[str | os.PathLike | Model], out: str | os.PathLike, *,
+        suite: Sequence[str] = ("coarse_to_fine",), data: Sequence[str] = (),
+        fields: dict[str, Any] | None = None, part: str = "test",
+        cache: str | os.PathLike | None = None, model_config=None,
+        constants: dict[str, dict[str, Any]] | None = None, strict: bool = False,
+        quiet: bool = True) -> Outcome:
+    """Measures models and appends a record for every (model, set, evaluator) to ``out``.
+
+    What ``out`` already holds is not measured again, so that an interrupted call goes on where it
+    stopped and ends with the same file, and a call with nothing to do loads no images.
+
+    Args:
+      models: workdirs of pre-training runs, weight files or "scratch:SEED", each maybe with
+        "LABEL=" before it; or ``Model``: anybody's function from images to features.
+      out: file of records, JSON lines.
+      suite: names of suites or of evaluators, see ``evaluation.suites``.
+      data: names of sets, as ``data.source`` of a config. Without one, every set that one of the
+        models was pre-trained on, for the models of that set and those of none. The suites
+        transfer12 and vtab1k bring their own sets.
+      fields: of the data config, in place of those found: path, image_size, label_map, limit.
+      part: "test", or "validation": then test is not looked at.
+      cache: folder where features are kept; None: they are not.
+      model_config: the network of scratch and of weight files, see ``open_backbone``.
+      constants: evaluator → constants in place of its own; they go into the records.
+      strict: stop at the first thing that cannot be measured, rather than go on without it.
+      quiet: no progress line; there is none where standard error is no terminal, either.
+
+    Raises:
+      InputError: for unknown names, models that cannot be opened or told apart, a file or a folder
+        that cannot be written; before anything is measured. With ``strict`` also for a set that
+        cannot be had, or a model that does not fit it.
+    """
+    require(len(models) > 0, "name at least one model to measure.")
+    require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
+    evaluators = suites.evaluators_of(suite)
+    _check_constants(constants or {}, evaluators)
+    known = {record["key"]: record for record in records.read(out) if "key" in record}
+    devices = Devices()
+    opened = [m if isinstance(m, Model) else
+              frozen.of_backbone(open_backbone(m, model=model_config), devices) for m in models]
+    _check_distinct(opened)
+    jobs = _jobs(opened, suite, data, fields or {}, part, constants or {})
+    require(bool(jobs), "there is nothing to measure: cka needs two models of the same seed.")
+    records.writable_folder(pathlib.Path(out).parent)
+    kept = FeatureCache(cache)
+    todo = [job for job in jobs if job.key not in known]
+    skipped = {}
+    for job, result in _measured(todo, part, kept, strict, quiet):
+        if isinstance(result, InputError):
+            skipped[str(job)] = str(result)
+        else:
+            records.append(out, result)
+            known[job.key] = result
+    return Outcome([known[job.key] for job in jobs if job.key in known],
+                   len(todo) - len(skipped), skipped)
+
+
+def _check_constants(constants, evaluators):
+    unused = sorted(set(constants) - set(evaluators))
+    require(not unused, f"constants are given for {', '.join(unused)}, which the suites do not "
+            f"run; they run {', '.join(evaluators)}.")
+    for name, given in constants.items():
+        suites.constants_of(name, given)
+
+
+def _check_distinct(models):
+    """Raises InputError where records of two models could not be told apart."""
+    seen = {}
+    for model in models:
+        require((model.label, model.seed) not in seen, f"two models are {model.label!r}, seed "
+                f"{model.seed}: give each a label of its own, as LABEL=WORKDIR.")
+        seen[model.label, model.seed] = model
+
+
+def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
+    """Set by set and model by model, so that features are in memory once; pairs come last."""
+    jobs = {}
+    for config, evaluators, of_set in _sets(models, suite, data, fields):
+        for model in of_set:
+            for name in evaluators:
+                if name != suites.PAIRS:
+                    job = _job(config, name, model, None, part, constants)
+                    jobs.setdefault(job.key, job)
+        if suites.PAIRS in evaluators:
+            for model, other in itertools.combinations(of_set, 2):
+                if model.seed == other.seed:
+                    job = _job(config, suites.PAIRS, model, other, part, constants)
+                    jobs.setdefault(job.key, job)
+    return list(jobs.values())
+
+
+def _job(config, name, model, other, part, constants) -> Job:
+    chosen = suites.constants_of(name, constants.get(name, {}))
+    measured = sorted((m.label, m.seed, m.checkpoint, m.network)
+                      for m in (model, other) if m is not None)
+    key = records.key_of({"models": measured, "data": config.to_dict(), "part": part,
+                          "evaluator": name, "protocol": suites.EVALUATORS[name].stated | chosen})
+    return Job(key, config, name, model, other, chosen)
+
+
+def _sets(models, suite, data, fields):
+    """(data config, evaluators, models) of every set."""
+    own = [name for name in suite if name not in suites.SETS]
+    if own:
+        evaluators = suites.evaluators_of(own)
+        if data:
+            for source in data:
+                yield _named(source, models, fields), evaluators, models
+        else:
+            yield from ((config, evaluators, mine) for config, mine in _of_pretraining(
+                models, fields))
+    for name in suite:
+        for source in suites.SETS.get(name, ()):
+            yield _named(source, models, fields), suites.SUITES[name], models
+
+
+def _named(source, models, fields) -> ml_collections.ConfigDict:
+    """The data config of a set by name; its label map is that of a model pre-trained on it."""
+    config = _of_set(defaults.get_config().data)
+    config.source = source
+    if source.removeprefix("protocol:") in protocols.PROTOCOLS:
+        config.image_size = 0  # the protocol's
+    for model in models:
+        if model.config is not None and model.config.data.source == source:
+            config = _of_set(model.config.data)
+            break
+    return _replaced(config, fields)
+
+
+def _of_pretraining(models, fields):
+    """(data config, models) for the sets that models were pre-trained on."""
+    found = {}
+    for model in models:
+        if model.config is not None:
+            config = _replaced(_of_set(model.config.data), fields)
+            found.setdefault(records.key_of(config.to_dict()), config)
+    require(bool(found), f"{models[0].label!r} was pre-trained on no set that is known: name one "
+            "with data (--data=NAME).")
+    for key, config in found.items():
+        yield config, [m for m in models if m.config is None or key == records.key_of(
+            _replaced(_of_set(m.config.data), fields).to_dict())]
+
+
+def _of_set(config) -> ml_collections.ConfigDict:
+    """A data config without what concerns pre-training alone."""
+    return ml_collections.ConfigDict({name: value for name, value in config.items()
+                                      if name not in NOT_OF_A_SET})
+
+
+def _replaced(config, fields) -> ml_collections.ConfigDict:
+    for name, value in fields.items():
+        require(name in config and name != "source", f"the data config has no field {name!r} to "
+                f"replace; it has {', '.join(n for n in config if n != 'source')}.")
+        config[name] = value
+    return config
+
+
+def _measured(jobs, part, cache, strict, quiet):
+    """Yields (job, its record, or the InputError that says why there is none)."""
+    surroundings = records.surroundings() if jobs else {}
+    live = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+                    TimeElapsedColumn(), console=Console(file=sys.stderr),
+                    disable=quiet or not sys.stderr.isatty())
+    with live:
+        line = live.add_task("", total=len(jobs))
+        for _, of_set in itertools.groupby(jobs, key=lambda job: job.data):
+            of_set = list(of_set)
+            bench = FrozenSet(of_set[0].data, part=part, metric=_metric(of_set[0].data.source),
+                              cache=cache)
+            for job in of_set:
+                live.update(line, description=str(job))
+                try:
+                    result = _record(job, bench, part) | surroundings
+                except InputError as error:
+                    if strict:
+                        raise
+                    result = error
+                yield job, result
+                live.advance(line)
+
+
+def _metric(source: str) -> str:
+    """Of the set's protocol; top-1 where it has none."""
+    protocol = protocols.PROTOCOLS.get(source.removeprefix("protocol:"))
+    return protocol.metric if protocol else "top1"
+
+
+def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
+    measured = _measure(job, bench)
+    model, evaluator = job.model, suites.EVALUATORS[job.evaluator]
+    stated = evaluator.stated | job.constants
+    if job.evaluator == "linear":
+        stated |= {"metric": _metric(job.data.source)}
+    record = {
+        "key": job.key, "label": model.label, "method": model.method, "seed": model.seed,
+        "data": bench.dataset.name, "part": part, "evaluator": job.evaluator,
+        "values": measured.values, "protocol": {job.evaluator: stated},
+        "details": measured.details, "notes": measured.notes,
+        "config": None if model.config is None else model.config.to_dict(),
+        "data_config": job.data.to_dict(), "step": model.step, "checkpoint": model.checkpoint}
+    return {name: value for name, value in record.items()
+            if value or name not in ("details", "notes")}
+
+
+def _measure(job: Job, bench: FrozenSet) -> Measured:
+    if job.other is None:
+        return suites.measure(job.evaluator, bench.task(job.model), **job.constants)
+    measure = suites.EVALUATORS[job.evaluator].measure
+    found = measure(bench.layers(job.model), bench.layers(job.other), **job.constants)
+    return found._replace(details=found.details | {"other_label": job.other.label,
+                                                   "other_seed": job.other.seed})
+
+
+def reasons(skipped: dict[str, str]) -> list[str]:
+    """A sentence for each reason, with what it is about."""
+    return [f"{jobs[0]}{f' and {len(jobs) - 1} more' if jobs[1:] else ''}: {reason}"
+            for reason, jobs in _grouped(skipped, skipped.get).items()]
+
+
+def notes(found: Sequence[dict[str, Any]]) -> list[str]:
+    """What could not be measured within a record, each sentence once for every set."""
+    return list(dict.fromkeys(f"{record['data']}: {note}" for record in found
+                              for note in record.get("notes", ())))
+
+
+def tables(found: Sequence[dict[str, Any]]) -> list[Table]:
+    """A small table for every set and part: values by label, the mean over seeds."""
+    made = []
+    for (data, part), of_set in _grouped(found, lambda r: (r["data"], r["part"])).items():
+        by_label = {label: _means(mine) for label, mine in _grouped(
+            of_set, lambda r: r["label"]).items()}
+        table = Table("measured", *by_label, title=f"{data}, {part}")
+        for name in dict.fromkeys(name for means in by_label.values() for name in means):
+            table.add_row(name, *(f"{means[name]:.4g}" if name in means else ""
+                                  for means in by_label.values()))
+        if table.row_count:
+            made.append(table)
+    return made
+
+
+def _means(of_label) -> dict[str, float]:
+    values = _grouped(((name, value) for record in of_label
+                       for name, value in record["values"].items()), lambda item: item[0])
+    return {name: statistics.fmean(value for _, value in items) for name, items in values.items()}
+
+
+def _grouped(items, key) -> dict[Any, list]:
+    groups = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups

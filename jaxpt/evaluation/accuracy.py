@@ -1,0 +1,98 @@
+"""Evaluators that answer how well labels are found again: each takes a task and its constants."""
+
+import numpy as np
+
+from jaxpt.evaluation.few_shot import episodes as mean_of_episodes
+from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
+from jaxpt.evaluation.knn import knn_classify
+from jaxpt.evaluation.linear import linear_probe
+from jaxpt.evaluation.metrics import top1
+from jaxpt.evaluation.multi_label import multi_label_probe
+from jaxpt.evaluation.retrieval import retrieval as rank_gallery
+from jaxpt.evaluation.task import METRICS, Measured, Task, some_rows
+
+
+def knn(task: Task, *, k: int, temperature: float) -> Measured:
+    """Top-1 of the weighted kNN vote: fine_knn, coarse_knn."""
+    return Measured({f"{prefix}knn": top1(knn_classify(
+        task.fit.features, known, task.score.features, k=k, temperature=temperature), wanted)
+        for prefix, known, wanted in task.sides()})
+
+
+def linear(task: Task, *, l2_grid) -> Measured:
+    """The linear probe in the set's metric: fine_linear and its linear_l2, coarse_linear.
+
+    Where the metric is not top-1, fine_linear_top1 too. Of a multi-label set fine_linear is the
+    11-point mAP.
+    """
+    if task.multi_label:
+        found = multi_label_probe(
+            task.fit.features, task.fit.fine, task.score.features, task.score.fine,
+            validation=task.validation, l2_grid=l2_grid, train_difficult=task.fit.difficult,
+            test_difficult=task.score.difficult)
+        return Measured({"fine_linear": found.map, "linear_l2": found.l2})
+    values = {}
+    for prefix, known, wanted in task.sides():
+        probe = linear_probe(task.fit.features, known, task.score.features, wanted,
+                             validation=task.validation, l2_grid=l2_grid)
+        values[f"{prefix}linear"] = METRICS[task.metric](probe.predictions, wanted)
+        if task.metric != "top1":
+            values[f"{prefix}linear_top1"] = top1(probe.predictions, wanted)
+        if prefix == "fine_":
+            values["linear_l2"] = probe.l2
+    return Measured(values)
+
+
+def few_shot(task: Task, *, shots, draws: int, l2: float) -> Measured:
+    """Ridge regression from few examples, the mean over draws: fine_1shot, coarse_5shot, …"""
+    return _few_shot(task, shots, "", draws=draws, l2=l2, head="ridge")
+
+
+def few_shot_logistic(task: Task, *, shots, draws: int) -> Measured:
+    """Logistic regression from the same examples: fine_1shot_logistic, …"""
+    return _few_shot(task, shots, "_logistic", draws=draws, head="logistic")
+
+
+def episodes(task: Task, *, ways: int, shots, queries: int, count: int) -> Measured:
+    """Episodes of scored images and a few fine classes each: fine_5way1shot, fine_5way5shot."""
+    values, notes = {}, []
+    classes, counts = np.unique(task.score.fine, return_counts=True)
+    for n in shots:
+        name = f"fine_{ways}way{n}shot"
+        if len(classes) < ways:
+            notes.append(f"no {name}: there are {len(classes)} classes.")
+        elif counts.min() < n + queries:
+            notes.append(f"no {name} with {queries} queries: class {classes[np.argmin(counts)]} "
+                         f"has {counts.min()} examples.")
+        else:
+            values[name] = mean_of_episodes(
+                task.score.features, task.score.fine, ways=ways, shots=n, queries=queries,
+                count=count).accuracy
+    return Measured(values, notes=tuple(notes))
+
+
+def retrieval(task: Task, *, at, examples: int) -> Measured:
+    """Every scored image queries the others: fine_r1, fine_map, coarse_r1, …"""
+    rows = some_rows(len(task.score.ids), examples)
+    values = {}
+    for prefix, _, wanted in task.sides():
+        found = rank_gallery(task.score.features[rows], wanted[rows], at=at)
+        values |= {f"{prefix}r{k}": recall for k, recall in found.recall.items()}
+        values[f"{prefix}map"] = found.map
+    return Measured(values)
+
+
+def _few_shot(task, shots, suffix, **how) -> Measured:
+    """The accuracy at those numbers of shots that every class has; notes name the others."""
+    values, notes = {}, []
+    for prefix, known, wanted in task.sides():
+        classes, counts = np.unique(known, return_counts=True)
+        for n in shots:
+            name = f"{prefix}{n}shot{suffix}"
+            if n > counts.min():
+                notes.append(f"no {name}: class {classes[np.argmin(counts)]} has {counts.min()} "
+                             "examples to draw from.")
+            else:
+                values[name] = float(np.mean(few_shot_accuracies(
+                    task.fit.features, known, task.score.features, wanted, shots=n, **how)))
+    return Measured(values, notes=tuple(notes))

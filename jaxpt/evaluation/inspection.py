@@ -1,0 +1,114 @@
+"""Evaluators for the eye: who is confused with whom, who lies near whom, and a map.
+
+Their details are plain JSON values from which the report draws; docs/evaluation.md has the formats.
+"""
+
+import base64
+import io
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from jaxpt import knn as nearest
+from jaxpt.errors import require
+from jaxpt.evaluation.knn import knn_classify
+from jaxpt.evaluation.projection import project
+from jaxpt.evaluation.task import Measured, Task
+from jaxpt.losses.similarity import unit_vectors
+
+
+def confusion(task: Task, *, k: int, temperature: float) -> Measured:
+    """Fine classes by the weighted kNN vote: confused_within, and the whole matrix.
+
+    confused_within is the share of all errors that stay inside the true coarse class; without
+    errors, or without a label map, there is none.
+
+    Returns:
+      details class_names, coarse_of, coarse_names, and matrix: int [true, predicted].
+    """
+    predicted = knn_classify(task.fit.features, task.fit.fine, task.score.features, k=k,
+                             temperature=temperature)
+    n, coarse = len(task.class_names), np.asarray(task.coarse_of)
+    matrix = np.zeros((n, n), np.int64)
+    np.add.at(matrix, (task.score.fine, predicted), 1)
+    wrong = matrix - np.diag(np.diag(matrix))
+    values, notes = {}, ()
+    if "coarse" in task.labels and wrong.any():
+        values["confused_within"] = float(wrong[coarse[:, None] == coarse].sum() / wrong.sum())
+    elif "coarse" in task.labels:
+        notes = ("no confused_within: there are no errors.",)
+    return Measured(values, {"matrix": matrix.tolist(), "class_names": list(task.class_names),
+                             "coarse_of": coarse.tolist(),
+                             "coarse_names": list(task.coarse_names)}, notes)
+
+
+def neighbors(task: Task, *, queries: int, k: int, side: int) -> Measured:
+    """Some scored images and the k fitted images nearest to each by cosine, with the pictures.
+
+    Queries are drawn class by class in turn, the same for all networks.
+
+    Returns:
+      no values; details class_names, queries, and images: id → PNG in base64, made smaller where
+      a side is longer than ``side``.
+    """
+    require(task.score.images is not None and task.fit.images is not None,
+            "neighbors are shown as images, but the task has none.")
+    rows = _in_turn(task.score.fine, queries)
+    cosines, index = nearest.search(unit_vectors(jnp.asarray(task.score.features[rows])),
+                                    unit_vectors(jnp.asarray(task.fit.features)),
+                                    min(k, len(task.fit.ids)))
+    shown, found = {}, []
+    for row, near, places in zip(rows, np.asarray(cosines), np.asarray(index)):
+        found.append({**_named(task.score, row, shown, side), "neighbors": [
+            {**_named(task.fit, place, shown, side), "cosine": round(float(c), 4)}
+            for c, place in zip(near, places)]})
+    return Measured({}, {"class_names": list(task.class_names), "images": shown,
+                         "queries": found})
+
+
+def feature_map(task: Task, *, examples: int, perplexity: float, seed: int) -> Measured:
+    """The principal plane and t-SNE of some scored images, the same for all networks.
+
+    Returns:
+      no values; details fine, coarse, class_names, coarse_names, pca, pca_share and tsne.
+    """
+    order = np.random.default_rng(0).permutation(len(task.score.ids))[:examples]  # none on top
+    fine, coarse = task.score.fine[order], task.score.coarse[order]
+    found = project(task.score.features, order, coarse == coarse.min(), perplexity=perplexity,
+                    seed=seed)
+    return Measured({}, {
+        "fine": fine.tolist(), "coarse": coarse.tolist(), "class_names": list(task.class_names),
+        "coarse_names": list(task.coarse_names), "pca": _rounded(found.pca, 5),
+        "pca_share": found.pca_share, "tsne": _rounded(found.tsne, 3)})
+
+
+def _in_turn(labels, most) -> np.ndarray:
+    """At most so many rows: the first of a shuffled order of each class, then the second, …"""
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    turn = np.zeros(len(labels), int)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels[shuffled] == label)
+        turn[members] = np.arange(len(members))
+    return shuffled[np.lexsort((labels[shuffled], turn))[:most]]
+
+
+def _named(examples, row, shown, side) -> dict:
+    """Id and label of a row; its picture goes into ``shown``."""
+    name = str(examples.ids[row])
+    if name not in shown:
+        shown[name] = _png(examples.images[row], side)
+    return {"id": name, "label": int(examples.fine[row])}
+
+
+def _png(image, side) -> str:
+    """A uint8 image [height, width, 1 or 3] as PNG in base64."""
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    picture.thumbnail((side, side), Image.Resampling.BICUBIC)
+    file = io.BytesIO()
+    picture.save(file, "PNG", optimize=True)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def _rounded(points, decimals):
+    return np.round(points, decimals).tolist()

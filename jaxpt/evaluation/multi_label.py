@@ -1,0 +1,100 @@
+"""Linear probe of sets with several labels an image, in the metric of PASCAL VOC 2007."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxpt.errors import require
+from jaxpt.evaluation import logistic
+from jaxpt.evaluation.checks import check_split
+from jaxpt.evaluation.metrics import voc07_map
+
+
+class MultiLabelProbe(NamedTuple):
+    """What a multi-label probe found.
+
+    Attributes:
+      map: mean over classes of the 11-point average precision on the test part.
+      l2: the strength that validation chose, for all classes.
+      validation_map: of every strength in the grid, [strengths].
+      scores: float64 [m, classes] on the test part, log-odds of each class.
+    """
+
+    map: float
+    l2: float
+    validation_map: np.ndarray
+    scores: np.ndarray
+
+
+def multi_label_probe(train_features, train_targets, test_features, test_targets, *, validation,
+                      l2_grid, train_difficult=None, test_difficult=None) -> MultiLabelProbe:
+    """One logistic regression for each class against the rest, one L2 strength for all of them.
+
+    The strength has the largest mAP on validation, the largest strength of equally good ones;
+    refitted on train + validation, tested once. Features are standardised by the mean and
+    standard deviation of the part that is fitted on. Of a class, regression of two classes
+    minimises mean cross-entropy + (l2/2)·‖W‖², W [dim, 2], so l2/4 of its log-odds' weights.
+
+    Args:
+      train_features, train_targets: float [n, dim], 0/1 [n, classes].
+      test_features, test_targets: float [m, dim], 0/1 [m, classes].
+      validation: bool [n], which training rows are held out while l2 is chosen.
+      l2_grid: strengths to try.
+      train_difficult, test_difficult: bool [n, classes], [m, classes], pairs of image and class
+        that are neither fitted on nor scored; or None.
+
+    Raises:
+      InputError: for features with NaN, targets other than 0 and 1, shapes that do not match, an
+        empty part or grid, or a class without positive or without negative images in a part.
+    """
+    train_features, test_features = np.asarray(train_features), np.asarray(test_features)
+    check_split(train_features, np.zeros(len(train_features)), test_features)
+    validation, l2_grid = np.asarray(validation, bool), sorted(l2_grid, reverse=True)
+    train = _targets("train", train_features, train_targets, train_difficult)
+    test = _targets("test", test_features, test_targets, test_difficult)
+    require(train[0].shape[1] == test[0].shape[1], f"train targets have {train[0].shape[1]} "
+            f"classes but test targets {test[0].shape[1]}.")
+    require(validation.shape == (len(train_features),), "validation must have shape "
+            f"[{len(train_features)}], got {list(validation.shape)}.")
+    require(0 < validation.sum() < len(validation),
+            f"validation must hold out some but not all of the {len(validation)} training rows, "
+            f"got {int(validation.sum())}.")
+    require(len(l2_grid) > 0 and l2_grid[-1] > 0,
+            f"l2_grid must hold positive strengths, at least one, got {l2_grid}.")
+    fitted = [part[~validation] for part in (train_features, *train)]
+    held_out = [part[validation] for part in (train_features, *train)]
+    scores = _scores(*fitted, held_out[0], l2_grid)
+    on_validation = np.array([voc07_map(s, held_out[1], difficult=held_out[2]) for s in scores])
+    best = l2_grid[int(np.argmax(on_validation))]
+    found = _scores(train_features, *train, test_features, [best])[0]
+    return MultiLabelProbe(voc07_map(found, test[0], difficult=test[1]), best,
+                           on_validation[::-1], found)
+
+
+def _targets(name, features, targets, difficult):
+    """(bool targets, bool difficult), both [n, classes]."""
+    targets = np.asarray(targets)
+    require(targets.ndim == 2 and len(targets) == len(features),
+            f"{name} targets must be [{len(features)}, classes], got {list(targets.shape)}.")
+    require(np.isin(targets, (0, 1)).all(), f"{name} targets must be 0 or 1, got "
+            f"{np.setdiff1d(targets, (0, 1))[:3].tolist()}.")
+    difficult = np.zeros(targets.shape) if difficult is None else np.asarray(difficult)
+    require(difficult.shape == targets.shape, f"{name}_difficult must have the shape of targets, "
+            f"{list(targets.shape)}, got {list(difficult.shape)}.")
+    return targets.astype(bool), difficult.astype(bool)
+
+
+def _scores(features, targets, difficult, queries, l2_grid) -> np.ndarray:
+    """float64 [strengths, queries, classes]."""
+    mean, scale = features.mean(axis=0), features.std(axis=0)
+    scale = np.where(scale < 1e-6 * max(scale.max(), 1e-30), 1.0, scale)  # constant columns
+    x, z = (features - mean) / scale, (np.asarray(queries, np.float64) - mean) / scale
+    columns = []
+    for c, (positive, kept) in enumerate(zip(targets.T, ~difficult.T)):
+        require(len(np.unique(positive[kept])) == 2, f"class {c} has no "
+                f"{'negative' if positive[kept].any() else 'positive'} image to fit on: leave its "
+                "column out.")
+        found = logistic.fit(x[kept], positive[kept].astype(int), 2, l2_grid)
+        weights = found.weights[:, :, 1] - found.weights[:, :, 0]  # [strengths, dim]
+        columns.append(z @ weights.T + found.bias[:, 1] - found.bias[:, 0])
+    return np.stack(columns, axis=-1).transpose(1, 0, 2)

@@ -1,0 +1,120 @@
+"""Evaluators by name, every constant of theirs in one place, and the suites that they make.
+
+The constants go into every record. A change to one makes results that do not compare with those
+before: a test pins them all.
+"""
+
+from typing import Any, Callable, NamedTuple
+
+from jaxpt.data import protocols
+from jaxpt.errors import require
+from jaxpt.evaluation import accuracy, inspection, structure
+from jaxpt.evaluation.linear import KORNBLITH_L2_GRID
+from jaxpt.evaluation.task import Measured, Task
+
+
+class Evaluator(NamedTuple):
+    """A measurement and what it is made with.
+
+    Attributes:
+      measure: function from a task and the constants to ``Measured``.
+      constants: its keyword arguments.
+      stated: what else a record says of it, fixed in the code.
+    """
+
+    measure: Callable[..., Measured]
+    constants: dict[str, Any]
+    stated: dict[str, str]
+
+
+UNIT = {"features": "backbone, unit length"}
+PLAIN = {"features": "backbone"}
+COARSE = {"classes": "coarse"}
+EVALUATORS = {
+    "knn": Evaluator(accuracy.knn, {"k": 20, "temperature": 0.07}, UNIT),
+    "linear": Evaluator(accuracy.linear, {"l2_grid": KORNBLITH_L2_GRID},
+                        {"features": "backbone, standardised", "solver": "L-BFGS"}),
+    "few_shot": Evaluator(accuracy.few_shot, {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
+                          {"features": "backbone, whitened"}),
+    "few_shot_logistic": Evaluator(accuracy.few_shot_logistic,
+                                   {"shots": (1, 5, 10, 25), "draws": 10},
+                                   UNIT | {"l2": "1 / (shots × classes)"}),
+    "episodes": Evaluator(accuracy.episodes,
+                          {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
+                          UNIT | {"head": "nearest centroid"}),
+    "retrieval": Evaluator(accuracy.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
+    "class_separation": Evaluator(structure.class_separation, {}, UNIT | COARSE),
+    "alignment_uniformity": Evaluator(structure.alignment_uniformity,
+                                      {"power": 2, "t": 2, "examples": 5000},
+                                      UNIT | {"pairs": "of one fine class"}),
+    "neural_collapse": Evaluator(structure.neural_collapse,
+                                 {"classifier_l2": 1e-3, "examples": 50_000},
+                                 PLAIN | COARSE | {"classifier": "logistic regression"}),
+    "cdnv": Evaluator(structure.cdnv, {}, PLAIN | COARSE),
+    "rank_me": Evaluator(structure.rank_me, {"examples": 25_600}, PLAIN),
+    "effective_rank": Evaluator(structure.effective_rank, {}, UNIT | COARSE),
+    "fine_purity": Evaluator(structure.fine_purity, {"k": 20}, UNIT),
+    "cka": Evaluator(structure.cka, {"batch_size": 256, "seed": 0},
+                     {"features": "every layer, averaged over positions"}),
+    "confusion": Evaluator(inspection.confusion, {"k": 20, "temperature": 0.07}, UNIT),
+    "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 64}, UNIT),
+    "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0},
+                     UNIT),
+}
+PAIRS = "cka"  # measured between two networks, from their layers
+SEVERAL_LABELS = ("linear",)  # what is defined where an image has several labels
+SUITES = {
+    "coarse_to_fine": ("knn", "linear", "few_shot", "few_shot_logistic", "episodes", "retrieval",
+                       "confusion", "neighbors"),
+    "geometry": ("class_separation", "alignment_uniformity", "neural_collapse", "cdnv", "rank_me",
+                 "effective_rank", "fine_purity", "cka", "map"),
+    "transfer12": ("linear",),
+    "vtab1k": ("linear",),
+}
+SETS = {"transfer12": protocols.TRANSFER12, "vtab1k": protocols.VTAB1K}
+
+
+def evaluators_of(names) -> tuple[str, ...]:
+    """The evaluators of some suites, or evaluators by their own names, each once.
+
+    Raises:
+      InputError: for an unknown name, or none.
+    """
+    require(len(names) > 0, "no suite is named.")
+    for name in names:
+        require(name in SUITES or name in EVALUATORS, f"suite must be one of {', '.join(SUITES)}, "
+                f"or an evaluator ({', '.join(EVALUATORS)}), got {name!r}.")
+    return tuple(dict.fromkeys(e for name in names for e in SUITES.get(name, (name,))))
+
+
+def constants_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """An evaluator's constants, with those given in place of its own.
+
+    Raises:
+      InputError: for an unknown evaluator or constant.
+    """
+    require(name in EVALUATORS, f"evaluator must be one of {', '.join(EVALUATORS)}, got {name!r}.")
+    own = EVALUATORS[name].constants
+    unknown = sorted(given.keys() - own.keys())
+    require(not unknown, f"{name} has no constant {', '.join(unknown)}; it has "
+            f"{', '.join(own) or 'none'}.")
+    return own | given
+
+
+def measure(name: str, task: Task, **constants) -> Measured:
+    """One evaluator on one task.
+
+    Args:
+      name: a key of ``EVALUATORS``, but "cka", which takes two networks' layers.
+      task: see ``make_task``.
+      **constants: in place of the evaluator's own.
+
+    Raises:
+      InputError: for an unknown evaluator or constant, a set with several labels an image where
+        the evaluator takes one, and where the evaluator does.
+    """
+    chosen = constants_of(name, constants)
+    require(name != PAIRS, f"{PAIRS} compares two networks: use cka_matrix on their layers.")
+    require(not task.multi_label or name in SEVERAL_LABELS,
+            f"{name} is not defined for several labels an image.")
+    return EVALUATORS[name].measure(task, **chosen)

@@ -1,0 +1,140 @@
+"""What an evaluator gets, a task, and what it gives: values, and what is drawn of them."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpt.data.sources import Dataset, Split, validation_mask
+from jaxpt.errors import require
+from jaxpt.evaluation.checks import check_split
+from jaxpt.evaluation.metrics import mean_per_class_accuracy, top1
+
+PARTS = ("validation", "test")
+METRICS = {"top1": top1, "mean_per_class": mean_per_class_accuracy}
+MULTI_LABEL = "voc07_map"  # the metric of sets with several labels an image
+
+
+class Examples(NamedTuple):
+    """One side of a task.
+
+    Attributes:
+      features: float [n, dim].
+      fine: int [n], the set's own labels; uint8 [n, classes] of a multi-label set.
+      coarse: int [n], the classes of the label map.
+      ids: str [n], such as "test/17"; equal for the same image alone.
+      images: uint8 [n, height, width, channels], or None where nobody draws them.
+      difficult: bool [n, classes] pairs that a multi-label metric leaves out, or None.
+    """
+
+    features: np.ndarray
+    fine: np.ndarray
+    coarse: np.ndarray
+    ids: np.ndarray
+    images: np.ndarray | None = None
+    difficult: np.ndarray | None = None
+
+
+class Task(NamedTuple):
+    """Features of one network on one set: evaluators fit on ``fit`` and are scored on ``score``.
+
+    Attributes:
+      fit, score: the two sides, without a common image.
+      validation: bool [rows of fit], held out while a constant is chosen.
+      class_names, coarse_names: of the fine and the coarse classes.
+      coarse_of: the coarse class of every fine one.
+      labels: which labels accuracies are measured of: "fine", and "coarse" where there is a map.
+      metric: of the set: a key of ``METRICS``, or ``MULTI_LABEL``.
+    """
+
+    fit: Examples
+    score: Examples
+    validation: np.ndarray
+    class_names: tuple[str, ...]
+    coarse_names: tuple[str, ...]
+    coarse_of: tuple[int, ...]
+    labels: tuple[str, ...] = ("fine", "coarse")
+    metric: str = "top1"
+
+    @property
+    def multi_label(self) -> bool:
+        return self.metric == MULTI_LABEL
+
+    def sides(self):
+        """(prefix of value names, labels to fit on, labels to be scored on) of all labels."""
+        return [(f"{name}_", getattr(self.fit, name), getattr(self.score, name))
+                for name in self.labels]
+
+
+class Measured(NamedTuple):
+    """What an evaluator found.
+
+    Attributes:
+      values: name → float, what tables show.
+      details: what figures are drawn from, plain JSON values; see docs/evaluation.md.
+      notes: sentences on what could not be measured.
+    """
+
+    values: dict[str, float]
+    details: dict[str, Any] = {}
+    notes: tuple[str, ...] = ()
+
+
+def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") -> Task:
+    """The task of a feature function on a set.
+
+    Args:
+      features: function from the name of a part of the set ("trainval" or "test") to float
+        [n, dim] features of its images, in their order. "test" is asked for only where it is
+        measured.
+      dataset: the set.
+      part: "validation": fitted on train, scored on validation; "test": fitted on train +
+        validation, scored on test.
+      metric: a key of ``METRICS``, or "voc07_map".
+
+    Raises:
+      InputError: for another part or metric, a part without images, or unsound features.
+    """
+    require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
+    known = (*METRICS, MULTI_LABEL)
+    require(metric in known, f"metric must be one of {known}, got {metric!r}.")
+    require(len(getattr(dataset, part).ids) > 0, f"{dataset.name} has no {part} images.")
+    in_validation = np.isin(dataset.trainval.ids, dataset.validation.ids)
+    require(np.array_equal(dataset.trainval.ids[~in_validation], dataset.train.ids),
+            f"{dataset.name}: train and validation must be disjoint parts of trainval, in order.")
+    trainval = np.asarray(features("trainval"))
+    _check_rows(dataset.name, "training", trainval, dataset.trainval)
+    if part == "validation":
+        fit = _examples("train", trainval[~in_validation], dataset.train, dataset)
+        score = _examples("train", trainval[in_validation], dataset.validation, dataset)
+        # Whatever the classes of several labels an image are, a fifth of the images will do.
+        held_out = validation_mask(dataset.train.labels if dataset.train.labels.ndim == 1
+                                   else np.zeros(len(dataset.train.ids)))
+    else:
+        test = np.asarray(features("test"))
+        _check_rows(dataset.name, "test", test, dataset.test)
+        fit = _examples("train", trainval, dataset.trainval, dataset)
+        score = _examples("test", test, dataset.test, dataset)
+        held_out = in_validation
+    check_split(fit.features, np.arange(len(fit.ids)), score.features)
+    mapped = dataset.coarse.coarse_of != tuple(range(len(dataset.class_names)))
+    return Task(fit, score, held_out, dataset.class_names, dataset.coarse.names,
+                dataset.coarse.coarse_of, ("fine", "coarse") if mapped else ("fine",), metric)
+
+
+def _check_rows(name, part, features, split):
+    require(features.ndim == 2 and len(features) == len(split.ids), f"the features of {name}'s "
+            f"{len(split.ids)} {part} images must be [{len(split.ids)}, dim], got "
+            f"{list(features.shape)}.")
+
+
+def _examples(prefix: str, features, split: Split, dataset: Dataset) -> Examples:
+    several = split.labels.ndim == 2
+    return Examples(
+        features, split.labels, split.labels if several else dataset.coarse(split.labels),
+        np.char.add(f"{prefix}/", split.ids.astype(str)), split.images,
+        getattr(split, "difficult", None))
+
+
+def some_rows(n: int, most: int) -> np.ndarray:
+    """Which rows are looked at where n are too many: a fixed draw of ``most``, sorted; else all."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:most])

@@ -1,0 +1,65 @@
+"""The report's numbers for other programs: Markdown and CSV, and files written in one move."""
+
+import csv as csv_files
+import io
+import os
+import pathlib
+from typing import Sequence
+
+from jaxpt.errors import InputError
+from jaxpt.report import overall, scaling, tables
+from jaxpt.report.results import Results
+
+COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measurement", "value")
+
+
+def markdown(sets: Sequence[Results]) -> str:
+    """All tables: over the sets, then of each set."""
+    parts = [f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.CAPTION}\n"
+             for t in overall.tables(sets)]
+    for results in sets:
+        parts.append(f"## {_plain(results.title)}\n\n{tables.markdown_of(results)}")
+        for title, metrics in results.groups.items():
+            table = tables.markdown_table(*tables.group_table(results, metrics))
+            parts.append(f"### {title}\n\n{table}\n")
+        laws = scaling.rows(results)
+        if laws:
+            parts.append("### Error against the number of images\n\n"
+                         f"{tables.markdown_table(scaling.headings(), laws)}\n")
+    return "\n".join(parts)
+
+
+def csv(sets: Sequence[Results]) -> str:
+    """A line a value: every number of every run, in full precision; 0 images means all."""
+    buffer = io.StringIO()
+    writer = csv_files.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for results in sets:
+        for run in results.sizes or results.runs:
+            for name, value in run["values"].items():
+                writer.writerow([run["data"], run["part"], run["label"], run["method"],
+                                 run["limit"], run["seed"], name, repr(float(value))])
+    return buffer.getvalue()
+
+
+def write(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file in one move, so that a kill leaves no half of it behind.
+
+    Raises:
+      InputError: where it cannot be written.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
+        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
+                         "folder.") from error
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown does not read as HTML."""
+    return text.replace("<", "\\<")

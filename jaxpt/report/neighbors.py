@@ -1,0 +1,74 @@
+"""Neighbour sheets: images of the set, and what each encoder finds nearest to them."""
+
+import base64
+import io
+from typing import Any, Mapping
+
+from PIL import Image, UnidentifiedImageError
+
+from jaxpt.errors import InputError, require
+from jaxpt.report.markup import Markup, image, join, tag
+from jaxpt.report.results import Results
+
+QUERIES, NEIGHBORS = 10, 8  # so many of those in the records are shown
+LARGEST = 96  # pixels a side: an image that is larger is shrunk, so that the page stays small
+
+
+def sheet(results: Results, details: Mapping[str, dict[str, Any]]) -> Markup:
+    """For each query: the image, and for each method a row of its nearest images.
+
+    Right and wrong are told by a mark and a word, the frame repeats it.
+
+    Args:
+      details: by label, the "neighbors" of its records.
+
+    Raises:
+      InputError: where an image is missing or none.
+    """
+    first = next(iter(details.values()))
+    return join([_query(results, details, query) for query in first["queries"][:QUERIES]])
+
+
+def _query(results, details, query):
+    rows = []
+    for label, found in details.items():
+        mine = next((q for q in found["queries"] if q["id"] == query["id"]), None)
+        if mine:
+            rows.append(_row(results.name(label), found, mine))
+    first = next(iter(details.values()))
+    name = str(first["class_names"][query["label"]])
+    asked = tag("div", join([_image(first, query["id"], f"query: {name}"), tag("b", name),
+                             tag("small", query["id"])], ""), kind="asked")
+    return tag("div", join([asked, tag("div", join(rows))]), kind="query")
+
+
+def _row(method, found, query):
+    neighbors = query["neighbors"][:NEIGHBORS]
+    right = sum(n["label"] == query["label"] for n in neighbors)
+    items = []
+    for neighbor in neighbors:
+        name = str(found["class_names"][neighbor["label"]])
+        fits = neighbor["label"] == query["label"]
+        picture = _image(found, neighbor["id"], f"{'right' if fits else 'wrong'}: {name}")
+        items.append(tag("li", join([
+            picture, tag("span", f"{'✓' if fits else '✗'} {name}"),
+            tag("small", f"{neighbor['cosine']:.2f}".replace("-", "−"))], ""),
+            kind="right" if fits else "wrong"))
+    return join([tag("p", f"{method}: {right} of {len(neighbors)} right"),
+                 tag("ol", join(items, ""))])
+
+
+def _image(found, name, alt) -> Markup:
+    require(name in found["images"], f"a neighbour sheet has no image {name!r}: measure again.")
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(found["images"][name], validate=True)))
+        picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
+    except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise InputError(f"image {name!r} of a neighbour sheet is no PNG in base64: measure "
+                         "again.") from error
+    picture.thumbnail((LARGEST, LARGEST))
+    buffer = io.BytesIO()
+    # JPEG for photographs alone: it blurs the few pixels of a small image.
+    kind = "jpeg" if min(picture.size) > 48 and picture.mode == "RGB" else "png"
+    picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
+    return image(buffer.getvalue(), kind, alt)

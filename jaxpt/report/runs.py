@@ -1,0 +1,102 @@
+"""Records of several evaluators become runs: one for each set, part, label, size and seed."""
+
+import json
+import math
+from typing import Any, Sequence
+
+import numpy as np
+
+from jaxpt.errors import require
+
+FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")
+FINETUNE_SEED = "finetune_seed"
+WITH = " with "  # "cka_features with cross_entropy"
+
+
+def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Runs from records, in the order in which their first records came.
+
+    A run looks like the record that a study writes: values and protocols of its records united,
+    config and history of the first that has them, and by evaluator a list of details. Beside them
+    it has ``sources``, its records, and ``limit``, its number of pre-training images where that
+    was limited, else 0. Values of records with a ``finetune_seed`` are averaged over those seeds.
+    Of two records with one key the later counts.
+
+    Raises:
+      InputError: for no records, records of something else, or two records that say different
+        things of one run.
+    """
+    for number, record in enumerate(records, 1):
+        missing = [f for f in FIELDS if not isinstance(record, dict) or f not in record]
+        require(not missing, f"record {number} has no {', '.join(missing)}: it is none of jaxpt's.")
+    records = {record["key"]: record for record in records}.values()
+    require(bool(records), "there are no records to report.")
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for record in records:
+        identity = (record["data"], record["part"], record["label"], pretrain_limit(record),
+                    record["seed"])
+        groups.setdefault(identity, []).append(record)
+    return [_unite(group) for group in groups.values()]
+
+
+def pretrain_limit(record: dict[str, Any]) -> int:
+    """The number of images that pre-training was limited to; 0 for all."""
+    return ((record.get("config") or {}).get("data") or {}).get("pretrain_limit", 0)
+
+
+def canonical(value) -> str:
+    """As JSON, where a tuple of a new record equals the list of one that was read."""
+    return json.dumps(value, sort_keys=True, default=list)
+
+
+def _unite(group):
+    tuned = [record for record in group if FINETUNE_SEED in record]
+    seeds = [record[FINETUNE_SEED] for record in tuned]
+    require(len(set(seeds)) == len(seeds), f"{_name(group[0])} has two records of one fine-tuning "
+            "seed: keep one.")
+    values, protocol, details = {}, {}, {}
+    for record in [r for r in group if FINETUNE_SEED not in r] + _mean(tuned):
+        _add(values, _numbers(record), group[0])
+        _add(protocol, record["protocol"], group[0])
+        if record.get("details"):
+            details.setdefault(record["evaluator"], []).append(record["details"])
+    first = {field: next((r[field] for r in group if r.get(field)), None)
+             for field in ("config", "history")}
+    return group[0] | first | {"values": values, "protocol": protocol, "details": details,
+                               "sources": group, "limit": pretrain_limit(group[0])}
+
+
+def _mean(tuned):
+    """The records of all fine-tuning seeds as one."""
+    if not tuned:
+        return []
+    protocol = {}
+    for record in tuned:
+        _add(protocol, record["protocol"], record)
+    names = [name for name in tuned[0]["values"] if all(name in r["values"] for r in tuned)]
+    means = {name: float(np.mean([_numbers(r)[name] for r in tuned])) for name in names}
+    return [tuned[0] | {"values": means, "protocol": protocol}]
+
+
+def _numbers(record):
+    for name, value in record["values"].items():
+        require(isinstance(value, (int, float)) and math.isfinite(value),
+                f"{_name(record)} has {value!r} for {name!r}: a value is a finite number.")
+    if record.get("evaluator") != "cka":
+        return record["values"]
+    # One network may be compared with several.
+    return {f"{name}{WITH}{record['details']['other_label']}": value
+            for name, value in record["values"].items()}
+
+
+def _add(whole, part, record):
+    for name, value in part.items():
+        require(name not in whole or canonical(whole[name]) == canonical(value),
+                f"{_name(record)} has two records of one seed that differ in {name!r} (other "
+                "configs, checkpoints or constants): keep one, or give each setting a label of "
+                "its own.")
+        whole[name] = value
+
+
+def _name(record) -> str:
+    return f"{record['label']!r} on {record['data']} ({record['part']}), seed {record['seed']},"

@@ -1,0 +1,71 @@
+"""The page in Chromium: nothing overflows, nothing is missing, and it follows the colour scheme."""
+
+import fake_records
+import pytest
+
+from jaxpt import report
+from jaxpt.report import features
+
+from . import browser
+
+pytestmark = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine")
+VIEWS = [(1280, False), (1280, True), (390, False), (390, True)]
+LONG = "a label of one's own " * 6
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """A page as the demo writes it, one of everything on two sets, and one of a scaling study."""
+    folder = tmp_path_factory.mktemp("pages")
+    demo = fake_records.separated()
+    for label in "cross_entropy", "look":
+        (folder / "demo").mkdir(exist_ok=True)
+        features.save(folder / "demo", label, fake_records.features(f"{label}-0"))
+    full = [record for data in ("digits", "x" * 60) for label in ("cross_entropy", "look", LONG)
+            for record in fake_records.everything(label, data=data, class_names=(
+                "cat", "a class with a long name", *map(str, range(8))))]
+    return {"demo": report.write_report(demo, folder / "demo"),
+            "everything": report.write_report(full, folder / "everything"),
+            "scaling": report.write_report(fake_records.scaling(), folder / "scaling")}
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser.Browser(tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("width, dark", VIEWS)
+@pytest.mark.parametrize("name", ["demo", "everything", "scaling"])
+def test_a_page_fits_and_is_whole(pages, chromium, name, width, dark):
+    seen = chromium.look(pages[name], width, dark=dark)
+    assert seen["errors"] == []
+    assert seen["width"] == width and seen["scrollWidth"] <= width
+    assert seen["outside"] == []
+    assert seen["missing"] == 0 and (seen["images"] > 0) == (name == "everything")
+    assert "LOOK and its peers on" in seen["text"]
+    assert seen["dark"] == dark
+    assert contrast(seen["ground"], seen["ink"]) > 7
+    assert (luminance(seen["ground"]) < 0.1) == dark
+
+
+def test_the_probe_sees_what_is_wrong(tmp_path, chromium):
+    (tmp_path / "bad.html").write_text(
+        "<meta name=viewport content='width=device-width'>"
+        "<main><div style='width: 900px'>wide</div><img src='nowhere.png'></main>"
+        "<script>console.error('told')</script>")
+    seen = chromium.look(tmp_path / "bad.html", 390)
+    assert seen["outside"] and seen["missing"] == 1 and seen["errors"]
+    assert seen["scrollWidth"] >= 900
+
+
+def luminance(color):
+    """Relative luminance of "rgb(r, g, b)", as WCAG 2 defines it."""
+    channels = [int(c) / 255 for c in color.removeprefix("rgb(").removesuffix(")").split(",")]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one, other):
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)

@@ -1,0 +1,502 @@
+"""Fine-tuning: what each part of it does, on real digits."""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+
+from jaxpt import backbones, finetune, losses, models, recipe
+from jaxpt.configs.pretrain import digits
+from jaxpt.configs.transfer import bit, defaults
+from jaxpt.data import augment, mixup, sources
+from jaxpt.data.batch import Batch
+from jaxpt.data.resident import Rows, rows_of_step
+from jaxpt.errors import InputError
+from jaxpt.evaluation.features import extract
+from jaxpt.train import layerwise, schedules
+from jaxpt.train.parallel import Devices
+
+MODEL = {"name": "small_cnn", "norm": "batch", "dtype": "float32", "normalisation": "",
+         "options": {"widths": [8, 16, 16], "strides": [2, 1, 2]}}
+ONE = Devices("shard_map", 1)
+STEPS = 4
+
+
+def config_of(**changes):
+    config = defaults.get_config()
+    config.update(seeds=(0,), duration=f"{STEPS} steps", warmup="0 steps", batch_size=40,
+                  learning_rates=(1e-2,), weight_decays=(1e-2,), metric="top1")
+    config.augment.update(shift=0, contrast=0.0, noise=0.0)
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    return config
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return sources.load(digits.get_config().data)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """A backbone whose running statistics are not what they are at first."""
+    opened = backbones.open_backbone("scratch", model=ml_collections.ConfigDict(MODEL))
+    stats = jax.tree.map(lambda x: x + np.float32(0.1), opened.batch_stats)
+    return dataclasses.replace(opened, batch_stats=stats)
+
+
+def task_of(start, dataset, devices=ONE, **changes):
+    return finetune.Task(recipe.resolve(config_of(**changes), dataset), start, dataset, devices)
+
+
+def trained(start, dataset, devices=ONE, *, rate=1e-2, decay=1e-2, seed=0, **changes):
+    task = task_of(start, dataset, devices, **changes)
+    return jax.device_get(finetune.train(task, dataset.train, rate=rate, decay=decay, seed=seed))
+
+
+def norm_of_change(before, after):
+    return {name: float(optax.tree.norm(jax.tree.map(
+        lambda a, b: jnp.asarray(a - b), before[name], after[name]))) for name in before}
+
+
+def assert_equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize(("head", "layers"), [
+    ("linear", {"kernel": (16, 10)}),
+    ("mlp", {"Projector_0": (16, 12), "kernel": (12, 10)}),
+    ("spinal", {"Dense_0": (8, 12), "Dense_1": (20, 12), "Dense_2": (20, 12), "Dense_3": (20, 12),
+                "kernel": (48, 10)})])
+def test_every_head_learns(head, layers, start, dataset):
+    task = task_of(start, dataset, duration="200 steps",
+                   **{"head.name": head, "head.width": 12, "schedule.name": "cosine"})
+    params, _ = task.variables(seed=0)
+    kernels = {jax.tree_util.keystr(path): leaf.shape for path, leaf
+               in jax.tree_util.tree_leaves_with_path(params["head"]) if leaf.ndim == 2}
+    assert sorted(kernels.values()) == sorted(layers.values())
+    state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
+    assert finetune.accuracy(task, state, dataset.test) > 0.7  # chance is 0.1
+
+
+def test_the_spinal_head_is_the_papers_formula():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 7)).astype(np.float32)
+    head = models.SpinalClassifier(width=4, classes=2)
+    params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32),
+                          head.init(jax.random.key(0), x, False)["params"])
+
+    def layer(name, *inputs):
+        p = params[name]
+        return np.maximum(np.concatenate(inputs, axis=1) @ p["kernel"] + p["bias"], 0)
+
+    a, b = x[:, :3], x[:, 3:]
+    h1 = layer("Dense_0", a)
+    h2 = layer("Dense_1", b, h1)
+    h3 = layer("Dense_2", a, h2)
+    h4 = layer("Dense_3", b, h3)
+    out = params["Classifier_0"]["Dense_0"]
+    wanted = np.concatenate([h1, h2, h3, h4], axis=1) @ out["kernel"] + out["bias"]
+    np.testing.assert_allclose(head.apply({"params": params}, x, False), wanted, rtol=1e-4,
+                               atol=1e-5)
+
+
+def test_the_head_comes_from_the_seed(start, dataset):
+    task = task_of(start, dataset, **{"head.name": "mlp"})
+    first, again, other = (task.variables(seed)[0] for seed in (0, 0, 1))
+    assert_equal(first, again)
+    assert norm_of_change(first, other)["head"] > 0.1
+    assert_equal(first["backbone"], start.params["backbone"])
+
+
+@pytest.mark.parametrize("freeze", [0, 2, -1])
+def test_frozen_parts_keep_parameters_and_statistics_to_the_bit(freeze, start, dataset):
+    state = trained(start, dataset, freeze=freeze, ema=0.9, layer_decay=0.5,
+                    **{"optimizer.clip_norm": 1.0})
+    frozen = 3 if freeze == -1 else freeze
+    averages = state.average
+    for part, (before, after, average) in enumerate(zip(
+            (start.params, start.batch_stats), (state.params, state.batch_stats), averages)):
+        for i in range(3):
+            names = [f"Conv_{i}", f"BatchNorm_{i}"] if part == 0 else [f"BatchNorm_{i}"]
+            for name in names:
+                old, new, mean = (tree["backbone"][name] for tree in (before, after, average))
+                if i < frozen:
+                    assert_equal(old, new)
+                    assert_equal(old, mean)
+                else:
+                    assert norm_of_change(old, new).keys() == old.keys()
+                    assert min(norm_of_change(old, new).values()) > 0
+
+
+def test_frozen_parts_are_in_evaluation_mode(start, dataset):
+    """All frozen: the head trains on just the features that evaluation will see."""
+    task = task_of(start, dataset, freeze=-1)
+    images = augment.to_float(jnp.asarray(dataset.test.images[:20]))
+    params, stats = task.variables(0)
+    encoded = models.encode(task.encoder, params, stats, images, train=True)
+    np.testing.assert_allclose(encoded.features, start.features(dataset.test.images[:20]),
+                               rtol=1e-4, atol=1e-5)
+    gradients = jax.jit(jax.grad(lambda p: jnp.sum(models.encode(
+        task.encoder, p, stats, images, train=True).features)))(params)
+    assert optax.tree.norm(gradients["backbone"]) == 0  # so that clipping does not count them
+    whole = models.encode(task_of(start, dataset).encoder, params, stats, images, train=True)
+    assert np.abs(whole.features - encoded.features).max() > 0.1
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3, 5])
+def test_a_resnet_freezes_from_the_stem_upwards(frozen):
+    network = models.resnet.ResNet((1, 1, 1, 1), models.resnet.BasicBlock, stem="small", width=8)
+    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
+    variables = network.init(jax.random.key(0), images, False)
+    # Blocks start as the identity; with no zeros every part has a gradient.
+    params = jax.tree.map(lambda p: p + 0.1, variables["params"])
+
+    def loss(params):
+        (features, _), changed = network.clone(frozen=frozen).apply(
+            {"params": params, "batch_stats": variables["batch_stats"]}, images, True,
+            mutable=["batch_stats"])
+        return jnp.sum(features ** 2), changed["batch_stats"]
+
+    gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
+    depths = layerwise.depths({"backbone": params})["backbone"]
+    for name, part in gradients.items():
+        depth, = set(jax.tree.leaves(depths[name]))
+        assert (float(optax.tree.norm(part)) > 0) == (depth >= frozen), name
+        if name in stats:
+            change = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), stats[name],
+                                  variables["batch_stats"][name])
+            assert (max(jax.tree.leaves(change)) > 0) == (depth >= frozen), name
+
+
+def test_depths_of_known_networks():
+    names = {"conv_stem": 0, "norm_stem": 0, "stage1_block2": 1, "stage4_block1": 4}
+    tree = {"backbone": {name: {"w": 0} for name in names}, "head": {"w": 0}}
+    wanted = {"backbone": {name: {"w": depth} for name, depth in names.items()}, "head": {"w": 5}}
+    assert layerwise.depths(tree) == wanted
+    assert layerwise.parts_of(tree) == 5
+    cnn = {"backbone": {"Conv_0": 0, "BatchNorm_0": 0, "Conv_3": 0}, "head": 0}
+    assert layerwise.depths(cnn) == {"backbone": {"Conv_0": 0, "BatchNorm_0": 0, "Conv_3": 3},
+                                     "head": 4}
+    vit = {"backbone": dict.fromkeys(["embedding", "pos_embed", "block0", "block11", "norm"], 0)}
+    assert list(layerwise.depths(vit)["backbone"].values()) == [0, 0, 0, 11, 11]
+
+
+def test_rates_fall_towards_the_images():
+    tree = {"backbone": {"Conv_0": 0, "Conv_1": 0, "Conv_2": 0}, "head": 0}
+    assert layerwise.rates(tree, decay=0.5, frozen=1) == {
+        "backbone": {"Conv_0": 0.0, "Conv_1": 0.25, "Conv_2": 0.5}, "head": 1.0}
+
+
+def test_layer_decay_scales_every_update_of_the_step(start, dataset):
+    """SGD without momentum: one step moves each part by its rate times the same gradient."""
+    changes = {"duration": "1 steps", "optimizer.name": "sgd", "optimizer.momentum": 0.0,
+               "head.name": "mlp"}  # whose first layer gets no gradient through the zero second
+    plain, decayed, faster = (
+        norm_of_change(task_of(start, dataset, **changes).variables(0)[0]["backbone"], state)
+        for state in (trained(start, dataset, **changes, layer_decay=decay, rate=rate,
+                              decay=1.0).params["backbone"]
+                      for decay, rate in ((1.0, 1e-2), (0.5, 1e-2), (1.0, 2e-2))))
+    for i, factor in enumerate((0.125, 0.25, 0.5)):
+        np.testing.assert_allclose(decayed[f"Conv_{i}"], factor * plain[f"Conv_{i}"], rtol=1e-3)
+        np.testing.assert_allclose(faster[f"Conv_{i}"], 2 * plain[f"Conv_{i}"], rtol=1e-3)
+
+
+def by_hand(task, split, *, rate, decay, seed=0, smoothing=0.0):
+    """The parameters after every step of plain gradient descent, written out."""
+    config = task.config
+    params, stats = task.variables(seed)
+    history = [(params, stats)]
+    for step in range(STEPS):
+        rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=seed)
+        images = augment.to_float(jnp.asarray(split.images[rows.index]))
+        targets = jax.nn.one_hot(split.labels[rows.index], 10)
+        if config.mixup:
+            share = np.random.default_rng((seed, step, 1)).beta(config.mixup, config.mixup)
+            images = share * images + (1 - share) * np.roll(images, -1, axis=0)
+            targets = share * targets + (1 - share) * np.roll(targets, -1, axis=0)
+        targets = (1 - smoothing) * targets + smoothing / 10
+
+        def loss(params, images=images, targets=targets, stats=stats):
+            encoded = models.encode(task.encoder, params, stats, images, train=True)
+            return (-jnp.mean(jnp.sum(targets * jax.nn.log_softmax(encoded.output), axis=1)),
+                    encoded.batch_stats)
+
+        gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
+        fall = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        params = jax.tree.map(
+            lambda p, g, fall=fall: p - rate * fall * (g + decay * p * (p.ndim > 1)), params,
+            gradients)
+        history.append((params, stats))
+    return jax.device_get(history)
+
+
+@pytest.mark.parametrize(("mix", "smoothing"), [(0.0, 0.0), (0.5, 0.2)])
+def test_the_loop_is_gradient_descent_and_the_average_is_one(mix, smoothing, start, dataset):
+    changes = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "mixup": mix, "ema": 0.7,
+               "label_smoothing": smoothing}
+    task = task_of(start, dataset, **changes)
+    state = jax.device_get(finetune.train(task, dataset.train, rate=0.1, decay=1e-2, seed=3))
+    history = by_hand(task, dataset.train, rate=0.1, decay=1e-2, seed=3, smoothing=smoothing)
+    close = dict(rtol=1e-3, atol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close),
+                 (state.params, state.batch_stats), history[-1])
+    average = history[0]
+    for now in history[1:]:
+        average = jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, average, now)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), state.average, average)
+    logits = extract(task.encoder, *average, dataset.test.images, what="output")
+    assert finetune.accuracy(task, state, dataset.test) == np.mean(
+        np.argmax(logits, axis=1) == dataset.test.labels)
+
+
+def test_without_average_the_last_weights_are_tested(start, dataset):
+    task = task_of(start, dataset)
+    state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
+    logits = extract(task.encoder, *jax.device_get((state.params, state.batch_stats)),
+                     dataset.test.images, what="output")
+    assert state.average is None
+    assert finetune.accuracy(task, state, dataset.test) == np.mean(
+        np.argmax(logits, axis=1) == dataset.test.labels)
+
+
+def test_clipping_bounds_the_step(start, dataset):
+    changes = {"duration": "1 steps", "optimizer.name": "sgd", "optimizer.momentum": 0.0,
+               "rate": 1.0, "decay": 0.0}
+    before = task_of(start, dataset).variables(0)[0]
+    moved = [math.hypot(*norm_of_change(before, trained(
+        start, dataset, **changes, **{"optimizer.clip_norm": clip}).params).values())
+        for clip in (0.0, 0.05)]
+    assert moved[0] > 0.1
+    np.testing.assert_allclose(moved[1], 0.05, rtol=1e-3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mixup": 0.3, "resize": 10, "crop": 8, "ema": 0.5}])
+def test_eight_devices_equal_one_and_the_seed_counts(changes, start, dataset):
+    changes = {"optimizer.name": "sgd", **changes, "head.name": "mlp"}
+    network = {**MODEL, "norm": "sync_batch"}
+    start = dataclasses.replace(
+        backbones.open_backbone("scratch", model=ml_collections.ConfigDict(network)))
+    one, eight, other = (
+        (state.params, state.batch_stats, state.average) for state in (
+            trained(start, dataset, Devices("shard_map", n), rate=0.1, seed=seed, **changes)
+            for n, seed in ((1, 0), (8, 0), (8, 1))))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, eight)
+    assert norm_of_change(other[0], eight[0])["backbone"] > 1e-3
+
+
+def test_the_same_seed_gives_the_same_bits(start, dataset):
+    changes = {"mixup": 0.3, "resize": 10, "crop": 8}
+    assert_equal(*(trained(start, dataset, **changes) for _ in range(2)))
+
+
+def test_the_backbone_is_left_alone(start, dataset):
+    before = jax.tree.map(np.array, (start.params, start.batch_stats))
+    trained(start, dataset, ema=0.9)
+    assert_equal(before, (start.params, start.batch_stats))
+
+
+def test_crops_are_of_the_resized_image_and_anywhere_in_it():
+    config = config_of(resize=12, crop=8)
+    images = np.random.default_rng(0).integers(0, 256, (200, 6, 6, 1), np.uint8)
+    index = np.arange(200, dtype=np.int32)
+
+    def crops(epoch):
+        return np.asarray(jax.jit(lambda: finetune.training_images(config, Batch(
+            jnp.asarray(images), index, index, index, np.full(200, epoch, np.int32),
+            np.int32(0))))())
+
+    found = crops(0)
+    large = np.asarray(jax.image.resize(augment.to_float(jnp.asarray(images)), (200, 12, 12, 1),
+                                        "linear"))
+    places = []
+    for crop, image in zip(found, large):
+        fits = [(t, left) for t in range(5) for left in range(5)
+                if np.allclose(crop, image[t:t + 8, left:left + 8], atol=1e-5)]
+        places.append(fits[0])
+        assert len(fits) == 1
+    assert {t for t, _ in places} == {left for _, left in places} == set(range(5))
+    assert len(set(places)) == 25
+    assert np.abs(crops(1) - found).max() > 0.1
+
+
+def test_evaluation_resizes_to_the_crop(start, dataset):
+    task = task_of(start, dataset, resize=16, crop=12)
+    state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
+    images = jax.image.resize(augment.to_float(jnp.asarray(dataset.test.images)),
+                              (len(dataset.test.ids), 12, 12, 1), "linear")
+    encoder = task.encoder.clone(size=0)
+    logits = models.encode(encoder, state.params, state.batch_stats, images, train=False).output
+    assert finetune.accuracy(task, state, dataset.test) == np.mean(
+        np.argmax(logits, axis=1) == dataset.test.labels)
+
+
+def test_mixed_labels_in_closed_form():
+    rows = Rows(np.array([4, 7, 9], np.int32), np.array([0, 0, 1], np.int32))
+    pairs = mixup.pairs(rows, alpha=0.4, seed=5, step=2)
+    share = np.random.default_rng((5, 2, 1)).beta(0.4, 0.4)
+    np.testing.assert_array_equal(pairs.partners.index, [7, 9, 4])
+    np.testing.assert_array_equal(pairs.partners.epoch, [0, 1, 0])
+    np.testing.assert_allclose(pairs.share, [share] * 3, rtol=1e-6)
+    assert mixup.pairs(rows, alpha=0.0, seed=5, step=2) == (rows, None, None)
+    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    own, other = (losses.cross_entropy(logits, jnp.array([label])) for label in (0, 1))
+    np.testing.assert_allclose(  # λ log 2 + (1 − λ) log 4
+        mixup.mix(jnp.array([0.3]), own, other), [0.3 * math.log(2) + 0.7 * math.log(4)],
+        rtol=1e-5)
+    images = mixup.mix(jnp.array([0.25, 1.0]), jnp.full((2, 2, 2, 1), 4.0), jnp.zeros((2, 2, 2, 1)))
+    np.testing.assert_array_equal(images[:, 0, 0, 0], [1.0, 4.0])
+
+
+def test_step_decay():
+    schedule = schedules.step_decay(2.0, total_steps=10, warmup_steps=2, at=(0.3, 0.6, 0.9),
+                                    factor=0.1)
+    np.testing.assert_allclose([schedule(i) for i in range(10)], [
+        0, 1, 2, 0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.002], rtol=1e-5)
+    plain = schedules.step_decay(2.0, total_steps=10, warmup_steps=0, at=(0.1,), factor=0.5)
+    assert [float(plain(i)) for i in range(3)] == [2, 1, 1]
+
+
+@pytest.mark.parametrize(("examples", "side", "wanted"), [
+    (1, 32, (160, 128, "500 steps", "100 steps", 0.0)),
+    (19_999, 95, (160, 128, "500 steps", "100 steps", 0.0)),
+    (20_000, 96, (512, 480, "10000 steps", "500 steps", 0.1)),
+    (499_999, 224, (512, 480, "10000 steps", "500 steps", 0.1)),
+    (500_000, 32, (160, 128, "20000 steps", "500 steps", 0.1)),
+])
+def test_the_hyper_rule(examples, side, wanted):
+    assert recipe.bit(examples=examples, height=side, width=side) == wanted
+
+
+def test_the_hyper_rule_goes_by_the_area():
+    assert recipe.bit(examples=1, height=48, width=191).crop == 128
+    assert recipe.bit(examples=1, height=48, width=192).crop == 480
+
+
+def test_the_rule_fills_only_what_is_left_to_it(dataset):
+    config = recipe.resolve(bit.get_config(), dataset)
+    assert (config.resize, config.crop, config.duration, config.warmup, config.mixup) == (
+        160, 128, "500 steps", "100 steps", 0.0)
+    assert config.optimizer.name == "sgd" and config.learning_rates == (0.003,)
+    assert config.schedule.at == (0.3, 0.6, 0.9)
+    config = bit.get_config()
+    config.update(resize=10, crop=8, mixup=0.0, duration="7 steps")
+    config = recipe.resolve(config, dataset._replace(trainval=dataset.trainval._replace(
+        images=np.broadcast_to(np.uint8(0), (20_000, 8, 8, 1)))))
+    assert (config.resize, config.crop, config.duration, config.warmup, config.mixup) == (
+        10, 8, "7 steps", "500 steps", 0.0)
+
+
+def test_the_setting_is_chosen_on_validation_and_refitted_on_all(monkeypatch, dataset):
+    done = []
+    scores = {(0.1, 0.0): 0.5, (0.2, 0.0): 0.7, (0.1, 0.3): None, (0.2, 0.3): 0.7}
+
+    def name_of(split):
+        return next(name for name in dataset._fields if getattr(dataset, name) is split)
+
+    def train(task, split, *, rate, decay, seed):
+        done.append((name_of(split), rate, decay, seed))
+        return None if scores[rate, decay] is None else (rate, decay)
+
+    def accuracy(task, state, split):
+        done.append(name_of(split))
+        return scores[state] if name_of(split) == "validation" else 0.4
+
+    monkeypatch.setattr(finetune, "train", train)
+    monkeypatch.setattr(finetune, "accuracy", accuracy)
+    task = finetune.Task.__new__(finetune.Task)
+    task.dataset = dataset
+    task.config = config_of(learning_rates=(0.1, 0.2), weight_decays=(0.0, 0.3))
+    found = finetune.finetune(task, seed=4)
+    assert found == (0.4, 0.7, 0.2, 0.0, [
+        {"learning_rate": rate, "weight_decay": decay, "validation": scores[rate, decay]}
+        for rate, decay in ((0.1, 0.0), (0.2, 0.0), (0.1, 0.3), (0.2, 0.3))])
+    assert done == [("train", 0.1, 0.0, 4), "validation", ("train", 0.2, 0.0, 4), "validation",
+                    ("train", 0.1, 0.3, 4), ("train", 0.2, 0.3, 4), "validation",
+                    ("trainval", 0.2, 0.0, 4), "test"]
+    scores = dict.fromkeys(scores)
+    with pytest.raises(InputError, match="loss does not stay finite"):
+        finetune.finetune(task, seed=4)
+
+
+def test_a_rate_that_diverges_is_not_chosen(start, dataset):
+    task = task_of(start, dataset, learning_rates=(1e30, 1e-3), **{"optimizer.name": "sgd"})
+    found = finetune.finetune(task, seed=0)
+    assert found.sweep[0]["validation"] is None and found.learning_rate == 1e-3
+
+
+def test_test_labels_decide_nothing(start, dataset):
+    shuffled = dataset._replace(test=dataset.test._replace(labels=np.roll(dataset.test.labels, 1)))
+    honest, blind = (finetune.finetune(task_of(start, d, learning_rates=(1e-2, 1e-3)), seed=0)
+                     for d in (dataset, shuffled))
+    assert honest[1:] == blind[1:] and honest.accuracy != blind.accuracy
+
+
+def test_the_metric_is_the_configs(start, dataset):
+    few = dataset.test.take(np.concatenate([np.flatnonzero(dataset.test.labels == 0)[:1],
+                                            np.flatnonzero(dataset.test.labels == 1)[:3]]))
+    found = {}
+    for metric in "top1", "mean_per_class":
+        task = task_of(start, dataset, metric=metric)
+        params, stats = task.variables(0)  # a zero classifier says class 0
+        found[metric] = finetune.accuracy(task, finetune.FinetuneState(1.0, params, stats, ()), few)
+    assert found == {"top1": 0.25, "mean_per_class": 0.5}
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"seeds": ()}, "seeds is empty"),
+    ({"seeds": (-1,)}, r"seeds must lie in 0 … 2147483647, got \(-1,\)"),
+    ({"learning_rates": ()}, "learning_rates is empty"),
+    ({"weight_decays": ()}, "weight_decays is empty"),
+    ({"learning_rates": (-1e-3,)}, "learning_rates must be finite and not negative"),
+    ({"weight_decays": (math.inf,)}, "weight_decays must be finite and not negative"),
+    ({"optimizer.clip_norm": -1.0}, "optimizer.clip_norm must be finite and not negative"),
+    ({"mixup": -1.0}, "no rule sets mixup"),
+    ({"mixup": math.nan}, "mixup must be finite"),
+    ({"mixup": -0.5}, "mixup must be finite and not negative, got -0.5"),
+    ({"duration": "", "crop": -1}, "no rule sets crop, duration"),
+    ({"rule": "vtab"}, "rule must be \"\" or \"bit\", got 'vtab'"),
+    ({"ema": 1.0}, "ema must be at least 0 and below 1, got 1.0"),
+    ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+    ({"crop": 8}, "crop must lie between 1 and resize, or both be 0, got 8 of 0"),
+    ({"resize": 8}, "crop must lie between 1 and resize, or both be 0, got 0 of 8"),
+    ({"resize": 8, "crop": 9}, "got 9 of 8"),
+    ({"augment.crop_size": 8}, "set crop"),
+    ({"augment.noise": -1.0}, "augment.noise"),
+    ({"metric": "voc07_map"}, "metric must be one of mean_per_class, top1, got 'voc07_map'"),
+    ({"schedule.name": "linear"}, "schedule.name must be one of cosine, steps"),
+    ({"head.name": "cosine"}, "head.name must be one of"),
+    ({"head.width": 0}, "head.width must be at least 1, got 0"),
+    ({"freeze": 4}, "freeze must lie between 0 and the 3 parts"),
+    ({"freeze": -2}, "freeze must lie between 0 and the 3 parts"),
+    ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1"),
+    ({"layer_decay": 1.5}, "layer_decay must be above 0 and at most 1"),
+    ({"duration": "0 steps"}, "is less than one step"),
+    ({"warmup": "4 steps"}, "leaves nothing"),
+    ({"schedule.name": "steps", "warmup": "4 steps"}, "leaves nothing"),
+    ({"schedule.name": "steps", "schedule.at": (0.5, 0.3)}, "schedule.at must be rising"),
+    ({"schedule.name": "steps", "schedule.at": (1.0,)}, "schedule.at must be rising"),
+    ({"schedule.name": "steps", "schedule.factor": 0.0}, "schedule.factor must be above 0"),
+    ({"optimizer.name": "adam"}, "optimizer.name"),
+])
+def test_bad_settings_are_refused(changes, message, start, dataset):
+    with pytest.raises(InputError, match=message):
+        finetune.finetune(task_of(start, dataset, **changes), seed=0)
+
+
+def test_sets_with_several_labels_an_image_are_refused(start, dataset):
+    several = dataset._replace(trainval=dataset.trainval._replace(
+        labels=np.zeros((len(dataset.trainval.ids), 10), np.uint8)))
+    with pytest.raises(InputError, match="several labels"):
+        task_of(start, several)
+
+
+def test_a_network_without_parts_cannot_be_frozen(start, dataset):
+    odd = dataclasses.replace(start, encoder=start.encoder.clone(backbone=models.Classifier(3)))
+    with pytest.raises(InputError, match="Classifier has no parts that can be frozen"):
+        task_of(odd, dataset, freeze=1)
