@@ -5,8 +5,8 @@
 PYTHON has torch and faiss-cpu; without it their columns stay empty. LOOK: 256 queries, the whole
 ImageNet training set as memory, k = 400. kNN: 10,000 queries, 200,000 keys, 512 dimensions, k = 20.
 Both sides of a ratio run in turns, in processes of their own; times are medians, memory is the
-largest that a process held above what it held before the first call. Adds a record to
-benchmarks/records/neighbors.jsonl.
+largest that a process held above what it held before the first call. Each part adds a record to
+benchmarks/records/neighbors.jsonl; the table shows the newest of each.
 """
 
 import argparse
@@ -30,6 +30,7 @@ RECORDS = HERE / "records" / "neighbors.jsonl"
 LOOK = {"n": 1_281_167, "batch": 256, "dim": 128, "k": 400, "classes": 1000}
 KNN = {"n": 200_000, "batch": 10_000, "dim": 512, "k": 20, "classes": 1000}
 GROWTH = (160_000, 320_000, 640_000, 1_280_000)
+PARTS = ("look", "look_nearest", "knn", "mlp", "resnet", "growth")
 QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
 
 
@@ -121,38 +122,48 @@ def temporaries(n, batch, dim, k, classes) -> float:
     return compiled.memory_analysis().temp_size_in_bytes / 1e6
 
 
-def markdown(record: dict) -> str:
-    """Ratios, times and floors of a record as a table."""
-    lines = ["| what | jaxpt | beside | ratio | floor |", "| --- | ---: | ---: | ---: | --- |"]
+def markdown(found: list[dict]) -> str:
+    """Ratios, times and floors of the newest record of each part as a table."""
+    newest = {record["part"]: record for record in found}
+    lines = ["| what | jaxpt | beside it | ratio | floor |", "| --- | ---: | ---: | ---: | --- |"]
 
-    def line(what, ours, theirs, unit, digits, floor):
-        beside = "–" if theirs is None else f"{theirs:,.{digits}f} {unit}"
-        ratio = "–" if theirs is None else f"{ours / theirs:.2f}"
+    def line(what, ours, theirs, unit, digits, floor=""):
+        beside = ratio = ""
+        if theirs is not None:
+            beside, ratio = f"{theirs:,.{digits}f} {unit}", f"{ours / theirs:.3f}"
         lines.append(f"| {what} | {ours:,.{digits}f} {unit} | {beside} | {ratio} | {floor} |")
 
-    for name, title in ("look", "LOOK, value and gradient; torch"), ("knn", "kNN; faiss flat"):
-        shapes, sides = record["shapes"][name], record[name]
-        oracle = sides.get("oracle", {})
-        flops = 2 * shapes["batch"] * shapes["n"] * shapes["dim"] / 1e9
-        keys = 4 * shapes["n"] * shapes["dim"] / 1e6
-        line(title, sides["jaxpt"]["seconds"], oracle.get("seconds"), "s", 2,
-             f"{flops:,.0f} GFLOP, {keys:,.0f} MB of keys read")
-        line(f"{title}: extra memory", sides["jaxpt"]["extra_mb"], oracle.get("extra_mb"), "MB", 0,
-             "–")
-    line("LOOK, no_positive = nearest; drop", record["look_nearest"]["jaxpt"]["seconds"],
-         record["look"]["jaxpt"]["seconds"], "s", 2, "a second product")
-    line("training step, 3-layer MLP: LOOK; SupMoCo", record["mlp"]["look"],
-         record["mlp"]["sup_moco"], "ms", 1, "–")
-    line("training step, ResNet-18: LOOK; no memory", record["resnet"]["look"],
-         record["resnet"]["no memory"], "ms", 0, "–")
-    line("LOOK alone; that step", record["resnet"]["loss alone"], record["resnet"]["no memory"],
-         "ms", 0, "–")
-    g = record["growth"]
-    lines.append(f"\nOver {g['n'][0]:,} … {g['n'][-1]:,} keys time grows as n^{g['exponent']:.2f}; "
-                 f"temporaries are {min(g['temporaries_mb']):.1f} … {max(g['temporaries_mb']):.1f} "
-                 f"MB. Same neighbours as faiss: {record['same_neighbors']}. Load of the machine "
-                 f"when it began: {record['load']:.1f}. {record['device']}, jax "
-                 f"{record['packages']['jax']}, {record['date']}.")
+    for part, title in ("look", "LOOK, value and gradient, beside torch"), (
+            "knn", "kNN, beside faiss's flat index"):
+        if part in newest:
+            shapes, sides = newest[part]["shapes"], newest[part]["found"]
+            oracle = sides.get("oracle", {})
+            flops = 2 * shapes["batch"] * shapes["n"] * shapes["dim"] / 1e9
+            line(title, sides["jaxpt"]["seconds"], oracle.get("seconds"), "s", 2,
+                 f"{flops:,.0f} GFLOP, {4 * shapes['n'] * shapes['dim'] / 1e6:,.0f} MB of keys")
+            line("– its extra memory", sides["jaxpt"]["extra_mb"], oracle.get("extra_mb"), "MB", 0)
+    if "look_nearest" in newest:
+        line("LOOK with the nearest positive", newest["look_nearest"]["found"]["jaxpt"]["seconds"],
+             None, "s", 2, "twice the operations")
+    for part, what, beside in (
+            ("mlp", "step of a 3-layer MLP: LOOK beside SupMoCo", "sup_moco"),
+            ("resnet", "step of ResNet-18: LOOK beside no memory", "no memory")):
+        if part in newest:
+            times = newest[part]["found"]
+            line(what, times["look"], times[beside], "ms", 1)
+            if "loss alone" in times:
+                line("– the loss by itself", times["loss alone"], times[beside], "ms", 1)
+    if "growth" in newest:
+        g = newest["growth"]["found"]
+        mb = g["temporaries_mb"]
+        lines.append(f"\nOver {g['n'][0]:,} … {g['n'][-1]:,} keys LOOK's time grows as "
+                     f"n^{g['exponent']:.2f}; temporaries are {min(mb):.1f} … {max(mb):.1f} MB.")
+    if "knn" in newest:
+        lines.append(f"\nThe same neighbours as faiss: {newest['knn']['same_neighbors']}.")
+    loads = [record["load"] for record in newest.values()]
+    last = found[-1]
+    lines.append(f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work "
+                 f"on the machine: load {min(loads):.0f} … {max(loads):.0f}.")
     return "\n".join(lines)
 
 
@@ -165,28 +176,37 @@ def same_neighbors(folder) -> str:
     return f"{(ours == theirs).all(axis=1).mean():.4%} of queries"
 
 
+def measured(part, oracle_python, rounds, repeats) -> dict:
+    """What the record of a part holds beside the surroundings."""
+    if part == "knn":
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            found = compared("knn", KNN, oracle_python, 1, 1, folder)
+            return {"shapes": KNN, "found": found, "same_neighbors": same_neighbors(folder)}
+    if part == "growth":
+        return {"shapes": LOOK, "found": growth(repeats)}
+    if part in ("mlp", "resnet"):
+        return {"found": run(sys.executable, "neighbor_steps.py", part)}
+    oracle_python = oracle_python if part == "look" else ""
+    return {"shapes": LOOK, "found": compared(part, LOOK, oracle_python, rounds, repeats)}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--oracle-python", default="")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    if not arguments.oracle_python:
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    how = parser.parse_args()
+    if not how.oracle_python:
         print("No --oracle-python: torch and faiss are skipped.")
-    load, how = os.getloadavg()[0], (arguments.oracle_python, arguments.rounds, arguments.repeats)
-    with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        record = {
-            "shapes": {"look": LOOK, "knn": KNN}, "rounds": arguments.rounds,
-            "repeats": arguments.repeats, "load": load, "look": compared("look", LOOK, *how),
-            "look_nearest": compared("look_nearest", LOOK, "", *how[1:]),
-            "knn": compared("knn", KNN, how[0], 1, 1, folder),
-            "same_neighbors": same_neighbors(folder),
-            "mlp": run(sys.executable, "neighbor_steps.py", "mlp"),
-            "resnet": run(sys.executable, "neighbor_steps.py", "resnet"),
-            "growth": growth(arguments.repeats), **records.surroundings()}
-    records.append(RECORDS, record)
-    print(markdown(record))
+    for part in how.parts:
+        record = {"part": part, "rounds": how.rounds, "repeats": how.repeats,
+                  "load": os.getloadavg()[0]}
+        record |= measured(part, how.oracle_python, how.rounds, how.repeats)
+        records.append(RECORDS, record | records.surroundings())
+        print(part, flush=True)
+    print(markdown(records.read(RECORDS)))
 
 
 if __name__ == "__main__":

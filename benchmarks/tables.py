@@ -80,8 +80,8 @@ def losses_cost() -> str:
 
 
 def neighbor_engine() -> str:
-    """The newest record of the neighbour engine beside torch and faiss."""
-    return neighbors.markdown(records.read(neighbors.RECORDS)[-1])
+    """The newest records of the neighbour engine beside torch and faiss."""
+    return neighbors.markdown(records.read(neighbors.RECORDS))
 
 
 TABLES = {
