@@ -62,8 +62,8 @@ def knn_by_jaxpt(n, batch, dim, k, classes):
 
     def neighbors():
         starts = range(0, batch, QUERIES_AT_A_TIME)
-        return np.concatenate([knn.search(
-            jnp.asarray(a["queries"][start:start + QUERIES_AT_A_TIME]), keys, k)[1]
+        return np.concatenate([np.asarray(knn.search(
+            jnp.asarray(a["queries"][start:start + QUERIES_AT_A_TIME]), keys, k)[1])
             for start in starts])
 
     return neighbors

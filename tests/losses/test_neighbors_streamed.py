@@ -125,6 +125,15 @@ def test_queries_that_where_leaves_out_have_neither_loss_nor_gradient():
         assert_same((losses, stats, gradient), dense[:3])
 
 
+@pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
+def test_an_empty_memory_teaches_nothing(loss, options):
+    arrays = example(5) | {"key_mask": np.zeros(KEYS, bool)}
+    losses, stats, gradient, _ = program(loss, "streamed", **options)(arrays, 0.1)
+    np.testing.assert_array_equal(losses, 0)
+    np.testing.assert_array_equal(stats, (1, 1, 0))
+    np.testing.assert_array_equal(gradient, 0)
+
+
 # Over devices
 
 
