@@ -16,12 +16,14 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
+import neighbors  # noqa: E402
 import tune  # noqa: E402
 
 from jaxpt import records, report, study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md")
+PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md",
+         "docs/performance.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -77,7 +79,13 @@ def losses_cost() -> str:
     return cost.markdown(records.read(cost.RECORDS)[-1])
 
 
+def neighbor_engine() -> str:
+    """The newest records of the neighbour engine beside torch and faiss."""
+    return neighbors.markdown(records.read(neighbors.RECORDS))
+
+
 TABLES = {
+    "neighbor_engine": neighbor_engine,
     "losses_cost": losses_cost,
     "demo_digits": demo,
     "tuning_digits": lambda: tuning("digits"),

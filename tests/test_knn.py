@@ -1,125 +1,16 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from jax.sharding import PartitionSpec
 
 from jaxpt import knn
+from jaxpt.losses.similarity import unit_vectors
 
 BATCH, N, DIM = 5, 18, 4
-fast_mask = jax.jit(knn.mask_of_largest)
-
-
-def expected_mask(values, k, where):
-    """The k largest of every row by sorting: (value, lower index) in falling order."""
-    marked = np.zeros(values.shape, bool)
-    for i, row in enumerate(values):
-        inside = oracles.largest(row, max(np.broadcast_to(k, len(values))[i], 0),
-                                 np.flatnonzero(where[i]))
-        marked[i, inside] = True
-    return marked
-
-
-def gaussian(seed=0):
-    return np.random.default_rng(seed).normal(size=(BATCH, N)).astype(np.float32)
-
-
-EVERYWHERE = np.ones((BATCH, N), bool)
-
-# mask_of_largest
-
-
-@pytest.mark.parametrize("k", [1, 2, 9, 17, 18])
-@pytest.mark.parametrize("values", [
-    gaussian(), -np.abs(gaussian()), np.round(gaussian()) + 0.0, np.zeros((BATCH, N), np.float32),
-    np.float32(1e37) * gaussian(), np.float32(1e-30) * gaussian()])
-def test_the_marked_are_those_of_top_k(values, k):
-    places = jax.lax.top_k(values, k)[1]
-    expected = np.zeros(values.shape, bool)
-    np.put_along_axis(expected, np.asarray(places), True, axis=1)
-    np.testing.assert_array_equal(fast_mask(values, np.full(BATCH, k), EVERYWHERE), expected)
-
-
-# No subnormals: whether they count as zero is up to the hardware.
-floats = st.sampled_from([-np.inf, -3e38, -1.0, -1e-30, -0.0, 0.0, 1e-30, 1.0, 1.0000001, 3e38,
-                          np.inf])
-
-
-@given(values=hnp.arrays(np.float32, (BATCH, N), elements=floats),
-       k=hnp.arrays(np.int32, BATCH, elements=st.integers(-1, N + 2)),
-       where=hnp.arrays(np.bool_, (BATCH, N)))
-@settings(derandomize=True, deadline=None, max_examples=200)
-def test_ties_zeros_infinities_and_masks_are_as_in_a_stable_sort(values, k, where):
-    np.testing.assert_array_equal(fast_mask(values, k, where), expected_mask(values, k, where))
-
-
-@given(seed=st.integers(0, 2**20), k=st.integers(0, N))
-@settings(derandomize=True, deadline=None, max_examples=200)
-def test_exactly_k_are_marked_and_none_outside_is_larger(seed, k):
-    rng = np.random.default_rng(seed)
-    values = (rng.normal(size=(BATCH, N)) * 10.0**rng.integers(-30, 30)).astype(np.float32)
-    marked = np.asarray(fast_mask(values, np.full(BATCH, k), EVERYWHERE))
-    np.testing.assert_array_equal(marked.sum(axis=1), k)
-    lowest_in = np.min(values, axis=1, where=marked, initial=np.inf)
-    assert (lowest_in >= np.max(values, axis=1, where=~marked, initial=-np.inf)).all()
-
-
-def test_minus_zero_ties_with_zero():
-    values = np.tile(np.array([-0.0, 0.0, -0.0], np.float32), (BATCH, N // 3))
-    for f in fast_mask, knn.mask_of_largest:  # compilers may simplify what eager code keeps
-        np.testing.assert_array_equal(f(values, np.full(BATCH, 4), EVERYWHERE),
-                                      np.tile(np.arange(N) < 4, (BATCH, 1)))
-
-
-def test_entries_outside_where_are_never_marked_however_large():
-    values = gaussian(1)
-    values[:, ::2] = np.inf
-    where = np.tile(np.arange(N) % 2 == 1, (BATCH, 1))
-    for k in 1, 9, 10, 100:
-        marked = np.asarray(fast_mask(values, np.full(BATCH, k), where))
-        np.testing.assert_array_equal(marked.sum(axis=1), min(k, 9))
-        assert not (marked & ~where).any()
-
-
-def test_a_row_without_entries_marks_none():
-    where = EVERYWHERE.copy()
-    where[2] = False
-    marked = np.asarray(fast_mask(gaussian(2), np.full(BATCH, 3), where))
-    np.testing.assert_array_equal(marked.sum(axis=1), [3, 3, 0, 3, 3])
-
-
-def test_k_may_be_an_int_a_scalar_or_one_for_each_row():
-    values = gaussian(3)
-    for k in 3, jnp.int32(3), np.array([0, 1, 3, N, N + 5]):
-        np.testing.assert_array_equal(fast_mask(values, k, EVERYWHERE),
-                                      expected_mask(values, k, EVERYWHERE))
-
-
-def test_a_traced_k_compiles_once():
-    values, traces = gaussian(4), []
-
-    @jax.jit
-    def marked(k):
-        traces.append(k)
-        return knn.mask_of_largest(values, k, EVERYWHERE)
-
-    for k in 0, 1, 7, 30:
-        np.testing.assert_array_equal(marked(k), expected_mask(values, k, EVERYWHERE))
-    assert len(traces) == 1
-
-
-def test_it_works_under_vmap():
-    values = np.round(gaussian(5))
-    k = np.arange(1, BATCH + 1)
-    marked = jax.jit(jax.vmap(lambda v, k, w: knn.mask_of_largest(v[None], k, w[None])[0]))(
-        values, k, EVERYWHERE)
-    np.testing.assert_array_equal(marked, expected_mask(values, k, EVERYWHERE))
-
-
-# search
 
 
 def integers(seed=0):
@@ -194,9 +85,142 @@ def test_products_are_float32_whatever_the_inputs():
 
 def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
     queries, keys = (x.astype(jnp.bfloat16) for x in integers())
-    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3))(queries, keys))
-    assert f"f32[{BATCH},{N}] = dot_general" in program
-    assert program.count("dot_general") == program.count("(Precision.HIGHEST, ") == 1
+    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3, group_size=2))(queries, keys))
+    products = program.count("dot_general")
+    assert f"f32[{N},{BATCH}] = dot_general" in program and f"bf16[{N},{BATCH}]" not in program
+    assert products == program.count("(Precision.HIGHEST, ") > 1
+
+
+def crowd(seed):
+    """Many ties, and every condition on keys at once; 8 queries and 16 keys, for 1 … 8 devices."""
+    rng = np.random.default_rng(seed)
+    queries, keys = (rng.integers(-2, 3, size=(n, 3)).astype(np.float32) for n in (8, 16))
+    return queries, keys, {
+        "query_ids": rng.integers(5, size=8), "key_ids": rng.integers(5, size=16),
+        "query_labels": rng.integers(2, size=8), "key_labels": rng.integers(2, size=16),
+        "key_mask": rng.random(16) < 0.8,
+        "key_bias": rng.integers(-1, 2, size=16).astype(np.float32)}
+
+
+def sorted_crowd(queries, keys, k, options):
+    """By a stable sort of the whole matrix."""
+    s = queries @ keys.T + options["key_bias"]
+    allowed = (options["key_mask"]
+               & (options["query_ids"][:, None] != options["key_ids"])
+               & (options["query_labels"][:, None] == options["key_labels"]))
+    s = np.pad(np.where(allowed, s, -np.inf), ((0, 0), (0, k)), constant_values=-np.inf)
+    order = np.argsort(-s, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(s, order, axis=1)
+    return values, np.where(values > -np.inf, order, -1)
+
+
+def assert_found(found, expected):
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize("k, group_size, block_size", [
+    (1, 1, 1), (1, 4, 4), (2, 2, 1), (3, 2, 5), (3, 3, 4), (3, 5, 100), (5, 3, 3), (5, 16, 16),
+    (16, 1, 7), (16, 4, 4), (19, 3, 6)])
+def test_groups_and_blocks_change_nothing(k, group_size, block_size):
+    for seed in range(20):
+        queries, keys, options = crowd(seed)
+        found = knn.search(queries, keys, k, group_size=group_size, block_size=block_size,
+                           **options)
+        assert_found(found, sorted_crowd(queries, keys, k, options))
+
+
+def over_devices(function, shards):
+    """``function`` of arrays whose rows lie in equal parts on the devices."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:shards]), ("shard",))
+    rows = PartitionSpec("shard")
+    return jax.jit(jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows,
+                                 check_vma=False))
+
+
+@pytest.mark.parametrize("shards, k", [(1, 3), (2, 3), (4, 16), (8, 3), (8, 18)])
+def test_keys_on_several_devices_give_the_same(shards, k):
+    search = over_devices(lambda queries, keys, options: knn.search(
+        queries, keys, k, group_size=2, block_size=2, axis_name="shard", **options), shards)
+    for seed in range(20):
+        queries, keys, options = crowd(seed)
+        assert_found(search(queries, keys, options), sorted_crowd(queries, keys, k, options))
+
+
+def test_key_rows_are_applied_to_each_block():
+    queries, keys = integers(5)
+    keys += 1
+    found = knn.search(queries, keys, 4, key_rows=unit_vectors, block_size=5, group_size=2)
+    expected = knn.search(queries, np.asarray(unit_vectors(keys)), 4)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_group_size_grows_with_keys_and_shrinks_with_k():
+    sizes = {(100, 50): 1, (4000, 100): 1, (10_000, 100): 1, (10_001, 100): 4, (65536, 400): 8,
+             (200_000, 20): 16, (1_281_167, 400): 16, (1, 1): 1}
+    assert {shape: knn.choose_group_size(*shape) for shape in sizes} == sizes
+
+
+def test_temporaries_do_not_grow_with_the_keys():
+    def temporaries(n):
+        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8), (n, 8)))
+        search = jax.jit(lambda q, z: knn.search(q, z, 10, key_rows=unit_vectors, block_size=512,
+                                                 group_size=8))
+        return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(90_001) <= temporaries(45_001) + 1024 < 4 * 16 * 45_001
+
+
+# attach_gradient and take
+
+
+def slope(queries, keys, weights, k=3, axis_name=None, **options):
+    """The gradient of the weighted sum of what was found."""
+    def total(q):
+        s, index = knn.search(jax.lax.stop_gradient(q), keys, k, axis_name=axis_name, **options)
+        s = jnp.where(index >= 0, s, 0.0)
+        return jnp.sum(weights * knn.attach_gradient(s, q, keys, index, None, axis_name))
+    return jax.grad(total)(queries)
+
+
+def slope_by_hand(queries, keys, weights, k, options):
+    index = sorted_crowd(queries, keys, k, options)[1]
+    found = np.where(index[:, :, None] >= 0, np.nan_to_num(keys)[index], 0)
+    return np.einsum("bk,bkd->bd", weights, found)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+def test_the_gradient_is_the_weighted_sum_of_the_keys_found(shards, k=3):
+    gradient = over_devices(lambda q, z, w, options: slope(
+        q, z, w, k=k, axis_name="shard", **options), shards)
+    for seed in range(5):
+        queries, keys, options = crowd(seed)
+        weights = np.random.default_rng(seed).integers(-3, 4, size=(8, k)).astype(np.float32)
+        np.testing.assert_array_equal(gradient(queries, keys, weights, options),
+                                      slope_by_hand(queries, keys, weights, k, options))
+
+
+def test_masked_keys_may_hold_anything_and_keys_get_no_gradient():
+    queries, keys, options = crowd(1)
+    weights = np.ones((8, 16), np.float32)
+    keys[~options["key_mask"]] = np.nan
+    gradient = jax.jit(functools.partial(slope, k=16))(queries, keys, weights, **options)
+    np.testing.assert_array_equal(
+        gradient, slope_by_hand(queries, np.nan_to_num(keys), weights, 16, options))
+    of_keys = jax.grad(lambda z: knn.attach_gradient(
+        jnp.ones((8, 1)), queries, z, jnp.zeros((8, 1), int)).sum())(jnp.asarray(keys))
+    assert not of_keys.any()
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_take_looks_up_what_lies_on_other_devices(shards):
+    values, index = np.arange(100, 116), np.arange(-1, 15).reshape(8, 2)
+    taken = over_devices(lambda v, i: knn.take(v, i, "shard"), shards)(values, index)
+    np.testing.assert_array_equal(taken, np.where(index < 0, 0, values[index]))
+    np.testing.assert_array_equal(taken, knn.take(values, index))
+
+
+# Bad arguments
 
 
 @pytest.mark.parametrize("change, message", [
@@ -205,6 +229,11 @@ def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
     ({"query_ids": np.arange(BATCH - 1), "key_ids": np.arange(N)}, "query_ids must have shape"),
     ({"query_ids": np.arange(BATCH), "key_ids": np.arange(N + 1)}, "key_ids must have shape"),
     ({"key_mask": np.ones((N, 1), bool)}, "key_mask must have shape"),
+    ({"key_bias": np.ones(3)}, "key_bias must have shape"),
+    ({"query_labels": np.ones(3), "key_labels": np.ones(N)}, "query_labels must have shape"),
+    ({"group_size": 0}, "group_size must be at least 1, got 0"),
+    ({"block_size": -1}, "block_size must be at least 1, got -1"),
+    ({"key_labels": np.arange(N)}, "query_labels and key_labels belong together"),
     ({"query_ids": np.arange(BATCH)}, "give both or neither"),
     ({"key_ids": np.arange(N)}, "give both or neither"),
 ])

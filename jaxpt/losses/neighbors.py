@@ -7,10 +7,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpt import knn
+from jaxpt.losses import neighbors_dense, neighbors_streamed
 from jaxpt.losses import similarity as sim
 
 NO_POSITIVE = ("nearest", "drop", "floor")
+NEIGHBOR_FORMS = ("auto", "dense", "streamed")
+DENSE_MEMORY = 2048  # keys up to which "auto" is dense
+LARGEST_MATRIX = 2**28  # similarities, 1 GiB, up to which it is where it must be
 
 
 class NeighborStats(NamedTuple):
@@ -29,7 +32,7 @@ class NeighborStats(NamedTuple):
 
 def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_ids=None,
          key_ids=None, key_mask=None, no_positive="nearest", gate=None, balanced=False,
-         robustness=0.0, normalize=True, where=None, axis_name=None):
+         robustness=0.0, normalize=True, where=None, axis_name=None, form="auto", k_max=None):
     """Leave-one-out k-nearest-neighbour loss (LOOK).
 
     The negative log-probability that a softmax-weighted kNN classifier, which may not use the
@@ -61,7 +64,7 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
       keys: float [memory, dim].
       query_labels, key_labels: int [batch], [memory].
       k: neighbours per query, an int, or an int32 scalar or [batch] array that may be traced (a
-        schedule costs no compilation). At least the memory's size means all.
+        schedule costs no compilation, but see ``form``). At least the memory's size means all.
       temperature: τ > 0; 0.1 is jaxpt's default.
       query_ids, key_ids: int [batch], [memory]; keys with the query's id are left out.
       key_mask: bool [memory]; False keys do not exist (empty slots, say).
@@ -81,7 +84,13 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
       where: bool [batch]; False queries get loss 0 and count in no statistic.
       axis_name: where given, the keys of all devices along that axis are gathered first, each
         device passing its own part (its batch, say). A memory that is the same on all devices
-        needs none.
+        needs none. Streamed, the keys stay where they are and only candidates travel.
+      form: "dense" holds a few arrays batch × memory; "streamed" none, forward or backward: blocks
+        of keys are compared one after another and only the neighbours are looked at again
+        (``jaxpt.knn``; reverse mode only). Both agree to rounding. "auto" is dense up to 2,048
+        keys, where k is more than an eighth of the keys and the matrix has at most 2²⁸ entries, and
+        where ``gate`` or a traced k needs it.
+      k_max: static bound of a traced k, with which it can be streamed; a larger k is cut to it.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -89,7 +98,9 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
     Raises:
       TypeError: for integer embeddings.
       ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, gate <= 0, robustness
-        outside 0 … 1, shapes that do not match, or only one of the ids.
+        outside 0 … 1, shapes that do not match, only one of the ids, an unknown form or one that
+        cannot be: "streamed" with a gate or a traced k without ``k_max``, "auto" with either and
+        more than 2²⁸ similarities.
 
     Example:
       Two keys of the query's class at cosine 1 and −1, one of another at 1. The two nearest are
@@ -109,30 +120,32 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
     """
     if isinstance(k, numbers.Real) and not (isinstance(k, numbers.Integral) and k >= 1):
         raise ValueError(f"k must be a whole number of at least 1, got {k}.")
+    if k_max is not None and not (isinstance(k_max, numbers.Integral) and k_max >= 1):
+        raise ValueError(f"k_max must be a whole number of at least 1, got {k_max}.")
     if no_positive not in NO_POSITIVE:
         raise ValueError(f"no_positive must be one of {NO_POSITIVE}, got {no_positive!r}.")
     if isinstance(gate, numbers.Real) and not 0 < gate < math.inf:
         raise ValueError(f"gate must be positive and finite, got {gate}.")
     if not 0 <= robustness <= 1:
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
-    s, same, candidates, *of_keys = _compare(
-        queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name)
-    if balanced:
-        s = s - temperature * jnp.log(_class_counts(*of_keys))
-    neighbors = knn.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
-    positives = neighbors & same
-    missing = ~jnp.any(positives, axis=-1)
-    log_gate = None if gate is None else _log_gate(s, neighbors, candidates, gate)
-    losses = _soft_knn_loss(s, neighbors, positives, candidates, candidates & same, missing,
-                            temperature, no_positive, log_gate)
+    common = _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, {
+        "query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where})
+    memory = _memory(keys, axis_name)
+    k_max = k if isinstance(k, numbers.Integral) else k_max
+    form = _choose_form(form, queries.shape[0], memory, k_max, gate)
+    common |= {"k": k, "no_positive": no_positive, "balanced": balanced}
+    if form == "dense":
+        losses, missing, purity = neighbors_dense.look(gate=gate, **common)
+    else:
+        losses, missing, purity = neighbors_streamed.look(
+            k_max=min(int(k_max), memory), **common)
     if robustness:
         losses = -jnp.expm1(-robustness * losses) / robustness
-    return _finish(losses, missing, neighbors, positives, where)
+    return _finish(losses, missing, purity, where)
 
 
 def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=None, key_ids=None,
-        key_mask=None, normalize=True, where=None, axis_name=None):
+        key_mask=None, normalize=True, where=None, axis_name=None, form="auto"):
     """Neighbourhood components analysis, also called soft nearest-neighbour loss or SNCA.
 
     ``look`` with all keys as neighbours: −log Σ_{same class} e^{s/τ} / Σ_{all} e^{s/τ}, the query
@@ -144,7 +157,8 @@ def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=N
 
     Args:
       queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name: as for ``look``.
+        normalize, where, axis_name, form: as for ``look``; streamed, all keys are read in blocks
+        twice, once for the gradient.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -164,91 +178,66 @@ def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=N
       Goldberger et al., NIPS 2004; Wu et al., "Improving generalization via scalable neighborhood
       component analysis", ECCV 2018.
     """
-    s, same, candidates, *_ = _compare(
-        queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name)
-    positives = candidates & same
-    missing = ~jnp.any(positives, axis=-1)
-    losses = _soft_knn_loss(s, candidates, positives, candidates, positives, missing, temperature,
-                            "drop")
-    return _finish(losses, missing, candidates, positives, where)
+    common = _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, {
+        "query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where})
+    form = _choose_form(form, queries.shape[0], _memory(keys, axis_name), 1)
+    of_form = neighbors_dense.nca if form == "dense" else neighbors_streamed.nca
+    return _finish(*of_form(**common), where)
 
 
-def _compare(queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-             normalize, where, axis_name):
-    """After all checks: similarities, same-label mask and candidate mask, each [batch, memory],
-    and the labels and the mask [memory] of the keys of all devices."""
+def _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, optional):
+    """After all checks: the arguments that all forms of both losses take, arrays of NumPy too."""
     sim.check_embeddings("queries", queries)
     sim.check_keys("queries", queries, keys)
     sim.check_temperature(temperature)
     sim.check_rows("query_labels", query_labels, queries.shape[0])
     sim.check_rows("key_labels", key_labels, keys.shape[0])
-    sim.check_rows("key_mask", key_mask, keys.shape[0])
-    sim.check_rows("where", where, queries.shape[0])
-    keys, key_labels, key_ids, key_mask = (
-        sim.gather(x, axis_name) for x in (keys, key_labels, key_ids, key_mask))
-    s = sim.similarities(sim.rows(queries, normalize, where),
-                         jax.lax.stop_gradient(sim.rows(keys, normalize, key_mask)))
-    candidates = sim.candidates(s.shape, query_ids, key_ids, key_mask)
-    return s, query_labels[:, None] == key_labels[None, :], candidates, key_labels, key_mask
+    sim.check_rows("where", optional["where"], queries.shape[0])
+    sim.check_ids((queries.shape[0], keys.shape[0]),
+                  *(optional[name] for name in ("query_ids", "key_ids", "key_mask")))
+    arrays = {"queries": queries, "keys": keys, "query_labels": query_labels,
+              "key_labels": key_labels, **optional}
+    return jax.tree.map(jnp.asarray, arrays) | {
+        "temperature": temperature, "normalize": normalize, "axis_name": axis_name}
 
 
-def _class_counts(labels, mask):
-    """How many keys have each key's class: float32 [memory]."""
-    mask = jnp.ones(labels.shape, bool) if mask is None else mask
-    in_order = jnp.sort(labels)
-    before = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32),
-                                         mask[jnp.argsort(labels)].astype(jnp.int32)]))
-    count = (before[jnp.searchsorted(in_order, labels, side="right")]
-             - before[jnp.searchsorted(in_order, labels, side="left")])
-    return jnp.maximum(count, 1).astype(jnp.float32)  # 1 where all keys of the class are masked
+def _memory(keys, axis_name):
+    """How many keys all devices have."""
+    return keys.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
 
 
-def _log_gate(s, neighbors, candidates, gate):
-    """log σ(gate · (s − edge)); 0 where all candidates are neighbours, so that there is no edge."""
-    last = jnp.min(s, axis=-1, where=neighbors, initial=jnp.inf)
-    following = jnp.max(s, axis=-1, where=candidates & ~neighbors, initial=-jnp.inf)
-    has_edge = jnp.isfinite(following)
-    edge = jax.lax.stop_gradient(jnp.where(has_edge, (last + following) / 2, 0.0))
-    return jnp.where(has_edge[:, None], jax.nn.log_sigmoid(gate * (s - edge[:, None])), 0.0)
+def _choose_form(form, batch, memory, k_max, gate=None):
+    """"dense" or "streamed" for ``form``, or an error where that form cannot be.
 
-
-def _soft_knn_loss(s, neighbors, positives, candidates, same_class, missing, temperature,
-                   no_positive, log_gate=None):
-    """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, and the remedy where positives miss.
-
-    With ``log_gate`` all candidates are neighbours, each with the weight of its gate.
+    ``k_max`` is None where k has no bound that is known when tracing.
     """
-    logits = s / temperature
-    missing_loss = 0.0
-    if no_positive == "nearest":
-        nearest = same_class & (jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1)[:, None]
-                                == jnp.arange(s.shape[1])[None, :])
-        nearest &= missing[:, None]
-        # Where a positive is among the neighbours nothing changes: the masks stay as they are.
-        neighbors, positives = neighbors | nearest, positives | nearest
-        missing = ~jnp.any(positives, axis=-1)
-        log_gate = None if log_gate is None else jnp.where(nearest, 0.0, log_gate)
-    if no_positive == "floor":
-        furthest = jnp.min(logits, axis=-1, where=neighbors, initial=jnp.inf)
-        has_neighbor = jnp.any(neighbors, axis=-1)
-        furthest = jax.lax.stop_gradient(jnp.where(has_neighbor, furthest, 0.0))
-    if log_gate is not None:
-        logits, neighbors, positives = logits + log_gate, candidates, same_class
-    total = sim.masked_logsumexp(logits, neighbors)
-    if no_positive == "floor":
-        missing_loss = jnp.where(has_neighbor, total - furthest, 0.0)
-    losses = total - sim.masked_logsumexp(logits, positives)
-    # Rounding could leave a loss a hair below zero.
-    return jnp.where(missing, missing_loss, jnp.maximum(losses, 0.0))
+    if form not in NEIGHBOR_FORMS:
+        raise ValueError(f"form must be one of {NEIGHBOR_FORMS}, got {form!r}.")
+    fits = batch * memory <= LARGEST_MATRIX
+    if form == "auto":
+        dense_only = gate is not None or k_max is None
+        small = memory <= DENSE_MEMORY or (fits and k_max is not None and 8 * k_max > memory)
+        form = "dense" if dense_only or small else "streamed"
+        if dense_only and not fits:
+            form_needs = "gate weighs every key" if gate is not None else "k is traced"
+            raise ValueError(
+                f"{form_needs}, which takes a matrix of {batch} × {memory} similarities, more than "
+                f"{LARGEST_MATRIX}: use a smaller memory or batch, "
+                + ("no gate" if gate is not None else "an int k, or k_max")
+                + ", or form=\"dense\" to insist.")
+    elif form == "streamed" and gate is not None:
+        raise ValueError("gate weighs every key: it needs form \"dense\" or \"auto\".")
+    elif form == "streamed" and k_max is None:
+        raise ValueError("a traced k needs k_max, the largest that it will be, in form "
+                         "\"streamed\".")
+    return form
 
 
-def _finish(losses, missing, neighbors, positives, where):
-    share = jnp.sum(positives, axis=-1) / jnp.maximum(jnp.sum(neighbors, axis=-1), 1)
+def _finish(losses, missing, purity, where):
     stats = NeighborStats(
         no_positive=sim.masked_mean(missing, where),
         zero_loss=sim.masked_mean(losses == 0, where),
-        purity=sim.masked_mean(share, where))
+        purity=sim.masked_mean(purity, where))
     if where is not None:
         losses = jnp.where(where, losses, 0.0)
     return losses, jax.lax.stop_gradient(stats)

@@ -64,17 +64,22 @@ def candidates(shape, query_ids, key_ids, key_mask) -> jax.Array:
     Raises:
       ValueError: where only one of the ids is given, or a length does not match.
     """
-    check_rows("query_ids", query_ids, shape[0])
-    check_rows("key_ids", key_ids, shape[1])
-    check_rows("key_mask", key_mask, shape[1])
-    if (query_ids is None) != (key_ids is None):
-        raise ValueError("query_ids and key_ids belong together: give both or neither.")
+    check_ids(shape, query_ids, key_ids, key_mask)
     allowed = jnp.ones(shape, bool)
     if key_mask is not None:
         allowed &= key_mask[None, :]
     if query_ids is not None:
         allowed &= query_ids[:, None] != key_ids[None, :]
     return allowed
+
+
+def check_ids(shape, query_ids, key_ids, key_mask) -> None:
+    """Raises where only one of the ids is given, or a length does not match [batch, memory]."""
+    check_rows("query_ids", query_ids, shape[0])
+    check_rows("key_ids", key_ids, shape[1])
+    check_rows("key_mask", key_mask, shape[1])
+    if (query_ids is None) != (key_ids is None):
+        raise ValueError("query_ids and key_ids belong together: give both or neither.")
 
 
 def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:

@@ -68,12 +68,13 @@ def check(config) -> None:
 def k_schedule(config, steps, memory_size: int):
     """k over the steps: from the whole memory down to ``config.k``, geometrically.
 
-    ``config.k_warmup`` is the duration of the way down; "0 steps" is ``config.k`` throughout. The
-    result is traced, so the schedule compiles once.
+    ``config.k_warmup`` is the duration of the way down; "0 steps" is ``config.k`` throughout, a
+    number known when compiling, so that the loss may take the form for large memories. A schedule
+    is traced: it compiles once, and takes the dense form.
     """
     duration = steps(config.k_warmup)
     if duration == 0:
-        return lambda step: jnp.asarray(config.k, jnp.int32)
+        return lambda step: config.k
     start = jnp.log(float(max(memory_size, config.k)))
     end = jnp.log(float(config.k))
 

@@ -1,0 +1,103 @@
+"""What others would write for the same: LOOK by torch's matmul and topk, kNN by faiss.
+
+Run by ``benchmarks/neighbors.py`` with a Python that has torch and faiss; needs nothing of jaxpt.
+Arrays and the way of measuring are shared with the other side from here.
+"""
+
+import ctypes
+import gc
+import json
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+TEMPERATURE = 0.1
+
+
+def arrays(n: int, batch: int, dim: int, classes: int) -> dict:
+    """Unit rows of Gaussian noise with labels and ids; the same wherever it runs."""
+    rng = np.random.default_rng(0)
+
+    def unit(rows):
+        vectors = rng.standard_normal((rows, dim), np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    return {"queries": unit(batch), "keys": unit(n),
+            "query_labels": rng.integers(classes, size=batch).astype(np.int32),
+            "key_labels": rng.integers(classes, size=n).astype(np.int32),
+            "query_ids": np.arange(batch, dtype=np.int32), "key_ids": np.arange(n, dtype=np.int32)}
+
+
+def memory(field: str) -> float:
+    """MB of this process now (VmRSS) or at most (VmHWM)."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
+
+
+def measure(function, repeats: int) -> dict:
+    """Seconds of each call after a first one, and MB at most above what was there before."""
+    gc.collect()  # JAX lets go of the NumPy arrays that it copied
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what making the arrays left behind is no room
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory("VmRSS")
+    result = function()
+    seconds = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        result = function()
+        seconds.append(time.perf_counter() - began)
+    return {"seconds": seconds, "extra_mb": memory("VmHWM") - before, "result": result}
+
+
+def look_by_torch(n, batch, dim, k, classes):
+    """Value and gradient of LOOK with loss 0 where no neighbour is a positive."""
+    import torch
+    torch.set_num_threads(2)
+    a = {name: torch.from_numpy(x) for name, x in arrays(n, batch, dim, classes).items()}
+
+    def value_and_gradient():
+        queries = a["queries"].clone().requires_grad_()
+        s = torch.nn.functional.normalize(queries) @ a["keys"].T
+        s = s.masked_fill(a["query_ids"][:, None] == a["key_ids"][None, :], float("-inf"))
+        s, index = torch.topk(s, k)
+        same = a["key_labels"][index] == a["query_labels"][:, None]
+        logits = s / TEMPERATURE
+        loss = torch.logsumexp(logits, 1) - torch.logsumexp(
+            logits.masked_fill(~same, -1e30), 1)
+        loss = torch.where(same.any(1), loss, 0.0).mean()
+        loss.backward()
+        return [loss.item(), queries.grad.norm().item()]
+
+    return value_and_gradient
+
+
+def knn_by_faiss(n, batch, dim, k, classes):
+    """The indices of the k nearest by a flat inner-product index."""
+    import faiss
+    faiss.omp_set_num_threads(2)
+    a = arrays(n, batch, dim, classes)
+    index = faiss.IndexFlatIP(dim)
+    index.add(a.pop("keys"))
+
+    def neighbors():
+        return index.search(a["queries"], k)[1]
+
+    return neighbors
+
+
+def report(functions: dict) -> None:
+    """Measures what the command line names, and prints it as a line of JSON."""
+    what, repeats, shapes, indices = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
+    found = measure(functions[what](**json.loads(shapes)), repeats)
+    result = found.pop("result")
+    if indices:  # too many to print
+        np.save(indices[0], np.asarray(result, np.int32))
+        result = None
+    print(json.dumps(found | {"result": result}))
+
+
+if __name__ == "__main__":
+    report({"look": look_by_torch, "knn": knn_by_faiss})

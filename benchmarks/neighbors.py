@@ -1,0 +1,213 @@
+"""The neighbour engine at full size, beside what others would write for the same.
+
+    python benchmarks/neighbors.py --oracle-python PYTHON
+
+PYTHON has torch and faiss-cpu; without it their columns stay empty. LOOK: 256 queries, the whole
+ImageNet training set as memory, k = 400. kNN: 10,000 queries, 200,000 keys, 512 dimensions, k = 20.
+Both sides of a ratio run in turns, in processes of their own; times are medians, memory is the
+largest that a process held above what it held before the first call. Each part adds a record to
+benchmarks/records/neighbors.jsonl; the table shows the newest of each.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import neighbor_oracles
+import numpy as np
+
+from jaxpt import knn, losses, records
+
+HERE = pathlib.Path(__file__).parent
+RECORDS = HERE / "records" / "neighbors.jsonl"
+LOOK = {"n": 1_281_167, "batch": 256, "dim": 128, "k": 400, "classes": 1000}
+KNN = {"n": 200_000, "batch": 10_000, "dim": 512, "k": 20, "classes": 1000}
+GROWTH = (160_000, 320_000, 640_000, 1_280_000)
+PARTS = ("look", "look_nearest", "knn", "mlp", "resnet", "growth")
+QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
+
+
+def look_by_jaxpt(n, batch, dim, k, classes, no_positive="drop"):
+    """Value and gradient of LOOK."""
+    a = jax.tree.map(jnp.asarray, neighbor_oracles.arrays(n, batch, dim, classes))
+    program = jax.jit(jax.value_and_grad(lambda queries, rest: jnp.mean(losses.look(
+        queries, **rest, k=k, no_positive=no_positive,
+        temperature=neighbor_oracles.TEMPERATURE)[0])))
+    queries = a.pop("queries")
+    program = program.lower(queries, a).compile()
+
+    def value_and_gradient():
+        value, gradient = program(queries, a)
+        return [float(value), float(jnp.linalg.norm(gradient))]
+
+    return value_and_gradient
+
+
+def look_nearest_by_jaxpt(**shapes):
+    """The same with the nearest positive wherever none is among the neighbours."""
+    return look_by_jaxpt(**shapes, no_positive="nearest")
+
+
+def knn_by_jaxpt(n, batch, dim, k, classes):
+    """The indices of the k nearest."""
+    a = neighbor_oracles.arrays(n, batch, dim, classes)
+    keys = jnp.asarray(a.pop("keys"))
+
+    def neighbors():
+        starts = range(0, batch, QUERIES_AT_A_TIME)
+        return np.concatenate([np.asarray(knn.search(
+            jnp.asarray(a["queries"][start:start + QUERIES_AT_A_TIME]), keys, k)[1])
+            for start in starts])
+
+    return neighbors
+
+
+JAXPT = {"look": look_by_jaxpt, "look_nearest": look_nearest_by_jaxpt, "knn": knn_by_jaxpt}
+
+
+def run(python, script, *arguments) -> dict:
+    """What a process of its own prints last, on two cores."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    output = subprocess.run([python, HERE / script, *map(str, arguments)], check=True,
+                            env=environment, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def compared(what, shapes, oracle_python, rounds, repeats, folder=None) -> dict:
+    """Both sides in turns: {side: {"seconds": median, "extra_mb": …, "result": …}}."""
+    sides = {"jaxpt": (sys.executable, "neighbors.py")}
+    if oracle_python:
+        sides["oracle"] = (oracle_python, "neighbor_oracles.py")
+    found = {side: [] for side in sides}
+    for _ in range(rounds):
+        for side, (python, script) in sides.items():
+            saved = [folder / f"{side}.npy"] if folder else []
+            found[side].append(run(python, script, what, repeats, json.dumps(shapes), *saved))
+    return {side: summary(runs) for side, runs in found.items()}
+
+
+def summary(runs) -> dict:
+    """Medians over all calls and over the processes."""
+    return {"seconds": statistics.median(s for r in runs for s in r["seconds"]),
+            "extra_mb": statistics.median(r["extra_mb"] for r in runs),
+            "result": runs[0]["result"]}
+
+
+def growth(repeats) -> dict:
+    """Time and temporaries by the number of keys, and the exponent of a fitted power law."""
+    found = {"n": GROWTH, "seconds": [], "temporaries_mb": []}
+    for n in GROWTH:
+        shapes = LOOK | {"n": n}
+        found["seconds"].append(summary([run(
+            sys.executable, "neighbors.py", "look", repeats, json.dumps(shapes))])["seconds"])
+        found["temporaries_mb"].append(temporaries(**shapes))
+    found["exponent"] = float(np.polyfit(np.log(GROWTH), np.log(found["seconds"]), 1)[0])
+    return found
+
+
+def temporaries(n, batch, dim, k, classes) -> float:
+    """MB of temporaries of value and gradient, by XLA's account."""
+    ints = [jax.ShapeDtypeStruct((rows,), jnp.int32) for rows in (batch, n, batch, n)]
+    floats = [jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, n)]
+    program = jax.value_and_grad(lambda q, z, a, b, i, j: jnp.mean(losses.look(
+        q, z, a, b, k=k, query_ids=i, key_ids=j, no_positive="drop")[0]))
+    compiled = jax.jit(program).lower(*floats, *ints).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / 1e6
+
+
+def markdown(found: list[dict]) -> str:
+    """Ratios, times and floors of the newest record of each part as a table."""
+    newest = {record["part"]: record for record in found}
+    lines = ["| what | jaxpt | beside it | ratio | floor |", "| --- | ---: | ---: | ---: | --- |"]
+
+    def line(what, ours, theirs, unit, digits, floor=""):
+        beside = ratio = ""
+        if theirs is not None:
+            beside, ratio = f"{theirs:,.{digits}f} {unit}", f"{ours / theirs:.3f}"
+        lines.append(f"| {what} | {ours:,.{digits}f} {unit} | {beside} | {ratio} | {floor} |")
+
+    for part, title in ("look", "LOOK, value and gradient, beside torch"), (
+            "knn", "kNN, beside faiss's flat index"):
+        if part in newest:
+            shapes, sides = newest[part]["shapes"], newest[part]["found"]
+            oracle = sides.get("oracle", {})
+            flops = 2 * shapes["batch"] * shapes["n"] * shapes["dim"] / 1e9
+            line(title, sides["jaxpt"]["seconds"], oracle.get("seconds"), "s", 2,
+                 f"{flops:,.0f} GFLOP, {4 * shapes['n'] * shapes['dim'] / 1e6:,.0f} MB of keys")
+            line("– its extra memory", sides["jaxpt"]["extra_mb"], oracle.get("extra_mb"), "MB", 0)
+    if "look_nearest" in newest:
+        line("LOOK with the nearest positive", newest["look_nearest"]["found"]["jaxpt"]["seconds"],
+             None, "s", 2, "twice the operations")
+    for part, what, beside in (
+            ("mlp", "step of a 3-layer MLP: LOOK beside SupMoCo", "sup_moco"),
+            ("resnet", "step of ResNet-18: LOOK beside no memory", "no memory")):
+        if part in newest:
+            times = newest[part]["found"]
+            line(what, times["look"], times[beside], "ms", 1)
+            if "loss alone" in times:
+                line("– the loss by itself", times["loss alone"], times[beside], "ms", 1)
+    if "growth" in newest:
+        g = newest["growth"]["found"]
+        mb = g["temporaries_mb"]
+        lines.append(f"\nOver {g['n'][0]:,} … {g['n'][-1]:,} keys LOOK's time grows as "
+                     f"n^{g['exponent']:.2f}; temporaries are {min(mb):.1f} … {max(mb):.1f} MB.")
+    if "knn" in newest:
+        lines.append(f"\nThe same neighbours as faiss: {newest['knn']['same_neighbors']}.")
+    loads = [record["load"] for record in newest.values()]
+    last = found[-1]
+    lines.append(f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work "
+                 f"on the machine: load {min(loads):.0f} … {max(loads):.0f}.")
+    return "\n".join(lines)
+
+
+def same_neighbors(folder) -> str:
+    """Share of queries with the same set of neighbours on both sides."""
+    if not (folder / "oracle.npy").exists():
+        return "not compared"
+    ours, theirs = (np.sort(np.load(folder / f"{side}.npy"), axis=1)
+                    for side in ("jaxpt", "oracle"))
+    return f"{(ours == theirs).all(axis=1).mean():.4%} of queries"
+
+
+def measured(part, oracle_python, rounds, repeats) -> dict:
+    """What the record of a part holds beside the surroundings."""
+    if part == "knn":
+        with tempfile.TemporaryDirectory() as name:
+            folder = pathlib.Path(name)
+            found = compared("knn", KNN, oracle_python, 1, 1, folder)
+            return {"shapes": KNN, "found": found, "same_neighbors": same_neighbors(folder)}
+    if part == "growth":
+        return {"shapes": LOOK, "found": growth(repeats)}
+    if part in ("mlp", "resnet"):
+        return {"found": run(sys.executable, "neighbor_steps.py", part)}
+    oracle_python = oracle_python if part == "look" else ""
+    return {"shapes": LOOK, "found": compared(part, LOOK, oracle_python, rounds, repeats)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--oracle-python", default="")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    how = parser.parse_args()
+    if not how.oracle_python:
+        print("No --oracle-python: torch and faiss are skipped.")
+    for part in how.parts:
+        record = {"part": part, "rounds": how.rounds, "repeats": how.repeats,
+                  "load": os.getloadavg()[0]}
+        record |= measured(part, how.oracle_python, how.rounds, how.repeats)
+        records.append(RECORDS, record | records.surroundings())
+        print(part, flush=True)
+    print(markdown(records.read(RECORDS)))
+
+
+if __name__ == "__main__":
+    neighbor_oracles.report(JAXPT) if sys.argv[1:2] and sys.argv[1] in JAXPT else main()

@@ -1,0 +1,75 @@
+"""Which entries of a row are the largest: a mask, without sorting."""
+
+import jax
+import jax.numpy as jnp
+
+
+def mask_of_largest(values: jax.Array, k, where: jax.Array) -> jax.Array:
+    """Marks the ``k`` largest entries of every row; ties go to the lower index, as in ``top_k``.
+
+    A search for the k-th largest value by bisection over the bits of the floats: passes of
+    compare-and-count over the rows, at most 32 and usually about half of that. Against
+    ``jax.lax.top_k`` it needs no sort and no gather, and ``k`` may be traced, so a schedule of k
+    does not compile anew.
+
+    Args:
+      values: float32 [batch, n].
+      k: how many; an int, or an int32 scalar or [batch] array that may be traced. Where a row has
+        fewer entries, all are marked.
+      where: bool [batch, n], the entries that count at all.
+
+    Returns:
+      bool [batch, n].
+    """
+    below_all = jnp.iinfo(jnp.int32).min
+    order = jnp.where(where, _ordered_integers(values), below_all)
+    k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), values.shape[:1])
+    k = jnp.minimum(k, jnp.sum(where, axis=-1, dtype=jnp.int32))
+
+    def count(threshold):
+        return jnp.sum(order >= threshold[:, None], axis=-1, dtype=jnp.int32)
+
+    # Invariant: at least k entries are ≥ low, and the threshold sought is ≤ high.
+    low = jnp.min(order, axis=-1, where=where, initial=jnp.iinfo(jnp.int32).max)
+    high = jnp.maximum(jnp.max(order, axis=-1), below_all + 1)
+    threshold = _bisect(low, high, k, count)
+    marked = order >= threshold[:, None]
+    return jax.lax.cond(
+        jnp.any(jnp.sum(marked, axis=-1) > k), _drop_last_ties, lambda *args: args[0],
+        marked, order == threshold[:, None], k)
+
+
+def _ordered_integers(values: jax.Array) -> jax.Array:
+    """Integers in the order of the floats (−0 counts as 0)."""
+    # Not values + 0.0, which XLA simplifies away.
+    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.int32)
+    return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
+
+
+def _bisect(low, high, k, count):
+    """Per row the largest t with count(t) ≥ k, or any t with count(t) = k."""
+
+    def unfinished(carry):
+        low, high, found = carry
+        return jnp.any((low < high) & ~found)
+
+    def halve(carry):
+        low, high, found = carry
+        middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)  # upper mean, no overflow
+        middle = jnp.where(found, low, middle)
+        n = count(middle)
+        enough = n >= k
+        low = jnp.where(enough, middle, low)
+        high = jnp.where(enough | found, high, middle - 1)
+        return low, high, found | (n == k)
+
+    start = low, high, count(low) == k
+    return jax.lax.while_loop(unfinished, halve, start)[0]
+
+
+def _drop_last_ties(marked, at_threshold, k):
+    """Unmarks tied entries from the right until k are left."""
+    tied = marked & at_threshold
+    surplus = jnp.sum(marked, axis=-1) - k
+    rank_from_right = jnp.cumsum(tied[:, ::-1], axis=-1)[:, ::-1]
+    return marked & ~(tied & (rank_from_right <= surplus[:, None]))

@@ -1,0 +1,224 @@
+"""LOOK and NCA without the matrix of similarities: as with it, in bounded memory, over devices."""
+
+import functools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.sharding import PartitionSpec
+from losses.neighbor_cases import BATCH, MEMORY, case, gaussian, masks, padded, rounding
+
+from jaxpt.losses import look, nca, neighbors_streamed
+
+QUERIES, KEYS, DIM = 16, 304, 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """NCA in several blocks and a shorter last one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors_streamed, "NCA_BLOCK", 50)
+        yield
+
+
+def example(seed, nan=False):
+    """Arrays by name: queries without a positive near or anywhere; ids, mask."""
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(9, QUERIES + KEYS, p=np.arange(1, 10) / 45)
+    labels[0] = 10
+    arrays = {"queries": rng.normal(size=(QUERIES, DIM)).astype(np.float32),
+              "keys": rng.normal(size=(KEYS, DIM)).astype(np.float32),
+              "query_labels": labels[:QUERIES], "key_labels": labels[QUERIES:],
+              "query_ids": np.arange(QUERIES), "key_ids": rng.integers(40, size=KEYS),
+              "key_mask": rng.random(KEYS) < 0.8}
+    if nan:
+        arrays["keys"][~arrays["key_mask"]] = np.nan
+    return arrays
+
+
+def program(loss, form, **options):
+    """arrays, temperature → (losses, stats, gradients of the weighted losses by both)."""
+    def total(queries, temperature, rest):
+        losses, stats = loss(queries, temperature=temperature, form=form, **rest, **options)
+        return jnp.sum(losses * (1 + jnp.arange(losses.shape[0]))), (losses, stats)
+
+    @jax.jit
+    def run(arrays, temperature):
+        rest = {name: x for name, x in arrays.items() if name != "queries"}
+        gradients, found = jax.grad(total, (0, 1), has_aux=True)(arrays["queries"], temperature,
+                                                                 rest)
+        return *found, *gradients
+
+    return run
+
+
+def assert_same(one, other, largest_logit=10):
+    """To the rounding of float32 logits."""
+    rounding = 1e-7 * largest_logit
+    for x, y in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=rounding * max(1, np.abs(y).max()))
+
+
+@pytest.mark.parametrize("options", [
+    {"k": 3, "no_positive": "nearest"}, {"k": 3, "no_positive": "drop"},
+    {"k": 3, "no_positive": "floor"}, {"k": 40, "no_positive": "nearest", "normalize": False},
+    {"k": 3, "no_positive": "nearest", "balanced": True, "robustness": 0.5},
+    {"k": 2 * KEYS, "no_positive": "floor", "balanced": True}])
+def test_both_forms_of_look_agree(options):
+    dense, streamed = (program(look, form, **options) for form in ("dense", "streamed"))
+    for seed in range(3):
+        arrays = example(seed, nan=seed == 2)
+        assert_same(streamed(arrays, 0.3), dense(arrays, 0.3))
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_both_forms_of_nca_agree(normalize):
+    dense, streamed = (program(nca, form, normalize=normalize) for form in ("dense", "streamed"))
+    for seed in range(3):
+        arrays = example(seed, nan=seed == 2)
+        for temperature in 0.05, 1.0:
+            assert_same(streamed(arrays, temperature), dense(arrays, temperature),
+                        (1 if normalize else 30) / temperature)
+
+
+@functools.partial(jax.jit, static_argnames=("loss", "options"))
+def with_oracle(arrays, loss, options):
+    return loss(**arrays, form="streamed", **dict(options))
+
+
+@pytest.mark.parametrize("name", ["ties", "zero vectors", "no positive", "huge", "tiny", "bf16"])
+def test_hard_arrays_equal_the_oracle(name):
+    arrays, _ = case(name)
+    for extra in {}, masks():
+        for loss, no_positive in (look, "nearest"), (look, "floor"), (nca, None):
+            options = {"k": 5, "no_positive": no_positive} if loss is look else {}
+            static = tuple({name: x for name, x in options.items() if name != "k"}.items())
+            bound = (("k_max", 5),) if loss is look else ()
+            k = {"k": 5} if loss is look else {}
+            losses, stats = with_oracle(padded(*arrays, **k, **extra, temperature=0.2), loss,
+                                        static + bound)
+            expected, missing, purity = getattr(oracles, loss.__name__)(
+                *arrays, temperature=0.2, **options, **extra)
+            np.testing.assert_allclose(losses, expected, **rounding(arrays, True, 0.2))
+            np.testing.assert_allclose(stats, (missing.mean(), (losses == 0).mean(),
+                                               purity.mean()), rtol=1e-6)
+
+
+def test_a_traced_k_has_a_bound():
+    arrays = gaussian(3)
+    run = jax.jit(lambda k: look(*arrays, k=k, k_max=9, form="streamed")[0])
+    for k in 1, 9, np.arange(1, BATCH + 1):
+        np.testing.assert_allclose(run(k), oracles.look(*arrays, k=k)[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(run(20), oracles.look(*arrays, k=9)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_queries_that_where_leaves_out_have_neither_loss_nor_gradient():
+    arrays, where = example(4), np.arange(QUERIES) % 3 > 0
+    arrays["queries"][~where] = np.nan
+    for loss, options in (look, {"k": 3}), (nca, {}):
+        losses, stats, gradient, _ = program(loss, "streamed", where=where, **options)(arrays, 0.1)
+        dense = program(loss, "dense", where=where, **options)(arrays, 0.1)
+        assert not losses[~where].any() and not gradient[~where].any()
+        assert_same((losses, stats, gradient), dense[:3])
+
+
+@pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
+def test_an_empty_memory_teaches_nothing(loss, options):
+    arrays = example(5) | {"key_mask": np.zeros(KEYS, bool)}
+    losses, stats, gradient, _ = program(loss, "streamed", **options)(arrays, 0.1)
+    np.testing.assert_array_equal(losses, 0)
+    np.testing.assert_array_equal(stats, (1, 1, 0))
+    np.testing.assert_array_equal(gradient, 0)
+
+
+# Over devices
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+@pytest.mark.parametrize("loss, options", [
+    (look, {"k": 4, "no_positive": "nearest", "balanced": True}), (look, {"k": 4}), (nca, {})])
+def test_keys_on_several_devices_give_the_same(loss, options, shards):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:shards]), ("shard",))
+    rows, everywhere = PartitionSpec("shard"), PartitionSpec()
+
+    def of_device(arrays):
+        def total(queries):
+            losses, stats = loss(**arrays | {"queries": queries}, form="streamed",
+                                 axis_name="shard", temperature=0.3, **options)
+            return jnp.sum(losses), (losses, jax.lax.pmean(stats, "shard"))
+        gradient, (losses, stats) = jax.grad(total, has_aux=True)(arrays["queries"])
+        return gradient, losses, stats
+
+    sharded = jax.jit(jax.shard_map(of_device, mesh=mesh, in_specs=rows,
+                                    out_specs=(rows, rows, everywhere), check_vma=False))
+
+    @jax.jit
+    def whole(arrays):
+        def total(queries):
+            losses, stats = loss(**arrays | {"queries": queries}, form="dense", temperature=0.3,
+                                 **options)
+            return jnp.sum(losses), (losses, stats)
+        gradient, found = jax.grad(total, has_aux=True)(arrays["queries"])
+        return gradient, *found
+
+    for seed in range(2):
+        arrays = example(seed)
+        assert_same(sharded(arrays), whole(arrays))
+
+
+# Memory and choice of form
+
+
+@pytest.mark.parametrize("loss, options", [
+    (look, {"k": 10, "balanced": False}), (look, {"k": 10, "no_positive": "drop"}), (nca, {})])
+def test_temporaries_do_not_grow_with_the_memory(loss, options):
+    def temporaries(n):
+        def total(q, z, a, b):
+            return loss(q, z, a, b, **options)[0].sum()
+        arrays = (jax.ShapeDtypeStruct(*x) for x in (
+            ((16, 8), jnp.float32), ((n, 8), jnp.float32), ((16,), jnp.int32), ((n,), jnp.int32)))
+        compiled = jax.jit(jax.grad(total)).lower(*arrays).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    few, many = temporaries(4 * 2**17 + 5), temporaries(8 * 2**17 + 5)
+    # Where each of NCA's tiny blocks begins is all that grows.
+    assert many - few <= 0.1 * 4 * 2**17 and many < 4 * 16 * 2**17
+
+
+def is_streamed(loss, batch, memory, **options):
+    shapes = (((batch, 2), jnp.float32), ((memory, 2), jnp.float32), ((batch,), int),
+              ((memory,), int))
+    program = jax.make_jaxpr(lambda *a: loss(*a, **options)[0])(
+        *(jax.ShapeDtypeStruct(*x) for x in shapes))
+    return "custom_vjp" in str(program)
+
+
+def test_the_form_goes_by_the_shapes():
+    traced = jnp.int32(3)
+    assert not is_streamed(look, 4, 2048, k=3) and is_streamed(look, 4, 2049, k=3)
+    assert not is_streamed(nca, 4, 2048) and is_streamed(nca, 4, 2049)
+    assert is_streamed(look, 4, 4000, k=500) and not is_streamed(look, 4, 4000, k=501)
+    assert is_streamed(look, 2**10, 2**18 + 1, k=2**17)  # the matrix would be too large
+    assert not is_streamed(look, 4, 4000, k=traced)
+    assert is_streamed(look, 4, 4000, k=traced, k_max=9)
+    assert not is_streamed(look, 4, 4000, k=3, gate=2.0)
+    assert not is_streamed(look, 2**10, 2**18 + 1, k=3, form="dense")
+    assert is_streamed(look, 4, 10, k=3, form="streamed")
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"form": "sparse"}, "form must be one of ('auto', 'dense', 'streamed'), got 'sparse'"),
+    ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
+    ({"form": "streamed", "k": jnp.int32(3)}, "a traced k needs k_max"),
+    ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
+    ({"gate": 1.0, "keys": 2**26}, "gate weighs every key, which takes a matrix of 7 × 67108864"),
+    ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which takes a matrix of 7 × 67108864")])
+def test_a_form_that_cannot_be_is_named(options, message):
+    n = options.pop("keys", MEMORY)
+    shapes = (jax.ShapeDtypeStruct((BATCH, 2), jnp.float32), jax.ShapeDtypeStruct(
+        (n, 2), jnp.float32), jax.ShapeDtypeStruct((BATCH,), int), jax.ShapeDtypeStruct((n,), int))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        jax.eval_shape(lambda *a: look(*a, **{"k": 3} | options)[0], *shapes)
