@@ -151,7 +151,7 @@ def agreement(grid, name, x, labels, test, test_labels):
     found, peer = logistic.fit(x, labels, 10, grid), Peer(x, labels)
     excess, moved = [], []
     for i in range(len(grid))[::-1]:
-        _, value, model = peer.fit(grid[i], 1e-9, 20_000)
+        _, value, model = peer.fit(grid[i], 1e-8, 20_000)
         peer.keep(model)
         ours = np.argmax(test @ found.weights[i] + found.bias[i], axis=1)
         excess.append(objective(x, labels, found.weights[i], found.bias[i], grid[i]) / value - 1)

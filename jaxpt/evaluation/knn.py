@@ -8,8 +8,6 @@ from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_split
 from jaxpt.losses.similarity import unit_vectors
 
-EQUAL = 1e-12  # votes that differ by a smaller share are equal
-
 
 def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
                  temperature: float = 0.07, train_ids=None, test_ids=None,
@@ -58,12 +56,11 @@ def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
         require(not alone.any(), f"the query in row {start + np.argmax(alone)} has no neighbour: "
                 "every example of the bank has its id.")
         # Relative to the nearest: the common factor changes no winner, and with a small τ the
-        # exponentials neither overflow nor all vanish. In float64, on the host: the order of a sum
-        # shows in its last digits, and votes that differ there alone are equal.
+        # exponentials neither overflow nor all vanish. Each class sums from near to far, so that
+        # equal neighbours make equal votes to the last digit.
         near, index = np.asarray(near, np.float64), np.asarray(index)
         weight = np.exp((near - near[:, :1]) / temperature)  # exp(−∞) where none is left
         votes = np.zeros((len(near), len(classes)))
         np.add.at(votes, (np.arange(len(near))[:, None], targets[index]), weight)
-        equal = votes >= (1 - EQUAL) * votes.max(axis=1, keepdims=True)
-        predictions.append(np.argmax(equal, axis=1))
+        predictions.append(np.argmax(votes, axis=1))
     return classes[np.concatenate(predictions)].astype(np.int32)

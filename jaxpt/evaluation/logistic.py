@@ -10,7 +10,7 @@ makes few iterations do:
   (I − 11ᵀ/C) times the same. So L-BFGS starts every direction from a diagonal: the penalty plus the
   mean of p(1 − p) of each class at the current weights.
 * Logits are linear in W: the line search costs no matrix product, an iteration two.
-* Strengths are solved in groups, strong to weak, each started from the one before.
+* Strengths are solved in groups, strong to weak, each started from the ones before.
 
 Large problems run in float32 first and are finished in float64. The loss is taken relative to the
 logit of the right class, so that it keeps its digits where a separable set drives it to zero.
@@ -110,7 +110,7 @@ def fit(features, targets, classes: int, l2_grid, *, tolerance: float = 1e-9,
             strengths = l2_grid[order[first:first + size]]
             padded = np.pad(strengths, (0, size - len(strengths)), mode="edge")
             solved = _solve(problem, padded, start, entropy, tolerance, max_iterations)
-            start = np.repeat(solved.weights[:, -1:], size, axis=1)
+            start = _ahead(padded, solved.weights, l2_grid[order[first + size:first + 2 * size]])
             parts.append([field[:len(strengths)] for field in (
                 np.moveaxis(solved.weights, 1, 0), solved.value,
                 solved.gap / _at_stake(solved.value, entropy),
@@ -161,6 +161,16 @@ def _group_size(rows, directions, classes, strengths):
     most = max(1, min(COLUMNS // classes, GROUP_BYTES // a_strength, strengths))
     groups = -(-strengths // most)
     return -(-strengths // groups)  # even groups: no more than one strength is solved in vain
+
+
+def _ahead(l2, weights, following):
+    """Where to start the following strengths: on the line through the last two, in log l2."""
+    last, size = weights[:, -1], len(l2)
+    slope = np.zeros_like(last)
+    if size > 1 and l2[-2] > l2[-1]:
+        slope = (last - weights[:, -2]) / np.log(l2[-2] / l2[-1])
+    following = np.pad(np.append(l2[-1:], following), (0, size - len(following)), mode="edge")[1:]
+    return last[:, None] + slope[:, None] * np.log(l2[-1] / following)[:, None]
 
 
 def _at_stake(value, entropy):
@@ -312,34 +322,32 @@ def _remember(state, step, change):
 
 
 def _line_search(logits, change, one_hot, slope, linear, quadratic):
-    """Newton's method on the length of the step, kept between lengths known to be short and long.
+    """Regula falsi on the slope along a step, which only rises with the length.
 
     Along the step the penalty's slope is ``linear`` + length · ``quadratic``.
 
     Returns:
       (length [G], whether it was found [G], losses [G], residuals [n, G, C] at it).
     """
-    def evaluate(length):
-        losses, residuals = _losses(logits + length[:, None] * change, one_hot)
-        p = jnp.where(one_hot, 1 + residuals, residuals)
-        mean = jnp.sum(p * change, axis=-1, keepdims=True)
-        first = jnp.mean(jnp.sum(residuals * change, axis=-1), axis=0)
-        second = jnp.mean(jnp.sum(p * (change - mean) ** 2, axis=-1), axis=0)
-        return losses, residuals, first + linear + length * quadratic, second + quadratic
-
     def visit(carry):
-        length, low, high, _, count, *_ = carry
-        losses, residuals, first, second = evaluate(length)
-        found = jnp.abs(first) <= ACCEPTED * jnp.abs(slope)
-        low, high = jnp.where(first < 0, length, low), jnp.where(first > 0, length, high)
-        newton = jnp.minimum(length - first / second, 10 * length)
-        inside = (newton > low) & (newton < high)
-        halfway = jnp.where(jnp.isinf(high), 2 * length, (low + high) / 2)
-        following = jnp.where(found, length, jnp.where(inside, newton, halfway))
-        return following, low, high, found, count + 1, length, losses, residuals
+        length, (low, low_slope), (high, high_slope), _, count, *_ = carry
+        losses, residuals = _losses(logits + length[:, None] * change, one_hot)
+        here = (jnp.mean(jnp.sum(residuals * change, axis=-1), axis=0) + linear
+                + length * quadratic)
+        found = jnp.abs(here) <= ACCEPTED * jnp.abs(slope)
+        beyond = length - here * (length - low) / jnp.maximum(here - low_slope, 1e-30)
+        short = here < 0
+        low, low_slope = jnp.where(short, length, low), jnp.where(short, here, low_slope)
+        high, high_slope = jnp.where(short, high, length), jnp.where(short, high_slope, here)
+        share = jnp.where(count % 3 == 2, 0.5, -low_slope / (high_slope - low_slope))
+        following = jnp.where(jnp.isinf(high), jnp.clip(beyond, 1.1 * length, 10 * length),
+                              low + share * (high - low))
+        return (jnp.where(found, length, following), (low, low_slope), (high, high_slope), found,
+                count + 1, length, losses, residuals)
 
     one = jnp.ones_like(slope)
-    start = (one, 0 * one, jnp.inf * one, one < 0, 0, one, one, jnp.zeros_like(logits))
-    _, _, _, found, _, length, losses, residuals = jax.lax.while_loop(
+    start = (one, (0 * one, slope), (jnp.inf * one, one), one < 0, 0, one, one,
+             jnp.zeros_like(logits))
+    *_, found, _, length, losses, residuals = jax.lax.while_loop(
         lambda carry: jnp.any(~carry[3]) & (carry[4] < EVALUATIONS), visit, start)
     return length, found, losses, residuals
