@@ -82,6 +82,19 @@ def test_large_problems_in_float32_first_end_at_the_same_place(monkeypatch):
     assert (mixed.objective != double.objective).any()
 
 
+def test_float32_keeps_the_small_digits_of_what_is_almost_certain():
+    lead = np.array([-30.0, -1, 0, 1, 10, 30, 60])  # of the right class over the next
+    logits = np.stack([lead, 0 * lead, 0 * lead - 3], axis=-1)[:, None] + 5
+    one_hot = np.broadcast_to(np.arange(3) == 0, (7, 1, 3))
+    others = np.exp(-lead) * (1 + np.exp(-3))
+    for i in range(7):
+        loss, residuals = logistic._losses(np.float32(logits[i:i + 1]), one_hot[i:i + 1])
+        np.testing.assert_allclose(loss, [np.log1p(others[i])], rtol=1e-5)
+        np.testing.assert_allclose(residuals[0, 0, 0], -others[i] / (1 + others[i]), rtol=1e-5)
+        np.testing.assert_allclose(residuals[0, 0, 1], np.exp(-lead[i]) / (1 + others[i]),
+                                   rtol=1e-5)
+
+
 def test_groups_do_not_matter(monkeypatch):
     x, labels, *_ = mixture()
     together = logistic.fit(x, labels, 5, GRID[::4])
