@@ -152,6 +152,13 @@ def test_two_points_have_a_closed_form():
     assert found.objective[0] == pytest.approx(np.log1p(np.exp(-w)) + l2 * w**2 / 4, rel=1e-9)
 
 
+def test_a_strength_may_come_twice(monkeypatch):
+    monkeypatch.setattr(logistic, "COLUMNS", 10)  # groups of two
+    x, labels, *_ = mixture()
+    once, twice = (logistic.fit(x, labels, 5, grid) for grid in ([1.0, 0.1], [1, 1, 0.1, 0.1]))
+    np.testing.assert_allclose(twice.objective, np.repeat(once.objective, 2), rtol=1e-7)
+
+
 def test_the_order_of_rows_does_not_matter():
     x, labels, *_ = mixture()
     order = np.random.default_rng(2).permutation(300)
