@@ -183,6 +183,13 @@ def test_a_share_holds_out_that_part_of_every_class():
     assert not same(probe(validation=0.2), probe(validation=0.3))
 
 
+def test_a_share_leaves_one_example_of_every_class():
+    x, labels = blobs(classes=(0, 1, 2))
+    few = np.r_[0:31, 60:90]  # one of class 1
+    found = linear_probe(x[few], labels[few], x, labels, validation=0.9, l2_grid=[0.1])
+    assert found.classes.tolist() == [0, 1, 2]
+
+
 def same(a, b):
     return a.l2 == b.l2 and (a.scores == b.scores).all() and list(a.validation_accuracy) == list(
         b.validation_accuracy)

@@ -82,6 +82,19 @@ def test_large_problems_in_float32_first_end_at_the_same_place(monkeypatch):
     assert (mixed.objective != double.objective).any()
 
 
+def test_float32_keeps_the_small_digits_of_what_is_almost_certain():
+    lead = np.array([-30.0, -1, 0, 1, 10, 30, 60])  # of the right class over the next
+    logits = np.stack([lead, 0 * lead, 0 * lead - 3], axis=-1)[:, None] + 5
+    one_hot = np.broadcast_to(np.arange(3) == 0, (7, 1, 3))
+    others = np.exp(-lead) * (1 + np.exp(-3))
+    for i in range(7):
+        loss, residuals = logistic._losses(np.float32(logits[i:i + 1]), one_hot[i:i + 1])
+        np.testing.assert_allclose(loss, [np.log1p(others[i])], rtol=1e-5)
+        np.testing.assert_allclose(residuals[0, 0, 0], -others[i] / (1 + others[i]), rtol=1e-5)
+        np.testing.assert_allclose(residuals[0, 0, 1], np.exp(-lead[i]) / (1 + others[i]),
+                                   rtol=1e-5)
+
+
 def test_groups_do_not_matter(monkeypatch):
     x, labels, *_ = mixture()
     together = logistic.fit(x, labels, 5, GRID[::4])
@@ -137,6 +150,13 @@ def test_two_points_have_a_closed_form():
     found = logistic.fit([[1.0], [-1.0]], np.array([0, 1]), 2, [l2])
     np.testing.assert_allclose(found.weights[0], [[w / 2, -w / 2]], rtol=1e-4)
     assert found.objective[0] == pytest.approx(np.log1p(np.exp(-w)) + l2 * w**2 / 4, rel=1e-9)
+
+
+def test_a_strength_may_come_twice(monkeypatch):
+    monkeypatch.setattr(logistic, "COLUMNS", 10)  # groups of two
+    x, labels, *_ = mixture()
+    once, twice = (logistic.fit(x, labels, 5, grid) for grid in ([1.0, 0.1], [1, 1, 0.1, 0.1]))
+    np.testing.assert_allclose(twice.objective, np.repeat(once.objective, 2), rtol=1e-7)
 
 
 def test_the_order_of_rows_does_not_matter():
