@@ -74,6 +74,7 @@ class Peer:
 
     def __init__(self, x, labels):
         self.x, self.labels, self.start = np.asarray(x, np.float64), labels, None
+        self.tolerances = TOLERANCES
 
     def fit(self, l2, tol, iterations):
         """(seconds, objective, model), started from the last fit that was kept."""
@@ -89,10 +90,12 @@ class Peer:
 
     def careful(self, l2, best):
         """The loosest tolerance that is good enough, and what it took."""
-        for tol in TOLERANCES:
+        for tol in self.tolerances:
             seconds, value, model = self.fit(l2, tol, 20_000)
             if value <= best * (1 + WITHIN):
                 break
+        # A weaker strength never did with a looser one, so that need not be tried.
+        self.tolerances = self.tolerances[self.tolerances.index(tol):]
         self.keep(model)
         return {"l2": float(l2), "tol": tol, "seconds": seconds.tolist(), "objective": float(value),
                 "iterations": int(model.n_iter_[0])}, model
