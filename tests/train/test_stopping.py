@@ -8,16 +8,10 @@ import threading
 import time
 
 import pytest
+from waiting import wait_for
 
 from jaxpt.train import stopping
 from jaxpt.train.stopping import Stopped, StopRequest
-
-
-def wait_for(condition, seconds=10.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come"
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("number, name", [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "SIGINT")])
