@@ -185,7 +185,7 @@ def _named(source, models, fields) -> ml_collections.ConfigDict:
     """The data config of a set by name; its label map is that of a model pre-trained on it."""
     config = _of_set(defaults.get_config().data)
     config.source = source
-    if source.removeprefix("protocol:") in protocols.PROTOCOLS:
+    if source.removeprefix(protocols.PREFIX) in protocols.PROTOCOLS:
         config.image_size = 0  # the protocol's
     for model in models:
         if model.config is not None and model.config.data.source == source:
@@ -232,8 +232,8 @@ def _measured(jobs, part, cache, strict, quiet):
         line = live.add_task("", total=len(jobs))
         for _, of_set in itertools.groupby(jobs, key=lambda job: job.data):
             of_set = list(of_set)
-            bench = FrozenSet(of_set[0].data, part=part, metric=_metric(of_set[0].data.source),
-                              cache=cache)
+            data = of_set[0].data
+            bench = FrozenSet(data, part=part, metric=protocols.metric_of(data.source), cache=cache)
             for job in of_set:
                 live.update(line, description=str(job))
                 try:
@@ -246,18 +246,12 @@ def _measured(jobs, part, cache, strict, quiet):
                 live.advance(line)
 
 
-def _metric(source: str) -> str:
-    """Of the set's protocol; top-1 where it has none."""
-    protocol = protocols.PROTOCOLS.get(source.removeprefix("protocol:"))
-    return protocol.metric if protocol else "top1"
-
-
 def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
     measured = _measure(job, bench)
     model, evaluator = job.model, suites.EVALUATORS[job.evaluator]
     stated = evaluator.stated | job.constants
     if job.evaluator == "linear":
-        stated |= {"metric": _metric(job.data.source)}
+        stated |= {"metric": protocols.metric_of(job.data.source)}
     record = {
         "key": job.key, "label": model.label, "method": model.method, "seed": model.seed,
         "data": bench.dataset.name, "part": part, "evaluator": job.evaluator,

@@ -11,12 +11,13 @@ import ml_collections
 import numpy as np
 import optax
 
-from jaxpt import losses, models, recipe
+from jaxpt import losses, models
 from jaxpt.backbones import Backbone
 from jaxpt.data import augment, mixup, sources
 from jaxpt.data.resident import Resident, gather, rows_of_step
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
+from jaxpt.evaluation.metrics import METRICS
 from jaxpt.models.inputs import resize
 from jaxpt.train import layerwise, schedules
 from jaxpt.train import optimizer as optimizers
@@ -232,4 +233,4 @@ def accuracy(task: Task, state: FinetuneState, split: sources.Split) -> float:
     params, stats = jax.device_get(variables)
     logits = extract(task.encoder, params, stats, split.images, what="output",
                      batch_size=task.config.batch_size)
-    return recipe.METRICS[task.config.metric](np.argmax(logits, axis=1), split.labels)
+    return METRICS[task.config.metric](np.argmax(logits, axis=1), split.labels)

@@ -84,7 +84,7 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     train = train_split(config, dataset)
     method, durations = prepare(config, dataset)
     state = devices.replicate(init_state(method, config, train.images))
-    data = resident(config, dataset, devices)
+    data = resident(config, dataset, train, devices)
     with contextlib.ExitStack() as stack:
         checkpointer = writer = None
         if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
@@ -113,9 +113,9 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     return Trained(method.encoder, state, log.history)
 
 
-def resident(config, dataset: sources.Dataset, devices: Devices) -> Resident:
-    """The images to train on, on every device."""
-    train = train_split(config, dataset)
+def resident(config, dataset: sources.Dataset, train: sources.Split,
+             devices: Devices) -> Resident:
+    """The images to train on, ``train_split``'s, on every device."""
     return devices.replicate(Resident(train.images, dataset.coarse(train.labels), train.ids,
                                       np.int32(config.seed)))
 
@@ -133,7 +133,7 @@ def _open_folder(stack, workdir, config, durations, resume) -> Checkpointer:
     checkpointer = Checkpointer(
         workdir, keep=config.keep_checkpoints, best=config.keep_best,
         stop_on_failure=config.stop_on_save_failure,
-        about={"config": config.to_dict(), "batch_size": config.batch_size})
+        about={"config": config.to_dict()})
     stack.callback(checkpointer.close)
     if jax.process_index() == 0:
         workdirs.claim(workdir, config, changes)
@@ -234,7 +234,8 @@ def _train(state, data, start, method, devices, config, durations, monitor, log,
     step_fn = devices.map(lambda state, data, rows: guard(state, gather(data, rows)))
     n_examples = data.image.shape[0]
     score = checkpointer.score(start) if checkpointer and start else None
-    _stop_before_steps(stop, start, durations)
+    if start < durations.total:
+        _stop_before_steps(stop, start)
     for step in range(start + 1, durations.total + 1):
         rows = rows_of_step(step - 1, config.batch_size, n=n_examples, seed=config.seed)
         state, metrics = step_fn(state, data, devices.split(rows))
@@ -258,10 +259,10 @@ def _train(state, data, start, method, devices, config, durations, monitor, log,
     return state
 
 
-def _stop_before_steps(stop, start, durations):
-    reason = stop.before_steps() if stop and start < durations.total else ""
+def _stop_before_steps(stop, done: int):
+    reason = stop.before_steps() if stop else ""
     if reason:
-        raise Stopped(start, reason)
+        raise Stopped(done, reason)
 
 
 def _fill_memory(method, devices, state, data, config, n_examples, stop):
@@ -272,8 +273,7 @@ def _fill_memory(method, devices, state, data, config, n_examples, stop):
     batches = (-(-n_examples // config.batch_size) if config.memory_kind == "bank"
                else min(config.memory, n_examples) // config.batch_size)
     for i in range(batches):
-        if stop and stop.before_steps():
-            raise Stopped(0, stop.before_steps())
+        _stop_before_steps(stop, 0)
         rows = rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)
         rows = rows._replace(epoch=np.full(config.batch_size, FILL_EPOCH, np.int32))
         state, _ = fill(state, data, devices.split(rows))

@@ -15,9 +15,8 @@ import ml_collections
 from jaxpt import models
 from jaxpt.data import augment, protocols, sources
 from jaxpt.errors import require
-from jaxpt.evaluation.metrics import mean_per_class_accuracy, top1
+from jaxpt.evaluation.metrics import METRICS
 
-METRICS = {"top1": top1, "mean_per_class": mean_per_class_accuracy}
 SCHEDULES = ("cosine", "steps")
 UNSET = ("", -1)  # what a field says that is left to the rule
 SMALL_AREA = 96 * 96

@@ -46,7 +46,7 @@ def run(workdir: str | os.PathLike) -> str:
     rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
     lengths = _feature_lengths(method.encoder, config, before, split, rows)
     step_fn = devices.map(lambda state, data, rows: method.step(state, gather(data, rows)))
-    after, metrics = step_fn(before, pretrain.resident(config, dataset, devices),
+    after, metrics = step_fn(before, pretrain.resident(config, dataset, split, devices),
                              devices.split(rows))
     return "\n".join([
         f"step {step + 1} again, from {kept}",

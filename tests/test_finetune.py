@@ -10,15 +10,14 @@ import numpy as np
 import optax
 import pytest
 
-from jaxpt import backbones, finetune, losses, models, recipe
+from jaxpt import backbones, finetune, models, recipe
 from jaxpt.configs.pretrain import digits
-from jaxpt.configs.transfer import bit, defaults
-from jaxpt.data import augment, mixup, sources
+from jaxpt.configs.transfer import defaults
+from jaxpt.data import augment, sources
 from jaxpt.data.batch import Batch
-from jaxpt.data.resident import Rows, rows_of_step
+from jaxpt.data.resident import rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.evaluation.features import extract
-from jaxpt.train import layerwise, schedules
 from jaxpt.train.parallel import Devices
 
 MODEL = {"name": "small_cnn", "norm": "batch", "dtype": "float32", "normalisation": "",
@@ -84,28 +83,6 @@ def test_every_head_learns(head, layers, start, dataset):
     assert finetune.accuracy(task, state, dataset.test) > 0.7  # chance is 0.1
 
 
-def test_the_spinal_head_is_the_papers_formula():
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(3, 7)).astype(np.float32)
-    head = models.SpinalClassifier(width=4, classes=2)
-    params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32),
-                          head.init(jax.random.key(0), x, False)["params"])
-
-    def layer(name, *inputs):
-        p = params[name]
-        return np.maximum(np.concatenate(inputs, axis=1) @ p["kernel"] + p["bias"], 0)
-
-    a, b = x[:, :3], x[:, 3:]
-    h1 = layer("Dense_0", a)
-    h2 = layer("Dense_1", b, h1)
-    h3 = layer("Dense_2", a, h2)
-    h4 = layer("Dense_3", b, h3)
-    out = params["Classifier_0"]["Dense_0"]
-    wanted = np.concatenate([h1, h2, h3, h4], axis=1) @ out["kernel"] + out["bias"]
-    np.testing.assert_allclose(head.apply({"params": params}, x, False), wanted, rtol=1e-4,
-                               atol=1e-5)
-
-
 def test_the_head_comes_from_the_seed(start, dataset):
     task = task_of(start, dataset, **{"head.name": "mlp"})
     first, again, other = (task.variables(seed)[0] for seed in (0, 0, 1))
@@ -147,50 +124,6 @@ def test_frozen_parts_are_in_evaluation_mode(start, dataset):
     assert optax.tree.norm(gradients["backbone"]) == 0  # so that clipping does not count them
     whole = models.encode(task_of(start, dataset).encoder, params, stats, images, train=True)
     assert np.abs(whole.features - encoded.features).max() > 0.1
-
-
-@pytest.mark.parametrize("frozen", [0, 1, 3, 5])
-def test_a_resnet_freezes_from_the_stem_upwards(frozen):
-    network = models.resnet.ResNet((1, 1, 1, 1), models.resnet.BasicBlock, stem="small", width=8)
-    images = np.random.default_rng(0).normal(size=(4, 16, 16, 3)).astype(np.float32)
-    variables = network.init(jax.random.key(0), images, False)
-    # Blocks start as the identity; with no zeros every part has a gradient.
-    params = jax.tree.map(lambda p: p + 0.1, variables["params"])
-
-    def loss(params):
-        (features, _), changed = network.clone(frozen=frozen).apply(
-            {"params": params, "batch_stats": variables["batch_stats"]}, images, True,
-            mutable=["batch_stats"])
-        return jnp.sum(features ** 2), changed["batch_stats"]
-
-    gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
-    depths = layerwise.depths({"backbone": params})["backbone"]
-    for name, part in gradients.items():
-        depth, = set(jax.tree.leaves(depths[name]))
-        assert (float(optax.tree.norm(part)) > 0) == (depth >= frozen), name
-        if name in stats:
-            change = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), stats[name],
-                                  variables["batch_stats"][name])
-            assert (max(jax.tree.leaves(change)) > 0) == (depth >= frozen), name
-
-
-def test_depths_of_known_networks():
-    names = {"conv_stem": 0, "norm_stem": 0, "stage1_block2": 1, "stage4_block1": 4}
-    tree = {"backbone": {name: {"w": 0} for name in names}, "head": {"w": 0}}
-    wanted = {"backbone": {name: {"w": depth} for name, depth in names.items()}, "head": {"w": 5}}
-    assert layerwise.depths(tree) == wanted
-    assert layerwise.parts_of(tree) == 5
-    cnn = {"backbone": {"Conv_0": 0, "BatchNorm_0": 0, "Conv_3": 0}, "head": 0}
-    assert layerwise.depths(cnn) == {"backbone": {"Conv_0": 0, "BatchNorm_0": 0, "Conv_3": 3},
-                                     "head": 4}
-    vit = {"backbone": dict.fromkeys(["embedding", "pos_embed", "block0", "block11", "norm"], 0)}
-    assert list(layerwise.depths(vit)["backbone"].values()) == [0, 0, 0, 11, 11]
-
-
-def test_rates_fall_towards_the_images():
-    tree = {"backbone": {"Conv_0": 0, "Conv_1": 0, "Conv_2": 0}, "head": 0}
-    assert layerwise.rates(tree, decay=0.5, frozen=1) == {
-        "backbone": {"Conv_0": 0.0, "Conv_1": 0.25, "Conv_2": 0.5}, "head": 1.0}
 
 
 def test_layer_decay_scales_every_update_of_the_step(start, dataset):
@@ -334,62 +267,6 @@ def test_evaluation_resizes_to_the_crop(start, dataset):
     logits = models.encode(encoder, state.params, state.batch_stats, images, train=False).output
     assert finetune.accuracy(task, state, dataset.test) == np.mean(
         np.argmax(logits, axis=1) == dataset.test.labels)
-
-
-def test_mixed_labels_in_closed_form():
-    rows = Rows(np.array([4, 7, 9], np.int32), np.array([0, 0, 1], np.int32))
-    pairs = mixup.pairs(rows, alpha=0.4, seed=5, step=2)
-    share = np.random.default_rng((5, 2, 1)).beta(0.4, 0.4)
-    np.testing.assert_array_equal(pairs.partners.index, [7, 9, 4])
-    np.testing.assert_array_equal(pairs.partners.epoch, [0, 1, 0])
-    np.testing.assert_allclose(pairs.share, [share] * 3, rtol=1e-6)
-    assert mixup.pairs(rows, alpha=0.0, seed=5, step=2) == (rows, None, None)
-    logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
-    own, other = (losses.cross_entropy(logits, jnp.array([label])) for label in (0, 1))
-    np.testing.assert_allclose(  # λ log 2 + (1 − λ) log 4
-        mixup.mix(jnp.array([0.3]), own, other), [0.3 * math.log(2) + 0.7 * math.log(4)],
-        rtol=1e-5)
-    images = mixup.mix(jnp.array([0.25, 1.0]), jnp.full((2, 2, 2, 1), 4.0), jnp.zeros((2, 2, 2, 1)))
-    np.testing.assert_array_equal(images[:, 0, 0, 0], [1.0, 4.0])
-
-
-def test_step_decay():
-    schedule = schedules.step_decay(2.0, total_steps=10, warmup_steps=2, at=(0.3, 0.6, 0.9),
-                                    factor=0.1)
-    np.testing.assert_allclose([schedule(i) for i in range(10)], [
-        0, 1, 2, 0.2, 0.2, 0.2, 0.02, 0.02, 0.02, 0.002], rtol=1e-5)
-    plain = schedules.step_decay(2.0, total_steps=10, warmup_steps=0, at=(0.1,), factor=0.5)
-    assert [float(plain(i)) for i in range(3)] == [2, 1, 1]
-
-
-@pytest.mark.parametrize(("examples", "side", "wanted"), [
-    (1, 32, (160, 128, "500 steps", "100 steps", 0.0)),
-    (19_999, 95, (160, 128, "500 steps", "100 steps", 0.0)),
-    (20_000, 96, (512, 480, "10000 steps", "500 steps", 0.1)),
-    (499_999, 224, (512, 480, "10000 steps", "500 steps", 0.1)),
-    (500_000, 32, (160, 128, "20000 steps", "500 steps", 0.1)),
-])
-def test_the_hyper_rule(examples, side, wanted):
-    assert recipe.bit(examples=examples, height=side, width=side) == wanted
-
-
-def test_the_hyper_rule_goes_by_the_area():
-    assert recipe.bit(examples=1, height=48, width=191).crop == 128
-    assert recipe.bit(examples=1, height=48, width=192).crop == 480
-
-
-def test_the_rule_fills_only_what_is_left_to_it(dataset):
-    config = recipe.resolve(bit.get_config(), dataset)
-    assert (config.resize, config.crop, config.duration, config.warmup, config.mixup) == (
-        160, 128, "500 steps", "100 steps", 0.0)
-    assert config.optimizer.name == "sgd" and config.learning_rates == (0.003,)
-    assert config.schedule.at == (0.3, 0.6, 0.9)
-    config = bit.get_config()
-    config.update(resize=10, crop=8, mixup=0.0, duration="7 steps")
-    config = recipe.resolve(config, dataset._replace(trainval=dataset.trainval._replace(
-        images=np.broadcast_to(np.uint8(0), (20_000, 8, 8, 1)))))
-    assert (config.resize, config.crop, config.duration, config.warmup, config.mixup) == (
-        10, 8, "7 steps", "500 steps", 0.0)
 
 
 def test_the_setting_is_chosen_on_validation_and_refitted_on_all(monkeypatch, dataset):

@@ -6,10 +6,10 @@ from jaxpt.evaluation.few_shot import episodes as mean_of_episodes
 from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.evaluation.linear import linear_probe
-from jaxpt.evaluation.metrics import top1
+from jaxpt.evaluation.metrics import METRICS, top1
 from jaxpt.evaluation.multi_label import multi_label_probe
 from jaxpt.evaluation.retrieval import retrieval as rank_gallery
-from jaxpt.evaluation.task import METRICS, Measured, Task, some_rows
+from jaxpt.evaluation.task import Measured, Task, some_rows
 
 
 def knn(task: Task, *, k: int, temperature: float) -> Measured:

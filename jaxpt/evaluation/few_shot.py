@@ -7,6 +7,7 @@ import numpy as np
 from jaxpt.errors import require
 from jaxpt.evaluation import logistic
 from jaxpt.evaluation.checks import check_features, check_known, check_split
+from jaxpt.evaluation.vectors import unit_rows
 
 
 class Episodes(NamedTuple):
@@ -114,7 +115,7 @@ def episodes(features, labels, *, ways: int = 5, shots: int = 1, queries: int = 
             f"{len(classes)}.")
     _check_counts(f"{shots} shots and {queries} queries", shots + queries, classes, counts)
     members = [np.flatnonzero(labels == c) for c in classes]
-    features, predict = _unit(features), {"centroid": _centroid, "logistic": _logistic}[head]
+    features, predict = unit_rows(features), {"centroid": _centroid, "logistic": _logistic}[head]
     targets, accuracies = np.arange(ways), []
     for episode in range(count):
         rng = np.random.default_rng((seed, episode))
@@ -133,11 +134,6 @@ def _check_counts(wanted, needed, classes, counts):
             f"{classes[np.argmin(counts)]} has {counts.min()}.")
 
 
-def _unit(features):
-    features = np.asarray(features, np.float64)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
-
-
 def _ridge(features, targets, queries, classes, l2):
     mean, scale = features.mean(0), features.std(0) + 1e-5
 
@@ -153,8 +149,8 @@ def _ridge(features, targets, queries, classes, l2):
 
 def _logistic(features, targets, queries, classes, l2):
     l2 = 1 / len(features) if l2 is None else l2
-    found = logistic.fit(_unit(features), targets, classes, [l2])
-    return np.argmax(_unit(queries) @ found.weights[0] + found.bias[0], axis=1)
+    found = logistic.fit(unit_rows(features), targets, classes, [l2])
+    return np.argmax(unit_rows(queries) @ found.weights[0] + found.bias[0], axis=1)
 
 
 def _centroid(features, targets, queries, classes, l2):

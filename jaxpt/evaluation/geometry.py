@@ -5,6 +5,7 @@ from scipy.special import logsumexp
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
+from jaxpt.evaluation.vectors import unit_rows
 
 
 def class_separation(features, labels) -> float:
@@ -19,7 +20,7 @@ def class_separation(features, labels) -> float:
       labels: int [n].
     """
     check_features("", features, labels)
-    unit = _unit(features)
+    unit = unit_rows(features)
     means = np.stack([unit[labels == c].mean(axis=0) for c in np.unique(labels)])
     within = 1 - np.mean(np.sum(means**2, axis=1))
     total = 1 - np.sum(means.mean(axis=0) ** 2)
@@ -38,7 +39,7 @@ def fine_purity(features, coarse, fine, *, k: int = 20) -> float:
     check_features("", features, coarse)
     check_features("", features, fine)
     require(k >= 1, f"k must be at least 1, got {k}.")
-    unit = _unit(features)
+    unit = unit_rows(features)
     agreement = []
     for c in np.unique(coarse):
         members = np.flatnonzero(coarse == c)
@@ -60,7 +61,7 @@ def effective_rank(features, labels) -> float:
       labels: int [n].
     """
     check_features("", features, labels)
-    unit = _unit(features)
+    unit = unit_rows(features)
     ranks = []
     for c in np.unique(labels):
         members = unit[labels == c]
@@ -93,7 +94,7 @@ def alignment(first, second, power: float = 2) -> float:
     require(np.shape(first) == np.shape(second), "positive pairs need two arrays of one shape, got "
             f"{list(np.shape(first))} and {list(np.shape(second))}.")
     require(power > 0, f"power must be positive, got {power}.")
-    return float(np.mean(np.linalg.norm(_unit(first) - _unit(second), axis=1) ** power))
+    return float(np.mean(np.linalg.norm(unit_rows(first) - unit_rows(second), axis=1) ** power))
 
 
 def uniformity(features, t: float = 2, *, batch_size: int = 1024) -> float:
@@ -116,7 +117,7 @@ def uniformity(features, t: float = 2, *, batch_size: int = 1024) -> float:
       -2.0
     """
     check_features("", features)
-    unit = _unit(features)
+    unit = unit_rows(features)
     require(len(unit) > 1, "uniformity is a mean over pairs: give at least two rows, got 1.")
     require(t > 0, f"t must be positive, got {t}.")
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
@@ -203,8 +204,3 @@ def class_means(features, labels):
     features = np.asarray(features, np.float64)
     return classes, index, np.stack([features[index == c].mean(axis=0)
                                      for c in range(len(classes))])
-
-
-def _unit(features):
-    features = np.asarray(features, np.float64)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpt.data.dataset import validation_mask
 from jaxpt.errors import require
 from jaxpt.evaluation import logistic
 from jaxpt.evaluation.checks import check_known, check_split
@@ -85,7 +86,7 @@ def linear_probe(train_features, train_labels, test_features, test_labels, *, va
             "validation: none is left to fit on.")
 
     def fit(rows, strengths):
-        scale = _standardize if standardize else _as_it_is
+        scale = standardization if standardize else _as_it_is
         apply = scale(train_features[rows])
         return apply, logistic.fit(apply(train_features[rows]), targets[rows], len(classes),
                                    strengths, tolerance=tolerance, max_iterations=max_iterations)
@@ -119,10 +120,7 @@ def _held_out(validation, labels):
     if np.ndim(validation) == 0 and not isinstance(validation, (bool, np.bool_)):
         require(0 < validation < 1, "validation must be a share between 0 and 1 or a mask of "
                 f"{rows} rows, got {validation}.")
-        rng, mask = np.random.default_rng(0), np.zeros(rows, bool)
-        for label in np.unique(labels):
-            members = rng.permutation(np.flatnonzero(labels == label))
-            mask[members[:min(round(validation * len(members)), len(members) - 1)]] = True
+        mask = validation_mask(labels, validation)
     else:
         mask = np.asarray(validation)
         require(mask.shape == (rows,), f"validation must have shape {[rows]}, got "
@@ -134,7 +132,8 @@ def _held_out(validation, labels):
     return mask
 
 
-def _standardize(features):
+def standardization(features):
+    """The function that scales columns by the mean and deviation of these; [n, dim] → [n, dim]."""
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale < 1e-6 * max(scale.max(), 1e-30), 1.0, scale)  # constant columns
     return lambda z: (z - mean) / scale

@@ -149,3 +149,6 @@ def _eleven_points(name, scores, positive):
     precision = found / np.arange(1, len(found) + 1)
     # In whole numbers: 3 of 10 must reach the recall 0.3, which 3·0.1 in floating point exceeds.
     return np.mean([precision[10 * found >= r * total].max() for r in range(11)])
+
+
+METRICS = {"top1": top1, "mean_per_class": mean_per_class_accuracy}  # of one label an image

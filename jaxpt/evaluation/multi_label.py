@@ -7,6 +7,7 @@ import numpy as np
 from jaxpt.errors import require
 from jaxpt.evaluation import logistic
 from jaxpt.evaluation.checks import check_split
+from jaxpt.evaluation.linear import standardization
 from jaxpt.evaluation.metrics import voc07_map
 
 
@@ -86,9 +87,8 @@ def _targets(name, features, targets, difficult):
 
 def _scores(features, targets, difficult, queries, l2_grid) -> np.ndarray:
     """float64 [strengths, queries, classes]."""
-    mean, scale = features.mean(axis=0), features.std(axis=0)
-    scale = np.where(scale < 1e-6 * max(scale.max(), 1e-30), 1.0, scale)  # constant columns
-    x, z = (features - mean) / scale, (np.asarray(queries, np.float64) - mean) / scale
+    apply = standardization(features)
+    x, z = apply(features), apply(np.asarray(queries, np.float64))
     columns = []
     for c, (positive, kept) in enumerate(zip(targets.T, ~difficult.T)):
         require(len(np.unique(positive[kept])) == 2, f"class {c} has no "

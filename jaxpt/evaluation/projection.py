@@ -9,6 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
+from jaxpt.evaluation.vectors import unit_rows
 
 
 class Projection(NamedTuple):
@@ -43,8 +44,7 @@ def project(features, rows, left, *, perplexity: float, seed: int = 0) -> Projec
     require(len(rows) >= 3 and np.shape(features)[1] >= 2, "a map needs at least three examples of "
             f"two features, got {len(rows)} of {np.shape(features)[1]}.")
     require(bool(np.any(left)), "no example is named to lie on the left.")
-    unit = np.asarray(features, np.float64)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-30)
+    unit = unit_rows(features)
     require(bool(np.ptp(unit, axis=0).any()), "all features point the same way: there is no map.")
     pca = PCA(2, svd_solver="full").fit(unit)
     plane = pca.transform(unit[rows])

@@ -6,6 +6,7 @@ import numpy as np
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features, check_split
+from jaxpt.evaluation.vectors import unit_rows
 
 # Equal rows differ by rounding in a matrix product, and collapsed features are full of equal rows.
 DECIMALS = 12
@@ -67,7 +68,7 @@ def retrieval(features, labels, *, query_features=None, query_labels=None, ids=N
         query_features, query_labels, query_ids = features, labels, ids
     check_split(features, labels, query_features, query_labels)
     _check_ids(ids, len(features), query_ids, len(query_features))
-    gallery, queries = _unit(features), _unit(query_features)
+    gallery, queries = unit_rows(features), unit_rows(query_features)
     first, precision = [], []
     for start in range(0, len(queries), batch_size):
         rows = slice(start, start + batch_size)
@@ -93,11 +94,6 @@ def _check_ids(ids, rows, query_ids, query_rows):
     for name, given, expected in ("ids", ids, rows), ("query_ids", query_ids, query_rows):
         require(given is None or np.shape(given) == (expected,),
                 f"{name} must have shape [{expected}], got {list(np.shape(given))}.")
-
-
-def _unit(features):
-    features = np.asarray(features, np.float64)
-    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
 
 
 def _ranked(cosine, relevant):

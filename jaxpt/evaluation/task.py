@@ -7,10 +7,9 @@ import numpy as np
 from jaxpt.data.sources import Dataset, Split, validation_mask
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_split
-from jaxpt.evaluation.metrics import mean_per_class_accuracy, top1
+from jaxpt.evaluation.metrics import METRICS
 
 PARTS = ("validation", "test")
-METRICS = {"top1": top1, "mean_per_class": mean_per_class_accuracy}
 MULTI_LABEL = "voc07_map"  # the metric of sets with several labels an image
 
 

@@ -6,6 +6,8 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from jaxpt import knn
+
 
 def unit_vectors(vectors: jax.Array) -> jax.Array:
     """Float32 rows of length one; a zero row stays zero, and its gradient is zero.
@@ -113,9 +115,7 @@ def masked_mean(values: jax.Array, where: jax.Array | None) -> jax.Array:
 
 def gather(array: jax.Array | None, axis_name) -> jax.Array | None:
     """The rows of all devices along a named axis, in device order; the array itself without one."""
-    if axis_name is None or array is None:
-        return array
-    return jax.lax.all_gather(array, axis_name, tiled=True)
+    return None if array is None else knn.of_all_devices(array, axis_name)
 
 
 def own_rows(rows: int, axis_name) -> jax.Array:

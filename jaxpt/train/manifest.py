@@ -11,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from jaxpt.errors import InputError
+from jaxpt.train.files import write_anew
 
 FILE = "manifest.json"
 FORMAT = 1  # of checkpoints: the next one that old code cannot read gets the next number
@@ -25,10 +26,8 @@ def write(folder: epath.Path, about: dict[str, Any]) -> None:
       about: what else it says, as JSON: step, config, versions.
     """
     content = {"format": FORMAT, **about, "files": _sums(folder)}
-    temporary = folder / f".{FILE}.tmp"
-    temporary.write_text(json.dumps(content | {"sha256": _own_sum(content)}, indent=1,
-                                    default=list))
-    temporary.replace(folder / FILE)
+    write_anew(folder / FILE, json.dumps(content | {"sha256": _own_sum(content)}, indent=1,
+                                         default=list))
 
 
 def fault(folder: epath.Path) -> str:

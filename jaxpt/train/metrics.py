@@ -10,6 +10,8 @@ from typing import Any
 
 from etils import epath
 
+from jaxpt.train.files import write_anew
+
 FILE = "metrics.jsonl"
 
 
@@ -125,17 +127,6 @@ def _append(path: epath.Path, text: str) -> None:
         except OSError:
             os.truncate(path, size)
             raise
-
-
-def write_anew(path: epath.Path, text: str) -> None:
-    """In one move, so that a kill or a full disk leaves the old file or the new one."""
-    temporary = path.parent / f".{path.name}.tmp"
-    try:
-        temporary.write_text(text)
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _whole_lines(path: epath.Path, last_step: int) -> list[str]:

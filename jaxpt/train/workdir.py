@@ -10,7 +10,8 @@ import ml_collections
 from etils import epath
 
 from jaxpt.errors import InputError, require
-from jaxpt.train import checkpoint, metrics
+from jaxpt.train import checkpoint
+from jaxpt.train.files import write_anew
 
 CONFIG, CHANGES = "config.json", "config_changes.jsonl"
 # What may differ between a run and its resumption without a word, since it changes no result.
@@ -76,8 +77,8 @@ def claim(workdir: str | os.PathLike, config, changes: list[str]) -> None:
             line = json.dumps({"date": datetime.date.today().isoformat(),
                                "after_step": checkpoint.newest(workdir), "changes": changes})
             before = (path / CHANGES).read_text() if (path / CHANGES).exists() else ""
-            metrics.write_anew(path / CHANGES, before + line + "\n")
-        metrics.write_anew(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+            write_anew(path / CHANGES, before + line + "\n")
+        write_anew(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
         raise _unwritable(workdir, error) from error
 
