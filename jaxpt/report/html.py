@@ -72,8 +72,7 @@ def write_report(records: Sequence[dict[str, Any]], out: str | os.PathLike,
     if features is None:
         labels = {label for results in sets for label in results.methods}
         features = {label: feature_files.load(page.parent, label) for label in sorted(labels)}
-    kept = [{label: projected for label, projected in _kept_maps(results, features).items()}
-            for results in sets]
+    kept = [_kept_maps(results, features) for results in sets]
     files = {page: render(sets, kept).encode()}
     pictured = next(((r, m) for r, m in zip(sets, kept) if m), None)
     if pictured:

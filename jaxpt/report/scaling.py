@@ -42,6 +42,12 @@ class Curve(NamedTuple):
 
 def curves(results: Results, metric: Metric) -> dict[str, Curve]:
     """By label, where a scaling study measured the metric at two sizes or more."""
+    return {label: Curve(sizes, errors, _fit(sizes, errors))
+            for label, (sizes, errors) in _errors(results, metric).items()}
+
+
+def _errors(results, metric):
+    """(sizes, errors) of each label's curve, without the fit, which takes a bootstrap."""
     found = {}
     for label in results.methods:
         by_size: dict[int, dict[int, float]] = {}
@@ -54,7 +60,7 @@ def curves(results: Results, metric: Metric) -> dict[str, Curve]:
         if len(by_size) > 1 and seeds:
             sizes = np.array(sorted(by_size))
             errors = np.array([[by_size[n][s] for s in sorted(seeds)] for n in sizes])
-            found[label] = Curve(sizes, errors, _fit(sizes, errors))
+            found[label] = sizes, errors
     return found
 
 
@@ -67,7 +73,7 @@ def _fit(sizes, errors):
 
 def metrics(results: Results) -> list[Metric]:
     """Those that the study has curves of."""
-    return [metric for metric in SUMMARY if curves(results, metric)]
+    return [metric for metric in SUMMARY if _errors(results, metric)]
 
 
 def plots(results: Results) -> list[Markup]:
