@@ -1,36 +1,42 @@
 """The command ``jaxpt``: reads flags, calls one function, turns bad input into one sentence."""
 
 import argparse
-import ast
-import difflib
-import functools
-import importlib.resources
-import inspect
+import collections
 import pathlib
-import runpy
 import sys
-import traceback
 
-from jaxpt import __version__
+from jaxpt import __version__, config_files
 from jaxpt.errors import InputError, RunError, require
+from jaxpt.train import distributed
 
 BAD_INPUT = 2
+FOUND = 3  # a check found something
 SKIPPED = 3  # a part of what was asked for could not be had
-OPEN = "model.options."  # what may be there depends on the network, which checks it
+ALONE = ("demo", "scaling", "transfer", "evaluate", "replay")  # one process each
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status, 2 for bad input."""
+    status = _run(argv)
+    distributed.leave(status)
+    return status
+
+
+def _run(argv):
     parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
-        takes_config = args.command in ("pretrain", "scaling", "transfer")
+        # Configs of data show are those of pre-training.
+        kind = "pretrain" if args.run is _data_show else args.command
+        takes_config = kind in ("pretrain", "scaling", "transfer")
         if rest and not takes_config:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         if args.command == "scaling":
-            args.configs = _read_configs(args.config, args.methods, rest)
+            args.configs = config_files.read_of_methods(args.config, args.methods, rest)
         elif takes_config:
-            args.config = _read_config(args.command, args.config, rest)
+            args.config = config_files.read(kind, args.config, rest)
+        if args.command in ALONE:
+            distributed.require_alone(args.command)
         return args.run(args) or 0
     except InputError as error:
         print(f"jaxpt {args.command}: {error}", file=sys.stderr)
@@ -61,7 +67,20 @@ def _parser():
                           help="refuse a workdir that holds a run, rather than go on with it")
     pretrain.add_argument("--max-minutes", type=float, default=0.0, metavar="M",
                           help="save and stop, with status 75, before M minutes are over")
+    for name, metavar, text in (("coordinator", "HOST:PORT", "address of process 0"),
+                                ("processes", "N", "how many processes are this run"),
+                                ("process", "I", "which of them, from 0, this one is")):
+        pretrain.add_argument(f"--{name}", metavar=metavar, help=f"{text}; default: as the "
+                              "environment, SLURM, Open MPI or the TPU pod slice says")
     pretrain.set_defaults(run=_pretrain)
+    launch = commands.add_parser(
+        "launch", help="one pre-training run as several processes on this machine")
+    launch.add_argument("--processes", type=int, default=2, metavar="N", help="how many (2)")
+    launch.add_argument("--devices-per-process", type=int, default=1, metavar="D",
+                        help="virtual devices of each on CPUs, devices of each on GPUs (1)")
+    launch.add_argument("argv", nargs=argparse.REMAINDER, metavar="pretrain …",
+                        help="the command with its arguments")
+    launch.set_defaults(run=_launch)
     replay = commands.add_parser(
         "replay", help="make again the step at which a run's numbers stopped being finite")
     replay.add_argument("workdir", help="folder of the run")
@@ -86,6 +105,7 @@ def _parser():
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
     _evaluate_command(commands)
+    _data_command(commands)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
     report.add_argument("records", nargs="+", metavar="RECORDS",
                         help="files of records (JSON lines), of any command and any sets")
@@ -112,7 +132,8 @@ def _evaluate_command(commands):
                           help="sets to measure on; default: the set of pre-training")
     for name, type_, text in (("path", str, "folder or file of the set"),
                               ("image_size", int, "side of its images, pixels"),
-                              ("label_map", str, "fine, halves, parity or fashion5"),
+                              ("label_map", str,
+                               "fine, halves, parity, fashion5, level:K or FILE.csv"),
                               ("limit", int, "only so many of its training images")):
         evaluate.add_argument(f"--{name}", type=type_, help=f"{text}; default: as pre-trained on")
     evaluate.add_argument("--part", default="test", choices=("test", "validation"),
@@ -128,6 +149,24 @@ def _evaluate_command(commands):
     evaluate.set_defaults(run=_evaluate)
 
 
+def _data_command(commands):
+    data = commands.add_parser("data", help="look at images before they are trained on")
+    subcommands = data.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    check = subcommands.add_parser(
+        "check", help="unreadable, mislabelled and duplicate files of a folder of images",
+        epilog=f"Exit status 0: nothing was found; {FOUND}: something was.")
+    check.add_argument("folder", help="class folders, train and test parts of them, or a list "
+                       "file, as pre-training with data.source=folder takes them")
+    check.set_defaults(run=_data_check)
+    show = _config_command(
+        subcommands, "show", "a picture of examples with their augmented views, and counts",
+        "pretrain/digits.py:look", kind="pretrain")
+    show.add_argument("--out", default="sheet.png", help="the picture (default sheet.png)")
+    show.add_argument("--examples", type=int, default=8, help="rows of the picture (default 8)")
+    show.add_argument("--epoch", type=int, default=0, help="whose views are shown (default 0)")
+    show.set_defaults(run=_data_show)
+
+
 def _whole_numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
@@ -138,98 +177,10 @@ def _config_command(commands, name, text, example, kind=None):
         description=f"{text[0].upper()}{text[1:]}.",
         epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
                "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
-               + "\n  ".join(_installed_configs(kind or name)))
+               + "\n  ".join(config_files.installed(kind or name)))
     command.add_argument("--config", default=example, metavar="FILE[:VARIANT]",
                          help=f"a Python file with get_config(variant); default {example}")
     return command
-
-
-def _installed_configs(kind: str) -> list[str]:
-    folder = importlib.resources.files("jaxpt.configs") / kind
-    return sorted(f"{kind}/{file.name}" for file in folder.iterdir()
-                  if file.name.endswith(".py") and file.name != "__init__.py")
-
-
-def _read_config(command: str, name: str, overrides: list[str]):
-    """The config that ``FILE:VARIANT`` gives, with ``--config.x=y`` applied and type-checked."""
-    from absl import flags
-    from ml_collections import config_flags
-
-    config = _load_config(command, *name.partition(":")[::2])
-    for word in overrides:
-        require(word.startswith("--config."),
-                f"unknown argument {word!r}; see jaxpt {command} --help.")
-        key, equals, value = word.removeprefix("--config.").partition("=")
-        require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
-        if key.startswith(OPEN):
-            _set_option(config, key, value)
-        _check_key(config, key)
-    values = flags.FlagValues()
-    try:
-        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
-        values([command, *overrides])
-        return values.config
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
-
-
-def _read_configs(name: str, methods: str, overrides: list[str]) -> dict:
-    """By method, the config that its variant gives, with the overrides applied to all."""
-    path, _, variant = name.partition(":")
-    return {method: _read_config("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}",
-                                 overrides) for method in filter(None, methods.split(","))}
-
-
-def _load_config(command: str, path: str, variant: str):
-    installed = pathlib.Path(str(importlib.resources.files("jaxpt.configs"))) / path
-    file = next((f for f in (pathlib.Path(path), installed) if f.is_file()), None)
-    require(file is not None, f"--config: no file {path!r} here or among those that come with "
-            f"jaxpt ({', '.join(_installed_configs(command))}).")
-    get_config = _run_config(file).get("get_config")
-    require(get_config is not None, f"--config: {path} has no function get_config.")
-    require(not variant or bool(inspect.signature(get_config).parameters),
-            f"--config: {path} has no variants, got {variant!r}.")
-    return get_config(variant) if variant else get_config()
-
-
-def _run_config(file: pathlib.Path) -> dict:
-    """What a config file defines. A config is code: run only those that you trust."""
-    try:
-        return runpy.run_path(str(file))
-    except InputError:
-        raise
-    except Exception as error:  # whatever a user's file may raise
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        where = "" if isinstance(error, SyntaxError) else f", line {line}"
-        raise InputError(f"--config: {file}{where} fails with {type(error).__name__}: "
-                         f"{error}.") from error
-
-
-def _set_option(config, key: str, text: str) -> None:
-    """Gives an open part of the config a field that it need not have, so that it can be set."""
-    *path, name = key.split(".")
-    _check_key(config, ".".join(path))
-    part = functools.reduce(lambda here, step: here[step], path, config)
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        value = text
-    with part.unlocked(), part.ignore_type():
-        part[name] = value
-
-
-def _check_key(config, key: str) -> None:
-    """Raises InputError, with the nearest name, where a dotted key is not in the config."""
-    here, walked = config, []
-    for part in key.split("."):
-        names = list(here) if hasattr(here, "keys") else []
-        if part not in names:
-            near = difflib.get_close_matches(part, names, 1)
-            hint = f"did you mean {'.'.join(walked + near)!r}?" if near else (
-                f"{'.'.join(walked) or 'it'} has {', '.join(names) or 'no fields'}.")
-            raise InputError(f"the config has no field {key!r}: {hint}")
-        walked.append(part)
-        here = here[part]
 
 
 def _demo(args):
@@ -248,13 +199,21 @@ def _pretrain(args):
     use_compile_cache()
     require(bool(args.workdir), "--workdir must not be empty.")
     try:
-        pretrain.run(args.config, args.workdir, resume=not args.noresume,
-                     max_minutes=args.max_minutes)
+        with distributed.joined(args.coordinator, args.processes, args.process):
+            pretrain.run(args.config, args.workdir, resume=not args.noresume,
+                         max_minutes=args.max_minutes)
     except Stopped as stopped:
         print(f"jaxpt pretrain: {stopped}: {args.workdir}", file=sys.stderr)
         return STATUS
     print(f"done: {args.workdir}")
     return 0
+
+
+def _launch(args):
+    from jaxpt import launch
+
+    return launch.run(args.argv, processes=args.processes,
+                      devices_per_process=args.devices_per_process)
 
 
 def _replay(args):
@@ -310,6 +269,27 @@ def _evaluate(args):
     for sentence in evaluate.reasons(outcome.skipped):
         print(f"skipped: {sentence}", file=sys.stderr)
     return SKIPPED if outcome.skipped else 0
+
+
+def _data_check(args):
+    from jaxpt.data import check
+
+    counts = collections.Counter()
+    for finding in check.findings(pathlib.Path(args.folder)):
+        print(f"{finding.kind}: {finding.text}")
+        counts[finding.kind] += 1
+    print("; ".join(f"{n:,} {kind}" for kind, n in counts.items()) or "nothing was found.")
+    return FOUND if counts else 0
+
+
+def _data_show(args):
+    from rich.console import Console
+
+    from jaxpt import data_show
+
+    sheet = data_show.run(args.config, args.out, examples=args.examples, epoch=args.epoch)
+    Console().print(sheet.table)
+    print(f"sheet: {sheet.path}")
 
 
 def _report(args):

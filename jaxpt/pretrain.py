@@ -1,22 +1,26 @@
 """The pre-training loop: config in, trained encoder out."""
 
 import contextlib
+import functools
 import os
+import sys
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxpt import memory
 from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, sources
-from jaxpt.data.resident import Resident, gather, rows_of_step
+from jaxpt.data import augment, mixup, sources
+from jaxpt.data.feed import make_feed
+from jaxpt.data.resident import rows_of_step
 from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
-from jaxpt.methods import Method, Setup, make_method
-from jaxpt.train import checkpoint, lock
+from jaxpt.methods import Method, Setup, encoding, make_method
+from jaxpt.train import calls, checkpoint, lock
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
@@ -28,6 +32,7 @@ from jaxpt.train.progress import ProgressLine
 from jaxpt.train.state import TrainState
 from jaxpt.train.stopping import Stopped, StopRequest
 
+BROKEN = "broken.txt"  # in the workdir: which files were left out, and why
 NOT_FINITE = "not_finite"  # folder with the state before a step that broke, for ``jaxpt replay``
 MONITOR_EXAMPLES = 2_000  # the kNN monitor is a monitor: it looks at no more than this
 FILL_EPOCH = -1  # the filling of the memory draws views of its own
@@ -80,12 +85,14 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     stop = StopRequest(max_minutes=max_minutes) if workdir is not None else None
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
+    encoding.check_micro_batches(config, devices.count)
     dataset = dataset or sources.load(config.data)
     train = train_split(config, dataset)
     method, durations = prepare(config, dataset)
-    state = devices.replicate(init_state(method, config, train.images))
-    data = resident(config, dataset, train, devices)
+    state = place_state(init_state(method, config, train.images), config, devices)
+    feed = make_feed(config, train, dataset.coarse(train.labels), devices)
     with contextlib.ExitStack() as stack:
+        stack.callback(feed.close)
         checkpointer = writer = None
         if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
             stack.enter_context(stop)
@@ -94,7 +101,7 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
         if start is not None:
             state = checkpointer.restore(start, state)
         elif method.fill is not None:
-            state = _fill_memory(method, devices, state, data, config, len(train.ids), stop)
+            state = _fill_memory(method, devices, state, feed, config, len(train.ids), stop)
         if workdir is not None and jax.process_index() == 0:
             writer = MetricWriter(workdir, resumed_step=start or 0)
             stack.callback(writer.close)
@@ -102,22 +109,26 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
                                 batch_size=config.batch_size,
                                 quiet=quiet or jax.process_index() > 0)
         stack.callback(progress.close)
+        _tell_of_data(feed, dataset, workdir, quiet)
         log = Log(writer, progress, max_skipped=config.max_skipped,
                   warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, train)
         try:
-            state = _train(state, data, start or 0, method, devices, config, durations, monitor,
+            state = _train(state, feed, start or 0, method, devices, config, durations, monitor,
                            log, checkpointer, stop)
         except TooManySkipped as error:
             raise _not_finite(error, config, workdir) from error
     return Trained(method.encoder, state, log.history)
 
 
-def resident(config, dataset: sources.Dataset, train: sources.Split,
-             devices: Devices) -> Resident:
-    """The images to train on, ``train_split``'s, on every device."""
-    return devices.replicate(Resident(train.images, dataset.coarse(train.labels), train.ids,
-                                      np.int32(config.seed)))
+def _tell_of_data(feed, dataset, workdir, quiet) -> None:
+    """Says how the set travels, and keeps the names of what was left out of it."""
+    if jax.process_index() > 0:
+        return
+    if not quiet:
+        print(f"jaxpt: {feed.about}", file=sys.stderr, flush=True)
+    if workdir is not None and dataset.broken:
+        (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
 def _open_folder(stack, workdir, config, durations, resume) -> Checkpointer:
@@ -181,9 +192,11 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
     for name in "local_views", "max_skipped":
         require(config[name] >= 0, f"{name} must not be negative, got {config[name]}.")
+    calls.most_steps(config.steps_per_call, resident=True)
     augment.check(config.augment)
     augment.check(config.key_augment)
     augment.check(config.local_augment)
+    mixup.check(config)
 
     def steps(duration):
         return optimizers.steps(duration, batch_size=config.batch_size, n_examples=n_examples)
@@ -224,21 +237,53 @@ def train_split(config, dataset) -> sources.Split:
 
 def init_state(method: Method, config, images: np.ndarray) -> TrainState:
     """The state before the first step, from the seed alone."""
-    sample = augment.to_float(jax.numpy.asarray(images[:1]))
+    sample = augment.to_float(jax.numpy.asarray(np.asarray(images[:1])))
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
 
 
-def _train(state, data, start, method, devices, config, durations, monitor, log, checkpointer,
+def place_state(state: TrainState, config, devices: Devices) -> TrainState:
+    """The first state on the devices, with its memory in parts where the config shards it.
+
+    Raises:
+      InputError: where the memory does not divide over the devices, or they are mapped by pmap.
+    """
+    in_parts = jax.tree.map(lambda _: False, state)
+    if config.memory_sharding == "sharded" and state.memory is not None:
+        size = len(state.memory.labels)
+        require(devices.mapping != "pmap",
+                "memory_sharding sharded needs mapping shard_map, got pmap.")
+        require(size % devices.count == 0,
+                f"a memory of {size} keys does not divide over {devices.count} devices: make "
+                f"{'data.pretrain_limit' if config.memory_kind == 'bank' else 'memory'} a multiple "
+                f"of {devices.count}, or set memory_sharding to replicated.")
+        in_parts = in_parts.replace(memory=memory.SHARDED)
+    return devices.place(state, in_parts)
+
+
+def _train(state, feed, start, method, devices, config, durations, monitor, log, checkpointer,
            stop):
     guard = guarded(method.step, max_skipped=config.max_skipped)
-    step_fn = devices.map(lambda state, data, rows: guard(state, gather(data, rows)))
-    n_examples = data.image.shape[0]
+    # With several processes, the host asks for stops where ``log`` is 0 too: see agree_every.
+    borders = (durations.total, durations.log or 10, durations.knn, durations.checkpoint)
+    most = calls.most_steps(config.steps_per_call, resident=feed.resident)
+
+    def one_step(state, data, rows):
+        return guard(state, feed.gather(data, rows))
+
+    def rows_of(steps):
+        rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
+        return rows[0] if most == 1 else calls.stack(rows, most)
+
+    advance = devices.map(one_step if most == 1 else calls.several(one_step), like=state)
     score = checkpointer.score(start) if checkpointer and start else None
     if start < durations.total:
         _stop_before_steps(stop, start)
-    for step in range(start + 1, durations.total + 1):
-        rows = rows_of_step(step - 1, config.batch_size, n=n_examples, seed=config.seed)
-        state, metrics = step_fn(state, data, devices.split(rows))
+    every_call = functools.partial(calls.spans, start, durations.total, most, borders)
+    for steps, rows in zip(every_call(), feed.batches(map(rows_of, every_call()))):
+        data = feed.data if most == 1 else (feed.data, devices.replicate(np.int32(len(steps))))
+        state, metrics = advance(state, data, rows)
+        feed.pace(metrics)
+        step = steps.stop
         last = step == durations.total
         if last or (durations.log and step % durations.log == 0):
             log.later(step, metrics, state)
@@ -265,18 +310,19 @@ def _stop_before_steps(stop, done: int):
         raise Stopped(done, reason)
 
 
-def _fill_memory(method, devices, state, data, config, n_examples, stop):
+def _fill_memory(method, devices, state, feed, config, n_examples, stop):
     """Fills the memory with real keys before the first update: a queue with as many whole batches
     as it holds, each example at most once; a bank with all examples."""
     fill = devices.map(
-        lambda state, data, rows: (method.fill(state, gather(data, rows)), {}))
+        lambda state, data, rows: (method.fill(state, feed.gather(data, rows)), {}), like=state)
     batches = (-(-n_examples // config.batch_size) if config.memory_kind == "bank"
                else min(config.memory, n_examples) // config.batch_size)
-    for i in range(batches):
+    every = (rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)._replace(
+        epoch=np.full(config.batch_size, FILL_EPOCH, np.int32)) for i in range(batches))
+    placed = feed.batches(every)
+    for _ in range(batches):
         _stop_before_steps(stop, 0)
-        rows = rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)
-        rows = rows._replace(epoch=np.full(config.batch_size, FILL_EPOCH, np.int32))
-        state, _ = fill(state, data, devices.split(rows))
+        state, _ = fill(state, feed.data, next(placed))
     return state
 
 

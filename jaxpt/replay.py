@@ -1,5 +1,6 @@
 """The step at which a run's numbers stopped being finite, made again and looked at."""
 
+import contextlib
 import functools
 import os
 
@@ -9,9 +10,11 @@ import ml_collections
 import numpy as np
 
 from jaxpt import models, pretrain
+from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, sources
 from jaxpt.data.batch import Batch
-from jaxpt.data.resident import gather, rows_of_step
+from jaxpt.data.feed import make_feed
+from jaxpt.data.resident import rows_of_step
 from jaxpt.errors import require
 from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS, Devices
@@ -36,18 +39,21 @@ def run(workdir: str | os.PathLike) -> str:
     step = checkpoint.newest(kept)
     require(step is not None, f"{os.fspath(workdir)!r} holds nothing to replay: no run there "
             "stopped because of numbers that are not finite.")
-    config = ml_collections.ConfigDict(checkpoint.about(kept, step)["config"])
+    config = ml_collections.ConfigDict(defaults.completed(checkpoint.about(kept, step)["config"]))
     devices = Devices(config.mapping, config.devices)
     dataset = sources.load(config.data)
     method, _ = pretrain.prepare(config, dataset)
     split = pretrain.train_split(config, dataset)
     before = checkpoint.restore(
-        kept, step, devices.replicate(pretrain.init_state(method, config, split.images)))
+        kept, step, pretrain.place_state(
+            pretrain.init_state(method, config, split.images), config, devices))
     rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
     lengths = _feature_lengths(method.encoder, config, before, split, rows)
-    step_fn = devices.map(lambda state, data, rows: method.step(state, gather(data, rows)))
-    after, metrics = step_fn(before, pretrain.resident(config, dataset, split, devices),
-                             devices.split(rows))
+    with contextlib.closing(make_feed(config, split, dataset.coarse(split.labels),
+                                      devices)) as feed:
+        step_fn = devices.map(lambda state, data, rows: method.step(
+            state, feed.gather(data, rows)), like=before)
+        after, metrics = step_fn(before, feed.data, next(feed.batches(iter([rows]))))
     return "\n".join([
         f"step {step + 1} again, from {kept}",
         *(f"  {name:24} {float(value):.6g}" for name, value in metrics.items()),
@@ -76,8 +82,8 @@ def _lengths(encoder, params, batch_stats, images):
 def _feature_lengths(encoder, config, state, split, rows):
     """Lengths of the features of the batch's first views, in training mode."""
     index = rows.index
-    batch = Batch(split.images[index], split.labels[index], split.ids[index], index, rows.epoch,
-                  np.int32(config.seed))
+    batch = Batch(np.asarray(split.images[index]), split.labels[index], split.ids[index], index,
+                  rows.epoch, np.int32(config.seed))
     images = augment.draw_view(config.augment, batch, view=0)
     # On one device, with the axis that synchronised batch statistics need.
     over_axis = jax.vmap(functools.partial(_lengths, encoder, state.params, state.batch_stats),

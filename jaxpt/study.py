@@ -86,10 +86,7 @@ def _known(path):
 def _key(config, part):
     """Of the config with every field that it does not name at its default, so that a record goes
     on counting when a later version brings new fields."""
-    complete = defaults.get_config().to_dict()
-    complete |= {name: complete.get(name, {}) | value if isinstance(value, dict) else value
-                 for name, value in config.items()}
-    return records.key_of({"config": complete, "part": part})
+    return records.key_of({"config": defaults.completed(config), "part": part})
 
 
 def _results(jobs, workers):

@@ -10,6 +10,7 @@ import ml_collections
 from jaxpt import recipe, records
 from jaxpt.backbones import Backbone, open_backbone
 from jaxpt.data import sources
+from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
 from jaxpt.finetune import Task, finetune
@@ -51,6 +52,7 @@ def run(config, backbones, out: str | os.PathLike) -> list[dict[str, Any]]:
         name = records.key_of(data_config.to_dict())
         loaded = {name: loaded.get(name) or sources.load(data_config)}  # no more than one set
         dataset = loaded[name]
+        require_part(dataset, "test")
         resolved = recipe.resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
             about |= {"label": backbone.label, "checkpoint": backbone.checkpoint,

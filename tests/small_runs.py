@@ -122,8 +122,7 @@ def step_of(name, dataset, **changes):
             return encoded.output, encoded.prediction, None, None
         return (encoded.output, encoded.prediction,
                 encoding.target_keys(method.encoder, before.target, batch, config)[0],
-                encoding.target_outputs(method.encoder, before.target, images,
-                                        config.target_norm)[0])
+                encoding.target_outputs(method.encoder, before.target, images, config)[0])
 
     outputs, predictions, keys, targets = jax.device_get(ingredients())
     return types.SimpleNamespace(

@@ -111,6 +111,24 @@ def bad_folders(root):
 
 
 BAD_INPUT = {
+    # Devices and a memory in parts
+    "sharding of no kind": (PRETRAIN + ["--config.memory_sharding=some"],
+                            "memory_sharding must be one of .*replicated.*got 'some'"),
+    "memory of no dtype": (PRETRAIN + ["--config.memory_dtype=float16"],
+                           "memory_dtype must be one of .*bfloat16.*got 'float16'"),
+    "memory that does not divide": (
+        PRETRAIN + ["--config.memory_sharding=sharded", "--config.memory=1201"],
+        "a memory of 1201 keys does not divide over 8 devices: make memory a multiple of 8"),
+    "bank that does not divide": (
+        PRETRAIN + ["--config.memory_sharding=sharded", "--config.memory_kind=bank"],
+        "a memory of 300 keys does not divide over 8 devices: make data.pretrain_limit a"),
+    "sharded memory by pmap": (
+        PRETRAIN + ["--config.memory_sharding=sharded", "--config.mapping=pmap"],
+        "memory_sharding sharded needs mapping shard_map, got pmap"),
+    "method that cannot take a memory in parts": (
+        ["pretrain", "--workdir=out", "--config=pretrain/digits.py:nn_clr,smoke",
+         "--config.memory_sharding=sharded"],
+        "method nn_clr takes its positives out of a memory that is whole on every device"),
     # Arguments and config files
     "mistyped key": (PRETRAIN + ["--config.temperatur=1"], "no field 'temperatur'.*"
                      "did you mean 'temperature'"),
@@ -151,6 +169,15 @@ BAD_INPUT = {
     "batch of 0": (PRETRAIN + ["--config.batch_size=0"], "batch_size must be at least 1, got 0"),
     "batch that does not divide": (PRETRAIN + ["--config.batch_size=121"],
                                    "batch_size 121 does not divide over 8 devices"),
+    "unknown neighbours": (PRETRAIN + ["--config.neighbors=some"], "neighbors must be one of"),
+    "approximate with a gate": (PRETRAIN + ["--config.neighbors=approximate", "--config.gate=2.0"],
+                                "neighbors approximate needs the hard edge and one k"),
+    "parts that do not divide": (PRETRAIN + ["--config.micro_batches=4"],
+                                 "micro_batches 4 does not divide the 15 images of a device"),
+    "no part": (PRETRAIN + ["--config.micro_batches=0"], "micro_batches must be at least 1, got 0"),
+    "negative steps per call": (PRETRAIN + ["--config.steps_per_call=-1"],
+                                "steps_per_call must be 0 .automatic. to 1000, got -1"),
+    "remat of no blocks": (PRETRAIN + ["--config.model.remat=True"], "remat is for ResNets"),
     "too many devices": (PRETRAIN + ["--config.devices=99"], "between 0 .all. and 8, got 99"),
     "unknown mapping": (PRETRAIN + ["--config.mapping=xmap"], "mapping must be.*got 'xmap'"),
     "memory below a batch": (PRETRAIN + ["--config.memory=100"], "at least one batch, 120"),
@@ -165,7 +192,7 @@ BAD_INPUT = {
     "labels outside the classes": (PRETRAIN + of_data("npz", "outside.npz"),
                                    r"labels must lie in 0 … 1, found \[7\]"),
     "missing data file": (PRETRAIN + of_data("npz", "nowhere.npz"), "nowhere.npz' is no file"),
-    "empty folder": (PRETRAIN + of_data("folder", "empty"), "empty/train has no images"),
+    "empty folder": (PRETRAIN + of_data("folder", "empty"), "empty has no images"),
     "missing folder": (PRETRAIN + of_data("folder", "nowhere"), "'nowhere' is no folder"),
     "label map that does not fit": (PRETRAIN + ["--config.data.label_map=thirds"],
                                     "label_map must be one of"),
@@ -220,6 +247,18 @@ BAD_INPUT = {
     "brightness below 0": (PRETRAIN + ["--config.augment.brightness=-0.1"], "brightness must lie"),
     "shift beyond the image": (PRETRAIN + ["--config.augment.shift=100000"], "shift must lie"),
     "erased for good": (PRETRAIN + ["--config.augment.erase=1.0"], "erase must be below 1"),
+    "jitter of three": (PRETRAIN + ["--config.augment.jitter=(0.4, 0.4, 0.4)"], "jitter must be f"),
+    "hue beyond the circle": (PRETRAIN + ["--config.augment.jitter=(0.0, 0.0, 0.0, 0.6)"],
+                              "jitter must be four .*0.6"),
+    "grey beyond all": (PRETRAIN + ["--config.augment.grey=1.1"], "grey must lie .*1.1"),
+    "blur beyond all": (PRETRAIN + ["--config.augment.blur=(1.0, 2.0)"], "blur must be shares"),
+    "blur of no width": (PRETRAIN + ["--config.augment.blur_sigma=(0.0, 2.0)"], "blur_sigma must"),
+    "solarised by no view": (PRETRAIN + ["--config.key_augment.solarise=()"], "solarise must be"),
+    "operations without end": (PRETRAIN + ["--config.augment.rand_augment=17"], "rand_augment mus"),
+    "strength without end": (PRETRAIN + ["--config.augment.rand_augment_level=30.0"],
+                             "rand_augment_level must lie between 0 and 10"),
+    "unknown preset": (["pretrain", "--workdir=out", "--config=pretrain/digits.py:augment=mocco"],
+                       "preset must be one of .*moco_v2.*got 'mocco'"),
     "crop of nothing": (PRETRAIN + ["--config.augment.crop_area=(0.0, 1.0)"], "crop_area must be"),
     "keys cropped backwards": (PRETRAIN + ["--config.key_augment.crop_area=(0.9, 0.1)"],
                                "crop_area must be two shares"),
@@ -255,8 +294,25 @@ BAD_INPUT = {
     "link out of the folder": (PRETRAIN + of_data("folder", "leads_out"),
                                "link.png leads out of"),
     "class that leads out": (PRETRAIN + of_data("folder", "leads_out_by_class"),
-                             "leads_out_by_class/train/dog/.* leads out of"),
+                             "leads_out_by_class/train/dog leads out of"),
     "class in test alone": (PRETRAIN + of_data("folder", "only_in_test"), r"train has not: .'dog'"),
+    "transfer to a set without a test part": (
+        ["transfer", "scratch:0", "--out=new.jsonl", "--config.model.name=small_cnn",
+         "--config.data.source=folder", "--config.data.path=whole/train",
+         "--config.frozen=False"], "train has no test images.* give it a test part"),
+    "evaluation on a set without a test part": (
+        ["evaluate", "scratch:0", "--model=small_cnn", "--out=new.jsonl", "--data=folder",
+         "--path=whole/train", "--image_size=8", "--strict"], "train has no test images"),
+    "broken files left in doubt": (PRETRAIN + of_data("folder", "whole")
+                                   + ["--config.data.broken=mend"], "data.broken must be stop or"),
+    "resident or not": (PRETRAIN + ["--config.data.resident=maybe"], "data.resident must be auto"),
+    "no batch ahead": (PRETRAIN + ["--config.data.resident=no", "--config.data.prefetch=0"],
+                       "data.prefetch must lie between 1"),
+    "level that is not there": (PRETRAIN + ["--config.data.label_map=level:2"],
+                                "the classes have the levels 1 to 1"),
+    "map that is not there": (PRETRAIN + ["--config.data.label_map=nowhere.csv"],
+                              "nowhere.csv cannot be read as a list"),
+    "nothing to check": (["data", "check", "nowhere"], "'nowhere' is no folder"),
     "images of no size": (PRETRAIN + of_data("folder", "whole") + ["--config.data.image_size=0"],
                           "data.image_size must be at least 1, got 0"),
     "protocol that must be fetched": (

@@ -161,6 +161,11 @@ def test_the_group_size_grows_with_keys_and_shrinks_with_k():
     assert {shape: knn.choose_group_size(*shape) for shape in sizes} == sizes
 
 
+def test_blocks_are_smaller_for_more_queries():
+    sizes = {1: 16384, 256: 16384, 512: 8192, 1024: 4096, 4096: 1024, 10**6: 1024}
+    assert {batch: knn.choose_block_size(batch) for batch in sizes} == sizes
+
+
 def test_temporaries_do_not_grow_with_the_keys():
     def temporaries(n):
         arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8), (n, 8)))
@@ -241,3 +246,37 @@ def test_bad_arguments_of_search_are_named(change, message):
     queries, keys = integers()
     with pytest.raises(ValueError, match=message):
         knn.search(**{"queries": queries, "keys": keys, "k": 2} | change)
+
+
+class TestApproximate:
+    """On this backend ``approx_max_k`` is exact, so that a worse one stands in for it."""
+
+    def arrays(self, n=300, batch=6, dim=5):
+        rng = np.random.default_rng(0)
+        return (rng.normal(size=(batch, dim)).astype(np.float32),
+                rng.normal(size=(n, dim)).astype(np.float32))
+
+    @pytest.mark.parametrize("k, block_size", [(7, 16), (7, 300), (40, 3), (400, 16)])
+    def test_with_an_exact_choice_of_candidates_it_is_exact(self, k, block_size):
+        mask = np.arange(300) % 3 > 0
+        exact, approximate = (knn.search(*self.arrays(), k, key_mask=mask, recall=recall,
+                                         block_size=block_size) for recall in (None, 0.9))
+        np.testing.assert_array_equal(exact[1], approximate[1])
+        np.testing.assert_allclose(exact[0], approximate[0], rtol=1e-6)
+
+    def test_the_recall_that_is_measured_is_the_share_of_neighbours_found(self, monkeypatch):
+        def second_best_on(values, k, *, recall_target):
+            del recall_target
+            found, place = jax.lax.top_k(values, min(k + 1, values.shape[1]))
+            return found[:, 1:], place[:, 1:]
+
+        monkeypatch.setattr(jax.lax, "approx_max_k", second_best_on)
+        queries, keys = self.arrays()
+        assert float(knn.measured_recall(queries, keys, 8, recall=0.77)) == pytest.approx(7 / 8)
+        nothing = {"key_mask": np.zeros(300, bool)}
+        assert float(knn.measured_recall(queries, keys, 8, recall=0.77, **nothing)) == 1
+
+    @pytest.mark.parametrize("recall", [0, 1, -0.5, 1.5])
+    def test_another_recall_is_refused(self, recall):
+        with pytest.raises(ValueError, match="recall must lie between 0 and 1"):
+            knn.search(*self.arrays(), 3, recall=recall)

@@ -126,6 +126,67 @@ def test_shapes_that_would_broadcast_are_refused(keys, labels):
         memory.push(full, jnp.zeros(keys), jnp.zeros(labels, int), jnp.zeros(2, int))
 
 
+# In parts on the devices of an axis
+
+
+@pytest.mark.parametrize("devices", [2, 4, 8])
+@pytest.mark.parametrize("kind", ["queue", "bank"])
+def test_parts_hold_together_what_the_whole_holds(kind, devices):
+    rng, size = np.random.default_rng(0), 24
+    axis = {"axis_name": "shard"}
+
+    def step(m, slots, keys, labels, ids, **axis):
+        if kind == "queue":
+            return memory.push(m, keys, labels, ids, **axis)
+        return memory.write(m, slots, keys, labels, ids, momentum=0.5, **axis)
+
+    def split(m):  # as shard_map does, and back
+        return m._replace(**{name: x.reshape(devices, -1, *x.shape[1:])
+                             for name, x in m._asdict().items() if name != "cursor"})
+
+    parts = memory.Memory(*(0 if split else None for split in memory.SHARDED))
+    in_parts = jax.jit(jax.vmap(
+        lambda m, *rows: step(m, *rows, **axis), axis_name="shard",
+        in_axes=(parts, None, None, None, None), out_axes=parts))
+    whole = memory.create(size, DIM)
+    of_parts = split(whole)
+    for _ in range(9):  # batches of 7 wrap round, and fall across the borders of the parts
+        slots = rng.integers(0, size, 7)
+        rows = (slots, unit(rng.normal(size=(7, DIM))), rng.integers(0, 4, 7),
+                rng.integers(0, 99, 7))
+        whole, of_parts = step(whole, *rows), in_parts(of_parts, *rows)
+        for x, y in zip(split(whole), of_parts):
+            np.testing.assert_allclose(x, y, rtol=1e-6)  # the bank's keys are scaled to length one
+
+
+def test_a_batch_may_be_longer_than_a_part_but_not_than_the_whole():
+    def pushed(size, n):
+        return jax.eval_shape(jax.vmap(
+            lambda part: memory.push(memory.create(size, DIM), *batch(0, n), axis_name="shard"),
+            axis_name="shard"), np.arange(2))
+
+    assert pushed(4, 7).keys.shape == (2, 4, DIM)
+    with pytest.raises(ValueError, match="batch of 9 keys does not fit a memory of 8"):
+        pushed(4, 9)
+
+
+@pytest.mark.parametrize("kind", ["queue", "bank"])
+def test_bfloat16_keys_are_rounded_where_they_are_stored_and_nowhere_else(kind):
+    rng = np.random.default_rng(0)
+    first, second = (unit(rng.normal(size=(2, DIM))).astype(np.float32) for _ in range(2))
+    labels = slots = np.arange(2)
+    m = memory.create(2, DIM, "bfloat16")
+    if kind == "queue":
+        m, expected = push(m, second, labels, slots), second
+    else:
+        for keys in first, second:
+            m = memory.write(m, slots, keys, labels, slots, momentum=0.75)
+        stored = np.asarray(jnp.asarray(first, jnp.bfloat16), np.float32)
+        expected = unit(0.75 * stored + 0.25 * second)
+    assert m.keys.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(m.keys, jnp.asarray(expected, jnp.float32).astype(jnp.bfloat16))
+
+
 # The bank
 
 

@@ -8,6 +8,7 @@ from small_runs import config_of
 from jaxpt import cli, pretrain, replay
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
+from jaxpt.train import checkpoint
 
 TINY = {"data.limit": 120, "batch_size": 30, "devices": 1, "duration": "8 steps",
         "knn_every": "0 steps", "checkpoint_every": "0 steps",
@@ -44,3 +45,18 @@ def test_nothing_to_replay_is_one_sentence(folder, tmp_path, capsys):
     assert said.count("\n") == 1 and "holds nothing to replay: no run there stopped" in said
     with pytest.raises(InputError):
         replay.run(tmp_path)
+
+
+def test_a_run_of_an_older_version_lacks_fields(tmp_path, monkeypatch):
+    with pytest.raises(RunError):
+        pretrain.run(config_of("cross_entropy", TINY), tmp_path, quiet=True)
+    about = checkpoint.about
+
+    def of_an_older_version(workdir, step):
+        found = about(workdir, step)
+        for name in "mixup", "micro_batches", "memory_sharding":
+            del found["config"][name]
+        return found
+
+    monkeypatch.setattr(checkpoint, "about", of_an_older_version)
+    assert replay.run(tmp_path).startswith("step ")

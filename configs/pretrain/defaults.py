@@ -6,6 +6,7 @@ Methods other than the four that the demo compares are not tuned.
 
 import ml_collections
 
+from jaxpt.data import presets
 from jaxpt.errors import InputError
 from jaxpt.methods import METHODS
 
@@ -16,6 +17,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.method = "look"  # one of jaxpt.methods.METHODS
     c.duration = "60 epochs"  # or steps, or examples
     c.batch_size = 120  # over all devices
+    c.micro_batches = 1  # parts that a device encodes its share of a batch in, to save memory
     c.views = 1  # augmented views of each image per step through the online encoder
     c.local_views = 0  # and small crops of it (multi-crop)
 
@@ -26,7 +28,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.train_split = "train"  # tfds:NAME, in tfds' slicing language
     c.data.test_split = "test"
     c.data.try_gcs = False  # ask tfds' bucket for a prepared copy first
-    c.data.label_map = "fine"  # fine, halves, parity, fashion5
+    c.data.broken = "stop"  # at files that cannot be read (folder), or skip: leave them out
+    c.data.resident = "auto"  # on the devices if it fits the limit; yes; no: streamed by the host
+    c.data.resident_limit_mb = 2048  # larger sets are streamed
+    c.data.workers = 0  # threads that decode what is streamed; 0: one a core
+    c.data.prefetch = 2  # batches that they decode ahead
+    c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv
     c.data.limit = 0  # only so many training images; 0: all
     c.data.pretrain_limit = 0  # pre-training alone sees only so many of them; 0: all
     c.data.train_on = "trainval"  # or "train", which leaves a fifth for validation
@@ -40,6 +47,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment.brightness = 0.0
     c.augment.noise = 0.05  # share of the full range
     c.augment.erase = 0.0  # side of an erased square, share of the image
+    c.augment.rand_augment = 0  # operations of RandAugment
+    c.augment.rand_augment_level = 9.0  # their strength, 0 … 10
+    c.augment.jitter = (0.0, 0.0, 0.0, 0.0)  # of brightness, contrast, saturation, hue
+    c.augment.jitter_probability = 0.8
+    c.augment.grey = 0.0  # probability
+    c.augment.blur = (0.0,)  # probabilities, of the first view, the second, …, all further ones
+    c.augment.blur_sigma = (0.1, 2.0)  # pixels
+    c.augment.blur_size = 0.1  # side of the kernel, share of the image's
+    c.augment.solarise = (0.0,)  # probabilities, as of blur
     c.key_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of keys that go to a memory
     c.local_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of small crops
     c.local_augment.crop_area = (0.1, 0.5)
@@ -48,6 +64,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.name = "small_cnn"  # small_cnn, resnet18, resnet50
     c.model.norm = "group"  # group, batch, sync_batch
     c.model.dtype = "float32"  # of the computation; parameters are float32
+    c.model.remat = False  # ResNets: blocks are computed again for the gradient, to save memory
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     c.model.projector = ml_collections.ConfigDict({"hidden": (128,), "dim": 64})
     c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # BYOL and its kin
@@ -64,12 +81,15 @@ def get_config() -> ml_collections.ConfigDict:
     c.memory = 1200  # keys
     c.memory_kind = "queue"  # or bank: one key for each training example
     c.memory_momentum = 0.5  # of a bank's keys
+    c.memory_sharding = "replicated"  # or sharded: each device holds its part of the slots
+    c.memory_dtype = "float32"  # or bfloat16: half the bytes; keys are compared in float32
     c.ema = 0.98  # of the target encoder
     c.ema_end = -1.0  # where a cosine takes the EMA to; below 0: it stays
     c.target_norm = "batch"  # or "running": BatchNorm statistics in the target encoder
 
     # LOOK
     c.k = 100
+    c.neighbors = "exact"  # or approximate: on TPUs faster, misses some (metric: recall)
     c.k_warmup = "0 steps"  # way from the whole memory down to k
     c.k_by_class = False  # k in proportion to the frequency of the query's class in the memory
     c.no_positive = "nearest"  # or drop, floor
@@ -81,6 +101,8 @@ def get_config() -> ml_collections.ConfigDict:
     # Other methods
     c.classifier = "linear"  # cross_entropy: or mlp, which is SL-MLP
     c.label_smoothing = 0.0  # cross_entropy
+    c.mixup = 0.0  # cross_entropy: alpha; 0: none
+    c.cutmix = 0.0  # cross_entropy: alpha; with mixup, each has every other step at random
     c.form = "out"  # sup_con: or in
     c.weight = 0.5  # spread, grafit, mask_con: see each
     c.target_temperature = 0.05  # mask_con, dino
@@ -98,9 +120,21 @@ def get_config() -> ml_collections.ConfigDict:
     c.keep_best = False  # and the one with the best kNN monitor
     c.stop_on_save_failure = True  # or go on, and save again next time
     c.max_skipped = 0  # steps whose numbers are not finite that are skipped before the run stops
+    c.steps_per_call = 0  # steps in one compiled call; 0: one on CPUs, 16 on accelerators
     c.mapping = "shard_map"  # or pmap
     c.devices = 0  # all
     return c
+
+
+def completed(saved: dict) -> dict:
+    """A config as plain dicts, with the defaults of those fields that came after it was saved."""
+
+    def fill(default, value):
+        if not (isinstance(default, dict) and isinstance(value, dict)):
+            return value
+        return default | {name: fill(default.get(name), x) for name, x in value.items()}
+
+    return fill(get_config().to_dict(), saved)
 
 
 def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:
@@ -132,9 +166,10 @@ OF_METHOD = {
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """Words after the colon, joined by commas: a method's name, and "smoke" for seconds.
+    """Words after the colon, joined by commas: a method's name, "augment=" with the name of a
+    preset of ``jaxpt.data.presets``, and "smoke" for seconds.
 
-    The name brings the method's settings; ``--config.method`` alone would not.
+    The method's name brings its settings; ``--config.method`` alone would not.
     """
     words = list(filter(None, (variant or "").split(",")))
     named = [word for word in words if word in METHODS]
@@ -144,11 +179,13 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
         if word in named:
             config.method = word
             config.update_from_flattened_dict(OF_METHOD.get(word, {}))
+        elif word.startswith("augment="):
+            presets.apply(config, word.removeprefix("augment="))
         elif word == "smoke":
             config.duration = "4 steps"
             config.log_every = config.knn_every = config.checkpoint_every = "2 steps"
             config.data.limit = 300
         else:
-            raise InputError(f"variant {word!r} is unknown: use one of {', '.join(METHODS)} and "
-                             "smoke.")
+            raise InputError(f"variant {word!r} is unknown: use one of {', '.join(METHODS)}, "
+                             "augment=PRESET and smoke.")
     return config

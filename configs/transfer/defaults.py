@@ -11,6 +11,7 @@ BiT-HyperRule.
 
 import ml_collections
 
+from jaxpt.data import augment
 from jaxpt.errors import InputError
 
 
@@ -59,9 +60,8 @@ def get_config(variant: str = ""):
     c.crop = 0  # … and cropped at random to this; test images are resized to it. 0: as they are
     c.rule = ""  # bit: BiT-HyperRule sets what is "" or -1 of duration, warmup, mixup, resize, crop
 
-    c.augment = ml_collections.ConfigDict(
-        {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 1, "flip": False, "contrast": 0.2,
-         "brightness": 0.0, "noise": 0.05, "erase": 0.0})
+    c.augment = ml_collections.ConfigDict(  # see configs/pretrain/defaults.py
+        augment.Settings(shift=1, contrast=0.2, noise=0.05)._asdict())
     c.mapping = "shard_map"
     c.devices = 0
     return apply_variant(c, variant)

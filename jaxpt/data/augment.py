@@ -3,13 +3,64 @@
 The same example gets the same views whatever the batch, the device or a resume.
 """
 
+import math
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
+from jaxpt.data import colour, geometry
 from jaxpt.data.batch import Batch
+from jaxpt.data.rand_augment import rand_augment
 from jaxpt.errors import require
 
 MOST_PIXELS = 4096  # of a crop's side or a shift
+
+
+class Settings(NamedTuple):
+    """What is done to an image, in this order; the defaults do nothing.
+
+    A config is a ConfigDict of these fields; those that it lacks are as here.
+
+    Attributes:
+      crop_area: smallest and largest share of the image that a random resized crop keeps; (1, 1):
+        no crop.
+      crop_size: pixels of its side; 0: as many as the image has.
+      shift: largest translation, pixels.
+      flip: whether left and right change places half of the time.
+      rand_augment: so many operations of RandAugment.
+      rand_augment_level: their strength, 0 … 10.
+      jitter: largest changes of brightness, contrast, saturation (factors between 1 − x and 1 + x,
+        not below 0) and hue (in turns of the colour circle, up to a half), in random order.
+      jitter_probability: share of the views that are jittered.
+      grey: share of the views that lose their colours.
+      blur: shares of the first, second, … views that are blurred; the last is that of all further
+        views, a target's keys and small crops among them.
+      blur_sigma: smallest and largest standard deviation of the blur, pixels.
+      blur_size: side of its kernel as a share of the image's smaller side.
+      solarise: shares of the views, as of ``blur``, whose bright half is turned round.
+      contrast, brightness: largest relative change, without bounds, independent of each other.
+      noise: standard deviation, in units of the full range.
+      erase: side of an erased square as a share of the image.
+    """
+
+    crop_area: tuple[float, float] = (1.0, 1.0)
+    crop_size: int = 0
+    shift: int = 0
+    flip: bool = False
+    rand_augment: int = 0
+    rand_augment_level: float = 9.0
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    jitter_probability: float = 0.8
+    grey: float = 0.0
+    blur: tuple[float, ...] = (0.0,)
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_size: float = 0.1
+    solarise: tuple[float, ...] = (0.0,)
+    contrast: float = 0.0
+    brightness: float = 0.0
+    noise: float = 0.0
+    erase: float = 0.0
 
 
 def to_float(images: jax.Array) -> jax.Array:
@@ -21,11 +72,7 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
     """One augmented view of every image of a batch.
 
     Args:
-      config: ConfigDict with ``crop_area`` (smallest and largest share of the image that a random
-        resized crop keeps; (1, 1): no crop), ``crop_size`` (pixels of its side; 0: as many as the
-        image has), ``shift`` (largest translation, pixels), ``flip`` (bool),
-        ``contrast`` and ``brightness`` (largest relative change), ``noise`` (standard deviation,
-        in units of the full range), ``erase`` (side of an erased square as a share of the image).
+      config: ConfigDict with the fields of ``Settings``, or some of them.
       batch: uint8 images with their ids and epochs, and the run's seed.
       view: which view of the example; another number gives an independent one.
 
@@ -33,76 +80,118 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
       float32 [batch, height, width, channels], roughly in −1 … 1; height and width are
       ``crop_size`` where it is set.
     """
+    settings = Settings(**config)
     root = jax.random.fold_in(jax.random.key(batch.seed), view)
 
     def one(image, example, epoch):
         key = jax.random.fold_in(jax.random.fold_in(root, epoch), example)
-        return _augment(config, key, image)
+        return _augment(settings, key, image, view)
 
     return jax.vmap(one)(to_float(batch.image), batch.id, batch.epoch)
 
 
 def check(config) -> None:
     """Raises InputError where an augmentation config makes no sense."""
-    for name in ("contrast", "brightness", "noise", "erase"):
-        require(0 <= config[name] <= 1,
-                f"augment.{name} must lie between 0 and 1, got {config[name]}.")
-    require(config.erase < 1, f"augment.erase must be below 1, got {config.erase}.")
+    settings = Settings(**config)
+    for name in ("contrast", "brightness", "noise", "erase", "grey", "jitter_probability",
+                 "blur_size"):
+        value = getattr(settings, name)
+        require(0 <= value <= 1, f"augment.{name} must lie between 0 and 1, got {value}.")
+    require(settings.erase < 1, f"augment.erase must be below 1, got {settings.erase}.")
     for name in "shift", "crop_size":
-        require(0 <= config[name] <= MOST_PIXELS, f"augment.{name} must lie between 0 and "
-                f"{MOST_PIXELS} pixels, got {config[name]}.")
-    require(len(config.crop_area) == 2 and 0 < config.crop_area[0] <= config.crop_area[1] <= 1,
-            "augment.crop_area must be two shares above 0 and at most 1, the smaller first, got "
-            f"{tuple(config.crop_area)}.")
+        value = getattr(settings, name)
+        require(0 <= value <= MOST_PIXELS, f"augment.{name} must lie between 0 and "
+                f"{MOST_PIXELS} pixels, got {value}.")
+    area, sigma, jitter = (tuple(x) for x in (settings.crop_area, settings.blur_sigma,
+                                              settings.jitter))
+    require(len(area) == 2 and 0 < area[0] <= area[1] <= 1,
+            f"augment.crop_area must be two shares above 0 and at most 1, the smaller first, got "
+            f"{area}.")
+    require(len(sigma) == 2 and 0 < sigma[0] <= sigma[1] < math.inf,
+            f"augment.blur_sigma must be two numbers above 0, the smaller first, got {sigma}.")
+    require(len(jitter) == 4 and all(0 <= x < math.inf for x in jitter) and jitter[3] <= 0.5,
+            "augment.jitter must be four numbers, none negative, of brightness, contrast, "
+            f"saturation and, up to 0.5, hue, got {jitter}.")
+    for name in "blur", "solarise":
+        shares = tuple(getattr(settings, name))
+        require(shares and all(0 <= x <= 1 for x in shares), f"augment.{name} must be shares "
+                f"between 0 and 1, one a view, such as (1.0, 0.1), got {shares}.")
+    require(0 <= settings.rand_augment <= 16, "augment.rand_augment must lie between 0 and 16 "
+            f"operations, got {settings.rand_augment}.")
+    require(0 <= settings.rand_augment_level <= 10, "augment.rand_augment_level must lie between "
+            f"0 and 10, got {settings.rand_augment_level}.")
 
 
-def _augment(config, key, image):
+def _augment(settings, key, image, view):
+    """The settings' operations on one image in −1 … 1."""
     keys = jax.random.split(key, 5)
-    if config.crop_size or tuple(config.crop_area) != (1, 1):
-        image = _crop(jax.random.fold_in(key, len(keys)), image, config.crop_area,
-                      config.crop_size)
-    if config.shift:
-        image = _shift(keys[0], image, config.shift)
-    if config.flip:
+
+    def further(number):  # what came after the first five draws left these as they were
+        return jax.random.fold_in(key, len(keys) + number)
+
+    if settings.crop_size or tuple(settings.crop_area) != (1, 1):
+        image = geometry.crop(further(0), image, settings.crop_area, settings.crop_size)
+    if settings.shift:
+        image = geometry.shift(keys[0], image, settings.shift)
+    if settings.flip:
         image = jnp.where(jax.random.bernoulli(keys[1]), image[:, ::-1], image)
-    if config.contrast or config.brightness:
+    image = _change_colours(settings, further, image, view)
+    if settings.contrast or settings.brightness:
         contrast, brightness = jax.random.uniform(keys[2], (2,), minval=-1.0, maxval=1.0)
-        image = (image * (1 + config.contrast * contrast) + 2 * config.brightness * brightness)
-    if config.noise:
-        image = image + 2 * config.noise * jax.random.normal(keys[3], image.shape)
-    if config.erase:
-        image = _erase(keys[4], image, config.erase)
+        image = (image * (1 + settings.contrast * contrast)
+                 + 2 * settings.brightness * brightness)
+    if settings.noise:
+        image = image + 2 * settings.noise * jax.random.normal(keys[3], image.shape)
+    if settings.erase:
+        image = geometry.erase(keys[4], image, settings.erase)
     return image
 
 
-def _crop(key, image, area, size):
-    """A random resized crop: a share of the area, sides 3:4 to 4:3 as far as the image allows,
-    resized by anti-aliased linear interpolation."""
-    height, width, channels = image.shape
-    draws = jax.random.uniform(key, (4,))
-    share = area[0] + (area[1] - area[0]) * draws[0]
-    stretch = jnp.exp((draws[1] - 0.5) * jnp.log(4 / 3))  # square root of the sides' ratio
-    stretch = jnp.clip(stretch, jnp.sqrt(share), 1 / jnp.sqrt(share))
-    sides = jnp.sqrt(share) * jnp.array([1 / stretch, stretch])  # as shares of the image's
-    corner = (1 - sides) * draws[2:]
-    out = size or height, size or width
-    scale = jnp.array(out) / (sides * jnp.array([height, width]))
-    shift = -corner * jnp.array([height, width]) * scale
-    return jax.image.scale_and_translate(image, (*out, channels), (0, 1), scale, shift, "linear")
+def _change_colours(settings, further, image, view):
+    """What is defined on images in 0 … 1."""
+    blur, solarise = (of_view(shares, view) for shares in (settings.blur, settings.solarise))
+    if not (any(settings.jitter) or settings.grey or blur or solarise or settings.rand_augment):
+        return image
+    image = jnp.clip((image + 1) / 2, 0.0, 1.0)
+    if settings.rand_augment:
+        image = rand_augment(further(1), image, settings.rand_augment, settings.rand_augment_level)
+    if any(settings.jitter):
+        is_due, draws = jax.random.split(further(2))
+        jittered = colour.jitter(image, *draw_jitter(draws, settings.jitter),
+                                 hues=settings.jitter[3] > 0)
+        image = _with_probability(is_due, settings.jitter_probability, jittered, image)
+    if settings.grey:
+        image = _with_probability(further(3), settings.grey, colour.grey(image), image)
+    if blur:
+        is_due, draws = jax.random.split(further(4))
+        low, high = settings.blur_sigma
+        blurred = colour.blur(image, jax.random.uniform(draws, minval=low, maxval=high),
+                              blur_radius(image.shape, settings.blur_size))
+        image = _with_probability(is_due, blur, blurred, image)
+    if solarise:
+        image = _with_probability(further(5), solarise, colour.solarise(image), image)
+    return 2 * image - 1
 
 
-def _shift(key, image, pixels):
-    """Translates by up to ``pixels`` in each direction; the border is repeated outwards."""
-    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
-    top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
-    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+def draw_jitter(key, strengths):
+    """(factors [3] of brightness, contrast and saturation, turn of the hue, order [4])."""
+    factors, order = jax.random.split(key)
+    largest = jnp.array(strengths)
+    middle = jnp.array([1.0, 1.0, 1.0, 0.0])
+    low = jnp.where(middle > 0, jnp.maximum(middle - largest, 0.0), -largest)
+    drawn = jax.random.uniform(factors, (4,), minval=low, maxval=middle + largest)
+    return drawn[:3], drawn[3], jax.random.permutation(order, 4)
 
 
-def _erase(key, image, share):
-    """Sets one square to mid-grey."""
-    height, width = image.shape[:2]
-    side = max(1, round(share * min(height, width)))
-    top, left = jax.random.randint(key, (2,), 0, jnp.array([height - side + 1, width - side + 1]))
-    rows, columns = jnp.arange(height)[:, None] - top, jnp.arange(width)[None, :] - left
-    square = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
-    return jnp.where(square[:, :, None], 0.0, image)
+def of_view(shares, view: int) -> float:
+    """What of a list by views goes for a view; the last goes for all that it does not reach."""
+    return shares[min(view, len(shares) - 1)]
+
+
+def blur_radius(shape, size: float) -> int:
+    """Of an odd kernel of about that share of the image's smaller side, at least three pixels."""
+    return max(1, round(size * min(shape[:2]) / 2))
+
+
+def _with_probability(key, probability, changed, image):
+    return jnp.where(jax.random.bernoulli(key, probability), changed, image)

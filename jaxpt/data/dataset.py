@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpt.data.labels import LabelMap, label_map
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 
 VALIDATION_SHARE = 0.2
@@ -14,7 +15,7 @@ class Split(NamedTuple):
     """Some examples of a set.
 
     Attributes:
-      images: uint8 [n, height, width, channels].
+      images: uint8 [n, height, width, channels], or ``Pictures`` that stand where these would.
       labels: int32 [n], the set's own (fine) labels; of a set with several labels an image
         (``multi_label``) uint8 [n, classes] of 0 and 1.
       ids: int32 [n], positions in the set's original training or test part.
@@ -22,7 +23,7 @@ class Split(NamedTuple):
         metric leaves out (PASCAL VOC: the image shows only difficult objects of the class).
     """
 
-    images: np.ndarray
+    images: np.ndarray | Pictures
     labels: np.ndarray
     ids: np.ndarray
     difficult: np.ndarray | None = None
@@ -37,7 +38,11 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """A set with its splits; train and validation are disjoint parts of trainval."""
+    """A set with its splits; train and validation are disjoint parts of trainval.
+
+    ``test`` is empty where a folder has no test part; ``broken`` holds a sentence for each file
+    that was left out.
+    """
 
     name: str
     class_names: tuple[str, ...]
@@ -46,6 +51,13 @@ class Dataset(NamedTuple):
     validation: Split
     trainval: Split
     test: Split
+    broken: tuple[str, ...] = ()
+
+
+def require_part(dataset: Dataset, part: str) -> None:
+    """Raises InputError where a set has no images in the part that is to be scored."""
+    require(len(getattr(dataset, part).ids) > 0, f"{dataset.name} has no {part} images, so nothing "
+            f"can be measured on them: give it a {part} part, or name another set.")
 
 
 def make_split(part: str, images, labels, class_names, ids=None) -> Split:
@@ -58,7 +70,8 @@ def make_split(part: str, images, labels, class_names, ids=None) -> Split:
     Raises:
       InputError: for images or labels of another shape or type, or labels without a class.
     """
-    images, labels = np.asarray(images), np.asarray(labels)
+    images = images if isinstance(images, Pictures) else np.asarray(images)
+    labels = np.asarray(labels)
     require(images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3),
             f"{part} images must be uint8 [n, height, width, 1 or 3], got {images.dtype} "
             f"{list(images.shape)}.")
@@ -81,10 +94,9 @@ def assemble(name: str, class_names, trainval: Split, test: Split, map_name: str
         fixed fifth is validation, see ``validation_mask``.
 
     Raises:
-      InputError: for an empty part, images of two shapes, a label map that does not fit.
+      InputError: for an empty training part, images of two shapes, a label map that does not fit.
     """
-    for part, split in ("training", trainval), ("test", test):
-        require(len(split.ids) > 0, f"{name} has no {part} images.")
+    require(len(trainval.ids) > 0, f"{name} has no training images.")
     require(trainval.images.shape[1:] == test.images.shape[1:],
             f"{name}: training images are {list(trainval.images.shape[1:])}, but test "
             f"images {list(test.images.shape[1:])}.")

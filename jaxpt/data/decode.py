@@ -97,14 +97,18 @@ def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing
     """
     check_memory(n, framing.side, channels)
     images = np.empty((n, framing.side, framing.side, channels), np.uint8)
-    mode = "RGB" if channels == 3 else "L"
     for position, (source, name) in enumerate(encoded):
-        image = open_image(source, name).convert(mode)
-        if white != 255:
-            image = image.point(lambda value: min(255, value * 255 // white))
-        square = to_square(image, framing)
-        images[position] = np.asarray(square).reshape(images.shape[1:])
+        images[position] = read_square(source, name, framing, channels, white)
     return images
+
+
+def read_square(source: pathlib.Path | bytes, name: str, framing: Framing, channels: int,
+                white: int = 255) -> np.ndarray:
+    """One image as uint8 [side, side, channels]; arguments and errors as of ``squares``."""
+    image = open_image(source, name).convert("RGB" if channels == 3 else "L")
+    if white != 255:
+        image = image.point(lambda value: min(255, value * 255 // white))
+    return np.asarray(to_square(image, framing)).reshape(framing.side, framing.side, channels)
 
 
 def reframe(images: np.ndarray, framing: Framing) -> np.ndarray:

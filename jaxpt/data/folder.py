@@ -1,63 +1,171 @@
-"""Your own images: one folder a class, below ``train`` and ``test``."""
+"""Your own images: class folders or list files, below ``train`` and ``test`` or all for training.
 
+Every file is decoded once before anything else happens, so that no run meets a broken one later.
+"""
+
+import hashlib
+import json
+import logging
+import os
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image
 
-from jaxpt.data.decode import Framing, open_image, to_square
-from jaxpt.errors import require
+from jaxpt.data import listing
+from jaxpt.data.decode import Framing, check_memory, open_image, to_square
+from jaxpt.data.parallel import in_parallel
+from jaxpt.data.pictures import Pictures
+from jaxpt.errors import InputError, require
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SHOWN = 5  # broken files that a message names
 
 
-def read(root: pathlib.Path, size: int):
-    """Reads ``root/train/CLASS/IMAGE`` and ``root/test/CLASS/IMAGE`` into memory.
+class Folder(NamedTuple):
+    """What a folder gives.
+
+    Attributes:
+      name: of the folder.
+      parts: "train" and, where there is one, "test": (images, labels), images uint8
+        [n, size, size, 1 or 3] or as many ``Pictures``, labels int32 [n].
+      class_names: in the order of the labels.
+      broken: a sentence for every file that was left out.
+    """
+
+    name: str
+    parts: dict[str, tuple[np.ndarray | Pictures, np.ndarray]]
+    class_names: list[str]
+    broken: tuple[str, ...]
+
+
+def read(root: pathlib.Path, size: int, *, broken: str = "stop", keep: int | None = None,
+         cache: pathlib.Path | None = None) -> Folder:
+    """Reads class folders or lists of images; see ``listing.parts`` for how they may lie.
 
     The shorter side is scaled to ``size`` and the centre is cut out; colour images become RGB,
     and a set of grey images alone stays grey.
 
     Args:
-      root: the folder.
+      root: the folder, or a list file.
       size: side of the square images, pixels.
-
-    Returns:
-      (name, (train images, train labels), (test images, test labels), class names), images uint8
-      [n, size, size, 1 or 3].
+      broken: "stop" raises for files that cannot be used, "skip" leaves them out and says which.
+      keep: a set of more bytes than this stays encoded (``Pictures``); None: none does.
+      cache: folder that remembers which files of such a set could be decoded, for as long as
+        names, sizes and times of change stay the same; None: nothing is remembered.
 
     Raises:
-      InputError: for a missing or empty folder, classes that appear in test alone, or an image
-        that cannot be read, by its name.
+      InputError: for a missing or empty folder, classes that appear in test alone, or files that
+        cannot be used, by their names.
     """
-    require(root.is_dir(), f"data.path {str(root)!r} is no folder.")
     require(size >= 1, f"data.image_size must be at least 1, got {size}.")
-    files = {part: _files(root / part) for part in ("train", "test")}
-    names = sorted({file.parent.name for file in files["train"]})
-    unknown = sorted({file.parent.name for file in files["test"]} - set(names))
-    require(not unknown, f"{root}/test has classes that {root}/train has not: {unknown}.")
-    pictures = {part: [_open(file, size) for file in files[part]] for part in files}
-    mode = "L" if all(p.mode == "L" for part in pictures.values() for p in part) else "RGB"
-    parts = [(_stack(pictures[part], mode),
-              np.array([names.index(file.parent.name) for file in files[part]], np.int32))
-             for part in ("train", "test")]
-    return root.name, parts[0], parts[1], names
+    require(broken in ("stop", "skip"), f"data.broken must be stop or skip, got {broken!r}.")
+    parts = listing.parts(root)
+    files = [file for part in parts.values() for file in part.files]
+    whole = keep is None or len(files) * size * size * 3 <= keep
+    if whole:
+        check_memory(len(files), size, 3)
+        seen = dict(zip(files, in_parallel(lambda file: _square(file, size), files)))
+        errors = {file: found for file, found in seen.items() if isinstance(found, str)}
+        grey = all(square.ndim == 2 for file, square in seen.items() if file not in errors)
+    else:
+        errors, grey = _checked(files, cache)
+    if errors:
+        _tell(root, errors, len(files), broken)
+        parts = {name: _without(part, errors) for name, part in parts.items()}
+    require(bool(parts["train"].files), f"{root} has no training image that can be used.")
+    names = sorted(set(parts["train"].classes))
+    extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
+    require(not extra, f"{root}: no training image of {extra} can be used.")
+    channels = 1 if grey else 3
+    images = {name: _stack([seen[file] for file in part.files], size, channels) if whole
+              else Pictures(part.files, Framing.centre(size), channels)
+              for name, part in parts.items()}
+    position = {name: i for i, name in enumerate(names)}
+    return Folder(root.stem, {name: (images[name], np.array([position[c] for c in part.classes],
+                                                            np.int32))
+                              for name, part in parts.items()}, names, tuple(errors.values()))
 
 
-def _files(part: pathlib.Path) -> list[pathlib.Path]:
-    files = sorted(file for file in part.glob("*/*") if file.suffix.lower() in SUFFIXES)
-    require(bool(files), f"{part} has no images: expected {part}/CLASS/IMAGE with one of the "
-            f"endings {', '.join(SUFFIXES)}.")
-    root = part.parent.resolve()
+def _square(file: str, size: int) -> np.ndarray | str:
+    """uint8 [size, size] or [size, size, 3], or why there is none."""
+    try:
+        return np.asarray(to_square(open_image(pathlib.Path(file), file), Framing.centre(size)))
+    except InputError as error:
+        return str(error)
+
+
+def _mode(file: str) -> str:
+    """"L" or "RGB" of a file that can be decoded, else why it cannot."""
+    try:
+        return open_image(pathlib.Path(file), file).mode
+    except InputError as error:
+        return str(error)
+
+
+def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, str], bool]:
+    """(files that cannot be decoded with why, whether all the others are grey)."""
+    remembered = None if cache is None else cache / f"{_digest(files)}.json"
+    try:
+        if remembered:
+            found = json.loads(remembered.read_text())
+            return dict(found["errors"]), bool(found["grey"])
+    except (OSError, ValueError, TypeError, KeyError):
+        pass  # not there, or broken: look again
+    logging.getLogger(__name__).warning("Decoding %s images once, to find broken ones.",
+                                        f"{len(files):,}")
+    errors, grey = {}, True
+    for file, mode in zip(files, in_parallel(_mode, files)):
+        if mode not in ("L", "RGB"):
+            errors[file] = mode
+        grey = grey and mode != "RGB"
+    if remembered:
+        _remember(remembered, {"errors": errors, "grey": grey})
+    return errors, grey
+
+
+def _remember(file: pathlib.Path, found: dict) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps(found))
+        partial.replace(file)
+    except OSError:
+        pass  # then they are looked at again next time
+
+
+def _digest(files: list[str]) -> str:
+    """Of names, sizes and times of change, and of what decodes."""
+    digest = hashlib.sha256(PIL.__version__.encode())
     for file in files:
-        require(file.resolve().is_relative_to(root), f"{file} leads out of {part.parent}, to "
-                f"{file.resolve()}: copy the file, or give the folder that holds it.")
-    return files
+        try:
+            about = os.stat(file)
+            digest.update(f"{os.path.abspath(file)}\0{about.st_size}\0{about.st_mtime_ns}\n"
+                          .encode(errors="surrogateescape"))
+        except OSError:
+            digest.update(f"{file}\0missing\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:24]
 
 
-def _open(file: pathlib.Path, size: int) -> Image.Image:
-    return to_square(open_image(file, str(file)), Framing.centre(size))
+def _tell(root, errors: dict[str, str], n: int, broken: str) -> None:
+    more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
+    named = "; ".join(text.removesuffix(".") for text in list(errors.values())[:SHOWN]) + more
+    said = f"{len(errors):,} of {n:,} images cannot be used: {named}."
+    require(broken == "skip", f"{said.removesuffix('.')}. Mend or remove them, or set data.broken "
+            f"to skip; jaxpt data check {root} lists all.")
+    logging.getLogger(__name__).warning("%s They are left out.", said)
 
 
-def _stack(images: list[Image.Image], mode: str) -> np.ndarray:
-    arrays = np.stack([np.asarray(image.convert(mode)) for image in images])
-    return arrays[..., None] if mode == "L" else arrays
+def _without(part: listing.Part, errors: dict[str, str]) -> listing.Part:
+    kept = [(file, c) for file, c in zip(*part) if file not in errors]
+    return listing.Part([file for file, _ in kept], [c for _, c in kept])
+
+
+def _stack(squares: list[np.ndarray], size: int, channels: int) -> np.ndarray:
+    images = np.empty((len(squares), size, size, channels), np.uint8)
+    for position, square in enumerate(squares):
+        if channels == 3 and square.ndim == 2:
+            square = np.asarray(Image.fromarray(square).convert("RGB"))
+        images[position] = square.reshape(size, size, channels)
+    return images

@@ -1,9 +1,11 @@
 """Coarse labels from fine ones: what pre-training sees when transfer asks for more."""
 
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxpt.data.listing import read_rows
 from jaxpt.errors import require
 
 
@@ -22,13 +24,19 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
     """The label map of that name for a set of classes.
 
     Args:
-      name: "fine" (as they are), "halves" (y // 5 of ten classes), "parity" (y mod 2) or
-        "fashion5" (tops, trouser, dress, shoes, bag).
+      name: "fine" (as they are), "halves" (y // 5 of ten classes), "parity" (y mod 2),
+        "fashion5" (tops, trouser, dress, shoes, bag), "level:K" (the first K levels of class names
+        such as "animal/cat"; 1 is the coarsest), or a file FILE.csv with a line "fine,coarse" for
+        every class, by their names; such a line at its top names the columns.
       class_names: the fine classes.
 
     Raises:
-      InputError: for another name, or a map that does not fit the number of classes.
+      InputError: for another name, or a map that does not fit the classes.
     """
+    if name.startswith("level:"):
+        return _of_level(name, class_names)
+    if name.endswith(".csv"):
+        return _of_file(pathlib.Path(name), class_names)
     n = len(class_names)
     maps = {
         "fine": LabelMap(tuple(range(n)), tuple(class_names)),
@@ -37,7 +45,37 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
         "fashion5": LabelMap((0, 1, 0, 2, 0, 3, 0, 3, 4, 3),
                              ("tops", "trouser", "dress", "shoes", "bag")),
     }
-    require(name in maps, f"data.label_map must be one of {sorted(maps)}, got {name!r}.")
+    require(name in maps, f"data.label_map must be one of {sorted(maps)}, level:K or a .csv file, "
+            f"got {name!r}.")
     require(name in ("fine", "parity") or n == 10,
             f"data.label_map {name!r} is for 10 classes, but the data has {n}.")
     return maps[name]
+
+
+def _of_level(name: str, class_names) -> LabelMap:
+    level = name.removeprefix("level:")
+    levels = max(len(c.split("/")) for c in class_names)
+    require(level.isdecimal() and 1 <= int(level) <= levels, f"data.label_map {name!r}: the "
+            f"classes have the levels 1 to {levels}, such as {class_names[0]!r}.")
+    return _named(["/".join(c.split("/")[:int(level)]) for c in class_names])
+
+
+def _of_file(file: pathlib.Path, class_names) -> LabelMap:
+    rows = read_rows(file)
+    if rows and [cell.lower() for cell in rows[0][1]] == ["fine", "coarse"]:
+        rows = rows[1:]
+    coarse = {}
+    for line, row in rows:
+        require(len(row) == 2 and all(row), f"{file}, line {line}: expected fine,coarse, got "
+                f"{','.join(row)!r}.")
+        require(coarse.setdefault(row[0], row[1]) == row[1],
+                f"{file}, line {line}: {row[0]!r} has two coarse classes.")
+    missing, unknown = set(class_names) - set(coarse), set(coarse) - set(class_names)
+    require(not missing, f"{file} lacks the classes {sorted(missing)}.")
+    require(not unknown, f"{file} has classes that the data has not: {sorted(unknown)}.")
+    return _named([coarse[c] for c in class_names])
+
+
+def _named(coarse: list[str]) -> LabelMap:
+    names = sorted(set(coarse))
+    return LabelMap(tuple(names.index(c) for c in coarse), tuple(names))

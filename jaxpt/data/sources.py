@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 
+from jaxpt.cache_home import cache_home
 from jaxpt.data import folder, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split, validation_mask
 from jaxpt.errors import InputError, require
@@ -25,7 +26,9 @@ def load(config) -> Dataset:
         or a name in ``protocols.PROTOCOLS``, with or without "protocol:" before it), ``path``,
         ``image_size`` (of folder, protocols and those tfds sets whose images differ in size),
         ``label_map``, ``limit`` (use only that many training images, 0 for all) and, where it has
-        them, ``train_split``, ``test_split`` (of tfds:NAME) and ``try_gcs``, see ``tfds_source``.
+        them, ``train_split``, ``test_split`` (of tfds:NAME), ``try_gcs``, see ``tfds_source``,
+        ``broken``, ``resident`` and ``resident_limit_mb`` (of folder: files that cannot be read,
+        and whether images are decoded now or as they are looked at), see ``folder.read``.
 
     Raises:
       InputError: for an unknown source, missing files, or data that does not make sense.
@@ -40,13 +43,19 @@ def load(config) -> Dataset:
     else:
         require(source in SOURCES, f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
                 f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.")
+        if source == "folder":
+            return _folder(config)
         name, trainval, test, names = SOURCES[source](config)
     for part, arrays in ("training", trainval), ("test", test):
         require(len(arrays[0]) > 0, f"{source} has no {part} images.")
-    trainval, test = make_split("train", *trainval, names), make_split("test", *test, names)
+    return _assemble(name, names, make_split("train", *trainval, names),
+                     make_split("test", *test, names), config)
+
+
+def _assemble(name, names, trainval, test, config, broken=()) -> Dataset:
     if config.limit:
         trainval = trainval.take(limited(len(trainval.ids), config.limit))
-    return assemble(name, names, trainval, test, config.label_map)
+    return assemble(name, names, trainval, test, config.label_map)._replace(broken=broken)
 
 
 def _npz(config):
@@ -75,11 +84,19 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is no whole .npz file of plain arrays (no objects).") from error
 
 
-def _folder(config):
-    """Class folders below path/train and path/test."""
-    return folder.read(pathlib.Path(config.path), config.image_size)
+def _folder(config) -> Dataset:
+    """Class folders or lists; a set without a test part is one for pre-training."""
+    resident = config.get("resident", "auto")
+    keep = {"yes": None, "no": 0}.get(resident, config.get("resident_limit_mb", 2048) * 2 ** 20)
+    name, parts, names, broken = folder.read(
+        pathlib.Path(config.path), config.image_size, broken=config.get("broken", "stop"),
+        keep=keep, cache=cache_home() / "images")
+    trainval = make_split("train", *parts["train"], names)
+    test = make_split("test", *parts["test"], names) if "test" in parts else trainval.take(
+        slice(0))
+    return _assemble(name, names, trainval, test, config, broken)
 
 
 SOURCES = {"digits": lambda config: small_sets.digits(),
            "fashion_mnist": lambda config: small_sets.fashion_mnist(config.path),
-           "npz": _npz, "folder": _folder}
+           "npz": _npz, "folder": None}

@@ -24,7 +24,7 @@ class FeatureCache:
     """A folder of features, or nothing that is kept at all."""
 
     def __init__(self, folder: str | os.PathLike | None):
-        """``folder``: where entries are kept; it is made. None keeps nothing.
+        """``folder``: where entries are kept; made with the first of them. None keeps nothing.
 
         Raises:
           InputError: where the folder cannot be made.
@@ -32,11 +32,11 @@ class FeatureCache:
         self._folder = None if folder is None else pathlib.Path(folder)
         if self._folder is not None:
             require(str(folder) != "", "the cache's folder must have a name; None keeps nothing.")
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise InputError(f"the cache {str(folder)!r} cannot be made ({error.strerror}): "
-                                 "choose another folder.") from error
+            there = next(path for path in (self._folder, *self._folder.absolute().parents)
+                         if path.exists())
+            require(there.is_dir() and os.access(there, os.W_OK),
+                    f"the cache {str(folder)!r} cannot be made ({there} is no folder that can be "
+                    "written): choose another folder.")
 
     def get(self, what: dict[str, Any],
             make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -56,6 +56,7 @@ class FeatureCache:
         if found is None:
             arrays = make()
             try:
+                self._folder.mkdir(parents=True, exist_ok=True)
                 self._write(key, what, arrays)
             except OSError as error:
                 raise InputError(f"the cache {str(self._folder)!r} cannot be written "

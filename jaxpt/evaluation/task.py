@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpt.data.sources import Dataset, Split, validation_mask
+from jaxpt.data.dataset import Dataset, Split, require_part, validation_mask
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_split
 from jaxpt.evaluation.metrics import METRICS
@@ -96,7 +96,7 @@ def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") ->
     require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
     known = (*METRICS, MULTI_LABEL)
     require(metric in known, f"metric must be one of {known}, got {metric!r}.")
-    require(len(getattr(dataset, part).ids) > 0, f"{dataset.name} has no {part} images.")
+    require_part(dataset, part)
     in_validation = np.isin(dataset.trainval.ids, dataset.validation.ids)
     require(np.array_equal(dataset.trainval.ids[~in_validation], dataset.train.ids),
             f"{dataset.name}: train and validation must be disjoint parts of trainval, in order.")

@@ -13,6 +13,8 @@ from jaxpt.losses import similarity as sim
 NO_POSITIVE = ("nearest", "drop", "floor")
 NEIGHBOR_FORMS = ("auto", "dense", "streamed")
 DENSE_MEMORY = 2048  # keys up to which "auto" is dense
+KEYS_PER_NEIGHBOR = 40  # and up to so many for each neighbour, as selecting costs more than masking
+SMALL_MATRIX = 2**24  # similarities, 64 MiB, up to which it is
 LARGEST_MATRIX = 2**28  # similarities, 1 GiB, up to which it is where it must be
 
 
@@ -32,7 +34,8 @@ class NeighborStats(NamedTuple):
 
 def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_ids=None,
          key_ids=None, key_mask=None, no_positive="nearest", gate=None, balanced=False,
-         robustness=0.0, normalize=True, where=None, axis_name=None, form="auto", k_max=None):
+         robustness=0.0, normalize=True, where=None, axis_name=None, form="auto", k_max=None,
+         recall=None):
     """Leave-one-out k-nearest-neighbour loss (LOOK).
 
     The negative log-probability that a softmax-weighted kNN classifier, which may not use the
@@ -88,9 +91,11 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
       form: "dense" holds a few arrays batch × memory; "streamed" none, forward or backward: blocks
         of keys are compared one after another and only the neighbours are looked at again
         (``jaxpt.knn``; reverse mode only). Both agree to rounding. "auto" is dense up to 2,048
-        keys, where k is more than an eighth of the keys and the matrix has at most 2²⁸ entries, and
-        where ``gate`` or a traced k needs it.
+        keys, up to 40 keys for each neighbour while the matrix has at most 2²⁴ entries, up to 8
+        while it has at most 2²⁸, and where ``gate`` or a traced k needs it.
       k_max: static bound of a traced k, with which it can be streamed; a larger k is cut to it.
+      recall: None finds the exact neighbours. Between 0 and 1, "streamed" alone is approximate: the
+        share of them that is to be found, faster on TPUs (see ``jaxpt.knn.search``).
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -98,9 +103,9 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
     Raises:
       TypeError: for integer embeddings.
       ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, gate <= 0, robustness
-        outside 0 … 1, shapes that do not match, only one of the ids, an unknown form or one that
-        cannot be: "streamed" with a gate or a traced k without ``k_max``, "auto" with either and
-        more than 2²⁸ similarities.
+        or recall outside 0 … 1, shapes that do not match, only one of the ids, an unknown form or
+        one that cannot be: "streamed" with a gate or a traced k without ``k_max``, "auto" with
+        either and more than 2²⁸ similarities.
 
     Example:
       Two keys of the query's class at cosine 1 and −1, one of another at 1. The two nearest are
@@ -128,6 +133,8 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         raise ValueError(f"gate must be positive and finite, got {gate}.")
     if not 0 <= robustness <= 1:
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
+    if recall is not None and not 0 < recall < 1:
+        raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
     common = _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, {
         "query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where})
     memory = _memory(keys, axis_name)
@@ -138,7 +145,7 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
         losses, missing, purity = neighbors_dense.look(gate=gate, **common)
     else:
         losses, missing, purity = neighbors_streamed.look(
-            k_max=min(int(k_max), memory), **common)
+            k_max=min(int(k_max), memory), recall=recall, **common)
     if robustness:
         losses = -jnp.expm1(-robustness * losses) / robustness
     return _finish(losses, missing, purity, where)
@@ -216,8 +223,9 @@ def _choose_form(form, batch, memory, k_max, gate=None):
     fits = batch * memory <= LARGEST_MATRIX
     if form == "auto":
         dense_only = gate is not None or k_max is None
-        small = memory <= DENSE_MEMORY or (fits and k_max is not None and 8 * k_max > memory)
-        form = "dense" if dense_only or small else "streamed"
+        dense = dense_only or memory <= DENSE_MEMORY or (fits and memory < 8 * k_max) or (
+            batch * memory <= SMALL_MATRIX and memory <= KEYS_PER_NEIGHBOR * k_max)
+        form = "dense" if dense else "streamed"
         if dense_only and not fits:
             form_needs = "gate weighs every key" if gate is not None else "k is traced"
             raise ValueError(

@@ -87,9 +87,11 @@ def soft_knn_loss(s, neighbors, positives, candidates, same_class, missing, temp
     logits = s / temperature
     missing_loss = 0.0
     if no_positive == "nearest":
-        nearest = same_class & (jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1)[:, None]
-                                == jnp.arange(s.shape[1])[None, :])
-        nearest &= missing[:, None]
+        nearest = jax.lax.cond(  # a pass over the matrix that most steps can do without
+            jnp.any(missing), lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
+            lambda: jnp.zeros(len(s), int))
+        nearest = nearest[:, None] == jnp.arange(s.shape[1])[None, :]
+        nearest &= same_class & missing[:, None]
         # Where a positive is among the neighbours nothing changes: the masks stay as they are.
         neighbors, positives = neighbors | nearest, positives | nearest
         missing = ~jnp.any(positives, axis=-1)

@@ -18,7 +18,7 @@ NCA_BLOCK = 4096  # keys of one block of NCA: several passes over its similariti
 
 
 def look(queries, keys, query_labels, key_labels, *, k, k_max, temperature, query_ids, key_ids,
-         key_mask, no_positive, balanced, normalize, where, axis_name):
+         key_mask, no_positive, balanced, normalize, where, axis_name, recall=None):
     """(float32 losses, whether no neighbour is a positive, share of positives), each [batch].
 
     ``k_max`` is how many neighbours are looked for; k, no larger, may be traced.
@@ -28,13 +28,13 @@ def look(queries, keys, query_labels, key_labels, *, k, k_max, temperature, quer
     counts = _log_counts(key_labels, key_mask, axis_name) if balanced else None
     bias = None if counts is None else -jax.lax.stop_gradient(temperature * counts)
 
-    def find(k, **labels):
+    def find(k, **options):
         s, index = knn.search(
             jax.lax.stop_gradient(queries), keys, k, query_ids=query_ids, key_ids=key_ids,
-            key_mask=key_mask, key_bias=bias, key_rows=key_rows, axis_name=axis_name, **labels)
+            key_mask=key_mask, key_bias=bias, key_rows=key_rows, axis_name=axis_name, **options)
         return jnp.where(index >= 0, s, 0.0), index
 
-    s, index = find(k_max)
+    s, index = find(k_max, recall=recall)
     neighbors = (index >= 0) & (jnp.arange(k_max) < jnp.broadcast_to(k, index.shape[:1])[:, None])
     positives = neighbors & (knn.take(key_labels, index, axis_name) == query_labels[:, None])
     missing = ~jnp.any(positives, axis=-1)

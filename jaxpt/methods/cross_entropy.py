@@ -1,12 +1,14 @@
 """Cross-entropy: a linear classifier on the backbone, trained with it.
 
 With ``classifier = "mlp"`` the projector stands before the classifier and is left behind in
-transfer (SL-MLP: Wang et al., CVPR 2022).
+transfer (SL-MLP: Wang et al., CVPR 2022). With ``mixup`` or ``cutmix`` images are mixed with
+others of the batch, and labels with theirs.
 """
 
 import jax.numpy as jnp
 
 from jaxpt import losses, models
+from jaxpt.data import mixup
 from jaxpt.errors import require
 from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
@@ -26,13 +28,32 @@ def make(setup: Setup) -> Method:
     encoder = models.Encoder(models.make_backbone(config.model, axis_name=axis), head)
 
     def step(state, batch):
+        images, share = _mixed(config, state, batch, axis)
+
         def loss_of(params):
-            queries = encoding.queries(encoder, params, state, batch, config)
-            per_example = losses.cross_entropy(queries.output, queries.labels,
-                                               label_smoothing=config.label_smoothing)
+            queries = encoding.queries(encoder, params, state, batch, config, images=images)
+
+            def loss(labels):
+                return losses.cross_entropy(queries.output, labels,
+                                            label_smoothing=config.label_smoothing)
+
+            # Cross-entropy is linear in the target, so mixed labels are mixed losses.
+            per_example = loss(queries.labels) if share is None else mixup.mix(
+                share, loss(queries.labels),
+                loss(mixup.next_example(queries.labels, len(batch.label), axis)))
             accuracy = jnp.mean(jnp.argmax(queries.output, axis=-1) == queries.labels)
             return jnp.mean(per_example), (queries.batch_stats, {"accuracy": accuracy})
 
         return updating.descend(setup, state, loss_of)
 
     return Method(encoder, updating.make_init(setup, encoder), step)
+
+
+def _mixed(config, state, batch, axis):
+    """The mixed views and the share of each row that is its own; neither without mixing."""
+    if not (config.mixup or config.cutmix):
+        return None, None
+    drawn = mixup.draw(batch.seed, state.step, mixup=config.mixup, cutmix=config.cutmix)
+    images, shares = zip(*(mixup.mix_views(drawn, views, len(batch.label), axis)
+                           for views in encoding.view_images(config, batch)), strict=True)
+    return images, jnp.concatenate(shares)

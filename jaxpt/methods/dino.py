@@ -33,7 +33,7 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         outputs, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config.target_norm)
+            encoder, state.target, encoding.global_images(config, batch), config)
         targets = outputs.reshape(config.views, -1, config.prototypes)
 
         def loss_of(params):

@@ -41,18 +41,58 @@ class Queries(NamedTuple):
     batch_stats: Any
 
 
-def queries(encoder, params, state, batch, config) -> Queries:
+def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
     """``config.views`` views of a batch and ``config.local_views`` small crops of it (multi-crop),
-    through the encoder."""
+    through the encoder; ``images`` are these views where they are made already."""
     stats, outputs, predictions = state.batch_stats, [], []
-    for images in view_images(config, batch):
-        encoded = models.encode(encoder, params, stats, images, train=True)
+    for part in view_images(config, batch) if images is None else images:
+        encoded = encode(encoder, params, stats, part, config)
         stats = encoded.batch_stats
         outputs.append(encoded.output)
         predictions.append(encoded.prediction)
     return Queries(
         jnp.concatenate(outputs), None if predictions[0] is None else jnp.concatenate(predictions),
         each_view(batch.label, config), each_view(batch.id, config), stats)
+
+
+def encode(encoder, params, batch_stats, images, config, *, train: bool = True) -> models.Encoded:
+    """``models.encode`` in ``config.micro_batches`` parts, one after another.
+
+    Only one part's activations exist at a time: the backward pass makes them again, part by part,
+    while the loss sees the outputs of all (GradCache: Gao et al., RepL4NLP 2021). So, unlike with
+    gradients summed over small batches, the contrast stays that of the whole batch. Gradients are
+    those of one pass, to rounding, but for BatchNorm, whose statistics are those of a part and
+    whose running ones move once for each.
+
+    Args:
+      encoder, params, batch_stats, images: as there; images float [views · batch, …], of which
+        every part has all views of its examples.
+      config: the pre-training config.
+      train: as there.
+    """
+    parts = config.micro_batches
+    if parts == 1:
+        return models.encode(encoder, params, batch_stats, images, train=train)
+
+    @jax.checkpoint
+    def visit(stats, images):
+        encoded = models.encode(encoder, params, stats, images, train=train)
+        return encoded.batch_stats, encoded._replace(batch_stats=None)
+
+    # Every so manieth row: the parts divide the batch, so all views of an example meet in one.
+    split = jnp.swapaxes(images.reshape(-1, parts, *images.shape[1:]), 0, 1)
+    stats, encoded = jax.lax.scan(visit, batch_stats, split)
+    encoded = jax.tree.map(
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(images.shape[0], *x.shape[2:]), encoded)
+    return encoded._replace(batch_stats=stats)
+
+
+def check_micro_batches(config, devices: int) -> None:
+    """Raises InputError where so many devices cannot cut their share of a batch into the parts."""
+    share, parts = config.batch_size // devices, config.micro_batches
+    require(parts >= 1, f"micro_batches must be at least 1, got {parts}.")
+    require(share % parts == 0, f"micro_batches {parts} does not divide the {share} images of a "
+            f"device (batch_size {config.batch_size} over {devices}): choose a divisor of {share}.")
 
 
 def view_images(config, batch) -> list[jax.Array]:
@@ -84,7 +124,7 @@ def other_view(rows):
 
 def target_keys(encoder, target, batch, config):
     """Unit keys [batch, dim] of the target encoder for a view of its own, and its statistics."""
-    keys, stats = target_outputs(encoder, target, key_images(config, batch), config.target_norm)
+    keys, stats = target_outputs(encoder, target, key_images(config, batch), config)
     return unit_vectors(keys), stats
 
 
@@ -93,18 +133,20 @@ def key_images(config, batch) -> jax.Array:
     return augment.draw_view(config.key_augment, batch, view=KEY_VIEW)
 
 
-def target_outputs(encoder, target, images, norm: str):
+def target_outputs(encoder, target, images, config, *, norm: str | None = None):
     """Outputs of the target encoder's head, without gradient, and its BatchNorm statistics.
 
     Args:
       encoder, target: the online ``Encoder`` and the ``Target``.
       images: float [batch, …].
-      norm: what BatchNorm normalises by: "batch", the images' own statistics, as MoCo does, or
-        "running", the average of the online encoder's: no leak between the examples of a batch,
-        but what was running at the start is no statistics at all.
+      config: the pre-training config.
+      norm: what BatchNorm normalises by, ``config.target_norm`` where None: "batch", the images'
+        own statistics, as MoCo does, or "running", the average of the online encoder's: no leak
+        between the examples of a batch, but what was running at the start is no statistics at all.
     """
-    encoded = models.encode(encoder.clone(predictor=None), target.params, target.batch_stats,
-                            images, train=norm == "batch")
+    norm = norm or config.target_norm
+    encoded = encode(encoder.clone(predictor=None), target.params, target.batch_stats, images,
+                     config, train=norm == "batch")
     return jax.lax.stop_gradient((encoded.output, encoded.batch_stats))
 
 

@@ -4,19 +4,19 @@
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast
+from jaxpt.methods import encoding, memory_contrast, updating
 from jaxpt.methods.setup import Method, Setup
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
     encoding.check_shares(config, "weight")
 
     def loss_of(queries, own, memory):
         per_query = losses.grafit(
             queries.output, own, memory.keys, queries.labels, memory.labels,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid,
+            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
             temperature=config.temperature, weight=config.weight)
         return per_query, {}
 

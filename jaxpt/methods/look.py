@@ -9,18 +9,31 @@ Beyond the paper, and off by default: ``own_view``, ``gate``, ``balanced``, ``ro
 ``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (the whole training set).
 """
 
+import jax
 import jax.numpy as jnp
 
-from jaxpt import losses
+from jaxpt import knn, losses
 from jaxpt.errors import require
+from jaxpt.losses.similarity import unit_vectors
 from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
+
+NEIGHBORS = ("exact", "approximate")
+RECALL = 0.95  # that "approximate" asks for
+MEASURED = 8  # queries of a device on which it is measured
 
 
 def make(setup: Setup) -> Method:
     config = setup.config
     check(config)
     encoder = encoding.projected_encoder(setup)
+    axis, most = updating.memory_axis(setup), min(config.k, updating.memory_size(setup))
+    approximate = config.neighbors == "approximate"
+    one_k = not config.k_by_class and setup.steps(config.k_warmup) == 0
+    require(not approximate or (one_k and not config.gate),
+            "neighbors approximate needs the hard edge and one k: set gate to 0, k_by_class to "
+            "False and k_warmup to \"0 steps\", or neighbors to exact.")
+    how = {"form": "streamed", "recall": RECALL} if approximate else {}
     k_at = k_schedule(config, setup.steps, updating.memory_size(setup))
 
     def step(state, batch):
@@ -29,20 +42,24 @@ def make(setup: Setup) -> Method:
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            ids = {"query_ids": queries.ids, "key_ids": memory.ids, "key_mask": memory.valid}
-            k_of_query = (k_of_labels(k, queries.labels, memory, setup.classes)
+            ids = {"query_ids": queries.ids, "key_ids": memory.ids, "key_mask": memory.valid,
+                   "axis_name": axis}
+            k_of_query = (k_of_labels(k, queries.labels, memory, setup.classes, axis)
                           if config.k_by_class else k)
             per_query, neighbors = losses.look(
                 queries.output, memory.keys, queries.labels, memory.labels, **ids,
                 k=k_of_query, temperature=config.temperature,
                 no_positive=config.no_positive, gate=config.gate or None, balanced=config.balanced,
-                robustness=config.robustness)
+                robustness=config.robustness, **how)
             if config.own_view:  # the own second view as a positive, against the whole memory
                 own = losses.info_nce(
                     queries.output, encoding.each_view(keys, config), memory.keys, **ids,
                     temperature=config.temperature)
                 per_query = (1 - config.own_view) * per_query + config.own_view * own
-            return jnp.mean(per_query), (queries.batch_stats, {"k": k, **neighbors._asdict()})
+            metrics = {"k": k, **neighbors._asdict()}
+            if approximate:
+                metrics["recall"] = recall_on_a_few(queries, memory, most, axis)
+            return jnp.mean(per_query), (queries.batch_stats, metrics)
 
         state, metrics = updating.descend(setup, state, loss_of)
         state = updating.follow(setup, state, target_stats)
@@ -59,10 +76,25 @@ def check(config) -> None:
     require(config.no_positive in losses.NO_POSITIVE,
             f"no_positive must be one of {losses.NO_POSITIVE}, got {config.no_positive!r}.")
     require(config.gate >= 0, f"gate must not be negative (0 is the hard edge), got {config.gate}.")
+    require(config.neighbors in NEIGHBORS,
+            f"neighbors must be one of {NEIGHBORS}, got {config.neighbors!r}.")
     encoding.check_shares(config, "own_view", "robustness")
     encoding.check_temperature(config)
     encoding.check_target(config)
     updating.check_memory(config)
+
+
+def recall_on_a_few(queries, memory, k: int, axis_name=None):
+    """The share of their exact neighbours that the first few queries' search finds.
+
+    Of those without ``balanced``, which moves similarities but not how candidates are chosen.
+    With ``axis_name`` the memory is each device's part of it.
+    """
+    few = jax.lax.stop_gradient(unit_vectors(queries.output[:MEASURED]))
+    return knn.measured_recall(
+        few, memory.keys, k, recall=RECALL, axis_name=axis_name,
+        query_ids=queries.ids[:MEASURED], key_ids=memory.ids, key_mask=memory.valid,
+        key_rows=unit_vectors, block_size=knn.choose_block_size(queries.output.shape[0]))
 
 
 def k_schedule(config, steps, memory_size: int):
@@ -85,11 +117,14 @@ def k_schedule(config, steps, memory_size: int):
     return k_at
 
 
-def k_of_labels(k, labels, memory, classes: int):
+def k_of_labels(k, labels, memory, classes: int, axis_name=None):
     """k for each query, in proportion to how many keys of its class the memory holds.
 
-    The mean over the classes that have keys is k; at least 1.
+    The mean over the classes that have keys is k; at least 1. With ``axis_name`` the memory is
+    each device's part of it.
     """
     counts = jnp.zeros(classes).at[memory.labels].add(memory.valid, mode="drop")
+    if axis_name is not None:
+        counts = jax.lax.psum(counts, axis_name)
     share = counts * jnp.sum(counts > 0) / jnp.maximum(jnp.sum(counts), 1)
     return jnp.maximum(jnp.round(k * share[labels]), 1).astype(jnp.int32)

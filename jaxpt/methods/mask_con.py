@@ -4,12 +4,12 @@ The target encoder's view of the query says how much each key of its class shoul
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast
+from jaxpt.methods import encoding, memory_contrast, updating
 from jaxpt.methods.setup import Method, Setup
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
     encoding.check_temperature(config, "target_temperature")
     encoding.check_shares(config, "weight")
@@ -17,7 +17,7 @@ def make(setup: Setup) -> Method:
     def loss_of(queries, own, memory):
         per_query = losses.mask_con(
             queries.output, own, memory.keys, queries.labels, memory.labels,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid,
+            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
             temperature=config.temperature,
             target_temperature=config.target_temperature, weight=config.weight)
         return per_query, {}

@@ -5,18 +5,19 @@ matters; BatchNorm does not shuffle over devices: use ``model.norm = "sync_batch
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast
+from jaxpt.methods import encoding, memory_contrast, updating
 from jaxpt.methods.setup import Method, Setup
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
 
     def loss_of(queries, own, memory):
         per_query = losses.info_nce(
             queries.output, own, memory.keys, query_ids=queries.ids, key_ids=memory.ids,
-            key_mask=memory.valid, temperature=config.temperature)
+            key_mask=memory.valid, axis_name=axis,
+            temperature=config.temperature)
         return per_query, {}
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

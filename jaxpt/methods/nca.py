@@ -5,18 +5,19 @@ key for each training example (``memory_kind = "bank"``) from the online encoder
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast
+from jaxpt.methods import encoding, memory_contrast, updating
 from jaxpt.methods.setup import Method, Setup
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
 
     def loss_of(queries, own, memory):
         per_query, neighbors = losses.nca(
             queries.output, memory.keys, queries.labels, memory.labels, query_ids=queries.ids,
-            key_ids=memory.ids, key_mask=memory.valid, temperature=config.temperature)
+            key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
+            temperature=config.temperature)
         return per_query, neighbors._asdict()
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

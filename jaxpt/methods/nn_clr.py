@@ -6,6 +6,7 @@ Labels are not used. The memory holds the online encoder's own outputs: there is
 import jax.numpy as jnp
 
 from jaxpt import losses
+from jaxpt.errors import require
 from jaxpt.losses.similarity import unit_vectors
 from jaxpt.methods import encoding, updating
 from jaxpt.methods.setup import Method, Setup
@@ -16,6 +17,8 @@ def make(setup: Setup) -> Method:
     encoding.check_two_views(config)
     encoding.check_temperature(config)
     updating.check_memory(config)
+    require(config.memory_sharding == "replicated", "method nn_clr takes its positives out of a "
+            "memory that is whole on every device: set memory_sharding to replicated.")
     encoder = encoding.projected_encoder(setup, predictor=True)
 
     def step(state, batch):

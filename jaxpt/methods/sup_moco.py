@@ -4,18 +4,18 @@ A query's positives are its own key and all keys of its class.
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast
+from jaxpt.methods import encoding, memory_contrast, updating
 from jaxpt.methods.setup import Method, Setup
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
 
     def loss_of(queries, own, memory):
         per_query = losses.sup_moco(
             queries.output, own, memory.keys, queries.labels, memory.labels,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid,
+            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
             temperature=config.temperature)
         return per_query, {}
 

@@ -45,12 +45,12 @@ def _learnt(setup):
 
 
 def _of_memory(setup):
-    config = setup.config
+    config, axis = setup.config, updating.memory_axis(setup)
 
     def loss_of(queries, own, memory):
         per_query = losses.prototype_softmax(
             queries.output, memory.keys, queries.labels, memory.labels, classes=setup.classes,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid,
+            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
             temperature=config.temperature)
         return per_query, {}
 

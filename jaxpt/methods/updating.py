@@ -11,6 +11,8 @@ from jaxpt.methods import encoding
 from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
 
 MEMORIES = ("queue", "bank")
+SHARDINGS = ("replicated", "sharded")
+DTYPES = ("float32", "bfloat16")
 
 
 def make_init(setup, encoder, *, target: bool = False, memory: bool = False, more_params=None):
@@ -34,8 +36,8 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
             jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, stats,
             setup.optimizer.init(params),
             target=Target(*copy(tuple(parts))) if target else None,
-            memory=memories.create(memory_size(setup), config.model.projector.dim)
-            if memory else None)
+            memory=memories.create(memory_size(setup), config.model.projector.dim,
+                                   config.memory_dtype) if memory else None)
 
     return init
 
@@ -50,7 +52,7 @@ def make_fill(setup, encoder):
     def fill(state, batch):
         source = state.target or Target(state.params, state.batch_stats)
         images = encoding.key_images(setup.config, batch)
-        keys, _ = encoding.target_outputs(encoder, source, images, "batch")
+        keys, _ = encoding.target_outputs(encoder, source, images, setup.config, norm="batch")
         return remember(setup, state, unit_vectors(keys), batch)
 
     return fill
@@ -90,10 +92,11 @@ def remember(setup, state, keys, batch):
     """The state with the keys of all devices in its memory, in device order."""
     keys, labels, ids, index = (gather(x, setup.axis_name)
                                 for x in (keys, batch.label, batch.id, batch.index))
+    axis = memory_axis(setup)
     if setup.config.memory_kind == "queue":
-        memory = memories.push(state.memory, keys, labels, ids)
+        memory = memories.push(state.memory, keys, labels, ids, axis_name=axis)
     else:
-        memory = memories.write(state.memory, index, keys, labels, ids,
+        memory = memories.write(state.memory, index, keys, labels, ids, axis_name=axis,
                                 momentum=setup.config.memory_momentum)
     return state.replace(memory=memory)
 
@@ -102,10 +105,20 @@ def check_memory(config) -> None:
     """Raises InputError where the memory makes no sense."""
     require(config.memory_kind in MEMORIES,
             f"memory_kind must be one of {MEMORIES}, got {config.memory_kind!r}.")
+    require(config.memory_sharding in SHARDINGS,
+            f"memory_sharding must be one of {SHARDINGS}, got {config.memory_sharding!r}.")
+    require(config.memory_dtype in DTYPES,
+            f"memory_dtype must be one of {DTYPES}, got {config.memory_dtype!r}.")
     require(config.memory_kind == "bank" or config.memory >= config.batch_size,
             f"memory must hold at least one batch, {config.batch_size}, got {config.memory}.")
     require(0 <= config.memory_momentum < 1, "memory_momentum must be at least 0 and below 1, got "
             f"{config.memory_momentum}.")
+
+
+def memory_axis(setup):
+    """The axis that the memory's slots are split over, for losses; None where all devices have
+    all of them."""
+    return setup.axis_name if setup.config.memory_sharding == "sharded" else None
 
 
 def memory_size(setup) -> int:

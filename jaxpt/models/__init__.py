@@ -22,17 +22,22 @@ def make_backbone(config, *, axis_name=None):
     """The backbone that a model config names.
 
     Args:
-      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm``, ``dtype``, and
-        whatever else the network takes in ``options`` (``stem``, ``width``, ``widths``).
+      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm``, ``dtype``, whatever else
+        the network takes in ``options`` (``stem``, ``width``, ``widths``), and maybe ``remat``.
       axis_name: mapped axis for synchronised BatchNorm.
 
     Raises:
-      InputError: for an unknown network, or an option that it does not have.
+      InputError: for an unknown network, an option that it does not have, or remat of one that
+        has no residual blocks.
     """
     require(config.name in BACKBONES,
             f"model.name must be one of {sorted(BACKBONES)}, got {config.name!r}.")
     options = {k: tuple(v) if isinstance(v, (list, tuple)) else v
                for k, v in config.options.items()}
+    if config.get("remat", False):
+        require(config.name.startswith("resnet"),
+                f"model.remat is for ResNets, got True for {config.name}: set it to False.")
+        options["remat"] = True
     try:
         return BACKBONES[config.name](norm=config.norm, dtype=compute_dtype(config.dtype),
                                       axis_name=axis_name, **options)

@@ -67,6 +67,8 @@ class ResNet(nn.Module):
       stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
       width: channels of the first stage.
       norm, dtype, axis_name: as in ``make_norm``.
+      remat: the backward pass makes each block's activations again instead of keeping them. XLA's
+        CPU compiler undoes that.
       frozen: so many of stem, stage 1, …, stage 4 get no gradient and stay in evaluation mode.
     """
 
@@ -77,6 +79,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    remat: bool = False
     frozen: int = 0
 
     @nn.compact
@@ -95,11 +98,12 @@ class ResNet(nn.Module):
             x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
         x = self._stop(0, x)
         intermediates = {"stem": x}
+        make_block = nn.remat(self.block) if self.remat else self.block
         for stage, n_blocks in enumerate(self.blocks):
             norm = self._norm(stage + 1, train)
             for i in range(n_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = self.block(self.width * 2**stage, stride, conv, norm,
+                x = make_block(self.width * 2**stage, stride, conv, norm,
                                name=f"stage{stage + 1}_block{i + 1}")(x)
             x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
         return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates

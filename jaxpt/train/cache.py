@@ -1,9 +1,8 @@
 """The compile cache."""
 
-import os
-import pathlib
-
 import jax
+
+from jaxpt.cache_home import cache_home
 
 
 def use_compile_cache() -> None:
@@ -11,7 +10,6 @@ def use_compile_cache() -> None:
 
     A folder that JAX_COMPILATION_CACHE_DIR names is left as it is.
     """
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(home / "jaxpt" / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

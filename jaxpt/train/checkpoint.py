@@ -22,6 +22,7 @@ from jax.experimental import multihost_utils
 from jaxpt import records
 from jaxpt.errors import RunError, require
 from jaxpt.train import manifest
+from jaxpt.train.files import absolute
 
 # Orbax tells every file it touches, and the whole traceback of what it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
@@ -55,7 +56,7 @@ class Checkpointer:
         Raises:
           InputError: where the newest checkpoint is of another format.
         """
-        self._root = epath.Path(workdir).resolve() / FOLDER
+        self._root = absolute(workdir) / FOLDER
         self._keep, self._about, self._best = keep, about, best
         self._stop_on_failure = stop_on_failure
         if jax.process_index() == 0:
@@ -191,7 +192,7 @@ def newest(workdir: str | os.PathLike) -> int | None:
     Raises:
       InputError: where it is of another format.
     """
-    root = epath.Path(workdir).resolve() / FOLDER
+    root = absolute(workdir) / FOLDER
     return next((step for step in reversed(_steps(root))
                  if not manifest.fault(root / str(step))), None)
 
@@ -238,7 +239,7 @@ def _shapes(tree: Any) -> dict[str, str]:
 
 
 def _folder(workdir, step: int) -> epath.Path:
-    return epath.Path(workdir).resolve() / FOLDER / str(step)
+    return absolute(workdir) / FOLDER / str(step)
 
 
 def _tidy(root: epath.Path) -> None:

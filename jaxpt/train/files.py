@@ -1,4 +1,6 @@
-"""Small files of a run, written so that a kill leaves no half of one."""
+"""Paths of a run, on disks and object stores, and small files that a kill leaves no half of."""
+
+import os
 
 from etils import epath
 
@@ -12,3 +14,14 @@ def write_anew(path: epath.Path, text: str) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def is_remote(path: str | os.PathLike) -> bool:
+    """Whether it is on an object store, such as gs://bucket/runs."""
+    return "://" in os.fspath(path)
+
+
+def absolute(path: str | os.PathLike) -> epath.Path:
+    """The path, independent of the working directory: orbax asks for that."""
+    path = epath.Path(path)
+    return path if is_remote(path) else path.resolve()

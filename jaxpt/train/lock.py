@@ -11,6 +11,7 @@ import time
 from etils import epath
 
 from jaxpt.errors import InputError
+from jaxpt.train.files import is_remote
 
 FILE = "run.lock"
 # Where there are no locks (object stores), a lease is renewed as long as the holder lives. Seconds.
@@ -28,7 +29,7 @@ def hold(workdir: epath.Path):
     Raises:
       InputError: where another live process holds it.
     """
-    if "://" in os.fspath(workdir):
+    if is_remote(workdir):
         with _lease(workdir / FILE):
             yield
         return

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxpt.train.files import write_anew
+from jaxpt.train.files import is_remote, write_anew
 
 FILE = "metrics.jsonl"
 
@@ -28,7 +28,7 @@ class MetricWriter:
     def __init__(self, workdir: str | os.PathLike, *, resumed_step: int):
         """Rows after ``resumed_step`` are dropped: the resumed run writes them again."""
         self._path = epath.Path(workdir) / FILE
-        self._remote = "://" in os.fspath(self._path)
+        self._remote = is_remote(self._path)
         kept = _whole_lines(self._path, resumed_step)
         self._waiting: list[str] = kept if self._remote else []
         self._told, self._rows, self._board = False, 0, None

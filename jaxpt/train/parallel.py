@@ -1,8 +1,9 @@
 """Maps a step written for one device over all devices: the only file that knows meshes.
 
-A step is ``step(state, data, batch) → (state, metrics)``. ``state``, ``data`` (the resident set)
-and ``metrics`` are the same on all devices; ``batch`` is split over them by its first axis. The
-step itself averages gradients and metrics over the axis ``AXIS``.
+A step is ``step(state, data, batch) → (state, metrics)``. ``data`` (the resident set) and
+``metrics`` are the same on all devices, and so is ``state``, but for those of its arrays that were
+placed in parts (a sharded memory); ``batch`` is split over them by its first axis. The step itself
+averages gradients and metrics over the axis ``AXIS``.
 """
 
 from typing import Any, Callable
@@ -52,19 +53,52 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Puts host arrays on all devices, the same on each."""
-        return _place(tree, NamedSharding(self._mesh, PartitionSpec()))
+        return self.place(tree, jax.tree.map(lambda _: False, tree))
 
     def split(self, tree: Any) -> Any:
         """Puts host arrays on the devices, each getting its rows of the first axis."""
-        return _place(tree, NamedSharding(self._mesh, PartitionSpec(AXIS)))
+        return self.place(tree, jax.tree.map(lambda _: True, tree))
 
-    def map(self, step: Callable) -> Callable:
-        """The compiled step over all devices; the state that is passed in is consumed."""
+    def own_rows(self, n: int) -> np.ndarray:
+        """Which of n rows, split by ``split``, lie on this process's devices; increasing."""
+        sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        own = sharding.addressable_devices_indices_map((n,)).values()
+        return np.unique(np.concatenate([np.arange(n)[index] for index in own]))
+
+    def split_own(self, tree: Any, n: int) -> Any:
+        """``split`` of host arrays that hold this process's ``own_rows`` of n alone."""
+        sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
+        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
+            sharding, x, (n, *x.shape[1:])), tree)
+
+    def place(self, tree: Any, in_parts: Any) -> Any:
+        """Puts host arrays on the devices.
+
+        Args:
+          tree: of arrays.
+          in_parts: the same tree of bools: True gives each device its rows of the first axis,
+            which must divide over the devices, False the whole array.
+        """
+        def put(x, split):
+            spec = PartitionSpec(AXIS) if split else PartitionSpec()
+            return _put(x, NamedSharding(self._mesh, spec))
+
+        return jax.tree.map(put, tree, in_parts)
+
+    def map(self, step: Callable, like: Any = None) -> Callable:
+        """The compiled step over all devices; the state that is passed in is consumed.
+
+        Args:
+          step: see above.
+          like: a state as ``place`` placed it, where some of its arrays lie in parts: they are
+            passed to the step in parts and come out so.
+        """
         if self.mapping == "pmap":
             return self._pmap(step)
+        state = PartitionSpec() if like is None else jax.tree.map(lambda x: x.sharding.spec, like)
         mapped = jax.shard_map(
-            step, mesh=self._mesh, in_specs=(PartitionSpec(), PartitionSpec(), PartitionSpec(AXIS)),
-            out_specs=PartitionSpec(),
+            step, mesh=self._mesh, in_specs=(state, PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=(state, PartitionSpec()),
             # The step says itself what it reduces; inferring it would add sums of its own to the
             # gradients here and not under pmap.
             check_vma=False)
@@ -97,14 +131,10 @@ class Devices:
         return run
 
 
-def _place(tree, sharding):
+def _put(x, sharding):
     """Every process holds the whole host array and hands over the parts of its own devices."""
-
-    def place(x):
-        x = np.asarray(x) if not isinstance(x, jax.Array) else x
-        if jax.process_count() == 1:
-            return jax.device_put(x, sharding)
-        host = np.asarray(x)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
-
-    return jax.tree.map(place, tree)
+    x = np.asarray(x) if not isinstance(x, jax.Array) else x
+    if jax.process_count() == 1:
+        return jax.device_put(x, sharding)
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -31,7 +31,7 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Asked after every step whether the run should end.
+    """Asked after every call of one or more steps whether the run should end.
 
     Use as a context: within it SIGTERM and SIGINT ask for an end after the present step, and a
     second one ends the process at once, whatever it is busy with. With several processes all of
@@ -45,6 +45,7 @@ class StopRequest:
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
         self._limit = max_minutes
         self._longest_step, self._asked = 0.0, None
+        self._times_asked = 0
         self._signal: int | None = None
         self._former: dict[int, object] = {}
 
@@ -101,9 +102,12 @@ class StopRequest:
         if self._asked is not None:  # the first step is longer: it is compiled
             self._longest_step = max(self._longest_step, now - self._asked)
         self._asked = now
+        self._times_asked += 1
         if jax.process_count() == 1:
             return self._own_reason(save_seconds)
-        if multihost_utils.reached_preemption_sync_point(step):
+        # The service agrees on the largest number it was asked with, plus one: not on a step, for
+        # a call of several steps would leave that one out.
+        if multihost_utils.reached_preemption_sync_point(self._times_asked):
             return "stopped by SIGTERM or maintenance"
         if step % agree_every:
             return ""

@@ -16,10 +16,12 @@ from jaxpt.train.files import write_anew
 CONFIG, CHANGES = "config.json", "config_changes.jsonl"
 # What may differ between a run and its resumption without a word, since it changes no result.
 FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "mapping", "devices",
-        "stop_on_save_failure")
+        "memory_sharding", "stop_on_save_failure", "data.resident", "data.resident_limit_mb",
+        "data.workers", "data.prefetch")
 # What may not: it would be another run, though its state might fit.
 FIXED = ("seed", "method", "data", "batch_size", "model", "memory", "memory_kind",
-         "optimizer.name")
+         "memory_dtype", "optimizer.name")
+RECORDED = ("model.remat",)  # but this part of it may: the same function, computed otherwise
 
 
 def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int]:
@@ -57,7 +59,8 @@ def check_config(workdir: str | os.PathLike, config, defaults: dict[str, Any], *
     require(resume, f"{os.fspath(workdir)!r} already holds a run and --noresume was given: choose "
             "another workdir or remove it.")
     changes = dict(_differences(saved.to_dict(), config.to_dict(), defaults))
-    fixed = [text for key, text in changes.items() if _among(key, FIXED)]
+    fixed = [text for key, text in changes.items()
+             if _among(key, FIXED) and not _among(key, FREE + RECORDED)]
     require(not fixed, f"{os.fspath(workdir)!r} holds a run with another config, different in "
             f"{'; '.join(fixed)}: use the same config or another workdir.")
     return [text for key, text in changes.items() if not _among(key, FREE)]

@@ -5,14 +5,17 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxpt.data import augment
+from jaxpt.data import augment, presets
 from jaxpt.data.batch import Batch
 from jaxpt.errors import InputError
+from jaxpt.train.parallel import Devices
 
 OFF = {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 0, "flip": False, "contrast": 0.0,
-       "brightness": 0.0, "noise": 0.0, "erase": 0.0}
+       "brightness": 0.0, "noise": 0.0, "erase": 0.0}  # what is not named here is off as well
 EVERYTHING = {"crop_area": (0.3, 1.0), "crop_size": 6, "shift": 1, "flip": True, "contrast": 0.2,
-              "brightness": 0.1, "noise": 0.05, "erase": 0.3}
+              "brightness": 0.1, "noise": 0.05, "erase": 0.3,
+              "rand_augment": 1, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "blur": (0.5,),
+              "solarise": (0.2,)}
 HEIGHT, WIDTH = 7, 5  # not square, so that swapped axes show
 MANY = 2400
 
@@ -22,7 +25,7 @@ def compiled(settings):
     config = ml_collections.ConfigDict(dict(settings))
     # It runs once or twice: optimising it would take longer than running it.
     return jax.jit(lambda batch, view: augment.draw_view(config, batch, view=view),
-                   compiler_options={"xla_backend_optimization_level": 0})
+                   static_argnums=1, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def draw(images, ids=None, *, epochs=0, seed=0, view=0, **settings):
@@ -238,6 +241,72 @@ class TestCrop:
         pairs = (np.asarray(augment.to_float(coordinates))
                  .reshape(12, 2, 12, 2, 3).mean(axis=(1, 3)))
         np.testing.assert_allclose(view[0][2:-2, 2:-2], pairs[2:-2, 2:-2], atol=0.05)
+
+
+class TestShares:
+    """How many views an operation is done to, and to which."""
+
+    GREEN = np.broadcast_to(np.array([0, 200, 0], np.uint8), (HEIGHT, WIDTH, 3))
+
+    @staticmethod
+    def share(views, image, atol=1e-5):
+        changed = np.abs(views - np.asarray(augment.to_float(image))).max(axis=(1, 2, 3)) > atol
+        return changed.mean()
+
+    @pytest.mark.parametrize("settings, expected", [
+        ({"grey": 0.2}, 0.2), ({"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_probability": 0.7}, 0.7),
+        ({"solarise": (0.3,)}, 0.3), ({"rand_augment": 1}, None)])
+    def test_is_the_probability(self, settings, expected):
+        share = self.share(draw(copies(self.GREEN), **settings), self.GREEN)
+        if expected is None:  # of 14, those that change a flat and saturated green
+            assert 0.4 < share < 0.9
+        else:
+            assert abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / MANY)
+
+    @pytest.mark.parametrize("name", ["blur", "solarise"])
+    @pytest.mark.parametrize("view, expected", [(0, 1.0), (1, 0.1), (2, 0.1), (1000, 0.1)])
+    def test_goes_by_the_view_and_the_last_is_for_all_further_ones(self, images, name, view,
+                                                                   expected):
+        views = draw(copies(images[0]), view=view, blur_sigma=(0.5, 2.0), **{name: (1.0, 0.1)})
+        share = self.share(views, images[0])
+        assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / MANY)
+
+    def test_operations_are_drawn_independently(self):
+        views = draw(copies(self.GREEN), grey=0.5, solarise=(0.5,))
+        grey = np.ptp(views[:, 0, 0], axis=1) < 1e-5  # of luma 0.46, so that it is not turned round
+        turned = views[~grey][:, 0, 0, 1] < 0  # bright green gets dark
+        assert abs(grey.mean() - 0.5) < 0.05 and abs(turned.mean() - 0.5) < 0.06
+
+    def test_one_channel_has_no_colours_to_lose(self, images):
+        grey = images[..., :1]
+        np.testing.assert_allclose(draw(grey, grey=1.0, jitter=(0.0, 0.0, 0.9, 0.5)),
+                                   draw(grey), atol=1e-5)
+
+    def test_further_operations_leave_the_draws_of_others_alone(self, images):
+        plain = draw(images, shift=1, flip=True, crop_area=(0.3, 1.0))
+        solarised = draw(images, shift=1, flip=True, crop_area=(0.3, 1.0), solarise=(1.0,))
+        np.testing.assert_allclose(solarised, np.where(plain < 0, plain, -plain), atol=1e-5)
+
+
+class TestDevices:
+    def test_views_do_not_depend_on_the_number_of_devices(self):
+        """To the bit, where each device has as many images as it would have alone."""
+        config = ml_collections.ConfigDict(presets.PRESETS["byol"].views._asdict())
+        images = np.random.default_rng(3).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+        batch = Batch(images, np.zeros(16, np.int32), np.arange(16, dtype=np.int32) + 7,
+                      np.arange(16, dtype=np.int32), np.arange(16, dtype=np.int32) // 5, None)
+
+        def views(devices, part):
+            rows = jax.tree.map(lambda x: x[part], batch)
+            program = devices.map_rows(lambda seed, rows: augment.draw_view(
+                config, rows._replace(seed=seed), view=1))
+            return np.asarray(program(devices.replicate(np.int32(4)), devices.split(rows)))
+
+        eight = views(Devices(limit=8), slice(None))
+        two = np.concatenate([views(Devices(limit=2), slice(i, i + 4)) for i in range(0, 16, 4)])
+        np.testing.assert_array_equal(eight, two)
+        one = views(Devices(limit=1), slice(None))
+        np.testing.assert_allclose(eight, one, rtol=0, atol=1e-5)  # vectorised in another way
 
 
 class TestCheck:

@@ -307,14 +307,33 @@ class TestFolder:
         (root / "train" / "README.png").write_text("no image, and in no class")
         assert len(load("folder", root).trainval.ids) == 10
 
+    def test_without_a_train_part(self, root):
+        shutil.rmtree(root / "train")
+        with pytest.raises(InputError, match="has a test part but no train part"):
+            load("folder", root)
+
+    def test_without_a_test_part(self, root):
+        whole = load("folder", root)
+        shutil.rmtree(root / "test")
+        found = load("folder", root)
+        np.testing.assert_array_equal(found.trainval.images, whole.trainval.images)
+        assert found.test.images.shape == (0, 8, 8, 1) and len(found.test.ids) == 0
+
+    def test_class_folders_alone_are_the_training_part(self, root):
+        whole = load("folder", root)
+        found = load("folder", root / "train")
+        assert found.class_names == ("ant", "bee") and len(found.test.ids) == 0
+        np.testing.assert_array_equal(found.trainval.images, whole.trainval.images)
+
     @pytest.mark.parametrize("part", ["train", "test"])
     def test_part_without_images(self, root, part):
         shutil.rmtree(root / part)
+        (root / part).mkdir()
         with pytest.raises(InputError, match=rf"{part} has no images: expected .*CLASS/IMAGE"):
             load("folder", root)
 
     def test_empty_folder(self, tmp_path):
-        with pytest.raises(InputError, match="train has no images"):
+        with pytest.raises(InputError, match="has no images: expected .*CLASS/IMAGE"):
             load("folder", tmp_path)
 
     def test_no_folder(self, tmp_path):
@@ -339,6 +358,112 @@ class TestFolder:
     def test_bad_size(self, root):
         with pytest.raises(InputError, match=r"data\.image_size must be at least 1, got 0"):
             load("folder", root, image_size=0)
+
+
+class TestLevelsAndLists:
+    """Nested folders or a list: the deeper, or the further right, the finer."""
+
+    FILES = {"animal/cat": 10, "animal/dog": 20, "tool/saw": 30}
+
+    @pytest.fixture
+    def root(self, tmp_path):
+        for name, grey in self.FILES.items():
+            for part in "train", "test":
+                save_image(tmp_path / "set" / part / name / "x.png", np.full((8, 8), grey))
+        return tmp_path / "set"
+
+    def test_nested_folders(self, root):
+        found = load("folder", root, label_map="level:1")
+        assert found.class_names == tuple(self.FILES)
+        assert found.coarse.names == ("animal", "tool")
+        np.testing.assert_array_equal(found.coarse(found.test.labels), [0, 0, 1])
+        np.testing.assert_array_equal(found.trainval.images[:, 0, 0, 0], [10, 20, 30])
+        assert load("folder", root, label_map="level:2").coarse.names == tuple(self.FILES)
+
+    @pytest.mark.parametrize("level", ["0", "3", "-1", "one", ""])
+    def test_no_such_level(self, level, root):
+        with pytest.raises(InputError, match="the classes have the levels 1 to 2"):
+            load("folder", root, label_map=f"level:{level}")
+
+    def test_a_list_gives_the_same(self, root):
+        lines = ["path,coarse,fine", *(f"train/{name}/x.png,{name.replace('/', ',')}"
+                                       for name in self.FILES)]
+        (root / "mine.csv").write_text("\n".join(lines) + "\n\n")
+        found, whole = load("folder", root / "mine.csv"), load("folder", root)
+        assert found.class_names == whole.class_names and len(found.test.ids) == 0
+        np.testing.assert_array_equal(found.trainval.images, whole.trainval.images)
+        np.testing.assert_array_equal(found.trainval.labels, whole.trainval.labels)
+
+    @pytest.mark.parametrize("text, message", [
+        ("", "lists no images"),
+        ("train/animal/cat/x.png\n", "line 1: expected path,label"),
+        ("train/animal/cat/x.png,a\nx.png,\n", "line 2: expected path,label"),
+        ("../outside.png,a\n", "leads out of"),
+        ("/etc/passwd,a\n", "line 1: '/etc/passwd' is no path from"),
+        ("x\0.png,\"a", "cannot be read as a list|no path|unexpected end")])
+    def test_bad_lists(self, text, message, root):
+        (root / "mine.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            load("folder", root / "mine.csv")
+
+    def test_map_from_a_file(self, root):
+        file = root / "map.csv"
+        file.write_text("fine,coarse\nanimal/dog,y\nanimal/cat,x\ntool/saw,x\n")
+        found = load("folder", root, label_map=str(file))
+        assert found.coarse.names == ("x", "y")
+        np.testing.assert_array_equal(found.coarse(np.arange(3)), [0, 1, 0])
+
+    @pytest.mark.parametrize("text, message", [
+        ("animal/cat,x\n", r"lacks the classes \['animal/dog', 'tool/saw'\]"),
+        ("animal/cat,x\nanimal/dog,y\ntool/saw,x\nsaw,x\n", r"data has not: \['saw'\]"),
+        ("animal/cat,x\nanimal/cat,y\n", "line 2: 'animal/cat' has two coarse"),
+        ("animal/cat\n", "line 1: expected fine,coarse")])
+    def test_bad_maps(self, text, message, root):
+        (root / "map.csv").write_text(text)
+        with pytest.raises(InputError, match=message):
+            load("folder", root, label_map=str(root / "map.csv"))
+
+
+class TestBroken:
+    """Whole in memory or streamed, the same files are found and the same images are left."""
+
+    @pytest.fixture
+    def root(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        for i in range(12):
+            save_image(tmp_path / "set" / "ab"[i % 2] / f"{i:02}.png", np.full((8, 8), 10 * i))
+        (tmp_path / "set" / "a" / "00.png").write_bytes(b"")
+        data = (tmp_path / "set" / "b" / "01.png").read_bytes()
+        (tmp_path / "set" / "b" / "01.png").write_bytes(data[:40])
+        return tmp_path / "set"
+
+    @pytest.mark.parametrize("resident", ["yes", "no"])
+    def test_stop_names_them(self, resident, root):
+        with pytest.raises(InputError, match=r"2 of 12 images cannot be used: .*a/00\.png cannot "
+                           r".*b/01\.png cannot .*data\.broken to skip; jaxpt data check "):
+            load("folder", root, resident=resident)
+
+    @pytest.mark.parametrize("resident", ["yes", "no"])
+    def test_skip_leaves_them_out(self, resident, root):
+        for _ in range(2):  # the second time from what was remembered
+            found = load("folder", root, resident=resident, broken="skip")
+            assert [text.split()[0][-8:] for text in found.broken] == ["a/00.png", "b/01.png"]
+            images = np.asarray(found.trainval.images)
+            np.testing.assert_array_equal(images[:, 0, 0, 0], [20, 40, 60, 80, 100, 30, 50, 70,
+                                                               90, 110])
+            np.testing.assert_array_equal(found.trainval.images[-1], images[-1])
+            np.testing.assert_array_equal(found.train.images[1:3], images[found.train.ids][1:3])
+
+    def test_a_file_that_changed_is_looked_at_again(self, root):
+        load("folder", root, resident="no", broken="skip")
+        (root / "b" / "11.png").write_bytes(b"words")
+        assert len(load("folder", root, resident="no", broken="skip").broken) == 3
+
+    def test_nothing_left(self, root):
+        for file in root.glob("*/*"):
+            file.write_bytes(b"")
+        with pytest.raises(InputError, match="no training image that can be used"):
+            load("folder", root, broken="skip")
 
 
 class TestLabelMap:
@@ -368,7 +493,7 @@ class TestLabelMap:
             label_map(name, TEN[:3])
 
     def test_unknown(self):
-        with pytest.raises(InputError, match=r"fashion5.*fine.*halves.*parity.*got 'thirds'"):
+        with pytest.raises(InputError, match=r"fashion5.*fine.*halves.*parity.*level:K.*'thirds'"):
             label_map("thirds", TEN)
 
     def test_load_applies_it(self):

@@ -1,17 +1,15 @@
-"""A workdir on an object store: everything but orbax, against a folder that stands in for it.
+"""A workdir on an object store, against a folder that stands in for one (``object_store.py``).
 
-The stand-in is fsspec's file system on a folder behind ``gs://``; latencies, permissions and
-retries of a real store are not in it, nor orbax's own writing (tensorstore's gcs driver).
+Latencies, permissions and retries of a real store are not in it.
 """
 
 import json
-import pathlib
+import subprocess
+import sys
 
+import object_store
 import pytest
 from etils import epath
-from etils.epath import backend as backends
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 
 from jaxpt.configs.pretrain import defaults, digits
 from jaxpt.errors import InputError
@@ -25,15 +23,9 @@ RUN = "gs://bucket/runs/a"
 @pytest.fixture(autouse=True)
 def store(tmp_path, monkeypatch):
     """The folder behind gs://."""
-    folder = DirFileSystem(str(tmp_path), LocalFileSystem(auto_mkdir=True))
-
-    class Store(backends._FileSystemSpecBackend):
-        def fs(self, path):
-            return folder
-
-    monkeypatch.setattr(type(epath.Path(RUN)), "_backend", Store())
+    monkeypatch.setattr(type(epath.Path(RUN)), "_backend", object_store.backend(tmp_path))
     monkeypatch.setattr(lock, "SETTLES_IN", 0.0)
-    return pathlib.Path(tmp_path, "gs:", "bucket", "runs", "a")
+    return tmp_path / "bucket" / "runs" / "a"
 
 
 def test_config_and_its_changes(store):
@@ -87,3 +79,57 @@ def test_a_store_that_is_away_is_told_once_and_ends_nothing(store, monkeypatch, 
     assert capsys.readouterr().err.count("cannot be written (away): rows wait") == 1
     writer.close()
     assert [row["step"] for row in read_metrics(RUN)] == [2]
+
+
+PROGRAM = """
+import hashlib, os, pathlib, sys
+import jax, numpy as np
+import object_store
+from jaxpt import pretrain
+from jaxpt.configs.pretrain import digits
+from jaxpt.train import lock, manifest
+
+folder, workdir, dies_at = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+if workdir.startswith("gs://"):
+    object_store.stand_in(folder)
+lock.SETTLES_IN, lock.EXPIRES_AFTER, write = 0.0, 0.5, manifest.write
+
+def write_or_die(path, about):
+    if about["step"] == dies_at:
+        os._exit(9)
+    write(path, about)
+
+manifest.write = write_or_die
+config = digits.get_config("look")
+config.update(duration="6 steps", log_every="1 steps", knn_every="0 steps", devices=1,
+              checkpoint_every="2 steps", memory=120)
+config.data.limit = 200
+with object_store.served(folder):
+    trained = pretrain.run(config, workdir, quiet=True)
+digest = hashlib.sha256()
+for leaf in jax.tree.leaves(trained.state):
+    digest.update(np.asarray(leaf).tobytes())
+print(digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_dies_on_a_store_goes_on_with_the_same_bits(tmp_path):
+    def run(workdir, dies_at=0):
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(tmp_path), workdir, str(dies_at)], text=True,
+            cwd=object_store.__file__.rpartition("/")[0], capture_output=True, timeout=200)
+
+    whole = run(str(tmp_path / "local"))
+    assert whole.returncode == 0, whole.stderr
+    assert run(RUN, dies_at=6).returncode == 9
+    checkpoints = tmp_path / "bucket" / "runs" / "a" / "checkpoints"
+    assert {path.name for path in checkpoints.iterdir()} == {"2", "4", "6"}
+    changed = next(path for path in sorted(checkpoints.glob("4/d/*")))
+    changed.write_bytes(changed.read_bytes()[:-1])
+    resumed = run(RUN)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "step 6 is damaged: it has no manifest.json" in resumed.stderr
+    assert "step 4 is damaged" in resumed.stderr and "that of step 2 is taken" in resumed.stderr
+    assert resumed.stdout == whole.stdout
+    assert {path.name for path in (checkpoints.parent / "damaged").iterdir()} == {"4", "6"}

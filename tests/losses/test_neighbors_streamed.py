@@ -84,6 +84,34 @@ def test_both_forms_of_nca_agree(normalize):
                         (1 if normalize else 30) / temperature)
 
 
+@pytest.mark.parametrize("loss, options, millionths", [
+    (look, {"k": 3, "no_positive": "nearest"}, 1), (look, {"k": 3, "no_positive": "drop"}, 1),
+    (look, {"k": 3, "no_positive": "floor"}, 1), (look, {"k": 40}, 1),
+    (look, {"k": 3, "balanced": True, "robustness": 0.5}, 1),
+    (nca, {}, 2)])  # sums over all keys, in another order
+def test_gradients_of_both_forms_agree_to_a_millionth_of_the_largest_entry(loss, options,
+                                                                           millionths):
+    dense, streamed = (program(loss, form, **options) for form in ("dense", "streamed"))
+    for seed in range(3):
+        for temperature in 0.1, 0.3:
+            expected, found = (run(example(seed), temperature)[2] for run in (dense, streamed))
+            largest = np.abs(expected).max()
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * millionths * largest)
+
+
+def test_an_approximate_search_is_passed_on(monkeypatch):
+    def first_half(values, k, *, recall_target):
+        assert recall_target == 0.9
+        half = jnp.where(jnp.arange(values.shape[1]) < KEYS // 2, values, -jnp.inf)
+        return jax.lax.top_k(half, k)
+
+    monkeypatch.setattr(jax.lax, "approx_max_k", first_half)
+    arrays = example(6)
+    found = program(look, "streamed", k=5, no_positive="drop", recall=0.9)(arrays, 0.3)
+    arrays["key_mask"] = arrays["key_mask"] & (np.arange(KEYS) < KEYS // 2)
+    assert_same(found, program(look, "dense", k=5, no_positive="drop")(arrays, 0.3))
+
+
 @functools.partial(jax.jit, static_argnames=("loss", "options"))
 def with_oracle(arrays, loss, options):
     return loss(**arrays, form="streamed", **dict(options))
@@ -200,7 +228,10 @@ def test_the_form_goes_by_the_shapes():
     traced = jnp.int32(3)
     assert not is_streamed(look, 4, 2048, k=3) and is_streamed(look, 4, 2049, k=3)
     assert not is_streamed(nca, 4, 2048) and is_streamed(nca, 4, 2049)
-    assert is_streamed(look, 4, 4000, k=500) and not is_streamed(look, 4, 4000, k=501)
+    assert is_streamed(look, 4, 4001, k=100) and not is_streamed(look, 4, 4000, k=100)
+    # A larger matrix only where nearly all keys are neighbours.
+    assert is_streamed(look, 2**12, 2**12 + 1, k=2**9)
+    assert not is_streamed(look, 2**12, 2**12 + 1, k=2**9 + 1)
     assert is_streamed(look, 2**10, 2**18 + 1, k=2**17)  # the matrix would be too large
     assert not is_streamed(look, 4, 4000, k=traced)
     assert is_streamed(look, 4, 4000, k=traced, k_max=9)
@@ -213,6 +244,7 @@ def test_the_form_goes_by_the_shapes():
     ({"form": "sparse"}, "form must be one of ('auto', 'dense', 'streamed'), got 'sparse'"),
     ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
     ({"form": "streamed", "k": jnp.int32(3)}, "a traced k needs k_max"),
+    ({"recall": 1.5}, "recall must lie between 0 and 1, or be None for exact, got 1.5"),
     ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
     ({"gate": 1.0, "keys": 2**26}, "gate weighs every key, which takes a matrix of 7 × 67108864"),
     ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which takes a matrix of 7 × 67108864")])

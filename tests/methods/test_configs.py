@@ -76,3 +76,13 @@ class TestBadConfigs:
         for method in methods:
             with pytest.raises(InputError, match=message):
                 pretrain.prepare(config_of(method, HAND | changes), dataset)
+
+
+def test_what_an_older_config_lacks_has_its_default():
+    saved = defaults.get_config().to_dict() | {"k": 7}
+    del saved["mixup"]
+    del saved["data"]["prefetch"]
+    saved["model"]["options"] = {"widths": (3,)}
+    expected = defaults.get_config().to_dict() | {"k": 7}
+    expected["model"]["options"] = {"widths": (3,)}
+    assert defaults.completed(saved) == expected

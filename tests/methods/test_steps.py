@@ -12,6 +12,7 @@ from small_runs import (AUGMENT, HAND, assert_close, batch_of, config_of, jit, o
 
 from jaxpt import losses, memory, models, pretrain
 from jaxpt.data.augment import draw_view
+from jaxpt.errors import InputError
 from jaxpt.methods import encoding, look, updating
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.state import Target
@@ -328,3 +329,29 @@ class TestEma:
 
         expected = [0.5, 1 - 0.25 * (1 + np.cos(0.2 * np.pi)), 0.75, 1.0]
         assert [share_of_old(step) for step in (0, 2, 5, 10)] == pytest.approx(expected, abs=1e-6)
+
+
+class TestApproximateNeighbours:
+    def test_the_step_is_the_exact_one_where_nothing_is_missed(self, look_step, dataset):
+        step = step_of("look", dataset, neighbors="approximate")
+        assert float(step.metrics["recall"]) == 1 and "recall" not in look_step.metrics
+        assert_close(step.after, look_step.after)
+
+    def test_what_is_missed_is_missing_from_the_loss_and_told(self, dataset, monkeypatch):
+        def all_but_the_best(values, k, *, recall_target):
+            assert recall_target == look.RECALL
+            found, place = jax.lax.top_k(values, min(k + 1, values.shape[1]))
+            return found[:, 1:], place[:, 1:]
+
+        exact = step_of("look", dataset, k=4)
+        monkeypatch.setattr(jax.lax, "approx_max_k", all_but_the_best)
+        step = step_of("look", dataset, neighbors="approximate", k=4)
+        assert float(step.metrics["recall"]) == pytest.approx(3 / 4)
+        assert abs(float(step.metrics["loss"]) - float(exact.metrics["loss"])) > 1e-3
+
+    @pytest.mark.parametrize("change", [{"gate": 1.0}, {"k_by_class": True},
+                                        {"k_warmup": "2 steps"}, {"neighbors": "near"}])
+    def test_what_it_cannot_be_with(self, change, dataset):
+        config = config_of("look", HAND | {"neighbors": "approximate"} | change)
+        with pytest.raises(InputError, match="neighbors"):
+            pretrain.prepare(config, dataset)

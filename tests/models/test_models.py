@@ -367,3 +367,46 @@ class TestBadConfigs:
     def test_widths_and_strides_of_other_lengths(self):
         with pytest.raises(InputError, match=r"\(8, 16\) and \(1,\)"):
             shapes_of(backbone("small_cnn", widths=(8, 16), strides=(1,)), 8, 8, 1)
+
+
+class TestRemat:
+    """Blocks that are computed again: the same function of the same parameters, in less memory."""
+
+    IMAGES = jax.ShapeDtypeStruct((8, 16, 16, 3), jnp.float32)
+
+    def value_and_gradient(self, remat):
+        net = backbone("resnet18", norm="group", stem="small", width=8, remat=remat)
+        shapes = jax.eval_shape(lambda x: net.init(jax.random.key(0), x, False), self.IMAGES)
+
+        def loss(params, images):
+            return jnp.sum(net.apply({"params": params}, images, True)[0] ** 2)
+
+        return jax.value_and_grad(loss), shapes["params"]
+
+    def test_values_gradients_and_names_are_the_same(self):
+        (plain, shapes), (again, shapes_again) = map(self.value_and_gradient, (False, True))
+        assert shapes == shapes_again
+        rng = np.random.default_rng(0)
+        params, images = jax.tree.map(lambda x: jnp.asarray(
+            rng.normal(size=x.shape, scale=0.3), jnp.float32), (shapes, self.IMAGES))
+        for a, b in zip(*(jax.tree.leaves(jit(f)(params, images)) for f in (plain, again)),
+                        strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
+
+    def test_less_waits_for_the_backward_pass(self):
+        """By JAX's account: XLA's CPU compiler undoes it, its temporaries stay."""
+        def kept(remat):
+            net = backbone("resnet18", norm="group", stem="small", width=8, remat=remat)
+            params = self.value_and_gradient(remat)[1]
+            _, pullback = jax.eval_shape(lambda params, images: jax.vjp(
+                lambda p: net.apply({"params": p}, images, True)[0], params), params, self.IMAGES)
+            return sum(x.size for x in jax.tree.leaves(pullback))
+
+        parameters = sum(x.size for x in jax.tree.leaves(self.value_and_gradient(False)[1]))
+        assert kept(True) - parameters < 0.5 * (kept(False) - parameters)
+
+    def test_a_network_without_blocks_refuses_it(self):
+        config = ml_collections.ConfigDict({"name": "small_cnn", "norm": "group", "remat": True,
+                                            "dtype": "float32", "options": {}})
+        with pytest.raises(InputError, match="model.remat is for ResNets, got True for small_cnn"):
+            models.make_backbone(config)

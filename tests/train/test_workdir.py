@@ -37,6 +37,7 @@ def test_an_empty_folder_is_anybody_s(tmp_path):
     ({}, []), ({"checkpoint_every": "1 steps", "keep_best": True, "devices": 4}, []),
     ({"log_every": "3 steps", "stop_on_save_failure": False, "keep_checkpoints": 7}, []),
     ({"duration": "90 epochs"}, ["duration (60 epochs there, 90 epochs here)"]),
+    ({"model.remat": True}, ["model.remat (False there, True here)"]),
     ({"max_skipped": 3}, ["max_skipped (0 there, 3 here)"]),
     ({"optimizer.learning_rate": 0.5, "k": 7},
      ["k (50 there, 7 here)", "optimizer.learning_rate (0.001 there, 0.5 here)"]),

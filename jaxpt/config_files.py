@@ -1,0 +1,106 @@
+"""Config files, by path or by the name of one that comes with jaxpt, and flags that change them.
+
+A config file is Python code with a function ``get_config``: run only those that you trust.
+"""
+
+import ast
+import difflib
+import functools
+import importlib.resources
+import inspect
+import pathlib
+import runpy
+import traceback
+
+from jaxpt.errors import InputError, require
+
+OPEN = "model.options."  # what may be there depends on the network, which checks it
+
+
+def installed(kind: str) -> list[str]:
+    """Names of the configs of a kind (pretrain, transfer) that come with jaxpt."""
+    folder = importlib.resources.files("jaxpt.configs") / kind
+    return sorted(f"{kind}/{file.name}" for file in folder.iterdir()
+                  if file.name.endswith(".py") and file.name != "__init__.py")
+
+
+def read(command: str, name: str, overrides: list[str]):
+    """The config that ``FILE:VARIANT`` gives, with ``--config.x=y`` applied and type-checked."""
+    from absl import flags
+    from ml_collections import config_flags
+
+    config = _load_config(command, *name.partition(":")[::2])
+    for word in overrides:
+        require(word.startswith("--config."),
+                f"unknown argument {word!r}; see jaxpt {command} --help.")
+        key, equals, value = word.removeprefix("--config.").partition("=")
+        require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
+        if key.startswith(OPEN):
+            _set_option(config, key, value)
+        _check_key(config, key)
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
+        values([command, *overrides])
+        return values.config
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+
+
+def read_of_methods(name: str, methods: str, overrides: list[str]) -> dict:
+    """By method, the config that its variant gives, with the overrides applied to all."""
+    path, _, variant = name.partition(":")
+    return {method: read("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}",
+                         overrides) for method in filter(None, methods.split(","))}
+
+
+def _load_config(command: str, path: str, variant: str):
+    of_jaxpt = pathlib.Path(str(importlib.resources.files("jaxpt.configs"))) / path
+    file = next((f for f in (pathlib.Path(path), of_jaxpt) if f.is_file()), None)
+    require(file is not None, f"--config: no file {path!r} here or among those that come with "
+            f"jaxpt ({', '.join(installed(command))}).")
+    get_config = _run_config(file).get("get_config")
+    require(get_config is not None, f"--config: {path} has no function get_config.")
+    require(not variant or bool(inspect.signature(get_config).parameters),
+            f"--config: {path} has no variants, got {variant!r}.")
+    return get_config(variant) if variant else get_config()
+
+
+def _run_config(file: pathlib.Path) -> dict:
+    """What a config file defines. A config is code: run only those that you trust."""
+    try:
+        return runpy.run_path(str(file))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a user's file may raise
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        where = "" if isinstance(error, SyntaxError) else f", line {line}"
+        raise InputError(f"--config: {file}{where} fails with {type(error).__name__}: "
+                         f"{error}.") from error
+
+
+def _set_option(config, key: str, text: str) -> None:
+    """Gives an open part of the config a field that it need not have, so that it can be set."""
+    *path, name = key.split(".")
+    _check_key(config, ".".join(path))
+    part = functools.reduce(lambda here, step: here[step], path, config)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        value = text
+    with part.unlocked(), part.ignore_type():
+        part[name] = value
+
+
+def _check_key(config, key: str) -> None:
+    """Raises InputError, with the nearest name, where a dotted key is not in the config."""
+    here, walked = config, []
+    for part in key.split("."):
+        names = list(here) if hasattr(here, "keys") else []
+        if part not in names:
+            near = difflib.get_close_matches(part, names, 1)
+            hint = f"did you mean {'.'.join(walked + near)!r}?" if near else (
+                f"{'.'.join(walked) or 'it'} has {', '.join(names) or 'no fields'}.")
+            raise InputError(f"the config has no field {key!r}: {hint}")
+        walked.append(part)
+        here = here[part]

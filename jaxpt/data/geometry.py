@@ -1,0 +1,72 @@
+"""Where the pixels of a view come from: crops, shifts, affine maps, an erased square."""
+
+import jax
+import jax.numpy as jnp
+
+
+def crop(key, image, area, size):
+    """A random resized crop: a share of the area, sides 3:4 to 4:3 as far as the image allows,
+    resized by anti-aliased linear interpolation.
+
+    torchvision draws (share, ratio) again where the box would not fit, and after ten tries takes
+    the middle; here the ratio is moved to the nearest that fits, so shares stay uniform. Its ratio
+    is of pixels, this one relative to the image's own, and boxes here need not end at a pixel.
+
+    Args:
+      key: of the draws.
+      image: float [height, width, channels].
+      area: smallest and largest share of the image.
+      size: of the square's side, pixels; 0: the image's height and width.
+
+    Returns:
+      float [size, size, channels], or of the image's shape.
+    """
+    height, width, channels = image.shape
+    draws = jax.random.uniform(key, (4,))
+    share = area[0] + (area[1] - area[0]) * draws[0]
+    stretch = jnp.exp((draws[1] - 0.5) * jnp.log(4 / 3))  # square root of the sides' ratio
+    stretch = jnp.clip(stretch, jnp.sqrt(share), 1 / jnp.sqrt(share))
+    sides = jnp.sqrt(share) * jnp.array([1 / stretch, stretch])  # as shares of the image's
+    corner = (1 - sides) * draws[2:]
+    out = size or height, size or width
+    scale = jnp.array(out) / (sides * jnp.array([height, width]))
+    shift = -corner * jnp.array([height, width]) * scale
+    return jax.image.scale_and_translate(image, (*out, channels), (0, 1), scale, shift, "linear")
+
+
+def shift(key, image, pixels):
+    """Translates by up to ``pixels`` in each direction; the border is repeated outwards."""
+    padded = jnp.pad(image, ((pixels, pixels), (pixels, pixels), (0, 0)), mode="edge")
+    top, left = jax.random.randint(key, (2,), 0, 2 * pixels + 1)
+    return jax.lax.dynamic_slice(padded, (top, left, 0), image.shape)
+
+
+def erase(key, image, share):
+    """Sets one square to mid-grey.
+
+    Cutout (DeVries & Taylor, 2017) draws the square's centre, so that its square may hang over
+    the border; this one lies inside.
+    """
+    height, width = image.shape[:2]
+    side = max(1, round(share * min(height, width)))
+    top, left = jax.random.randint(key, (2,), 0, jnp.array([height - side + 1, width - side + 1]))
+    rows, columns = jnp.arange(height)[:, None] - top, jnp.arange(width)[None, :] - left
+    square = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)
+    return jnp.where(square[:, :, None], 0.0, image)
+
+
+def warp(image, matrix, fill):
+    """The affine map of an image, by its nearest pixels.
+
+    Args:
+      image: [height, width, channels].
+      matrix: float [2, 3], takes a place (x, y, 1) of the result to the place of the image that it
+        is taken from; the first pixel's centre is at (0.5, 0.5), as in PIL.
+      fill: value of what comes from outside.
+    """
+    height, width = image.shape[:2]
+    y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")
+    column, row = (jnp.floor(a * x + b * y + c).astype(jnp.int32) for a, b, c in matrix)
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    taken = image[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+    return jnp.where(inside[:, :, None], taken, fill)

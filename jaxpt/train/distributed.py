@@ -1,0 +1,318 @@
+"""Several processes that are one run: how they find each other, and what the death of one does.
+
+``joined`` begins ``jax.distributed`` where the command line, the environment, SLURM, Open MPI or a
+TPU pod slice says that there are others. From then on each process tells every few seconds, through
+the coordination service of process 0, that it lives. One that falls silent, or that ends because
+of an error, ends the others with a sentence that names it: they would wait for it for ever.
+"""
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+import urllib.request
+from typing import NamedTuple
+
+from jaxpt.errors import InputError, RunError, require
+
+# JAX knows the first of these itself.
+COORDINATOR, PROCESSES, PROCESS = (
+    "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# Seconds. JAX's own heartbeat is for a process whose Python is stuck: it ends others less clearly.
+BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 25, 45, 60
+ENDED, ALIVE = "jaxpt/ended", "jaxpt/alive/"  # keys in the coordination service
+METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
+
+_watch: "_Watch | None" = None  # of this process, while it belongs to several
+
+
+class Place(NamedTuple):
+    """Where a process stands among those of a run.
+
+    Attributes:
+      processes: how many there are.
+      process: the number of this one, None where JAX finds out.
+      coordinator: "HOST:PORT" of process 0, None where JAX finds out.
+      source: what says so.
+    """
+
+    processes: int = 1
+    process: int | None = None
+    coordinator: str | None = None
+    source: str = ""
+
+
+def find_place(coordinator: str | None = None, processes: int | None = None,
+               process: int | None = None) -> Place:
+    """Where this process stands: by the arguments, else the environment, else the cluster.
+
+    Args:
+      coordinator, processes, process: as in ``Place``; all three or none.
+
+    Raises:
+      InputError: where some of the three are missing, or they make no sense.
+    """
+    given = coordinator, processes, process
+    names, source = ("--coordinator", "--processes", "--process"), "the command line"
+    if given == (None, None, None):
+        given = tuple(os.environ.get(name) or None for name in (COORDINATOR, PROCESSES, PROCESS))
+        names, source = (COORDINATOR, PROCESSES, PROCESS), "the environment"
+    if given == (None, None, None):
+        return _of_cluster()
+    missing = [name for name, value in zip(names, given) if value is None]
+    require(not missing, f"{', '.join(names)} belong together: {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} missing.")
+    address, processes, process = given[0], *(_whole(*pair) for pair in zip(names[1:], given[1:]))
+    host, _, port = address.rpartition(":")
+    require(bool(host) and port.isdigit(), f"{names[0]} must be HOST:PORT, got {address!r}.")
+    require(processes >= 1, f"{names[1]} must be at least 1, got {processes}.")
+    require(0 <= process < processes,
+            f"{names[2]} must lie in 0 … {processes - 1}, got {process}.")
+    return Place(processes, process, address, source)
+
+
+def require_alone(command: str) -> None:
+    """Raises InputError where a command that runs as one process is one of several."""
+    place = find_place()
+    require(place.processes == 1,
+            f"jaxpt {command} runs as one process, but {place.source} starts {place.processes}: "
+            "start it once (srun --ntasks=1; on a TPU pod slice, on a machine with one host).")
+
+
+@contextlib.contextmanager
+def joined(coordinator: str | None = None, processes: int | None = None,
+           process: int | None = None):
+    """Within it this process belongs to those that ``find_place`` tells; alone, nothing happens.
+
+    Call before anything asks JAX for devices. After a process of several has left it by an
+    exception, end it with ``leave``.
+
+    Raises:
+      InputError: as ``find_place``; where the others cannot be reached.
+      RunError: where another process was lost.
+    """
+    global _watch
+    import jax
+
+    from jaxpt.train.stopping import Stopped
+
+    place = find_place(coordinator, processes, process)
+    if place.processes == 1 or jax.distributed.is_initialized():
+        yield
+        return
+    _connect(place)
+    _watch = _Watch()
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # gloo's come as ValueError, too
+        if isinstance(error, InputError):
+            _watch.tell(str(error))
+            raise
+        # A collective fails on all but the process whose fault it is: wait until it is known.
+        lost = _watch.wait() if _of_collective(error) else ""
+        if lost:
+            raise RunError(lost) from error
+        _watch.tell(str(error).splitlines()[0])
+        traceback.print_exc()
+        leave(1)
+    except RunError as error:
+        # A save that failed, say, because it met the death of another process before all else.
+        lost = _watch.wait() if error.__cause__ and _of_collective(error.__cause__) else ""
+        if lost:
+            raise RunError(lost) from error
+        _watch.tell(str(error))
+        raise
+    except Stopped:
+        raise
+    except Exception as error:
+        _watch.tell(f"{type(error).__name__}: {error}")
+        traceback.print_exc()
+        leave(1)
+
+
+def leave(status: int) -> None:
+    """Ends a process that belongs to several; does nothing in one that is alone.
+
+    One that ends well waits for the others; one that fails does not: they will not come.
+    """
+    global _watch
+    if _watch is None:
+        return
+    import jax
+
+    from jaxpt.train.stopping import STATUS
+
+    if status in (0, STATUS):
+        _watch.stop()
+        _watch = None
+        jax.distributed.shutdown()
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if jax.process_index() == 0:
+        time.sleep(3 * BEAT)  # the service ends with this process: let the others read why
+    os._exit(status)
+
+
+def _connect(place: Place) -> None:
+    import jax
+
+    found = {} if place.coordinator is None else {"cluster_detection_method": "deactivate"}
+    if place.source == "SLURM" and "JAX_LOCAL_DEVICE_IDS" not in os.environ and _one_a_node():
+        # JAX would give each task one device, also where it is the only one of its node.
+        count = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
+        found["local_device_ids"] = list(range(count))
+    try:
+        jax.distributed.initialize(
+            place.coordinator, None if place.source == "a TPU pod slice" else place.processes,
+            place.process, heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN, **found)
+    except RuntimeError as error:
+        raise InputError(
+            f"the {place.processes} processes that {place.source} names did not find each other "
+            f"({str(error).splitlines()[0]}): look whether all were started and can reach "
+            f"{place.coordinator or 'the first one'}.") from error
+
+
+class _Watch:
+    """Tells the others that this process lives, and ends it where another does not."""
+
+    def __init__(self):
+        import jax
+        from jax._src.distributed import global_state  # there is no public way to its store
+
+        self._me, self._all = jax.process_index(), jax.process_count()
+        self._client = global_state.client
+        self._done, self._waiting = threading.Event(), threading.Event()
+        self._lost = ""
+        self._known = threading.Event()
+        self._seen = {i: ("", time.monotonic()) for i in range(self._all)}
+        self._catch_abort()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def tell(self, why: str) -> None:
+        """Tells the others that this process ends, and why."""
+        with contextlib.suppress(Exception):  # the first of several that fail together is heard
+            self._client.key_value_set(ENDED, f"{self._me} {why}")
+
+    def wait(self) -> str:
+        """Waits until it is known who was lost: a sentence, empty where nobody was."""
+        self._waiting.set()
+        self._known.wait(DEAD_AFTER + 10)
+        return self._lost
+
+    def stop(self) -> None:
+        self._done.set()
+
+    def _run(self) -> None:
+        count = 0
+        while not self._done.wait(BEAT):
+            count += 1
+            try:
+                self._client.key_value_set(f"{ALIVE}{self._me}", str(count), allow_overwrite=True)
+                self._look()
+            except Exception:  # the service is process 0's; and JAX may end this one meanwhile
+                self._check(0, None)
+            if self._lost:
+                self._end()
+
+    def _look(self) -> None:
+        ended = dict(self._client.key_value_dir_get("jaxpt/"))
+        who, _, why = ended.get(ENDED, "").partition(" ")
+        if who and int(who) != self._me:
+            self._lost = self._sentence(int(who), f"ended: {why.rstrip('.')}")
+        # All look at process 0, which looks at all and tells what it sees.
+        for i in range(self._all) if self._me == 0 else (0,):
+            if i != self._me:
+                self._check(i, ended.get(f"{ALIVE}{i}", ""))
+
+    def _check(self, i: int, beat: str | None) -> None:
+        before, when = self._seen[i]
+        if beat not in (None, before):
+            self._seen[i] = beat, time.monotonic()
+        elif time.monotonic() - when > DEAD_AFTER and not self._lost:
+            why = f"has not been heard of for {DEAD_AFTER} seconds"
+            self._lost = self._sentence(i, why)
+            with contextlib.suppress(Exception):
+                self._client.key_value_set(ENDED, f"{i} it {why}")
+
+    def _sentence(self, i: int, what: str) -> str:
+        return (f"process {i} of {self._all} {what}. This one, {self._me}, stops too; start the "
+                "same command again, with fewer processes if need be: it goes on from the newest "
+                "checkpoint")
+
+    def _end(self) -> None:
+        """Leaves it to the main thread where that waits; else it may be stuck in a collective."""
+        self._known.set()
+        if self._waiting.wait(1.0):
+            return
+        print(f"jaxpt: {self._lost}.", file=sys.stderr, flush=True)
+        leave(1)
+
+    def _catch_abort(self) -> None:
+        """JAX aborts every process at once when process 0, the home of its service, is gone."""
+        sentence = self._sentence(0, "cannot be reached")
+
+        def aborted(number):
+            os.write(2, f"jaxpt: {self._lost or sentence}.\n".encode())
+            os._exit(1)
+
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept as long as needed
+        ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
+
+
+def _of_collective(error: Exception) -> bool:
+    """Whether a collective failed, which it does where a process is gone."""
+    text = str(error).lower()
+    return any(word in text for word in ("gloo", "nccl", "collective", "coordination", "barrier",
+                                         "connection", "unavailable", "deadline"))
+
+
+def _whole(name: str, value) -> int:
+    try:
+        return int(value)
+    except ValueError as error:
+        raise InputError(f"{name} must be a whole number, got {value!r}.") from error
+
+
+def _of_cluster() -> Place:
+    """What SLURM, Open MPI or the metadata of a TPU pod slice say; JAX finds the rest itself."""
+    environment = os.environ
+    if all(name in environment for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST",
+                                            "SLURM_PROCID", "SLURM_LOCALID")):
+        # Of the step: an interactive shell in an allocation of many tasks is one task.
+        tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
+        return Place(_whole("SLURM_STEP_NUM_TASKS", tasks), source="SLURM")
+    if "OMPI_MCA_orte_hnp_uri" in environment:
+        return Place(_whole("OMPI_COMM_WORLD_SIZE", environment.get("OMPI_COMM_WORLD_SIZE", "1")),
+                     source="Open MPI")
+    return Place(_pod_hosts(), source="a TPU pod slice")
+
+
+def _one_a_node() -> bool:
+    tasks, nodes = (os.environ.get(f"SLURM_STEP_NUM_{name}") for name in ("TASKS", "NODES"))
+    return tasks is not None and tasks == nodes
+
+
+def _pod_hosts() -> int:
+    """Hosts of the TPU slices that this machine is one of; 1 where it has no TPU."""
+    has_tpu = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
+    wanted = "tpu" in os.environ.get("JAX_PLATFORMS", "tpu")
+    if not (has_tpu and wanted and importlib.util.find_spec("libtpu")):
+        return 1
+    hosts = (os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
+             or _metadata("worker-network-endpoints") or "this one")
+    return len(hosts.split(",")) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
+
+
+def _metadata(name: str) -> str:
+    """An attribute of a virtual machine of Google Cloud; empty elsewhere."""
+    request = urllib.request.Request(METADATA + name, headers={"Metadata-Flavor": "Google"})
+    with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
+        return answer.read().decode()
+    return ""

@@ -1,0 +1,42 @@
+"""The commands that docs/data.md shows work as they are written there."""
+
+import pathlib
+import shlex
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxpt import cli
+
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
+COMMANDS = [line.strip() for line in PAGE.read_text().splitlines()
+            if line.startswith("    jaxpt ")]
+# What makes a run short, and what a set of this size allows.
+SHORT = {"duration": "2 steps", "batch_size": 8, "memory": 16, "k": 4, "knn_k": 3, "devices": 1}
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The page's two folders of images."""
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        pixels = Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8))
+        for name in f"photos/{('cat', 'dog')[i % 2]}", f"animals/{('pet/cat', 'wild/fox')[i % 2]}":
+            (tmp_path / name).mkdir(parents=True, exist_ok=True)
+            pixels.save(tmp_path / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in COMMANDS if "tfds:" not in c])
+def test_commands_of_the_page_work(command, folder, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    argv = shlex.split(command)[1:]
+    short = [f"--config.{name}={value}" for name, value in SHORT.items()]
+    assert cli.main(argv + (short if argv[0] == "pretrain" else [])) == 0

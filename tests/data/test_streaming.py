@@ -1,0 +1,183 @@
+"""Runs that stream their images: over two processes, and stopped and gone on with at any step."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from small_runs import RUN, config_of
+
+from jaxpt import pretrain
+from jaxpt.data import sources
+from jaxpt.data.feed import IN_FLIGHT
+from jaxpt.data.resident import rows_of_step
+
+IMAGES, BATCH, STEPS = 50, 12, 5  # the fifth batch ends one pass and begins the next
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Pictures of several shapes, JPEG and PNG, in three classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(IMAGES):
+        label = root / "abc"[i % 3]
+        label.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (9 + i % 4, 12 - i % 5, 3), np.uint8)
+        Image.fromarray(pixels).save(label / f"{i:02}.{('jpg', 'png')[i % 2]}")
+    return root
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def config(folder, **changes):
+    return config_of("look", RUN | {
+        "data.source": "folder", "data.path": str(folder), "data.image_size": 8, "data.limit": 0,
+        "data.resident": "no", "batch_size": BATCH, "memory": 36, "duration": f"{STEPS} steps",
+        "knn_every": "0 steps", "k_warmup": "0 steps", "checkpoint_every": "1 steps",
+        "keep_checkpoints": 9} | changes)
+
+
+def same_bits(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.slow
+def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(folder, tmp_path):
+    def run(workdir, **changes):
+        return jax.device_get(pretrain.run(config(folder, **changes), str(workdir),
+                                           quiet=True).state)
+
+    def until(step, source, name):  # a copy as if killed there
+        workdir = shutil.copytree(tmp_path / source, tmp_path / name)
+        for later in range(step + 1, STEPS + 1):
+            shutil.rmtree(workdir / "checkpoints" / str(later))
+        return workdir
+
+    whole = run(tmp_path / "whole")
+    for step in range(1, STEPS):
+        same_bits(whole, run(until(step, "whole", f"after {step}")))
+    # Where the images lie may change on the way, and changes rounding at most: the step is
+    # another program.
+    resident = run(tmp_path / "resident", **{"data.resident": "yes"})
+    went_on = run(until(2, "resident", "went on streamed"))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), resident, went_on)
+
+
+PROGRAM = """
+import json, sys
+import jax
+jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
+import ml_collections, numpy as np
+from jaxpt import pretrain
+from jaxpt.data import feed as feeds, pictures, sources
+from jaxpt.data.resident import rows_of_step
+from jaxpt.train.parallel import Devices
+folder, saved, config = sys.argv[3], sys.argv[4], json.loads(sys.argv[5])
+config = ml_collections.ConfigDict(config)
+dataset = sources.load(config.data)
+read, decode = [], pictures.read_square
+pictures.read_square = lambda path, *rest: (read.append(str(path)), decode(path, *rest))[1]
+split = dataset.trainval
+feed = feeds.make_feed(config, split, dataset.coarse(split.labels), Devices())
+rows = (rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in range(5))
+own = {}
+for step, batch in enumerate(feed.batches(rows)):
+    own |= {f"{name}{step}": np.asarray(getattr(batch, name).addressable_data(0))
+            for name in batch._fields}
+feed.close()
+pictures.read_square = decode
+np.savez(f"{saved}/batches{sys.argv[2]}.npz", read=read, **own)
+trained = pretrain.run(config, quiet=True, dataset=dataset)
+if jax.process_index() == 0:
+    leaves = [np.asarray(x.addressable_data(0)) for x in jax.tree.leaves(trained.state.params)]
+    np.savez(f"{saved}/params.npz", *leaves)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    two = config(folder, devices=2, **{"optimizer.name": "sgd"})
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1",
+                                "JAX_PLATFORMS": "cpu"}
+    processes = [subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, address, str(i), str(folder), str(tmp_path),
+         two.to_json()], env=environment, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+
+    dataset = sources.load(two.data)
+    split = dataset.trainval
+    rows = [rows_of_step(step, BATCH, n=IMAGES, seed=two.seed) for step in range(STEPS)]
+    for i in range(2):
+        half = slice(i * BATCH // 2, (i + 1) * BATCH // 2)
+        with np.load(tmp_path / f"batches{i}.npz") as own:
+            expected = [split.images.files[row] for step in rows for row in step.index[half]]
+            assert sorted(own["read"]) == sorted(expected)
+            for step, (index, epoch) in enumerate(rows):
+                at = index[half]
+                for name, value in {
+                        "image": np.asarray(split.images)[at], "id": split.ids[at], "index": at,
+                        "label": dataset.coarse(split.labels)[at], "epoch": epoch[half]}.items():
+                    np.testing.assert_array_equal(own[f"{name}{step}"], value)
+
+    alone = pretrain.run(two, quiet=True, dataset=dataset).state.params
+    with np.load(tmp_path / "params.npz") as saved:
+        for x, name in zip(jax.tree.leaves(alone), saved.files, strict=True):
+            np.testing.assert_allclose(x, saved[name], atol=1e-5)
+
+
+GROWTH = """
+import pathlib, sys, time
+import jax, numpy as np
+from jaxpt.data import feed as feeds, sources
+from jaxpt.data.decode import Framing
+from jaxpt.data.pictures import Pictures
+from jaxpt.data.resident import rows_of_step
+from jaxpt.train.parallel import Devices
+
+def peak():
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 1024
+
+def stream(n, batch_size, steps):
+    files = [sys.argv[1]] * n
+    split = sources.Split(Pictures(files, Framing.centre(256), 3), np.zeros(n, np.int32),
+                          np.arange(n, dtype=np.int32))
+    feed = feeds.StreamedFeed(split, split.labels, 0, Devices(limit=1), batch_size, 2, 2)
+    program = jax.jit(lambda data, rows: feed.gather(data, rows).image[:, 0, 0, 0].sum())
+    rows = (rows_of_step(i, batch_size, n=n, seed=0) for i in range(steps))
+    for i, batch in enumerate(feed.batches(rows)):
+        feed.pace(program(feed.data, batch))
+        time.sleep(0 if i else 4)  # time for whatever would be decoded too early
+    feed.close()
+
+stream(4, 4, 4)
+before = peak()
+stream(1600, 64, 25)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells the peak")
+def test_host_memory_is_a_few_batches_whatever_the_set(tmp_path):
+    Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(tmp_path / "one.png")
+    output = subprocess.run([sys.executable, "-c", GROWTH, tmp_path / "one.png"], check=True,
+                            stdout=subprocess.PIPE, text=True,
+                            env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}).stdout
+    batch = 64 * 256 * 256 * 3 / 2 ** 20  # 12 MiB; the set has 25 of them
+    # Here the device's own batches are in the host's memory, too, and the allocator's reserve.
+    bound = (2 + IN_FLIGHT + 1 + IN_FLIGHT + 1) * batch + 24
+    assert 2 * batch < float(output) < bound < 25 * batch / 2
