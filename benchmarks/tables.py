@@ -16,14 +16,16 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
+import input as inputs  # noqa: E402
 import neighbors  # noqa: E402
+import plan  # noqa: E402
 import tune  # noqa: E402
 
 from jaxpt import records, report, study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md",
-         "docs/performance.md")
+         "docs/performance.md", "docs/data.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -84,9 +86,16 @@ def neighbor_engine() -> str:
     return neighbors.markdown(records.read(neighbors.RECORDS))
 
 
+def input_rates() -> str:
+    """The newest records of how fast batches come."""
+    return inputs.markdown(records.read(inputs.RECORDS))
+
+
 TABLES = {
+    "input": input_rates,
     "neighbor_engine": neighbor_engine,
     "losses_cost": losses_cost,
+    "plan": plan.markdown,
     "demo_digits": demo,
     "tuning_digits": lambda: tuning("digits"),
     "tuning_fashion_mnist": lambda: tuning("fashion_mnist"),
