@@ -6,7 +6,7 @@ EXTRAS ?= test
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test faults record clean
+.PHONY: demo test docs faults record clean
 
 demo: $(STAMP)
 	$(BIN)/jaxpt demo
@@ -14,6 +14,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/flake8
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+# The documentation site, in build/site; a warning is an error. NO_MKDOCS_2_WARNING spares the log
+# an announcement of mkdocs-material's.
+docs: $(STAMP)
+	$(BIN)/pip install --quiet --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Runs that are killed at every kind of moment, all of them; `make test` takes a few.
 faults: $(STAMP)
@@ -26,12 +32,13 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $(STAMP)
 
-# What README shows: the demo's records and picture, and every table made anew from records.
+# What README and docs show: the demo's records, pictures, and every table anew from records.
 record: demo
 	mkdir -p docs/images benchmarks/records
 	cp runs/demo_digits/records.jsonl benchmarks/records/demo_digits.jsonl
 	cp runs/demo_digits/features_map.png docs/images/features_map.png
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python docs/figures.py
 
 clean:
 	rm -rf $(VENV) build runs

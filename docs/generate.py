@@ -1,18 +1,22 @@
-"""Writes docs/losses.md from the docstrings of ``jaxpt.losses``.
+"""Writes docs/losses.md and docs/methods.md from docstrings, configs and code.
 
     python docs/generate.py
 
-A test compares, so run it after every change to a docstring.
+A test compares, so run it after every change to one of these.
 """
 
+import ast
+import importlib
 import inspect
 import pathlib
 import re
 import textwrap
 
 from jaxpt import losses
+from jaxpt.configs.pretrain import defaults
+from jaxpt.methods import METHODS
 
-PAGE = pathlib.Path(__file__).parent / "losses.md"
+FOLDER = pathlib.Path(__file__).parent
 # By what a reader is after; within a group in this order.
 GROUPS = {
     "Neighbours": ("look", "nca"),
@@ -21,7 +25,8 @@ GROUPS = {
     "Instance discrimination": ("info_nce", "nt_xent", "nn_clr"),
     "Without negatives": ("cosine_regression", "barlow_twins", "vicreg", "dino", "move_centre"),
 }
-HEAD = """# Losses
+SHARED = {"augment", "batch_size", "duration", "model"}  # fields that every method has
+LOSSES = """# Losses
 
 Every loss is a pure function of arrays: `from jaxpt.losses import look`. It needs jax and numpy
 alone, computes in float32 whatever goes in, gives a value for each example (batch losses: one
@@ -33,13 +38,30 @@ keys of all devices along that axis; with a memory that is the same on all devic
 
 This page is made from the docstrings by `python docs/generate.py`.
 """
+METHODS_HEAD = """# Methods
+
+A method is a file of `jaxpt/methods/` that shows all of it: views, encoders, memory, loss, update.
+The variant of a config names it:
+
+    jaxpt pretrain --config=pretrain/digits.py:look --workdir=runs/look
+
+Fields of the config that the method's own page reads stand below it with jaxpt's default, which is
+the paper's only where that is said; the rest (network, optimizer, data, augmentation) is the same
+for all and stands in [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Those with
+an EMA target also read `ema`, `ema_end` and `target_norm`, those with a memory `memory`,
+`memory_kind`, `memory_momentum`, `memory_sharding` and `memory_dtype`. Only `look`, `nca`,
+`sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the others is a
+reproduction of its paper's results. [Writing a method](new-method.md) adds one.
+
+This page is made from docstrings, configs and code by `python docs/generate.py`.
+"""
 
 
-def render() -> str:
-    """The page."""
-    parts = [HEAD, *(_contents(*group) for group in GROUPS.items())]
+def losses_page() -> str:
+    """Each loss, from its docstring."""
+    parts = [LOSSES, *(_contents(*group) for group in GROUPS.items())]
     for group, names in GROUPS.items():
-        parts.append(f"\n# {group}\n")
+        parts.append(f"\n## {group}\n")
         parts += (_entry(name) for name in names)
     return "\n".join(parts)
 
@@ -53,7 +75,7 @@ def _entry(name):
     signature = textwrap.fill(f"{name}{inspect.signature(function)}", 96,
                               subsequent_indent=" " * (len(name) + 1), break_on_hyphens=False)
     body, *sections = re.split(r"\n(\w+):\n", inspect.getdoc(function))
-    lines = [f"\n## {name}\n", f"```python\n{signature}\n```\n", _prose(body)]
+    lines = [f"\n### {name}\n", f"```python\n{signature}\n```\n", _prose(body)]
     for title, text in zip(sections[::2], sections[1::2]):
         lines.append(f"**{title}**\n\n{_section(title, textwrap.dedent(text).strip())}\n")
     return "\n".join(lines)
@@ -82,8 +104,57 @@ def _inline(text):
     return re.sub(r"(?<!`)``(?!`)", "`", text)
 
 
+def methods_page() -> str:
+    """Each method: what it is and where it comes from, what it keeps, its fields."""
+    meanings = dict(re.findall(r"(?m)^    c\.(\w+) = .*?  # (.*)$",
+                               inspect.getsource(defaults.get_config)))
+    return "\n".join([METHODS_HEAD, *(_method(name, meanings) for name in METHODS)])
+
+
+def _method(name, meanings):
+    module = importlib.import_module(f"jaxpt.methods.{name}")
+    code = inspect.getsource(module)
+    title, _, body = inspect.getdoc(module).partition("\n")
+    in_memory = "contrast_with_memory" in code
+    kept = [what for what, said in (("an EMA target", "target=True"), ("a memory", "memory=True"))
+            if in_memory or said in code]
+    of_losses = dict.fromkeys(re.findall(r"\blosses\.([a-z]\w+)\(", code))
+    facts = [f"Page: [`jaxpt/methods/{name}.py`](../jaxpt/methods/{name}.py)",
+             "Loss: " + ", ".join(f"[`{loss}`](losses.md#{loss})" for loss in of_losses),
+             "Keeps: " + (" and ".join(kept) or "nothing beside the encoder")]
+    lines = [f"\n## {name}\n", f"{_inline(title)}\n", *([_body(body)] if body.strip() else []),
+             " · ".join(facts) + "\n"]
+    config = defaults.apply_variant(defaults.get_config(), name)
+    fields = (_fields_read(code) & set(config)) - SHARED | set(defaults.OF_METHOD.get(name, {}))
+    rows = [f"| `{field}` | `{_value(config[field])}` | {meanings[field]} |"
+            for field in sorted(fields)]
+    if rows:
+        lines += ["| field | default | what it is |", "|---|---|---|", *rows]
+    return "\n".join(lines)
+
+
+def _fields_read(code):
+    """Names after ``config.`` in a method's code."""
+    return {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)
+            and isinstance(node.value, ast.Name) and node.value.id == "config"}
+
+
+def _body(text):
+    """The rest of a module's docstring; what is indented is code."""
+    return _inline(re.sub(r"(?m)((?:^    .*\n)+)",
+                          lambda m: "```\n" + textwrap.dedent(m[1]) + "```\n", text)).strip() + "\n"
+
+
+def _value(value):
+    return str(value.to_dict() if hasattr(value, "to_dict") else value)
+
+
+PAGES = {"losses.md": losses_page, "methods.md": methods_page}
+
+
 def main() -> None:
-    PAGE.write_text(render())
+    for name, render in PAGES.items():
+        (FOLDER / name).write_text(render())
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ import sys
 
 import pytest
 
-from jaxpt import losses, study
+from jaxpt import losses, methods, study
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]
+
+TEXTS = sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md"))
 
 import generate  # noqa: E402
 import tables  # noqa: E402
@@ -40,8 +42,12 @@ def test_configs_hold_the_winners_of_tuning(data, method):
     assert config.optimizer.learning_rate == best["optimizer"]["learning_rate"]
 
 
-def test_the_page_of_losses_is_that_of_the_docstrings():
-    assert generate.PAGE.read_text() == generate.render()
+@pytest.mark.parametrize("page", sorted(generate.PAGES))
+def test_generated_pages_are_those_of_the_code(page):
+    assert (generate.FOLDER / page).read_text() == generate.PAGES[page]()
+
+
+def test_every_loss_and_method_is_on_its_page():
     listed = [name for names in generate.GROUPS.values() for name in names]
     functions = [name for name in losses.__all__ if name.islower()]
     assert sorted(listed) == sorted(functions)
@@ -49,9 +55,32 @@ def test_the_page_of_losses_is_that_of_the_docstrings():
         docstring = getattr(losses, name).__doc__
         assert all(f"\n    {part}:\n" in docstring
                    for part in ("Use", "Args", "Returns", "Raises", "Example", "References"))
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert all(f"\n## {name}\n" in page for name in methods.METHODS)
 
 
-def test_links_lead_somewhere():
-    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        for link in re.findall(r"\]\(([^)#]+)", page.read_text()):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+def anchors(page: pathlib.Path) -> set[str]:
+    """Names of a page's headings, as GitHub and mkdocs make them."""
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+    titles = re.findall(r"(?m)^#+ (.*)$", text)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda path: path.stem)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"(?ms)^```.*?^```", "", page.read_text())
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith("http"):
+            assert re.fullmatch(r"https://[\w.-]+\.[a-z]+(/[\w.~/%#?=&+-]*)?", link), link
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"no file for {link}"
+        assert not anchor or anchor in anchors(target), f"no heading for {link}"
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = re.findall(r"([\w-]+\.md)", navigation)
+    missing = {path.name for path in (ROOT / "docs").glob("*.md")} - set(named)
+    assert not missing, f"name {sorted(missing)} under nav in mkdocs.yml"

@@ -19,7 +19,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 120  # over all devices
     c.micro_batches = 1  # parts that a device encodes its share of a batch in, to save memory
     c.views = 1  # augmented views of each image per step through the online encoder
-    c.local_views = 0  # and small crops of it (multi-crop)
+    c.local_views = 0  # small crops of each image beside them (multi-crop)
 
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.warmup = "0 steps"
     c.optimizer.clip_norm = 0.0  # longer gradients are cut to this norm; 0: none is
 
-    c.temperature = 0.1
+    c.temperature = 0.1  # τ of the loss: similarities are divided by it
     c.memory = 1200  # keys
     c.memory_kind = "queue"  # or bank: one key for each training example
     c.memory_momentum = 0.5  # of a bank's keys
@@ -88,7 +88,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.target_norm = "batch"  # or "running": BatchNorm statistics in the target encoder
 
     # LOOK
-    c.k = 100
+    c.k = 100  # neighbours of a query
     c.neighbors = "exact"  # or approximate: on TPUs faster, misses some (metric: recall)
     c.k_warmup = "0 steps"  # way from the whole memory down to k
     c.k_by_class = False  # k in proportion to the frequency of the query's class in the memory
@@ -100,17 +100,18 @@ def get_config() -> ml_collections.ConfigDict:
 
     # Other methods
     c.classifier = "linear"  # cross_entropy: or mlp, which is SL-MLP
-    c.label_smoothing = 0.0  # cross_entropy
+    c.label_smoothing = 0.0  # cross_entropy: share of the target that all classes get
     c.mixup = 0.0  # cross_entropy: alpha; 0: none
     c.cutmix = 0.0  # cross_entropy: alpha; with mixup, each has every other step at random
     c.form = "out"  # sup_con: or in
     c.weight = 0.5  # spread, grafit, mask_con: see each
-    c.target_temperature = 0.05  # mask_con, dino
+    c.target_temperature = 0.05  # mask_con, dino: τ of the target's side
     c.prototypes_from = "learnt"  # t_rex: or memory, which is t-ReX*
-    c.prototypes = 256  # dino
-    c.centre_momentum = 0.9  # dino
-    c.redundancy = 0.0051  # barlow_twins
-    c.vicreg = ml_collections.ConfigDict({"invariance": 25.0, "variance": 25.0, "covariance": 1.0})
+    c.prototypes = 256  # dino: outputs that its softmax is over
+    c.centre_momentum = 0.9  # dino: of the mean that is taken off its targets
+    c.redundancy = 0.0051  # barlow_twins: weight of what is off the diagonal
+    c.vicreg = ml_collections.ConfigDict(  # weights of its three terms
+        {"invariance": 25.0, "variance": 25.0, "covariance": 1.0})
 
     c.knn_every = "5 epochs"  # kNN monitor
     c.knn_k = 20
