@@ -1,4 +1,4 @@
-"""Weights made elsewhere: torchvision's and timm's ResNets as variables of jaxpt's.
+"""Weights in and out: torchvision's and timm's ResNets as variables of jaxpt's, and back.
 
 A ResNet of jaxpt computes what theirs does (v1.5, symmetric padding, BatchNorm ε 1e-5), so only
 names and axes differ: convolutions [out, in, h, w] become [h, w, in, out].
@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from jaxpt import models, torch_pickle
 from jaxpt.errors import InputError, require
 
+LAYOUTS = ("timm", "torchvision")  # of ResNets both are the same
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 # From a path in jaxpt's variables to a name in a state dict of torchvision or timm.
 _RENAMED = (
@@ -127,6 +128,35 @@ def import_resnet(state: dict[str, np.ndarray], network: models.resnet.ResNet) -
     return Imported(variables["params"], variables.get("batch_stats", {}), _classifier(head))
 
 
+def export_state(network: models.resnet.ResNet, params, batch_stats, classifier=None,
+                 layout: str = "timm") -> dict[str, np.ndarray]:
+    """Variables as a state dict of torchvision or timm: the inverse of ``import_resnet``.
+
+    Args:
+      network: the backbone that they belong to.
+      params, batch_stats: its variables.
+      classifier: parameters of a ``models.Classifier`` on it; None leaves one out, as timm does
+        with num_classes=0.
+      layout: one of ``LAYOUTS``.
+
+    Returns:
+      float32 arrays by name, in PyTorch's order of axes.
+
+    Raises:
+      InputError: for another layout, or a network that none is known of.
+    """
+    require(layout in LAYOUTS, f"layout must be one of {LAYOUTS}, got {layout!r}.")
+    require(isinstance(network, models.resnet.ResNet), "weights of ResNets alone are exported, got "
+            f"those of {type(network).__name__}.")
+    variables = {"params": params, "batch_stats": batch_stats}
+    state = {_torch_name(path): _to_torch(leaf)
+             for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    if classifier is not None:
+        dense = classifier["Dense_0"]
+        state |= zip(_CLASSIFIER, (_to_torch(dense["kernel"]), _to_torch(dense["bias"])))
+    return state
+
+
 def _load_safetensors(path):
     try:
         with safe_open(path, framework="flax") as file:  # unlike "numpy", it has bfloat16
@@ -143,12 +173,25 @@ def _torch_name(path) -> str:
     return name
 
 
+# Axes of a convolution's and of a dense layer's kernel; vectors are the same in both.
+_TO_FLAX = {4: (2, 3, 1, 0), 2: (1, 0)}
+
+
 def _to_flax(value):
-    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+    return value.transpose(_axes(value))
+
+
+def _to_torch(value):
+    value = np.asarray(value, np.float32)
+    return np.ascontiguousarray(value.transpose(np.argsort(_axes(value))))
+
+
+def _axes(value):
+    return _TO_FLAX.get(value.ndim, range(value.ndim))
 
 
 def _classifier(head):
     if len(head) < len(_CLASSIFIER):
         return None
     kernel, bias = (head[name] for name in _CLASSIFIER)
-    return {"Dense_0": {"kernel": kernel.T, "bias": bias}}
+    return {"Dense_0": {"kernel": _to_flax(kernel), "bias": bias}}

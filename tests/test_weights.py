@@ -229,6 +229,27 @@ def test_names_and_shapes_of_every_resnet_are_torchvisions_and_timms(name):
     assert weights.resnet_name(shapes) == name
 
 
+@pytest.mark.parametrize("layout", weights.LAYOUTS)
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_what_was_imported_is_exported_as_it_came(kind, layout):
+    state = small_state(kind)
+    imported = weights.import_resnet(state, NETWORKS[kind])
+    exported = weights.export_state(NETWORKS[kind], *imported, layout=layout)
+    assert exported.keys() == state.keys()
+    for name, value in exported.items():
+        assert value.dtype == np.float32 and value.flags.c_contiguous
+        np.testing.assert_array_equal(value, state[name])
+    without = weights.export_state(NETWORKS[kind], *imported[:2])
+    assert exported.keys() - without.keys() == {"fc.weight", "fc.bias"}
+
+
+def test_only_known_layouts_and_networks_are_exported():
+    with pytest.raises(InputError, match="layout must be one of .* got 'keras'"):
+        weights.export_state(NETWORKS["basic"], {}, {}, layout="keras")
+    with pytest.raises(InputError, match="got those of SmallCNN"):
+        weights.export_state(models.BACKBONES["small_cnn"](), {}, {})
+
+
 def test_weights_of_no_known_resnet_say_so():
     with pytest.raises(InputError, match=r"of no ResNet .*have \(2, 1, 1, 1\) blocks"):
         weights.resnet_name(small_state("basic"))
