@@ -183,23 +183,30 @@ def _config_command(commands, name, text, example, kind=None):
     return command
 
 
-def _demo(args):
-    from jaxpt import demo
+def _begin() -> None:
+    """What comes before anything is computed, and after a process has joined others."""
+    from jaxpt.train import accelerator
     from jaxpt.train.cache import use_compile_cache
 
     use_compile_cache()
+    accelerator.require_visible()
+
+
+def _demo(args):
+    from jaxpt import demo
+
+    _begin()
     demo.run(args.data, args.out or f"runs/demo_{args.data}", args.seeds)
 
 
 def _pretrain(args):
     from jaxpt import pretrain
-    from jaxpt.train.cache import use_compile_cache
     from jaxpt.train.stopping import STATUS, Stopped
 
-    use_compile_cache()
     require(bool(args.workdir), "--workdir must not be empty.")
     try:
         with distributed.joined(args.coordinator, args.processes, args.process):
+            _begin()
             pretrain.run(args.config, args.workdir, resume=not args.noresume,
                          max_minutes=args.max_minutes)
     except Stopped as stopped:
@@ -218,25 +225,22 @@ def _launch(args):
 
 def _replay(args):
     from jaxpt import replay
-    from jaxpt.train.cache import use_compile_cache
 
-    use_compile_cache()
+    _begin()
     print(replay.run(args.workdir))
 
 
 def _scaling(args):
     from jaxpt import scaling
-    from jaxpt.train.cache import use_compile_cache
 
-    use_compile_cache()
+    _begin()
     scaling.run(args.configs, args.sizes, args.seeds, args.out)
 
 
 def _transfer(args):
     from jaxpt import transfer
-    from jaxpt.train.cache import use_compile_cache
 
-    use_compile_cache()
+    _begin()
     transfer.run(args.config, args.backbones, args.out)
     print(f"records: {args.out}")
 
@@ -246,9 +250,8 @@ def _evaluate(args):
 
     from jaxpt import evaluate
     from jaxpt.configs.transfer import defaults
-    from jaxpt.train.cache import use_compile_cache
 
-    use_compile_cache()
+    _begin()
     require(bool(args.out), "--out must not be empty.")
     fields = {name: getattr(args, name) for name in ("path", "image_size", "label_map", "limit")
               if getattr(args, name) is not None}
