@@ -109,7 +109,7 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
                                 batch_size=config.batch_size,
                                 quiet=quiet or jax.process_index() > 0)
         stack.callback(progress.close)
-        _tell_of_data(feed, dataset, workdir, quiet)
+        _tell(devices, feed, dataset, workdir, quiet)
         log = Log(writer, progress, max_skipped=config.max_skipped,
                   warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, train)
@@ -121,12 +121,12 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     return Trained(method.encoder, state, log.history)
 
 
-def _tell_of_data(feed, dataset, workdir, quiet) -> None:
-    """Says how the set travels, and keeps the names of what was left out of it."""
+def _tell(devices, feed, dataset, workdir, quiet) -> None:
+    """Says on what a run runs and how its set travels, and keeps the names of broken files."""
     if jax.process_index() > 0:
         return
     if not quiet:
-        print(f"jaxpt: {feed.about}", file=sys.stderr, flush=True)
+        print(f"jaxpt: {devices.about}. {feed.about}", file=sys.stderr, flush=True)
     if workdir is not None and dataset.broken:
         (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
 

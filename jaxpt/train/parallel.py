@@ -24,6 +24,7 @@ class Devices:
     Attributes:
       count: how many devices there are.
       mapping: "shard_map" or "pmap".
+      about: how many of which kind, in words.
     """
 
     def __init__(self, mapping: str = "shard_map", limit: int = 0):
@@ -43,6 +44,9 @@ class Devices:
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
         self.count = len(self._devices)
         self.mapping = mapping
+        processes = jax.process_count()
+        self.about = (f"{self.count} device{'s' * (self.count > 1)} ({devices[0].device_kind})"
+                      + f" of {processes} processes" * (processes > 1))
 
     def check_batch(self, batch_size: int) -> None:
         """Raises InputError where the devices cannot share a batch evenly."""
