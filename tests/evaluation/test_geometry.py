@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ from scipy.special import ive
 
 from jaxpt.errors import InputError
 from jaxpt.evaluation import (alignment, cdnv, class_separation, effective_rank, fine_purity,
-                              geometry, rank_me, uniformity)
+                              rank_me, uniformity)
 
 # class_separation
 
@@ -202,10 +201,6 @@ def test_rank_me_does_not_center():
 
 
 # Bad input
-
-
-def test_doctests_hold():
-    assert doctest.testmod(geometry).failed == 0
 
 
 @pytest.mark.parametrize("call, message", [

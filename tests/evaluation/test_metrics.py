@@ -1,4 +1,3 @@
-import doctest
 import math
 
 import numpy as np
@@ -8,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score
 
 from jaxpt.errors import InputError
-from jaxpt.evaluation import (log_odds, mean_log_odds, mean_per_class_accuracy, metrics, top1,
+from jaxpt.evaluation import (log_odds, mean_log_odds, mean_per_class_accuracy, top1,
                               voc07_map)
 
 
@@ -110,10 +109,6 @@ def test_mean_log_odds_is_the_mean_over_sets():
 
 
 # Bad input
-
-
-def test_doctests_hold():
-    assert doctest.testmod(metrics).failed == 0
 
 
 @pytest.mark.parametrize("measure", [top1, mean_per_class_accuracy])

@@ -1,4 +1,3 @@
-import doctest
 
 import numpy as np
 import pytest
@@ -159,10 +158,6 @@ def test_defaults():
         SIZES, errors, offset=True, bootstrap=1000, seed=0, coverage=0.95)
     assert isinstance(fit_power_law(SIZES.tolist(), errors.tolist(), bootstrap=0), PowerLaw)
     assert fit_power_law(SIZES, errors, bootstrap=0).predicted_interval is None
-
-
-def test_doctests_hold():
-    assert doctest.testmod(scaling).failed == 0
 
 
 @pytest.mark.parametrize("change, message", [

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# What a release must do: the wheel, away from the checkout, in environments of its own.
+#
+#     scripts/check_wheel.sh [SEEDS]
+#
+# jax alone is enough for the losses; the wheel with its dependencies runs the demo. SEEDS is how
+# many runs a loss gets in it (default 5, as in README).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+HERE=$(mktemp -d)
+trap 'rm -rf "$HERE"' EXIT
+JAX=$(sed -n 's/^    \(jax>=.*\)$/\1/p' setup.cfg)
+
+"${PYTHON:-python3}" -m venv "$HERE/build"
+"$HERE/build/bin/pip" install --quiet 'build>=1.2,<2' 'twine>=5,<7'
+"$HERE/build/bin/python" -m build --quiet --outdir "$HERE/dist" .
+"$HERE/build/bin/twine" check --strict "$HERE"/dist/*
+WHEEL=$(ls "$HERE"/dist/*.whl)
+
+"${PYTHON:-python3}" -m venv "$HERE/pure"
+"$HERE/pure/bin/pip" install --quiet "$JAX"
+"$HERE/pure/bin/pip" install --quiet --no-deps "$WHEEL"
+(cd "$HERE" && pure/bin/python -c "from jaxpt.losses import look; print(look.__doc__.splitlines()[0])")
+
+"${PYTHON:-python3}" -m venv "$HERE/whole"
+"$HERE/whole/bin/pip" install --quiet "$WHEEL"
+(cd "$HERE" && whole/bin/jaxpt demo --seeds "${1:-5}" --out demo && test -s demo/report.html)
+echo "the wheel is fine: $(basename "$WHEEL")"
