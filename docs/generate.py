@@ -72,13 +72,19 @@ def _contents(group, names):
 
 def _entry(name):
     function = getattr(losses, name)
-    signature = textwrap.fill(f"{name}{inspect.signature(function)}", 96,
+    signature = textwrap.fill(f"{name}{_without_types(inspect.signature(function))}", 96,
                               subsequent_indent=" " * (len(name) + 1), break_on_hyphens=False)
     body, *sections = re.split(r"\n(\w+):\n", inspect.getdoc(function))
     lines = [f"\n### {name}\n", f"```python\n{signature}\n```\n", _prose(body)]
     for title, text in zip(sections[::2], sections[1::2]):
         lines.append(f"**{title}**\n\n{_section(title, textwrap.dedent(text).strip())}\n")
     return "\n".join(lines)
+
+
+def _without_types(signature):
+    """Types stand with the arguments, where there are shapes too."""
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return signature.replace(parameters=bare, return_annotation=signature.empty)
 
 
 def _prose(text):

@@ -19,7 +19,9 @@ FEWEST = 4  # the estimator divides by n − 3
 ROWS = 256  # of a kernel that are in memory at a time
 
 
-def linear_cka(first, second, *, batch_size: int | None = None, seed: int = 0) -> float:
+def linear_cka(
+    first: np.ndarray, second: np.ndarray, *, batch_size: int | None = None, seed: int = 0
+) -> float:
     """Linear CKA of two representations of the same examples: 1 for equal ones, −1 at the least.
 
     Rotations, shifts and one scale for all features of a representation do not change it.

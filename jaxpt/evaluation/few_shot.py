@@ -24,9 +24,18 @@ class Episodes(NamedTuple):
     accuracies: np.ndarray
 
 
-def few_shot(train_features, train_labels, test_features, test_labels, *, shots: int = 5,
-             draws: int = 5, seed: int = 0, head: str = "ridge",
-             l2: float | None = None) -> np.ndarray:
+def few_shot(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    shots: int = 5,
+    draws: int = 5,
+    seed: int = 0,
+    head: str = "ridge",
+    l2: float | None = None,
+) -> np.ndarray:
     """Top-1 accuracy from ``shots`` examples a class, for several random draws of them.
 
     Args:
@@ -72,9 +81,18 @@ def few_shot(train_features, train_labels, test_features, test_labels, *, shots:
     return np.array(accuracies)
 
 
-def episodes(features, labels, *, ways: int = 5, shots: int = 1, queries: int = 15,
-             count: int = 600, seed: int = 0, head: str = "centroid",
-             l2: float | None = None) -> Episodes:
+def episodes(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    ways: int = 5,
+    shots: int = 1,
+    queries: int = 15,
+    count: int = 600,
+    seed: int = 0,
+    head: str = "centroid",
+    l2: float | None = None,
+) -> Episodes:
     """Mean accuracy of N-way K-shot episodes, each with classes and examples of its own.
 
     600 episodes of 5 classes with 1 or 5 shots and a 95 % interval are the custom of Chen et al.

@@ -8,7 +8,7 @@ from jaxpt.evaluation.checks import check_features
 from jaxpt.evaluation.vectors import unit_rows
 
 
-def class_separation(features, labels) -> float:
+def class_separation(features: np.ndarray, labels: np.ndarray) -> float:
     """R² of Kornblith et al. 2021: the share of cosine dispersion that lies between classes.
 
     R² = 1 − (1 − mean_k ‖μ_k‖²) / (1 − ‖mean_k μ_k‖²), μ_k the mean unit vector of class k. 1 for
@@ -27,7 +27,9 @@ def class_separation(features, labels) -> float:
     return float(1 - within / total) if total > 1e-12 else 0.0  # less is rounding
 
 
-def fine_purity(features, coarse, fine, *, k: int = 20) -> float:
+def fine_purity(
+    features: np.ndarray, coarse: np.ndarray, fine: np.ndarray, *, k: int = 20
+) -> float:
     """Mean share of fine-label agreement among the k nearest examples of the same coarse class.
 
     Args:
@@ -53,7 +55,7 @@ def fine_purity(features, coarse, fine, *, k: int = 20) -> float:
     return float(np.concatenate(agreement).mean())
 
 
-def effective_rank(features, labels) -> float:
+def effective_rank(features: np.ndarray, labels: np.ndarray) -> float:
     """Mean over classes of exp(entropy) of the spectrum within the class.
 
     Args:
@@ -71,7 +73,7 @@ def effective_rank(features, labels) -> float:
     return float(np.mean(ranks))
 
 
-def alignment(first, second, power: float = 2) -> float:
+def alignment(first: np.ndarray, second: np.ndarray, power: float = 2) -> float:
     """Mean distance of positive pairs on the unit sphere, to a power. Lower is closer.
 
     E ‖f(x) − f(y)‖^power, ℓ_align of Wang & Isola 2020 (section 4.1; their α is ``power``).
@@ -97,7 +99,7 @@ def alignment(first, second, power: float = 2) -> float:
     return float(np.mean(np.linalg.norm(unit_rows(first) - unit_rows(second), axis=1) ** power))
 
 
-def uniformity(features, t: float = 2, *, batch_size: int = 1024) -> float:
+def uniformity(features: np.ndarray, t: float = 2, *, batch_size: int = 1024) -> float:
     """Log of the mean Gaussian potential of all pairs on the unit sphere. Lower is more uniform.
 
     log E exp(−t ‖f(x) − f(y)‖²) over the pairs of two different rows, ℓ_uniform of Wang & Isola
@@ -130,7 +132,7 @@ def uniformity(features, t: float = 2, *, batch_size: int = 1024) -> float:
     return float(logsumexp(potentials) - np.log(len(unit) * (len(unit) - 1)))
 
 
-def cdnv(features, labels) -> float:
+def cdnv(features: np.ndarray, labels: np.ndarray) -> float:
     """Class-distance normalised variance of Galanti et al. 2022, the mean over pairs of classes.
 
     V(i, j) = (Var_i + Var_j) / (2 ‖μ_i − μ_j‖²), Var_i the mean squared distance of class i from
@@ -162,7 +164,7 @@ def cdnv(features, labels) -> float:
     return float(np.mean(np.concatenate(ratios)))
 
 
-def rank_me(features, *, epsilon: float = 1e-7) -> float:
+def rank_me(features: np.ndarray, *, epsilon: float = 1e-7) -> float:
     """RankMe of Garrido et al. 2023: exp(entropy) of the singular values, over the whole set.
 
     exp(−Σ p_k log p_k) with p_k = σ_k / Σσ + ε, features neither centred nor scaled.

@@ -9,9 +9,17 @@ from jaxpt.evaluation.checks import check_split
 from jaxpt.losses.similarity import unit_vectors
 
 
-def knn_classify(train_features, train_labels, test_features, *, k: int = 20,
-                 temperature: float = 0.07, train_ids=None, test_ids=None,
-                 batch_size: int = 1024) -> np.ndarray:
+def knn_classify(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+    train_ids: np.ndarray | None = None,
+    test_ids: np.ndarray | None = None,
+    batch_size: int = 1024,
+) -> np.ndarray:
     """The class with the largest vote Σ e^{cosine/temperature} among the k nearest.
 
     Features are scaled to length one. Of equally near ones the lower row is the neighbour; equal

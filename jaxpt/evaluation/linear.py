@@ -1,5 +1,6 @@
 """Linear probe: multinomial logistic regression by L-BFGS on frozen features."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,9 +41,18 @@ class LinearProbe(NamedTuple):
     gap: float
 
 
-def linear_probe(train_features, train_labels, test_features, test_labels, *, validation=0.2,
-                 l2_grid=KORNBLITH_L2_GRID, standardize: bool = True, tolerance: float = 1e-9,
-                 max_iterations: int = 2000) -> LinearProbe:
+def linear_probe(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    validation: np.ndarray | float = 0.2,
+    l2_grid: Sequence[float] = KORNBLITH_L2_GRID,
+    standardize: bool = True,
+    tolerance: float = 1e-9,
+    max_iterations: int = 2000,
+) -> LinearProbe:
     """Chooses the L2 strength on validation, refits on train + validation, tests once.
 
     The protocol of Kornblith et al. 2019 (who do not standardise). Minimises mean cross-entropy +

@@ -1,11 +1,13 @@
 """The accuracies that transfer sets are reported in, and how they are averaged over sets."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jaxpt.errors import require
 
 
-def top1(predictions, labels) -> float:
+def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Share of examples whose predicted class is the right one.
 
     Args:
@@ -17,7 +19,7 @@ def top1(predictions, labels) -> float:
     return float(np.mean(_hits(predictions, labels)))
 
 
-def mean_per_class_accuracy(predictions, labels) -> float:
+def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Mean over the classes of ``labels`` of the accuracy on their examples.
 
     The metric of Aircraft, Caltech-101, Flowers and Pets (Kornblith et al. 2019, table 1). Classes
@@ -40,7 +42,9 @@ def mean_per_class_accuracy(predictions, labels) -> float:
     return float(np.mean(np.bincount(index, hits) / np.bincount(index)))
 
 
-def voc07_map(scores, targets, *, difficult=None) -> float:
+def voc07_map(
+    scores: np.ndarray, targets: np.ndarray, *, difficult: np.ndarray | None = None
+) -> float:
     """Mean over classes of the 11-point interpolated average precision of PASCAL VOC 2007.
 
     The mean, over the recalls r = 0, 0.1, …, 1, of the largest precision at a recall of at least
@@ -77,7 +81,9 @@ def voc07_map(scores, targets, *, difficult=None) -> float:
                           for c, kept in enumerate(counts.T)]))
 
 
-def log_odds(accuracy, *, examples=None):
+def log_odds(
+    accuracy: float | np.ndarray, *, examples: int | np.ndarray | None = None
+) -> np.ndarray:
     """log(a / (1 − a)), in which a gain near 1 counts as much as its like elsewhere.
 
     The scale of averages over sets in Kornblith et al. 2019 and t-ReX. Accuracies of
@@ -113,7 +119,9 @@ def log_odds(accuracy, *, examples=None):
     return np.log(a) - np.log1p(-a)
 
 
-def mean_log_odds(accuracies, *, examples=None) -> float:
+def mean_log_odds(
+    accuracies: Sequence[float] | np.ndarray, *, examples: int | np.ndarray | None = None
+) -> float:
     """Mean log-odds of the accuracies on several sets: t-ReX's summary of transfer.
 
     Args:

@@ -1,5 +1,6 @@
 """Linear probe of sets with several labels an image, in the metric of PASCAL VOC 2007."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +28,17 @@ class MultiLabelProbe(NamedTuple):
     scores: np.ndarray
 
 
-def multi_label_probe(train_features, train_targets, test_features, test_targets, *, validation,
-                      l2_grid, train_difficult=None, test_difficult=None) -> MultiLabelProbe:
+def multi_label_probe(
+    train_features: np.ndarray,
+    train_targets: np.ndarray,
+    test_features: np.ndarray,
+    test_targets: np.ndarray,
+    *,
+    validation: np.ndarray | float,
+    l2_grid: Sequence[float],
+    train_difficult: np.ndarray | None = None,
+    test_difficult: np.ndarray | None = None,
+) -> MultiLabelProbe:
     """One logistic regression for each class against the rest, one L2 strength for all of them.
 
     The strength has the largest mAP on validation, the largest strength of equally good ones;

@@ -39,7 +39,13 @@ class NeuralCollapse(NamedTuple):
     nc4: float | None
 
 
-def neural_collapse(features, labels, *, weights=None, bias=None) -> NeuralCollapse:
+def neural_collapse(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    weights: np.ndarray | None = None,
+    bias: np.ndarray | None = None,
+) -> NeuralCollapse:
     """NC1 to NC4 of a set of features and, if given, of the linear classifier on top of them.
 
     Standard deviations and variances are divided by the number, not the number less one. The

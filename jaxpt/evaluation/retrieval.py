@@ -1,5 +1,6 @@
 """Retrieval by cosine: does the ranking of a gallery put the query's class first?"""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,8 +27,17 @@ class Retrieval(NamedTuple):
     queries: int
 
 
-def retrieval(features, labels, *, query_features=None, query_labels=None, ids=None,
-              query_ids=None, at=(1, 5, 10), batch_size: int = 256) -> Retrieval:
+def retrieval(
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    query_features: np.ndarray | None = None,
+    query_labels: np.ndarray | None = None,
+    ids: np.ndarray | None = None,
+    query_ids: np.ndarray | None = None,
+    at: Sequence[int] = (1, 5, 10),
+    batch_size: int = 256,
+) -> Retrieval:
     """Recall at k (as in Oh Song et al. 2016) and mean average precision over the full ranking.
 
     The average precision of a query is the mean, over the examples of its class, of the precision

@@ -3,6 +3,7 @@
 As in few-shot scaling laws (Prato et al. 2021): E(n) = a·n^−b, or + c for an error that stays.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,15 @@ class PowerLaw(NamedTuple):
     measured: float
 
 
-def fit_power_law(sizes, errors, *, offset: bool = True, bootstrap: int = 1000, seed: int = 0,
-                  coverage: float = 0.95) -> PowerLaw:
+def fit_power_law(
+    sizes: Sequence[float] | np.ndarray,
+    errors: Sequence[float] | np.ndarray,
+    *,
+    offset: bool = True,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    coverage: float = 0.95,
+) -> PowerLaw:
     """Fits E(n) = a·n^−b (+ c) to all sizes but the largest, and predicts that one.
 
     Minimises Σ ((E(n) − Ē) / Ē)² over the mean errors Ē, with a ≥ 0, c ≥ 0 and b in [0.001, 10]:
@@ -84,8 +92,16 @@ def fit_power_law(sizes, errors, *, offset: bool = True, bootstrap: int = 1000, 
                     float(_evaluate(held_out, a, b, c)), intervals[3], float(errors[-1].mean()))
 
 
-def power_law_band(sizes, errors, at, *, offset: bool = True, bootstrap: int = 1000,
-                   seed: int = 0, coverage: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+def power_law_band(
+    sizes: Sequence[float] | np.ndarray,
+    errors: Sequence[float] | np.ndarray,
+    at: Sequence[float] | np.ndarray,
+    *,
+    offset: bool = True,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    coverage: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray]:
     """The bootstrap's percentile band around the curve that ``fit_power_law`` fits.
 
     Args:

@@ -6,7 +6,13 @@ import jax.numpy as jnp
 from jaxpt.losses import similarity as sim
 
 
-def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
+def cross_entropy(
+    logits: jax.Array,
+    labels: jax.Array,
+    *,
+    label_smoothing: float = 0.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """Softmax cross-entropy with integer labels, in float32.
 
     Use:
@@ -52,8 +58,15 @@ def cross_entropy(logits, labels, *, label_smoothing=0.0, where=None):
     return losses if where is None else jnp.where(where, losses, 0.0)
 
 
-def cosine_softmax(embeddings, prototypes, labels, *, temperature=0.1, label_smoothing=0.0,
-                   where=None):
+def cosine_softmax(
+    embeddings: jax.Array,
+    prototypes: jax.Array,
+    labels: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    label_smoothing: float = 0.0,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """Softmax cross-entropy of cosines: a linear classifier of unit vectors, without a bias.
 
     loss_i = −log softmax(cos(z_i, w_c)/τ) at c = y_i. The prototypes w_c are learnt: gradients
@@ -103,9 +116,21 @@ def cosine_softmax(embeddings, prototypes, labels, *, temperature=0.1, label_smo
                          where=where)
 
 
-def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, temperature=0.1,
-                      query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
-                      axis_name=None):
+def prototype_softmax(
+    queries: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    classes: int,
+    temperature: float | jax.Array = 0.1,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Softmax over the class means of a labelled memory (online class means, OCM).
 
     The prototype of a class is the mean of the memory's unit keys with its label, scaled to length

@@ -8,8 +8,21 @@ from jaxpt.losses import similarity as sim
 FORMS = ("out", "in")
 
 
-def sup_con(embeddings, labels, *, form="out", temperature=0.1, keys=None, key_labels=None,
-            ids=None, key_ids=None, key_mask=None, normalize=True, where=None, axis_name=None):
+def sup_con(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    *,
+    form: str = "out",
+    temperature: float | jax.Array = 0.1,
+    keys: jax.Array | None = None,
+    key_labels: jax.Array | None = None,
+    ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Supervised contrastive loss over a batch, and over a memory where one is given.
 
     Every row is an anchor; all other rows A(i) are its contrast, those with its label its
@@ -83,7 +96,15 @@ def sup_con(embeddings, labels, *, form="out", temperature=0.1, keys=None, key_l
     return mean_over_positives(s / temperature, others, others & same, form, where)
 
 
-def nt_xent(embeddings, ids, *, temperature=0.5, normalize=True, where=None, axis_name=None):
+def nt_xent(
+    embeddings: jax.Array,
+    ids: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.5,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Normalised temperature-scaled cross-entropy, the loss of SimCLR.
 
     Every row is an anchor, the other views of its image its positives and all other rows of the
@@ -127,8 +148,19 @@ def nt_xent(embeddings, ids, *, temperature=0.5, normalize=True, where=None, axi
                    axis_name=axis_name)
 
 
-def info_nce(queries, positives, keys=None, *, temperature=0.1, query_ids=None, key_ids=None,
-             key_mask=None, normalize=True, where=None, axis_name=None):
+def info_nce(
+    queries: jax.Array,
+    positives: jax.Array,
+    keys: jax.Array | None = None,
+    *,
+    temperature: float | jax.Array = 0.1,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """InfoNCE: each query's own positive against a queue of keys, or against the batch.
 
     ::
@@ -195,8 +227,19 @@ def info_nce(queries, positives, keys=None, *, temperature=0.1, query_ids=None, 
     return cross_entropy_of(s / temperature, candidates, own, where)
 
 
-def nn_clr(embeddings, predictions, keys, *, temperature=0.1, key_ids=None, query_ids=None,
-           key_mask=None, normalize=True, where=None, axis_name=None):
+def nn_clr(
+    embeddings: jax.Array,
+    predictions: jax.Array,
+    keys: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    key_ids: jax.Array | None = None,
+    query_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """NNCLR: the key nearest to one view is the positive of the other view's prediction.
 
     ::

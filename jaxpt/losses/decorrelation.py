@@ -20,7 +20,14 @@ BATCH_NORM_EPSILON = 1e-5  # of the BatchNorm that standardises in Barlow Twins'
 STD_EPSILON = 1e-4  # VICReg's ε, under the square root
 
 
-def barlow_twins(first, second, *, redundancy=0.0051, where=None, axis_name=None):
+def barlow_twins(
+    first: jax.Array,
+    second: jax.Array,
+    *,
+    redundancy: float = 0.0051,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Barlow Twins: the cross-correlation of two views' features should be the identity.
 
     With C_ij the correlation over the batch of feature i of the first view with feature j of the
@@ -73,8 +80,16 @@ def barlow_twins(first, second, *, redundancy=0.0051, where=None, axis_name=None
     return jnp.where(rows > 0, loss, 0.0)
 
 
-def vicreg(first, second, *, invariance=25.0, variance=25.0, covariance=1.0, where=None,
-           axis_name=None):
+def vicreg(
+    first: jax.Array,
+    second: jax.Array,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """VICReg: views alike, every feature of standard deviation 1 or more, no two correlated.
 
     With n rows, d features, unbiased variances Var and covariances Cov over the batch::

@@ -8,8 +8,15 @@ import jax.numpy as jnp
 from jaxpt.losses import similarity as sim
 
 
-def dino(student, teacher, centre, *, student_temperature=0.1, teacher_temperature=0.04,
-         where=None):
+def dino(
+    student: jax.Array,
+    teacher: jax.Array,
+    centre: jax.Array,
+    *,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    where: jax.Array | None = None,
+) -> jax.Array:
     """DINO: every student view predicts the teacher's soft prototypes of the *other* views.
 
     With H the cross-entropy, averaged over the pairs (t, s) of a teacher's view and a different
@@ -75,7 +82,14 @@ def dino(student, teacher, centre, *, student_temperature=0.1, teacher_temperatu
     return losses if where is None else jnp.where(where, losses, 0.0)
 
 
-def move_centre(centre, teacher, *, momentum=0.9, where=None, axis_name=None):
+def move_centre(
+    centre: jax.Array,
+    teacher: jax.Array,
+    *,
+    momentum: float = 0.9,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """The centre for DINO's next step: an exponential moving average of the teacher's outputs.
 
     new = m · centre + (1 − m) · mean of the teacher's outputs over views, batch and devices.

@@ -32,10 +32,28 @@ class NeighborStats(NamedTuple):
     purity: jax.Array
 
 
-def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_ids=None,
-         key_ids=None, key_mask=None, no_positive="nearest", gate=None, balanced=False,
-         robustness=0.0, normalize=True, where=None, axis_name=None, form="auto", k_max=None,
-         recall=None):
+def look(
+    queries: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    k: int | jax.Array,
+    temperature: float | jax.Array = 0.1,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    no_positive: str = "nearest",
+    gate: float | None = None,
+    balanced: bool = False,
+    robustness: float = 0.0,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+    form: str = "auto",
+    k_max: int | None = None,
+    recall: float | None = None,
+) -> tuple[jax.Array, NeighborStats]:
     """Leave-one-out k-nearest-neighbour loss (LOOK).
 
     The negative log-probability that a softmax-weighted kNN classifier, which may not use the
@@ -151,8 +169,21 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
     return _finish(losses, missing, purity, where)
 
 
-def nca(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=None, key_ids=None,
-        key_mask=None, normalize=True, where=None, axis_name=None, form="auto"):
+def nca(
+    queries: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+    form: str = "auto",
+) -> tuple[jax.Array, NeighborStats]:
     """Neighbourhood components analysis, also called soft nearest-neighbour loss or SNCA.
 
     ``look`` with all keys as neighbours: −log Σ_{same class} e^{s/τ} / Σ_{all} e^{s/τ}, the query

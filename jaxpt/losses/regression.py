@@ -6,7 +6,9 @@ import jax.numpy as jnp
 from jaxpt.losses import similarity as sim
 
 
-def cosine_regression(predictions, targets, *, where=None):
+def cosine_regression(
+    predictions: jax.Array, targets: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
     """2 − 2·cos(prediction, target): the squared distance of the two unit vectors.
 
     This is BYOL's loss. SimSiam minimises −cos, which is half of it minus 1 and has half its

@@ -7,9 +7,21 @@ from jaxpt.losses import contrastive
 from jaxpt.losses import similarity as sim
 
 
-def sup_moco(queries, positives, keys, query_labels, key_labels, *, temperature=0.07,
-             query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
-             axis_name=None):
+def sup_moco(
+    queries: jax.Array,
+    positives: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.07,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """SupMoCo: the *out* form of ``sup_con`` over a queue of labelled keys.
 
     A query's positives P(i) are its own positive and the keys of its class, its candidates A(i)
@@ -64,9 +76,21 @@ def sup_moco(queries, positives, keys, query_labels, key_labels, *, temperature=
                                         where)
 
 
-def exemplar(queries, positives, keys, query_labels, key_labels, *, temperature=0.2,
-             query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
-             axis_name=None):
+def exemplar(
+    queries: jax.Array,
+    positives: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.2,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Exemplar v2: InfoNCE whose negatives are the keys of other classes only.
 
     Images of one class are not pushed apart, but neither are they pulled together::
@@ -105,9 +129,23 @@ def exemplar(queries, positives, keys, query_labels, key_labels, *, temperature=
     return contrastive.cross_entropy_of(s / temperature, own | (candidates & ~same), own, where)
 
 
-def mask_con(queries, positives, keys, query_labels, key_labels, *, temperature=0.1,
-             target_temperature=0.05, weight=1.0, query_ids=None, key_ids=None, key_mask=None,
-             normalize=True, where=None, axis_name=None):
+def mask_con(
+    queries: jax.Array,
+    positives: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    target_temperature: float = 0.05,
+    weight: float = 1.0,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """MaskCon: cross-entropy with soft targets, the nearer a same-class key the higher its target.
 
     With q a query, v its own positive, Q the keys and S(i) the admissible ones of its class::
@@ -162,9 +200,22 @@ def mask_con(queries, positives, keys, query_labels, key_labels, *, temperature=
     return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
 
 
-def grafit(queries, positives, keys, query_labels, key_labels, *, temperature=0.1, weight=0.5,
-           query_ids=None, key_ids=None, key_mask=None, normalize=True, where=None,
-           axis_name=None):
+def grafit(
+    queries: jax.Array,
+    positives: jax.Array,
+    keys: jax.Array,
+    query_labels: jax.Array,
+    key_labels: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.1,
+    weight: float = 0.5,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """Grafit, as MaskCon's authors state it: a class loss and an instance loss over one queue.
 
     loss = w·sup_moco + (1 − w)·info_nce, both with the temperature τ. The class loss of Grafit's
@@ -208,8 +259,17 @@ def grafit(queries, positives, keys, query_labels, key_labels, *, temperature=0.
     return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
 
 
-def spread(embeddings, labels, ids, *, temperature=0.5, weight=0.5, normalize=True, where=None,
-           axis_name=None):
+def spread(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    ids: jax.Array,
+    *,
+    temperature: float | jax.Array = 0.5,
+    weight: float = 0.5,
+    normalize: bool = True,
+    where: jax.Array | None = None,
+    axis_name: str | None = None,
+) -> jax.Array:
     """SupCon and class-conditional InfoNCE, which keeps the images of a class apart.
 
     ::
