@@ -1,6 +1,8 @@
 """Images that stay encoded until they are looked at, in place of an array that holds them all."""
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -8,14 +10,19 @@ from jaxpt.data.decode import Framing, read_square
 from jaxpt.data.parallel import in_parallel
 
 
+def of_file(path: str) -> tuple[pathlib.Path, str]:
+    """An image file, and what messages call it."""
+    return pathlib.Path(path), path
+
+
 class Pictures:
-    """Image files that stand where an array uint8 [n, side, side, channels] would.
+    """Encoded images that stand where an array uint8 [n, side, side, channels] would.
 
     A whole number as index decodes one image; a slice, an array or a mask gives the ``Pictures``
     of these and decodes nothing; ``np.asarray`` decodes all of them, on all cores.
 
     Attributes:
-      files: str [n], paths.
+      places: [n], where each is: a path, or what else ``encoded`` knows it by.
       framing: how each becomes a square.
       shape: (n, side, side, channels).
     """
@@ -23,25 +30,30 @@ class Pictures:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, files, framing: Framing, channels: int):
-        """``channels``: 3, or 1 for grey."""
-        self.files = np.asarray(files, object)
+    def __init__(self, places, framing: Framing, channels: int,
+                 encoded: Callable[[Any], tuple[pathlib.Path | bytes, str]] = of_file,
+                 white: int = 255):
+        """``channels``: 3, or 1 for grey; ``encoded``: from a place to the file, or its bytes, and
+        a name, called by several threads; ``white``: see ``read_square``."""
+        self.places = places if isinstance(places, np.ndarray) else np.asarray(places, object)
         self.framing = framing
-        self.shape = (len(self.files), framing.side, framing.side, channels)
+        self.shape = (len(self.places), framing.side, framing.side, channels)
+        self._encoded, self._white = encoded, white
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):
-            return self._decode(self.files[index])
-        return Pictures(self.files[index], self.framing, self.shape[-1])
+            return self._decode(self.places[index])
+        return Pictures(self.places[index], self.framing, self.shape[-1], self._encoded,
+                        self._white)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         images = np.empty(self.shape, np.uint8)
-        for position, image in enumerate(in_parallel(self._decode, self.files)):
+        for position, image in enumerate(in_parallel(self._decode, self.places)):
             images[position] = image
         return images.astype(dtype or np.uint8, copy=False)
 
-    def _decode(self, file: str) -> np.ndarray:
-        return read_square(pathlib.Path(file), file, self.framing, self.shape[-1])
+    def _decode(self, place) -> np.ndarray:
+        return read_square(*self._encoded(place), self.framing, self.shape[-1], self._white)

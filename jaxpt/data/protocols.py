@@ -20,8 +20,8 @@ VTAB1K = tuple(VTAB)
 
 
 def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
-         label_map: str = "fine", try_gcs: bool = False) -> Dataset:
-    """Loads the set of a protocol into memory.
+         label_map: str = "fine", try_gcs: bool = False, keep: int | None = None) -> Dataset:
+    """Loads the set of a protocol.
 
     Args:
       name: one of ``PROTOCOLS``, as "dtd" or "vtab_dmlab".
@@ -31,6 +31,8 @@ def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
       limit: use only that many training images; 0 for all.
       label_map: see ``jaxpt.data.labels``.
       try_gcs: ask tfds' public bucket for a prepared copy before the first source.
+      keep: a part of a set of tfds of more bytes than this stays encoded, see ``tfds_source.read``;
+        None: none does.
 
     Returns:
       The ``Dataset``. Labels are int32 [n]; with the metric "voc07_map" uint8 [n, classes] of 0
@@ -44,7 +46,7 @@ def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
             f"{name!r}.")
     require(image_size >= 0, f"data.image_size must not be negative, got {image_size}.")
     protocol = PROTOCOLS[name]
-    opened = _open(name, protocol, path, try_gcs)
+    opened = _open(name, protocol, path, try_gcs, keep)
     require(len(opened.class_names) == protocol.classes, f"{name} has {len(opened.class_names)} "
             f"classes, but the protocol {protocol.classes}. {protocol.get}".strip())
     for part, expected in protocol.sizes.items():
@@ -80,17 +82,17 @@ class _Opened(NamedTuple):
     read: Callable[[str, np.ndarray, Framing | None], tuple[np.ndarray, np.ndarray]]
 
 
-def _open(name: str, protocol: Protocol, path: str, try_gcs: bool) -> _Opened:
+def _open(name: str, protocol: Protocol, path: str, try_gcs: bool, keep: int | None) -> _Opened:
     kind, _, source = protocol.source.partition(":")
     if kind == "tfds":
-        return _open_tfds(protocol, source, path, try_gcs)
+        return _open_tfds(protocol, source, path, try_gcs, keep)
     if kind == "archive":
         require(bool(path), f"{name} cannot be fetched: set data.path. {protocol.get}")
         return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)))
     return _open_arrays(*SMALL_SETS[kind](path))
 
 
-def _open_tfds(protocol, source, path, try_gcs) -> _Opened:
+def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
     builder = tfds_source.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
     task = TASKS[protocol.task]
 
@@ -113,7 +115,8 @@ def _open_tfds(protocol, source, path, try_gcs) -> _Opened:
         sizes = {"train": count(protocol.train), "validation": count(protocol.validation)}
 
     def read(part, rows, framing):
-        return tfds_source.read(builder, splits[part], task, framing, rows=where[part][rows])
+        return tfds_source.read(builder, splits[part], task, framing, rows=where[part][rows],
+                                keep=keep)
 
     return _Opened(tfds_source.class_names(builder, task),
                    {**sizes, **{part: len(rows) for part, rows in where.items()}}, read)

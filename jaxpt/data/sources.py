@@ -1,4 +1,6 @@
-"""Image sets by name. Every source gives the same thing: a ``Dataset`` of uint8 arrays."""
+"""Image sets by name. Every source gives the same thing, a ``Dataset``: uint8 arrays, or
+``Pictures`` that stand where large ones would.
+"""
 
 import pathlib
 import zipfile
@@ -27,8 +29,9 @@ def load(config) -> Dataset:
         ``image_size`` (of folder, protocols and those tfds sets whose images differ in size),
         ``label_map``, ``limit`` (use only that many training images, 0 for all) and, where it has
         them, ``train_split``, ``test_split`` (of tfds:NAME), ``try_gcs``, see ``tfds_source``,
-        ``broken``, ``resident`` and ``resident_limit_mb`` (of folder: files that cannot be read,
-        and whether images are decoded now or as they are looked at), see ``folder.read``.
+        ``broken`` (of folder: files that cannot be read), see ``folder.read``, ``resident`` and
+        ``resident_limit_mb`` (of folder and sets of tfds: whether images are decoded now or as
+        they are looked at).
 
     Raises:
       InputError: for an unknown source, missing files, or data that does not make sense.
@@ -37,9 +40,10 @@ def load(config) -> Dataset:
     if source in protocols.PROTOCOLS and source not in SOURCES:
         return protocols.load(source, path=config.path, image_size=config.image_size,
                               limit=config.limit, label_map=config.label_map,
-                              try_gcs=config.get("try_gcs", False))
+                              try_gcs=config.get("try_gcs", False), keep=_keep(config))
     if source.startswith("tfds:"):
-        name, trainval, test, names = tfds_source.read_any(source.removeprefix("tfds:"), config)
+        name, trainval, test, names = tfds_source.read_any(source.removeprefix("tfds:"), config,
+                                                             _keep(config))
     else:
         require(source in SOURCES, f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
                 f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.")
@@ -50,6 +54,12 @@ def load(config) -> Dataset:
         require(len(arrays[0]) > 0, f"{source} has no {part} images.")
     return _assemble(name, names, make_split("train", *trainval, names),
                      make_split("test", *test, names), config)
+
+
+def _keep(config) -> int | None:
+    """How many bytes of images are decoded now; larger sets are as they are looked at."""
+    limit = config.get("resident_limit_mb", 2048) * 2 ** 20
+    return {"yes": None, "no": 0}.get(config.get("resident", "auto"), limit)
 
 
 def _assemble(name, names, trainval, test, config, broken=()) -> Dataset:
@@ -86,11 +96,9 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _folder(config) -> Dataset:
     """Class folders or lists; a set without a test part is one for pre-training."""
-    resident = config.get("resident", "auto")
-    keep = {"yes": None, "no": 0}.get(resident, config.get("resident_limit_mb", 2048) * 2 ** 20)
     name, parts, names, broken = folder.read(
         pathlib.Path(config.path), config.image_size, broken=config.get("broken", "stop"),
-        keep=keep, cache=cache_home() / "images")
+        keep=_keep(config), cache=cache_home() / "images")
     trainval = make_split("train", *parts["train"], names)
     test = make_split("test", *parts["test"], names) if "test" in parts else trainval.take(
         slice(0))

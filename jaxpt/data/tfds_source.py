@@ -1,7 +1,8 @@
 """Image sets of TensorFlow Datasets: prepared, or fetched and prepared by it.
 
-TensorFlow reads records and nothing else: it sees CPUs only, and images are decoded by Pillow as
-those of every other source. Its decoder of JPEG may differ from TensorFlow's by a grey level.
+A set that fits is read into memory by tf.data; a larger one stays in its files, see
+``tfds_records``. TensorFlow sees CPUs only, and images are decoded by Pillow as those of every
+other source. Its decoder of JPEG may differ from TensorFlow's by a grey level.
 """
 
 import importlib.util
@@ -11,12 +12,14 @@ from collections.abc import Iterator
 import numpy as np
 
 from jaxpt.data.decode import Framing, squares
+from jaxpt.data.pictures import Pictures
+from jaxpt.data.tfds_records import Records, checked, has_own_index
 from jaxpt.data.tfds_tasks import TASKS, Task
 from jaxpt.errors import InputError, require
 
 
-def read_any(name: str, config):
-    """Reads any image classification set of TensorFlow Datasets into memory.
+def read_any(name: str, config, keep: int | None = None):
+    """Reads any image classification set of TensorFlow Datasets.
 
     Args:
       name: a builder, as "cifar10", "eurosat/rgb" or "dtd:3.*.*".
@@ -25,10 +28,11 @@ def read_any(name: str, config):
         ``image_size`` (of sets whose images differ in size; others stay as they are) and,
         optional, ``train_split`` ("train"), ``test_split`` ("test"), both in tfds' slicing
         language, and ``try_gcs`` (False: ask tfds' bucket for a prepared copy).
+      keep: see ``read``.
 
     Returns:
       (name, (train images, train labels), (test images, test labels), class names), images uint8
-      [n, height, width, 1 or 3].
+      [n, height, width, 1 or 3], or as many ``Pictures``.
 
     Raises:
       InputError: without TensorFlow, where the set cannot be had, is none of classified images,
@@ -53,7 +57,7 @@ def read_any(name: str, config):
             require(config.image_size >= 1, f"tfds:{name} has images of several shapes: "
                     f"data.image_size must be at least 1, got {config.image_size}.")
             framing = Framing.centre(config.image_size)
-        parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels))
+        parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels, keep=keep))
     return name.split(":")[0].replace("/", "_"), *parts, features["label"].names
 
 
@@ -137,23 +141,32 @@ def class_names(builder, task: Task) -> tuple[str, ...]:
 
 
 def read(builder, splits: list[tuple[str, int]], task: Task, framing: Framing, channels: int = 3,
-         rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Reads splits one after another into memory; the only place that decodes images of tfds.
+         rows: np.ndarray | None = None,
+         keep: int | None = None) -> tuple[np.ndarray | Pictures, np.ndarray]:
+    """Reads splits one after another.
 
     Args:
       splits: (a split in tfds' slicing language, how many examples it has) for each.
       task: what the label is.
       rows: increasing positions of the wanted examples among those of all the splits, int [k];
         None for all.
+      keep: images of more bytes than this stay encoded in the set's files (``Pictures``); None:
+        all are read into memory.
 
     Returns:
       (images uint8 [n or k, side, side, channels], labels, an array of what ``task.label`` gives).
 
     Raises:
-      InputError: where a split has another number of examples, with both numbers.
+      InputError: where a split has another number of examples, with both numbers; for an image
+        that cannot be decoded.
     """
     n_all = sum(n for _, n in splits)
     rows = np.arange(n_all) if rows is None else rows
+    if keep is not None and len(rows) * framing.side ** 2 * channels > keep:
+        records, labels = checked(builder, "+".join(split for split, _ in splits), task)
+        require(len(records) == n_all,
+                f"{records.name} holds {len(records):,} examples, but {n_all:,} were expected.")
+        return Pictures(rows, framing, channels, records.encoded, task.white), labels[rows]
     wanted = np.zeros(n_all, bool)
     wanted[rows] = True
     labels: list = []
@@ -181,6 +194,9 @@ def examples(builder, split: str, features: tuple[str, ...]) -> Iterator[dict]:
 
     Always in the same order: that of the files, one after another.
     """
+    if has_own_index(builder):
+        records = Records(builder, split, features)
+        return map(records.__getitem__, range(len(records)))
     import tensorflow_datasets as tfds
 
     skip = {"image": tfds.decode.SkipDecoding()} if "image" in features else {}

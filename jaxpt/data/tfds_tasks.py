@@ -18,7 +18,7 @@ class Task(NamedTuple):
 
     Attributes:
       features: names of the features that it needs, beside the image.
-      label: from a dict of these features, as NumPy arrays, to an int or an array.
+      label: from a dict of these features to an int or an array; sequences are arrays or lists.
       classes: how many there are; 0: as many as the first feature has.
       white: the value of a white pixel of the stored image.
     """
@@ -51,15 +51,20 @@ def count_objects(example) -> int:
 
 def closest_object(example) -> int:
     """CLEVR, 6 classes: distance of the camera to the nearest object (``pixel_coords[:, 2]``)."""
-    nearest = example["objects"]["pixel_coords"][:, 2].min()
+    nearest = _third(example["objects"]["pixel_coords"]).min()
     return interval(nearest, (0.0, 8.0, 8.5, 9.0, 9.5, 10.0, 100.0))
 
 
 def closest_vehicle(example) -> int:
     """KITTI, 4 classes: distance to the nearest car, van or truck (types 0, 1, 2), or none."""
     objects = example["objects"]
-    depths = objects["location"][:, 2][objects["type"] < 3]
+    depths = _third(objects["location"])[np.asarray(objects["type"]) < 3]
     return interval(depths.min(initial=1000.0), (-100.0, 8.0, 20.0, 999.0))
+
+
+def _third(triples) -> np.ndarray:
+    """The third number of each of some triples, an array or a list, maybe an empty one."""
+    return np.reshape(triples, (-1, 3))[:, 2]
 
 
 def voc_classes(example) -> np.ndarray:

@@ -124,7 +124,7 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
     for i in range(2):
         half = slice(i * BATCH // 2, (i + 1) * BATCH // 2)
         with np.load(tmp_path / f"batches{i}.npz") as own:
-            expected = [split.images.files[row] for step in rows for row in step.index[half]]
+            expected = [split.images.places[row] for step in rows for row in step.index[half]]
             assert sorted(own["read"]) == sorted(expected)
             for step, (index, epoch) in enumerate(rows):
                 at = index[half]

@@ -3,6 +3,7 @@
 import ml_collections
 import numpy as np
 import pytest
+from data.tfds_fakes import make_builder
 from small_runs import RUN, config_of
 
 from jaxpt import pretrain
@@ -17,25 +18,6 @@ pytest.importorskip("importlib_resources")  # tfds needs it, and does not ask fo
 def digit_images():
     return sources.load(ml_collections.ConfigDict(
         {"source": "digits", "path": "", "image_size": 8, "label_map": "fine", "limit": 0}))
-
-
-def make_builder(name, splits, shape, frame):
-    """A builder class of that name; ``splits`` maps a split to images and labels."""
-    def info(self):
-        return tfds.core.DatasetInfo(builder=self, supervised_keys=("image", "label"),
-                                     features=tfds.features.FeaturesDict({
-                                         "image": tfds.features.Image(shape=shape),
-                                         "label": tfds.features.ClassLabel(num_classes=10)}))
-
-    def generate(self, split):
-        for i, (image, label) in enumerate(zip(*splits[split])):
-            yield i, {"image": frame(image), "label": int(label)}
-
-    return type(name, (tfds.core.GeneratorBasedBuilder,), {
-        "VERSION": tfds.core.Version("1.0.0"), "_info": info,
-        "_split_generators": lambda self, _: {split: self._generate_examples(split)
-                                              for split in splits},
-        "_generate_examples": generate, "__module__": __name__})
 
 
 @pytest.fixture(scope="module")
