@@ -15,6 +15,7 @@ from jaxpt.data.rand_augment import rand_augment
 from jaxpt.errors import require
 
 MOST_PIXELS = 4096  # of a crop's side or a shift
+CPU_PIXELS = 32 * 32  # from which on a CPU treats one image after another
 
 
 class Settings(NamedTuple):
@@ -85,9 +86,18 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
 
     def one(image, example, epoch):
         key = jax.random.fold_in(jax.random.fold_in(root, epoch), example)
-        return _augment(settings, key, image, view)
+        return _augment(settings, key, to_float(image), view)
 
-    return jax.vmap(one)(to_float(batch.image), batch.id, batch.epoch)
+    rows = batch.image, batch.id, batch.epoch
+    if _one_by_one(batch.image.shape):
+        return jax.lax.map(lambda row: one(*row), rows)
+    return jax.vmap(one)(*rows)
+
+
+def _one_by_one(shape) -> bool:
+    """Whether images are treated one after another: so a CPU skips what is not due, has the image
+    in its cache and shares each among its cores. Accelerators want the whole batch at once."""
+    return jax.default_backend() == "cpu" and shape[1] * shape[2] >= CPU_PIXELS
 
 
 def check(config) -> None:
@@ -157,19 +167,19 @@ def _change_colours(settings, further, image, view):
         image = rand_augment(further(1), image, settings.rand_augment, settings.rand_augment_level)
     if any(settings.jitter):
         is_due, draws = jax.random.split(further(2))
-        jittered = colour.jitter(image, *draw_jitter(draws, settings.jitter),
-                                 hues=settings.jitter[3] > 0)
-        image = _with_probability(is_due, settings.jitter_probability, jittered, image)
+        image = _with_probability(
+            is_due, settings.jitter_probability, lambda image: colour.jitter(
+                image, *draw_jitter(draws, settings.jitter), hues=settings.jitter[3] > 0), image)
     if settings.grey:
-        image = _with_probability(further(3), settings.grey, colour.grey(image), image)
+        image = _with_probability(further(3), settings.grey, colour.grey, image)
     if blur:
         is_due, draws = jax.random.split(further(4))
         low, high = settings.blur_sigma
-        blurred = colour.blur(image, jax.random.uniform(draws, minval=low, maxval=high),
-                              blur_radius(image.shape, settings.blur_size))
-        image = _with_probability(is_due, blur, blurred, image)
+        image = _with_probability(is_due, blur, lambda image: colour.blur(
+            image, jax.random.uniform(draws, minval=low, maxval=high),
+            blur_radius(image.shape, settings.blur_size)), image)
     if solarise:
-        image = _with_probability(further(5), solarise, colour.solarise(image), image)
+        image = _with_probability(further(5), solarise, colour.solarise, image)
     return 2 * image - 1
 
 
@@ -193,5 +203,5 @@ def blur_radius(shape, size: float) -> int:
     return max(1, round(size * min(shape[:2]) / 2))
 
 
-def _with_probability(key, probability, changed, image):
-    return jnp.where(jax.random.bernoulli(key, probability), changed, image)
+def _with_probability(key, probability, change, image):
+    return colour.if_due(jax.random.bernoulli(key, probability), change, image)

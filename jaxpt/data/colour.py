@@ -4,6 +4,9 @@ Each function does one thing by given numbers; ``augment`` draws them. Images ha
 three: red, green, blue. On one channel saturation, hue and greyscale change nothing.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as PIL and torchvision weigh
@@ -37,37 +40,54 @@ def jitter(image, factors, turn, order, *, hues=True):
     """
     if image.shape[-1] == 1:
         factors, hues = factors.at[2].set(1.0), False
-    if not hues:
-        return _scaled(image, factors, order, jnp.ones(4, bool))
-    before = jnp.arange(4) < jnp.argmax(order == 3)
-    image = _scaled(image, factors, order, before)
-    return _scaled(turn_hue(image, turn), factors, order, ~before)
+    places = jnp.arange(4)
+    where = jnp.argmax(order == 3)
+    image = _scaled(image, factors, order, places < where)
+    if hues:
+        image = turn_hue(image, turn)
+    return _scaled(image, factors, order, places > where)
+
+
+def if_due(due, change, image):
+    """The image after a change that is due, else as it is.
+
+    Where images are treated one by one (``augment.draw_view``), what is not due costs nothing, and
+    no compiler fuses a change with the next, to compute it anew for every use of a pixel.
+    """
+    return jax.lax.cond(due, change, lambda image: image, image)
 
 
 def _scaled(image, factors, order, due):
     """Those steps of the order that are due, but for the hue."""
-    factors = jnp.append(factors, 1.0)
-    for place in range(4):
-        step = order[place]
+    def step(place, image):
         luma = _luma(image) if image.shape[-1] == 3 else image
-        away_from = jnp.where(step == 0, 0.0, jnp.where(step == 1, jnp.mean(luma), luma))
-        factor = jnp.where(due[place], factors[step], 1.0)
-        image = jnp.clip(factor * image + (1 - factor) * away_from, 0.0, 1.0)
+        away_from = jnp.where(order[place] == 0, 0.0,
+                              jnp.where(order[place] == 1, jnp.mean(luma), luma))
+        factor = factors[order[place]]
+        return jnp.clip(factor * image + (1 - factor) * away_from, 0.0, 1.0)
+
+    for place in range(4):
+        image = if_due(due[place], functools.partial(step, place), image)
     return image
 
 
 def turn_hue(image, turn):
     """Moves the hue of HSV by so many turns; greys stay. float [height, width, 3] in 0 … 1."""
-    red, green, blue = image[..., 0], image[..., 1], image[..., 2]
-    high, low = jnp.max(image, axis=-1), jnp.min(image, axis=-1)
+    red, green, blue = (image[..., i] for i in range(3))
+    high = jnp.maximum(jnp.maximum(red, green), blue)
+    low = jnp.minimum(jnp.minimum(red, green), blue)
     chroma = high - low
     safe = jnp.where(chroma > 0, chroma, 1.0)
     sixth = jnp.where(high == red, (green - blue) / safe,
                       jnp.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
-    # A channel falls from the highest value to the lowest as the hue goes away from it.
-    away = (jnp.array([5.0, 3.0, 1.0]) + (sixth + 6 * turn)[..., None]) % 6
-    fall = jnp.clip(jnp.minimum(away, 4 - away), 0.0, 1.0)
-    return high[..., None] - chroma[..., None] * fall
+
+    def channel(start):
+        # It falls from the highest value to the lowest as the hue goes away from it.
+        away = (start + sixth) / 6 + turn
+        away = 6 * (away - jnp.floor(away))  # CPUs compute % by a call for each pixel
+        return high - chroma * jnp.clip(jnp.minimum(away, 4 - away), 0.0, 1.0)
+
+    return jnp.stack([channel(start) for start in (5.0, 3.0, 1.0)], axis=-1)
 
 
 def blur(image, sigma, radius):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from jaxpt.data.parallel import in_parallel
 from jaxpt.errors import InputError, require
 
 MOST_PIXELS = 100_000_000  # of one image: a small file may unpack to any number of them
@@ -81,10 +82,10 @@ def to_square(image: Image.Image, framing: Framing) -> Image.Image:
 
 def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing: Framing,
             channels: int = 3, white: int = 255) -> np.ndarray:
-    """Decodes n (image, name) pairs in their order, one image in memory besides the result.
+    """Decodes n (image, name) pairs in their order, on all cores.
 
     Args:
-      encoded: files or bytes, each with a name for messages; may be lazy.
+      encoded: files or bytes, each with a name for messages; taken as they are decoded.
       n: how many there are.
       channels: 3, or 1 for grey.
       white: the stored value of white; before an image is resized it becomes 255.
@@ -97,8 +98,9 @@ def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing
     """
     check_memory(n, framing.side, channels)
     images = np.empty((n, framing.side, framing.side, channels), np.uint8)
-    for position, (source, name) in enumerate(encoded):
-        images[position] = read_square(source, name, framing, channels, white)
+    decoded = in_parallel(lambda pair: read_square(*pair, framing, channels, white), encoded)
+    for position, image in enumerate(decoded):
+        images[position] = image
     return images
 
 

@@ -82,7 +82,8 @@ class _Opened(NamedTuple):
     read: Callable[[str, np.ndarray, Framing | None], tuple[np.ndarray, np.ndarray]]
 
 
-def _open(name: str, protocol: Protocol, path: str, try_gcs: bool, keep: int | None) -> _Opened:
+def _open(name: str, protocol: Protocol, path: str, try_gcs: bool,
+          keep: int | None = None) -> _Opened:
     kind, _, source = protocol.source.partition(":")
     if kind == "tfds":
         return _open_tfds(protocol, source, path, try_gcs, keep)

@@ -42,8 +42,8 @@ def load(config) -> Dataset:
                               limit=config.limit, label_map=config.label_map,
                               try_gcs=config.get("try_gcs", False), keep=_keep(config))
     if source.startswith("tfds:"):
-        name, trainval, test, names = tfds_source.read_any(source.removeprefix("tfds:"), config,
-                                                             _keep(config))
+        name, trainval, test, names = tfds_source.read_any(
+            source.removeprefix("tfds:"), config, _keep(config))
     else:
         require(source in SOURCES, f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
                 f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.")

@@ -14,10 +14,12 @@ from typing import Any, Callable
 
 import numpy as np
 
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require
 
 FORMAT = 1  # of the folder; another one makes all entries anew
 CHUNK = 1 << 24  # bytes of a checksum's step
+ROWS = 1024  # images of a fingerprint's step
 
 
 class FeatureCache:
@@ -95,10 +97,11 @@ def key_of(what: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def fingerprint(images: np.ndarray) -> str:
+def fingerprint(images: np.ndarray | Pictures) -> str:
     """Start of a SHA-256 over type, shape and bytes of an array, by which a changed set shows."""
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
-    digest.update(np.ascontiguousarray(images).data)
+    for start in range(0, len(images), ROWS):  # ``Pictures`` need not fit into memory
+        digest.update(np.ascontiguousarray(images[start:start + ROWS]).data)
     return digest.hexdigest()[:24]
 
 

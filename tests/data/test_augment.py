@@ -111,6 +111,29 @@ class TestSameExampleSameView:
         assert abs(np.corrcoef(*noise)[0, 1]) < 0.08  # four standard deviations
 
 
+class TestOneByOne:
+    """What a CPU does with larger images, beside a batch at once, as accelerators have it."""
+
+    @pytest.mark.parametrize("settings", [
+        {"crop_area": (0.2, 1.0), "flip": True, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.3,
+         "blur": (0.5,), "solarise": (0.5,)},
+        {"rand_augment": 2}])
+    def test_gives_the_same_views(self, settings, monkeypatch):
+        images = np.random.default_rng(0).integers(0, 256, (24, 16, 12, 3), dtype=np.uint8)
+        monkeypatch.setattr(augment, "CPU_PIXELS", 16 * 12 + 1)
+        at_once = draw(images, **settings)
+        compiled.cache_clear()
+        monkeypatch.setattr(augment, "CPU_PIXELS", 16 * 12)
+        one_by_one = draw(images, **settings)
+        compiled.cache_clear()
+        np.testing.assert_allclose(one_by_one, at_once, atol=1e-5)
+
+    def test_is_for_large_images_on_cpus(self, monkeypatch):
+        assert augment._one_by_one((9, 32, 32, 3)) and not augment._one_by_one((9, 28, 28, 1))
+        monkeypatch.setattr(augment.jax, "default_backend", lambda: "gpu")
+        assert not augment._one_by_one((9, 224, 224, 3))
+
+
 class TestShift:
     def test_is_one_of_the_translations_each_equally_often(self, images):
         image, pixels = images[0], 2

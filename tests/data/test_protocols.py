@@ -156,7 +156,7 @@ class TestByConfig:
                             lambda name, **fields: seen.update(fields, name=name))
         self.load(prefix + "aircraft", path="there", image_size=64, limit=9, try_gcs=True)
         assert seen == {"name": "aircraft", "path": "there", "image_size": 64, "limit": 9,
-                        "label_map": "fine", "try_gcs": True}
+                        "label_map": "fine", "try_gcs": True, "keep": 2048 * 2 ** 20}
 
     def test_unknown_names_what_there_is(self):
         with pytest.raises(InputError, match=r"one of \['digits'.*tfds:NAME or a protocol "

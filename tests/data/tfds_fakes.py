@@ -1,4 +1,4 @@
-"""Small sets for tfds: really prepared, or metadata of the sizes that a test wants with fake images."""
+"""Small sets for tfds: really prepared, or metadata of the wanted sizes with fake images."""
 
 import contextlib
 import io
