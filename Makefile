@@ -6,14 +6,16 @@ EXTRAS ?= test
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test docs faults record clean
+.PHONY: demo test lint docs faults record clean
 
 demo: $(STAMP)
 	$(BIN)/jaxpt demo
 
-test: $(STAMP)
-	$(BIN)/flake8
+test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+lint: $(STAMP)
+	$(BIN)/flake8
 
 # The documentation site, in build/site; a warning is an error. NO_MKDOCS_2_WARNING spares the log
 # an announcement of mkdocs-material's.

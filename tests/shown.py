@@ -11,6 +11,7 @@ from typing import NamedTuple
 ROOT = pathlib.Path(__file__).parent.parent
 # Programs that pages may name; a word that is nearly one of them is a misspelt one.
 PROGRAMS = ("jaxpt", "make", "python", "pip", "srun", "mpirun", "gcloud")
+OTHERS = ("sbatch", "tpu.sh", "check_wheel.sh")  # words of prose are nearly these
 FENCED = re.compile(r"(?ms)^( *)```([\w-]*)\n(.*?)^\1```$")
 INDENTED = re.compile(r"(?m)(?<=\n\n)(?:(?: {4}.*)\n)+")
 INLINE = re.compile(r"(?<!`)`((?:[^`\n]|\n(?!\n))+)`(?!`)")
@@ -74,7 +75,8 @@ def split(line: str, whole: bool) -> list[Command]:
             continue
         while rest and re.fullmatch(r"[A-Z_]+=\S*", rest[0]):
             rest = rest[1:]
-        if rest and difflib.get_close_matches(pathlib.Path(rest[0]).name, PROGRAMS, 1, 0.8):
+        name = pathlib.Path(rest[0]).name if rest else ""
+        if name in OTHERS or difflib.get_close_matches(name, PROGRAMS, 1, 0.8):
             elided = any("…" in word for word in rest)
             found.append(Command([NUMBER.sub(r"\g<1>2", w) for w in rest if "…" not in w],
                                  whole and not elided))

@@ -53,7 +53,12 @@ def check(words, whole, monkeypatch):
         checks[name](arguments, whole, monkeypatch)
     elif name in ("srun", "mpirun", "gcloud"):
         check_launcher(arguments, whole, monkeypatch)
-    else:
+    elif name == "sbatch":
+        check([arguments[0]], whole, monkeypatch)
+        check_jaxpt(["pretrain", *arguments[1:]], whole, monkeypatch)
+    elif name.endswith(".sh"):
+        check_script(program, arguments, whole, monkeypatch)
+    elif not (ROOT / program).is_file():
         pytest.fail(f"no program {name!r}")
 
 
@@ -129,12 +134,24 @@ def check_launcher(arguments, whole, monkeypatch):
             check(command.words, command.whole, monkeypatch)
 
 
+def check_script(program, arguments, whole, monkeypatch):
+    """A script of the project; those that start a run are given pretrain's arguments."""
+    assert (ROOT / "scripts" / pathlib.Path(program).name).is_file()
+    step, *rest = [word for word in arguments if word != "--dry-run"] or [""]
+    if program.endswith("tpu.sh"):
+        assert f"\nstep_{step}() " in (ROOT / "scripts" / "tpu.sh").read_text()
+        if step in ("start", "resume", "keep"):
+            check_jaxpt(["pretrain", *rest], whole, monkeypatch)
+
+
 @pytest.mark.parametrize("line", [
     "jaxtp pretrain --workdir=x", "jaxpt pretrian --workdir=x", "jaxpt pretrain", "make recrod",
     "jaxpt pretrain --workdir=x --config.kk=3", "jaxpt pretrain --workdir=x --config=nowhere.py",
     "jaxpt pretrain --workdir=x --config=pretrain/digits.py:lok", "python benchmarks/nothing.py",
     "python benchmarks/tune.py cifar", "python benchmarks/tables.py x", "pip install '.[gpu]'",
-    "srun jaxpt pretrian", "jaxpt launch pretrain --workdir=x --config.kk=3"])
+    "srun jaxpt pretrian", "scripts/tpu.sh begin", "scripts/tpu.sh start --workdir=x --config.kk=3",
+    "sbatch scripts/slrm.sh --workdir=x", "sbatch scripts/slurm.sh --workdri=x",
+    "jaxpt launch pretrain --workdir=x --config.kk=3"])
 def test_misspelt_commands_are_found(line, monkeypatch):
     [command] = shown.commands(f"Text:\n\n    {line}\n")
     with pytest.raises((AssertionError, SystemExit, FileNotFoundError, pytest.fail.Exception)):
