@@ -313,8 +313,11 @@ def _stop_before_steps(stop, done: int):
 def _fill_memory(method, devices, state, feed, config, n_examples, stop):
     """Fills the memory with real keys before the first update: a queue with as many whole batches
     as it holds, each example at most once; a bank with all examples."""
-    fill = devices.map(
-        lambda state, data, rows: (method.fill(state, feed.gather(data, rows)), {}), like=state)
+
+    def one_batch(state, data, rows):
+        return method.fill(state, feed.gather(data, rows)), jax.numpy.zeros(())  # when it is done
+
+    fill = devices.map(one_batch, like=state)
     batches = (-(-n_examples // config.batch_size) if config.memory_kind == "bank"
                else min(config.memory, n_examples) // config.batch_size)
     every = (rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)._replace(
@@ -322,7 +325,8 @@ def _fill_memory(method, devices, state, feed, config, n_examples, stop):
     placed = feed.batches(every)
     for _ in range(batches):
         _stop_before_steps(stop, 0)
-        state, _ = fill(state, feed.data, next(placed))
+        state, done = fill(state, feed.data, next(placed))
+        feed.pace(done)
     return state
 
 

@@ -14,7 +14,7 @@ from small_runs import RUN, config_of
 
 from jaxpt import pretrain
 from jaxpt.data import sources
-from jaxpt.data.feed import IN_FLIGHT
+from jaxpt.data.feed import IN_FLIGHT, StreamedFeed
 from jaxpt.data.resident import rows_of_step
 
 IMAGES, BATCH, STEPS = 50, 12, 5  # the fifth batch ends one pass and begins the next
@@ -51,7 +51,8 @@ def same_bits(a, b):
 
 
 @pytest.mark.slow
-def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(folder, tmp_path):
+def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(folder, tmp_path,
+                                                                      monkeypatch):
     def run(workdir, **changes):
         return jax.device_get(pretrain.run(config(folder, **changes), str(workdir),
                                            quiet=True).state)
@@ -62,7 +63,11 @@ def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(folder, tm
             shutil.rmtree(workdir / "checkpoints" / str(later))
         return workdir
 
+    paced, pace = [], StreamedFeed.pace
+    monkeypatch.setattr(StreamedFeed, "pace", lambda self, done: (paced.append(done),
+                                                                  pace(self, done)))
     whole = run(tmp_path / "whole")
+    assert len(paced) == 36 // BATCH + STEPS  # while the memory is filled, too
     for step in range(1, STEPS):
         same_bits(whole, run(until(step, "whole", f"after {step}")))
     # Where the images lie may change on the way, and changes rounding at most: the step is
