@@ -186,6 +186,12 @@ class TestDamagedFiles:
         with pytest.raises(InputError, match=f"{shard.name} is damaged: it should hold 1[67] "):
             load(own_copy)
 
+    def test_array_record(self, prepared, tmp_path):
+        shard = shards(shutil.copytree(prepared["array_record"], tmp_path / "copy"))[1]
+        shard.write_bytes(shard.read_bytes()[:2000])
+        with pytest.raises(InputError, match=r"local_pictures, train, example \d+ cannot be read"):
+            load(tmp_path / "copy")
+
     def test_a_file_that_is_not_there(self, own_copy):
         shards(own_copy)[2].unlink()
         with pytest.raises(InputError, match="00002-of-00003 cannot be read .* in files of this"):
