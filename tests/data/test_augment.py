@@ -4,6 +4,7 @@ import jax
 import ml_collections
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxpt.data import augment, presets
 from jaxpt.data.batch import Batch
@@ -254,6 +255,24 @@ class TestCrop:
             assert -0.1 < places.min() < 0.6 and self.SIDE - 1.6 < places.max() < self.SIDE - 0.9
             centres = places.mean(axis=(1, 2))
             assert abs(centres.mean() - (self.SIDE - 1) / 2) < 0.3 and centres.std() > 2
+
+    @pytest.mark.parametrize("size", [9, 20])  # of crops that are reduced, and enlarged
+    def test_is_pils_resize_of_its_box(self, size, coordinates):
+        ids, area, large = np.arange(20), (0.2, 1.0), 64  # where coordinates are but enlarged
+        rows, columns = ((draw(np.stack([coordinates] * 20), ids, crop_area=area, crop_size=large)
+                          + 1) * 12.75).transpose(3, 0, 1, 2)[:2]
+        picture = np.random.default_rng(0).integers(0, 256, (self.SIDE, self.SIDE, 3), np.uint8)
+        found = draw(np.stack([picture] * 20), ids, crop_area=area, crop_size=size)
+        for i in ids:
+            ends = np.array([[line[16] + 0.5, line[48] + 0.5] for line in
+                             (columns[i, 32], rows[i, :, 32])])
+            sides = (ends[:, 1] - ends[:, 0]) * large / 32
+            low = ends[:, 0] - sides * 16.5 / large
+            box = np.clip([*low, *(low + sides)], 0, self.SIDE)
+            expected = Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR,
+                                                       tuple(box.tolist()))
+            # PIL rounds to whole levels twice.
+            np.testing.assert_allclose((found[i] + 1) * 127.5, expected, atol=1.5)
 
     def test_the_whole_image_at_its_size_is_the_image(self, images):
         np.testing.assert_allclose(draw(images), augment.to_float(images), atol=1e-6)
