@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -102,15 +103,26 @@ def _from_run(workdir) -> Backbone:
 
 def _from_weights(path, model) -> Backbone:
     state = weights.load_torch(path)
-    if model is None or not model.name:
-        model = ml_collections.ConfigDict({"name": weights.resnet_name(state), "norm": "batch",
-                                           "dtype": "float32", "options": {}})
-    network = models.make_backbone(model, axis_name=AXIS)
-    imported = weights.import_resnet(state, network)
+    network = models.make_backbone(model_of(state, model), axis_name=AXIS)
+    imported = weights.import_state(state, network)
+    for sentence in imported.resized:
+        print(f"jaxpt: {path}: {sentence}.", file=sys.stderr)
     encoder = models.Encoder(network, channels=3,
-                             normalisation=model.get("normalisation") or "imagenet")
+                             normalisation=model and model.get("normalisation") or "imagenet")
     return _backbone(encoder, {"backbone": imported.params}, {"backbone": imported.batch_stats},
                      label=path.stem, method="weights", seed=0, config=None, step=0)
+
+
+def model_of(state, model) -> ml_collections.ConfigDict:
+    """The model config of a state dict: ``model``, or where it names no network the one that the
+    tensors tell, with ``model``'s dtype and options."""
+    if model is not None and model.name:
+        return model
+    told = ml_collections.ConfigDict(weights.network_of(state) | {"dtype": "float32"})
+    if model is not None:
+        told.dtype = model.get("dtype", told.dtype)
+        told.options.update(model.get("options", {}))
+    return told
 
 
 def _from_scratch(model, seed) -> Backbone:
@@ -118,7 +130,8 @@ def _from_scratch(model, seed) -> Backbone:
             f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.")
     encoder = models.Encoder(models.make_backbone(model, axis_name=AXIS), channels=3,
                              normalisation=model.get("normalisation") or "unit")
-    variables = jax.jit(lambda key: models.init(encoder, key, _sample(3)))(jax.random.key(seed))
+    variables = jax.jit(lambda key: models.init(
+        encoder, key, models.sample(encoder.backbone, 3)))(jax.random.key(seed))
     return _backbone(encoder, *variables, label=SCRATCH, method=SCRATCH, seed=seed, config=None,
                      step=0)
 
@@ -145,17 +158,14 @@ def _fitting(network, variables, where) -> models.Encoder:
     wrong = {}
     for channels in 1, 3:
         encoder = models.Encoder(network, channels=channels)
-        wanted = jax.eval_shape(lambda key: models.init(encoder, key, _sample(channels)),
+        wanted = jax.eval_shape(lambda key: models.init(
+            encoder, key, models.sample(network, channels)),
                                 jax.random.key(0))
         wrong[channels] = _differences(variables, wanted)
         if not wrong[channels]:
             return encoder
     fewest = min(wrong.values(), key=len)
     require(False, f"{where} does not hold the network of its config: {'; '.join(fewest)}.")
-
-
-def _sample(channels):
-    return np.zeros((1, 32, 32, channels), np.float32)
 
 
 def _differences(saved, wanted) -> list[str]:

@@ -18,6 +18,7 @@ from jaxpt.data.resident import Resident, gather, rows_of_step
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
+from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import resize
 from jaxpt.train import layerwise, schedules
 from jaxpt.train import optimizer as optimizers
@@ -97,7 +98,7 @@ class Task:
         """(params, batch_stats) to start from: the backbone's, and a head from the seed."""
         # Copies: the step consumes the state that it is given, and the next run starts here too.
         params, stats = jax.tree.map(np.array, (self.backbone.params, self.backbone.batch_stats))
-        sample = jnp.zeros((1, 32, 32, self.encoder.channels))
+        sample = models.sample(self.encoder.backbone, self.encoder.channels)
         features = jax.eval_shape(lambda: models.encode(
             self.backbone.encoder, params, stats, sample, train=False)).features
         head = jax.jit(lambda key: self.encoder.head.init(key, jnp.zeros(features.shape), False))(
@@ -187,7 +188,8 @@ def _step(task, optimizer, state, data, pairs):
         images = mixup.mix(pairs.share, images, training_images(config, others))
 
     def loss_of(params):
-        encoded = models.encode(task.encoder, params, state.batch_stats, images, train=True)
+        encoded = models.encode(task.encoder, params, state.batch_stats, images, train=True,
+                                key=stochastic_depth.key_of(own))
 
         def loss(labels):
             return losses.cross_entropy(encoded.output, labels,

@@ -10,6 +10,7 @@ from jaxpt import models
 from jaxpt.data import augment
 from jaxpt.errors import require
 from jaxpt.losses.similarity import unit_vectors
+from jaxpt.models import stochastic_depth
 
 KEY_VIEW = 1_000  # far from the query views' numbers 0, 1, …
 LOCAL_VIEW = 2_000
@@ -45,8 +46,9 @@ def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
     """``config.views`` views of a batch and ``config.local_views`` small crops of it (multi-crop),
     through the encoder; ``images`` are these views where they are made already."""
     stats, outputs, predictions = state.batch_stats, [], []
-    for part in view_images(config, batch) if images is None else images:
-        encoded = encode(encoder, params, stats, part, config)
+    key = stochastic_depth.key_of(batch)
+    for i, part in enumerate(view_images(config, batch) if images is None else images):
+        encoded = encode(encoder, params, stats, part, config, key=jax.random.fold_in(key, i))
         stats = encoded.batch_stats
         outputs.append(encoded.output)
         predictions.append(encoded.prediction)
@@ -55,7 +57,8 @@ def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
         each_view(batch.label, config), each_view(batch.id, config), stats)
 
 
-def encode(encoder, params, batch_stats, images, config, *, train: bool = True) -> models.Encoded:
+def encode(encoder, params, batch_stats, images, config, *, train: bool = True,
+           key=None) -> models.Encoded:
     """``models.encode`` in ``config.micro_batches`` parts, one after another.
 
     Only one part's activations exist at a time: the backward pass makes them again, part by part,
@@ -68,20 +71,21 @@ def encode(encoder, params, batch_stats, images, config, *, train: bool = True) 
       encoder, params, batch_stats, images: as there; images float [views · batch, …], of which
         every part has all views of its examples.
       config: the pre-training config.
-      train: as there.
+      train, key: as there.
     """
     parts = config.micro_batches
     if parts == 1:
-        return models.encode(encoder, params, batch_stats, images, train=train)
+        return models.encode(encoder, params, batch_stats, images, train=train, key=key)
 
     @jax.checkpoint
-    def visit(stats, images):
-        encoded = models.encode(encoder, params, stats, images, train=train)
+    def visit(stats, part):
+        encoded = models.encode(encoder, params, stats, part[0], train=train, key=part[1])
         return encoded.batch_stats, encoded._replace(batch_stats=None)
 
     # Every so manieth row: the parts divide the batch, so all views of an example meet in one.
     split = jnp.swapaxes(images.reshape(-1, parts, *images.shape[1:]), 0, 1)
-    stats, encoded = jax.lax.scan(visit, batch_stats, split)
+    stats, encoded = jax.lax.scan(
+        visit, batch_stats, (split, None if key is None else jax.random.split(key, parts)))
     encoded = jax.tree.map(
         lambda x: jnp.swapaxes(x, 0, 1).reshape(images.shape[0], *x.shape[2:]), encoded)
     return encoded._replace(batch_stats=stats)

@@ -1,29 +1,41 @@
 """Networks by name."""
 
+import dataclasses
+
+import jax.numpy as jnp
+
 from jaxpt.errors import require
+from jaxpt.models.convnext import ConvNeXt, ConvNeXtTiny
 from jaxpt.models.encoder import Encoded, Encoder, encode, init
 from jaxpt.models.heads import (Classifier, MlpClassifier, Projector, PrototypeHead,
                                 SpinalClassifier)
+from jaxpt.models.mobilenet import MobileNetV2
 from jaxpt.models.norm import compute_dtype
-from jaxpt.models.resnet import ResNet18, ResNet34, ResNet50, ResNet101, ResNet152
+from jaxpt.models.resnet import (ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152,
+                                 WideResNet50, WideResNet101)
 from jaxpt.models.small_cnn import SmallCNN
+from jaxpt.models.vit import VITS, ViT
 
 BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet34": ResNet34,
-             "resnet50": ResNet50, "resnet101": ResNet101, "resnet152": ResNet152}
+             "resnet50": ResNet50, "resnet101": ResNet101, "resnet152": ResNet152,
+             "wide_resnet50_2": WideResNet50, "wide_resnet101_2": WideResNet101, **VITS,
+             "convnext_tiny": ConvNeXtTiny, "mobilenet_v2": MobileNetV2}
 
 HEADS = ("linear", "mlp", "spinal")
 
-__all__ = ["BACKBONES", "HEADS", "Classifier", "Encoded", "Encoder", "MlpClassifier", "Projector",
-           "PrototypeHead", "SpinalClassifier", "encode", "init", "make_backbone", "make_head",
-           "make_predictor", "make_projector"]
+__all__ = ["BACKBONES", "HEADS", "Classifier", "ConvNeXt", "Encoded", "Encoder", "MlpClassifier",
+           "MobileNetV2", "Projector", "PrototypeHead", "ResNet", "SpinalClassifier", "ViT",
+           "encode", "init", "make_backbone", "make_head", "make_predictor", "make_projector",
+           "sample"]
 
 
 def make_backbone(config, *, axis_name=None):
     """The backbone that a model config names.
 
     Args:
-      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm``, ``dtype``, whatever else
-        the network takes in ``options`` (``stem``, ``width``, ``widths``), and maybe ``remat``.
+      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm`` (of convolutional networks
+        with a choice: ViTs and ConvNeXts have LayerNorm), ``dtype``, whatever else the network
+        takes in ``options`` (``stem``, ``width``, ``patch`` …), and maybe ``remat``.
       axis_name: mapped axis for synchronised BatchNorm.
 
     Raises:
@@ -34,15 +46,23 @@ def make_backbone(config, *, axis_name=None):
             f"model.name must be one of {sorted(BACKBONES)}, got {config.name!r}.")
     options = {k: tuple(v) if isinstance(v, (list, tuple)) else v
                for k, v in config.options.items()}
+    make = BACKBONES[config.name]
+    known = {field.name for field in dataclasses.fields(getattr(make, "func", make))}
+    given = {"norm": config.norm, "axis_name": axis_name} if "norm" in known else {}
     if config.get("remat", False):
-        require(config.name.startswith("resnet"),
-                f"model.remat is for ResNets, got True for {config.name}: set it to False.")
-        options["remat"] = True
+        require("remat" in known, "model.remat is for networks of blocks, got True for "
+                f"{config.name}: set it to False.")
+        given["remat"] = True
     try:
-        return BACKBONES[config.name](norm=config.norm, dtype=compute_dtype(config.dtype),
-                                      axis_name=axis_name, **options)
+        return make(dtype=compute_dtype(config.dtype), **given, **options)
     except TypeError as error:
         require(False, f"model.options of {config.name}: {error}.")
+
+
+def sample(network, channels: int):
+    """Zeros [1, side, side, channels], an image of a size that the network takes."""
+    side = getattr(network, "image_size", 32)
+    return jnp.zeros((1, side, side, channels))
 
 
 def make_head(config, classes: int):

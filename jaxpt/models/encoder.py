@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import prepare
 
 
@@ -56,10 +57,12 @@ def init(encoder: Encoder, key, images):
     return variables["params"], variables.get("batch_stats", {})
 
 
-def encode(encoder: Encoder, params, batch_stats, images, *, train: bool) -> Encoded:
-    """One pass; in training BatchNorm uses the batch's statistics and updates the running ones."""
+def encode(encoder: Encoder, params, batch_stats, images, *, train: bool, key=None) -> Encoded:
+    """One pass; in training BatchNorm uses the batch's statistics and updates the running ones,
+    and with a ``key`` networks with stochastic depth draw which branches they leave out."""
     variables = {"params": params, "batch_stats": batch_stats}
     if not train:
         return Encoded(*encoder.apply(variables, images, False), batch_stats)
-    outputs, changed = encoder.apply(variables, images, True, mutable=["batch_stats"])
+    outputs, changed = encoder.apply(variables, images, True, mutable=["batch_stats"],
+                                     rngs=None if key is None else {stochastic_depth.RNG: key})
     return Encoded(*outputs, changed.get("batch_stats", {}))

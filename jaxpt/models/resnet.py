@@ -1,4 +1,5 @@
-"""ResNet v1.5 (He et al. 2016; stride in the 3×3 convolution of a bottleneck)."""
+"""ResNet v1.5 (He et al. 2016; stride in the 3×3 convolution of a bottleneck) and wide ones
+(Zagoruyko and Komodakis 2016, as torchvision's: twice the width inside bottlenecks)."""
 
 import functools
 from typing import Any
@@ -40,15 +41,23 @@ class Bottleneck(nn.Module):
     conv: Any
     norm: Any
     expansion = 4
+    widening = 1
 
     @nn.compact
     def __call__(self, x):
-        y = nn.relu(self.norm(name="norm1")(self.conv(self.width, (1, 1), name="conv1")(x)))
-        y = self.conv(self.width, (3, 3), strides=self.stride, name="conv2")(y)
+        inner = self.width * self.widening
+        y = nn.relu(self.norm(name="norm1")(self.conv(inner, (1, 1), name="conv1")(x)))
+        y = self.conv(inner, (3, 3), strides=self.stride, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.width * self.expansion, (1, 1), name="conv3")(y)
         y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
         return nn.relu(y + _shortcut(self, x, y.shape[-1]))
+
+
+class WideBottleneck(Bottleneck):
+    """A bottleneck of twice the width inside, and the same outside."""
+
+    widening = 2
 
 
 def _shortcut(block, x, channels):
@@ -63,10 +72,12 @@ class ResNet(nn.Module):
 
     Attributes:
       blocks: blocks in each of the four stages.
-      block: ``BasicBlock`` or ``Bottleneck``.
+      block: ``BasicBlock``, ``Bottleneck`` or ``WideBottleneck``.
       stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
       width: channels of the first stage.
       norm, dtype, axis_name: as in ``make_norm``.
+      standardised: convolutions by weights of mean 0 and variance 1 in each output channel
+        (weight standardisation: Qiao et al. 2019), which GroupNorm wants.
       remat: the backward pass makes each block's activations again instead of keeping them. XLA's
         CPU compiler undoes that.
       frozen: so many of stem, stage 1, …, stage 4 get no gradient and stay in evaluation mode.
@@ -79,6 +90,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    standardised: bool = False
     remat: bool = False
     frozen: int = 0
 
@@ -88,7 +100,9 @@ class ResNet(nn.Module):
         require(self.stem in STEMS, f"stem must be one of {STEMS}, got {self.stem!r}.")
         check_widths(self.norm, [self.width])
         # Explicit symmetric padding, as PyTorch pads: weights can then be exchanged.
-        conv = functools.partial(_conv, dtype=self.dtype)
+        conv = functools.partial(
+            symmetric_conv, dtype=self.dtype,
+            conv_general_dilated=_standardised if self.standardised else None)
         x = images.astype(self.dtype)
         large = self.stem == "imagenet"
         kernel, strides = ((7, 7), 2) if large else ((3, 3), 1)
@@ -116,11 +130,18 @@ class ResNet(nn.Module):
         return jax.lax.stop_gradient(x) if depth < self.frozen else x
 
 
-def _conv(features, kernel_size, *, dtype, strides=1, name=None):
+def symmetric_conv(features, kernel_size, *, strides=1, **options):
+    """A convolution without bias that pads as PyTorch does, started as He et al. (2015) do."""
     padding = [((k - 1) // 2, (k - 1) // 2) for k in kernel_size]
     return nn.Conv(features, kernel_size, strides=strides, padding=padding, use_bias=False,
-                   dtype=dtype, name=name,
-                   kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"))
+                   kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+                   **options)
+
+
+def _standardised(images, kernel, *args, **options):
+    """``jax.lax.conv_general_dilated`` by the standardised kernel, ε 1e-6 as timm's StdConv2d."""
+    weights = jax.nn.standardize(kernel.astype(jnp.float32), axis=(0, 1, 2), epsilon=1e-6)
+    return jax.lax.conv_general_dilated(images, weights.astype(kernel.dtype), *args, **options)
 
 
 ResNet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)
@@ -128,3 +149,5 @@ ResNet34 = functools.partial(ResNet, (3, 4, 6, 3), BasicBlock)
 ResNet50 = functools.partial(ResNet, (3, 4, 6, 3), Bottleneck)
 ResNet101 = functools.partial(ResNet, (3, 4, 23, 3), Bottleneck)
 ResNet152 = functools.partial(ResNet, (3, 8, 36, 3), Bottleneck)
+WideResNet50 = functools.partial(ResNet, (3, 4, 6, 3), WideBottleneck)
+WideResNet101 = functools.partial(ResNet, (3, 4, 23, 3), WideBottleneck)

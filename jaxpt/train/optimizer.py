@@ -9,6 +9,7 @@ import optax
 from jaxpt.errors import require
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
+_NO_MATRICES = ("cls_token", "positions")  # names of parameters with more axes than meaning
 _UNITS = ("steps", "epochs", "examples")
 
 
@@ -48,7 +49,8 @@ def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Sched
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
     """The optimizer that a config names.
 
-    Weight decay leaves out vectors and scalars (biases, and scales of normalisation layers).
+    Weight decay leaves out vectors and scalars (biases, scales of normalisation layers and of
+    branches) and a ViT's class token and positions, and so does LARS's trust ratio.
 
     Args:
       config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay`` and
@@ -84,4 +86,5 @@ def _check_size(config, name):
 
 
 def _matrices(params):
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.ndim > 1 and getattr(path[-1], "key", None) not in _NO_MATRICES, params)

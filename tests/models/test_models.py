@@ -408,5 +408,6 @@ class TestRemat:
     def test_a_network_without_blocks_refuses_it(self):
         config = ml_collections.ConfigDict({"name": "small_cnn", "norm": "group", "remat": True,
                                             "dtype": "float32", "options": {}})
-        with pytest.raises(InputError, match="model.remat is for ResNets, got True for small_cnn"):
+        with pytest.raises(InputError, match="model.remat is for networks of blocks, got True for "
+                           "small_cnn"):
             models.make_backbone(config)

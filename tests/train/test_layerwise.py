@@ -1,5 +1,9 @@
 """How deep each part of a network lies, and what rate that gives it."""
 
+import jax
+import pytest
+
+from jaxpt import models
 from jaxpt.train import layerwise
 
 
@@ -14,6 +18,23 @@ def test_depths_of_known_networks():
                                      "head": 4}
     vit = {"backbone": dict.fromkeys(["embedding", "pos_embed", "block0", "block11", "norm"], 0)}
     assert list(layerwise.depths(vit)["backbone"].values()) == [0, 0, 0, 11, 11]
+
+
+@pytest.mark.parametrize(("name", "wanted"), [
+    ("vit_ti16", {"patch_embed": 0, "cls_token": 0, "positions": 0, "block1": 1, "block12": 12,
+                  "norm": 12}),
+    ("convnext_tiny", {"conv_stem": 0, "norm_stem": 0, "stage1_block1": 1, "stage2_norm": 2,
+                       "stage2_conv": 2, "stage3_block9": 3, "norm": 4}),
+    ("mobilenet_v2", {"conv_stem": 0, "norm_stem": 0, "block1": 1, "block17": 17, "conv_last": 17,
+                      "norm_last": 17})])
+def test_depths_of_our_networks(name, wanted):
+    network = models.BACKBONES[name]()
+    params = jax.eval_shape(lambda: network.init(
+        jax.random.key(0), models.sample(network, 3), False))["params"]
+    found = {part: set(jax.tree.leaves(depths)) for part, depths
+             in layerwise.depths({"backbone": params})["backbone"].items()}
+    assert {part: found[part] for part in wanted} == {part: {d} for part, d in wanted.items()}
+    assert set.union(*found.values()) == set(range(max(wanted.values()) + 1))
 
 
 def test_rates_fall_towards_the_images():

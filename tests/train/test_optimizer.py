@@ -116,6 +116,14 @@ class TestOptimizers:
         np.testing.assert_array_equal(after["scale"], PARAMS["scale"])
 
     @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_weight_decay_leaves_a_vits_token_and_positions(self, name):
+        params = {"backbone": {part: np.ones((1, 2, 2), np.float32) for part in (
+            "cls_token", "positions", "kernel")}}
+        after = descend(optimizer(name, rate=0.1, weight_decay=0.5), params, no_gradient, 1)[0]
+        kept = {part: bool((x == 1).all()) for part, x in after["backbone"].items()}
+        assert kept == {"cls_token": True, "positions": True, "kernel": False}
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
     def test_without_weight_decay_nothing_moves_by_itself(self, name):
         after = descend(optimizer(name), PARAMS, no_gradient, 1)[0]
         for key in PARAMS:

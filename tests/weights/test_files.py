@@ -1,4 +1,4 @@
-"""Weights of torchvision and timm, against what PyTorch itself wrote and computed."""
+"""Weight files, against what PyTorch itself wrote."""
 
 import base64
 import io
@@ -8,33 +8,21 @@ import pickle
 import zipfile
 import zlib
 
-import jax
-import ml_collections
 import numpy as np
 import pytest
 import weight_references as references
 
-from jaxpt import backbones, models, torch_pickle, weights
-from jaxpt.data.augment import to_float
+from jaxpt import torch_pickle, weights
 from jaxpt.errors import InputError
-from jaxpt.models import inputs
-from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet
 
 STORED = json.loads(references.FILE.read_text())
 FILES = [name for name in STORED["files"] if name != "values"]
-NETWORKS = {"basic": ResNet(references.BLOCKS, BasicBlock),
-            "bottleneck": ResNet(references.BLOCKS, Bottleneck)}
 
 
 def stored_file(name, folder):
     path = folder / name
     path.write_bytes(zlib.decompress(base64.b64decode(STORED["files"][name])))
     return path
-
-
-def small_state(kind):
-    return {name: references.drawn(name, shape)
-            for name, shape in STORED["outputs"][kind]["shapes"].items()}
 
 
 # Files by hand, in the opcodes of pickle protocol 0.
@@ -202,119 +190,3 @@ def test_a_damaged_file_is_an_input_error_whatever_the_damage(name, tmp_path):
 def test_bad_paths_are_named(path, message):
     with pytest.raises(InputError, match=message):
         weights.load_torch(path)
-
-
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_a_resnet_computes_what_torchvisions_computes(kind):
-    network = NETWORKS[kind]
-    imported = weights.import_resnet(small_state(kind), network)
-    variables = {"params": imported.params, "batch_stats": imported.batch_stats}
-    features, _ = jax.jit(lambda v, x: network.apply(v, x, False))(variables, references.images())
-    logits = models.Classifier(references.CLASSES).apply(
-        {"params": imported.classifier}, features, False)
-    np.testing.assert_allclose(logits, STORED["outputs"][kind]["logits"], atol=1e-4)
-
-
-@pytest.mark.parametrize("name", references.NETWORKS)
-def test_names_and_shapes_of_every_resnet_are_torchvisions_and_timms(name):
-    network = models.BACKBONES[name]()
-    wanted = jax.eval_shape(lambda: network.init(
-        jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), False))
-    shapes = {weights._torch_name(path): leaf.shape if leaf.ndim == 1 else
-              tuple(leaf.shape[axis] for axis in (3, 2, 0, 1))
-              for path, leaf in jax.tree_util.tree_leaves_with_path(wanted)}
-    dim = 512 * network.block.expansion
-    shapes |= {"fc.weight": (1000, dim), "fc.bias": (1000,)}
-    assert references.digest(shapes) == STORED["shapes"][name]
-    assert weights.resnet_name(shapes) == name
-
-
-@pytest.mark.parametrize("layout", weights.LAYOUTS)
-@pytest.mark.parametrize("kind", NETWORKS)
-def test_what_was_imported_is_exported_as_it_came(kind, layout):
-    state = small_state(kind)
-    imported = weights.import_resnet(state, NETWORKS[kind])
-    exported = weights.export_state(NETWORKS[kind], *imported, layout=layout)
-    assert exported.keys() == state.keys()
-    for name, value in exported.items():
-        assert value.dtype == np.float32 and value.flags.c_contiguous
-        np.testing.assert_array_equal(value, state[name])
-    without = weights.export_state(NETWORKS[kind], *imported[:2])
-    assert exported.keys() - without.keys() == {"fc.weight", "fc.bias"}
-
-
-def test_only_known_layouts_and_networks_are_exported():
-    with pytest.raises(InputError, match="layout must be one of .* got 'keras'"):
-        weights.export_state(NETWORKS["basic"], {}, {}, layout="keras")
-    with pytest.raises(InputError, match="got those of SmallCNN"):
-        weights.export_state(models.BACKBONES["small_cnn"](), {}, {})
-
-
-def test_weights_of_no_known_resnet_say_so():
-    with pytest.raises(InputError, match=r"of no ResNet .*have \(2, 1, 1, 1\) blocks"):
-        weights.resnet_name(small_state("basic"))
-
-
-def test_every_tensor_that_does_not_fit_is_named_at_once():
-    state = small_state("basic")
-    del state["bn1.bias"], state["layer4.0.bn2.running_var"]
-    state["layer1.0.conv1.weight"] = state["layer1.0.conv1.weight"][:, :32]
-    state["extra.weight"] = np.zeros(3, np.float32)
-    state["bn1.num_batches_tracked"] = np.array(5)
-    with pytest.raises(InputError) as error:
-        weights.import_resnet(state, NETWORKS["basic"])
-    for part in ("bn1.bias is missing", "layer4.0.bn2.running_var is missing",
-                 "layer1.0.conv1.weight has shape [64, 32, 3, 3], which is [3, 3, 32, 64] here, "
-                 "instead of [3, 3, 64, 64]", "extra.weight is unexpected"):
-        assert part in str(error.value)
-    assert str(error.value).count(";") == 3
-
-
-def test_a_classifier_is_optional():
-    state = small_state("basic")
-    del state["fc.weight"], state["fc.bias"]
-    assert weights.import_resnet(state, NETWORKS["basic"]).classifier is None
-
-
-def test_a_weight_file_opens_as_a_backbone(tmp_path, monkeypatch):
-    monkeypatch.setattr(weights, "load_torch", lambda path: small_state("basic"))
-    monkeypatch.setitem(models.BACKBONES, "tiny", lambda **kw: ResNet(
-        references.BLOCKS, BasicBlock, **kw))
-    model = ml_collections.ConfigDict({"name": "tiny", "norm": "batch", "dtype": "float32",
-                                       "options": {}, "normalisation": ""})
-    opened = backbones.open_backbone(tmp_path / "r18.pth", model=model)
-    assert (opened.label, opened.method, opened.seed, opened.step, opened.config) == (
-        "r18", "weights", 0, 0, None)
-    assert opened.encoder.normalisation == "imagenet"
-    grey = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
-    features = opened.features(grey)
-    wanted, _ = opened.encoder.backbone.apply(
-        {"params": opened.params["backbone"], "batch_stats": opened.batch_stats["backbone"]},
-        ((grey / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32), False)
-    np.testing.assert_allclose(features, wanted, rtol=1e-4, atol=1e-4)
-    model.normalisation = "unit"
-    as_they_are = backbones.open_backbone(f"x={tmp_path}/r18.pth", model=model)
-    assert as_they_are.label == "x" and as_they_are.checkpoint == opened.checkpoint
-    assert np.abs(as_they_are.features(grey) - features).max() > 1e-3
-
-
-def test_the_network_of_a_weight_file_may_be_told_by_its_names(monkeypatch):
-    shapes = jax.eval_shape(lambda: models.BACKBONES["resnet18"]().init(
-        jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32), False))
-    state = {weights._torch_name(path): np.zeros(
-        leaf.shape if leaf.ndim == 1 else [leaf.shape[axis] for axis in (3, 2, 0, 1)], np.float32)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)}
-    monkeypatch.setattr(weights, "load_torch", lambda path: state)
-    for model in None, ml_collections.ConfigDict({"name": ""}):
-        opened = backbones.open_backbone("a.pth", model=model)
-        assert opened.encoder.backbone.blocks == (2, 2, 2, 2)
-        assert opened.encoder.normalisation == "imagenet"
-
-
-def test_imagenet_normalisation_by_hand():
-    images = np.array([[[[0, 128, 255]]]], np.uint8)
-    found = inputs.prepare(to_float(jax.numpy.asarray(images)), "imagenet", 3)
-    np.testing.assert_allclose(found[0, 0, 0], [
-        -0.485 / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-5)
-    with pytest.raises(InputError, match="normalisation must be one of"):
-        inputs.prepare(images, "cifar", None)

@@ -1,0 +1,92 @@
+"""ConvNeXt (Liu et al., CVPR 2022), as torchvision's and timm's ``convnext_tiny``."""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jaxpt.errors import require
+from jaxpt.models.norm import layer_norm
+from jaxpt.models.stochastic_depth import StochasticDepth, rates
+
+_INIT = nn.initializers.truncated_normal(0.02)
+
+
+class Block(nn.Module):
+    """A 7×7 depthwise convolution and an MLP over channels, scaled and added."""
+
+    drop: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x):
+        """float [batch, height, width, channels] → the same."""
+        width = x.shape[-1]
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
+        y = nn.Conv(width, (7, 7), padding=[(3, 3)] * 2, feature_group_count=width,
+                    dtype=self.dtype, kernel_init=_INIT, name="conv")(x)
+        y = dense(4 * width, name="fc1")(layer_norm(self.dtype)(name="norm")(y))
+        y = dense(width, name="fc2")(nn.gelu(y, approximate=False))
+        scale = self.param("layer_scale", nn.initializers.constant(1e-6), (width,))
+        return x + StochasticDepth(self.drop)(y * scale.astype(self.dtype))
+
+
+class ConvNeXt(nn.Module):
+    """A ConvNeXt without its classifier; features are the normalised spatial mean.
+
+    Attributes:
+      blocks: blocks in each stage.
+      widths: channels of each stage.
+      drop_path: stochastic depth of the last block, rising to it from 0 in the first.
+      dtype: computation dtype; normalisation computes its statistics in float32 in any case.
+      remat: the backward pass makes each block's activations again instead of keeping them.
+      frozen: so many of stem, stage 1, … get no gradient; with all of them the last normalisation
+        has none either.
+    """
+
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    drop_path: float = 0.0
+    dtype: Any = jnp.float32
+    remat: bool = False
+    frozen: int = 0
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        """Float images [batch, height, width, channels] → (features [batch, widths[-1]], stages);
+        sides of 32 pixels or more."""
+        require(len(self.blocks) == len(self.widths), f"blocks and widths must be as many, got "
+                f"{self.blocks} and {self.widths}.")
+        require(0 <= self.drop_path < 1,
+                f"drop_path must be at least 0 and below 1, got {self.drop_path}.")
+        shrinking = 4 * 2**(len(self.blocks) - 1)
+        require(min(images.shape[1:3]) >= shrinking, "sides of images must be at least "
+                f"{shrinking} pixels, got {images.shape[1]}×{images.shape[2]}: resize them.")
+        norm = layer_norm(self.dtype)
+        x = self._shrink(4, self.widths[0], "conv_stem", images.astype(self.dtype))
+        x = self._stop(0, norm(name="norm_stem")(x))
+        intermediates = {"stem": x}
+        make_block = nn.remat(Block) if self.remat else Block
+        rate = iter(rates(self.drop_path, sum(self.blocks)))
+        for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths)):
+            if stage:
+                x = norm(name=f"stage{stage + 1}_norm")(x)
+                x = self._shrink(2, width, f"stage{stage + 1}_conv", x)
+            for i in range(blocks):
+                drop = next(rate) * (train and stage + 1 >= self.frozen)
+                x = make_block(drop, self.dtype, name=f"stage{stage + 1}_block{i + 1}")(x)
+            x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
+        x = norm(name="norm")(jnp.mean(x, axis=(1, 2)))
+        return self._stop(len(self.blocks), x).astype(jnp.float32), intermediates
+
+    def _shrink(self, factor, width, name, x):
+        return nn.Conv(width, (factor, factor), strides=factor, padding="VALID", dtype=self.dtype,
+                       kernel_init=_INIT, name=name)(x)
+
+    def _stop(self, depth, x):
+        return jax.lax.stop_gradient(x) if depth < self.frozen else x
+
+
+ConvNeXtTiny = functools.partial(ConvNeXt, (3, 3, 9, 3), (96, 192, 384, 768))

@@ -1,0 +1,155 @@
+"""State dicts to variables and back, whatever the network."""
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpt import models
+from jaxpt.errors import require
+from jaxpt.weights import convnext, mobilenet, resnet, vit
+from jaxpt.weights.layout import Layout
+
+LAYOUTS = ("timm", "torchvision")
+_FAMILIES = {models.ResNet: resnet, models.ViT: vit, models.ConvNeXt: convnext,
+             models.MobileNetV2: mobilenet}
+_IGNORED = "num_batches_tracked"  # a counter that PyTorch keeps and nobody needs
+
+
+class Imported(NamedTuple):
+    """A state dict as variables of a network.
+
+    Attributes:
+      params, batch_stats: of the network, float32.
+      classifier: parameters of ``models.Classifier`` that the weights came with, or None.
+      resized: a sentence for each tensor that was made to fit.
+    """
+
+    params: Any
+    batch_stats: Any
+    classifier: dict[str, Any] | None
+    resized: tuple[str, ...] = ()
+
+
+def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Which network a state dict is of, by its names and shapes.
+
+    Returns:
+      ``name`` (a key of ``models.BACKBONES``), ``norm`` and ``options`` of a model config.
+
+    Raises:
+      InputError: where it is of none.
+    """
+    found = [model for family in _FAMILIES.values() if (model := family.told(state))]
+    require(bool(found), "these weights are of no network that is known by its names "
+            f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
+            "names of torchvision or timm: set model.name and model.options.")
+    return {"norm": "batch", "options": {}} | found[0]
+
+
+def import_state(state: dict[str, np.ndarray], network) -> Imported:
+    """Puts every tensor of a state dict in its place in a network that takes colour images.
+
+    A ViT's learnt positions of another grid of patches are resized to its own (bicubic).
+
+    Raises:
+      InputError: with every tensor that is missing, unexpected or of another shape, either all
+        weights being taken or none; for a network that has no layout elsewhere.
+    """
+    state = {name: value for name, value in state.items() if not name.endswith(_IGNORED)}
+    variables = _variables(network)
+    layout = max(_family(network).layouts(network).values(),
+                 key=lambda layout: len(state.keys() & _shapes(variables, layout).keys()))
+    head = _pop_classifier(state, layout)
+    wanted, problems, resized = _shapes(variables, layout), [], []
+    for name, shape in wanted.items():
+        if name not in state:
+            problems.append(f"{name} is missing")
+            continue
+        value = state[name]
+        fitted = value if value.shape == shape else layout.resized.get(
+            name, lambda *_: None)(value, shape)
+        if fitted is None:
+            problems.append(f"{name} has shape {list(value.shape)} instead of {list(shape)}")
+        elif name in layout.fixed and not np.allclose(fitted, layout.fixed[name], atol=1e-5):
+            problems.append(f"{name} differs from what the network has fixed")
+        elif fitted is not value:
+            resized.append(f"{name} of shape {list(value.shape)} is resized to {list(shape)}")
+            state[name] = fitted
+    problems += [f"{name} is unexpected" for name in sorted(state.keys() - wanted.keys())]
+    require(not problems, f"the weights do not fit the network: {'; '.join(problems)}.")
+
+    def taken(path, _):
+        name = layout.name(path)
+        return layout.ours(name, state[name])
+
+    variables = jax.tree_util.tree_map_with_path(taken, variables)
+    return Imported(variables["params"], variables.get("batch_stats", {}), head, tuple(resized))
+
+
+def export_state(network, params, batch_stats, classifier=None,
+                 layout: str = "timm") -> dict[str, np.ndarray]:
+    """Variables as a state dict of torchvision or timm: the inverse of ``import_state``.
+
+    Args:
+      network: the backbone that they belong to.
+      params, batch_stats: its variables.
+      classifier: parameters of a ``models.Classifier`` on it; None leaves one out, as timm does
+        with num_classes=0.
+      layout: one of ``LAYOUTS``.
+
+    Returns:
+      float32 arrays by name, in PyTorch's order of axes.
+
+    Raises:
+      InputError: for another layout, or a network that has none elsewhere.
+    """
+    chosen = _layout(network, layout)
+    variables = {"params": params, "batch_stats": batch_stats}
+    state = {name: chosen.theirs(name, leaf) for path, leaf
+             in jax.tree_util.tree_leaves_with_path(variables) for name in [chosen.name(path)]}
+    if classifier is not None:
+        dense = classifier["Dense_0"]
+        state |= {name: chosen.theirs(name, dense[part])
+                  for name, part in zip(chosen.classifier, ("kernel", "bias"))}
+    return state | chosen.fixed
+
+
+def state_shapes(network, layout: str = "timm") -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what ``export_state`` gives of a network for colour images, without a
+    classifier; raises InputError as it does."""
+    return _shapes(_variables(network), _layout(network, layout))
+
+
+def _family(network):
+    require(type(network) in _FAMILIES, f"a {type(network).__name__} has no layout of torchvision "
+            f"or timm: weights are of {', '.join(kind.__name__ for kind in _FAMILIES)}.")
+    return _FAMILIES[type(network)]
+
+
+def _layout(network, name) -> Layout:
+    require(name in LAYOUTS, f"layout must be one of {LAYOUTS}, got {name!r}.")
+    layouts = _family(network).layouts(network)
+    require(name in layouts, f"{name} has no {type(network).__name__} like this one: use layout "
+            f"{' or '.join(layouts)}.")
+    return layouts[name]
+
+
+def _variables(network):
+    return jax.eval_shape(lambda key: network.init(key, models.sample(network, 3), False),
+                          jax.random.key(0))
+
+
+def _shapes(variables, layout):
+    leaves = jax.tree_util.tree_leaves_with_path(variables)
+    shapes = {name: layout.shape(name, leaf) for path, leaf in leaves
+              for name in [layout.name(path)]}
+    return shapes | {name: value.shape for name, value in layout.fixed.items()}
+
+
+def _pop_classifier(state, layout):
+    """Takes weight and bias out; one without the other stays, and is unexpected."""
+    if not all(name in state for name in layout.classifier):
+        return None
+    return {"Dense_0": {part: layout.ours(name, state.pop(name))
+                        for name, part in zip(layout.classifier, ("kernel", "bias"))}}

@@ -1,0 +1,42 @@
+"""ResNets: torchvision and timm name them alike."""
+
+import re
+
+from jaxpt.weights.layout import ARRAYS, Layout
+
+_RENAMED = (
+    (r"^conv_stem/", "conv1/"), (r"^norm_stem/", "bn1/"),
+    (r"^stage(\d+)_block(\d+)/", lambda m: f"layer{m[1]}/{int(m[2]) - 1}/"),
+    (r"conv_shortcut/", "downsample/0/"), (r"norm_shortcut/", "downsample/1/"),
+    (r"norm(\d)/", r"bn\1/"), *ARRAYS,
+)
+# Blocks of each stage, and how many times as wide as the stage the 3×3 of a bottleneck is; 0: no
+# bottlenecks.
+_KNOWN = {
+    ((2, 2, 2, 2), 0): "resnet18", ((3, 4, 6, 3), 0): "resnet34",
+    ((3, 4, 6, 3), 1): "resnet50", ((3, 4, 23, 3), 1): "resnet101",
+    ((3, 8, 36, 3), 1): "resnet152", ((3, 4, 6, 3), 2): "wide_resnet50_2",
+    ((3, 4, 23, 3), 2): "wide_resnet101_2",
+}
+
+
+def layouts(network) -> dict[str, Layout]:
+    del network  # all alike
+    return dict.fromkeys(("timm", "torchvision"), Layout(_RENAMED, ("fc.weight", "fc.bias")))
+
+
+def told(state) -> dict | None:
+    """Name, norm and options of the network; None where it is of another family or size.
+
+    BatchNorm is known by its statistics; without them it is the GroupNorm of timm's
+    ``resnet50_gn``.
+    """
+    blocks = {re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name) for name in state} - {None}
+    counts = tuple(sum(m[1] == stage for m in blocks) for stage in "1234")
+    if "conv1.weight" not in state or "layer1.0.conv2.weight" not in state:
+        return None
+    widening = state["layer1.0.conv2.weight"].shape[0] // state["conv1.weight"].shape[0]
+    kind = counts, widening if "layer1.0.conv3.weight" in state else 0
+    options = {"stem": "small"} if state["conv1.weight"].shape[-1] == 3 else {}
+    norm = "batch" if "bn1.running_mean" in state else "group32"
+    return {"name": _KNOWN[kind], "norm": norm, "options": options} if kind in _KNOWN else None
