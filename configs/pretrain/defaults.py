@@ -61,10 +61,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.local_augment.crop_area = (0.1, 0.5)
 
     c.model = ml_collections.ConfigDict()
-    c.model.name = "small_cnn"  # small_cnn, resnet18, resnet50
-    c.model.norm = "group"  # group, batch, sync_batch
+    c.model.name = "small_cnn"  # one of jaxpt.models.BACKBONES: resnet50, vit_s16, …
+    c.model.norm = "group"  # group, group32, batch, sync_batch; ViTs and ConvNeXts have their own
     c.model.dtype = "float32"  # of the computation; parameters are float32
-    c.model.remat = False  # ResNets: blocks are computed again for the gradient, to save memory
+    c.model.remat = False  # blocks are computed again for the gradient, to save memory
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     c.model.projector = ml_collections.ConfigDict({"hidden": (128,), "dim": 64})
     c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # BYOL and its kin
