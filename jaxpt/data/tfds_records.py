@@ -118,7 +118,8 @@ def _records_of(instruction) -> np.ndarray:
                 offset += length + _AROUND
     except OSError as error:
         raise InputError(f"{file} cannot be read ({error.strerror or error}): a set that is "
-                         "streamed must lie in files of this machine, or mounted on it.") from error
+                         "streamed must lie in files of this machine, or mounted on it; "
+                         "data.resident=yes reads it into memory.") from error
     expected = instruction.examples_in_shard
     require(offset == size and len(found) == expected, f"{file} is damaged: it should hold "
             f"{expected:,} examples, and {len(found):,} end at byte {offset:,} of {size:,}. "
