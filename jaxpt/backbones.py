@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpt import models, weights
 from jaxpt.errors import require
-from jaxpt.evaluation.features import extract
+from jaxpt.evaluation.features import extract, extract_layers
 from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.workdir import open_run
@@ -53,6 +53,15 @@ class Backbone:
           InputError: for colour images where the network takes grey ones.
         """
         return extract(self.encoder, self.params, self.batch_stats, images)
+
+    def layers(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs of its layers, each averaged over positions: name → float32 [n, channels],
+        the first layer first. Two networks' are what ``cka_matrix`` compares.
+
+        Raises:
+          InputError: as ``features``.
+        """
+        return extract_layers(self.encoder, self.params, self.batch_stats, images)
 
 
 def open_backbone(source: str | os.PathLike, *, model=None) -> Backbone:

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import os
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter
 from jaxpt.train.parallel import AXIS, Devices
-from jaxpt.train.progress import ProgressLine
+from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState
 from jaxpt.train.stopping import Stopped, StopRequest
 
@@ -126,7 +125,7 @@ def _tell(devices, feed, dataset, workdir, quiet) -> None:
     if jax.process_index() > 0:
         return
     if not quiet:
-        print(f"jaxpt: {devices.about}. {feed.about}", file=sys.stderr, flush=True)
+        tell(f"jaxpt: {devices.about}. {feed.about}")
     if workdir is not None and dataset.broken:
         (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
 

@@ -41,6 +41,14 @@ def test_a_run_gives_the_trained_backbone_and_says_what_it_is(pretrained, images
     assert opened.checkpoint == backbones.fingerprint((opened.params, opened.batch_stats))
 
 
+def test_the_last_of_its_layers_are_its_features(pretrained, images):
+    opened = backbones.open_backbone(pretrained[0])
+    layers = opened.layers(images)
+    assert [(name, x.shape[1]) for name, x in layers.items()] == [
+        ("layer1", 16), ("layer2", 32), ("layer3", 32), ("layer4", 64)]
+    np.testing.assert_allclose(layers["layer4"], opened.features(images), rtol=1e-5, atol=1e-6)
+
+
 def test_a_label_may_precede_the_source(pretrained, tmp_path):
     assert backbones.open_backbone(f"mine={pretrained[0]}").label == "mine"
     odd = tmp_path / "k=50"

@@ -1,6 +1,7 @@
 """Tables, figures and one HTML page, all made from records."""
 
 from jaxpt.report.html import write_report
+from jaxpt.report.inline import Inline
 from jaxpt.report.tables import markdown, terminal
 
-__all__ = ["markdown", "terminal", "write_report"]
+__all__ = ["Inline", "markdown", "terminal", "write_report"]

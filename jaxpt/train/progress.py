@@ -6,6 +6,15 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+LINE_EVERY = 10  # seconds, where there is no live bar
+
+
+def tell(text: str) -> None:
+    """Prints a line about how things go: to standard error, which notebooks show as a fault, so
+    that there it goes among what the cell prints."""
+    in_notebook = Console(stderr=True).is_jupyter
+    print(text, file=sys.stdout if in_notebook else sys.stderr, flush=True)
+
 
 class ProgressLine:
     """Loss, kNN accuracy, images per second and time left: a live bar on a terminal, plain lines
@@ -14,7 +23,7 @@ class ProgressLine:
     def __init__(self, title: str, *, total: int, start: int, batch_size: int, quiet: bool):
         self._batch_size, self._start, self._began = batch_size, start, time.perf_counter()
         self._total, self._quiet, self._title = total, quiet, title
-        self._last_line = self._began
+        self._last_line, self._untold = self._began, ""
         console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("{task.description}"), BarColumn(),
@@ -31,13 +40,10 @@ class ProgressLine:
         words += [f"kNN {values['knn']:.3f}"] if "knn" in values else []
         text = "  ".join(words + [f"{rate:,.0f} images/s"])
         self._bar.update(self._task, completed=step, values=text)
-        now = time.perf_counter()
-        if self._bar.disable and not self._quiet and (now - self._last_line > 10
-                                                      or step == self._total):
-            left = (self._total - step) * self._batch_size / max(rate, 1e-9)
-            print(f"{self._title} {step}/{self._total}  {text}  {left:.0f} s left",
-                  file=sys.stderr, flush=True)
-            self._last_line = now
+        left = (self._total - step) * self._batch_size / max(rate, 1e-9)
+        self._untold = f"{self._title} {step}/{self._total}  {text}  {left:.0f} s left"
+        if time.perf_counter() - self._last_line > LINE_EVERY:
+            self._tell()
 
     def images_per_second(self, step: int) -> float:
         """Images per second since the run was started or resumed."""
@@ -45,3 +51,9 @@ class ProgressLine:
 
     def close(self) -> None:
         self._bar.stop()
+        self._tell()
+
+    def _tell(self):
+        if self._untold and self._bar.disable and not self._quiet:
+            tell(self._untold)
+        self._last_line, self._untold = time.perf_counter(), ""
