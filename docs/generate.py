@@ -91,7 +91,7 @@ def _prose(text):
     """Paragraphs, with literal blocks (after ``::``) as code."""
     text = re.sub(r"::\n\n((?:    .*\n?|\n)+)",
                   lambda m: ":\n\n```\n" + textwrap.dedent(m[1]).strip() + "\n```\n\n", text + "\n")
-    return _inline(text).strip() + "\n"
+    return re.sub(r"(?m)^:\n", "", _inline(text)).strip() + "\n"
 
 
 def _section(title, text):

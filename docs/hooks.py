@@ -7,6 +7,7 @@ docstrings. Links to files that are no pages become plain text.
 import pathlib
 import posixpath
 import re
+import textwrap
 
 import griffe
 from mkdocs.structure.files import File
@@ -30,6 +31,7 @@ API = {
                                             "errors"]),
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
+PROSE = re.compile(r"(?m)^(Use|Returns|References):\n((?: +.*\n?|\n)+)")  # sections of text alone
 IMAGE = re.compile(r"!\[([^\]]*)\]\(docs/([^)\s]+)\)")
 
 
@@ -64,10 +66,16 @@ def on_page_markdown(markdown, page, config, files):
 
 
 class Docstrings(griffe.Extension):
-    """Docstrings as Markdown and griffe want them."""
+    """Docstrings as griffe wants them, which knows neither all of their sections nor ``::``."""
 
     def on_instance(self, *, obj, **_):
         if obj.docstring:
-            text = re.sub(r"::(\n\n +)", r":\1", obj.docstring.value)  # literal blocks
+            text = re.sub(r"(?m)^::\n", "", obj.docstring.value)  # literal blocks
+            text = re.sub(r"::(\n\n +)", r":\1", text)
             # Names of arguments that share a description, over several lines.
-            obj.docstring.value = re.sub(r"(?m)^( +[\w, ]+,)\n +", r"\1 ", text)
+            text = re.sub(r"(?m)^( +[\w, ]+,)\n +", r"\1 ", text)
+            text = re.sub(r"(?m)^( +\w+(?:, \w+)+):",  # by a space an attribute's type would begin
+                          lambda found: found[0].replace(", ", ",\N{NO-BREAK SPACE}"), text)
+            text = re.sub(r"(?m)^Example:$", "Examples:", text)
+            obj.docstring.value = PROSE.sub(
+                lambda found: f"**{found[1]}:**\n\n{textwrap.dedent(found[2])}", text)
