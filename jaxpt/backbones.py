@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import os
 import pathlib
-import sys
 from typing import Any
 
 import jax
@@ -104,8 +103,8 @@ def _from_run(workdir) -> Backbone:
     saved = checkpoint.read_arrays(workdir, step)
     params, stats = ({name: tree for name, tree in saved[part].items() if name == "backbone"}
                      for part in ("params", "batch_stats"))
-    network = models.make_backbone(config.model, axis_name=AXIS)
-    encoder = _fitting(network, (params, stats), repr(str(workdir)))
+    encoder = _fitting(models.make_encoder(config.model, axis_name=AXIS), (params, stats),
+                       repr(str(workdir)))
     return _backbone(encoder, params, stats, label=config.method, method=config.method,
                      seed=config.seed, config=config, step=step)
 
@@ -114,8 +113,7 @@ def _from_weights(path, model) -> Backbone:
     state = weights.load_torch(path)
     network = models.make_backbone(model_of(state, model), axis_name=AXIS)
     imported = weights.import_state(state, network)
-    for sentence in imported.resized:
-        print(f"jaxpt: {path}: {sentence}.", file=sys.stderr)
+    weights.tell_resized(imported, path)
     encoder = models.Encoder(network, channels=3,
                              normalisation=model and model.get("normalisation") or "imagenet")
     return _backbone(encoder, {"backbone": imported.params}, {"backbone": imported.batch_stats},
@@ -161,14 +159,14 @@ def fingerprint(tree) -> str:
     return digest.hexdigest()[:16]
 
 
-def _fitting(network, variables, where) -> models.Encoder:
+def _fitting(encoder, variables, where) -> models.Encoder:
     """The encoder, for grey or for colour images, whose variables have exactly these names and
     shapes."""
     wrong = {}
     for channels in 1, 3:
-        encoder = models.Encoder(network, channels=channels)
+        encoder = encoder.clone(channels=channels)
         wanted = jax.eval_shape(lambda key: models.init(
-            encoder, key, models.sample(network, channels)),
+            encoder, key, models.sample(encoder.backbone, channels)),
                                 jax.random.key(0))
         wrong[channels] = _differences(variables, wanted)
         if not wrong[channels]:

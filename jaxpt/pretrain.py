@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxpt import memory
+from jaxpt import start as start_from
 from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, mixup, sources
@@ -88,7 +89,10 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
     dataset = dataset or sources.load(config.data)
     train = train_split(config, dataset)
     method, durations = prepare(config, dataset)
-    state = place_state(init_state(method, config, train.images), config, devices)
+    state = init_state(method, config, train.images)
+    if config.model.weights and (workdir is None or checkpoint.newest(workdir) is None):
+        state = start_from.from_weights(state, method.encoder.backbone, config.model.weights)
+    state = place_state(state, config, devices)
     feed = make_feed(config, train, dataset.coarse(train.labels), devices)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
@@ -206,6 +210,7 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
                                         warmup_steps=steps(config.optimizer.warmup))
     method = make_method(Setup(config, len(dataset.coarse.names), n_examples,
                                optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS))
+    start_from.check_image_size(method.encoder.backbone, config, dataset.train.images)
     return method, Durations(total, *(steps(d) for d in (config.log_every, config.knn_every,
                                                          config.checkpoint_every)))
 
@@ -236,7 +241,9 @@ def train_split(config, dataset) -> sources.Split:
 
 def init_state(method: Method, config, images: np.ndarray) -> TrainState:
     """The state before the first step, from the seed alone."""
-    sample = augment.to_float(jax.numpy.asarray(np.asarray(images[:1])))
+    side = config.augment.crop_size
+    shape = (side, side) if side else images.shape[1:3]
+    sample = np.zeros((1, *shape, images.shape[3]), np.float32)
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
 
 

@@ -86,7 +86,7 @@ def test_parameters_that_are_not_the_networks_are_all_named(pretrained):
     layer = tree[0]["backbone"]["Conv_0"]
     tree[0]["backbone"]["extra"] = layer.pop("kernel")
     with pytest.raises(InputError) as error:
-        backbones._fitting(opened.encoder.backbone, tree, "here")
+        backbones._fitting(opened.encoder, tree, "here")
     assert "'extra'] has shape (3, 3, 1, 16), but the network wants None" in str(error.value)
     assert "'kernel'] has shape None, but the network wants (3, 3, 1, 16)" in str(error.value)
 

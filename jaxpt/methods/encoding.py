@@ -20,9 +20,9 @@ TARGET_NORMS = ("batch", "running")
 def projected_encoder(setup, *, predictor: bool = False) -> models.Encoder:
     """The configured backbone with the configured projector, and predictor, on it."""
     config, axis = setup.config.model, setup.axis_name
-    return models.Encoder(
-        models.make_backbone(config, axis_name=axis), models.make_projector(config, axis_name=axis),
-        models.make_predictor(config, axis_name=axis) if predictor else None)
+    return models.make_encoder(
+        config, models.make_projector(config, axis_name=axis),
+        models.make_predictor(config, axis_name=axis) if predictor else None, axis_name=axis)
 
 
 class Queries(NamedTuple):

@@ -25,8 +25,8 @@ HEADS = ("linear", "mlp", "spinal")
 
 __all__ = ["BACKBONES", "HEADS", "Classifier", "ConvNeXt", "Encoded", "Encoder", "MlpClassifier",
            "MobileNetV2", "Projector", "PrototypeHead", "ResNet", "SpinalClassifier", "ViT",
-           "encode", "init", "make_backbone", "make_head", "make_predictor", "make_projector",
-           "sample"]
+           "encode", "init", "make_backbone", "make_encoder", "make_head", "make_predictor",
+           "make_projector", "sample"]
 
 
 def make_backbone(config, *, axis_name=None):
@@ -57,6 +57,21 @@ def make_backbone(config, *, axis_name=None):
         return make(dtype=compute_dtype(config.dtype), **given, **options)
     except TypeError as error:
         require(False, f"model.options of {config.name}: {error}.")
+
+
+def make_encoder(config, head=None, predictor=None, *, axis_name=None) -> Encoder:
+    """The backbone of a model config, with the images that it wants, and what stands on it.
+
+    Args:
+      config: as of ``make_backbone``, and maybe ``weights`` (a file that the backbone starts from;
+        it then takes images of three channels) and ``normalisation`` ("" is "imagenet" with
+        weights, as torchvision trains, and "unit" without).
+      head, predictor, axis_name: see ``Encoder`` and ``make_norm``.
+    """
+    weights = config.get("weights", "")
+    return Encoder(make_backbone(config, axis_name=axis_name), head, predictor,
+                   config.get("normalisation") or ("imagenet" if weights else "unit"),
+                   3 if weights else None)
 
 
 def sample(network, channels: int):

@@ -1,5 +1,6 @@
 """State dicts to variables and back, whatever the network."""
 
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -85,6 +86,12 @@ def import_state(state: dict[str, np.ndarray], network) -> Imported:
 
     variables = jax.tree_util.tree_map_with_path(taken, variables)
     return Imported(variables["params"], variables.get("batch_stats", {}), head, tuple(resized))
+
+
+def tell_resized(imported: Imported, path) -> None:
+    """Says on stderr what of the file at ``path`` was made to fit."""
+    for sentence in imported.resized:
+        print(f"jaxpt: {path}: {sentence}.", file=sys.stderr)
 
 
 def export_state(network, params, batch_stats, classifier=None,
