@@ -16,6 +16,8 @@ test: lint
 
 lint: $(STAMP)
 	$(BIN)/flake8
+	$(BIN)/mypy
+	$(BIN)/shellcheck scripts/*.sh .ci/run .ci/advisories
 
 # The documentation site, in build/site; a warning is an error. NO_MKDOCS_2_WARNING spares the log
 # an announcement of mkdocs-material's.
