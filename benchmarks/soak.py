@@ -3,15 +3,20 @@
     python benchmarks/soak.py --minutes 30
 
 LOOK on digits, one process, a checkpoint every few seconds and the kNN monitor in between, looked
-at from outside through ``/proc`` (Linux). Ends by the run's own ``--max-minutes``. Slopes are
-fitted to the means of whole minutes after the first fifth (compiling, first buffers); their
-intervals are 95 % by Student's t. Adds a record to benchmarks/records/soak.jsonl.
+at from outside through ``/proc`` (Linux). Ends by the run's own ``--max-minutes``. What counts is
+its second half: in the first the C library's heaps find their sizes. Slopes are fitted to the means
+of whole minutes; their intervals are 95 % by Student's t.
 
-Each save loses some kilobytes in tensorstore, orbax's writer, whose Python binding never frees the
-strings that it makes of its specs and metrics (``KvStore.Spec.to_json`` in a loop shows it; all
-versions from 0.1.74 to 0.1.86). So the last checkpoint's arrays are saved again and again by orbax
-alone, in a process with nothing of jaxpt's training in it, and what that loses a save is given
-beside, and taken off the slope of "memory without the saves".
+**Flat** means: memory grows by no more than LIMIT_KIB a save, at the upper end of the interval;
+and the fewest open files and threads of the last five minutes are no more than those of the five
+minutes with which the half begins, so that none is left open. Exits with status 1 where it is not.
+
+Then the last checkpoint's arrays are saved again and again in processes that do nothing else, once
+by orbax alone and once by ``jaxpt.train.checkpoint``: what each grows by with a save, and how many
+objects of Python stay. Tensorstore's binding never frees the strings of the JSON that it gives to
+Python (``KvStore.Spec.to_json``); ``jaxpt.train.tensorstore_leak`` has orbax ask less.
+
+Adds a record to benchmarks/records/soak.jsonl.
 """
 
 import argparse
@@ -32,32 +37,43 @@ from jaxpt.train.stopping import STATUS
 from jaxpt.train.workdir import open_run
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "soak.jsonl"
-EVERY = 5.0  # seconds between two looks
-CONFIG = {"duration": "100000000 steps", "checkpoint_every": "100 steps", "knn_every": "250 steps",
+EVERY = 1.0  # seconds between two looks
+LIMIT_KIB = 20.0  # a save: with one every ten minutes, 3 MiB a day
+CONFIG = {"duration": "100000000 steps", "checkpoint_every": "25 steps", "knn_every": "250 steps",
           "log_every": "20 steps", "devices": 1}
 SHOWN = {"memory_mib": "memory, MiB", "open_files": "open files", "threads": "threads"}
-SAVES_ALONE, FIRST_SAVES = 600, 100  # of orbax by itself; those in which pools fill up
+SAVES_ALONE, FIRST_SAVES = 500, 200  # of a saver by itself; those in which its heaps find a size
 ALONE = """
 import json, logging, pathlib, shutil, sys
-import jax, numpy as np, orbax.checkpoint as ocp
-from jaxpt.train.workdir import open_run
+import orbax.checkpoint as ocp
 
-def memory():
+by, checkpoint, folder, saves = *sys.argv[1:4], int(sys.argv[4])
+
+def look():
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+    kib = int(next(line for line in lines if line.startswith("VmRSS")).split()[1])
+    return kib, sys.getallocatedblocks()
 
 logging.getLogger("absl").setLevel(logging.CRITICAL)
-workdir, saves = sys.argv[1], int(sys.argv[2])
-_, step = open_run(workdir)
-with ocp.StandardCheckpointer() as saver:
-    state = saver.restore(f"{workdir}/checkpoints/{step}")
-    folder, kib = pathlib.Path(workdir) / "alone", []
-    for _ in range(saves):
-        saver.save(folder, state)
+saver = ocp.StandardCheckpointer()
+state = saver.restore(checkpoint)
+if by == "jaxpt":
+    from jaxpt.train.checkpoint import Checkpointer
+    checkpointer = Checkpointer(folder, keep=1, about={})
+
+def save(step):
+    if by == "jaxpt":
+        checkpointer.save(step, state, final=True)
+    else:
+        saver.save(f"{folder}/{step}", state)
         saver.wait_until_finished()
-        shutil.rmtree(folder)
-        kib.append(memory())
-print(json.dumps(kib))
+        shutil.rmtree(f"{folder}/{step}")
+
+seen = []
+for step in range(1, saves + 1):
+    save(step)
+    seen.append(look())
+print(json.dumps(seen))
 """
 
 
@@ -66,37 +82,53 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--out", default=str(RECORDS), help=f"default {RECORDS}")
     args = parser.parse_args()
+    load = [os.getloadavg()[0]]
     with tempfile.TemporaryDirectory() as workdir:
         looks, status = soak(workdir, args.minutes)
+        load.append(os.getloadavg()[0])
         _, step = open_run(workdir)
         rows = len(read_metrics(workdir))
-        lost = lost_by_orbax(workdir)
-    settled = looks[len(looks) // 5:]
-    values = {"steps": step, "rows": rows, "checkpoints": step // 100, "status": status,
-              **{name: growth(settled, name) for name in SHOWN}, "orbax_kib_a_save": lost}
-    saves_an_hour = values["checkpoints"] / looks[-1]["seconds"] * 3600
-    of_saves = lost["mean"] * saves_an_hour / 1024
-    values["memory_mib_an_hour_without_saves"] = {
-        edge: values["memory_mib"][name] - of_saves
-        for edge, name in (("mean", "per_hour"), ("low", "low"), ("high", "high"))}
-    for name, title in SHOWN.items():
-        grown = values[name]
-        print(f"{title:14} {grown['first']:8.1f} → {grown['last']:8.1f}   slope "
-              f"{grown['per_hour']:+.2f} an hour ({grown['low']:+.2f} … {grown['high']:+.2f})")
-    rest = values["memory_mib_an_hour_without_saves"]
-    print(f"orbax alone loses {lost['mean']:.1f} KiB a save ({lost['low']:.1f} … "
-          f"{lost['high']:.1f}); without that memory's slope is {rest['mean']:+.1f} MiB an hour "
-          f"({rest['low']:+.1f} … {rest['high']:+.1f})")
-    print(f"{step:,} steps, {values['checkpoints']:,} checkpoints, status {status}")
+        alone = {by: lost_alone(by, workdir, step) for by in ("orbax", "jaxpt")}
+    saves = step // int(CONFIG["checkpoint_every"].split()[0])
+    half = looks[len(looks) // 2:]
+    values = {"steps": step, "rows": rows, "checkpoints": saves, "status": status, "load": load,
+              **{name: growth(half, name) for name in SHOWN}, "alone": alone}
+    saves_an_hour = saves / looks[-1]["seconds"] * 3600
+    values["kib_a_save"] = {edge: values["memory_mib"][name] * 1024 / saves_an_hour
+                            for edge, name in (("mean", "per_hour"), ("low", "low"),
+                                               ("high", "high"))}
+    faults = not_flat(half, values["kib_a_save"]["high"])
+    values["flat"] = not faults
+    _show(values)
     protocol = {"minutes": args.minutes, "look_every_seconds": EVERY, "config": CONFIG,
-                "slope": "least squares over means of whole minutes after the first fifth",
-                "saves_alone": SAVES_ALONE, "first_saves": FIRST_SAVES}
+                "slope": "least squares over means of whole minutes of the second half",
+                "limit_kib_a_save": LIMIT_KIB, "saves_alone": SAVES_ALONE,
+                "first_saves": FIRST_SAVES}
     every = max(len(looks) // 60, 1)
     records.append(args.out, {
         "key": records.key_of({"soak": protocol, "date": time.time()}), "values": values,
         "protocol": protocol, "looks": looks[::every], **records.surroundings()})
     if status != STATUS:
-        sys.exit(f"the run ended with status {status}, expected {STATUS}")
+        faults.append(f"the run ended with status {status}, expected {STATUS}")
+    sys.exit("; ".join(faults) or 0)
+
+
+def _show(values) -> None:
+    for name, title in SHOWN.items():
+        grown = values[name]
+        print(f"{title:14} {grown['first']:8.1f} → {grown['last']:8.1f}   slope "
+              f"{_interval(grown, 'per_hour')} an hour")
+    for by, lost in values["alone"].items():
+        print(f"{by} alone: {_interval(lost['kib'])} KiB and {_interval(lost['objects'])} objects "
+              "of Python a save")
+    print(f"the run: {_interval(values['kib_a_save'])} KiB a save; {values['steps']:,} steps, "
+          f"{values['checkpoints']:,} checkpoints, status {values['status']}, load "
+          f"{values['load'][0]:.1f} … {values['load'][1]:.1f}: "
+          f"{'flat' if values['flat'] else 'NOT FLAT'}")
+
+
+def _interval(slope: dict[str, float], mean: str = "mean") -> str:
+    return f"{slope[mean]:+.1f} ({slope['low']:+.1f} … {slope['high']:+.1f})"
 
 
 def soak(workdir: str, minutes: float) -> tuple[list[dict[str, float]], int]:
@@ -114,15 +146,31 @@ def soak(workdir: str, minutes: float) -> tuple[list[dict[str, float]], int]:
     return looks, process.returncode
 
 
-def lost_by_orbax(workdir: str) -> dict[str, float]:
-    """KiB that a process grows by with each save of the run's state by orbax, nothing else."""
-    printed = subprocess.run([sys.executable, "-c", ALONE, workdir, str(SAVES_ALONE)], check=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    kib = json.loads(printed.splitlines()[-1])[FIRST_SAVES:]
-    of_tens = np.mean(np.reshape(kib, (-1, 10)), axis=1)
-    fit = stats.linregress(10 * np.arange(len(of_tens)), of_tens)
-    half = stats.t.ppf(0.975, len(of_tens) - 2) * fit.stderr
-    return {"mean": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
+def lost_alone(by: str, workdir: str, step: int) -> dict[str, dict[str, float]]:
+    """KiB and objects of Python that a process which only saves grows by with each save."""
+    checkpoint = f"{workdir}/checkpoints/{step}/"
+    with tempfile.TemporaryDirectory() as folder:
+        printed = subprocess.run(
+            [sys.executable, "-c", ALONE, by, checkpoint, folder, str(SAVES_ALONE)], check=True,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    seen = np.array(json.loads(printed.splitlines()[-1])[FIRST_SAVES:], float)
+    of_tens = np.mean(seen.reshape(-1, 10, 2), axis=1)
+    return {name: slope(10 * np.arange(len(of_tens)), y)
+            for name, y in zip(("kib", "objects"), of_tens.T)}
+
+
+def not_flat(looks: list[dict[str, float]], kib_a_save: float) -> list[str]:
+    """What grows, in sentences; none where a run is flat."""
+    faults = []
+    if kib_a_save > LIMIT_KIB:
+        faults.append(f"memory may grow by {kib_a_save:.1f} KiB a save, allowed are {LIMIT_KIB:g}")
+    begin, end = looks[0]["seconds"] + 300, looks[-1]["seconds"] - 300
+    for name in "open_files", "threads":
+        before = min(look[name] for look in looks if look["seconds"] <= begin)
+        after = min(look[name] for look in looks if look["seconds"] >= end)
+        if after > before:
+            faults.append(f"{SHOWN[name]} grew from {before} to {after}")
+    return faults
 
 
 def look_at(pid: int) -> dict[str, float]:
@@ -142,10 +190,15 @@ def growth(looks: list[dict[str, float]], name: str) -> dict[str, float]:
     x = np.unique(minute)
     y = np.array([np.mean([look[name] for look, m in zip(looks, minute) if m == each])
                   for each in x])
-    fit = stats.linregress(x / 60, y)
+    fit = slope(x / 60, y)
+    return {"first": y[0], "last": y[-1], "per_hour": fit.pop("mean"), **fit}
+
+
+def slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
+    """Of a straight line, with its 95 % interval."""
+    fit = stats.linregress(x, y)
     half = stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr
-    return {"first": y[0], "last": y[-1], "per_hour": fit.slope, "low": fit.slope - half,
-            "high": fit.slope + half}
+    return {"mean": fit.slope, "low": fit.slope - half, "high": fit.slope + half}
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
-from jaxpt.train.metrics import MetricWriter
+from jaxpt.train.metrics import MetricWriter, read_metrics
 from jaxpt.train.parallel import AXIS, Devices
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState
@@ -44,7 +44,8 @@ class Trained(NamedTuple):
     Attributes:
       encoder: backbone and head.
       state: the last TrainState.
-      history: what was logged, one dict per row, each with its step.
+      history: what was logged, one dict per row, each with its step; with a workdir also by the
+        starts that this one went on from.
     """
 
     encoder: Any
@@ -121,7 +122,7 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
                            log, checkpointer, stop)
         except TooManySkipped as error:
             raise _not_finite(error, config, workdir) from error
-    return Trained(method.encoder, state, log.history)
+    return Trained(method.encoder, state, log.history if workdir is None else read_metrics(workdir))
 
 
 def _tell(devices, feed, dataset, workdir, quiet) -> None:

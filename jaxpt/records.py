@@ -28,11 +28,16 @@ def surroundings() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "device": f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} CPU cores)",
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": packages(),
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
         "revision": _revision(),
     }
+
+
+def packages() -> dict[str, str]:
+    """Name → version of what a result depends on."""
+    return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 def writable_folder(path: str | os.PathLike) -> pathlib.Path:

@@ -21,11 +21,12 @@ from jax.experimental import multihost_utils
 
 from jaxpt import records
 from jaxpt.errors import RunError, require
-from jaxpt.train import manifest
+from jaxpt.train import manifest, tensorstore_leak
 from jaxpt.train.files import absolute
 
 # Orbax tells every file it touches, and the whole traceback of what it raises as well.
 logging.getLogger("absl").setLevel(logging.CRITICAL)
+tensorstore_leak.avoid()
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
 UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what orbax did not rename into place
@@ -57,7 +58,8 @@ class Checkpointer:
           InputError: where the newest checkpoint is of another format.
         """
         self._root = absolute(workdir) / FOLDER
-        self._keep, self._about, self._best = keep, about, best
+        self._keep, self._best = keep, best
+        self._about = about | {"packages": records.packages()}
         self._stop_on_failure = stop_on_failure
         if jax.process_index() == 0:
             _tidy(self._root)
@@ -134,9 +136,8 @@ class Checkpointer:
         try:
             self._saver.wait_until_finished()
             if jax.process_index() == 0:
-                about = self._about | {"step": step, "score": score,
-                                       "packages": records.surroundings()["packages"]}
-                manifest.write(self._root / str(step), about)
+                manifest.write(self._root / str(step),
+                               self._about | {"step": step, "score": score})
         except Exception as error:  # told in the thread of the run
             self._failure = step, error
             return

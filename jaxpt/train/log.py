@@ -20,7 +20,8 @@ class Log:
     """Rows of metrics, read from the device one row late, so that the host never waits for it.
 
     Attributes:
-      history: the rows, each with its step.
+      history: the rows, each with its step; none where a writer keeps them, since a long run has
+        more of them than memory should hold.
     """
 
     def __init__(self, writer: MetricWriter | None, progress: ProgressLine, *, max_skipped: int,
@@ -30,6 +31,7 @@ class Log:
         self._writer, self._progress, self._max_skipped = writer, progress, max_skipped
         self._warnings = warnings
         self._waiting = None
+        self._last: dict[str, float] = {}
         self._warned: set[str] = set()
 
     def later(self, step: int, metrics, state: TrainState) -> None:
@@ -54,10 +56,12 @@ class Log:
 
     def now(self, step: int, row: dict[str, float]) -> None:
         """Writes a row of Python numbers, and warns where it calls for it."""
-        self.history.append({"step": step, **row})
         if self._writer:
             self._writer.write(step, row)
-        self._progress.show(step, (self.history[-2] if len(self.history) > 1 else {}) | row)
+        else:
+            self.history.append({"step": step, **row})
+        self._progress.show(step, self._last | row)
+        self._last = row
         for text in self._warnings(row):
             if text.split("(")[0] not in self._warned:
                 self._warned.add(text.split("(")[0])
