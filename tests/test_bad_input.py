@@ -47,15 +47,19 @@ def template(tmp_path_factory):
              test_images=images[:, :4], test_labels=np.zeros(20, int))
     np.savez(tmp_path / "named.npz", train_images=images, train_labels=np.array(["cat"] * 20),
              test_images=images, test_labels=np.zeros(20, int))
+    shutil.copy(tmp_path / "lacking.npz", tmp_path / "leaves.npz")
+    with zipfile.ZipFile(tmp_path / "leaves.npz", "a") as archive:
+        archive.write(tmp_path / "file", "../../owned")
+        archive.write(tmp_path / "file", "/tmp/owned")
     (tmp_path / "torn.npz").write_bytes((tmp_path / "outside.npz").read_bytes()[:200])
     return tmp_path
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, template, monkeypatch):
-    """The current folder, with a copy of all that."""
-    shutil.copytree(template, tmp_path, symlinks=True, dirs_exist_ok=True)
-    monkeypatch.chdir(tmp_path)
+    """A folder, two levels below which is the current one, with a copy of all that."""
+    shutil.copytree(template, tmp_path / "of" / "work", symlinks=True)
+    monkeypatch.chdir(tmp_path / "of" / "work")
     return tmp_path
 
 
@@ -280,6 +284,7 @@ BAD_INPUT = {
     "npz of floats": (PRETRAIN + of_data("npz", "floats.npz"), "images must be uint8"),
     "npz with too few labels": (PRETRAIN + of_data("npz", "short.npz"), "20 images but labels of"),
     "npz without a test part": (PRETRAIN + of_data("npz", "lacking.npz"), "lacks the arrays"),
+    "npz that leaves its folder": (PRETRAIN + of_data("npz", "leaves.npz"), "lacks the arrays"),
     "npz of two sizes": (PRETRAIN + of_data("npz", "sizes.npz"), "but test images"),
     "npz with names for labels": (PRETRAIN + of_data("npz", "named.npz"), "must be integers"),
     "npz cut short": (PRETRAIN + of_data("npz", "torn.npz"), "no whole .npz"),

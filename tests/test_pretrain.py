@@ -195,6 +195,16 @@ def test_another_config_is_refused_and_nothing_is_touched(tmp_path, dataset):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()} == before
 
 
+def test_the_checkpoint_with_the_best_monitor_stays(tmp_path, dataset, monkeypatch):
+    knn = {3: 0.5, 6: 0.9, 9: 0.7, 12: 0.6}
+    monkeypatch.setattr(pretrain, "_make_monitor",
+                        lambda *_: lambda state: {"knn": knn[int(state.step)]})
+    config = short(knn_every="3 steps", keep_checkpoints=1, keep_best=True)
+    pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
+    assert {path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()} == {"6", "12"}
+    assert [checkpoint.about(tmp_path, step)["score"] for step in (6, 12)] == [0.9, 0.6]
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, dataset):
     config = short("cross_entropy", **{"optimizer.learning_rate": 1e30})
     with pytest.raises(RunError, match="not finite at step"):
@@ -210,9 +220,10 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, dataset):
 
 def test_metrics_go_to_json_lines_and_tensorboard(tmp_path, dataset):
     config = short(duration="13 steps", keep_checkpoints=2, knn_k=1)
-    pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
+    trained = pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
     rows = read_metrics(tmp_path)
     assert [r["step"] for r in rows if "loss" in r] == [2, 4, 6, 8, 10, 12, 13]
+    assert trained.history == rows
     assert [r["step"] for r in rows if "knn" in r] == [6, 12, 13]
     # Were an image its own neighbour, the one nearest would always be right.
     assert all(r["knn"] < 1 for r in rows if "knn" in r)
