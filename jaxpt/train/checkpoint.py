@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from jaxpt import records
 from jaxpt.errors import RunError, require
-from jaxpt.train import manifest, tensorstore_leak
+from jaxpt.train import heap, manifest, tensorstore_leak
 from jaxpt.train.files import absolute
 
 # Orbax tells every file it touches, and the whole traceback of what it raises as well.
@@ -148,6 +148,7 @@ class Checkpointer:
                 if jax.process_index() == 0:
                     _remove(self._root / str(old))
                 del self._scores[old]
+        heap.give_back()
 
     def _superfluous(self) -> list[int]:
         steps = sorted(self._scores)
