@@ -26,8 +26,8 @@ def _run(argv):
     parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     try:
-        # Configs of data show are those of pre-training.
-        kind = "pretrain" if args.run is _data_show else args.command
+        # Configs of data show and plan are those of pre-training.
+        kind = "pretrain" if args.run in (_data_show, _plan) else args.command
         takes_config = kind in ("pretrain", "scaling", "transfer")
         if rest and not takes_config:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -73,6 +73,7 @@ def _parser():
         pretrain.add_argument(f"--{name}", metavar=metavar, help=f"{text}; default: as the "
                               "environment, SLURM, Open MPI or the TPU pod slice says")
     pretrain.set_defaults(run=_pretrain)
+    _plan_command(commands)
     launch = commands.add_parser(
         "launch", help="one pre-training run as several processes on this machine")
     launch.add_argument("--processes", type=int, default=2, metavar="N", help="how many (2)")
@@ -149,6 +150,22 @@ def _evaluate_command(commands):
     evaluate.set_defaults(run=_evaluate)
 
 
+def _plan_command(commands):
+    plan = _config_command(
+        commands, "plan", "time, memory and chip-hours of a pre-training run, on paper",
+        "pretrain/digits.py:look", kind="pretrain")
+    plan.add_argument("--chips", required=True, metavar="KIND-N,…",
+                      help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 and how many, as v5e-8")
+    for name in "images", "classes":
+        plan.add_argument(f"--{name}", type=int, default=0, metavar="N", help=f"training {name}; "
+                          "default: as the set's name or its folder says")
+    plan.add_argument("--utilisation", type=float, default=0.5, metavar="SHARE",
+                      help="of the published peaks that is reached: an assumption (0.5)")
+    plan.add_argument("--dollars-per-chip-hour", type=float, default=0.0, metavar="PRICE",
+                      help="what you pay; default: the cost stays a formula")
+    plan.set_defaults(run=_plan)
+
+
 def _data_command(commands):
     data = commands.add_parser("data", help="look at images before they are trained on")
     subcommands = data.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
@@ -214,6 +231,25 @@ def _pretrain(args):
         return STATUS
     print(f"done: {args.workdir}")
     return 0
+
+
+def _plan(args):
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxpt import plan
+
+    require(0 <= args.dollars_per_chip_hour < float("inf"), "--dollars-per-chip-hour must be 0 or "
+            f"more, got {args.dollars_per_chip_hour}.")
+    chips = args.chips.split(",")
+    plans = plan.run(args.config, chips, images=args.images, classes=args.classes,
+                     utilisation=args.utilisation)
+    table = Table("", *chips)
+    for title, cells in plan.rows(plans, args.dollars_per_chip_hour):
+        table.add_row(title, *cells)
+    Console().print(table)
+    for sentence in plan.notes(plans, args.utilisation):
+        print(sentence)
 
 
 def _launch(args):

@@ -189,8 +189,13 @@ class Durations(NamedTuple):
 
 def prepare(config, dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
+    return prepare_for(config, n_examples=len(train_split(config, dataset).ids),
+                       classes=len(dataset.coarse.names))
+
+
+def prepare_for(config, *, n_examples: int, classes: int) -> tuple[Method, Durations]:
+    """The same for so many training examples of so many classes."""
     check_numbers(config)
-    n_examples = len(train_split(config, dataset).ids)
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
@@ -209,7 +214,7 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
     require(total >= 1, f"duration {config.duration!r} is less than one step.")
     schedule = optimizers.learning_rate(config.optimizer, total_steps=total,
                                         warmup_steps=steps(config.optimizer.warmup))
-    method = make_method(Setup(config, len(dataset.coarse.names), n_examples,
+    method = make_method(Setup(config, classes, n_examples,
                                optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS))
     start_from.check_image_size(method.encoder.backbone, config, dataset.train.images)
     return method, Durations(total, *(steps(d) for d in (config.log_every, config.knn_every,
@@ -249,22 +254,25 @@ def init_state(method: Method, config, images: np.ndarray) -> TrainState:
 
 
 def place_state(state: TrainState, config, devices: Devices) -> TrainState:
-    """The first state on the devices, with its memory in parts where the config shards it.
+    """The first state on the devices, with its memory in parts where the config shards it."""
+    return devices.place(state, in_parts(state, config, devices.count))
+
+
+def in_parts(state: TrainState, config, devices: int) -> TrainState:
+    """For each of a state's arrays whether it lies in parts on so many devices.
 
     Raises:
       InputError: where the memory does not divide over the devices, or they are mapped by pmap.
     """
-    in_parts = jax.tree.map(lambda _: False, state)
-    if config.memory_sharding == "sharded" and state.memory is not None:
-        size = len(state.memory.labels)
-        require(devices.mapping != "pmap",
-                "memory_sharding sharded needs mapping shard_map, got pmap.")
-        require(size % devices.count == 0,
-                f"a memory of {size} keys does not divide over {devices.count} devices: make "
-                f"{'data.pretrain_limit' if config.memory_kind == 'bank' else 'memory'} a multiple "
-                f"of {devices.count}, or set memory_sharding to replicated.")
-        in_parts = in_parts.replace(memory=memory.SHARDED)
-    return devices.place(state, in_parts)
+    parts = jax.tree.map(lambda _: False, state)
+    if config.memory_sharding != "sharded" or state.memory is None:
+        return parts
+    size = len(state.memory.labels)
+    require(config.mapping != "pmap", "memory_sharding sharded needs mapping shard_map, got pmap.")
+    require(size % devices == 0, f"a memory of {size} keys does not divide over {devices} devices: "
+            f"make {'data.pretrain_limit' if config.memory_kind == 'bank' else 'memory'} a "
+            f"multiple of {devices}, or set memory_sharding to replicated.")
+    return parts.replace(memory=memory.SHARDED)
 
 
 def _train(state, feed, start, method, devices, config, durations, monitor, log, checkpointer,

@@ -27,6 +27,9 @@ MAY_IMPORT = {
     "records": set(),
     "pretrain": {"methods", "memory", "train", "data", "evaluation", "models", "configs",
                  "config_check", "start"},
+    "chips": set(),
+    "counting": set(),
+    "plan": {"chips", "counting", "pretrain", "methods", "train", "data"},
     "torch_pickle": set(),
     "weights": {"models", "torch_pickle"},
     "start": {"weights", "train"},
@@ -43,7 +46,7 @@ MAY_IMPORT = {
     "scaling": {"study", "report", "records", "data", "train"},
     "data_show": {"pretrain", "methods", "data"},
     "launch": {"train"},
-    "cli": {"config_files", "launch", "train", "demo", "data_show", "pretrain", "replay", "scaling",
+    "cli": {"config_files", "launch", "train", "demo", "data_show", "plan", "pretrain", "replay", "scaling",
             "transfer", "evaluate", "report", "records", "configs", "data"},
 }
 PURE = ("losses", "knn", "selection", "memory")  # arrays in, arrays out

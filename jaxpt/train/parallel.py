@@ -10,7 +10,7 @@ from typing import Any, Callable
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.errors import require
 
@@ -50,10 +50,7 @@ class Devices:
 
     def check_batch(self, batch_size: int) -> None:
         """Raises InputError where the devices cannot share a batch evenly."""
-        require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
-        require(batch_size % self.count == 0,
-                f"batch_size {batch_size} does not divide over {self.count} devices: make it a "
-                f"multiple of {self.count}.")
+        check_batch(batch_size, self.count)
 
     def replicate(self, tree: Any) -> Any:
         """Puts host arrays on all devices, the same on each."""
@@ -133,6 +130,34 @@ class Devices:
             return mapped(state, data, rows)
 
         return run
+
+
+def check_batch(batch_size: int, devices: int) -> None:
+    """Raises InputError where so many devices cannot share a batch evenly."""
+    require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
+    require(batch_size % devices == 0, f"batch_size {batch_size} does not divide over {devices} "
+            f"devices: make it a multiple of {devices}.")
+
+
+def trace(step: Callable, state: Any, batch: Any, *, in_parts: Any, devices: int):
+    """The jaxpr of what one of so many devices, which need not be there, does in a step.
+
+    Args:
+      step: (state, batch) → (state, metrics).
+      state, batch: of all devices; arrays or their shapes. What of the batch has no axis is the
+        same on all.
+      in_parts: see ``Devices.place``.
+    """
+    def spec(split):
+        return PartitionSpec(AXIS) if split else PartitionSpec()
+
+    states = jax.tree.map(spec, in_parts)
+    mapped = jax.shard_map(
+        step, mesh=AbstractMesh((devices,), (AXIS,)), check_vma=False,
+        in_specs=(states, jax.tree.map(lambda x: spec(x.ndim > 0), batch)),
+        out_specs=(states, PartitionSpec()))
+    equation, = jax.make_jaxpr(mapped)(state, batch).jaxpr.eqns
+    return equation.params["jaxpr"]
 
 
 def _put(x, sharding):
