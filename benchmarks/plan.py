@@ -1,114 +1,108 @@
-"""LOOK's step from one chip to a TPU v5e-256 slice, on paper: nothing here was run on a TPU.
+"""What ``jaxpt plan`` says of the recipes of ImageNet-1k, and of LOOK from one chip to 256.
 
     python benchmarks/plan.py
 
-FLOPs and activations are counted in jaxpt's own ResNet-50, as it is traced; what a chip can do is
-public; what else is assumed stands in ``ASSUMED``.
+Counts all of it anew, keeps it as benchmarks/records/plan.jsonl, and writes its line into the header
+of each recipe; ``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
 """
 
-import functools
+import importlib
+import json
+import pathlib
+import re
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from jaxpt import plan, records
+from jaxpt.configs.pretrain import recipes
+from jaxpt.configs.pretrain.imagenet import look
+from jaxpt.methods import METHODS
 
-from jaxpt import models
-
-# TPU v5e, Google's figures. Bytes/s: of the memory, and of all links of a chip together.
-CHIP = {"flops": 197e12, "memory_bytes": 16e9, "memory_rate": 819e9, "link_rate": 1600e9 / 8}
-ASSUMED = {
-    "utilisation": 0.5,  # of the peaks, for arithmetic, memory and links alike
-    "passes": 4,  # over each convolution's output, forward: written, for statistics, normed, read
-    "backward": 2,  # times the forward's FLOPs and passes
-    "kept": 2,  # activations that wait for the backward pass, per convolution
-    "state": 4,  # float32 copies of the parameters: they, momentum, target, gradient
-}
-SHAPES = {"pixels": 224, "batch": 64, "memory": 1_281_167, "dim": 128, "k": 400, "epochs": 100,
-          "images": 1_281_167}
-CHIPS = (1, 8, 64, 256)
-ACTIVATION, FLOAT, KEY = 2, 4, 4  # bytes: of bfloat16, of float32, of a key's entries
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RECORDS = ROOT / "benchmarks" / "records" / "plan.jsonl"
+PAGES = ROOT / "configs" / "pretrain" / "imagenet"
+SLICE = "v5e-32"  # that the headers speak of
+SLICES = ("v5e-1", "v5e-8", "v5e-64", "v5e-256")
+LINE = re.compile(r"^On paper: .*$", re.MULTILINE)
 
 
-@functools.cache
-def network(pixels: int, dim: int) -> dict[str, float]:
-    """FLOPs and convolution outputs of ResNet-50 and projector for an image, and parameters."""
-    encoder = models.Encoder(models.ResNet50(dtype=jnp.bfloat16),
-                             models.Projector((2048,), dim, dtype=jnp.bfloat16))
-    image = jax.ShapeDtypeStruct((1, pixels, pixels, 3), jnp.float32)
-    shapes = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, False), image)
-    traced = jax.make_jaxpr(lambda v, x: encoder.apply(v, x, False))(shapes, image)
-    flops = outputs = 0
-    for equation in equations(traced.jaxpr):
-        out = equation.outvars[0].aval
-        if equation.primitive.name == "conv_general_dilated":
-            flops += 2 * out.size * np.prod(equation.invars[1].aval.shape[:-1])
-            outputs += out.size
-        elif equation.primitive.name == "dot_general":
-            flops += 2 * out.size * equation.invars[1].aval.shape[0]
-    parameters = sum(x.size for x in jax.tree.leaves(shapes["params"]))
-    return {"flops": float(flops), "outputs": float(outputs), "parameters": float(parameters)}
+def jobs() -> dict[str, tuple]:
+    """(config, chips) by name."""
+    found = {method: (recipe(method), SLICE) for method in METHODS}
+    return found | {chips: (scaled(chips), chips) for chips in SLICES}
 
 
-def equations(jaxpr):
-    """All equations, those of jaxprs within too."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for value in equation.params.values():
-            if hasattr(value, "jaxpr"):
-                yield from equations(value.jaxpr)
+def recipe(method: str, variant: str = ""):
+    """The recipe of ImageNet-1k."""
+    return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
-def step(chips: int, s: dict = SHAPES, a: dict = ASSUMED) -> dict[str, float]:
-    """Seconds, bytes and chip-hours for ``chips`` chips with ``s["batch"]`` images each.
+def scaled(chips: str):
+    """LOOK's recipe for 100 epochs with 64 images a chip and a memory as large as the set (to a
+    multiple of all numbers of chips), in parts."""
+    c = look.get_config()
+    c.duration = "100 epochs"
+    c.batch_size = 64 * int(chips.partition("-")[2])
+    c.memory, c.memory_sharding = recipes.IMAGES // 256 * 256, "sharded"
+    return c
 
-    Online forward and backward and target forward; the memory split over the chips, every chip
-    searching its part for the queries of all; ring all-reduce of float32 gradients.
-    """
-    net, batch, whole = network(s["pixels"], s["dim"]), s["batch"], s["batch"] * chips
-    times = 1 + a["backward"] + 1
-    own_keys = s["memory"] / chips
-    search_flops = 2 * whole * own_keys * s["dim"]
-    rate = {name: a["utilisation"] * value for name, value in CHIP.items()}
-    arithmetic = times * batch * net["flops"] / rate["flops"]
-    traffic = times * a["passes"] * batch * net["outputs"] * ACTIVATION / rate["memory_rate"]
-    # float32 products at the highest precision are six passes of bfloat16 ones.
-    similarities = 2 * whole * own_keys * FLOAT / rate["memory_rate"]
-    search = max(6 * search_flops / rate["flops"],
-                 similarities + own_keys * s["dim"] * KEY / rate["memory_rate"])
-    reduced = 2 * (chips - 1) / chips * net["parameters"] * FLOAT
-    # Queries out, keys in, and of each query k candidates (value and index) from every chip.
-    exchanged = (chips - 1) / chips * (2 * whole * s["dim"] * FLOAT
-                                       + 2 * batch * s["k"] * chips * FLOAT)
-    links = (reduced + exchanged) / rate["link_rate"]
-    seconds = max(arithmetic, traffic) + search + links
-    held = (a["state"] * net["parameters"] * FLOAT + own_keys * (s["dim"] * KEY + 9)
-            + a["kept"] * batch * net["outputs"] * ACTIVATION)
-    hours = s["epochs"] * s["images"] / whole * seconds / 3600
-    return {"arithmetic": arithmetic, "traffic": traffic, "search": search, "links": links,
-            "seconds": seconds, "images": whole / seconds, "reduced": reduced,
-            "exchanged": exchanged, "held": held, "hours": hours, "chip_hours": chips * hours}
+
+def made(name: str) -> dict:
+    """The record of a job."""
+    config, chips = jobs()[name]
+    found, = plan.run(config, [chips], images=recipes.IMAGES, classes=recipes.CLASSES)
+    return {"benchmark": "plan", "name": name, "utilisation": plan.UTILISATION,
+            "config": config.to_dict(), "plan": found._asdict(), **records.surroundings()}
+
+
+def stored() -> dict[str, dict]:
+    """Records by the job's name."""
+    return {record["name"]: record for record in records.read(RECORDS)}
+
+
+def plan_of(record: dict) -> plan.Plan:
+    """What a record holds."""
+    return plan.Plan(**record["plan"])
+
+
+def line(record: dict) -> str:
+    """What a recipe's header says."""
+    p = plan_of(record)
+    return (f"On paper: {plan.told(p.hours)} hours on {p.chips}, {plan.told(p.chip_hours)} "
+            f"chip-hours, {plan.told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
+            "a chip (benchmarks/plan.py).")
 
 
 def markdown() -> str:
-    """The plan as a table, and what went into it."""
-    lines = ["| chips | batch | arithmetic, ms | memory traffic, ms | search, ms | links, ms | "
-             "step, ms | images/s | all-reduce, MB | exchanged, MB | held, GB | 100 epochs, h | "
-             "chip-hours |", "| ---: |" + " ---: |" * 12]
-    for chips in CHIPS:
-        x = step(chips)
-        cells = [f"{SHAPES['batch'] * chips:,}",
-                 *(f"{1e3 * x[name]:.1f}" for name in ("arithmetic", "traffic", "search", "links",
-                                                       "seconds")),
-                 f"{x['images']:,.0f}", f"{x['reduced'] / 1e6:.0f}", f"{x['exchanged'] / 1e6:.0f}",
-                 f"{x['held'] / 1e9:.1f}", f"{x['hours']:.1f}", f"{x['chip_hours']:.0f}"]
-        lines.append(f"| {chips} | " + " | ".join(cells) + " |")
-    net = network(SHAPES["pixels"], SHAPES["dim"])
-    lines.append(f"\nOne image: {net['flops'] / 1e9:.1f} GFLOP forward, "
-                 f"{net['outputs'] / 1e6:.1f} million outputs of convolutions; "
-                 f"{net['parameters'] / 1e6:.1f} million parameters with the projector. Memory: "
-                 f"{SHAPES['memory']:,} keys × {SHAPES['dim']}, k = {SHAPES['k']}.")
+    """LOOK over numbers of chips."""
+    found = [plan_of(stored()[chips]) for chips in SLICES]
+    titles, cells = zip(*plan.rows(found), strict=True)
+    lines = ["| | " + " | ".join(SLICES) + " |", "|---" + "| ---: " * len(SLICES) + "|"]
+    return "\n".join(lines + [f"| {title} | " + " | ".join(row) + " |"
+                              for title, row in zip(titles, cells, strict=True)])
+
+
+def recipes_markdown() -> str:
+    """The recipes of ImageNet-1k: what their headers say."""
+    lines = ["| recipe | what is expected, and of whom | hours on " + SLICE + " | chip-hours |",
+             "|---|---|---:|---:|"]
+    for method in METHODS:
+        text = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").__doc__
+        title = text.partition(" on ImageNet-1k")[0]
+        expected = " ".join(re.search(r"^Expected: (.*?)^On paper", text,
+                                      re.MULTILINE | re.DOTALL)[1].split())
+        p = plan_of(stored()[method])
+        lines.append(f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
+                     f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} |")
     return "\n".join(lines)
 
 
+def main() -> None:
+    found = [made(name) for name in jobs()]
+    RECORDS.write_text("".join(json.dumps(record, default=list) + "\n" for record in found))
+    for record in found:
+        page = PAGES / f"{record['name']}.py"
+        if page.exists():
+            page.write_text(LINE.sub(lambda _, r=record: line(r), page.read_text()))
+
+
 if __name__ == "__main__":
-    print(markdown())
+    main()

@@ -14,14 +14,15 @@ import traceback
 
 from jaxpt.errors import InputError, require
 
+SHARED = "recipes.py"  # what recipes are made with: no config
 OPEN = "model.options."  # what may be there depends on the network, which checks it
 
 
 def installed(kind: str) -> list[str]:
     """Names of the configs of a kind (pretrain, transfer) that come with jaxpt."""
-    folder = importlib.resources.files("jaxpt.configs") / kind
-    return sorted(f"{kind}/{file.name}" for file in folder.iterdir()
-                  if file.name.endswith(".py") and file.name != "__init__.py")
+    root = pathlib.Path(str(importlib.resources.files("jaxpt.configs")))
+    return sorted(str(file.relative_to(root)) for file in (root / kind).rglob("*.py")
+                  if file.name not in ("__init__.py", SHARED))
 
 
 def read(command: str, name: str, overrides: list[str]):

@@ -27,6 +27,7 @@ from jaxpt.train import parallel
 from jaxpt.train.guard import guarded
 
 UTILISATION = 0.5  # the share of all peaks that is assumed to be reached
+SHORT = 2e-3  # seconds of a step, below which the plan says that it is none
 GREY = {"digits": 8, "fashion_mnist": 28}  # sets of one channel, with their sides
 
 
@@ -216,26 +217,31 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
 
     def dollars(plan):
         if dollars_per_chip_hour:
-            return f"{plan.chip_hours * dollars_per_chip_hour:,.0f}"
-        return f"{plan.chip_hours:,.0f} × price"
+            return told(plan.chip_hours * dollars_per_chip_hour)
+        return f"{told(plan.chip_hours)} × price"
 
     return [
         row("chips", lambda p: f"{p.count:,}"),
         row("batch", lambda p: f"{p.batch:,}"),
         row("images/s", lambda p: f"{p.images_per_second:,.0f}"),
-        row("step, ms", lambda p: f"{1e3 * p.seconds:,.1f}"),
-        *(row(f"– {part}, ms", lambda p, part=part: f"{1e3 * getattr(p, part):,.1f}")
+        row("step, ms", lambda p: told(1e3 * p.seconds)),
+        *(row(f"– {part}, ms", lambda p, part=part: told(1e3 * getattr(p, part)))
           for part in ("arithmetic", "traffic", "links")),
-        row("– of arithmetic, exact float32, ms", lambda p: f"{1e3 * p.exact:,.1f}"),
-        row("GFLOP of a chip's step", lambda p: f"{p.gigaflops:,.1f}"),
-        row("hours", lambda p: f"{p.hours:,.1f}"),
-        row("chip-hours", lambda p: f"{p.chip_hours:,.0f}"),
+        row("– of arithmetic, exact float32, ms", lambda p: told(1e3 * p.exact)),
+        row("GFLOP of a chip's step", lambda p: told(p.gigaflops)),
+        row("hours", lambda p: told(p.hours)),
+        row("chip-hours", lambda p: told(p.chip_hours)),
         row("dollars", dollars),
-        *(row(f"{part}, GB a chip", lambda p, part=part: f"{p.memory[part] / 1e9:,.2f}")
+        *(row(f"{part}, GB a chip", lambda p, part=part: told(p.memory[part] / 1e9))
           for part in plans[0].memory),
-        row("all of it, GB of GB", lambda p: f"{sum(p.memory.values()) / 1e9:,.1f} of "
+        row("all of it, GB a chip", lambda p: f"{told(sum(p.memory.values()) / 1e9)} of "
             f"{p.capacity / 1e9:,.0f}"),
         row("keys in memory", lambda p: f"{p.keys:,}")]
+
+
+def told(x: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def notes(plans: list[Plan], utilisation: float = UTILISATION) -> list[str]:
@@ -250,6 +256,9 @@ def notes(plans: list[Plan], utilisation: float = UTILISATION) -> list[str]:
         f"The hosts must decode {max(p.images_per_second for p in plans):,.0f} images/s between "
         "them, unless the set lies on the chips."]
     for plan in plans:
+        if plan.seconds < SHORT:
+            said.append(f"{plan.chips}: a step this short is bound by what is not counted, kernel "
+                        "starts and the host; it will take longer.")
         if sum(plan.memory.values()) > plan.capacity:
             said.append(f"{plan.chips} does not fit: raise micro_batches, lower batch_size, set "
                         "model.remat or memory_sharding, or take more chips.")

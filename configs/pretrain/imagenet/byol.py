@@ -1,0 +1,29 @@
+"""BYOL on ImageNet-1k (Grill et al., NeurIPS 2020).
+
+    jaxpt pretrain --config=pretrain/imagenet/byol.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_byol
+
+Source: the paper: batch 4,096, LARS, heads 4096-256, 10 epochs of warm-up; EMA 0.99, rate 0.3 and
+weight decay 1e-6 for 300 epochs, EMA 0.996, rate 0.2 and 1.5e-6 for 1,000; those of 100 epochs
+(rate 0.45) are unchecked, as are these.
+Expected: linear 72.5 after 300 epochs, 74.3 after 1,000 (unchecked). Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, 300ep, 1000ep, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.45, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs", "batch_size": 4096, "ema": 0.99,
+    "model.projector.hidden": (4096,), "model.projector.dim": 256,
+    "model.predictor.hidden": (4096,),
+}
+LONGER = {
+    "300ep": {"duration": "300 epochs", "rate": 0.3},
+    "1000ep": {"duration": "1000 epochs", "rate": 0.2, "ema": 0.996, "optimizer.weight_decay": 1.5e-06},
+}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("byol", variant, SETTINGS, augment="byol", longer=LONGER)

@@ -1,0 +1,29 @@
+"""Cross-entropy on ImageNet-1k (as He et al., CVPR 2016, and Goyal et al. 2017 train it).
+
+    jaxpt pretrain --config=pretrain/imagenet/cross_entropy.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_cross_entropy
+
+Source: common practice, unchecked: SGD with momentum 0.9, rate 0.1 for 256 images, weight decay
+1e-4, 5 epochs of warm-up, label smoothing 0.1, BatchNorm of each device. SL-MLP (Wang et al.,
+CVPR 2022) is --config.classifier=mlp.
+Expected: about 76 % top-1 (unchecked). Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, 300ep, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.1, "optimizer.weight_decay": 0.0001, "label_smoothing": 0.1, "model.norm": "batch",
+    "model.projector.hidden": (2048,), "model.projector.dim": 2048,
+}
+VIT_S16 = {
+    "rate": 0.00025, "optimizer.weight_decay": 0.05, "mixup": 0.8, "cutmix": 1.0,
+    "augment.rand_augment": 2,
+}
+LONGER = {"300ep": {"duration": "300 epochs"}}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("cross_entropy", variant, SETTINGS,
+                            augment="imagenet", vit=VIT_S16, longer=LONGER)

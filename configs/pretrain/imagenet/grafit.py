@@ -1,0 +1,22 @@
+"""Grafit's mixture on ImageNet-1k (Touvron et al., ICCV 2021).
+
+    jaxpt pretrain --config=pretrain/imagenet/grafit.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_grafit
+
+Source: the paper's equal weights; batch, rate, memory, temperature and augmentation are MoCo
+v2's, not the paper's.
+Expected: not known to us. Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.03, "optimizer.weight_decay": 0.0001, "batch_size": 256, "weight": 0.5,
+    "temperature": 0.1, "model.projector.hidden": (2048,), "model.projector.dim": 256,
+}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("grafit", variant, SETTINGS, augment="moco_v2")

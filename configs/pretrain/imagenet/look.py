@@ -1,0 +1,28 @@
+"""LOOK on ImageNet-1k (Feng et al., ICLR 2022).
+
+    jaxpt pretrain --config=pretrain/imagenet/look.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_look
+
+Source: the paper's k, temperature, memory, head, augmentation and schedule are not public. Every
+constant here is jaxpt's default, none of them the paper's.
+Expected: not yet run. Second-hand (OPERA's table 3), of the paper's own ResNet-50 after 90
+epochs, fine-tuned: Flowers-102 96.4, Pets 92.5.
+On paper: not counted yet.
+Variants: vit_s16, 300ep, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+from jaxpt.data import presets
+
+SETTINGS = {
+    "rate": 0.1, "optimizer.weight_decay": 0.0001, "duration": "90 epochs", "k": 400,
+    "temperature": 0.1, "model.projector.hidden": (2048, 2048), "model.projector.dim": 128,
+}
+LONGER = {"300ep": {"duration": "300 epochs"}}
+
+
+def get_config(variant: str = ""):
+    c = recipes.imagenet("look", variant, SETTINGS, augment="moco_v2", longer=LONGER)
+    # Keys see weaker views than queries.
+    c.key_augment.update(presets.PRESETS["imagenet"].views._asdict())
+    return c

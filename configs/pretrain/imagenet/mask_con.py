@@ -1,0 +1,23 @@
+"""MaskCon on ImageNet-1k (Feng and Patras, CVPR 2023).
+
+    jaxpt pretrain --config=pretrain/imagenet/mask_con.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_mask_con
+
+Source: the paper: τ 0.1, target's τ 0.05, memory 8,192, EMA 0.99; it did not train on ImageNet.
+Batch, rate and augmentation are MoCo v2's.
+Expected: not published. Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.03, "optimizer.weight_decay": 0.0001, "batch_size": 256, "memory": 8192, "ema": 0.99,
+    "temperature": 0.1, "target_temperature": 0.05, "weight": 1.0,
+    "model.projector.hidden": (2048,), "model.projector.dim": 128,
+}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("mask_con", variant, SETTINGS, augment="moco_v2")

@@ -1,0 +1,25 @@
+"""NNCLR on ImageNet-1k (Dwibedi et al., ICCV 2021).
+
+    jaxpt pretrain --config=pretrain/imagenet/nn_clr.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_nn_clr
+
+Source: the paper: batch 4,096, LARS, τ 0.1, memory 98,304, projector 2048-2048-256, predictor
+4,096, 1,000 epochs; all but the result unchecked.
+Expected: linear 75.6 after 1,000 epochs (the paper). Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, 1000ep, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.3, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs", "batch_size": 4096, "memory": 98304, "temperature": 0.1,
+    "model.projector.hidden": (2048, 2048), "model.projector.dim": 256,
+    "model.predictor.hidden": (4096,),
+}
+LONGER = {"1000ep": {"duration": "1000 epochs"}}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("nn_clr", variant, SETTINGS, augment="byol", longer=LONGER)

@@ -1,0 +1,24 @@
+"""SimCLR on ImageNet-1k (Chen et al., ICML 2020).
+
+    jaxpt pretrain --config=pretrain/imagenet/simclr.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_simclr
+
+Source: the paper: batch 4,096, LARS, rate 0.3 for 256 images, weight decay 1e-6, 10 epochs of
+warm-up, projector 2048-128; τ 0.1 is unchecked.
+Expected: linear 69.3 after 1,000 epochs (unchecked). Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, 1000ep, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.3, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs", "batch_size": 4096, "temperature": 0.1,
+    "model.projector.hidden": (2048,), "model.projector.dim": 128,
+}
+LONGER = {"1000ep": {"duration": "1000 epochs"}}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("simclr", variant, SETTINGS, augment="simclr", longer=LONGER)

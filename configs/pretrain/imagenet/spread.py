@@ -1,0 +1,23 @@
+"""SupCon with class-conditional InfoNCE on ImageNet-1k (Chen et al., ICML 2022).
+
+    jaxpt pretrain --config=pretrain/imagenet/spread.py --config.data.path=imagenet \\
+        --workdir=runs/imagenet_spread
+
+Source: the paper's τ 0.5 and equal weights; it did not train on ImageNet. All else is that of the
+recipe of sup_con, with a smaller batch.
+Expected: not published. Not yet run here.
+On paper: not counted yet.
+Variants: vit_s16, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+"""
+
+from jaxpt.configs.pretrain import recipes
+
+SETTINGS = {
+    "rate": 0.3, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs", "batch_size": 2048, "temperature": 0.5, "weight": 0.5,
+    "model.projector.hidden": (2048,), "model.projector.dim": 128,
+}
+
+
+def get_config(variant: str = ""):
+    return recipes.imagenet("spread", variant, SETTINGS, augment="simclr")

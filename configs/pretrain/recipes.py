@@ -1,0 +1,97 @@
+"""What the recipes share: the words of their variants, ImageNet-1k, and how they are made small.
+
+A recipe is a page of ``pretrain/imagenet/``, or ``pretrain/cifar.py``: a method with the settings
+of its source. What a source leaves open, and all of LOOK's constants, are jaxpt's.
+"""
+
+import ml_collections
+
+from jaxpt.configs.pretrain import defaults
+from jaxpt.data import presets
+from jaxpt.errors import InputError
+
+IMAGES, CLASSES = 1_281_167, 1_000  # of ImageNet-1k's training part
+# ViT-S/16 where the source has none: AdamW as MoCo v3's (Chen et al., ICCV 2021), a longer warm-up
+# than a ResNet's, and clipping, which is ours.
+VIT_S16 = {"model.name": "vit_s16", "model.norm": "sync_batch", "model.options": {},
+           "optimizer.name": "adamw", "optimizer.weight_decay": 0.1,
+           "optimizer.clip_norm": 1.0, "optimizer.warmup": "10 epochs", "rate": 1.5e-4}
+
+
+def imagenet(method: str, variant: str, settings: dict, *, augment: str, vit: dict | None = None,
+             longer: dict | None = None) -> ml_collections.ConfigDict:
+    """ImageNet-1k with ResNet-50 for 100 epochs, or as the words of the variant say.
+
+    Args:
+      method: its name.
+      variant: words joined by commas: "vit_s16", one of ``longer``, "smoke".
+      settings: fields by their dotted names; "rate" is the learning rate of 256 images, scaled to
+        the batch.
+      augment: a preset of ``jaxpt.data.presets``.
+      vit: what ViT-S/16 has otherwise than ``VIT_S16`` and ``settings``.
+      longer: settings by the words that ask for them, such as "300ep".
+
+    Raises:
+      InputError: for another word.
+    """
+    c = defaults.apply_variant(defaults.get_config(), method)
+    c.data.source = "folder"
+    c.data.path = "imagenet"  # with train/CLASS/IMAGE
+    c.data.image_size = 224
+    c.duration = "100 epochs"
+    c.batch_size = 1024
+    presets.apply(c, augment)
+    c.model.name = "resnet50"
+    c.model.norm = "sync_batch"
+    c.model.dtype = "bfloat16"
+    c.optimizer.name = "sgd"
+    c.optimizer.warmup = "5 epochs"
+    c.ema = 0.999
+    c.memory = 65_536
+    c.log_every, c.knn_every, c.checkpoint_every = "100 steps", "5 epochs", "1 epochs"
+    # The network last: what it needs goes before what more epochs need.
+    return changed(c, variant, settings, {**(longer or {}), "vit_s16": VIT_S16 | (vit or {})})
+
+
+def changed(config, variant: str, settings: dict, words: dict[str, dict]
+            ) -> ml_collections.ConfigDict:
+    """The config with settings, then those of each word of the variant, in the words' own order."""
+    asked = list(filter(None, variant.split(",")))
+    unknown = [word for word in asked if word not in {*words, "smoke"}]
+    if unknown:
+        raise InputError(f"variant {unknown[0]!r} is unknown: use one of "
+                         f"{', '.join([*words, 'smoke'])}.")
+    fields = dict(settings)
+    for word in words:
+        fields |= words[word] if word in asked else {}
+    rate = fields.pop("rate")
+    config.update_from_flattened_dict(
+        {name: value for name, value in fields.items() if name != "model.options"})
+    config.model.options = ml_collections.ConfigDict(fields.get("model.options", {}),
+                                                     allow_dotted_keys=False)
+    config.optimizer.learning_rate = rate * config.batch_size / 256
+    return shrunk(config) if "smoke" in asked else config
+
+
+def shrunk(config) -> ml_collections.ConfigDict:
+    """The recipe in seconds, on digits with a network of two layers: method, loss, optimizer and
+    augmentation stay."""
+    config.data.update(source="digits", path="", limit=64)
+    config.model.update(dtype="float32")
+    config.model.projector.hidden = tuple(16 for _ in config.model.projector.hidden)
+    config.model.predictor.hidden = tuple(16 for _ in config.model.predictor.hidden)
+    config.model.projector.dim = 8
+    if config.model.name.startswith("vit"):
+        options = {"patch": 4, "width": 16, "depth": 2, "heads": 2}
+    else:
+        config.model.name, options = "small_cnn", {"widths": (8, 16), "strides": (2, 1)}
+    config.model.options = ml_collections.ConfigDict(options, allow_dotted_keys=False)
+    config.local_augment.crop_size = 4 if config.local_augment.crop_size else 0
+    config.batch_size, config.memory, config.prototypes = 16, 64, 32
+    config.k = min(config.k, 8)
+    config.local_views = min(config.local_views, 2)
+    config.duration, config.optimizer.warmup = "2 steps", "1 steps"
+    config.log_every = config.knn_every = config.checkpoint_every = "2 steps"
+    config.knn_k = 5
+    config.micro_batches = config.devices = 1
+    return config

@@ -1,0 +1,23 @@
+"""Fine-tuning as Kornblith et al. do ("Do better ImageNet models transfer better?", CVPR 2019).
+
+    jaxpt transfer runs/imagenet_look --out=runs/fine_tuned.jsonl --config=transfer/kornblith.py \\
+        --config.data.source=protocol:dtd
+
+Source: as later papers quote it, unchecked: SGD with momentum 0.9, batch 256, 20,000 steps, cosine,
+random crops and flips; 7 rates from 1e-4 to 1e-1 and 7 decays, chosen on validation. The decays
+there are divided by the rate; here they are plain, four of each, and there is no Nesterov momentum.
+Expected: not yet run. Their linear protocol is ``jaxpt evaluate --suite=transfer12``. Variant: smoke.
+"""
+
+from jaxpt.configs.transfer import defaults
+
+
+def get_config(variant: str = ""):
+    c = defaults.get_config()
+    c.frozen = False
+    c.duration, c.warmup, c.batch_size = "20000 steps", "0 steps", 256
+    c.learning_rates = (1e-4, 1e-3, 1e-2, 1e-1)
+    c.weight_decays = (0.0, 1e-5, 1e-4, 1e-3)
+    c.optimizer.name = "sgd"
+    c.augment.update(shift=0, contrast=0.0, noise=0.0, flip=True, crop_area=(0.08, 1.0))
+    return defaults.apply_variant(c, variant)
