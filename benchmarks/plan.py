@@ -1,15 +1,16 @@
 """What ``jaxpt plan`` says of the recipes of ImageNet-1k, and of LOOK from one chip to 256.
 
-    python benchmarks/plan.py
+    python benchmarks/plan.py [NAME …]
 
-Counts all of it anew, keeps it as benchmarks/records/plan.jsonl, and writes its line into the header
-of each recipe; ``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
+Counts all of it anew, or only what is named (look, v5e-8, …), keeps it as benchmarks/records/plan.jsonl, and writes its line into the
+header of each recipe; ``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
 """
 
 import importlib
 import json
 import pathlib
 import re
+import sys
 
 from jaxpt import plan, records
 from jaxpt.configs.pretrain import recipes
@@ -95,8 +96,9 @@ def recipes_markdown() -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    found = [made(name) for name in jobs()]
+def main(names: list[str]) -> None:
+    kept = stored()
+    found = [kept[name] if names and name not in names else made(name) for name in jobs()]
     RECORDS.write_text("".join(json.dumps(record, default=list) + "\n" for record in found))
     for record in found:
         page = PAGES / f"{record['name']}.py"
@@ -105,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -25,7 +25,7 @@ from jaxpt import records, report, study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md",
-         "docs/performance.md", "docs/data.md")
+         "docs/performance.md", "docs/data.md", "docs/recipes.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -96,6 +96,7 @@ TABLES = {
     "neighbor_engine": neighbor_engine,
     "losses_cost": losses_cost,
     "plan": plan.markdown,
+    "recipes": plan.recipes_markdown,
     "demo_digits": demo,
     "tuning_digits": lambda: tuning("digits"),
     "tuning_fashion_mnist": lambda: tuning("fashion_mnist"),

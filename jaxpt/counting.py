@@ -23,7 +23,7 @@ import numpy as np
 # Shape and place alone change: the result is the operand.
 SAME = {"reshape", "squeeze", "expand_dims", "transpose", "stop_gradient", "copy", "copy_p",
         "optimization_barrier", "reduce_precision", "pvary", "sharding_constraint"}
-MOVES = {"broadcast_in_dim", "iota", "slice", "dynamic_slice", "concatenate", "pad", "rev", "tile",
+MOVES = {"broadcast_in_dim", "iota", "slice", "concatenate", "pad", "rev", "tile",
          "split", "bitcast_convert_type", "random_wrap", "random_unwrap", "random_seed",
          "random_split", "random_fold_in", "axis_index"}
 TRANSCENDENTAL = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "erf", "erf_inv",
@@ -31,7 +31,7 @@ TRANSCENDENTAL = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "e
 PRODUCTS = {"dot_general", "conv_general_dilated"}
 IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice"}
 UPDATES = {"scatter": 2, "scatter-add": 2, "dynamic": 1}  # which operand holds the rows
-STORED = {"gather", "sort", "top_k", "approx_top_k", "select_and_scatter_add"}
+STORED = {"gather", "dynamic_slice", "sort", "top_k", "approx_top_k", "select_and_scatter_add"}
 COLLECTIVES = {"psum", "pmax", "pmin", "all_gather", "psum_scatter", "reduce_scatter",
                "all_to_all", "ppermute", "psum_invariant", "all_gather_invariant"}
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
@@ -113,7 +113,7 @@ class _Graph:
         numbers = dict(zip((*jaxpr.constvars, *jaxpr.invars), arguments, strict=True))
 
         def number(atom):
-            return self.new(atom.aval) if hasattr(atom, "val") else numbers[atom]  # or a literal
+            return self.new(None) if hasattr(atom, "val") else numbers[atom]  # or a literal
 
         for equation in jaxpr.eqns:
             results = self._add(equation, tuple(map(number, equation.invars)))
@@ -270,7 +270,7 @@ def _body(equation, devices) -> tuple[Counts, float]:
 
 
 def _size(aval) -> float:
-    """Bytes; random keys are two words each."""
+    """Bytes; random keys are two words each, and what has no shape is none."""
     if not hasattr(aval, "shape"):
         return 0.0
     if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
@@ -314,7 +314,7 @@ def _places(size, kernel, out, stride, padding, dilation, kernel_dilation) -> in
 
 def _other_flops(equation) -> float:
     name, out = equation.primitive.name, equation.outvars[0].aval
-    if name in MOVES or name in TRANSCENDENTAL or name == "gather":
+    if name in MOVES or name in TRANSCENDENTAL or name in ("gather", "dynamic_slice"):
         return 0.0
     size = float(math.prod(out.shape)) if hasattr(out, "shape") else 0.0
     if name == "random_bits":

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxpt import pretrain
 from jaxpt.chips import parse
 from jaxpt.counting import Counts, count
-from jaxpt.data import feed, listing, protocols
+from jaxpt.data import augment, feed, listing, protocols
 from jaxpt.data.batch import Batch
 from jaxpt.data.dataset import VALIDATION_SHARE
 from jaxpt.data.labels import label_map
@@ -167,7 +167,9 @@ def step_of(config, sizes: Sizes, devices: int) -> Step:
     batch = Batch(jax.ShapeDtypeStruct(shape, jnp.uint8), whole, whole, whole, whole,
                   jax.ShapeDtypeStruct((), jnp.int32))
     step = guarded(method.step, max_skipped=config.max_skipped)
-    counts = count(parallel.trace(step, state, batch, in_parts=in_parts, devices=devices), devices)
+    with augment.as_on_accelerators():
+        jaxpr = parallel.trace(step, state, batch, in_parts=in_parts, devices=devices)
+    counts = count(jaxpr, devices)
     memory = _bytes(state.memory)
     lasting = {
         "parameters": _bytes((state.params, state.batch_stats)),

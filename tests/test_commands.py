@@ -20,7 +20,7 @@ from jaxpt.configs.pretrain import defaults
 
 ROOT = shown.ROOT
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")),
-         *sorted((ROOT / "configs").glob("*/*.py")), *sorted((ROOT / "colab").glob("*.ipynb"))]
+         *sorted((ROOT / "configs").rglob("*.py")), *sorted((ROOT / "colab").glob("*.ipynb"))]
 SHOWN = [(page, command) for page in PAGES for command in shown.commands(shown.text_of(page))]
 
 

@@ -31,7 +31,7 @@ def page_of(method):
 
 def words_of(method):
     """What a page's header offers as variants."""
-    return re.search(r"^Variants: (.*?)\. ", page_of(method).__doc__, re.MULTILINE)[1].split(", ")
+    return re.search(r"^Variants: (.*?)\.$", page_of(method).__doc__, re.MULTILINE)[1].split(", ")
 
 
 @pytest.mark.parametrize("method", methods.METHODS)
@@ -132,6 +132,8 @@ def test_a_recipe_for_one_s_own_images_differs_in_three_lines_and_runs(tmp_path,
     source = (ROOT / "configs" / "pretrain" / "own_images.py").read_text()
     changed = re.findall(r"^    c\.\w.* = ", source, re.MULTILINE)
     assert len(changed) == 3
+    page = (ROOT / "docs" / "recipes.md").read_text()
+    assert source.partition('"""\n\n')[2] in page  # which is what it says there
     (tmp_path / "mine.py").write_text(source)
     # As written but for what would take long here: pixels, network, epochs.
     assert cli.main([

@@ -6,7 +6,8 @@
 Source: as later papers quote it, unchecked: SGD with momentum 0.9, batch 256, 20,000 steps, cosine,
 random crops and flips; 7 rates from 1e-4 to 1e-1 and 7 decays, chosen on validation. The decays
 there are divided by the rate; here they are plain, four of each, and there is no Nesterov momentum.
-Expected: not yet run. Their linear protocol is ``jaxpt evaluate --suite=transfer12``. Variant: smoke.
+Expected: not yet run. Their linear protocol is ``jaxpt evaluate --suite=transfer12``.
+Variant: smoke.
 """
 
 from jaxpt.configs.transfer import defaults

@@ -3,7 +3,10 @@
 The same example gets the same views whatever the batch, the device or a resume.
 """
 
+import contextlib
+import contextvars
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -16,6 +19,7 @@ from jaxpt.errors import require
 
 MOST_PIXELS = 4096  # of a crop's side or a shift
 CPU_PIXELS = 32 * 32  # from which on a CPU treats one image after another
+_planned = contextvars.ContextVar("planned", default=False)
 
 
 class Settings(NamedTuple):
@@ -97,7 +101,18 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
 def _one_by_one(shape) -> bool:
     """Whether images are treated one after another: so a CPU skips what is not due, has the image
     in its cache and shares each among its cores. Accelerators want the whole batch at once."""
-    return jax.default_backend() == "cpu" and shape[1] * shape[2] >= CPU_PIXELS
+    return (not _planned.get() and jax.default_backend() == "cpu"
+            and shape[1] * shape[2] >= CPU_PIXELS)
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+    """Within it, what is traced here on a CPU is what an accelerator would do."""
+    token = _planned.set(True)
+    try:
+        yield
+    finally:
+        _planned.reset(token)
 
 
 def check(config) -> None:

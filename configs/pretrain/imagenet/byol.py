@@ -7,8 +7,9 @@ Source: the paper: batch 4,096, LARS, heads 4096-256, 10 epochs of warm-up; EMA 
 weight decay 1e-6 for 300 epochs, EMA 0.996, rate 0.2 and 1.5e-6 for 1,000; those of 100 epochs
 (rate 0.45) are unchecked, as are these.
 Expected: linear 72.5 after 300 epochs, 74.3 after 1,000 (unchecked). Not yet run here.
-On paper: not counted yet.
-Variants: vit_s16, 300ep, 1000ep, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+On paper: 3.63 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
+Variants: vit_s16, 300ep, 1000ep, smoke.
+Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
 
 from jaxpt.configs.pretrain import recipes
@@ -21,7 +22,8 @@ SETTINGS = {
 }
 LONGER = {
     "300ep": {"duration": "300 epochs", "rate": 0.3},
-    "1000ep": {"duration": "1000 epochs", "rate": 0.2, "ema": 0.996, "optimizer.weight_decay": 1.5e-06},
+    "1000ep": {"duration": "1000 epochs", "rate": 0.2, "ema": 0.996,
+               "optimizer.weight_decay": 1.5e-06},
 }
 
 

@@ -6,8 +6,9 @@
 Source: the paper's equal weights; batch, rate, memory, temperature and augmentation are MoCo
 v2's, not the paper's.
 Expected: not known to us. Not yet run here.
-On paper: not counted yet.
-Variants: vit_s16, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+On paper: 3.47 hours on v5e-32, 111 chip-hours, 0.861 of 16 GB a chip (benchmarks/plan.py).
+Variants: vit_s16, smoke.
+Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
 
 from jaxpt.configs.pretrain import recipes

@@ -6,8 +6,9 @@
 Source: the paper's τ 0.5 and equal weights; it did not train on ImageNet. All else is that of the
 recipe of sup_con, with a smaller batch.
 Expected: not published. Not yet run here.
-On paper: not counted yet.
-Variants: vit_s16, smoke. The folder is imagenet/train/CLASS/IMAGE; see docs/recipes.md.
+On paper: 2.93 hours on v5e-32, 93.8 chip-hours, 5.56 of 16 GB a chip (benchmarks/plan.py).
+Variants: vit_s16, smoke.
+Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
 
 from jaxpt.configs.pretrain import recipes
