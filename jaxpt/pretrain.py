@@ -189,8 +189,10 @@ class Durations(NamedTuple):
 
 def prepare(config, dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
-    return prepare_for(config, n_examples=len(train_split(config, dataset).ids),
-                       classes=len(dataset.coarse.names))
+    method, durations = prepare_for(config, n_examples=len(train_split(config, dataset).ids),
+                                    classes=len(dataset.coarse.names))
+    start_from.check_image_size(method.encoder.backbone, config, dataset.train.images)
+    return method, durations
 
 
 def prepare_for(config, *, n_examples: int, classes: int) -> tuple[Method, Durations]:
@@ -216,7 +218,6 @@ def prepare_for(config, *, n_examples: int, classes: int) -> tuple[Method, Durat
                                         warmup_steps=steps(config.optimizer.warmup))
     method = make_method(Setup(config, classes, n_examples,
                                optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS))
-    start_from.check_image_size(method.encoder.backbone, config, dataset.train.images)
     return method, Durations(total, *(steps(d) for d in (config.log_every, config.knn_every,
                                                          config.checkpoint_every)))
 
