@@ -3,7 +3,8 @@
     python benchmarks/plan.py [NAME …]
 
 Counts all of it anew, or only what is named (look, v5e-8, …), keeps it as
-benchmarks/records/plan.jsonl, and writes its line into the header of each recipe; ``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
+benchmarks/records/plan.jsonl, and writes its line into the header of each recipe;
+``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
 """
 
 import importlib
