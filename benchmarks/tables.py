@@ -19,13 +19,15 @@ import fashion_mnist  # noqa: E402
 import input as inputs  # noqa: E402
 import neighbors  # noqa: E402
 import plan  # noqa: E402
+import round_trip  # noqa: E402
 import tune  # noqa: E402
 
 from jaxpt import records, report, study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md",
-         "docs/performance.md", "docs/data.md", "docs/recipes.md")
+         "docs/performance.md", "docs/data.md", "docs/recipes.md",
+         "docs/weights.md")
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -97,6 +99,7 @@ TABLES = {
     "losses_cost": losses_cost,
     "plan": plan.markdown,
     "recipes": plan.recipes_markdown,
+    "round_trip": lambda: round_trip.markdown(records.read(round_trip.RECORDS)),
     "demo_digits": demo,
     "tuning_digits": lambda: tuning("digits"),
     "tuning_fashion_mnist": lambda: tuning("fashion_mnist"),

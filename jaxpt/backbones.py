@@ -10,7 +10,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxpt import models, weights
+from jaxpt import models, records, weight_file, weights
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract, extract_layers
 from jaxpt.train import checkpoint
@@ -33,6 +33,10 @@ class Backbone:
       checkpoint: start of a SHA-256 over all of its arrays: equal exactly for equal backbones.
       encoder: ``models.Encoder`` without head; it also prepares the images.
       params, batch_stats: the encoder's variables, host arrays below "backbone".
+      model: ConfigDict that names the network, see ``models.make_backbone``.
+      classifier: parameters of the ``models.Classifier`` that it came with, or None.
+      made: what is known of its making: "data" (name, images, shape and classes of what it was
+        trained on), "packages", "device", "date" and the like, each where it is recorded.
     """
 
     label: str
@@ -44,6 +48,9 @@ class Backbone:
     encoder: models.Encoder
     params: Any
     batch_stats: Any
+    model: ml_collections.ConfigDict | None = None
+    classifier: dict[str, Any] | None = None
+    made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels].
@@ -68,19 +75,22 @@ def open_backbone(source: str | os.PathLike, *, model=None) -> Backbone:
 
     Args:
       source: workdir of a pre-training run, whose newest checkpoint counts; a weight file of
-        torchvision or timm (``weights.SUFFIXES``); "scratch" or "scratch:SEED", initial parameters
-        of ``model``. "LABEL=" may precede any of them; the label is otherwise the method, or the
-        name of the weight file.
+        torchvision or timm (``weights.SUFFIXES``); a folder or weight file of ``jaxpt export``;
+        "scratch" or "scratch:SEED", initial parameters of ``model``. "LABEL=" may precede any of
+        them; the label is otherwise the method, or the name of the weight file.
       model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options`` and ``normalisation`` as in
-        a transfer config, for weight files and scratch; a workdir has its own. A weight file needs
-        none where its names tell the network. ``normalisation`` "" is "imagenet" for weight files,
-        with which torchvision and timm train, and "unit" for scratch, as jaxpt trains.
+        a transfer config, for weight files and scratch; runs and exports have their own. A weight
+        file needs none where its names tell the network. ``normalisation`` "" is "imagenet" for
+        weight files, with which torchvision and timm train, and "unit" for scratch, as jaxpt
+        trains.
 
     Raises:
       InputError: where there is no checkpoint, no such network, or the parameters are not exactly
         those of the network.
     """
     label, source = _split_label(str(source))
+    exported = pathlib.Path(source) / weight_file.FILE
+    source = str(exported) if exported.is_file() else source
     name, _, seed = source.partition(":")
     if name == SCRATCH and not pathlib.Path(source).exists():
         require(not seed or seed.isdecimal(), f"{source!r}: write scratch:SEED, SEED a number.")
@@ -105,19 +115,58 @@ def _from_run(workdir) -> Backbone:
                      for part in ("params", "batch_stats"))
     encoder = _fitting(models.make_encoder(config.model, axis_name=AXIS), (params, stats),
                        repr(str(workdir)))
+    about = checkpoint.about(workdir, step)
+    made = {name: about[name] for name in ("data", *records.SURROUNDINGS) if name in about}
     return _backbone(encoder, params, stats, label=config.method, method=config.method,
-                     seed=config.seed, config=config, step=step)
+                     seed=config.seed, config=config, step=step, model=config.model, made=made,
+                     classifier=_classifier(config, saved["params"]))
+
+
+def _classifier(config, params):
+    """That of a cross-entropy run whose classifier stands on the backbone itself."""
+    linear = config.method == "cross_entropy" and config.get("classifier", "linear") == "linear"
+    return jax.device_get(params["head"]) if linear else None
 
 
 def _from_weights(path, model) -> Backbone:
     state = weights.load_torch(path)
-    network = models.make_backbone(model_of(state, model), axis_name=AXIS)
+    about = weight_file.read_about(path) if path.suffix == ".safetensors" else None
+    if about is not None:
+        return _from_export(path, state, about)
+    normalisation = model and model.get("normalisation") or "imagenet"
+    model = model_of(state, model)
+    network = models.make_backbone(model, axis_name=AXIS)
     imported = weights.import_state(state, network)
     weights.tell_resized(imported, path)
-    encoder = models.Encoder(network, channels=3,
-                             normalisation=model and model.get("normalisation") or "imagenet")
+    encoder = models.Encoder(network, channels=3, normalisation=normalisation)
     return _backbone(encoder, {"backbone": imported.params}, {"backbone": imported.batch_stats},
-                     label=path.stem, method="weights", seed=0, config=None, step=0)
+                     label=path.stem, method="weights", seed=0, config=None, step=0, model=model,
+                     classifier=imported.classifier)
+
+
+def _from_export(path, state, about) -> Backbone:
+    """What ``jaxpt export`` wrote: the header has what a workdir's config has."""
+    model, config = (about[name] and ml_collections.ConfigDict(about[name])
+                     for name in ("model", "config"))
+    network = models.make_backbone(model, axis_name=AXIS)
+    if about["layout"] == weight_file.OWN:
+        tree = weight_file.nested(state)
+        params, stats = tree.get("params", {}), tree.get("batch_stats", {})
+        classifier = tree.get("classifier")
+        encoder = _fitting(models.Encoder(network), (params, stats), repr(str(path)))
+    else:
+        params, stats, classifier, _ = weights.import_state(state, network)
+        params, stats = {"backbone": params}, {"backbone": stats}
+        encoder = models.Encoder(network, channels=3)
+    name = path.parent.name if path.name == weight_file.FILE else path.stem
+    opened = _backbone(encoder.clone(normalisation=about["normalisation"]), params, stats,
+                       label=about["method"] if config else name, method=about["method"],
+                       seed=about["seed"], config=config, step=about["step"], model=model,
+                       classifier=classifier, made=about["made"])
+    require(opened.checkpoint == about["fingerprint"], f"{str(path)!r} has other weights "
+            f"({opened.checkpoint}) than its header says ({about['fingerprint']}): it was damaged, "
+            "or edited; export or fetch it again.")
+    return opened
 
 
 def model_of(state, model) -> ml_collections.ConfigDict:
@@ -140,7 +189,7 @@ def _from_scratch(model, seed) -> Backbone:
     variables = jax.jit(lambda key: models.init(
         encoder, key, models.sample(encoder.backbone, 3)))(jax.random.key(seed))
     return _backbone(encoder, *variables, label=SCRATCH, method=SCRATCH, seed=seed, config=None,
-                     step=0)
+                     step=0, model=model)
 
 
 def _backbone(encoder, params, stats, **origin) -> Backbone:

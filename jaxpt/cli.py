@@ -12,7 +12,7 @@ from jaxpt.train import distributed
 BAD_INPUT = 2
 FOUND = 3  # a check found something
 SKIPPED = 3  # a part of what was asked for could not be had
-ALONE = ("demo", "scaling", "transfer", "evaluate", "replay")  # one process each
+ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay")  # one process each
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,6 +106,7 @@ def _parser():
                           help="file that records are added to (JSON lines)")
     transfer.set_defaults(run=_transfer)
     _evaluate_command(commands)
+    _export_command(commands)
     _data_command(commands)
     report = commands.add_parser("report", help="records to tables, plots and one HTML page")
     report.add_argument("records", nargs="+", metavar="RECORDS",
@@ -164,6 +165,33 @@ def _plan_command(commands):
     plan.add_argument("--dollars-per-chip-hour", type=float, default=0.0, metavar="PRICE",
                       help="what you pay; default: the cost stays a formula")
     plan.set_defaults(run=_plan)
+
+
+def _export_command(commands):
+    export = commands.add_parser(
+        "export", help="a backbone for timm, torchvision, or any program with jax",
+        description="Writes a folder with a backbone's weights, its encoder and a model card.")
+    export.add_argument("source", metavar="WORKDIR", help="workdir of a pre-training run, a weight "
+                        "file, an export, or scratch:SEED")
+    export.add_argument("--out", required=True, help="the folder; it must not be there yet")
+    export.add_argument("--layout", default="timm", choices=("timm", "torchvision", "jaxpt"),
+                        help="names of the weights (default timm; jaxpt's own where it has no such "
+                        "network)")
+    export.add_argument("--format", default="safetensors", metavar="NAME,…",
+                        help="safetensors (weights), stablehlo (the encoder for jax.export); "
+                        "default safetensors")
+    export.add_argument("--classifier", action="store_true",
+                        help="with the linear classifier that it was trained with")
+    export.add_argument("--image-size", type=int, default=0, metavar="PIXELS",
+                        help="side of the images that it is meant for; default: as trained, or 224")
+    export.add_argument("--records", nargs="+", default=[], metavar="FILE",
+                        help="records of this backbone, for the tables of the model card")
+    export.add_argument("--model", default="", metavar="NAME",
+                        help="network of scratch, and of weight files that do not tell it")
+    export.add_argument("--push", default="", metavar="USER/REPO",
+                        help="then upload it to the Hugging Face hub; the token is HF_TOKEN of the "
+                        "environment, and a new repository is private")
+    export.set_defaults(run=_export)
 
 
 def _data_command(commands):
@@ -310,6 +338,24 @@ def _evaluate(args):
     return SKIPPED if outcome.skipped else 0
 
 
+def _export(args):
+    from jaxpt import export
+    from jaxpt.configs.transfer import defaults
+    from jaxpt.train.cache import use_compile_cache
+
+    use_compile_cache()
+    network = defaults.get_config().model
+    network.name = args.model
+    made = export.run(args.source, args.out, layout=args.layout, formats=args.format.split(","),
+                      classifier=args.classifier, image_size=args.image_size,
+                      record_files=args.records, push=args.push, model=network)
+    for sentence in made.notes:
+        print(f"note: {sentence}")
+    print(f"exported: {args.out}")
+    if made.url:
+        print(f"pushed: {made.url}")
+
+
 def _data_check(args):
     from jaxpt.data import check
 
@@ -334,13 +380,8 @@ def _data_show(args):
 def _report(args):
     from jaxpt import records, report
 
-    found = []
-    for path in args.records:
-        require(pathlib.Path(path).is_file(), f"no file {path!r} with records.")
-        of_file = records.read(path)
-        require(bool(of_file), f"{path} holds no records.")
-        found += of_file
-    page = report.write_report(found, args.out, markdown=args.markdown, csv=args.csv)
+    page = report.write_report(records.read_given(args.records), args.out,
+                               markdown=args.markdown, csv=args.csv)
     print(f"report: {page}")
 
 

@@ -100,7 +100,8 @@ def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True
         checkpointer = writer = None
         if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
             stack.enter_context(stop)
-            checkpointer = _open_folder(stack, workdir, config, durations, resume)
+            about = {"config": config.to_dict(), "data": _about(dataset, train)}
+            checkpointer = _open_folder(stack, workdir, config, durations, resume, about)
         start = checkpointer.latest_step() if checkpointer else None
         if start is not None:
             state = checkpointer.restore(start, state)
@@ -135,7 +136,13 @@ def _tell(devices, feed, dataset, workdir, quiet) -> None:
         (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
-def _open_folder(stack, workdir, config, durations, resume) -> Checkpointer:
+def _about(dataset, train) -> dict[str, Any]:
+    """What a checkpoint says of the images that it saw."""
+    return {"name": dataset.name, "images": len(train.ids), "shape": list(train.images.shape[1:]),
+            "classes": list(dataset.coarse.names)}
+
+
+def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpointer:
     """Claims the folder for this run, for as long as ``stack`` is open."""
     changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(),
                                     resume=resume)
@@ -147,8 +154,7 @@ def _open_folder(stack, workdir, config, durations, resume) -> Checkpointer:
         stack.enter_context(lock.hold(folder))
     checkpointer = Checkpointer(
         workdir, keep=config.keep_checkpoints, best=config.keep_best,
-        stop_on_failure=config.stop_on_save_failure,
-        about={"config": config.to_dict()})
+        stop_on_failure=config.stop_on_save_failure, about=about)
     stack.callback(checkpointer.close)
     if jax.process_index() == 0:
         workdirs.claim(workdir, config, changes)

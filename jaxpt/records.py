@@ -8,12 +8,13 @@ import os
 import pathlib
 import platform
 import subprocess
-from typing import Any
+from typing import Any, Sequence
 
 import jax
 
 from jaxpt.errors import InputError, require
 
+SURROUNDINGS = ("device", "packages", "python", "date", "revision")
 PACKAGES = ("jaxpt", "jax", "flax", "optax", "numpy", "scikit-learn")
 
 
@@ -97,6 +98,21 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
         except ValueError as error:
             raise InputError(f"{path}, line {number} is no record ({error}): remove it.") from error
     return records + ([json.loads(last)] if _is_record(last) else [])
+
+
+def read_given(paths: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
+    """The records of several files, one file after the other.
+
+    Raises:
+      InputError: for a file that is not there, holds none, or cannot be read.
+    """
+    found = []
+    for path in paths:
+        require(pathlib.Path(path).is_file(), f"no file {str(path)!r} with records.")
+        of_file = read(path)
+        require(bool(of_file), f"{path} holds no records.")
+        found += of_file
+    return found
 
 
 def _mend_end(path: pathlib.Path) -> None:

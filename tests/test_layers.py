@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "torch_pickle": set(),
     "weights": {"models", "torch_pickle"},
     "start": {"weights", "train"},
-    "backbones": {"models", "weights", "train", "evaluation"},
+    "weight_file": set(),
+    "backbones": {"models", "weights", "weight_file", "train", "evaluation", "records"},
     "replay": {"models", "data", "train", "pretrain", "configs"},
     "recipe": {"models", "data", "evaluation"},
     "finetune": {"backbones", "recipe", "losses", "models", "data", "train", "evaluation"},
@@ -42,12 +43,14 @@ MAY_IMPORT = {
     "evaluate": {"records", "backbones", "frozen", "configs", "data", "evaluation", "train"},
     "study": {"records", "configs", "pretrain", "data", "train", "evaluation"},
     "report": {"records", "configs", "data", "evaluation"},
+    "export": {"backbones", "weights", "weight_file", "models", "methods", "data", "train",
+               "records", "report"},
     "demo": {"study", "report", "records", "data"},
     "scaling": {"study", "report", "records", "data", "train"},
     "data_show": {"pretrain", "methods", "data"},
     "launch": {"train"},
     "cli": {"config_files", "launch", "train", "demo", "data_show", "plan", "pretrain", "replay",
-            "scaling", "transfer", "evaluate", "report", "records", "configs", "data"},
+            "scaling", "transfer", "evaluate", "export", "report", "records", "configs", "data"},
 }
 PURE = ("losses", "knn", "selection", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

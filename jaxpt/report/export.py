@@ -18,7 +18,7 @@ def markdown(sets: Sequence[Results]) -> str:
     parts = [f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.CAPTION}\n"
              for t in overall.tables(sets)]
     for results in sets:
-        parts.append(f"## {_plain(results.title)}\n\n{tables.markdown_of(results)}")
+        parts.append(f"## {tables.plain(results.title)}\n\n{tables.markdown_of(results)}")
         for title, metrics in results.groups.items():
             table = tables.markdown_table(*tables.group_table(results, metrics))
             parts.append(f"### {title}\n\n{table}\n")
@@ -58,8 +58,3 @@ def write(path: str | os.PathLike, content: bytes) -> None:
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
         raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
                          "folder.") from error
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown does not read as HTML."""
-    return text.replace("<", "\\<")

@@ -115,19 +115,24 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
 def markdown_of(results: Results) -> str:
     """Main table, verdicts and the sentence."""
     parts = [markdown_table(headings(results), rows(results)),
-             " ".join([f"{results.title}, {results.seeds}. {CAPTION}", *notes(results)])]
+             " ".join([f"{plain(results.title)}, {results.seeds}. {CAPTION}", *notes(results)])]
     compared = verdict_rows(results)
     if compared:
         cells = [[cell if isinstance(cell, str) else f"{cell[0]} {_strong(cell[1].word)}"
                   for cell in row] for row in compared]
         parts += [markdown_table(verdict_headings(results), cells), VERDICT_CAPTION]
-    return "\n\n".join([*parts, sentence(results)]) + "\n"
+    return "\n\n".join([*parts, plain(sentence(results))]) + "\n"
 
 
 def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A table in GitHub's Markdown, whatever is written in its cells."""
     lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *cells]
     return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
+
+
+def plain(text: str) -> str:
+    """Text on one line that Markdown does not read as HTML."""
+    return text.replace("<", "\\<").replace("\n", " ")
 
 
 def interval(metric: Metric, summary, *, sign: bool = False) -> str:

@@ -59,7 +59,7 @@ class Checkpointer:
         """
         self._root = absolute(workdir) / FOLDER
         self._keep, self._best = keep, best
-        self._about = about | {"packages": records.packages()}
+        self._about = about | records.surroundings()
         self._stop_on_failure = stop_on_failure
         if jax.process_index() == 0:
             _tidy(self._root)

@@ -1,0 +1,168 @@
+"""A folder with a backbone, for use elsewhere: built in memory, then written in one move."""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, NamedTuple, Sequence
+
+from jaxpt import __version__, records, weight_file, weights
+from jaxpt.backbones import Backbone, open_backbone
+from jaxpt.errors import InputError, require
+from jaxpt.export import card, hub, serving
+from jaxpt.export.counterparts import counterpart, timm_config
+from jaxpt.train.files import is_remote
+
+LAYOUTS = ("timm", "torchvision", weight_file.OWN)
+FORMATS = ("safetensors", "stablehlo")
+CONFIG, CARD = "config.json", "README.md"
+SIDE = 224  # of images, where neither the run nor the network says
+
+
+class Exported(NamedTuple):
+    """What was written.
+
+    Attributes:
+      folder: where.
+      layout: of the weights.
+      notes: what the user should know, a sentence each.
+      url: of the repository that it was pushed to, or "".
+    """
+
+    folder: pathlib.Path
+    layout: str
+    notes: list[str]
+    url: str
+
+
+def run(source: str | os.PathLike, out: str | os.PathLike, *, layout: str = "timm",
+        formats: Sequence[str] = FORMATS[:1], classifier: bool = False, image_size: int = 0,
+        record_files: Sequence[str | os.PathLike] = (), push: str = "", model=None) -> Exported:
+    """Exports a backbone.
+
+    Args:
+      source: what ``open_backbone`` takes.
+      out: the folder, which must not be there yet (or be empty). A kill leaves a whole one or none.
+      layout: names of the weights, one of ``LAYOUTS``. A network that has no counterpart there is
+        written in jaxpt's own names, and a note says so.
+      formats: of ``FORMATS``: "safetensors" is ``model.safetensors`` (and timm's ``config.json``),
+        "stablehlo" the whole encoder as ``encoder.stablehlo``.
+      classifier: with the linear classifier that it was trained with, or that its file has.
+      image_size: side of the images that it is meant for, pixels; 0: as it was trained.
+      record_files: whose records of this backbone make the tables of the model card.
+      push: "USER/REPO" on the Hugging Face hub, to which the folder then goes.
+      model: ConfigDict with the network of scratch, and of weight files that do not tell.
+
+    Raises:
+      InputError: for bad arguments, before anything is written.
+      RunError: where the hub does not take it; the folder is there then.
+    """
+    require(layout in LAYOUTS, f"layout must be one of {LAYOUTS}, got {layout!r}.")
+    require(bool(formats) and set(formats) <= set(FORMATS),
+            f"format must be of {FORMATS}, got {','.join(formats)!r}.")
+    require(0 <= image_size <= 4096, f"image_size must lie between 1 and 4096, or be 0 (as "
+            f"trained), got {image_size}.")
+    api = hub.connect(push) if push else None
+    out = _free(out)
+    backbone = open_backbone(source, model=model)
+    require(not classifier or backbone.classifier is not None,
+            f"{str(source)!r} has no linear classifier on its backbone (cross_entropy with "
+            "classifier=linear trains one): leave --classifier out.")
+    found = counterpart(backbone)
+    notes = []
+    if layout != weight_file.OWN and getattr(found, layout) is None:
+        notes.append(f"{_network(backbone)} has no counterpart in {layout}: its weights are "
+                     "written in jaxpt's own names.")
+        layout = weight_file.OWN
+    plan = card.Plan(backbone, layout, found, tuple(formats), classifier,
+                     _shape(backbone, image_size), _of(backbone, record_files), push)
+    _write(out, _files(plan))
+    return Exported(out, layout, notes, hub.push(api, push, out) if push else "")
+
+
+def _free(out) -> pathlib.Path:
+    """The path, once nothing is in the way."""
+    require(bool(os.fspath(out)), "--out must not be empty.")
+    require(not is_remote(out), f"{os.fspath(out)!r} is on an object store: export to a folder "
+            "here, and copy it.")
+    path = pathlib.Path(out).absolute()
+    require(not path.exists() or (path.is_dir() and not any(path.iterdir())),
+            f"{os.fspath(out)!r} is there already, and its card may have been edited: remove it or "
+            "choose another folder.")
+    return path
+
+
+def _shape(backbone: Backbone, side: int) -> tuple[int, int, int]:
+    """(height, width, channels) of the images that it is meant for."""
+    data = backbone.made.get("data") or {}
+    network = getattr(backbone.encoder.backbone, "image_size", SIDE)
+    height, width = (side, side) if side else (data.get("shape") or (network, network))[:2]
+    return height, width, backbone.encoder.channels
+
+
+def _of(backbone: Backbone, files) -> list[dict[str, Any]]:
+    """Those records that are of this backbone."""
+    found = records.read_given(files)
+    mine = [record for record in found if record.get("checkpoint") == backbone.checkpoint]
+    require(bool(mine) or not found, f"none of the {len(found)} records is of this backbone "
+            f"({backbone.checkpoint}): measure it with jaxpt evaluate or jaxpt transfer.")
+    return mine
+
+
+def _network(backbone: Backbone) -> str:
+    """Such as "resnet18 (stem=small) with 1 channel"."""
+    options = ", ".join(f"{name}={value}" for name, value in backbone.model.options.items())
+    channels = backbone.encoder.channels
+    return (f"{backbone.model.name}{f' ({options})' if options else ''}, norm "
+            f"{backbone.model.norm}, {channels} channel{'s'[:channels > 1]},")
+
+
+def _files(plan: card.Plan) -> dict[str, bytes]:
+    """Name → content of all files."""
+    files = {}
+    if "safetensors" in plan.formats:
+        files[weight_file.FILE] = weight_file.dump(_tensors(plan), about(plan))
+        if plan.layout == "timm":
+            config = timm_config(plan.backbone, plan.found, plan.shape, plan.features, plan.classes)
+            files[CONFIG] = json.dumps(config, indent=2).encode() + b"\n"
+    if "stablehlo" in plan.formats:
+        files[serving.FILE] = serving.dump(plan.backbone, plan.shape, classifier=plan.classifier)
+    files[CARD] = card.write(plan).encode()
+    return files
+
+
+def _tensors(plan):
+    backbone = plan.backbone
+    classifier = backbone.classifier if plan.classifier else None
+    if plan.layout != weight_file.OWN:
+        return weights.export_state(
+            backbone.encoder.backbone, backbone.params["backbone"],
+            backbone.batch_stats.get("backbone", {}), classifier, plan.layout)
+    variables = {"params": backbone.params, "batch_stats": backbone.batch_stats}
+    return weight_file.flat(variables | ({"classifier": classifier} if classifier else {}))
+
+
+def about(plan: card.Plan) -> dict[str, Any]:
+    """What the header of the weight file says."""
+    backbone = plan.backbone
+    model = {name: backbone.model[name] for name in ("name", "norm", "dtype")}
+    return {"version": __version__, "layout": plan.layout,
+            "model": model | {"options": dict(backbone.model.options.items())},
+            "channels": backbone.encoder.channels,
+            "normalisation": backbone.encoder.normalisation, "method": backbone.method,
+            "seed": backbone.seed, "step": backbone.step, "fingerprint": backbone.checkpoint,
+            "config": plan.config, "made": backbone.made}
+
+
+def _write(out: pathlib.Path, files: dict[str, bytes]) -> None:
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        temporary.replace(out)
+    except OSError as error:
+        raise InputError(f"{str(out)!r} cannot be written ({error.strerror}): choose another "
+                         "folder.") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
