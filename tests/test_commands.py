@@ -138,7 +138,7 @@ def check_script(program, arguments, whole, monkeypatch):
     """A script of the project; those that start a run are given pretrain's arguments."""
     assert (ROOT / "scripts" / pathlib.Path(program).name).is_file()
     step, *rest = [word for word in arguments if word != "--dry-run"] or [""]
-    if program.endswith("tpu.sh"):
+    if program.endswith("tpu.sh") and (step or whole):
         assert f"\nstep_{step}() " in (ROOT / "scripts" / "tpu.sh").read_text()
         if step in ("start", "resume", "keep"):
             check_jaxpt(["pretrain", *rest], whole, monkeypatch)
