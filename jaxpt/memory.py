@@ -32,8 +32,8 @@ class Memory(NamedTuple):
     cursor: jax.Array
 
 
-# Which of its arrays are split over the devices where a memory is.
-SHARDED = Memory(keys=True, labels=True, ids=True, valid=True, cursor=False)
+# Along which axis its arrays are split over the devices where a memory is.
+SHARDED = Memory(keys=0, labels=0, ids=0, valid=0, cursor=None)
 
 
 def create(size: int, dim: int, dtype=jnp.float32) -> Memory:

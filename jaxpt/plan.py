@@ -162,20 +162,21 @@ def step_of(config, sizes: Sizes, devices: int) -> Step:
     shape = (config.batch_size, sizes.side, sizes.side, sizes.channels)
     state = jax.eval_shape(method.init, jax.random.key(0),
                            jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32))
-    in_parts = pretrain.in_parts(state, config, devices)
+    axes = pretrain.axes_of(state, config, devices)
     whole = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     batch = Batch(jax.ShapeDtypeStruct(shape, jnp.uint8), whole, whole, whole, whole,
                   jax.ShapeDtypeStruct((), jnp.int32))
     step = guarded(method.step, max_skipped=config.max_skipped)
     with augment.as_on_accelerators():
-        jaxpr = parallel.trace(step, state, batch, in_parts=in_parts, devices=devices)
+        jaxpr = parallel.trace(step, state, batch, axes=axes, devices=devices)
     counts = count(jaxpr, devices)
-    memory = _bytes(state.memory)
+    held = jax.tree.map(lambda x, axis: x.size * x.dtype.itemsize / (
+        1 if axis is None else devices), state, axes)
     lasting = {
-        "parameters": _bytes((state.params, state.batch_stats)),
-        "optimizer": _bytes(state.opt_state),
-        "target": _bytes((state.target, state.centre)),
-        "memory of keys": memory / (devices if config.memory_sharding == "sharded" else 1),
+        "parameters": _sum((held.params, held.batch_stats)),
+        "optimizer": _sum(held.opt_state),
+        "target": _sum((held.target, held.centre)),
+        "memory of keys": _sum(held.memory),
         "images": _images(config.data, sizes, math.prod(shape) / devices)}
     keys = 0 if state.memory is None else len(state.memory.labels)
     return Step(counts, lasting, durations.total, config.batch_size, keys)
@@ -189,8 +190,8 @@ def _images(data, sizes: Sizes, batch: float) -> float:
     return float(whole) if resident else (feed.IN_FLIGHT + 1) * batch
 
 
-def _bytes(tree: Any) -> float:
-    return float(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))
+def _sum(tree: Any) -> float:
+    return float(sum(jax.tree.leaves(tree)))
 
 
 def _judge(name, chip, devices: int, step: Step, utilisation: float) -> Plan:

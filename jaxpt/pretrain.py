@@ -20,14 +20,14 @@ from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.methods import Method, Setup, encoding, make_method
-from jaxpt.train import calls, checkpoint, lock
+from jaxpt.train import calls, checkpoint, lock, parts
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
-from jaxpt.train.parallel import AXIS, Devices
+from jaxpt.train.parallel import AXIS, Devices, on_host
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState
 from jaxpt.train.stopping import Stopped, StopRequest
@@ -54,7 +54,7 @@ class Trained(NamedTuple):
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels]."""
-        params, stats = jax.device_get((self.state.params, self.state.batch_stats))
+        params, stats = on_host((self.state.params, self.state.batch_stats))
         return extract(self.encoder, params, stats, images)
 
 
@@ -204,6 +204,7 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
 def prepare_for(config, *, n_examples: int, classes: int) -> tuple[Method, Durations]:
     """The same for so many training examples of so many classes."""
     check_numbers(config)
+    parts.check(config)
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
@@ -261,25 +262,28 @@ def init_state(method: Method, config, images: np.ndarray) -> TrainState:
 
 
 def place_state(state: TrainState, config, devices: Devices) -> TrainState:
-    """The first state on the devices, with its memory in parts where the config shards it."""
-    return devices.place(state, in_parts(state, config, devices.count))
+    """The first state on the devices, with those parts of it in pieces that the config shards."""
+    return devices.place(state, axes_of(state, config, devices.count))
 
 
-def in_parts(state: TrainState, config, devices: int) -> TrainState:
-    """For each of a state's arrays whether it lies in parts on so many devices.
+def axes_of(state: TrainState, config, devices: int) -> TrainState:
+    """For each of a state's arrays the axis along which so many devices share it; None: none do.
 
     Raises:
-      InputError: where the memory does not divide over the devices, or they are mapped by pmap.
+      InputError: where the memory, or no parameter, divides over the devices, or they are mapped
+        by pmap.
     """
-    parts = jax.tree.map(lambda _: False, state)
-    if config.memory_sharding != "sharded" or state.memory is None:
-        return parts
-    size = len(state.memory.labels)
-    require(config.mapping != "pmap", "memory_sharding sharded needs mapping shard_map, got pmap.")
-    require(size % devices == 0, f"a memory of {size} keys does not divide over {devices} devices: "
-            f"make {'data.pretrain_limit' if config.memory_kind == 'bank' else 'memory'} a "
-            f"multiple of {devices}, or set memory_sharding to replicated.")
-    return parts.replace(memory=memory.SHARDED)
+    axes = jax.tree.map(lambda _: None, state)
+    if config.memory_sharding == "sharded" and state.memory is not None:
+        size = len(state.memory.labels)
+        require(config.mapping != "pmap",
+                "memory_sharding sharded needs mapping shard_map, got pmap.")
+        field = "data.pretrain_limit" if config.memory_kind == "bank" else "memory"
+        require(size % devices == 0, f"a memory of {size} keys does not divide over {devices} "
+                f"devices: make {field} a multiple of {devices}, or set memory_sharding to "
+                "replicated.")
+        axes = axes.replace(memory=memory.SHARDED)
+    return parts.of_state(axes, state, devices) if config.param_sharding == "sharded" else axes
 
 
 def _train(state, feed, start, method, devices, config, durations, monitor, log, checkpointer,

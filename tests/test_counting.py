@@ -85,9 +85,9 @@ class TestByHand:
 
         rows = jax.ShapeDtypeStruct((32, 2), jnp.float32)
         state = jax.ShapeDtypeStruct((10,), jnp.float32)
-        jaxpr = trace(step, state, rows, in_parts=False, devices=8)
+        jaxpr = trace(step, state, rows, axes=None, devices=8)
         assert counting.count(jaxpr, 8).sent == 7 / 8 * (2 * 4 * 10 + 4 * 32 * 2)
-        alone = trace(step, state, rows, in_parts=False, devices=1)
+        alone = trace(step, state, rows, axes=None, devices=1)
         assert counting.count(alone, 1).sent == 0
 
 
@@ -142,7 +142,7 @@ def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset):
     compiled = devices.map(one_step, like=state).lower(state, feed.data, rows).compile(
         {"xla_backend_optimization_level": 0})
     jaxpr = trace(lambda state, x: one_step(state, *x), state, (feed.data, rows), devices=1,
-                  in_parts=jax.tree.map(lambda _: False, state))
+                  axes=jax.tree.map(lambda _: None, state))
     assert counting.count(jaxpr).flops() == pytest.approx(compiled.cost_analysis()["flops"],
                                                           rel=0.05)
 

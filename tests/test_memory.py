@@ -144,7 +144,7 @@ def test_parts_hold_together_what_the_whole_holds(kind, devices):
         return m._replace(**{name: x.reshape(devices, -1, *x.shape[1:])
                              for name, x in m._asdict().items() if name != "cursor"})
 
-    parts = memory.Memory(*(0 if split else None for split in memory.SHARDED))
+    parts = memory.SHARDED
     in_parts = jax.jit(jax.vmap(
         lambda m, *rows: step(m, *rows, **axis), axis_name="shard",
         in_axes=(parts, None, None, None, None), out_axes=parts))

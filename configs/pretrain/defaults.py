@@ -124,6 +124,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.stop_on_save_failure = True  # or go on, and save again next time
     c.max_skipped = 0  # steps whose numbers are not finite that are skipped before the run stops
     c.steps_per_call = 0  # steps in one compiled call; 0: one on CPUs, 16 on accelerators
+    c.param_sharding = "replicated"  # or sharded: parameters, moments and target in parts (FSDP)
     c.mapping = "shard_map"  # or pmap
     c.devices = 0  # all
     return c

@@ -7,6 +7,7 @@ query's own image left out, as in jaxpt's other losses over a memory.
 
 import jax
 import jax.numpy as jnp
+from flax.core import meta
 
 from jaxpt import losses
 from jaxpt.errors import require
@@ -35,7 +36,7 @@ def _learnt(setup):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_query = losses.cosine_softmax(
-                queries.output, params["prototypes"], queries.labels,
+                queries.output, meta.unbox(params["prototypes"]), queries.labels,
                 temperature=config.temperature)
             return jnp.mean(per_query), (queries.batch_stats, {})
 

@@ -8,10 +8,10 @@ from jaxpt import models
 from jaxpt.errors import require
 from jaxpt.losses.similarity import gather, unit_vectors
 from jaxpt.methods import encoding
+from jaxpt.train.parts import SHARDINGS
 from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
 
 MEMORIES = ("queue", "bank")
-SHARDINGS = ("replicated", "sharded")
 DTYPES = ("float32", "bfloat16")
 
 

@@ -4,9 +4,11 @@ import math
 import re
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxpt.errors import require
+from jaxpt.train import parts
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
 _NO_MATRICES = ("cls_token", "positions")  # names of parameters with more axes than meaning
@@ -66,7 +68,7 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
         _check_size(config, name)
     optimizer = _unclipped(config, schedule)
     clip = config.get("clip_norm", 0.0)
-    return optax.chain(optax.clip_by_global_norm(clip), optimizer) if clip else optimizer
+    return optax.chain(_cut_to(clip), optimizer) if clip else optimizer
 
 
 def _unclipped(config, schedule):
@@ -77,6 +79,16 @@ def _unclipped(config, schedule):
                           trust_ratio_mask=_matrices, momentum=config.momentum)
     return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=_matrices),
                        optax.sgd(schedule, momentum=config.momentum))
+
+
+def _cut_to(longest):
+    """As ``optax.clip_by_global_norm``, also where devices hold parts of the gradient."""
+
+    def cut(updates, _):
+        factor = jnp.minimum(1.0, longest / parts.norm(updates))
+        return jax.tree.map(lambda x: x * factor.astype(x.dtype), updates)
+
+    return optax.stateless(cut)
 
 
 def _check_size(config, name):

@@ -2,17 +2,20 @@
 
 A step is ``step(state, data, batch) → (state, metrics)``. ``data`` (the resident set) and
 ``metrics`` are the same on all devices, and so is ``state``, but for those of its arrays that were
-placed in parts (a sharded memory); ``batch`` is split over them by its first axis. The step itself
-averages gradients and metrics over the axis ``AXIS``.
+placed in parts (a sharded memory, sharded parameters); ``batch`` is split over them by its first
+axis. The step itself averages gradients and metrics over the axis ``AXIS``.
 """
 
 from typing import Any, Callable
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.errors import require
+from jaxpt.memory import Memory
+from jaxpt.train.parts import Part, over_parts
 
 AXIS = "batch"
 MAPPINGS = ("shard_map", "pmap")
@@ -54,11 +57,11 @@ class Devices:
 
     def replicate(self, tree: Any) -> Any:
         """Puts host arrays on all devices, the same on each."""
-        return self.place(tree, jax.tree.map(lambda _: False, tree))
+        return self.place(tree, jax.tree.map(lambda _: None, tree))
 
     def split(self, tree: Any) -> Any:
         """Puts host arrays on the devices, each getting its rows of the first axis."""
-        return self.place(tree, jax.tree.map(lambda _: True, tree))
+        return self.place(tree, jax.tree.map(lambda _: 0, tree))
 
     def own_rows(self, n: int) -> np.ndarray:
         """Which of n rows, split by ``split``, lie on this process's devices; increasing."""
@@ -72,33 +75,32 @@ class Devices:
         return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
             sharding, x, (n, *x.shape[1:])), tree)
 
-    def place(self, tree: Any, in_parts: Any) -> Any:
+    def place(self, tree: Any, axes: Any) -> Any:
         """Puts host arrays on the devices.
 
         Args:
           tree: of arrays.
-          in_parts: the same tree of bools: True gives each device its rows of the first axis,
-            which must divide over the devices, False the whole array.
+          axes: for each of them the axis that is split over the devices, which must divide it;
+            None gives each device the whole array.
         """
-        def put(x, split):
-            spec = PartitionSpec(AXIS) if split else PartitionSpec()
-            return _put(x, NamedSharding(self._mesh, spec))
-
-        return jax.tree.map(put, tree, in_parts)
+        return jax.tree.map(
+            lambda x, axis: _put(x, NamedSharding(self._mesh, _spec(axis))), tree, axes)
 
     def map(self, step: Callable, like: Any = None) -> Callable:
         """The compiled step over all devices; the state that is passed in is consumed.
 
         Args:
           step: see above.
-          like: a state as ``place`` placed it, where some of its arrays lie in parts: they are
-            passed to the step in parts and come out so.
+          like: a state as ``place`` placed it, where some of its arrays lie in parts: the step
+            gets its own part, of a ``Memory`` as it is, of anything else as a ``Part``, and gives
+            back the same.
         """
         if self.mapping == "pmap":
             return self._pmap(step)
         state = PartitionSpec() if like is None else jax.tree.map(lambda x: x.sharding.spec, like)
         mapped = jax.shard_map(
-            step, mesh=self._mesh, in_specs=(state, PartitionSpec(), PartitionSpec(AXIS)),
+            step if like is None else _with_parts(step, state), mesh=self._mesh,
+            in_specs=(state, PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=(state, PartitionSpec()),
             # The step says itself what it reduces; inferring it would add sums of its own to the
             # gradients here and not under pmap.
@@ -139,25 +141,48 @@ def check_batch(batch_size: int, devices: int) -> None:
             f"devices: make it a multiple of {devices}.")
 
 
-def trace(step: Callable, state: Any, batch: Any, *, in_parts: Any, devices: int):
+def trace(step: Callable, state: Any, batch: Any, *, axes: Any, devices: int):
     """The jaxpr of what one of so many devices, which need not be there, does in a step.
 
     Args:
       step: (state, batch) → (state, metrics).
       state, batch: of all devices; arrays or their shapes. What of the batch has no axis is the
         same on all.
-      in_parts: see ``Devices.place``.
+      axes: of the state, see ``Devices.place``.
     """
-    def spec(split):
-        return PartitionSpec(AXIS) if split else PartitionSpec()
-
-    states = jax.tree.map(spec, in_parts)
+    states = jax.tree.map(lambda _, axis: _spec(axis), state, axes)
     mapped = jax.shard_map(
-        step, mesh=AbstractMesh((devices,), (AXIS,)), check_vma=False,
-        in_specs=(states, jax.tree.map(lambda x: spec(x.ndim > 0), batch)),
+        _with_parts(step, states), mesh=AbstractMesh((devices,), (AXIS,)), check_vma=False,
+        in_specs=(states, jax.tree.map(lambda x: _spec(0 if x.ndim else None), batch)),
         out_specs=(states, PartitionSpec()))
     equation, = jax.make_jaxpr(mapped)(state, batch).jaxpr.eqns
     return equation.params["jaxpr"]
+
+
+def on_host(tree: Any) -> Any:
+    """The whole arrays as NumPy's, on every process; all processes have to ask together."""
+    return jax.tree.map(lambda x: np.asarray(
+        x if x.is_fully_addressable or x.is_fully_replicated
+        else multihost_utils.process_allgather(x, tiled=True)), tree)
+
+
+def _spec(axis: int | None) -> PartitionSpec:
+    return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
+
+
+def _with_parts(step, specs):
+    """The step, which sees what lies in parts as ``Part``s, but for a ``Memory``, which knows."""
+
+    def box(x, spec):
+        cut = not isinstance(x, Memory) and AXIS in spec
+        return Part(x, spec.index(AXIS), AXIS) if cut else x
+
+    def run(state, *rest):
+        state = jax.tree.map(box, state, specs, is_leaf=lambda x: isinstance(x, Memory))
+        state, metrics = step(state, *rest)
+        return over_parts(lambda x: x.value if isinstance(x, Part) else x, state), metrics
+
+    return run
 
 
 def _put(x, sharding):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxpt.memory import Memory
+from jaxpt.train import parts
 
 
 @flax.struct.dataclass
@@ -20,7 +21,7 @@ class Target:
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run is, beside its config; the same on every device.
+    """All that a run is, beside its config; the same on every device, but for what is sharded.
 
     Attributes:
       step: int32 scalar, updates done.
@@ -45,7 +46,8 @@ class TrainState:
 
 def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_name) -> TrainState:
     """One optimizer update with gradients and statistics averaged over the devices."""
-    gradients, batch_stats = jax.lax.pmean((gradients, batch_stats), axis_name)
+    gradients = parts.mean(gradients, axis_name)
+    batch_stats = jax.lax.pmean(batch_stats, axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
                          batch_stats=batch_stats, opt_state=opt_state)

@@ -16,8 +16,8 @@ from jaxpt.train.files import write_anew
 CONFIG, CHANGES = "config.json", "config_changes.jsonl"
 # What may differ between a run and its resumption without a word, since it changes no result.
 FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "mapping", "devices",
-        "memory_sharding", "stop_on_save_failure", "data.resident", "data.resident_limit_mb",
-        "data.workers", "data.prefetch")
+        "memory_sharding", "param_sharding", "stop_on_save_failure", "data.resident",
+        "data.resident_limit_mb", "data.workers", "data.prefetch")
 # What may not: it would be another run, though its state might fit.
 FIXED = ("seed", "method", "data", "batch_size", "model", "memory", "memory_kind",
          "memory_dtype", "optimizer.name")
