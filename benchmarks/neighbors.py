@@ -167,6 +167,34 @@ def markdown(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def selected(n: int, k: int, batch: int = 256, dim: int = 128) -> int:
+    """Entries of all rows that ``knn.search`` hands to ``top_k``, counted as it is traced."""
+    queries, keys = (jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, n))
+
+    def count(jaxpr):
+        total = 0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "top_k":
+                total += equation.invars[0].aval.size
+            times = equation.params.get("length", 1)  # of a scan
+            total += times * sum(count(x.jaxpr) for x in equation.params.values()
+                                 if hasattr(x, "jaxpr"))
+        return total
+
+    return count(jax.make_jaxpr(lambda q, z: knn.search(q, z, k))(queries, keys).jaxpr)
+
+
+def selection_markdown(batch: int = 256, dim: int = 128, k: int = 400) -> str:
+    """What a search reads, writes and sorts, beside the sort of whole rows."""
+    lines = ["| keys | product, GFLOP | keys, MB | similarities, MB | sorted, million | "
+             "of whole rows, million |", "| ---: |" + " ---: |" * 5]
+    for n in 65_536, LOOK["n"]:
+        lines.append(f"| {n:,} | {2 * batch * n * dim / 1e9:.0f} | {n * dim * 4 / 1e6:.0f} | "
+                     f"{batch * n * 4 / 1e6:,.0f} | {selected(n, k, batch, dim) / 1e6:.1f} | "
+                     f"{batch * n / 1e6:.1f} |")
+    return "\n".join(lines)
+
+
 def same_neighbors(folder) -> str:
     """Share of queries with the same set of neighbours on both sides."""
     if not (folder / "oracle.npy").exists():

@@ -94,6 +94,7 @@ def input_rates() -> str:
 
 
 TABLES = {
+    "selection": neighbors.selection_markdown,
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
     "losses_cost": losses_cost,

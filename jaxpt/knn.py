@@ -76,18 +76,20 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
 
     Returns:
       (similarities float32 [batch, k] in falling order, indices int32 [batch, k]); ties go to the
-      lower index; where no neighbour is left the similarity is −∞ and the index −1.
+      lower index; where no neighbour is left the similarity is −∞ and the index −1. A
+      similarity that is not a number counts as ∞, so that a NaN is not passed over in silence.
 
     Raises:
       ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are
-        no keys, only one of the ids or one of the labels is given, or lengths do not match.
+        no queries or no keys, only one of the ids or one of the labels is given, or shapes do not
+        match.
     """
-    n = keys.shape[0]
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
-    _check(queries, n, k, block_size, group_size, {
+    _check(queries, keys, k, block_size, group_size, {
         "query_ids": query_ids, "query_labels": query_labels}, {
         "key_ids": key_ids, "key_labels": key_labels, "key_mask": key_mask, "key_bias": key_bias})
+    n = keys.shape[0]
     asked = Queries(queries.astype(jnp.float32), query_ids, query_labels)
     asked = jax.tree.map(lambda x: of_all_devices(x, axis_name), asked)
     stored = Keys(keys, key_ids, key_labels, key_mask, key_bias)
@@ -231,7 +233,7 @@ def block_of(keys: Keys, start, size: int) -> Keys:
 
 
 def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
-    """Float32 [n, batch], −∞ where a key is not admissible for a query.
+    """Float32 [n, batch], −∞ where a key is not admissible for a query, ∞ in place of NaN.
 
     Keys stand in rows, so that the maxima over groups of them are vectorised over the queries.
     """
@@ -239,6 +241,7 @@ def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax
                    precision=jax.lax.Precision.HIGHEST)
     if keys.bias is not None:
         s = s + keys.bias[:, None]
+    s = jnp.where(jnp.isnan(s), jnp.inf, s)  # top_k sorts NaN here or there, by backend and sign
     return jnp.where(admissible(queries, keys, s.shape), s, -jnp.inf)
 
 
@@ -351,16 +354,21 @@ def _chunk(batch, gathered, floats):
     return max(1, min(batch, CHUNK // (gathered * floats)))
 
 
-def _check(queries, n, k, block_size, group_size, of_queries, of_keys):
-    if n == 0:
-        raise ValueError("there are no keys to search.")
+def _check(queries, keys, k, block_size, group_size, of_queries, of_keys):
+    shapes = [*queries.shape], [*keys.shape]
+    if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
+        raise ValueError("queries must be [batch, dim] and keys [n, dim], got {} and {}.".format(
+            *shapes))
+    for what, array in ("queries", queries), ("keys", keys):
+        if array.shape[0] == 0:
+            raise ValueError(f"there are no {what} to search{' for' * (what == 'queries')}.")
     for name, number in ("k", k), ("block_size", block_size), ("group_size", group_size):
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}.")
     for what in "ids", "labels":
         if (of_queries[f"query_{what}"] is None) != (of_keys[f"key_{what}"] is None):
             raise ValueError(f"query_{what} and key_{what} belong together: give both or neither.")
-    for arrays, rows in (of_queries, queries.shape[0]), (of_keys, n):
+    for arrays, rows in (of_queries, queries.shape[0]), (of_keys, keys.shape[0]):
         for name, array in arrays.items():
             if array is not None and array.shape != (rows,):
                 raise ValueError(f"{name} must have shape [{rows}], got {list(array.shape)}.")

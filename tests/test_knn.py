@@ -176,6 +176,19 @@ def test_temporaries_do_not_grow_with_the_keys():
     assert temporaries(90_001) <= temporaries(45_001) + 1024 < 4 * 16 * 45_001
 
 
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_what_is_not_a_number_is_found_first(group_size):
+    for sign in 1, -1:
+        queries, keys = integers(6)
+        queries[1], keys[[8, 13]] = sign * np.nan, sign * np.nan
+        found = knn.search(queries, keys, 4, group_size=group_size, block_size=6)
+        keys[[8, 13]] = 0
+        s = queries @ keys.T
+        s[1], s[:, [8, 13]] = np.inf, np.inf
+        order = np.argsort(-s, axis=1, kind="stable")[:, :4]
+        assert_found(found, (np.take_along_axis(s, order, axis=1), order))
+
+
 # attach_gradient and take
 
 
@@ -231,6 +244,9 @@ def test_take_looks_up_what_lies_on_other_devices(shards):
 @pytest.mark.parametrize("change, message", [
     ({"k": 0}, "k must be at least 1, got 0"),
     ({"keys": np.ones((0, DIM), np.float32)}, "there are no keys to search"),
+    ({"queries": np.ones((0, DIM), np.float32)}, "there are no queries to search for"),
+    ({"queries": np.ones(DIM)}, r"queries must be \[batch, dim\] and keys \[n, dim\], got \[4\]"),
+    ({"keys": np.ones((N, 3))}, r"got \[5, 4\] and \[18, 3\]"),
     ({"query_ids": np.arange(BATCH - 1), "key_ids": np.arange(N)}, "query_ids must have shape"),
     ({"query_ids": np.arange(BATCH), "key_ids": np.arange(N + 1)}, "key_ids must have shape"),
     ({"key_mask": np.ones((N, 1), bool)}, "key_mask must have shape"),

@@ -154,6 +154,17 @@ def test_queries_that_where_leaves_out_have_neither_loss_nor_gradient():
 
 
 @pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
+def test_a_query_that_is_not_a_number_has_no_loss_of_zero(loss, options):
+    arrays = example(6)
+    clean = program(loss, "streamed", **options)(arrays, 0.1)[0]
+    arrays["queries"][5] = np.nan
+    for form in "streamed", "dense":
+        losses = program(loss, form, **options)(arrays, 0.1)[0]
+        assert np.isnan(losses[5])
+        np.testing.assert_allclose(np.delete(losses, 5), np.delete(clean, 5), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
 def test_an_empty_memory_teaches_nothing(loss, options):
     arrays = example(5) | {"key_mask": np.zeros(KEYS, bool)}
     losses, stats, gradient, _ = program(loss, "streamed", **options)(arrays, 0.1)

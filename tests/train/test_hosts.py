@@ -184,6 +184,19 @@ def test_one_two_and_four_processes_of_eight_devices_are_equal(tmp_path):
 
 
 @pytest.mark.slow
+def test_parameters_in_parts_on_two_processes_are_those_of_one(tmp_path):
+    states = []
+    for processes in 1, 2:
+        status, _, err = end(launch(processes, 4 // processes, command(
+            tmp_path / str(processes), {
+                "param_sharding": "sharded", "duration": "5 steps", "knn_every": "5 steps",
+                "model.projector.hidden": "(64,)", "model.projector.dim": 64})))
+        assert status == 0, err
+        states.append(final_state(tmp_path / str(processes)))
+    assert_same(*states)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (4, 2)])
 def test_fewer_processes_go_on_from_the_last_checkpoint(before, after, tmp_path):
     argv = command(tmp_path / "a", {"memory_sharding": "sharded"})
