@@ -87,6 +87,16 @@ class TestSteps:
             plain["memory of keys"] / 4, rel=1e-3)
         assert held(**{"data.resident": "no"})["images"] == 3 * 30 * 64 < plain["images"]
 
+    def test_parameters_in_parts_weigh_less_and_travel_more(self):
+        large = {"model.projector.hidden": (512,), "model.projector.dim": 512}
+        whole, cut = (plan.run(config_of(**large, param_sharding=sharding), ["v5e-8"])[0]
+                      for sharding in ("replicated", "sharded"))
+        for what in "parameters", "optimizer", "target":
+            assert whole.memory[what] / 8 < cut.memory[what] < whole.memory[what] / 4
+        # A gather for each of the target's and the online pass, and the scattered gradient, beside
+        # an all-reduce, which is two of these.
+        assert 1.2 < cut.links / whole.links < 1.5
+
     def test_a_step_cannot_be_faster_than_its_parts(self):
         p, = plan.run(config_of(), ["v6e-8"])
         assert p.seconds >= max(p.arithmetic, p.traffic) + p.links
