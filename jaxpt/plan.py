@@ -171,7 +171,7 @@ def step_of(config, sizes: Sizes, devices: int) -> Step:
         jaxpr = parallel.trace(step, state, batch, axes=axes, devices=devices)
     counts = count(jaxpr, devices)
     held = jax.tree.map(lambda x, axis: x.size * x.dtype.itemsize / (
-        1), state, axes)
+        1 if axis is None else devices), state, axes)
     lasting = {
         "parameters": _sum((held.params, held.batch_stats)),
         "optimizer": _sum(held.opt_state),
