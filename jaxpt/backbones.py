@@ -70,7 +70,9 @@ class Backbone:
         return extract_layers(self.encoder, self.params, self.batch_stats, images)
 
 
-def open_backbone(source: str | os.PathLike, *, model=None) -> Backbone:
+def open_backbone(
+    source: str | os.PathLike, *, model: ml_collections.ConfigDict | None = None
+) -> Backbone:
     """Opens a backbone, every parameter of it accounted for.
 
     Args:
@@ -169,7 +171,9 @@ def _from_export(path, state, about) -> Backbone:
     return opened
 
 
-def model_of(state, model) -> ml_collections.ConfigDict:
+def model_of(
+    state: dict[str, np.ndarray], model: ml_collections.ConfigDict | None
+) -> ml_collections.ConfigDict:
     """The model config of a state dict: ``model``, or where it names no network the one that the
     tensors tell, with ``model``'s dtype and options."""
     if model is not None and model.name:
@@ -198,7 +202,7 @@ def _backbone(encoder, params, stats, **origin) -> Backbone:
                     checkpoint=fingerprint((params, stats)), **origin)
 
 
-def fingerprint(tree) -> str:
+def fingerprint(tree: Any) -> str:
     """Start of a SHA-256 over names, types, shapes and bytes of all arrays of a tree."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):

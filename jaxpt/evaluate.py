@@ -65,12 +65,20 @@ class Outcome(NamedTuple):
     skipped: dict[str, str]
 
 
-def run(models: Sequence[str | os.PathLike | Model], out: str | os.PathLike, *,
-        suite: Sequence[str] = ("coarse_to_fine",), data: Sequence[str] = (),
-        fields: dict[str, Any] | None = None, part: str = "test",
-        cache: str | os.PathLike | None = None, model_config=None,
-        constants: dict[str, dict[str, Any]] | None = None, strict: bool = False,
-        quiet: bool = True) -> Outcome:
+def run(
+    models: Sequence[str | os.PathLike | Model],
+    out: str | os.PathLike,
+    *,
+    suite: Sequence[str] = ("coarse_to_fine",),
+    data: Sequence[str] = (),
+    fields: dict[str, Any] | None = None,
+    part: str = "test",
+    cache: str | os.PathLike | None = None,
+    model_config: ml_collections.ConfigDict | None = None,
+    constants: dict[str, dict[str, Any]] | None = None,
+    strict: bool = False,
+    quiet: bool = True,
+) -> Outcome:
     """Measures models and appends a record for every (model, set, evaluator) to ``out``.
 
     What ``out`` already holds is not measured again, so that an interrupted call goes on where it

@@ -14,6 +14,7 @@ import optax
 from jaxpt import losses, models
 from jaxpt.backbones import Backbone
 from jaxpt.data import augment, mixup, sources
+from jaxpt.data.batch import Batch
 from jaxpt.data.resident import Resident, gather, rows_of_step
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
@@ -210,7 +211,7 @@ def _step(task, optimizer, state, data, pairs):
     return FinetuneState(state.rate, params, stats, opt_state, average), {"loss": loss}
 
 
-def training_images(config, batch) -> jax.Array:
+def training_images(config: ml_collections.ConfigDict, batch: Batch) -> jax.Array:
     """Augmented images, float32 in −1 … 1, resized and randomly cropped where the config says so.
 
     The place of the crop is a function of (seed, epoch, example id), as all of the augmentation.

@@ -10,7 +10,7 @@ n.
 """
 
 import functools
-from typing import Callable, NamedTuple
+from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -110,7 +110,9 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
     return _largest(similarities, indices, k)
 
 
-def measured_recall(queries, keys, k: int, *, recall: float, **options) -> jax.Array:
+def measured_recall(
+    queries: jax.Array, keys: jax.Array, k: int, *, recall: float, **options: Any
+) -> jax.Array:
     """The share of the exact neighbours that an approximate search finds: float32 scalar.
 
     Of no neighbours at all it is 1.
@@ -186,7 +188,7 @@ def _attach_backward(key_rows, axis_name, residuals, weights):
 attach_gradient.defvjp(_attach_forward, _attach_backward)
 
 
-def take(values, indices, axis_name=None):
+def take(values: jax.Array, indices: jax.Array, axis_name: str | None = None) -> jax.Array:
     """``values[indices]`` where each device along the axis holds its part of the values; 0 for −1.
 
     Args:
@@ -201,12 +203,12 @@ def take(values, indices, axis_name=None):
     return own_sum(jnp.where(indices >= 0, jnp.asarray(values)[indices], 0), axis_name)
 
 
-def of_all_devices(array, axis_name):
+def of_all_devices(array: jax.Array, axis_name: str | None) -> jax.Array:
     """The rows of all devices along a named axis, in device order; the array itself without one."""
     return array if axis_name is None else jax.lax.all_gather(array, axis_name, tiled=True)
 
 
-def own_sum(array, axis_name):
+def own_sum(array: jax.Array, axis_name: str | None) -> jax.Array:
     """Of arrays with the rows of all devices: their sum over the devices, at the own rows."""
     if axis_name is None:
         return array
@@ -221,13 +223,13 @@ def _local_indices(indices, n, axis_name):
     return jnp.where((indices >= 0) & (local >= 0) & (local < n), local, -1)
 
 
-def float_rows(vectors, key_rows: Callable | None) -> jax.Array:
+def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:
     """The rows to compare of some keys: float32 [n, dim]."""
     vectors = vectors.astype(jnp.float32)
     return vectors if key_rows is None else key_rows(vectors)
 
 
-def block_of(keys: Keys, start, size: int) -> Keys:
+def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
     """``size`` keys from ``start`` on."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
 
@@ -245,7 +247,7 @@ def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax
     return jnp.where(admissible(queries, keys, s.shape), s, -jnp.inf)
 
 
-def admissible(queries: Queries, keys: Keys, shape) -> jax.Array:
+def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Array:
     """Which keys each query may find: bool [n, batch]."""
     allowed = jnp.ones(shape, bool)
     if keys.mask is not None:

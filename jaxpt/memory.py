@@ -36,7 +36,7 @@ class Memory(NamedTuple):
 SHARDED = Memory(keys=0, labels=0, ids=0, valid=0, cursor=None)
 
 
-def create(size: int, dim: int, dtype=jnp.float32) -> Memory:
+def create(size: int, dim: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Memory:
     """An empty memory of ``size`` slots for keys of length ``dim``, stored as ``dtype``.
 
     Raises:
@@ -53,8 +53,14 @@ def create(size: int, dim: int, dtype=jnp.float32) -> Memory:
     )
 
 
-def push(memory: Memory, keys: jax.Array, labels: jax.Array, ids: jax.Array, *,
-         axis_name=None) -> Memory:
+def push(
+    memory: Memory,
+    keys: jax.Array,
+    labels: jax.Array,
+    ids: jax.Array,
+    *,
+    axis_name: str | None = None,
+) -> Memory:
     """Writes a batch over the oldest slots, wrapping round at the end.
 
     Args:
@@ -80,8 +86,16 @@ def push(memory: Memory, keys: jax.Array, labels: jax.Array, ids: jax.Array, *,
     return memory._replace(cursor=(memory.cursor + batch) % size)
 
 
-def write(memory: Memory, slots: jax.Array, keys: jax.Array, labels: jax.Array, ids: jax.Array, *,
-          momentum: float, axis_name=None) -> Memory:
+def write(
+    memory: Memory,
+    slots: jax.Array,
+    keys: jax.Array,
+    labels: jax.Array,
+    ids: jax.Array,
+    *,
+    momentum: float,
+    axis_name: str | None = None,
+) -> Memory:
     """Moves each slot's key towards a new one: unit(momentum · old + (1 − momentum) · new).
 
     A slot that was never written holds zeros, so it takes the new key. Where a batch names a slot

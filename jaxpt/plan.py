@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 
 from jaxpt import pretrain
 from jaxpt.chips import parse
@@ -89,8 +90,14 @@ class Plan(NamedTuple):
         return self.count * self.hours
 
 
-def run(config, chips: list[str], *, images: int = 0, classes: int = 0,
-        utilisation: float = UTILISATION) -> list[Plan]:
+def run(
+    config: ml_collections.ConfigDict,
+    chips: list[str],
+    *,
+    images: int = 0,
+    classes: int = 0,
+    utilisation: float = UTILISATION,
+) -> list[Plan]:
     """A plan for each of some numbers of chips.
 
     Args:
@@ -111,7 +118,7 @@ def run(config, chips: list[str], *, images: int = 0, classes: int = 0,
     return [_judge(name, chip, n, steps[n], utilisation) for name, chip, n in named]
 
 
-def sizes_of(config, *, images: int = 0, classes: int = 0) -> Sizes:
+def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int = 0) -> Sizes:
     """How large a config's set is, as far as possible without reading it.
 
     Raises:
@@ -149,7 +156,7 @@ def _known_sizes(data) -> tuple[int, int] | None:
     return None
 
 
-def step_of(config, sizes: Sizes, devices: int) -> Step:
+def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> Step:
     """Traces and counts the step of one of so many devices.
 
     Raises:

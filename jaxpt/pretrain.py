@@ -6,6 +6,7 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import ml_collections
 import numpy as np
 
 from jaxpt import memory
@@ -13,6 +14,7 @@ from jaxpt import start as start_from
 from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, mixup, sources
+from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import make_feed
 from jaxpt.data.resident import rows_of_step
 from jaxpt.errors import RunError, require
@@ -58,9 +60,15 @@ class Trained(NamedTuple):
         return extract(self.encoder, params, stats, images)
 
 
-def run(config, workdir: str | os.PathLike | None = None, *, resume: bool = True,
-        quiet: bool = False, dataset: sources.Dataset | None = None,
-        max_minutes: float = 0.0) -> Trained:
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: str | os.PathLike | None = None,
+    *,
+    resume: bool = True,
+    quiet: bool = False,
+    dataset: sources.Dataset | None = None,
+    max_minutes: float = 0.0,
+) -> Trained:
     """Pre-trains, from the newest checkpoint in ``workdir`` if there is one.
 
     Killed at any moment and started again with the same config and device count, it ends with the
@@ -193,7 +201,7 @@ class Durations(NamedTuple):
     checkpoint: int
 
 
-def prepare(config, dataset) -> tuple[Method, Durations]:
+def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
     method, durations = prepare_for(config, n_examples=len(train_split(config, dataset).ids),
                                     classes=len(dataset.coarse.names))
@@ -201,7 +209,9 @@ def prepare(config, dataset) -> tuple[Method, Durations]:
     return method, durations
 
 
-def prepare_for(config, *, n_examples: int, classes: int) -> tuple[Method, Durations]:
+def prepare_for(
+    config: ml_collections.ConfigDict, *, n_examples: int, classes: int
+) -> tuple[Method, Durations]:
     """The same for so many training examples of so many classes."""
     check_numbers(config)
     parts.check(config)
@@ -229,7 +239,7 @@ def prepare_for(config, *, n_examples: int, classes: int) -> tuple[Method, Durat
                                                          config.checkpoint_every)))
 
 
-def train_split(config, dataset) -> sources.Split:
+def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
     """The part of the set that a config trains on.
 
     With ``data.pretrain_limit`` = n it is the first n of a shuffle that depends on the seed alone:
@@ -253,7 +263,7 @@ def train_split(config, dataset) -> sources.Split:
         len(split.ids))[:limit]))
 
 
-def init_state(method: Method, config, images: np.ndarray) -> TrainState:
+def init_state(method: Method, config: ml_collections.ConfigDict, images: np.ndarray) -> TrainState:
     """The state before the first step, from the seed alone."""
     side = config.augment.crop_size
     shape = (side, side) if side else images.shape[1:3]
@@ -261,12 +271,14 @@ def init_state(method: Method, config, images: np.ndarray) -> TrainState:
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
 
 
-def place_state(state: TrainState, config, devices: Devices) -> TrainState:
+def place_state(
+    state: TrainState, config: ml_collections.ConfigDict, devices: Devices
+) -> TrainState:
     """The first state on the devices, with those parts of it in pieces that the config shards."""
     return devices.place(state, axes_of(state, config, devices.count))
 
 
-def axes_of(state: TrainState, config, devices: int) -> TrainState:
+def axes_of(state: TrainState, config: ml_collections.ConfigDict, devices: int) -> TrainState:
     """For each of a state's arrays the axis along which so many devices share it; None: none do.
 
     Raises:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def mask_of_largest(values: jax.Array, k, where: jax.Array) -> jax.Array:
+def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> jax.Array:
     """Marks the ``k`` largest entries of every row; ties go to the lower index, as in ``top_k``.
 
     A search for the k-th largest value by bisection over the bits of the floats: passes of

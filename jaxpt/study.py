@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import pathlib
 import time
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterable, NamedTuple
 
 import jax
 import ml_collections
@@ -34,8 +34,9 @@ class Job(NamedTuple):
         return _key(self.config, self.part)
 
 
-def seeds_of(label: str, config: ml_collections.ConfigDict, seeds, part: str,
-             **kwargs) -> list[Job]:
+def seeds_of(
+    label: str, config: ml_collections.ConfigDict, seeds: Iterable[int], part: str, **kwargs: Any
+) -> list[Job]:
     """One job a seed; training leaves validation out exactly where validation is measured."""
     jobs = []
     for seed in seeds:

@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from typing import Any
+from typing import Any, Sequence
 
 import ml_collections
 
@@ -20,7 +20,11 @@ from jaxpt.train.parallel import Devices
 _FREE = ("frozen", "finetune", "seeds", "mapping", "devices")
 
 
-def run(config, backbones, out: str | os.PathLike) -> list[dict[str, Any]]:
+def run(
+    config: ml_collections.ConfigDict,
+    backbones: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+) -> list[dict[str, Any]]:
     """Measures and fine-tunes every backbone and adds the records to ``out``.
 
     Measurements that ``out`` already holds are not made again, so an interrupted call goes on.

@@ -6,6 +6,7 @@ import pathlib
 import zipfile
 import zlib
 
+import ml_collections
 import numpy as np
 
 from jaxpt.cache_home import cache_home
@@ -16,7 +17,7 @@ from jaxpt.errors import InputError, require
 __all__ = ["Dataset", "SOURCES", "Split", "load", "validation_mask"]
 
 
-def load(config) -> Dataset:
+def load(config: ml_collections.ConfigDict) -> Dataset:
     """Loads the set that a data config names.
 
     Validation is a fixed fifth of the training part, the same share of every fine class, drawn

@@ -6,6 +6,8 @@ import pathlib
 import shutil
 from typing import Any, NamedTuple, Sequence
 
+import ml_collections
+
 from jaxpt import __version__, records, weight_file, weights
 from jaxpt.backbones import Backbone, open_backbone
 from jaxpt.errors import InputError, require
@@ -35,9 +37,18 @@ class Exported(NamedTuple):
     url: str
 
 
-def run(source: str | os.PathLike, out: str | os.PathLike, *, layout: str = "timm",
-        formats: Sequence[str] = FORMATS[:1], classifier: bool = False, image_size: int = 0,
-        record_files: Sequence[str | os.PathLike] = (), push: str = "", model=None) -> Exported:
+def run(
+    source: str | os.PathLike,
+    out: str | os.PathLike,
+    *,
+    layout: str = "timm",
+    formats: Sequence[str] = FORMATS[:1],
+    classifier: bool = False,
+    image_size: int = 0,
+    record_files: Sequence[str | os.PathLike] = (),
+    push: str = "",
+    model: ml_collections.ConfigDict | None = None,
+) -> Exported:
     """Exports a backbone.
 
     Args:

@@ -2,7 +2,10 @@
 
 import dataclasses
 
+import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import ml_collections
 
 from jaxpt.errors import require
 from jaxpt.models.convnext import ConvNeXt, ConvNeXtTiny
@@ -29,7 +32,7 @@ __all__ = ["BACKBONES", "HEADS", "Classifier", "ConvNeXt", "Encoded", "Encoder",
            "make_projector", "sample"]
 
 
-def make_backbone(config, *, axis_name=None):
+def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> nn.Module:
     """The backbone that a model config names.
 
     Args:
@@ -59,7 +62,13 @@ def make_backbone(config, *, axis_name=None):
         require(False, f"model.options of {config.name}: {error}.")
 
 
-def make_encoder(config, head=None, predictor=None, *, axis_name=None) -> Encoder:
+def make_encoder(
+    config: ml_collections.ConfigDict,
+    head: nn.Module | None = None,
+    predictor: nn.Module | None = None,
+    *,
+    axis_name: str | None = None,
+) -> Encoder:
     """The backbone of a model config, with the images that it wants, and what stands on it.
 
     Args:
@@ -74,13 +83,13 @@ def make_encoder(config, head=None, predictor=None, *, axis_name=None) -> Encode
                    3 if weights else None)
 
 
-def sample(network, channels: int):
+def sample(network: nn.Module, channels: int) -> jax.Array:
     """Zeros [1, side, side, channels], an image of a size that the network takes."""
     side = getattr(network, "image_size", 32)
     return jnp.zeros((1, side, side, channels))
 
 
-def make_head(config, classes: int):
+def make_head(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
     """The classifier that fine-tuning puts on a backbone; its last layer starts at zero.
 
     Args:
@@ -100,14 +109,14 @@ def make_head(config, classes: int):
     return SpinalClassifier(config.width, classes)
 
 
-def make_projector(config, *, axis_name=None) -> Projector:
+def make_projector(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
     """The projector of a model config: ``projector.hidden`` and ``projector.dim``."""
     require(config.projector.dim >= 1,
             f"model.projector.dim must be at least 1, got {config.projector.dim}.")
     return _mlp(config, config.projector.hidden, axis_name)
 
 
-def make_predictor(config, *, axis_name=None) -> Projector:
+def make_predictor(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
     """The predictor of a model config, ``predictor.hidden``, as wide as the projector's output."""
     return _mlp(config, config.predictor.hidden, axis_name)
 

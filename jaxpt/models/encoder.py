@@ -51,13 +51,21 @@ class Encoded(NamedTuple):
     batch_stats: Any
 
 
-def init(encoder: Encoder, key, images):
+def init(encoder: Encoder, key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
     """Fresh (parameters, batch statistics); ``images`` float [batch, …] give the shapes."""
     variables = encoder.init(key, images[:1], False)
     return variables["params"], variables.get("batch_stats", {})
 
 
-def encode(encoder: Encoder, params, batch_stats, images, *, train: bool, key=None) -> Encoded:
+def encode(
+    encoder: Encoder,
+    params: Any,
+    batch_stats: Any,
+    images: jax.Array,
+    *,
+    train: bool,
+    key: jax.Array | None = None,
+) -> Encoded:
     """One pass; in training BatchNorm uses the batch's statistics and updates the running ones,
     and with a ``key`` networks with stochastic depth draw which branches they leave out."""
     variables = {"params": params, "batch_stats": batch_stats}

@@ -1,8 +1,10 @@
 """State dicts to variables and back, whatever the network."""
 
+import os
 import sys
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import numpy as np
 
@@ -48,7 +50,7 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
     return {"norm": "batch", "options": {}} | found[0]
 
 
-def import_state(state: dict[str, np.ndarray], network) -> Imported:
+def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
     """Puts every tensor of a state dict in its place in a network that takes colour images.
 
     A ViT's learnt positions of another grid of patches are resized to its own (bicubic).
@@ -88,14 +90,15 @@ def import_state(state: dict[str, np.ndarray], network) -> Imported:
     return Imported(variables["params"], variables.get("batch_stats", {}), head, tuple(resized))
 
 
-def tell_resized(imported: Imported, path) -> None:
+def tell_resized(imported: Imported, path: str | os.PathLike) -> None:
     """Says on stderr what of the file at ``path`` was made to fit."""
     for sentence in imported.resized:
         print(f"jaxpt: {path}: {sentence}.", file=sys.stderr)
 
 
-def export_state(network, params, batch_stats, classifier=None,
-                 layout: str = "timm") -> dict[str, np.ndarray]:
+def export_state(
+    network: nn.Module, params: Any, batch_stats: Any, classifier: Any = None, layout: str = "timm"
+) -> dict[str, np.ndarray]:
     """Variables as a state dict of torchvision or timm: the inverse of ``import_state``.
 
     Args:
@@ -122,7 +125,7 @@ def export_state(network, params, batch_stats, classifier=None,
     return state | chosen.fixed
 
 
-def state_shapes(network, layout: str = "timm") -> dict[str, tuple[int, ...]]:
+def state_shapes(network: nn.Module, layout: str = "timm") -> dict[str, tuple[int, ...]]:
     """Names and shapes of what ``export_state`` gives of a network for colour images, without a
     classifier; raises InputError as it does."""
     return _shapes(_variables(network), _layout(network, layout))
