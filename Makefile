@@ -15,7 +15,7 @@ test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(STAMP)
-	$(BIN)/flake8
+	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/shellcheck scripts/*.sh .ci/run .ci/advisories
 
