@@ -27,8 +27,8 @@ API = {
     "runs": ("Runs", ["pretrain", "finetune", "transfer", "evaluate", "scaling", "study"]),
     "evaluation": ("Evaluation", ["evaluation", "evaluation.task", "evaluation.suites",
                                   "evaluation.measure"]),
-    "files": ("Weights, records, reports", ["backbones", "weights", "records", "report",
-                                            "errors"]),
+    "files": ("Weights, records, reports", ["backbones", "weights", "export", "records",
+                                            "report", "errors"]),
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 PROSE = re.compile(r"(?m)^(Use|Returns|References):\n((?: +.*\n?|\n)+)")  # sections of text alone
