@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpt import cli, config_files, methods, models, plan, pretrain
+from jaxpt import cli, config_files, methods, plan, pretrain
 from jaxpt.configs.pretrain import cifar, defaults, recipes
 from jaxpt.errors import InputError
 
@@ -17,8 +17,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import plan as plans  # noqa: E402
-
-VIT = pytest.mark.skipif("vit_s16" not in models.BACKBONES, reason="no ViT")
 
 
 def read(name):
@@ -52,7 +50,7 @@ class TestImagenet:
     def test_all_variants_are_sound(self, method):
         words = words_of(method)
         assert words[0] == "vit_s16" and words[-1] == "smoke"
-        for word in ["", *words[1:-1], *(["vit_s16"] if "vit_s16" in models.BACKBONES else [])]:
+        for word in ["", *words[1:-1], "vit_s16"]:
             config = plans.recipe(method, word)
             made, durations = pretrain.prepare_for(config, n_examples=recipes.IMAGES,
                                                    classes=recipes.CLASSES)
@@ -95,7 +93,6 @@ def test_rates_follow_the_batch_and_the_words():
                                                              "300 epochs")
 
 
-@VIT
 @pytest.mark.parametrize("method", ["look", "dino"])
 def test_vit_runs_when_made_small(method):
     pretrain.run(read(f"pretrain/imagenet/{method}.py:vit_s16,smoke"), quiet=True)
