@@ -87,13 +87,14 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
     """
     settings = Settings(**config)
     root = jax.random.fold_in(jax.random.key(batch.seed), view)
+    one_by_one = _one_by_one(batch.image.shape)
 
     def one(image, example, epoch):
         key = jax.random.fold_in(jax.random.fold_in(root, epoch), example)
-        return _augment(settings, key, to_float(image), view)
+        return _augment(settings, key, to_float(image), view, one_by_one)
 
     rows = batch.image, batch.id, batch.epoch
-    if _one_by_one(batch.image.shape):
+    if one_by_one:
         return jax.lax.map(lambda row: one(*row), rows)
     return jax.vmap(one)(*rows)
 
@@ -147,7 +148,7 @@ def check(config) -> None:
             f"0 and 10, got {settings.rand_augment_level}.")
 
 
-def _augment(settings, key, image, view):
+def _augment(settings, key, image, view, by_taps):
     """The settings' operations on one image in −1 … 1."""
     keys = jax.random.split(key, 5)
 
@@ -155,12 +156,13 @@ def _augment(settings, key, image, view):
         return jax.random.fold_in(key, len(keys) + number)
 
     if settings.crop_size or tuple(settings.crop_area) != (1, 1):
-        image = geometry.crop(further(0), image, settings.crop_area, settings.crop_size)
+        image = geometry.crop(further(0), image, settings.crop_area, settings.crop_size,
+                              by_taps=by_taps)
     if settings.shift:
         image = geometry.shift(keys[0], image, settings.shift)
     if settings.flip:
         image = jnp.where(jax.random.bernoulli(keys[1]), image[:, ::-1], image)
-    image = _change_colours(settings, further, image, view)
+    image = _change_colours(settings, further, image, view, by_taps)
     if settings.contrast or settings.brightness:
         contrast, brightness = jax.random.uniform(keys[2], (2,), minval=-1.0, maxval=1.0)
         image = (image * (1 + settings.contrast * contrast)
@@ -172,7 +174,7 @@ def _augment(settings, key, image, view):
     return image
 
 
-def _change_colours(settings, further, image, view):
+def _change_colours(settings, further, image, view, by_taps):
     """What is defined on images in 0 … 1."""
     blur, solarise = (of_view(shares, view) for shares in (settings.blur, settings.solarise))
     if not (any(settings.jitter) or settings.grey or blur or solarise or settings.rand_augment):
@@ -192,7 +194,7 @@ def _change_colours(settings, further, image, view):
         low, high = settings.blur_sigma
         image = _with_probability(is_due, blur, lambda image: colour.blur(
             image, jax.random.uniform(draws, minval=low, maxval=high),
-            blur_radius(image.shape, settings.blur_size)), image)
+            blur_radius(image.shape, settings.blur_size), by_taps=by_taps), image)
     if solarise:
         image = _with_probability(further(5), solarise, colour.solarise, image)
     return 2 * image - 1

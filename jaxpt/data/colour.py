@@ -90,22 +90,37 @@ def turn_hue(image, turn):
     return jnp.stack([channel(start) for start in (5.0, 3.0, 1.0)], axis=-1)
 
 
-def blur(image, sigma, radius):
+def blur(image, sigma, radius, *, by_taps=False):
     """Gaussian blur, one direction after the other; the border is repeated outwards.
 
     Args:
       image: float [height, width, channels].
       sigma: float scalar, pixels.
       radius: int; the kernel has 2 · radius + 1 pixels.
+      by_taps: as in ``geometry.crop``.
     """
     weights = jnp.exp(-0.5 * (jnp.arange(radius + 1) / sigma) ** 2)
     weights = weights / (2 * jnp.sum(weights) - weights[0])
     offsets = jnp.arange(-radius, radius + 1)
+    if by_taps:
+        return _convolve(image, weights[jnp.abs(offsets)], radius)
     rows, columns = (_taps(size, offsets, weights[jnp.abs(offsets)]) for size in image.shape[:2])
     # Products of matrices: compilers fuse sums of shifted images with what is before them, and then
     # compute that anew for every tap.
     image = jnp.einsum("ij,jkc->ikc", rows, image, precision="highest")
     return jnp.einsum("kl,ilc->ikc", columns, image, precision="highest")
+
+
+def _convolve(image, taps, radius):
+    """The same taps along both directions; the border is repeated outwards."""
+    channels = image.shape[-1]
+    padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
+    # Rows of pixels whose channels lie side by side: one channel, its columns further apart.
+    flat = padded.reshape(1, 1, len(padded), -1)
+    flat = jax.lax.conv_general_dilated(flat, taps[None, None, :, None], (1, 1), "VALID")
+    flat = jax.lax.conv_general_dilated(flat, taps[None, None, None, :], (1, 1), "VALID",
+                                        rhs_dilation=(1, channels))
+    return flat.reshape(image.shape)
 
 
 def _taps(size, offsets, weights):

@@ -74,10 +74,11 @@ def to_square(image: Image.Image, framing: Framing) -> Image.Image:
     if not framing.crop:
         return image.resize((framing.resize, framing.resize), Image.Resampling.BICUBIC)
     scale = framing.resize / min(image.size)
-    image = image.resize([max(framing.resize, round(side * scale)) for side in image.size],
-                         Image.Resampling.BICUBIC)
-    left, top = (image.width - framing.crop) // 2, (image.height - framing.crop) // 2
-    return image.crop((left, top, left + framing.crop, top + framing.crop))
+    resized = np.array([max(framing.resize, round(side * scale)) for side in image.size])
+    # Only what the crop keeps is computed, from where it lies in the image.
+    corner = (resized - framing.crop) // 2
+    box = np.stack([corner, corner + framing.crop]) * image.size / resized
+    return image.resize((framing.crop, framing.crop), Image.Resampling.BICUBIC, tuple(box.ravel()))
 
 
 def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing: Framing,

@@ -118,9 +118,11 @@ class TestOneByOne:
     @pytest.mark.parametrize("settings", [
         {"crop_area": (0.2, 1.0), "flip": True, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.3,
          "blur": (0.5,), "solarise": (0.5,)},
+        {"crop_area": (0.05, 0.4), "crop_size": 5}, {"crop_area": (0.9, 1.0), "crop_size": 4},
         {"rand_augment": 2}])
-    def test_gives_the_same_views(self, settings, monkeypatch):
-        images = np.random.default_rng(0).integers(0, 256, (24, 16, 12, 3), dtype=np.uint8)
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_gives_the_same_views(self, settings, channels, monkeypatch):
+        images = np.random.default_rng(0).integers(0, 256, (24, 16, 12, channels), dtype=np.uint8)
         monkeypatch.setattr(augment, "CPU_PIXELS", 16 * 12 + 1)
         at_once = draw(images, **settings)
         compiled.cache_clear()

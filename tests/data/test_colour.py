@@ -114,11 +114,13 @@ class TestGrey:
 
 
 class TestBlur:
+    @pytest.mark.parametrize("by_taps", [False, True])
     @pytest.mark.parametrize("sigma, radius", [(0.1, 1), (0.7, 3), (2.0, 3), (2.0, 9)])
-    def test_is_that_of_scipy(self, image, sigma, radius):
+    def test_is_that_of_scipy(self, image, sigma, radius, by_taps):
         expected = scipy.ndimage.gaussian_filter(image.astype(float), (sigma, sigma, 0),
                                                  mode="nearest", radius=(radius, radius, 0))
-        close(jit(colour.blur, static_argnums=2)(image, sigma, radius), expected)
+        blur = jit(functools.partial(colour.blur, radius=radius, by_taps=by_taps))
+        close(blur(image, sigma), expected)
 
     def test_its_kernel_is_a_tenth_of_the_side_and_odd(self):
         sides = [augment.blur_radius((side, 500, 3), 0.1) * 2 + 1 for side in (8, 28, 96, 224)]

@@ -40,6 +40,17 @@ class TestToSquare:
         found = np.asarray(to_square(image, Framing(10, 4)))
         np.testing.assert_array_equal(found, np.asarray(image)[3:7, 3:7])
 
+    @pytest.mark.parametrize("shape", [(37, 61, 3), (61, 37, 3), (40, 53, 3), (20, 90, 3)])
+    @pytest.mark.parametrize("framing", [Framing(24, 17), Framing(50, 41), Framing(24, 24)])
+    def test_is_the_centre_of_the_whole_image_resized(self, shape, framing):
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+        scale = framing.resize / min(image.size)
+        whole = np.asarray(image.resize([round(side * scale) for side in image.size],
+                                        Image.Resampling.BICUBIC), int)
+        top, left = ((side - framing.crop) // 2 for side in whole.shape[:2])
+        expected = whole[top:top + framing.crop, left:left + framing.crop]
+        np.testing.assert_allclose(to_square(image, framing), expected, atol=1)  # Pillow rounds
+
     def test_without_crop_the_whole_image_is_squeezed(self):
         found = np.asarray(to_square(Image.fromarray(halves(16, 64)), Framing(8, 0)))
         assert found.shape == (8, 8)
