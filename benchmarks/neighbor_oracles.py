@@ -1,7 +1,8 @@
-"""What others would write for the same: LOOK by torch's matmul and topk, kNN by faiss.
+"""What others would write for the same: LOOK by torch's matmul and topk, kNN by faiss or sklearn.
 
-Run by ``benchmarks/neighbors.py`` with a Python that has torch and faiss; needs nothing of jaxpt.
-Arrays and the way of measuring are shared with the other side from here.
+Run by ``benchmarks/neighbors.py`` with a Python that has torch and faiss, and for scikit-learn with
+its own; needs nothing of jaxpt. Arrays and the way of measuring are shared with the other side from
+here.
 """
 
 import ctypes
@@ -88,6 +89,18 @@ def knn_by_faiss(n, batch, dim, k, classes):
     return neighbors
 
 
+def knn_by_sklearn(n, batch, dim, k, classes):
+    """The indices of the k nearest unit vectors by scikit-learn's exhaustive search."""
+    import sklearn.neighbors
+    a = arrays(n, batch, dim, classes)
+    index = sklearn.neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(a.pop("keys"))
+
+    def neighbors():
+        return index.kneighbors(a["queries"], return_distance=False)
+
+    return neighbors
+
+
 def report(functions: dict) -> None:
     """Measures what the command line names, and prints it as a line of JSON."""
     what, repeats, shapes, indices = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
@@ -100,4 +113,4 @@ def report(functions: dict) -> None:
 
 
 if __name__ == "__main__":
-    report({"look": look_by_torch, "knn": knn_by_faiss})
+    report({"look": look_by_torch, "knn": knn_by_faiss, "knn_sklearn": knn_by_sklearn})

@@ -30,6 +30,8 @@ RECORDS = HERE / "records" / "neighbors.jsonl"
 LOOK = {"n": 1_281_167, "batch": 256, "dim": 128, "k": 400, "classes": 1000}
 KNN = {"n": 200_000, "batch": 10_000, "dim": 512, "k": 20, "classes": 1000}
 GROWTH = (160_000, 320_000, 640_000, 1_280_000)
+OTHERS = {"look": {"top_k": (sys.executable, "neighbors.py", "look_top_k")},
+          "knn": {"sklearn": (sys.executable, "neighbor_oracles.py", "knn_sklearn")}}
 PARTS = ("look", "look_nearest", "knn", "mlp", "resnet", "growth")
 QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
 
@@ -69,7 +71,32 @@ def knn_by_jaxpt(n, batch, dim, k, classes):
     return neighbors
 
 
-JAXPT = {"look": look_by_jaxpt, "look_nearest": look_nearest_by_jaxpt, "knn": knn_by_jaxpt}
+def look_by_top_k(n, batch, dim, k, classes):
+    """LOOK as it is written at first: every similarity, ``lax.top_k``, leave-one-out."""
+    a = jax.tree.map(jnp.asarray, neighbor_oracles.arrays(n, batch, dim, classes))
+
+    @jax.jit
+    @jax.value_and_grad
+    def program(queries, a):
+        s = losses.similarity.unit_vectors(queries) @ a["keys"].T
+        s = jnp.where(a["query_ids"][:, None] == a["key_ids"], -jnp.inf, s)
+        s, index = jax.lax.top_k(s, k)
+        same = a["key_labels"][index] == a["query_labels"][:, None]
+        logits = s / neighbor_oracles.TEMPERATURE
+        loss = jax.nn.logsumexp(logits, 1) - jax.nn.logsumexp(jnp.where(same, logits, -1e30), 1)
+        return jnp.mean(jnp.where(same.any(1), loss, 0.0))
+
+    queries = a.pop("queries")
+
+    def value_and_gradient():
+        value, gradient = program(queries, a)
+        return [float(value), float(jnp.linalg.norm(gradient))]
+
+    return value_and_gradient
+
+
+JAXPT = {"look": look_by_jaxpt, "look_nearest": look_nearest_by_jaxpt, "look_top_k": look_by_top_k,
+         "knn": knn_by_jaxpt}
 
 
 def run(python, script, *arguments) -> dict:
@@ -81,15 +108,18 @@ def run(python, script, *arguments) -> dict:
 
 
 def compared(what, shapes, oracle_python, rounds, repeats, folder=None) -> dict:
-    """Both sides in turns: {side: {"seconds": median, "extra_mb": …, "result": …}}."""
-    sides = {"jaxpt": (sys.executable, "neighbors.py")}
+    """All sides in turns: {side: {"seconds": median, "extra_mb": …, "result": …}}.
+
+    Each calls what bears the name in its script; ``OTHERS`` are those that need no other Python.
+    """
+    sides = {"jaxpt": (sys.executable, "neighbors.py", what)} | OTHERS.get(what, {})
     if oracle_python:
-        sides["oracle"] = (oracle_python, "neighbor_oracles.py")
+        sides["oracle"] = (oracle_python, "neighbor_oracles.py", what)
     found = {side: [] for side in sides}
     for _ in range(rounds):
-        for side, (python, script) in sides.items():
+        for side, (python, script, name) in sides.items():
             saved = [folder / f"{side}.npy"] if folder else []
-            found[side].append(run(python, script, what, repeats, json.dumps(shapes), *saved))
+            found[side].append(run(python, script, name, repeats, json.dumps(shapes), *saved))
     return {side: summary(runs) for side, runs in found.items()}
 
 
@@ -133,15 +163,19 @@ def markdown(found: list[dict]) -> str:
             beside, ratio = f"{theirs:,.{digits}f} {unit}", f"{ours / theirs:.3f}"
         lines.append(f"| {what} | {ours:,.{digits}f} {unit} | {beside} | {ratio} | {floor} |")
 
-    for part, title in ("look", "LOOK, value and gradient, beside torch"), (
-            "knn", "kNN, beside faiss's flat index"):
-        if part in newest:
-            shapes, sides = newest[part]["shapes"], newest[part]["found"]
-            oracle = sides.get("oracle", {})
-            flops = 2 * shapes["batch"] * shapes["n"] * shapes["dim"] / 1e9
-            line(title, sides["jaxpt"]["seconds"], oracle.get("seconds"), "s", 2,
-                 f"{flops:,.0f} GFLOP, {4 * shapes['n'] * shapes['dim'] / 1e6:,.0f} MB of keys")
-            line("– its extra memory", sides["jaxpt"]["extra_mb"], oracle.get("extra_mb"), "MB", 0)
+    for part, title, beside in (
+            ("look", "LOOK, value and gradient", {"oracle": "torch", "top_k": "JAX's `top_k`"}),
+            ("knn", "kNN", {"oracle": "faiss's flat index", "sklearn": "scikit-learn"})):
+        if part not in newest:
+            continue
+        shapes, sides = newest[part]["shapes"], newest[part]["found"]
+        flops = 2 * shapes["batch"] * shapes["n"] * shapes["dim"] / 1e9
+        floor = f"{flops:,.0f} GFLOP, {4 * shapes['n'] * shapes['dim'] / 1e6:,.0f} MB of keys"
+        for side in [side for side in beside if side in sides] or [""]:
+            theirs = sides.get(side, {})
+            line(f"{title}, beside {beside[side]}" if side else title, sides["jaxpt"]["seconds"],
+                 theirs.get("seconds"), "s", 2, floor)
+            line("– its extra memory", sides["jaxpt"]["extra_mb"], theirs.get("extra_mb"), "MB", 0)
     if "look_nearest" in newest:
         line("LOOK with the nearest positive", newest["look_nearest"]["found"]["jaxpt"]["seconds"],
              None, "s", 2, "twice the operations")

@@ -17,10 +17,13 @@ import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
 import input as inputs  # noqa: E402
+import look_grid  # noqa: E402
 import neighbors  # noqa: E402
 import plan  # noqa: E402
 import round_trip  # noqa: E402
+import step as whole_step  # noqa: E402
 import tune  # noqa: E402
+import weak_scaling  # noqa: E402
 
 from jaxpt import records, report, study  # noqa: E402
 
@@ -97,6 +100,9 @@ TABLES = {
     "selection": neighbors.selection_markdown,
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
+    "look_grid": lambda: look_grid.markdown(records.read(look_grid.RECORDS)),
+    "step": lambda: whole_step.markdown(records.read(whole_step.RECORDS)[-1]),
+    "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)),
     "losses_cost": losses_cost,
     "plan": plan.markdown,
     "recipes": plan.recipes_markdown,

@@ -10,22 +10,19 @@ fitted power laws over 2 … 8 devices. Adds a record to benchmarks/records/weak
 
 import argparse
 import json
-import os
 import pathlib
 import re
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
+import numpy as np
+import step as whole_step
 
-import jax  # noqa: E402
-import numpy as np  # noqa: E402
-import step as whole_step  # noqa: E402
-
-from jaxpt import pretrain, records  # noqa: E402
-from jaxpt.data.feed import make_feed  # noqa: E402
-from jaxpt.data.resident import rows_of_step  # noqa: E402
-from jaxpt.train.guard import guarded  # noqa: E402
-from jaxpt.train.parallel import Devices  # noqa: E402
+from jaxpt import pretrain, records
+from jaxpt.data.feed import make_feed
+from jaxpt.data.resident import rows_of_step
+from jaxpt.train import parts
+from jaxpt.train.guard import guarded
+from jaxpt.train.parallel import Devices
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "weak_scaling.jsonl"
 DEVICES = (1, 2, 4, 8)
@@ -129,6 +126,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON",
                         help="of the config, such as memory_sharding='\"sharded\"'")
     how = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", max(DEVICES))
     shapes = whole_step.SHAPES["small"]
     overrides = {name: json.loads(value) for name, value in (x.split("=", 1) for x in how.set)}
     record = {"shapes": shapes, "overrides": overrides, "found": {

@@ -116,14 +116,15 @@ def dataset():
 
 
 NARROW = {"resnet18": {"stem": "small", "width": 8},
-          "small_cnn": {"widths": (16, 32), "strides": (2, 1)}}
+          "small_cnn": {"widths": (16, 32), "strides": (2, 1)},
+          "vit_ti16": {"patch": 4, "image_size": 8, "depth": 2}}
 
 
 # The whole step, guard and gathered batch included, as pre-training compiles it. Methods that have
 # what others have not: a search, prototypes and small crops, one more forward pass, a predictor.
 @pytest.mark.parametrize("method, network", [
     ("look", "small_cnn"), ("dino", "small_cnn"), ("nn_clr", "small_cnn"),
-    ("cross_entropy", "resnet18"), ("byol", "resnet18")])
+    ("cross_entropy", "resnet18"), ("byol", "resnet18"), ("look", "vit_ti16")])
 def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset):
     config = small_runs.config_of(method, small_runs.RUN | {
         "local_views": 1 if method == "dino" else 0, "k_warmup": "0 steps",

@@ -39,8 +39,9 @@ def crop(key, image, area, size, *, by_taps=False):
     if not by_taps:
         return jax.image.scale_and_translate(image, (*out, channels), (0, 1), scale, shift,
                                              "linear")
+    largest = math.sqrt(area[1] * 4 / 3)
     for axis in 0, 1:
-        image = _scaled(image, axis, scale[axis], shift[axis], out[axis], math.sqrt(area[1] * 4 / 3))
+        image = _scaled(image, axis, scale[axis], shift[axis], out[axis], largest)
     return image
 
 
