@@ -21,8 +21,9 @@ from jaxpt.data import augment, presets
 from jaxpt.data.batch import Batch
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "augment.jsonl"
-SHARES = {"rand_augment, 2 of 9": augment.Settings(crop_area=(0.08, 1.0), flip=True,
-                                                   rand_augment=2)}
+SHARES = {
+    "rand_augment, 2 of 9": augment.Settings(crop_area=(0.08, 1.0), flip=True, rand_augment=2)
+}
 
 
 def batch_of(n: int, size: int) -> Batch:
@@ -41,17 +42,25 @@ def drawing(settings: augment.Settings, batch: Batch):
 
 def step(batch: Batch, dtype: str):
     """Value and gradient of a ResNet-50 with a classifier of 1,000 classes, of one plain view."""
-    encoder = models.Encoder(models.make_backbone(ml_collections.ConfigDict(
-        {"name": "resnet50", "norm": "batch", "dtype": dtype, "options": {}}), axis_name=None),
-        models.Classifier(1000))
+    encoder = models.Encoder(
+        models.make_backbone(
+            ml_collections.ConfigDict(
+                {"name": "resnet50", "norm": "batch", "dtype": dtype, "options": {}}
+            ),
+            axis_name=None,
+        ),
+        models.Classifier(1000),
+    )
     params, stats = jax.jit(lambda key: models.init(encoder, key, jnp.zeros((1, 64, 64, 3))))(
-        jax.random.key(0))
+        jax.random.key(0)
+    )
 
     @jax.jit
     def program(params, batch):
         def loss_of(params):
-            encoded = models.encode(encoder, params, stats, augment.to_float(batch.image),
-                                    train=True)
+            encoded = models.encode(
+                encoder, params, stats, augment.to_float(batch.image), train=True
+            )
             return jnp.mean(jax.nn.logsumexp(encoded.output, axis=-1)), encoded.batch_stats
 
         return jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -73,13 +82,20 @@ def measure(n: int, size: int, repeats: int, dtype: str) -> dict[str, float]:
 def markdown(record: dict) -> str:
     """The costs of a record as a table."""
     costs = record["milliseconds_an_image"]
-    lines = ["| preset | ms an image and view | share of a ResNet-50's step |",
-             "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {ms:.3f} | {ms / costs['step']:.1%} |"
-              for name, ms in costs.items() if name != "step"]
-    lines.append(f"\nThe step: {costs['step']:.2f} ms an image, {record['dtype']}, "
-                 f"{record['batch']} images of {record['size']} pixels. {record['device']}, "
-                 f"jax {record['packages']['jax']}, {record['date']}.")
+    lines = [
+        "| preset | ms an image and view | share of a ResNet-50's step |",
+        "| --- | ---: | ---: |",
+    ]
+    lines += [
+        f"| {name} | {ms:.3f} | {ms / costs['step']:.1%} |"
+        for name, ms in costs.items()
+        if name != "step"
+    ]
+    lines.append(
+        f"\nThe step: {costs['step']:.2f} ms an image, {record['dtype']}, "
+        f"{record['batch']} images of {record['size']} pixels. {record['device']}, "
+        f"jax {record['packages']['jax']}, {record['date']}."
+    )
     return "\n".join(lines)
 
 
@@ -87,11 +103,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="seconds on a CPU")
     small = parser.parse_args().small
-    setting = ({"n": 8, "size": 64, "repeats": 5, "dtype": "float32"} if small else
-               {"n": 128, "size": 224, "repeats": 20, "dtype": "bfloat16"})
-    record = {"batch": setting["n"], "size": setting["size"], "dtype": setting["dtype"],
-              "repeats": setting["repeats"], "milliseconds_an_image": measure(**setting),
-              **records.surroundings()}
+    setting = (
+        {"n": 8, "size": 64, "repeats": 5, "dtype": "float32"}
+        if small
+        else {"n": 128, "size": 224, "repeats": 20, "dtype": "bfloat16"}
+    )
+    record = {
+        "batch": setting["n"],
+        "size": setting["size"],
+        "dtype": setting["dtype"],
+        "repeats": setting["repeats"],
+        "milliseconds_an_image": measure(**setting),
+        **records.surroundings(),
+    }
     records.append(RECORDS, record)
     print(markdown(record))
 

@@ -35,10 +35,17 @@ def arrays():
     def ints(i, n):
         return jax.random.randint(keys[i], (n,), 0, CLASSES)
 
-    return {"x": rows(0, BATCH), "other": rows(1, BATCH), "memory": rows(2, MEMORY),
-            "prototypes": rows(3, CLASSES), "labels": ints(4, BATCH), "key_labels": ints(5, MEMORY),
-            "ids": jnp.arange(BATCH) // 2, "example": jnp.arange(BATCH),
-            "key_ids": jnp.arange(MEMORY)}
+    return {
+        "x": rows(0, BATCH),
+        "other": rows(1, BATCH),
+        "memory": rows(2, MEMORY),
+        "prototypes": rows(3, CLASSES),
+        "labels": ints(4, BATCH),
+        "key_labels": ints(5, MEMORY),
+        "ids": jnp.arange(BATCH) // 2,
+        "example": jnp.arange(BATCH),
+        "key_ids": jnp.arange(MEMORY),
+    }
 
 
 def programs():
@@ -63,25 +70,38 @@ def programs():
     yield "nca", "memory", lambda x, a: losses.nca(x, *memory(a), **ids(a))[0]
     for name in "sup_moco", "exemplar", "mask_con", "grafit":
         yield name, "memory", with_own(name)
-    yield "info_nce, queue", "memory", lambda x, a: losses.info_nce(
-        x, a["other"], a["memory"], **ids(a))
-    yield "prototype_softmax", "memory", lambda x, a: losses.prototype_softmax(
-        x, *memory(a), classes=CLASSES, **ids(a))
+    yield (
+        "info_nce, queue",
+        "memory",
+        lambda x, a: losses.info_nce(x, a["other"], a["memory"], **ids(a)),
+    )
+    yield (
+        "prototype_softmax",
+        "memory",
+        lambda x, a: losses.prototype_softmax(x, *memory(a), classes=CLASSES, **ids(a)),
+    )
     yield "nn_clr", "memory", lambda x, a: losses.nn_clr(a["other"], x, a["memory"])
     yield "sup_con, out", "batch", lambda x, a: losses.sup_con(x, a["labels"])
     yield "sup_con, in", "batch", lambda x, a: losses.sup_con(x, a["labels"], form="in")
     yield "spread", "batch", lambda x, a: losses.spread(x, a["labels"], a["ids"])
     yield "nt_xent", "batch", lambda x, a: losses.nt_xent(x, a["ids"])
     yield "info_nce, in batch", "batch", lambda x, a: losses.info_nce(x, a["other"])
-    yield "cosine_softmax", "batch", lambda x, a: losses.cosine_softmax(
-        x, a["prototypes"], a["labels"])
+    yield (
+        "cosine_softmax",
+        "batch",
+        lambda x, a: losses.cosine_softmax(x, a["prototypes"], a["labels"]),
+    )
     yield "cosine_regression", "batch", lambda x, a: losses.cosine_regression(x, a["other"])
     yield "barlow_twins", "batch", lambda x, a: losses.barlow_twins(x, a["other"])
     yield "vicreg", "batch", lambda x, a: losses.vicreg(x, a["other"])
-    yield "dino", "batch", lambda x, a: losses.dino(
-        x.reshape(2, -1, DIM), a["other"].reshape(2, -1, DIM), jnp.zeros(DIM))
-    yield "optax ntxent", "batch", lambda x, a: optax.losses.ntxent(
-        x, a["labels"], temperature=0.1)
+    yield (
+        "dino",
+        "batch",
+        lambda x, a: losses.dino(
+            x.reshape(2, -1, DIM), a["other"].reshape(2, -1, DIM), jnp.zeros(DIM)
+        ),
+    )
+    yield "optax ntxent", "batch", lambda x, a: optax.losses.ntxent(x, a["labels"], temperature=0.1)
     yield "obvious SupCon", "batch", lambda x, a: obvious_sup_con(x, a["labels"])
     yield "obvious kNN by top_k, k=50", "memory", lambda x, a: obvious_look(x, *memory(a), k=50)
 
@@ -122,36 +142,52 @@ def measure(function, *arguments) -> dict[str, float]:
         began = time.perf_counter()
         jax.block_until_ready(program(*arguments))
         seconds.append(time.perf_counter() - began)
-    return {"temporaries_mb": program.memory_analysis().temp_size_in_bytes / 1e6,
-            "milliseconds": 1e3 * statistics.median(seconds)}
+    return {
+        "temporaries_mb": program.memory_analysis().temp_size_in_bytes / 1e6,
+        "milliseconds": 1e3 * statistics.median(seconds),
+    }
 
 
 def markdown(record: dict) -> str:
     """The costs of a record as a table."""
-    lines = ["| loss | contrast | temporaries, MB | in S | ms | in products |",
-             "| --- | --- | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| loss | contrast | temporaries, MB | in S | ms | in products |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
     for name, c in record["costs"].items():
-        lines.append(f"| {name} | {c['contrast']} | {c['temporaries_mb']:.1f} | "
-                     f"{c['temporaries_mb'] / c['matrix_mb']:.1f} | {c['milliseconds']:.1f} | "
-                     f"{c['milliseconds'] / c['product_milliseconds']:.1f} |")
+        lines.append(
+            f"| {name} | {c['contrast']} | {c['temporaries_mb']:.1f} | "
+            f"{c['temporaries_mb'] / c['matrix_mb']:.1f} | {c['milliseconds']:.1f} | "
+            f"{c['milliseconds'] / c['product_milliseconds']:.1f} |"
+        )
     s = record["shapes"]
-    lines.append(f"\nBatch {s['batch']:,}, memory {s['memory']:,}, dimension {s['dim']}: batch × "
-                 f"batch × dim is {s['batch']**2 * s['dim'] * 4 / 1e6:.0f} MB. {record['device']}, "
-                 f"jax {record['packages']['jax']}, {record['date']}.")
+    lines.append(
+        f"\nBatch {s['batch']:,}, memory {s['memory']:,}, dimension {s['dim']}: batch × "
+        f"batch × dim is {s['batch'] ** 2 * s['dim'] * 4 / 1e6:.0f} MB. {record['device']}, "
+        f"jax {record['packages']['jax']}, {record['date']}."
+    )
     return "\n".join(lines)
 
 
 def main() -> None:
     a = arrays()
-    record = {"shapes": {"batch": BATCH, "memory": MEMORY, "dim": DIM, "classes": CLASSES},
-              "repeats": REPEATS, "costs": {}, **records.surroundings()}
-    floors = {contrast: measure(lambda x, other: x @ other.T, a["x"], a[other])["milliseconds"]
-              for contrast, other in (("memory", "memory"), ("batch", "other"))}
+    record = {
+        "shapes": {"batch": BATCH, "memory": MEMORY, "dim": DIM, "classes": CLASSES},
+        "repeats": REPEATS,
+        "costs": {},
+        **records.surroundings(),
+    }
+    floors = {
+        contrast: measure(lambda x, other: x @ other.T, a["x"], a[other])["milliseconds"]
+        for contrast, other in (("memory", "memory"), ("batch", "other"))
+    }
     for name, contrast, loss in programs():
         columns = {"memory": MEMORY, "batch": BATCH}[contrast]
         record["costs"][name] = cost(loss, a["x"], a) | {
-            "product_milliseconds": floors[contrast], "matrix_mb": BATCH * columns * 4 / 1e6,
-            "contrast": contrast}
+            "product_milliseconds": floors[contrast],
+            "matrix_mb": BATCH * columns * 4 / 1e6,
+            "contrast": contrast,
+        }
         print(name, flush=True)
     records.append(RECORDS, record)
     print(markdown(record))

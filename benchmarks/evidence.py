@@ -16,16 +16,18 @@ from jaxpt.configs.pretrain import digits, fashion_mnist
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
-COLUMNS = ("fine_knn", "fine_linear", "fine_5shot", "coarse_knn", "class_separation",
-           "fine_purity")
+COLUMNS = ("fine_knn", "fine_linear", "fine_5shot", "coarse_knn", "class_separation", "fine_purity")
 SEARCH_SEEDS = (200, 201, 202)
 CONFIRM_SEEDS = tuple(range(6))
 # What the search chose: where the losses differ most on fine labels, and the one change to LOOK
 # that clearly helped, in the base setting.
 CONFIRMED = "no augmentation, 200 epochs"
 OWN_VIEW = {"own_view": 0.25}
-NO_AUGMENTATION = {f"{who}.{what}": 0 for who in ("augment", "key_augment")
-                   for what in ("shift", "contrast", "noise")}
+NO_AUGMENTATION = {
+    f"{who}.{what}": 0
+    for who in ("augment", "key_augment")
+    for what in ("shift", "contrast", "noise")
+}
 NO_FLIP = {"augment.flip": False, "key_augment.flip": False}
 CONFIGS = {"digits": digits.get_config, "fashion_mnist": fashion_mnist.get_config}
 
@@ -36,8 +38,10 @@ SETTINGS = {
         "two views": {"views": 2},
         "200 epochs": {"duration": "200 epochs"},
         "twice the width": {"model.options.widths": (32, 64, 64, 128)},
-        "twice the width, 120 epochs": {"model.options.widths": (32, 64, 64, 128),
-                                        "duration": "120 epochs"},
+        "twice the width, 120 epochs": {
+            "model.options.widths": (32, 64, 64, 128),
+            "duration": "120 epochs",
+        },
         "parity": {"data.label_map": "parity"},
         "parity, 200 epochs": {"data.label_map": "parity", "duration": "200 epochs"},
         "all ten labels": {"data.label_map": "fine"},
@@ -77,22 +81,38 @@ ABLATIONS = {
     },
 }
 # What small crops (multi-crop) are on Fashion-MNIST.
-SMALL_CROPS = {"local_augment.crop_size": 14, "local_augment.crop_area": (0.2, 0.6),
-               "local_augment.flip": True}
+SMALL_CROPS = {
+    "local_augment.crop_size": 14,
+    "local_augment.crop_area": (0.2, 0.6),
+    "local_augment.flip": True,
+}
 
 
 def settings_jobs(data: str, names, seeds, part: str) -> list[study.Job]:
     """Every method in the named settings."""
-    return [job for name in names for method in METHODS
-            for job in _jobs(data, f"{name}: {method}", method, SETTINGS[data][name], seeds, part)]
+    return [
+        job
+        for name in names
+        for method in METHODS
+        for job in _jobs(data, f"{name}: {method}", method, SETTINGS[data][name], seeds, part)
+    ]
 
 
 def ablation_jobs(data: str) -> list[study.Job]:
     """LOOK with one field changed at a time."""
-    return [job for field, values in ABLATIONS[data].items() for value in values
-            for job in _jobs(data, f"{field}={value}", "look",
-                             {field: value} | (SMALL_CROPS if field == "local_views" else {}),
-                             SEARCH_SEEDS, "validation")]
+    return [
+        job
+        for field, values in ABLATIONS[data].items()
+        for value in values
+        for job in _jobs(
+            data,
+            f"{field}={value}",
+            "look",
+            {field: value} | (SMALL_CROPS if field == "local_views" else {}),
+            SEARCH_SEEDS,
+            "validation",
+        )
+    ]
 
 
 def confirmation_jobs(setting: str) -> list[study.Job]:
@@ -127,8 +147,11 @@ def markdown(records: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", choices=sorted(SETTINGS))
-    parser.add_argument("--confirm", action="store_true",
-                        help="run what the search on digits chose on test data with fresh seeds")
+    parser.add_argument(
+        "--confirm",
+        action="store_true",
+        help="run what the search on digits chose on test data with fresh seeds",
+    )
     args = parser.parse_args()
 
     def done(record):
@@ -139,8 +162,7 @@ def main() -> None:
         print(markdown(study.run(jobs, RECORDS / "confirmation_digits.jsonl", on_done=done)))
         return
     path = RECORDS / f"evidence_{args.data}.jsonl"
-    jobs = settings_jobs(args.data, SETTINGS[args.data], SEARCH_SEEDS,
-                         "validation")
+    jobs = settings_jobs(args.data, SETTINGS[args.data], SEARCH_SEEDS, "validation")
     print(markdown(study.run(jobs, path, on_done=done)))
     print(markdown(study.run(ablation_jobs(args.data), path, on_done=done)))
 

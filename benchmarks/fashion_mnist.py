@@ -31,8 +31,9 @@ def jobs(duration: str) -> list[study.Job]:
 
 def main() -> None:
     for duration in DURATIONS:
-        found = study.run(jobs(duration), RECORDS,
-                          on_done=lambda r: print(r["label"], r["seed"], flush=True))
+        found = study.run(
+            jobs(duration), RECORDS, on_done=lambda r: print(r["label"], r["seed"], flush=True)
+        )
         print(f"{duration}\n\n{report.markdown(found)}")
 
 

@@ -36,16 +36,19 @@ RECORDS = HERE / "records" / "input.jsonl"
 PICTURE, QUALITY, SIZE, THREADS = (512, 384), 90, 224, 2
 FULL = {"pictures": 512, "batch": 64, "passes": 2, "rounds": 3, "batches": 200}
 SMALL = {"pictures": 32, "batch": 16, "passes": 1, "rounds": 1, "batches": 20}
-SIDES = {"decode": "JPEG decoder alone (Pillow), 2 threads",
-         "half": "– decoding to half the sides (its draft mode)",
-         "streamed": "jaxpt: batches of squares on the device",
-         "views": "jaxpt: and both views, drawn by the same CPU",
-         "torchvision": "torchvision: both views, DataLoader with 2 workers"}
+SIDES = {
+    "decode": "JPEG decoder alone (Pillow), 2 threads",
+    "half": "– decoding to half the sides (its draft mode)",
+    "streamed": "jaxpt: batches of squares on the device",
+    "views": "jaxpt: and both views, drawn by the same CPU",
+    "torchvision": "torchvision: both views, DataLoader with 2 workers",
+}
 
 
 def make_pictures(folder: pathlib.Path, n: int) -> None:
     """JPEGs of two classes: random crops of scikit-learn's two photographs."""
     from sklearn.datasets import load_sample_images
+
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
     for i in range(n):
@@ -55,9 +58,9 @@ def make_pictures(folder: pathlib.Path, n: int) -> None:
         left, top = rng.uniform(0, [photograph.width - width, photograph.height - height])
         label = folder / "ab"[i % 2]
         label.mkdir(exist_ok=True)
-        photograph.resize(PICTURE, Image.Resampling.BICUBIC,
-                          (left, top, left + width, top + height)).save(
-            label / f"{i:04}.jpg", quality=QUALITY)
+        photograph.resize(
+            PICTURE, Image.Resampling.BICUBIC, (left, top, left + width, top + height)
+        ).save(label / f"{i:04}.jpg", quality=QUALITY)
 
 
 def rates_of(work, n: int, passes: int) -> list[float]:
@@ -137,35 +140,55 @@ def jpegs(torch_python: str, how: dict) -> dict:
         for _ in range(how["rounds"]):
             for name in names:
                 numbers = [str(how["batch"]), str(how["passes"])]
-                command = ([torch_python, HERE / "input_torch.py", pictures, str(SIZE), *numbers]
-                           if name == "torchvision" else
-                           [sys.executable, HERE / "input.py", "--side", name, pictures, *numbers])
-                output = subprocess.run(command, check=True, env=environment, text=True,
-                                        stdout=subprocess.PIPE).stdout
+                command = (
+                    [torch_python, HERE / "input_torch.py", pictures, str(SIZE), *numbers]
+                    if name == "torchvision"
+                    else [sys.executable, HERE / "input.py", "--side", name, pictures, *numbers]
+                )
+                output = subprocess.run(
+                    command, check=True, env=environment, text=True, stdout=subprocess.PIPE
+                ).stdout
                 found[name].append(statistics.median(json.loads(output.splitlines()[-1])))
-    ratios = {name: statistics.median(np.divide(found[name], found["torchvision"]).tolist())
-              for name in names} if torch_python else {}
-    return {"images_a_second": {name: statistics.median(x) for name, x in found.items()},
-            "times_torchvision": ratios}
+    ratios = (
+        {
+            name: statistics.median(np.divide(found[name], found["torchvision"]).tolist())
+            for name in names
+        }
+        if torch_python
+        else {}
+    )
+    return {
+        "images_a_second": {name: statistics.median(x) for name, x in found.items()},
+        "times_torchvision": ratios,
+    }
 
 
 def fashion(how: dict) -> dict:
     """Milliseconds a batch of 256, from its rows to the batch on the device."""
     batch, batches = 256, how["batches"]
-    works = {name: feeding(config_of(batch, source="fashion_mnist", resident=resident), batches,
-                           views)
-             for name, resident, views in (("streamed", "no", 0), ("resident", "yes", 0),
-                                           ("streamed_alone", "no", None),
-                                           ("resident_alone", "yes", None))}
+    works = {
+        name: feeding(config_of(batch, source="fashion_mnist", resident=resident), batches, views)
+        for name, resident, views in (
+            ("streamed", "no", 0),
+            ("resident", "yes", 0),
+            ("streamed_alone", "no", None),
+            ("resident_alone", "yes", None),
+        )
+    }
     times = {name: [] for name in works}
     for _ in range(how["rounds"]):
         for name, work in works.items():
             rate = statistics.median(rates_of(work, batch * batches, how["passes"]))
             times[name].append(1e3 * batch / rate)
-    return {"milliseconds_a_batch": {name: statistics.median(x) for name, x in times.items()},
-            "times_streamed": {name: statistics.median(
-                np.divide(times[f"streamed{name}"], times[f"resident{name}"]).tolist())
-                for name in ("", "_alone")}}
+    return {
+        "milliseconds_a_batch": {name: statistics.median(x) for name, x in times.items()},
+        "times_streamed": {
+            name: statistics.median(
+                np.divide(times[f"streamed{name}"], times[f"resident{name}"]).tolist()
+            )
+            for name in ("", "_alone")
+        },
+    }
 
 
 def markdown(found: list[dict]) -> str:
@@ -174,26 +197,39 @@ def markdown(found: list[dict]) -> str:
     lines = []
     if "jpegs" in newest:
         rates, ratios = newest["jpegs"]["images_a_second"], newest["jpegs"]["times_torchvision"]
-        lines += [f"| {PICTURE[0]} × {PICTURE[1]} JPEGs to {SIZE} pixels | images/s | "
-                  "times torchvision |", "| --- | ---: | ---: |"]
-        lines += [f"| {title} | {rates[name]:,.0f} | "
-                  f"{f'{ratios[name]:.2f}' if name in ratios else ''} |"
-                  for name, title in SIDES.items() if name in rates]
+        lines += [
+            f"| {PICTURE[0]} × {PICTURE[1]} JPEGs to {SIZE} pixels | images/s | "
+            "times torchvision |",
+            "| --- | ---: | ---: |",
+        ]
+        lines += [
+            f"| {title} | {rates[name]:,.0f} | {f'{ratios[name]:.2f}' if name in ratios else ''} |"
+            for name, title in SIDES.items()
+            if name in rates
+        ]
         lines.append("")
     if "fashion_mnist" in newest:
         times = newest["fashion_mnist"]["milliseconds_a_batch"]
         ratios = newest["fashion_mnist"]["times_streamed"]
-        lines += ["| Fashion-MNIST, a batch of 256 | streamed | resident | times as fast |",
-                  "| --- | ---: | ---: | ---: |"]
-        lines += [f"| {title} | {times[f'streamed{name}']:.2f} ms | "
-                  f"{times[f'resident{name}']:.2f} ms | {ratios[name]:.1f} |"
-                  for name, title in (("_alone", "the pipeline until the step has its input"),
-                                      ("", "and until the step has gathered its batch"))]
+        lines += [
+            "| Fashion-MNIST, a batch of 256 | streamed | resident | times as fast |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {title} | {times[f'streamed{name}']:.2f} ms | "
+            f"{times[f'resident{name}']:.2f} ms | {ratios[name]:.1f} |"
+            for name, title in (
+                ("_alone", "the pipeline until the step has its input"),
+                ("", "and until the step has gathered its batch"),
+            )
+        ]
         lines.append("")
     loads = [record["load"] for record in newest.values()]
     last = found[-1]
-    lines.append(f"{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work on "
-                 f"the machine: load {min(loads):.0f} … {max(loads):.0f}.")
+    lines.append(
+        f"{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work on "
+        f"the machine: load {min(loads):.0f} … {max(loads):.0f}."
+    )
     return "\n".join(lines)
 
 
@@ -201,8 +237,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default="")
     parser.add_argument("--small", action="store_true", help="a minute, and no record")
-    parser.add_argument("--parts", nargs="+", choices=("jpegs", "fashion_mnist"),
-                        default=("jpegs", "fashion_mnist"))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("jpegs", "fashion_mnist"), default=("jpegs", "fashion_mnist")
+    )
     args = parser.parse_args()
     how = SMALL if args.small else FULL
     if not args.torch_python:

@@ -26,12 +26,18 @@ class TwoViews(torch.utils.data.Dataset):
 
     def __init__(self, folder: str, size: int):
         self.files = sorted(pathlib.Path(folder).glob("*/*.jpg"))
-        self.draw = transforms.Compose([
-            transforms.RandomResizedCrop(size, (0.2, 1.0)),
-            transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
-            transforms.RandomGrayscale(0.2),
-            transforms.RandomApply([transforms.GaussianBlur(size // 20 * 2 + 1, (0.1, 2.0))], 0.5),
-            transforms.RandomHorizontalFlip(), transforms.ToTensor()])
+        self.draw = transforms.Compose(
+            [
+                transforms.RandomResizedCrop(size, (0.2, 1.0)),
+                transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], 0.8),
+                transforms.RandomGrayscale(0.2),
+                transforms.RandomApply(
+                    [transforms.GaussianBlur(size // 20 * 2 + 1, (0.1, 2.0))], 0.5
+                ),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+            ]
+        )
 
     def __len__(self):
         return len(self.files)
@@ -43,8 +49,9 @@ class TwoViews(torch.utils.data.Dataset):
 
 
 def main(folder, size, batch, passes):
-    loader = torch.utils.data.DataLoader(TwoViews(folder, size), batch, shuffle=True,
-                                         num_workers=2, persistent_workers=True)
+    loader = torch.utils.data.DataLoader(
+        TwoViews(folder, size), batch, shuffle=True, num_workers=2, persistent_workers=True
+    )
     rates = []
     for _ in range(passes + 1):
         began, seen = time.perf_counter(), 0

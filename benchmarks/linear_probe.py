@@ -78,8 +78,9 @@ class Peer:
 
     def fit(self, l2, tol, iterations):
         """(seconds, objective, model), started from the last fit that was kept."""
-        model = LogisticRegression(C=1 / (len(self.x) * l2), tol=tol, max_iter=iterations,
-                                   warm_start=True)
+        model = LogisticRegression(
+            C=1 / (len(self.x) * l2), tol=tol, max_iter=iterations, warm_start=True
+        )
         if self.start is not None:
             model.coef_, model.intercept_, model.classes_ = self.start
         seconds, _ = timed(lambda: model.fit(self.x, self.labels))
@@ -95,10 +96,15 @@ class Peer:
             if value <= best * (1 + WITHIN):
                 break
         # A weaker strength never did with a looser one, so that need not be tried.
-        self.tolerances = self.tolerances[self.tolerances.index(tol):]
+        self.tolerances = self.tolerances[self.tolerances.index(tol) :]
         self.keep(model)
-        return {"l2": float(l2), "tol": tol, "seconds": seconds.tolist(), "objective": float(value),
-                "iterations": int(model.n_iter_[0])}, model
+        return {
+            "l2": float(l2),
+            "tol": tol,
+            "seconds": seconds.tolist(),
+            "objective": float(value),
+            "iterations": int(model.n_iter_[0]),
+        }, model
 
 
 def speed(grid):
@@ -121,33 +127,50 @@ def speed(grid):
     best = np.minimum(found.objective, [row["objective"] for row in careful[::-1]])
     theirs = np.sum([row["seconds"] for row in careful], axis=0)
     middle = np.median(seconds, axis=0)
-    return {"shapes": {"rows": len(x), "dim": x.shape[1], "classes": classes,
-                       "strengths": len(grid)},
-            "load": load + [os.getloadavg()[0]], "seconds": middle.tolist(),
-            "all_seconds": np.array(seconds).tolist(), "seconds_with_compiling": first.tolist(),
-            "iterations": found.iterations.tolist(), "tolerance": 1e-9,
-            "excess": float(np.max(found.objective / best - 1)),
-            "sklearn_seconds": theirs.tolist(), "sklearn_fits": careful,
-            "sklearn_default_seconds": np.sum([s for s, _ in default], axis=0).tolist(),
-            "sklearn_default_excess": float(max(
-                value / b - 1 for (_, value), b in zip(default, best, strict=True))),
-            "ratio": (theirs / middle).tolist()}
+    return {
+        "shapes": {"rows": len(x), "dim": x.shape[1], "classes": classes, "strengths": len(grid)},
+        "load": load + [os.getloadavg()[0]],
+        "seconds": middle.tolist(),
+        "all_seconds": np.array(seconds).tolist(),
+        "seconds_with_compiling": first.tolist(),
+        "iterations": found.iterations.tolist(),
+        "tolerance": 1e-9,
+        "excess": float(np.max(found.objective / best - 1)),
+        "sklearn_seconds": theirs.tolist(),
+        "sklearn_fits": careful,
+        "sklearn_default_seconds": np.sum([s for s, _ in default], axis=0).tolist(),
+        "sklearn_default_excess": float(
+            max(value / b - 1 for (_, value), b in zip(default, best, strict=True))
+        ),
+        "ratio": (theirs / middle).tolist(),
+    }
 
 
 def digits():
     x, labels = load_digits(return_X_y=True)
-    return (standardised(x[:797], x[:797]), labels[:797],
-            standardised(x[797:], x[:797]), labels[797:])
+    return (
+        standardised(x[:797], x[:797]),
+        labels[:797],
+        standardised(x[797:], x[:797]),
+        labels[797:],
+    )
 
 
 def fashion_mnist():
     from jaxpt.configs.pretrain.fashion_mnist import get_config
+
     data = sources.load(get_config("look").data)
     first = np.random.default_rng(0).normal(size=(784, 128)) / 28
-    x, z = (np.maximum(part.images[:2000].reshape(2000, -1) / 255 @ first, 0)
-            for part in (data.trainval, data.test))
-    return (x.astype(np.float32), data.trainval.labels[:2000], z.astype(np.float32),
-            data.test.labels[:2000])
+    x, z = (
+        np.maximum(part.images[:2000].reshape(2000, -1) / 255 @ first, 0)
+        for part in (data.trainval, data.test)
+    )
+    return (
+        x.astype(np.float32),
+        data.trainval.labels[:2000],
+        z.astype(np.float32),
+        data.test.labels[:2000],
+    )
 
 
 def agreement(grid, name, x, labels, test, test_labels):
@@ -159,9 +182,14 @@ def agreement(grid, name, x, labels, test, test_labels):
         ours = np.argmax(test @ found.weights[i] + found.bias[i], axis=1)
         excess.append(objective(x, labels, found.weights[i], found.bias[i], grid[i]) / value - 1)
         moved.append(np.mean(ours == test_labels) - model.score(test, test_labels))
-    return {"set": name, "rows": len(x), "test_rows": len(test), "strengths": len(grid),
-            "largest_excess": float(max(excess)),
-            "largest_accuracy_difference": float(np.max(np.abs(moved)))}
+    return {
+        "set": name,
+        "rows": len(x),
+        "test_rows": len(test),
+        "strengths": len(grid),
+        "largest_excess": float(max(excess)),
+        "largest_accuracy_difference": float(np.max(np.abs(moved))),
+    }
 
 
 def main() -> None:
@@ -171,16 +199,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     warnings.simplefilter("ignore")
-    grid, results = GRID[::args.every], {}
+    grid, results = GRID[:: args.every], {}
     with threadpool_limits(args.threads):
         if "agreement" in args.parts:
-            results["agreement"] = [agreement(grid, "digits", *digits()),
-                                    agreement(grid, "fashion_mnist", *fashion_mnist())]
+            results["agreement"] = [
+                agreement(grid, "digits", *digits()),
+                agreement(grid, "fashion_mnist", *fashion_mnist()),
+            ]
         if "speed" in args.parts:
             results["speed"] = speed(grid)
     for part, result in results.items():
-        records.append(RECORDS, {"part": part, "threads": args.threads, "result": result,
-                                 **records.surroundings()})
+        records.append(
+            RECORDS,
+            {"part": part, "threads": args.threads, "result": result, **records.surroundings()},
+        )
         print(part, result)
 
 

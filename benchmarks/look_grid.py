@@ -22,8 +22,12 @@ from jaxpt import records
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "look_grid.jsonl"
 BASE = {"n": 65_536, "batch": 256, "dim": 128, "k": 200, "classes": 1000}
-AXES = {"n": (4096, 16_384, 65_536, 262_144, 1_048_576), "batch": (64, 128, 256, 512, 1024),
-        "k": (10, 50, 200, 800), "dim": (32, 128, 512)}
+AXES = {
+    "n": (4096, 16_384, 65_536, 262_144, 1_048_576),
+    "batch": (64, 128, 256, 512, 1024),
+    "k": (10, 50, 200, 800),
+    "dim": (32, 128, 512),
+}
 SMALL = {"n": (1024, 4096), "batch": (64, 128), "k": (10, 50), "dim": (32, 64)}
 TITLES = {"n": "keys", "batch": "batch", "k": "k", "dim": "dimension"}
 SIDES = {"jaxpt": "jaxpt", "top_k": "JAX's `top_k`", "torch": "torch"}
@@ -31,12 +35,16 @@ SIDES = {"jaxpt": "jaxpt", "top_k": "JAX's `top_k`", "torch": "torch"}
 
 def measured(shapes: dict, oracle_python: str, repeats: int) -> dict:
     """{side: {"seconds": median, "extra_mb": …}} of one point."""
-    commands = {"jaxpt": (sys.executable, "neighbors.py", "look"),
-                "top_k": (sys.executable, "neighbors.py", "look_top_k")}
+    commands = {
+        "jaxpt": (sys.executable, "neighbors.py", "look"),
+        "top_k": (sys.executable, "neighbors.py", "look_top_k"),
+    }
     if oracle_python:
         commands["torch"] = oracle_python, "neighbor_oracles.py", "look"
-    found = {side: neighbors.summary([neighbors.run(*command, repeats, json.dumps(shapes))])
-             for side, command in commands.items()}
+    found = {
+        side: neighbors.summary([neighbors.run(*command, repeats, json.dumps(shapes))])
+        for side, command in commands.items()
+    }
     values = [side.pop("result")[0] for side in found.values()]
     if not np.allclose(values, values[0], rtol=1e-4):
         raise SystemExit(f"The sides disagree about the loss at {shapes}: {values}.")
@@ -46,17 +54,26 @@ def measured(shapes: dict, oracle_python: str, repeats: int) -> dict:
 def exponents(axis: list[dict], name: str, field: str) -> dict[str, float]:
     """Of the power law of every side along an axis."""
     where = np.log([point["shapes"][name] for point in axis])
-    return {side: float(np.polyfit(where, np.log([point["found"][side][field] for point in axis]),
-                                   1)[0]) for side in axis[0]["found"]}
+    return {
+        side: float(
+            np.polyfit(where, np.log([point["found"][side][field] for point in axis]), 1)[0]
+        )
+        for side in axis[0]["found"]
+    }
 
 
 def markdown(found: list[dict]) -> str:
     """Times and memory of the newest record, and the exponents of each axis, as a table."""
     record = found[-1]
     sides = [side for side in SIDES if side in next(iter(record["axes"].values()))[0]["found"]]
-    lines = ["| | " + " | ".join(f"{SIDES[side]}, ms" for side in sides) + " | "
-             + " | ".join(f"{SIDES[side]}, MB" for side in sides) + " |",
-             "| --- |" + " ---: |" * (2 * len(sides))]
+    lines = [
+        "| | "
+        + " | ".join(f"{SIDES[side]}, ms" for side in sides)
+        + " | "
+        + " | ".join(f"{SIDES[side]}, MB" for side in sides)
+        + " |",
+        "| --- |" + " ---: |" * (2 * len(sides)),
+    ]
     for name, axis in record["axes"].items():
         for point in axis:
             cells = [f"{1e3 * point['found'][side]['seconds']:,.1f}" for side in sides]
@@ -66,9 +83,11 @@ def markdown(found: list[dict]) -> str:
         cells = [f"^{by[side]:.2f}" for by in (times, extra) for side in sides]
         lines.append(f"| *grows as {TITLES[name]}* | {' | '.join(cells)} |")
     base = ", ".join(f"{TITLES[name]} {record['base'][name]:,}" for name in AXES)
-    lines.append(f"\nWhere not said otherwise: {base}. {record['device']}, jax "
-                 f"{record['packages']['jax']}, {record['date']}; other work on the machine: load "
-                 f"{record['load']:.0f}.")
+    lines.append(
+        f"\nWhere not said otherwise: {base}. {record['device']}, jax "
+        f"{record['packages']['jax']}, {record['date']}; other work on the machine: load "
+        f"{record['load']:.0f}."
+    )
     return "\n".join(lines)
 
 

@@ -26,10 +26,14 @@ def arrays(n: int, batch: int, dim: int, classes: int) -> dict:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
-    return {"queries": unit(batch), "keys": unit(n),
-            "query_labels": rng.integers(classes, size=batch).astype(np.int32),
-            "key_labels": rng.integers(classes, size=n).astype(np.int32),
-            "query_ids": np.arange(batch, dtype=np.int32), "key_ids": np.arange(n, dtype=np.int32)}
+    return {
+        "queries": unit(batch),
+        "keys": unit(n),
+        "query_labels": rng.integers(classes, size=batch).astype(np.int32),
+        "key_labels": rng.integers(classes, size=n).astype(np.int32),
+        "query_ids": np.arange(batch, dtype=np.int32),
+        "key_ids": np.arange(n, dtype=np.int32),
+    }
 
 
 def memory(field: str) -> float:
@@ -56,6 +60,7 @@ def measure(function, repeats: int) -> dict:
 def look_by_torch(n, batch, dim, k, classes):
     """Value and gradient of LOOK with loss 0 where no neighbour is a positive."""
     import torch
+
     torch.set_num_threads(2)
     a = {name: torch.from_numpy(x) for name, x in arrays(n, batch, dim, classes).items()}
 
@@ -66,8 +71,7 @@ def look_by_torch(n, batch, dim, k, classes):
         s, index = torch.topk(s, k)
         same = a["key_labels"][index] == a["query_labels"][:, None]
         logits = s / TEMPERATURE
-        loss = torch.logsumexp(logits, 1) - torch.logsumexp(
-            logits.masked_fill(~same, -1e30), 1)
+        loss = torch.logsumexp(logits, 1) - torch.logsumexp(logits.masked_fill(~same, -1e30), 1)
         loss = torch.where(same.any(1), loss, 0.0).mean()
         loss.backward()
         return [loss.item(), queries.grad.norm().item()]
@@ -78,6 +82,7 @@ def look_by_torch(n, batch, dim, k, classes):
 def knn_by_faiss(n, batch, dim, k, classes):
     """The indices of the k nearest by a flat inner-product index."""
     import faiss
+
     faiss.omp_set_num_threads(2)
     a = arrays(n, batch, dim, classes)
     index = faiss.IndexFlatIP(dim)
@@ -92,6 +97,7 @@ def knn_by_faiss(n, batch, dim, k, classes):
 def knn_by_sklearn(n, batch, dim, k, classes):
     """The indices of the k nearest unit vectors by scikit-learn's exhaustive search."""
     import sklearn.neighbors
+
     a = arrays(n, batch, dim, classes)
     index = sklearn.neighbors.NearestNeighbors(n_neighbors=k, algorithm="brute").fit(a.pop("keys"))
 

@@ -32,10 +32,13 @@ def in_turns(programs: dict, repeats: int) -> dict[str, float]:
 def memory_of(n, dim, batch, classes):
     """Labelled unit keys with ids, and the labels and ids of the batch."""
     keys = jax.random.split(jax.random.key(1), 3)
-    return {"keys": losses.similarity.unit_vectors(jax.random.normal(keys[0], (n, dim))),
-            "key_labels": jax.random.randint(keys[1], (n,), 0, classes),
-            "query_labels": jax.random.randint(keys[2], (batch,), 0, classes),
-            "query_ids": jnp.arange(batch), "key_ids": jnp.arange(n)}
+    return {
+        "keys": losses.similarity.unit_vectors(jax.random.normal(keys[0], (n, dim))),
+        "key_labels": jax.random.randint(keys[1], (n,), 0, classes),
+        "query_labels": jax.random.randint(keys[2], (batch,), 0, classes),
+        "query_ids": jnp.arange(batch),
+        "key_ids": jnp.arange(n),
+    }
 
 
 def step_of(encode, params, images, loss):
@@ -68,8 +71,10 @@ def without_memory(q, keys, _):
 def mlp_steps(batch=200, n=4000, k=100, widths=(784, 512, 512, 256), repeats=21):
     """A step with a 3-layer MLP by LOOK and by SupMoCo over the same memory."""
     drawn = jax.random.split(jax.random.key(0), len(widths))
-    params = [jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5
-              for key, shape in zip(drawn, zip(widths, widths[1:]))]
+    params = [
+        jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5
+        for key, shape in zip(drawn, zip(widths, widths[1:]))
+    ]
 
     def encode(params, x):
         for weight in params[:-1]:
@@ -78,15 +83,20 @@ def mlp_steps(batch=200, n=4000, k=100, widths=(784, 512, 512, 256), repeats=21)
 
     memory = memory_of(n, widths[-1], batch, 10)
     images = jax.random.normal(drawn[-1], (batch, widths[0]))
-    programs = {name: step_of(encode, params, images, loss) for name, loss in (
-        ("look", look(k)), ("sup_moco", sup_moco))}
+    programs = {
+        name: step_of(encode, params, images, loss)
+        for name, loss in (("look", look(k)), ("sup_moco", sup_moco))
+    }
     return in_turns({name: lambda f=f: f(memory) for name, f in programs.items()}, repeats)
 
 
 def resnet_steps(batch=256, n=8192, k=100, dim=128, repeats=3):
     """A step with ResNet-18 at 32 pixels by LOOK and with no memory at all, and LOOK by itself."""
-    backbone = models.make_backbone(ml_collections.ConfigDict({
-        "name": "resnet18", "norm": "batch", "dtype": "float32", "options": {"stem": "small"}}))
+    backbone = models.make_backbone(
+        ml_collections.ConfigDict(
+            {"name": "resnet18", "norm": "batch", "dtype": "float32", "options": {"stem": "small"}}
+        )
+    )
     encoder = models.Encoder(backbone, models.Projector((512,), dim), channels=3)
     images = jax.random.uniform(jax.random.key(0), (batch, 32, 32, 3))
     params, stats = models.init(encoder, jax.random.key(1), images)
@@ -95,12 +105,17 @@ def resnet_steps(batch=256, n=8192, k=100, dim=128, repeats=3):
         return models.encode(encoder, params, stats, x, train=True).output
 
     memory = memory_of(n, dim, batch, 100)
-    programs = {name: step_of(encode, params, images, loss) for name, loss in (
-        ("look", look(k)), ("no memory", without_memory))}
+    programs = {
+        name: step_of(encode, params, images, loss)
+        for name, loss in (("look", look(k)), ("no memory", without_memory))
+    }
     alone = jax.jit(jax.value_and_grad(lambda q, memory: jnp.mean(look(k)(q, None, memory))))
     queries = jax.random.normal(jax.random.key(2), (batch, dim))
-    return in_turns({name: lambda f=f: f(memory) for name, f in programs.items()}
-                    | {"loss alone": lambda: alone(queries, memory)}, repeats)
+    return in_turns(
+        {name: lambda f=f: f(memory) for name, f in programs.items()}
+        | {"loss alone": lambda: alone(queries, memory)},
+        repeats,
+    )
 
 
 if __name__ == "__main__":

@@ -30,8 +30,10 @@ RECORDS = HERE / "records" / "neighbors.jsonl"
 LOOK = {"n": 1_281_167, "batch": 256, "dim": 128, "k": 400, "classes": 1000}
 KNN = {"n": 200_000, "batch": 10_000, "dim": 512, "k": 20, "classes": 1000}
 GROWTH = (160_000, 320_000, 640_000, 1_280_000)
-OTHERS = {"look": {"top_k": (sys.executable, "neighbors.py", "look_top_k")},
-          "knn": {"sklearn": (sys.executable, "neighbor_oracles.py", "knn_sklearn")}}
+OTHERS = {
+    "look": {"top_k": (sys.executable, "neighbors.py", "look_top_k")},
+    "knn": {"sklearn": (sys.executable, "neighbor_oracles.py", "knn_sklearn")},
+}
 PARTS = ("look", "look_nearest", "knn", "mlp", "resnet", "growth")
 QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
 
@@ -39,9 +41,19 @@ QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
 def look_by_jaxpt(n, batch, dim, k, classes, no_positive="drop"):
     """Value and gradient of LOOK."""
     a = jax.tree.map(jnp.asarray, neighbor_oracles.arrays(n, batch, dim, classes))
-    program = jax.jit(jax.value_and_grad(lambda queries, rest: jnp.mean(losses.look(
-        queries, **rest, k=k, no_positive=no_positive,
-        temperature=neighbor_oracles.TEMPERATURE)[0])))
+    program = jax.jit(
+        jax.value_and_grad(
+            lambda queries, rest: jnp.mean(
+                losses.look(
+                    queries,
+                    **rest,
+                    k=k,
+                    no_positive=no_positive,
+                    temperature=neighbor_oracles.TEMPERATURE,
+                )[0]
+            )
+        )
+    )
     queries = a.pop("queries")
     program = program.lower(queries, a).compile()
 
@@ -64,9 +76,16 @@ def knn_by_jaxpt(n, batch, dim, k, classes):
 
     def neighbors():
         starts = range(0, batch, QUERIES_AT_A_TIME)
-        return np.concatenate([np.asarray(knn.search(
-            jnp.asarray(a["queries"][start:start + QUERIES_AT_A_TIME]), keys, k)[1])
-            for start in starts])
+        return np.concatenate(
+            [
+                np.asarray(
+                    knn.search(
+                        jnp.asarray(a["queries"][start : start + QUERIES_AT_A_TIME]), keys, k
+                    )[1]
+                )
+                for start in starts
+            ]
+        )
 
     return neighbors
 
@@ -95,15 +114,24 @@ def look_by_top_k(n, batch, dim, k, classes):
     return value_and_gradient
 
 
-JAXPT = {"look": look_by_jaxpt, "look_nearest": look_nearest_by_jaxpt, "look_top_k": look_by_top_k,
-         "knn": knn_by_jaxpt}
+JAXPT = {
+    "look": look_by_jaxpt,
+    "look_nearest": look_nearest_by_jaxpt,
+    "look_top_k": look_by_top_k,
+    "knn": knn_by_jaxpt,
+}
 
 
 def run(python, script, *arguments) -> dict:
     """What a process of its own prints last, on two cores."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
-    output = subprocess.run([python, HERE / script, *map(str, arguments)], check=True,
-                            env=environment, stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        [python, HERE / script, *map(str, arguments)],
+        check=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
     return json.loads(output.splitlines()[-1])
 
 
@@ -125,9 +153,11 @@ def compared(what, shapes, oracle_python, rounds, repeats, folder=None) -> dict:
 
 def summary(runs) -> dict:
     """Medians over all calls and over the processes."""
-    return {"seconds": statistics.median(s for r in runs for s in r["seconds"]),
-            "extra_mb": statistics.median(r["extra_mb"] for r in runs),
-            "result": runs[0]["result"]}
+    return {
+        "seconds": statistics.median(s for r in runs for s in r["seconds"]),
+        "extra_mb": statistics.median(r["extra_mb"] for r in runs),
+        "result": runs[0]["result"],
+    }
 
 
 def growth(repeats) -> dict:
@@ -135,8 +165,11 @@ def growth(repeats) -> dict:
     found = {"n": GROWTH, "seconds": [], "temporaries_mb": []}
     for n in GROWTH:
         shapes = LOOK | {"n": n}
-        found["seconds"].append(summary([run(
-            sys.executable, "neighbors.py", "look", repeats, json.dumps(shapes))])["seconds"])
+        found["seconds"].append(
+            summary([run(sys.executable, "neighbors.py", "look", repeats, json.dumps(shapes))])[
+                "seconds"
+            ]
+        )
         found["temporaries_mb"].append(temporaries(**shapes))
     found["exponent"] = float(np.polyfit(np.log(GROWTH), np.log(found["seconds"]), 1)[0])
     return found
@@ -146,8 +179,11 @@ def temporaries(n, batch, dim, k, classes) -> float:
     """MB of temporaries of value and gradient, by XLA's account."""
     ints = [jax.ShapeDtypeStruct((rows,), jnp.int32) for rows in (batch, n, batch, n)]
     floats = [jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, n)]
-    program = jax.value_and_grad(lambda q, z, a, b, i, j: jnp.mean(losses.look(
-        q, z, a, b, k=k, query_ids=i, key_ids=j, no_positive="drop")[0]))
+    program = jax.value_and_grad(
+        lambda q, z, a, b, i, j: jnp.mean(
+            losses.look(q, z, a, b, k=k, query_ids=i, key_ids=j, no_positive="drop")[0]
+        )
+    )
     compiled = jax.jit(program).lower(*floats, *ints).compile()
     return compiled.memory_analysis().temp_size_in_bytes / 1e6
 
@@ -164,8 +200,9 @@ def markdown(found: list[dict]) -> str:
         lines.append(f"| {what} | {ours:,.{digits}f} {unit} | {beside} | {ratio} | {floor} |")
 
     for part, title, beside in (
-            ("look", "LOOK, value and gradient", {"oracle": "torch", "top_k": "JAX's `top_k`"}),
-            ("knn", "kNN", {"oracle": "faiss's flat index", "sklearn": "scikit-learn"})):
+        ("look", "LOOK, value and gradient", {"oracle": "torch", "top_k": "JAX's `top_k`"}),
+        ("knn", "kNN", {"oracle": "faiss's flat index", "sklearn": "scikit-learn"}),
+    ):
         if part not in newest:
             continue
         shapes, sides = newest[part]["shapes"], newest[part]["found"]
@@ -173,15 +210,28 @@ def markdown(found: list[dict]) -> str:
         floor = f"{flops:,.0f} GFLOP, {4 * shapes['n'] * shapes['dim'] / 1e6:,.0f} MB of keys"
         for side in [side for side in beside if side in sides] or [""]:
             theirs = sides.get(side, {})
-            line(f"{title}, beside {beside[side]}" if side else title, sides["jaxpt"]["seconds"],
-                 theirs.get("seconds"), "s", 2, floor)
+            line(
+                f"{title}, beside {beside[side]}" if side else title,
+                sides["jaxpt"]["seconds"],
+                theirs.get("seconds"),
+                "s",
+                2,
+                floor,
+            )
             line("– its extra memory", sides["jaxpt"]["extra_mb"], theirs.get("extra_mb"), "MB", 0)
     if "look_nearest" in newest:
-        line("LOOK with the nearest positive", newest["look_nearest"]["found"]["jaxpt"]["seconds"],
-             None, "s", 2, "twice the operations")
+        line(
+            "LOOK with the nearest positive",
+            newest["look_nearest"]["found"]["jaxpt"]["seconds"],
+            None,
+            "s",
+            2,
+            "twice the operations",
+        )
     for part, what, beside in (
-            ("mlp", "step of a 3-layer MLP: LOOK beside SupMoCo", "sup_moco"),
-            ("resnet", "step of ResNet-18: LOOK beside no memory", "no memory")):
+        ("mlp", "step of a 3-layer MLP: LOOK beside SupMoCo", "sup_moco"),
+        ("resnet", "step of ResNet-18: LOOK beside no memory", "no memory"),
+    ):
         if part in newest:
             times = newest[part]["found"]
             line(what, times["look"], times[beside], "ms", 1)
@@ -190,14 +240,18 @@ def markdown(found: list[dict]) -> str:
     if "growth" in newest:
         g = newest["growth"]["found"]
         mb = g["temporaries_mb"]
-        lines.append(f"\nOver {g['n'][0]:,} … {g['n'][-1]:,} keys LOOK's time grows as "
-                     f"n^{g['exponent']:.2f}; temporaries are {min(mb):.1f} … {max(mb):.1f} MB.")
+        lines.append(
+            f"\nOver {g['n'][0]:,} … {g['n'][-1]:,} keys LOOK's time grows as "
+            f"n^{g['exponent']:.2f}; temporaries are {min(mb):.1f} … {max(mb):.1f} MB."
+        )
     if "knn" in newest:
         lines.append(f"\nThe same neighbours as faiss: {newest['knn']['same_neighbors']}.")
     loads = [record["load"] for record in newest.values()]
     last = found[-1]
-    lines.append(f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work "
-                 f"on the machine: load {min(loads):.0f} … {max(loads):.0f}.")
+    lines.append(
+        f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work "
+        f"on the machine: load {min(loads):.0f} … {max(loads):.0f}."
+    )
     return "\n".join(lines)
 
 
@@ -211,8 +265,9 @@ def selected(n: int, k: int, batch: int = 256, dim: int = 128) -> int:
             if equation.primitive.name == "top_k":
                 total += equation.invars[0].aval.size
             times = equation.params.get("length", 1)  # of a scan
-            total += times * sum(count(x.jaxpr) for x in equation.params.values()
-                                 if hasattr(x, "jaxpr"))
+            total += times * sum(
+                count(x.jaxpr) for x in equation.params.values() if hasattr(x, "jaxpr")
+            )
         return total
 
     return count(jax.make_jaxpr(lambda q, z: knn.search(q, z, k))(queries, keys).jaxpr)
@@ -220,12 +275,17 @@ def selected(n: int, k: int, batch: int = 256, dim: int = 128) -> int:
 
 def selection_markdown(batch: int = 256, dim: int = 128, k: int = 400) -> str:
     """What a search reads, writes and sorts, beside the sort of whole rows."""
-    lines = ["| keys | product, GFLOP | keys, MB | similarities, MB | sorted, million | "
-             "of whole rows, million |", "| ---: |" + " ---: |" * 5]
+    lines = [
+        "| keys | product, GFLOP | keys, MB | similarities, MB | sorted, million | "
+        "of whole rows, million |",
+        "| ---: |" + " ---: |" * 5,
+    ]
     for n in 65_536, LOOK["n"]:
-        lines.append(f"| {n:,} | {2 * batch * n * dim / 1e9:.0f} | {n * dim * 4 / 1e6:.0f} | "
-                     f"{batch * n * 4 / 1e6:,.0f} | {selected(n, k, batch, dim) / 1e6:.1f} | "
-                     f"{batch * n / 1e6:.1f} |")
+        lines.append(
+            f"| {n:,} | {2 * batch * n * dim / 1e9:.0f} | {n * dim * 4 / 1e6:.0f} | "
+            f"{batch * n * 4 / 1e6:,.0f} | {selected(n, k, batch, dim) / 1e6:.1f} | "
+            f"{batch * n / 1e6:.1f} |"
+        )
     return "\n".join(lines)
 
 
@@ -233,8 +293,9 @@ def same_neighbors(folder) -> str:
     """Share of queries with the same set of neighbours on both sides."""
     if not (folder / "oracle.npy").exists():
         return "not compared"
-    ours, theirs = (np.sort(np.load(folder / f"{side}.npy"), axis=1)
-                    for side in ("jaxpt", "oracle"))
+    ours, theirs = (
+        np.sort(np.load(folder / f"{side}.npy"), axis=1) for side in ("jaxpt", "oracle")
+    )
     return f"{(ours == theirs).all(axis=1).mean():.4%} of queries"
 
 
@@ -263,8 +324,12 @@ def main() -> None:
     if not how.oracle_python:
         print("No --oracle-python: torch and faiss are skipped.")
     for part in how.parts:
-        record = {"part": part, "rounds": how.rounds, "repeats": how.repeats,
-                  "load": os.getloadavg()[0]}
+        record = {
+            "part": part,
+            "rounds": how.rounds,
+            "repeats": how.repeats,
+            "load": os.getloadavg()[0],
+        }
         record |= measured(part, how.oracle_python, how.rounds, how.repeats)
         records.append(RECORDS, record | records.surroundings())
         print(part, flush=True)

@@ -50,9 +50,15 @@ def scaled(chips: str):
 def made(name: str) -> dict:
     """The record of a job."""
     config, chips = jobs()[name]
-    found, = plan.run(config, [chips], images=recipes.IMAGES, classes=recipes.CLASSES)
-    return {"benchmark": "plan", "name": name, "utilisation": plan.UTILISATION,
-            "config": config.to_dict(), "plan": found._asdict(), **records.surroundings()}
+    (found,) = plan.run(config, [chips], images=recipes.IMAGES, classes=recipes.CLASSES)
+    return {
+        "benchmark": "plan",
+        "name": name,
+        "utilisation": plan.UTILISATION,
+        "config": config.to_dict(),
+        "plan": found._asdict(),
+        **records.surroundings(),
+    }
 
 
 def stored() -> dict[str, dict]:
@@ -68,9 +74,11 @@ def plan_of(record: dict) -> plan.Plan:
 def line(record: dict) -> str:
     """What a recipe's header says."""
     p = plan_of(record)
-    return (f"On paper: {plan.told(p.hours)} hours on {p.chips}, {plan.told(p.chip_hours)} "
-            f"chip-hours, {plan.told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
-            "a chip (benchmarks/plan.py).")
+    return (
+        f"On paper: {plan.told(p.hours)} hours on {p.chips}, {plan.told(p.chip_hours)} "
+        f"chip-hours, {plan.told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
+        "a chip (benchmarks/plan.py)."
+    )
 
 
 def markdown() -> str:
@@ -78,22 +86,32 @@ def markdown() -> str:
     found = [plan_of(stored()[chips]) for chips in SLICES]
     titles, cells = zip(*plan.rows(found), strict=True)
     lines = ["| | " + " | ".join(SLICES) + " |", "|---" + "| ---: " * len(SLICES) + "|"]
-    return "\n".join(lines + [f"| {title} | " + " | ".join(row) + " |"
-                              for title, row in zip(titles, cells, strict=True)])
+    return "\n".join(
+        lines
+        + [
+            f"| {title} | " + " | ".join(row) + " |"
+            for title, row in zip(titles, cells, strict=True)
+        ]
+    )
 
 
 def recipes_markdown() -> str:
     """The recipes of ImageNet-1k: what their headers say."""
-    lines = ["| recipe | what is expected, and of whom | hours on " + SLICE + " | chip-hours |",
-             "|---|---|---:|---:|"]
+    lines = [
+        "| recipe | what is expected, and of whom | hours on " + SLICE + " | chip-hours |",
+        "|---|---|---:|---:|",
+    ]
     for method in METHODS:
         text = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").__doc__
         title = text.partition(" on ImageNet-1k")[0]
-        expected = " ".join(re.search(r"^Expected: (.*?)^On paper", text,
-                                      re.MULTILINE | re.DOTALL)[1].split())
+        expected = " ".join(
+            re.search(r"^Expected: (.*?)^On paper", text, re.MULTILINE | re.DOTALL)[1].split()
+        )
         p = plan_of(stored()[method])
-        lines.append(f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
-                     f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} |")
+        lines.append(
+            f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
+            f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} |"
+        )
     return "\n".join(lines)
 
 

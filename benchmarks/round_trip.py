@@ -21,14 +21,19 @@ from jaxpt.export.counterparts import NAMES, counterpart
 RECORDS = pathlib.Path(__file__).parent / "records" / "round_trip.jsonl"
 NETWORKS = ("resnet50", "vit_s16", "vit_b16", "convnext_tiny")
 SIZE, IMAGES = 224, 4
-COLUMNS = {"timm_logits": "timm, logits", "timm_features": "timm, features",
-           "torchvision_logits": "torchvision, logits",
-           "torchvision_features": "torchvision, features", "stablehlo": "StableHLO, logits"}
+COLUMNS = {
+    "timm_logits": "timm, logits",
+    "timm_features": "timm, features",
+    "torchvision_logits": "torchvision, logits",
+    "torchvision_features": "torchvision, features",
+    "stablehlo": "StableHLO, logits",
+}
 
 
 def prepared():
     """torch, timm and torchvision.models; a torch without torchvision's operators is told them."""
     import torch
+
     try:
         import torchvision  # noqa: F401
     except (RuntimeError, AttributeError):
@@ -37,6 +42,7 @@ def prepared():
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     import timm
     from torchvision import models
+
     return torch, timm, models
 
 
@@ -48,13 +54,14 @@ def drawn(network, torch):
             value.uniform_(0.5, 1.0, generator=generator)
         elif value.is_floating_point():
             fan_in = value[0].numel() if value.ndim > 1 else 25
-            value.normal_(0, fan_in ** -0.5, generator=generator)
+            value.normal_(0, fan_in**-0.5, generator=generator)
     return network.eval()
 
 
 def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
     """Largest absolute difference to jaxpt of everything that was made from the same weights."""
     from safetensors.torch import load_file, save_file
+
     torch, timm, torchvision = prepared()
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
 
@@ -69,9 +76,14 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
     save_file(network.state_dict(), folder / f"{name}.safetensors")
 
     def exported(layout, classifier):
-        made = export.run(folder / f"{name}.safetensors", folder / f"{layout}_{classifier}",
-                          layout=layout, classifier=classifier, image_size=SIZE,
-                          formats=export.FORMATS if classifier else export.FORMATS[:1])
+        made = export.run(
+            folder / f"{name}.safetensors",
+            folder / f"{layout}_{classifier}",
+            layout=layout,
+            classifier=classifier,
+            image_size=SIZE,
+            formats=export.FORMATS if classifier else export.FORMATS[:1],
+        )
         assert made.layout == layout and not made.notes, made
         return made.folder
 
@@ -81,30 +93,39 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
     features, dense = opened.features(images), opened.classifier["Dense_0"]
     logits = features @ dense["kernel"] + dense["bias"]
     config = timm.data.resolve_model_data_config(
-        timm.create_model(f"local-dir:{full}", pretrained=True))
-    found = {"largest_logit": np.abs(logits).max(), "parameters": sum(
-        x.numel() for x in network.parameters())}
+        timm.create_model(f"local-dir:{full}", pretrained=True)
+    )
+    found = {
+        "largest_logit": np.abs(logits).max(),
+        "parameters": sum(x.numel() for x in network.parameters()),
+    }
 
     def note(what, values, wanted):
         found[what] = float(np.abs(values - wanted).max())
 
-    for what, at, wanted, classes in (("timm_logits", full, logits, 1000),
-                                      ("timm_features", bare, features, 0)):
+    for what, at, wanted, classes in (
+        ("timm_logits", full, logits, 1000),
+        ("timm_features", bare, features, 0),
+    ):
         strict = timm.create_model(names.timm, num_classes=classes)
         strict.load_state_dict(load_file(at / "model.safetensors"), strict=True)
         note(what, outputs(strict, config), wanted)
         alone = timm.create_model(f"local-dir:{at}", pretrained=True)
         np.testing.assert_array_equal(outputs(alone, config), outputs(strict, config))
     if names.torchvision:
-        for what, classifier, wanted in (("torchvision_logits", True, logits),
-                                         ("torchvision_features", False, features)):
+        for what, classifier, wanted in (
+            ("torchvision_logits", True, logits),
+            ("torchvision_features", False, features),
+        ):
             strict = getattr(torchvision, names.torchvision)()
             if not classifier:
                 exec(f"strict.{names.head} = torch.nn.Identity()")  # the line that the card shows
-            strict.load_state_dict(load_file(
-                exported("torchvision", classifier) / "model.safetensors"), strict=True)
+            strict.load_state_dict(
+                load_file(exported("torchvision", classifier) / "model.safetensors"), strict=True
+            )
             note(what, outputs(strict, config), wanted)
     from jax import export as jax_export
+
     served = jax_export.deserialize(bytearray((full / serving.FILE).read_bytes()))
     note("stablehlo", served.call(images), logits)
     return {name: float(value) for name, value in found.items()}
@@ -113,18 +134,29 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
 def markdown(found: list[dict]) -> str:
     """The newest record of each network as a table."""
     newest = {record["network"]: record for record in found}
-    lines = ["| network | parameters | largest logit | " + " | ".join(COLUMNS.values()) + " |",
-             "| --- |" + " ---: |" * (2 + len(COLUMNS))]
+    lines = [
+        "| network | parameters | largest logit | " + " | ".join(COLUMNS.values()) + " |",
+        "| --- |" + " ---: |" * (2 + len(COLUMNS)),
+    ]
     for name, record in newest.items():
         values = record["values"]
         cells = [f"{values[key]:.0e}" if key in values else "–" for key in COLUMNS]
-        lines.append(f"| {name} | {values['parameters']:,.0f} | {values['largest_logit']:.2f} | "
-                     + " | ".join(cells) + " |")
+        lines.append(
+            f"| {name} | {values['parameters']:,.0f} | {values['largest_logit']:.2f} | "
+            + " | ".join(cells)
+            + " |"
+        )
     last = found[-1]
     versions = ", ".join(f"{name} {version}" for name, version in last["peers"].items())
-    return "\n".join([*lines, "", f"Largest absolute difference to jaxpt over {IMAGES} images of "
-                      f"{SIZE} × {SIZE} pixels, float32, drawn weights. {last['device']}, jax "
-                      f"{last['packages']['jax']}, {versions}, {last['date']}."])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"Largest absolute difference to jaxpt over {IMAGES} images of "
+            f"{SIZE} × {SIZE} pixels, float32, drawn weights. {last['device']}, jax "
+            f"{last['packages']['jax']}, {versions}, {last['date']}.",
+        ]
+    )
 
 
 def main() -> None:
@@ -134,8 +166,12 @@ def main() -> None:
     args = parser.parse_args()
     torch, timm, _ = prepared()
     import torchvision
-    peers = {"torch": torch.__version__, "torchvision": torchvision.__version__,
-             "timm": timm.__version__}
+
+    peers = {
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "timm": timm.__version__,
+    }
     found = []
     for name in args.networks:
         with tempfile.TemporaryDirectory() as folder:

@@ -39,8 +39,13 @@ from jaxpt.train.workdir import open_run
 RECORDS = pathlib.Path(__file__).parent / "records" / "soak.jsonl"
 EVERY = 1.0  # seconds between two looks
 LIMIT_KIB = 20.0  # a save: with one every ten minutes, 3 MiB a day
-CONFIG = {"duration": "100000000 steps", "checkpoint_every": "25 steps", "knn_every": "250 steps",
-          "log_every": "20 steps", "devices": 1}
+CONFIG = {
+    "duration": "100000000 steps",
+    "checkpoint_every": "25 steps",
+    "knn_every": "250 steps",
+    "log_every": "20 steps",
+    "devices": 1,
+}
 SHOWN = {"memory_mib": "memory, MiB", "open_files": "open files", "threads": "threads"}
 SAVES_ALONE, FIRST_SAVES = 500, 200  # of a saver by itself; those in which its heaps find a size
 ALONE = """
@@ -90,24 +95,44 @@ def main() -> None:
         rows = len(read_metrics(workdir))
         alone = {by: lost_alone(by, workdir, step) for by in ("orbax", "jaxpt")}
     saves = step // int(CONFIG["checkpoint_every"].split()[0])
-    half = looks[len(looks) // 2:]
-    values = {"steps": step, "rows": rows, "checkpoints": saves, "status": status, "load": load,
-              **{name: growth(half, name) for name in SHOWN}, "alone": alone}
+    half = looks[len(looks) // 2 :]
+    values = {
+        "steps": step,
+        "rows": rows,
+        "checkpoints": saves,
+        "status": status,
+        "load": load,
+        **{name: growth(half, name) for name in SHOWN},
+        "alone": alone,
+    }
     saves_an_hour = saves / looks[-1]["seconds"] * 3600
-    values["kib_a_save"] = {edge: values["memory_mib"][name] * 1024 / saves_an_hour
-                            for edge, name in (("mean", "per_hour"), ("low", "low"),
-                                               ("high", "high"))}
+    values["kib_a_save"] = {
+        edge: values["memory_mib"][name] * 1024 / saves_an_hour
+        for edge, name in (("mean", "per_hour"), ("low", "low"), ("high", "high"))
+    }
     faults = not_flat(half, values["kib_a_save"]["high"])
     values["flat"] = not faults
     _show(values)
-    protocol = {"minutes": args.minutes, "look_every_seconds": EVERY, "config": CONFIG,
-                "slope": "least squares over means of whole minutes of the second half",
-                "limit_kib_a_save": LIMIT_KIB, "saves_alone": SAVES_ALONE,
-                "first_saves": FIRST_SAVES}
+    protocol = {
+        "minutes": args.minutes,
+        "look_every_seconds": EVERY,
+        "config": CONFIG,
+        "slope": "least squares over means of whole minutes of the second half",
+        "limit_kib_a_save": LIMIT_KIB,
+        "saves_alone": SAVES_ALONE,
+        "first_saves": FIRST_SAVES,
+    }
     every = max(len(looks) // 60, 1)
-    records.append(args.out, {
-        "key": records.key_of({"soak": protocol, "date": time.time()}), "values": values,
-        "protocol": protocol, "looks": looks[::every], **records.surroundings()})
+    records.append(
+        args.out,
+        {
+            "key": records.key_of({"soak": protocol, "date": time.time()}),
+            "values": values,
+            "protocol": protocol,
+            "looks": looks[::every],
+            **records.surroundings(),
+        },
+    )
     if status != STATUS:
         faults.append(f"the run ended with status {status}, expected {STATUS}")
     sys.exit("; ".join(faults) or 0)
@@ -116,15 +141,21 @@ def main() -> None:
 def _show(values) -> None:
     for name, title in SHOWN.items():
         grown = values[name]
-        print(f"{title:14} {grown['first']:8.1f} → {grown['last']:8.1f}   slope "
-              f"{_interval(grown, 'per_hour')} an hour")
+        print(
+            f"{title:14} {grown['first']:8.1f} → {grown['last']:8.1f}   slope "
+            f"{_interval(grown, 'per_hour')} an hour"
+        )
     for by, lost in values["alone"].items():
-        print(f"{by} alone: {_interval(lost['kib'])} KiB and {_interval(lost['objects'])} objects "
-              "of Python a save")
-    print(f"the run: {_interval(values['kib_a_save'])} KiB a save; {values['steps']:,} steps, "
-          f"{values['checkpoints']:,} checkpoints, status {values['status']}, load "
-          f"{values['load'][0]:.1f} … {values['load'][1]:.1f}: "
-          f"{'flat' if values['flat'] else 'NOT FLAT'}")
+        print(
+            f"{by} alone: {_interval(lost['kib'])} KiB and {_interval(lost['objects'])} objects "
+            "of Python a save"
+        )
+    print(
+        f"the run: {_interval(values['kib_a_save'])} KiB a save; {values['steps']:,} steps, "
+        f"{values['checkpoints']:,} checkpoints, status {values['status']}, load "
+        f"{values['load'][0]:.1f} … {values['load'][1]:.1f}: "
+        f"{'flat' if values['flat'] else 'NOT FLAT'}"
+    )
 
 
 def _interval(slope: dict[str, float], mean: str = "mean") -> str:
@@ -133,9 +164,16 @@ def _interval(slope: dict[str, float], mean: str = "mean") -> str:
 
 def soak(workdir: str, minutes: float) -> tuple[list[dict[str, float]], int]:
     """What was seen of the run over time, and the status it ended with."""
-    command = [sys.executable, "-m", "jaxpt.cli", "pretrain", "--config=pretrain/digits.py:look",
-               f"--workdir={workdir}", f"--max-minutes={minutes}",
-               *(f"--config.{name}={value}" for name, value in CONFIG.items())]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxpt.cli",
+        "pretrain",
+        "--config=pretrain/digits.py:look",
+        f"--workdir={workdir}",
+        f"--max-minutes={minutes}",
+        *(f"--config.{name}={value}" for name, value in CONFIG.items()),
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     began, looks = time.monotonic(), []
     while process.poll() is None:
@@ -151,12 +189,18 @@ def lost_alone(by: str, workdir: str, step: int) -> dict[str, dict[str, float]]:
     checkpoint = f"{workdir}/checkpoints/{step}/"
     with tempfile.TemporaryDirectory() as folder:
         printed = subprocess.run(
-            [sys.executable, "-c", ALONE, by, checkpoint, folder, str(SAVES_ALONE)], check=True,
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+            [sys.executable, "-c", ALONE, by, checkpoint, folder, str(SAVES_ALONE)],
+            check=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ).stdout
     seen = np.array(json.loads(printed.splitlines()[-1])[FIRST_SAVES:], float)
     of_tens = np.mean(seen.reshape(-1, 10, 2), axis=1)
-    return {name: slope(10 * np.arange(len(of_tens)), y)
-            for name, y in zip(("kib", "objects"), of_tens.T)}
+    return {
+        name: slope(10 * np.arange(len(of_tens)), y)
+        for name, y in zip(("kib", "objects"), of_tens.T)
+    }
 
 
 def not_flat(looks: list[dict[str, float]], kib_a_save: float) -> list[str]:
@@ -178,8 +222,11 @@ def look_at(pid: int) -> dict[str, float]:
     folder = pathlib.Path("/proc") / str(pid)
     try:
         fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
-        return {"memory_mib": int(fields["VmRSS"].split()[0]) / 1024,
-                "open_files": len(os.listdir(folder / "fd")), "threads": int(fields["Threads"])}
+        return {
+            "memory_mib": int(fields["VmRSS"].split()[0]) / 1024,
+            "open_files": len(os.listdir(folder / "fd")),
+            "threads": int(fields["Threads"]),
+        }
     except (OSError, KeyError):
         return {}
 
@@ -188,8 +235,9 @@ def growth(looks: list[dict[str, float]], name: str) -> dict[str, float]:
     """First and last minute's mean, and the slope an hour with its 95 % interval."""
     minute = np.array([look["seconds"] // 60 for look in looks])
     x = np.unique(minute)
-    y = np.array([np.mean([look[name] for look, m in zip(looks, minute) if m == each])
-                  for each in x])
+    y = np.array(
+        [np.mean([look[name] for look, m in zip(looks, minute) if m == each]) for each in x]
+    )
     fit = slope(x / 60, y)
     return {"first": y[0], "last": y[-1], "per_hour": fit.pop("mean"), **fit}
 

@@ -34,30 +34,80 @@ from jaxpt.train.parallel import AXIS, Devices
 HERE = pathlib.Path(__file__).parent
 RECORDS = HERE / "records" / "step.jsonl"
 SHAPES = {
-    "accelerator": {"network": "resnet50", "pixels": 224, "stem": "imagenet", "batch": 256,
-                    "memory": 65536, "k": 400, "dim": 128, "images": 2048, "width": 64,
-                    "classes": 1000, "dtype": "bfloat16"},
-    "cpu": {"network": "resnet18", "pixels": 32, "stem": "small", "batch": 256, "memory": 8192,
-            "k": 100, "dim": 128, "images": 1024, "width": 64, "classes": 100,
-            "dtype": "float32"},
-    "small": {"network": "resnet18", "pixels": 16, "stem": "small", "batch": 16, "memory": 4096,
-              "k": 8, "dim": 16, "images": 64, "width": 8, "classes": 10, "dtype": "float32"}}
-STILL = {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 0, "flip": False, "contrast": 0.0,
-         "brightness": 0.0, "noise": 0.0, "erase": 0.0}
+    "accelerator": {
+        "network": "resnet50",
+        "pixels": 224,
+        "stem": "imagenet",
+        "batch": 256,
+        "memory": 65536,
+        "k": 400,
+        "dim": 128,
+        "images": 2048,
+        "width": 64,
+        "classes": 1000,
+        "dtype": "bfloat16",
+    },
+    "cpu": {
+        "network": "resnet18",
+        "pixels": 32,
+        "stem": "small",
+        "batch": 256,
+        "memory": 8192,
+        "k": 100,
+        "dim": 128,
+        "images": 1024,
+        "width": 64,
+        "classes": 100,
+        "dtype": "float32",
+    },
+    "small": {
+        "network": "resnet18",
+        "pixels": 16,
+        "stem": "small",
+        "batch": 16,
+        "memory": 4096,
+        "k": 8,
+        "dim": 16,
+        "images": 64,
+        "width": 8,
+        "classes": 10,
+        "dtype": "float32",
+    },
+}
+STILL = {
+    "crop_area": (1.0, 1.0),
+    "crop_size": 0,
+    "shift": 0,
+    "flip": False,
+    "contrast": 0.0,
+    "brightness": 0.0,
+    "noise": 0.0,
+    "erase": 0.0,
+}
 STEPS = ("look", "cross_entropy", "two encoders")
 
 
 def config_of(step: str, shapes: dict, overrides: dict):
     """The pre-training config of a step."""
     config = defaults.get_config()
-    config.update(method="cross_entropy" if step == "cross_entropy" else "look", devices=1,
-                  batch_size=shapes["batch"], memory=shapes["memory"], k=shapes["k"],
-                  duration="1000 steps", knn_every="0 steps")
+    config.update(
+        method="cross_entropy" if step == "cross_entropy" else "look",
+        devices=1,
+        batch_size=shapes["batch"],
+        memory=shapes["memory"],
+        k=shapes["k"],
+        duration="1000 steps",
+        knn_every="0 steps",
+    )
     for view in "augment", "key_augment":
         config[view].update(STILL)
     config.model.options.unlock()
-    config.model.update(name=shapes["network"], norm="batch", dtype=shapes["dtype"],
-                        options={"stem": shapes["stem"], "width": shapes["width"]})
+    config.model.update(
+        name=shapes["network"],
+        norm="batch",
+        dtype=shapes["dtype"],
+        options={"stem": shapes["stem"], "width": shapes["width"]},
+    )
     config.model.projector.update(hidden=(4 * shapes["dim"],), dim=shapes["dim"])
     config.update_from_flattened_dict(overrides)
     return config
@@ -68,9 +118,11 @@ def synthetic(shapes: dict) -> dataset.Dataset:
     rng = np.random.default_rng(0)
     shape = (shapes["images"], shapes["pixels"], shapes["pixels"], 3)
     split = dataset.make_split(
-        "train", rng.integers(256, size=shape, dtype=np.uint8),
+        "train",
+        rng.integers(256, size=shape, dtype=np.uint8),
         rng.integers(shapes["classes"], size=shapes["images"]),
-        [str(i) for i in range(shapes["classes"])])
+        [str(i) for i in range(shapes["classes"])],
+    )
     return dataset.assemble("noise", [str(i) for i in range(shapes["classes"])], split, split)
 
 
@@ -80,14 +132,22 @@ def method_of(step: str, config, data):
         return pretrain.prepare(config, data)[0]
 
     def steps(duration):
-        return optimizers.steps(duration, batch_size=config.batch_size, n_examples=len(
-            data.trainval.ids))
+        return optimizers.steps(
+            duration, batch_size=config.batch_size, n_examples=len(data.trainval.ids)
+        )
 
     schedule = optimizers.learning_rate(config.optimizer, total_steps=1000, warmup_steps=0)
-    setup = Setup(config, len(data.coarse.names), len(data.trainval.ids),
-                  optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS)
+    setup = Setup(
+        config,
+        len(data.coarse.names),
+        len(data.trainval.ids),
+        optimizers.make_optimizer(config.optimizer, schedule),
+        steps,
+        AXIS,
+    )
     return memory_contrast.contrast_with_memory(
-        setup, lambda queries, own, memory: (-jnp.sum(queries.output * own, axis=-1), {}))
+        setup, lambda queries, own, memory: (-jnp.sum(queries.output * own, axis=-1), {})
+    )
 
 
 class Running:
@@ -106,12 +166,16 @@ class Running:
             keys = jax.random.normal(jax.random.key(0), (n, shapes["dim"]))
             keys = keys / jnp.linalg.norm(keys, axis=1, keepdims=True)
             filled = state.memory._replace(
-                keys=keys, labels=jnp.arange(n, dtype=jnp.int32) % classes,
-                ids=-2 - jnp.arange(n, dtype=jnp.int32), valid=jnp.ones(n, bool))
+                keys=keys,
+                labels=jnp.arange(n, dtype=jnp.int32) % classes,
+                ids=-2 - jnp.arange(n, dtype=jnp.int32),
+                valid=jnp.ones(n, bool),
+            )
             state = state.replace(memory=filled)
         self._state = pretrain.place_state(jax.device_get(state), config, devices)
-        self._step = devices.map(lambda state, data, rows: guard(
-            state, feed.gather(data, rows)), like=self._state)
+        self._step = devices.map(
+            lambda state, data, rows: guard(state, feed.gather(data, rows)), like=self._state
+        )
 
     def seconds(self, steps: int) -> float:
         """Of one step, when so many follow one another."""
@@ -137,8 +201,9 @@ def in_turns(shapes, overrides, rounds, steps) -> dict[str, float]:
 def by_torch(python, shapes, rounds, steps) -> dict:
     """What ``step_torch.py`` prints last: seconds of a LOOK step, and how it ran."""
     arguments = [json.dumps(shapes), str(rounds), str(steps)]
-    output = subprocess.run([python, HERE / "step_torch.py", *arguments], check=True,
-                            stdout=subprocess.PIPE, text=True).stdout
+    output = subprocess.run(
+        [python, HERE / "step_torch.py", *arguments], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
     return json.loads(output.splitlines()[-1])
 
 
@@ -151,11 +216,15 @@ def markdown(record: dict) -> str:
         lines.append(f"| {name} | {1e3 * seconds:.1f} | {s['batch'] / seconds:,.0f} | {share} |")
     if record["torch"]:
         theirs = record["torch"]["seconds"]
-        lines.append(f"| look by PyTorch ({record['torch']['how']}) | {1e3 * theirs:.1f} | "
-                     f"{s['batch'] / theirs:,.0f} | {times['look'] / theirs - 1:+.1%} |")
-    lines.append(f"\n{s['network']}, {s['pixels']} pixels, batch {s['batch']}, memory "
-                 f"{s['memory']:,}, k = {s['k']}, {s['dtype']}. {record['device']}, jax "
-                 f"{record['packages']['jax']}, {record['date']}; load {record['load']:.1f}.")
+        lines.append(
+            f"| look by PyTorch ({record['torch']['how']}) | {1e3 * theirs:.1f} | "
+            f"{s['batch'] / theirs:,.0f} | {times['look'] / theirs - 1:+.1%} |"
+        )
+    lines.append(
+        f"\n{s['network']}, {s['pixels']} pixels, batch {s['batch']}, memory "
+        f"{s['memory']:,}, k = {s['k']}, {s['dtype']}. {record['device']}, jax "
+        f"{record['packages']['jax']}, {record['date']}; load {record['load']:.1f}."
+    )
     return "\n".join(lines)
 
 
@@ -165,16 +234,27 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="tiny shapes; no record")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="a round; 0: 20, on a CPU 1")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON",
-                        help="of the config, such as micro_batches=4 or model.remat=true")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=JSON",
+        help="of the config, such as micro_batches=4 or model.remat=true",
+    )
     how = parser.parse_args()
     where = "cpu" if jax.default_backend() == "cpu" else "accelerator"
     shapes = SHAPES["small" if how.small else where]
     steps = how.steps or (1 if where == "cpu" else 20)
     overrides = {name: json.loads(value) for name, value in (x.split("=", 1) for x in how.set)}
-    record = {"shapes": shapes, "overrides": overrides, "rounds": how.rounds, "steps": steps,
-              "load": os.getloadavg()[0],
-              "seconds": in_turns(shapes, overrides, how.rounds, steps), "torch": None}
+    record = {
+        "shapes": shapes,
+        "overrides": overrides,
+        "rounds": how.rounds,
+        "steps": steps,
+        "load": os.getloadavg()[0],
+        "seconds": in_turns(shapes, overrides, how.rounds, steps),
+        "torch": None,
+    }
     if how.torch_python:
         record["torch"] = by_torch(how.torch_python, shapes, how.rounds, steps)
     else:

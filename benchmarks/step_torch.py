@@ -28,10 +28,16 @@ class Block(nn.Module):
         strides = (1, stride, 1) if bottleneck else (stride, 1)
         self.convs = nn.ModuleList(
             nn.Conv2d(a, b, kernel, s, kernel // 2, bias=False)
-            for a, b, kernel, s in zip(channels, channels[1:], kernels, strides))
+            for a, b, kernel, s in zip(channels, channels[1:], kernels, strides)
+        )
         self.norms = nn.ModuleList(nn.BatchNorm2d(c) for c in channels[1:])
-        self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        self.shortcut = (
+            nn.Identity()
+            if inputs == outputs and stride == 1
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        )
 
     def forward(self, x):
         y = x
@@ -47,17 +53,27 @@ def encoder(shapes):
     bottleneck, width, dim = shapes["network"] == "resnet50", shapes["width"], shapes["dim"]
     large = shapes["stem"] == "imagenet"
     kernel, stride = (7, 2) if large else (3, 1)
-    layers = [nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(width),
-              nn.ReLU()] + [nn.MaxPool2d(3, 2, 1)] * large
+    layers = [
+        nn.Conv2d(3, width, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+    ] + [nn.MaxPool2d(3, 2, 1)] * large
     channels = width
     for stage, blocks in enumerate(BLOCKS[shapes["network"]]):
         for i in range(blocks):
-            layers.append(Block(channels, width * 2**stage, 2 if stage and i == 0 else 1,
-                                bottleneck))
+            layers.append(
+                Block(channels, width * 2**stage, 2 if stage and i == 0 else 1, bottleneck)
+            )
             channels = width * 2**stage * (4 if bottleneck else 1)
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                         nn.Linear(channels, 4 * dim, bias=False), nn.BatchNorm1d(4 * dim),
-                         nn.ReLU(), nn.Linear(4 * dim, dim))
+    return nn.Sequential(
+        *layers,
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, 4 * dim, bias=False),
+        nn.BatchNorm1d(4 * dim),
+        nn.ReLU(),
+        nn.Linear(4 * dim, dim),
+    )
 
 
 def look(queries, keys, labels, key_labels, ids, key_ids, k):
@@ -77,15 +93,18 @@ def stepper(shapes, compiled: bool):
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     batch, n, classes = shapes["batch"], shapes["memory"], shapes["classes"]
-    online, target = (encoder(shapes).to(device, memory_format=torch.channels_last)
-                      for _ in range(2))
+    online, target = (
+        encoder(shapes).to(device, memory_format=torch.channels_last) for _ in range(2)
+    )
     target.load_state_dict(online.state_dict())
-    fast_online, fast_target = ((torch.compile(x) for x in (online, target)) if compiled
-                                else (online, target))
+    fast_online, fast_target = (
+        (torch.compile(x) for x in (online, target)) if compiled else (online, target)
+    )
     optimizer = torch.optim.AdamW(online.parameters(), lr=1e-3, fused=device == "cuda")
     side = shapes["pixels"]
-    images = torch.randint(256, (shapes["images"], 3, side, side), dtype=torch.uint8,
-                           device=device).to(memory_format=torch.channels_last)
+    images = torch.randint(
+        256, (shapes["images"], 3, side, side), dtype=torch.uint8, device=device
+    ).to(memory_format=torch.channels_last)
     rows = torch.arange(batch, device=device) % shapes["images"]
     labels, ids = torch.randint(classes, (batch,), device=device), rows
     keys = F.normalize(torch.randn(n, shapes["dim"], device=device))
@@ -136,8 +155,17 @@ def main() -> None:
         print(f"torch.compile does not work here: {type(error).__name__}", file=sys.stderr)
     how = min(found, key=found.get)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    print(json.dumps({"seconds": found[how], "how": how, "all": found, "device": device,
-                      "torch": torch.__version__}))
+    print(
+        json.dumps(
+            {
+                "seconds": found[how],
+                "how": how,
+                "all": found,
+                "device": device,
+                "torch": torch.__version__,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

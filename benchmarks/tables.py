@@ -28,9 +28,16 @@ import weak_scaling  # noqa: E402
 from jaxpt import records, report, study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
-PAGES = ("README.md", "docs/evidence.md", "docs/fashion_mnist.md", "docs/cost.md",
-         "docs/performance.md", "docs/data.md", "docs/recipes.md",
-         "docs/weights.md")
+PAGES = (
+    "README.md",
+    "docs/evidence.md",
+    "docs/fashion_mnist.md",
+    "docs/cost.md",
+    "docs/performance.md",
+    "docs/data.md",
+    "docs/recipes.md",
+    "docs/weights.md",
+)
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 
@@ -50,30 +57,35 @@ def tuning(data: str) -> str:
                 groups.setdefault(record["label"], []).append(record)
         for label, group in sorted(groups.items(), key=lambda item: -tune.score(item[1])):
             means = [sum(r["values"][name] for r in group) / len(group) for name in tune.FINE]
-            lines.append(f"| {label} | {len(group)} | {tune.score(group):.4f} | "
-                         + " | ".join(f"{mean:.3f}" for mean in means) + " |")
+            lines.append(
+                f"| {label} | {len(group)} | {tune.score(group):.4f} | "
+                + " | ".join(f"{mean:.3f}" for mean in means)
+                + " |"
+            )
     return "\n".join(lines)
 
 
 def settings(data: str) -> str:
     """All four methods in every setting, on validation."""
-    jobs = evidence.settings_jobs(data, evidence.SETTINGS[data], evidence.SEARCH_SEEDS,
-                                  "validation")
+    jobs = evidence.settings_jobs(
+        data, evidence.SETTINGS[data], evidence.SEARCH_SEEDS, "validation"
+    )
     return evidence.markdown(study.stored(jobs, RECORDS / f"evidence_{data}.jsonl"))
 
 
 def ablations(data: str) -> str:
     """LOOK with one field changed, on validation."""
-    return evidence.markdown(study.stored(evidence.ablation_jobs(data),
-                                          RECORDS / f"evidence_{data}.jsonl"))
+    return evidence.markdown(
+        study.stored(evidence.ablation_jobs(data), RECORDS / f"evidence_{data}.jsonl")
+    )
 
 
 def confirmation(setting: str) -> str:
     """What the search chose, on test data, with verdicts."""
-    found = study.stored(evidence.confirmation_jobs(setting),
-                         RECORDS / "confirmation_digits.jsonl")
-    return report.markdown([record | {"label": record["label"].removeprefix(f"{setting}: ")}
-                            for record in found])
+    found = study.stored(evidence.confirmation_jobs(setting), RECORDS / "confirmation_digits.jsonl")
+    return report.markdown(
+        [record | {"label": record["label"].removeprefix(f"{setting}: ")} for record in found]
+    )
 
 
 def fashion(duration: str) -> str:

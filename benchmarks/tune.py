@@ -24,14 +24,18 @@ RECORDS = pathlib.Path(__file__).parent / "records"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 KNOBS = {
-    "digits": {"cross_entropy": ("label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.3)),
-               "sup_con": ("temperature", (0.05, 0.1, 0.2, 0.5, 1.0)),
-               "nca": ("temperature", (0.02, 0.05, 0.1, 0.2, 0.5)),
-               "look": ("k", (10, 20, 50, 100, 200))},
-    "fashion_mnist": {"cross_entropy": ("label_smoothing", (0.0, 0.1, 0.2)),
-                      "sup_con": ("temperature", (0.1, 0.3, 1.0)),
-                      "nca": ("temperature", (0.05, 0.1, 0.2)),
-                      "look": ("k", (30, 100, 300))},
+    "digits": {
+        "cross_entropy": ("label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.3)),
+        "sup_con": ("temperature", (0.05, 0.1, 0.2, 0.5, 1.0)),
+        "nca": ("temperature", (0.02, 0.05, 0.1, 0.2, 0.5)),
+        "look": ("k", (10, 20, 50, 100, 200)),
+    },
+    "fashion_mnist": {
+        "cross_entropy": ("label_smoothing", (0.0, 0.1, 0.2)),
+        "sup_con": ("temperature", (0.1, 0.3, 1.0)),
+        "nca": ("temperature", (0.05, 0.1, 0.2)),
+        "look": ("k", (30, 100, 300)),
+    },
 }
 SEEDS = {"digits": (100, 101, 102), "fashion_mnist": (100, 101)}
 FINE = ("fine_knn", "fine_linear", "fine_5shot")
@@ -48,8 +52,9 @@ def jobs(data: str) -> list[study.Job]:
                 config = module.get_config(method)
                 config.optimizer.learning_rate, config[knob] = rate, value
                 config.log_every = config.knn_every = "0 steps"
-                found += study.seeds_of(f"{method} lr={rate:g} {knob}={value:g}", config,
-                                        SEEDS[data], "validation")
+                found += study.seeds_of(
+                    f"{method} lr={rate:g} {knob}={value:g}", config, SEEDS[data], "validation"
+                )
     return found
 
 
@@ -62,14 +67,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", choices=sorted(KNOBS))
     data = parser.parse_args().data
-    results = study.run(jobs(data), RECORDS / f"tuning_{data}.jsonl",
-                        on_done=lambda r: print(r["label"], r["seed"], flush=True))
+    results = study.run(
+        jobs(data),
+        RECORDS / f"tuning_{data}.jsonl",
+        on_done=lambda r: print(r["label"], r["seed"], flush=True),
+    )
     table = Table("setting", "score", *FINE, "coarse_knn", "seconds")
     for label in dict.fromkeys(r["label"] for r in results):
         group = [r for r in results if r["label"] == label]
-        table.add_row(label, f"{score(group):.4f}", *(
-            f"{np.mean([r['values'][name] for r in group]):.3f}"
-            for name in (*FINE, "coarse_knn", "pretrain_seconds")))
+        table.add_row(
+            label,
+            f"{score(group):.4f}",
+            *(
+                f"{np.mean([r['values'][name] for r in group]):.3f}"
+                for name in (*FINE, "coarse_knn", "pretrain_seconds")
+            ),
+        )
     Console(width=120).print(table)
 
 

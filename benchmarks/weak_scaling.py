@@ -43,7 +43,9 @@ def bytes_of_collectives(program: str) -> dict[str, int]:
         if match:
             found[match[2]] += sum(
                 SIZES[kind] * int(np.prod([int(d) for d in dims.split(",") if d], dtype=np.int64))
-                for kind, dims in ARRAY.findall(match[1]) if kind in SIZES)
+                for kind, dims in ARRAY.findall(match[1])
+                if kind in SIZES
+            )
     return found
 
 
@@ -57,8 +59,10 @@ def expected(config, state) -> dict[str, int]:
     parts = 3 if config.memory_kind == "bank" else 2
     statistics = [state.batch_stats, state.target.batch_stats]
     reduced = sum(x.size * 4 for x in jax.tree.leaves([state.params, statistics]))
-    return {"all-reduce": reduced + 4 * (len(METRICS) + 1),
-            "all-gather": config.batch_size * 4 * (config.model.projector.dim + parts)}
+    return {
+        "all-reduce": reduced + 4 * (len(METRICS) + 1),
+        "all-gather": config.batch_size * 4 * (config.model.projector.dim + parts),
+    }
 
 
 METRICS = ("loss", "k", "no_positive", "zero_loss", "purity")
@@ -70,7 +74,8 @@ def compiled(config, data, devices):
     guard = guarded(method.step, max_skipped=0)
     feed = make_feed(config, data.trainval, data.trainval.labels, devices)
     state = pretrain.place_state(
-        pretrain.init_state(method, config, data.trainval.images), config, devices)
+        pretrain.init_state(method, config, data.trainval.images), config, devices
+    )
     step = devices.map(lambda state, data, rows: guard(state, feed.gather(data, rows)), like=state)
     rows = devices.split(rows_of_step(0, config.batch_size, n=len(data.trainval.ids), seed=0))
     return step.lower(state, feed.data, rows).compile(), state
@@ -78,16 +83,21 @@ def compiled(config, data, devices):
 
 def measured(count: int, shapes: dict, overrides: dict) -> dict:
     """Bytes of the program on so many devices."""
-    shapes = shapes | {"batch": BATCH * count, "memory": MEMORY * count,
-                       "images": 2 * BATCH * max(DEVICES)}
+    shapes = shapes | {
+        "batch": BATCH * count,
+        "memory": MEMORY * count,
+        "images": 2 * BATCH * max(DEVICES),
+    }
     config = whole_step.config_of("look", shapes, overrides | {"devices": count})
     program, state = compiled(config, whole_step.synthetic(shapes), Devices(limit=count))
     analysis = program.memory_analysis()
-    return {"collectives": bytes_of_collectives(program.as_text()),
-            "expected": expected(config, state),
-            "temporaries": analysis.temp_size_in_bytes,
-            "arguments": analysis.argument_size_in_bytes,
-            "memory": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.memory))}
+    return {
+        "collectives": bytes_of_collectives(program.as_text()),
+        "expected": expected(config, state),
+        "temporaries": analysis.temp_size_in_bytes,
+        "arguments": analysis.argument_size_in_bytes,
+        "memory": sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.memory)),
+    }
 
 
 def exponent(counts, values) -> float:
@@ -99,40 +109,65 @@ def exponent(counts, values) -> float:
 def markdown(record: dict) -> str:
     """Bytes by the number of devices as a table."""
     found = {int(count): x for count, x in record["found"].items()}
-    columns = {"all-reduce": lambda x: x["collectives"]["all-reduce"],
-               "expected": lambda x: x["expected"]["all-reduce"],
-               "all-gather": lambda x: x["collectives"]["all-gather"],
-               "expected ": lambda x: x["expected"]["all-gather"],
-               "other": lambda x: sum(x["collectives"][name] for name in COLLECTIVES[2:]),
-               "temporaries": lambda x: x["temporaries"], "memory": lambda x: x["memory"]}
-    lines = ["| devices | " + " | ".join(f"{name.strip()}, kB" for name in columns) + " |",
-             "| --- |" + " ---: |" * len(columns)]
+    columns = {
+        "all-reduce": lambda x: x["collectives"]["all-reduce"],
+        "expected": lambda x: x["expected"]["all-reduce"],
+        "all-gather": lambda x: x["collectives"]["all-gather"],
+        "expected ": lambda x: x["expected"]["all-gather"],
+        "other": lambda x: sum(x["collectives"][name] for name in COLLECTIVES[2:]),
+        "temporaries": lambda x: x["temporaries"],
+        "memory": lambda x: x["memory"],
+    }
+    lines = [
+        "| devices | " + " | ".join(f"{name.strip()}, kB" for name in columns) + " |",
+        "| --- |" + " ---: |" * len(columns),
+    ]
     for count, x in found.items():
-        lines.append(f"| {count} | " + " | ".join(f"{value(x) / 1e3:,.1f}"
-                                                  for value in columns.values()) + " |")
+        lines.append(
+            f"| {count} | "
+            + " | ".join(f"{value(x) / 1e3:,.1f}" for value in columns.values())
+            + " |"
+        )
     many = [count for count in found if count > 1]
     if len(many) > 1:
-        lines.append("| exponent | " + " | ".join(
-            f"{exponent(many, [value(found[count]) for count in many]):.2f}"
-            for value in columns.values()) + " |")
-    lines.append(f"\n{record['shapes']['network']}, {BATCH} images and {MEMORY:,} keys a device; "
-                 f"jax {record['packages']['jax']}, {record['date']}.")
+        lines.append(
+            "| exponent | "
+            + " | ".join(
+                f"{exponent(many, [value(found[count]) for count in many]):.2f}"
+                for value in columns.values()
+            )
+            + " |"
+        )
+    lines.append(
+        f"\n{record['shapes']['network']}, {BATCH} images and {MEMORY:,} keys a device; "
+        f"jax {record['packages']['jax']}, {record['date']}."
+    )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="1 and 2 devices; no record")
-    parser.add_argument("--set", action="append", default=[], metavar="FIELD=JSON",
-                        help="of the config, such as memory_sharding='\"sharded\"'")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=JSON",
+        help="of the config, such as memory_sharding='\"sharded\"'",
+    )
     how = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", max(DEVICES))
     shapes = whole_step.SHAPES["small"]
     overrides = {name: json.loads(value) for name, value in (x.split("=", 1) for x in how.set)}
-    record = {"shapes": shapes, "overrides": overrides, "found": {
-        count: measured(count, shapes, overrides) for count in (DEVICES[:2] if how.small
-                                                                else DEVICES)}}
+    record = {
+        "shapes": shapes,
+        "overrides": overrides,
+        "found": {
+            count: measured(count, shapes, overrides)
+            for count in (DEVICES[:2] if how.small else DEVICES)
+        },
+    }
     record |= records.surroundings()
     record = json.loads(json.dumps(record, default=list))
     if not how.small:

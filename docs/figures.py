@@ -48,10 +48,13 @@ def forces(cosines, label, key_labels, k: int) -> dict[str, np.ndarray]:
         f"LOOK, k = {k}": lambda s: losses.look(s, keys, labels, key_labels, k=k, **shared)[0],
         "NCA": lambda s: losses.nca(s, keys, labels, key_labels, **shared)[0],
         "SupCon over the memory": lambda s: losses.sup_con(
-            s, labels, keys=keys, key_labels=key_labels, **shared),
+            s, labels, keys=keys, key_labels=key_labels, **shared
+        ),
     }
-    return {name: -np.asarray(jax.grad(lambda s, loss=loss: loss(s[None])[0])(cosines))
-            for name, loss in of_loss.items()}
+    return {
+        name: -np.asarray(jax.grad(lambda s, loss=loss: loss(s[None])[0])(cosines))
+        for name, loss in of_loss.items()
+    }
 
 
 def draw(dataset, rows, memory, k: int):
@@ -83,8 +86,11 @@ def _strip(figure, dataset, query, nearest, memory, label):
     position = {int(id_): i for i, id_ in enumerate(dataset.trainval.ids)}
     shown = [query, *(position[int(i)] for i in memory.ids[nearest])]
     right = [None, *(memory.labels[nearest] == label)]
-    figure.suptitle(f"A query (left) and every {EVERY}rd of its neighbours, the nearest first: "
-                    "of its coarse class (blue) or not (red)", fontsize=10)
+    figure.suptitle(
+        f"A query (left) and every {EVERY}rd of its neighbours, the nearest first: "
+        "of its coarse class (blue) or not (red)",
+        fontsize=10,
+    )
     for axis, i, same in zip(figure.subplots(1, len(shown)), shown, right):
         axis.imshow(dataset.trainval.images[i, ..., 0], cmap="gray_r")
         axis.set(xticks=[], yticks=[])

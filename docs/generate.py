@@ -72,8 +72,12 @@ def _contents(group, names):
 
 def _entry(name):
     function = getattr(losses, name)
-    signature = textwrap.fill(f"{name}{_without_types(inspect.signature(function))}", 96,
-                              subsequent_indent=" " * (len(name) + 1), break_on_hyphens=False)
+    signature = textwrap.fill(
+        f"{name}{_without_types(inspect.signature(function))}",
+        96,
+        subsequent_indent=" " * (len(name) + 1),
+        break_on_hyphens=False,
+    )
     body, *sections = re.split(r"\n(\w+):\n", inspect.getdoc(function))
     lines = [f"\n### {name}\n", f"```python\n{signature}\n```\n", _prose(body)]
     for title, text in zip(sections[::2], sections[1::2]):
@@ -89,15 +93,19 @@ def _without_types(signature):
 
 def _prose(text):
     """Paragraphs, with literal blocks (after ``::``) as code."""
-    text = re.sub(r"::\n\n((?:    .*\n?|\n)+)",
-                  lambda m: ":\n\n```\n" + textwrap.dedent(m[1]).strip() + "\n```\n\n", text + "\n")
+    text = re.sub(
+        r"::\n\n((?:    .*\n?|\n)+)",
+        lambda m: ":\n\n```\n" + textwrap.dedent(m[1]).strip() + "\n```\n\n",
+        text + "\n",
+    )
     return re.sub(r"(?m)^:\n", "", _inline(text)).strip() + "\n"
 
 
 def _section(title, text):
     if title == "Example":
-        return re.sub(r"(?ms)^(>>> .*?)(?=\n\n|\Z)",
-                      lambda m: f"```python\n{m[1]}\n```", _inline(text))
+        return re.sub(
+            r"(?ms)^(>>> .*?)(?=\n\n|\Z)", lambda m: f"```python\n{m[1]}\n```", _inline(text)
+        )
     text = _inline(text)
     if title in ("Args", "Raises", "Attributes"):
         items = re.sub(r"\n +", " ", text).splitlines()
@@ -112,8 +120,9 @@ def _inline(text):
 
 def methods_page() -> str:
     """Each method: what it is and where it comes from, what it keeps, its fields."""
-    meanings = dict(re.findall(r"(?m)^    c\.(\w+) = .*?  # (.*)$",
-                               inspect.getsource(defaults.get_config)))
+    meanings = dict(
+        re.findall(r"(?m)^    c\.(\w+) = .*?  # (.*)$", inspect.getsource(defaults.get_config))
+    )
     return "\n".join([METHODS_HEAD, *(_method(name, meanings) for name in METHODS)])
 
 
@@ -122,18 +131,28 @@ def _method(name, meanings):
     code = inspect.getsource(module)
     title, _, body = inspect.getdoc(module).partition("\n")
     in_memory = "contrast_with_memory" in code
-    kept = [what for what, said in (("an EMA target", "target=True"), ("a memory", "memory=True"))
-            if in_memory or said in code]
+    kept = [
+        what
+        for what, said in (("an EMA target", "target=True"), ("a memory", "memory=True"))
+        if in_memory or said in code
+    ]
     of_losses = dict.fromkeys(re.findall(r"\blosses\.([a-z]\w+)\(", code))
-    facts = [f"Page: [`jaxpt/methods/{name}.py`](../jaxpt/methods/{name}.py)",
-             "Loss: " + ", ".join(f"[`{loss}`](losses.md#{loss})" for loss in of_losses),
-             "Keeps: " + (" and ".join(kept) or "nothing beside the encoder")]
-    lines = [f"\n## {name}\n", f"{_inline(title)}\n", *([_body(body)] if body.strip() else []),
-             " · ".join(facts) + "\n"]
+    facts = [
+        f"Page: [`jaxpt/methods/{name}.py`](../jaxpt/methods/{name}.py)",
+        "Loss: " + ", ".join(f"[`{loss}`](losses.md#{loss})" for loss in of_losses),
+        "Keeps: " + (" and ".join(kept) or "nothing beside the encoder"),
+    ]
+    lines = [
+        f"\n## {name}\n",
+        f"{_inline(title)}\n",
+        *([_body(body)] if body.strip() else []),
+        " · ".join(facts) + "\n",
+    ]
     config = defaults.apply_variant(defaults.get_config(), name)
     fields = (_fields_read(code) & set(config)) - SHARED | set(defaults.OF_METHOD.get(name, {}))
-    rows = [f"| `{field}` | `{_value(config[field])}` | {meanings[field]} |"
-            for field in sorted(fields)]
+    rows = [
+        f"| `{field}` | `{_value(config[field])}` | {meanings[field]} |" for field in sorted(fields)
+    ]
     if rows:
         lines += ["| field | default | what it is |", "|---|---|---|", *rows]
     return "\n".join(lines)
@@ -141,14 +160,25 @@ def _method(name, meanings):
 
 def _fields_read(code):
     """Names after ``config.`` in a method's code."""
-    return {node.attr for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Attribute)
-            and isinstance(node.value, ast.Name) and node.value.id == "config"}
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "config"
+    }
 
 
 def _body(text):
     """The rest of a module's docstring; what is indented is code."""
-    return _inline(re.sub(r"(?m)((?:^    .*\n)+)",
-                          lambda m: "```\n" + textwrap.dedent(m[1]) + "```\n", text)).strip() + "\n"
+    return (
+        _inline(
+            re.sub(
+                r"(?m)((?:^    .*\n)+)", lambda m: "```\n" + textwrap.dedent(m[1]) + "```\n", text
+            )
+        ).strip()
+        + "\n"
+    )
 
 
 def _value(value):

@@ -13,22 +13,46 @@ import griffe
 from mkdocs.structure.files import File
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-OF_ROOT = {"README.md": "index.md", "CHANGELOG.md": "changelog.md",
-           "CONTRIBUTING.md": "contributing.md"}
+OF_ROOT = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+}
 # Page → title and modules.
 API = {
     "losses": ("Losses", ["losses"]),
     "neighbors": ("Neighbours and memory", ["knn", "selection", "memory"]),
     "models": ("Models", ["models"]),
-    "data": ("Data", ["data.sources", "data.dataset", "data.augment", "data.presets",
-                      "data.mixup", "data.check"]),
-    "methods": ("Methods", ["methods", "methods.setup", "methods.encoding", "methods.updating",
-                            "methods.memory_contrast"]),
+    "data": (
+        "Data",
+        [
+            "data.sources",
+            "data.dataset",
+            "data.augment",
+            "data.presets",
+            "data.mixup",
+            "data.check",
+        ],
+    ),
+    "methods": (
+        "Methods",
+        [
+            "methods",
+            "methods.setup",
+            "methods.encoding",
+            "methods.updating",
+            "methods.memory_contrast",
+        ],
+    ),
     "runs": ("Runs", ["pretrain", "finetune", "transfer", "evaluate", "scaling", "study"]),
-    "evaluation": ("Evaluation", ["evaluation", "evaluation.task", "evaluation.suites",
-                                  "evaluation.measure"]),
-    "files": ("Weights, records, reports", ["backbones", "weights", "export", "records",
-                                            "report", "errors"]),
+    "evaluation": (
+        "Evaluation",
+        ["evaluation", "evaluation.task", "evaluation.suites", "evaluation.measure"],
+    ),
+    "files": (
+        "Weights, records, reports",
+        ["backbones", "weights", "export", "records", "report", "errors"],
+    ),
 }
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 PROSE = re.compile(r"(?m)^(Use|Returns|References):\n((?: +.*\n?|\n)+)")  # sections of text alone
@@ -37,8 +61,9 @@ IMAGE = re.compile(r"!\[([^\]]*)\]\(docs/([^)\s]+)\)")
 
 def on_files(files, config):
     """Adds the pages that are no files of this folder."""
-    pages = {page: (ROOT / name).read_text() for name, page in OF_ROOT.items()
-             if (ROOT / name).exists()}
+    pages = {
+        page: (ROOT / name).read_text() for name, page in OF_ROOT.items() if (ROOT / name).exists()
+    }
     for name, (title, modules) in API.items():
         blocks = (f"::: jaxpt.{module}" for module in modules)
         pages[f"api/{name}.md"] = "\n\n".join([f"# {title}", *blocks]) + "\n"
@@ -74,8 +99,12 @@ class Docstrings(griffe.Extension):
             text = re.sub(r"::(\n\n +)", r":\1", text)
             # Names of arguments that share a description, over several lines.
             text = re.sub(r"(?m)^( +[\w, ]+,)\n +", r"\1 ", text)
-            text = re.sub(r"(?m)^( +\w+(?:, \w+)+):",  # by a space an attribute's type would begin
-                          lambda found: found[0].replace(", ", ",\N{NO-BREAK SPACE}"), text)
+            text = re.sub(
+                r"(?m)^( +\w+(?:, \w+)+):",  # by a space an attribute's type would begin
+                lambda found: found[0].replace(", ", ",\N{NO-BREAK SPACE}"),
+                text,
+            )
             text = re.sub(r"(?m)^Example:$", "Examples:", text)
             obj.docstring.value = PROSE.sub(
-                lambda found: f"**{found[1]}:**\n\n{textwrap.dedent(found[2])}", text)
+                lambda found: f"**{found[1]}:**\n\n{textwrap.dedent(found[2])}", text
+            )

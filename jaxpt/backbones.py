@@ -113,15 +113,28 @@ def _split_label(text):
 def _from_run(workdir) -> Backbone:
     config, step = open_run(workdir)
     saved = checkpoint.read_arrays(workdir, step)
-    params, stats = ({name: tree for name, tree in saved[part].items() if name == "backbone"}
-                     for part in ("params", "batch_stats"))
-    encoder = _fitting(models.make_encoder(config.model, axis_name=AXIS), (params, stats),
-                       repr(str(workdir)))
+    params, stats = (
+        {name: tree for name, tree in saved[part].items() if name == "backbone"}
+        for part in ("params", "batch_stats")
+    )
+    encoder = _fitting(
+        models.make_encoder(config.model, axis_name=AXIS), (params, stats), repr(str(workdir))
+    )
     about = checkpoint.about(workdir, step)
     made = {name: about[name] for name in ("data", *records.SURROUNDINGS) if name in about}
-    return _backbone(encoder, params, stats, label=config.method, method=config.method,
-                     seed=config.seed, config=config, step=step, model=config.model, made=made,
-                     classifier=_classifier(config, saved["params"]))
+    return _backbone(
+        encoder,
+        params,
+        stats,
+        label=config.method,
+        method=config.method,
+        seed=config.seed,
+        config=config,
+        step=step,
+        model=config.model,
+        made=made,
+        classifier=_classifier(config, saved["params"]),
+    )
 
 
 def _classifier(config, params):
@@ -141,15 +154,25 @@ def _from_weights(path, model) -> Backbone:
     imported = weights.import_state(state, network)
     weights.tell_resized(imported, path)
     encoder = models.Encoder(network, channels=3, normalisation=normalisation)
-    return _backbone(encoder, {"backbone": imported.params}, {"backbone": imported.batch_stats},
-                     label=path.stem, method="weights", seed=0, config=None, step=0, model=model,
-                     classifier=imported.classifier)
+    return _backbone(
+        encoder,
+        {"backbone": imported.params},
+        {"backbone": imported.batch_stats},
+        label=path.stem,
+        method="weights",
+        seed=0,
+        config=None,
+        step=0,
+        model=model,
+        classifier=imported.classifier,
+    )
 
 
 def _from_export(path, state, about) -> Backbone:
     """What ``jaxpt export`` wrote: the header has what a workdir's config has."""
-    model, config = (about[name] and ml_collections.ConfigDict(about[name])
-                     for name in ("model", "config"))
+    model, config = (
+        about[name] and ml_collections.ConfigDict(about[name]) for name in ("model", "config")
+    )
     network = models.make_backbone(model, axis_name=AXIS)
     if about["layout"] == weight_file.OWN:
         tree = weight_file.nested(state)
@@ -161,13 +184,25 @@ def _from_export(path, state, about) -> Backbone:
         params, stats = {"backbone": params}, {"backbone": stats}
         encoder = models.Encoder(network, channels=3)
     name = path.parent.name if path.name == weight_file.FILE else path.stem
-    opened = _backbone(encoder.clone(normalisation=about["normalisation"]), params, stats,
-                       label=about["method"] if config else name, method=about["method"],
-                       seed=about["seed"], config=config, step=about["step"], model=model,
-                       classifier=classifier, made=about["made"])
-    require(opened.checkpoint == about["fingerprint"], f"{str(path)!r} has other weights "
-            f"({opened.checkpoint}) than its header says ({about['fingerprint']}): it was damaged, "
-            "or edited; export or fetch it again.")
+    opened = _backbone(
+        encoder.clone(normalisation=about["normalisation"]),
+        params,
+        stats,
+        label=about["method"] if config else name,
+        method=about["method"],
+        seed=about["seed"],
+        config=config,
+        step=about["step"],
+        model=model,
+        classifier=classifier,
+        made=about["made"],
+    )
+    require(
+        opened.checkpoint == about["fingerprint"],
+        f"{str(path)!r} has other weights "
+        f"({opened.checkpoint}) than its header says ({about['fingerprint']}): it was damaged, "
+        "or edited; export or fetch it again.",
+    )
     return opened
 
 
@@ -186,20 +221,39 @@ def model_of(
 
 
 def _from_scratch(model, seed) -> Backbone:
-    require(model is not None and bool(model.name),
-            f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.")
-    encoder = models.Encoder(models.make_backbone(model, axis_name=AXIS), channels=3,
-                             normalisation=model.get("normalisation") or "unit")
-    variables = jax.jit(lambda key: models.init(
-        encoder, key, models.sample(encoder.backbone, 3)))(jax.random.key(seed))
-    return _backbone(encoder, *variables, label=SCRATCH, method=SCRATCH, seed=seed, config=None,
-                     step=0, model=model)
+    require(
+        model is not None and bool(model.name),
+        f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.",
+    )
+    encoder = models.Encoder(
+        models.make_backbone(model, axis_name=AXIS),
+        channels=3,
+        normalisation=model.get("normalisation") or "unit",
+    )
+    variables = jax.jit(lambda key: models.init(encoder, key, models.sample(encoder.backbone, 3)))(
+        jax.random.key(seed)
+    )
+    return _backbone(
+        encoder,
+        *variables,
+        label=SCRATCH,
+        method=SCRATCH,
+        seed=seed,
+        config=None,
+        step=0,
+        model=model,
+    )
 
 
 def _backbone(encoder, params, stats, **origin) -> Backbone:
     params, stats = jax.device_get((params, stats))
-    return Backbone(encoder=encoder, params=params, batch_stats=stats,
-                    checkpoint=fingerprint((params, stats)), **origin)
+    return Backbone(
+        encoder=encoder,
+        params=params,
+        batch_stats=stats,
+        checkpoint=fingerprint((params, stats)),
+        **origin,
+    )
 
 
 def fingerprint(tree: Any) -> str:
@@ -218,9 +272,10 @@ def _fitting(encoder, variables, where) -> models.Encoder:
     wrong = {}
     for channels in 1, 3:
         encoder = encoder.clone(channels=channels)
-        wanted = jax.eval_shape(lambda key: models.init(
-            encoder, key, models.sample(encoder.backbone, channels)),
-                                jax.random.key(0))
+        wanted = jax.eval_shape(
+            lambda key: models.init(encoder, key, models.sample(encoder.backbone, channels)),
+            jax.random.key(0),
+        )
         wrong[channels] = _differences(variables, wanted)
         if not wrong[channels]:
             return encoder
@@ -230,7 +285,15 @@ def _fitting(encoder, variables, where) -> models.Encoder:
 
 def _differences(saved, wanted) -> list[str]:
     """What is missing, unexpected or of another shape, one sentence each."""
-    there, here = ({jax.tree_util.keystr(path[1:]): tuple(leaf.shape) for path, leaf
-                    in jax.tree_util.tree_leaves_with_path(tree)} for tree in (saved, wanted))
-    return [f"{name} has shape {there.get(name)}, but the network wants {here.get(name)}"
-            for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    there, here = (
+        {
+            jax.tree_util.keystr(path[1:]): tuple(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        }
+        for tree in (saved, wanted)
+    )
+    return [
+        f"{name} has shape {there.get(name)}, but the network wants {here.get(name)}"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]

@@ -70,16 +70,26 @@ def parse(name: str) -> tuple[Chip, int]:
       InputError: for an unknown chip, a CPU, or a number that there is not.
     """
     kind, dash, number = name.partition("-")
-    require(kind != "cpu", "chips cpu: a CPU has no published peak that a plan could start from; "
-            f"name one of {', '.join(CHIPS)}, as in v5e-8.")
-    require(kind in CHIPS, f"chips must be one of {', '.join(CHIPS)} with a number, as in v5e-8, "
-            f"got {name!r}.")
-    require(bool(dash) and number.isdecimal() and int(number) >= 1,
-            f"chips {name!r} must say how many, as in {kind}-8.")
+    require(
+        kind != "cpu",
+        "chips cpu: a CPU has no published peak that a plan could start from; "
+        f"name one of {', '.join(CHIPS)}, as in v5e-8.",
+    )
+    require(
+        kind in CHIPS,
+        f"chips must be one of {', '.join(CHIPS)} with a number, as in v5e-8, got {name!r}.",
+    )
+    require(
+        bool(dash) and number.isdecimal() and int(number) >= 1,
+        f"chips {name!r} must say how many, as in {kind}-8.",
+    )
     chip, count = CHIPS[kind], int(number)
     if chip.named_by_cores:
-        require(count % 2 == 0, f"chips {name!r}: a {kind} is named by its cores, two a chip, so "
-                "the number must be even.")
+        require(
+            count % 2 == 0,
+            f"chips {name!r}: a {kind} is named by its cores, two a chip, so "
+            "the number must be even.",
+        )
         count //= 2
     require(count <= chip.most, f"chips {name!r}: such links join at most {chip.most} chips.")
     return chip, count

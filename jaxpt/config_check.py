@@ -21,5 +21,6 @@ def check_numbers(config, prefix: str = "") -> None:
             elif isinstance(part, float):
                 require(math.isfinite(part), f"{prefix}{name} must be finite, got {part}.")
             elif isinstance(part, int):
-                require(abs(part) <= LARGEST, f"{prefix}{name} must lie within ±{LARGEST}, got "
-                        f"{part}.")
+                require(
+                    abs(part) <= LARGEST, f"{prefix}{name} must lie within ±{LARGEST}, got {part}."
+                )

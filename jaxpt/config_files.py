@@ -21,8 +21,11 @@ OPEN = "model.options."  # what may be there depends on the network, which check
 def installed(kind: str) -> list[str]:
     """Names of the configs of a kind (pretrain, transfer) that come with jaxpt."""
     root = pathlib.Path(str(importlib.resources.files("jaxpt.configs")))
-    return sorted(str(file.relative_to(root)) for file in (root / kind).rglob("*.py")
-                  if file.name not in ("__init__.py", SHARED))
+    return sorted(
+        str(file.relative_to(root))
+        for file in (root / kind).rglob("*.py")
+        if file.name not in ("__init__.py", SHARED)
+    )
 
 
 def read(command: str, name: str, overrides: list[str]):
@@ -32,8 +35,9 @@ def read(command: str, name: str, overrides: list[str]):
 
     config = _load_config(command, *name.partition(":")[::2])
     for word in overrides:
-        require(word.startswith("--config."),
-                f"unknown argument {word!r}; see jaxpt {command} --help.")
+        require(
+            word.startswith("--config."), f"unknown argument {word!r}; see jaxpt {command} --help."
+        )
         key, equals, value = word.removeprefix("--config.").partition("=")
         require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
         if key.startswith(OPEN):
@@ -51,19 +55,26 @@ def read(command: str, name: str, overrides: list[str]):
 def read_of_methods(name: str, methods: str, overrides: list[str]) -> dict:
     """By method, the config that its variant gives, with the overrides applied to all."""
     path, _, variant = name.partition(":")
-    return {method: read("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}",
-                         overrides) for method in filter(None, methods.split(","))}
+    return {
+        method: read("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}", overrides)
+        for method in filter(None, methods.split(","))
+    }
 
 
 def _load_config(command: str, path: str, variant: str):
     of_jaxpt = pathlib.Path(str(importlib.resources.files("jaxpt.configs"))) / path
     file = next((f for f in (pathlib.Path(path), of_jaxpt) if f.is_file()), None)
-    require(file is not None, f"--config: no file {path!r} here or among those that come with "
-            f"jaxpt ({', '.join(installed(command))}).")
+    require(
+        file is not None,
+        f"--config: no file {path!r} here or among those that come with "
+        f"jaxpt ({', '.join(installed(command))}).",
+    )
     get_config = _run_config(file).get("get_config")
     require(get_config is not None, f"--config: {path} has no function get_config.")
-    require(not variant or bool(inspect.signature(get_config).parameters),
-            f"--config: {path} has no variants, got {variant!r}.")
+    require(
+        not variant or bool(inspect.signature(get_config).parameters),
+        f"--config: {path} has no variants, got {variant!r}.",
+    )
     return get_config(variant) if variant else get_config()
 
 
@@ -76,8 +87,9 @@ def _run_config(file: pathlib.Path) -> dict:
     except Exception as error:  # whatever a user's file may raise
         line = traceback.extract_tb(error.__traceback__)[-1].lineno
         where = "" if isinstance(error, SyntaxError) else f", line {line}"
-        raise InputError(f"--config: {file}{where} fails with {type(error).__name__}: "
-                         f"{error}.") from error
+        raise InputError(
+            f"--config: {file}{where} fails with {type(error).__name__}: {error}."
+        ) from error
 
 
 def _set_option(config, key: str, text: str) -> None:
@@ -100,8 +112,11 @@ def _check_key(config, key: str) -> None:
         names = list(here) if hasattr(here, "keys") else []
         if part not in names:
             near = difflib.get_close_matches(part, names, 1)
-            hint = f"did you mean {'.'.join(walked + near)!r}?" if near else (
-                f"{'.'.join(walked) or 'it'} has {', '.join(names) or 'no fields'}.")
+            hint = (
+                f"did you mean {'.'.join(walked + near)!r}?"
+                if near
+                else (f"{'.'.join(walked) or 'it'} has {', '.join(names) or 'no fields'}.")
+            )
             raise InputError(f"the config has no field {key!r}: {hint}")
         walked.append(part)
         here = here[part]

@@ -21,19 +21,72 @@ import jax
 import numpy as np
 
 # Shape and place alone change: the result is the operand.
-SAME = {"reshape", "squeeze", "expand_dims", "transpose", "stop_gradient", "copy", "copy_p",
-        "optimization_barrier", "reduce_precision", "pvary", "sharding_constraint"}
-MOVES = {"broadcast_in_dim", "iota", "slice", "concatenate", "pad", "rev", "tile",
-         "split", "bitcast_convert_type", "random_wrap", "random_unwrap", "random_seed",
-         "random_split", "random_fold_in", "axis_index"}
-TRANSCENDENTAL = {"exp", "exp2", "expm1", "log", "log1p", "logistic", "tanh", "erf", "erf_inv",
-                  "erfc", "sqrt", "rsqrt", "cbrt", "pow", "sin", "cos", "tan", "atan2"}
+SAME = {
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "stop_gradient",
+    "copy",
+    "copy_p",
+    "optimization_barrier",
+    "reduce_precision",
+    "pvary",
+    "sharding_constraint",
+}
+MOVES = {
+    "broadcast_in_dim",
+    "iota",
+    "slice",
+    "concatenate",
+    "pad",
+    "rev",
+    "tile",
+    "split",
+    "bitcast_convert_type",
+    "random_wrap",
+    "random_unwrap",
+    "random_seed",
+    "random_split",
+    "random_fold_in",
+    "axis_index",
+}
+TRANSCENDENTAL = {
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "logistic",
+    "tanh",
+    "erf",
+    "erf_inv",
+    "erfc",
+    "sqrt",
+    "rsqrt",
+    "cbrt",
+    "pow",
+    "sin",
+    "cos",
+    "tan",
+    "atan2",
+}
 PRODUCTS = {"dot_general", "conv_general_dilated"}
 IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice"}
 UPDATES = {"scatter": 2, "scatter-add": 2, "dynamic": 1}  # which operand holds the rows
 STORED = {"gather", "dynamic_slice", "sort", "top_k", "approx_top_k", "select_and_scatter_add"}
-COLLECTIVES = {"psum", "pmax", "pmin", "all_gather", "psum_scatter", "reduce_scatter",
-               "all_to_all", "ppermute", "psum_invariant", "all_gather_invariant"}
+COLLECTIVES = {
+    "psum",
+    "pmax",
+    "pmin",
+    "all_gather",
+    "psum_scatter",
+    "reduce_scatter",
+    "all_to_all",
+    "ppermute",
+    "psum_invariant",
+    "all_gather_invariant",
+}
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 LOOPS = {"scan", "while", "cond"}
 RANDOM_BITS = 58  # operations of Threefry for 32 random bits
@@ -123,7 +176,7 @@ class _Graph:
     def _add(self, equation, operands):
         name, avals = equation.primitive.name, [v.aval for v in equation.outvars]
         if name in SAME:
-            return operands[:len(avals)]
+            return operands[: len(avals)]
         inner = next((equation.params[k] for k in INNER if k in equation.params), None)
         if inner is not None and name not in LOOPS:
             constants = [self.new(jax.typeof(c)) for c in getattr(inner, "consts", ())]
@@ -140,8 +193,9 @@ class _Account:
         self._nodes, self._bytes, self._devices = graph.nodes, graph.bytes, devices
         made = {value for node in graph.nodes for value in node.results}
         # What must be in memory for a value to be there: itself, if it is.
-        self._needs = {value: frozenset([value]) for value in range(len(graph.bytes))
-                       if value not in made}
+        self._needs = {
+            value: frozenset([value]) for value in range(len(graph.bytes)) if value not in made
+        }
         self._given = set(self._needs)
         self._work, self._fused, self._sent = [], [0.0], 0.0
         self._born, self._last, self._inside = {}, {}, {}
@@ -171,8 +225,9 @@ class _Account:
         elif name in PRODUCTS:
             moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
             self._result(results, time)
-            self._work.append(Work(_kind(equation), _product_flops(equation),
-                                   moved + self._bytes[results[0]]))
+            self._work.append(
+                Work(_kind(equation), _product_flops(equation), moved + self._bytes[results[0]])
+            )
         elif name in COLLECTIVES:
             moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
             self._result(results, time)
@@ -193,8 +248,9 @@ class _Account:
             moved = 0.0 if needs in self._reduced else read
             self._reduced.add(needs)  # reductions of the same numbers read them together
             self._result(results, time)
-            self._work.append(Work("other", _other_flops(equation),
-                                   moved + sum(self._bytes[v] for v in results)))
+            self._work.append(
+                Work("other", _other_flops(equation), moved + sum(self._bytes[v] for v in results))
+            )
         else:
             self._fused[0] += _other_flops(equation)
             needs = frozenset().union(*(self._needs[v] for v in operands))
@@ -260,13 +316,16 @@ def _body(equation, devices) -> tuple[Counts, float]:
     """What happens in a loop's body, or the dearest of its branches, and how often."""
     name, params = equation.primitive.name, equation.params
     if name == "cond":
-        return max((count(branch, devices) for branch in params["branches"]),
-                   key=lambda counts: counts.flops()), 1.0
+        return max(
+            (count(branch, devices) for branch in params["branches"]),
+            key=lambda counts: counts.flops(),
+        ), 1.0
     if name == "scan":
         return count(params["jaxpr"], devices), float(params["length"])
     parts = [count(params[part], devices) for part in ("cond_jaxpr", "body_jaxpr")]
-    return Counts(parts[0].work + parts[1].work, sum(p.sent for p in parts),
-                  max(p.held for p in parts)), 1.0
+    return Counts(
+        parts[0].work + parts[1].work, sum(p.sent for p in parts), max(p.held for p in parts)
+    ), 1.0
 
 
 def _size(aval) -> float:
@@ -299,16 +358,30 @@ def _product_flops(equation) -> float:
         return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
     of_left, of_right, of_out = params["dimension_numbers"]
     places = math.prod(
-        _places(left[of_left[2 + i]], right[of_right[2 + i]], out[of_out[2 + i]],
-                params["window_strides"][i], params["padding"][i][0], params["lhs_dilation"][i],
-                params["rhs_dilation"][i]) for i in range(len(out) - 2))
-    return (2.0 * places * left[of_left[0]] / params["batch_group_count"] * out[of_out[1]]
-            * right[of_right[1]])
+        _places(
+            left[of_left[2 + i]],
+            right[of_right[2 + i]],
+            out[of_out[2 + i]],
+            params["window_strides"][i],
+            params["padding"][i][0],
+            params["lhs_dilation"][i],
+            params["rhs_dilation"][i],
+        )
+        for i in range(len(out) - 2)
+    )
+    return (
+        2.0
+        * places
+        * left[of_left[0]]
+        / params["batch_group_count"]
+        * out[of_out[1]]
+        * right[of_right[1]]
+    )
 
 
 def _places(size, kernel, out, stride, padding, dilation, kernel_dilation) -> int:
     """Pairs of an output and a kernel position, along one axis, that meet an input."""
-    meet = (np.arange(out)[:, None] * stride + np.arange(kernel) * kernel_dilation - padding)
+    meet = np.arange(out)[:, None] * stride + np.arange(kernel) * kernel_dilation - padding
     return int(np.sum((meet >= 0) & (meet <= (size - 1) * dilation) & (meet % dilation == 0)))
 
 
@@ -321,7 +394,7 @@ def _other_flops(equation) -> float:
         return RANDOM_BITS * size * equation.params["bit_width"] / 32
     if name.startswith("reduce_window") or name == "select_and_scatter_add":
         window = equation.params["window_dimensions"]
-        places = (equation.invars[0].aval.shape if name == "select_and_scatter_add" else out.shape)
+        places = equation.invars[0].aval.shape if name == "select_and_scatter_add" else out.shape
         return float(math.prod(window) * math.prod(places))
     if _is_reduction(name):
         return float(math.prod(equation.invars[0].aval.shape))

@@ -1,5 +1,4 @@
-"""What a pre-training config makes of its images: counts, and a sheet of examples with their views.
-"""
+"""What a pre-training config makes of its images: counts, and a sheet of examples with their views."""
 
 import os
 import pathlib
@@ -33,8 +32,9 @@ class Sheet(NamedTuple):
     table: rich.table.Table
 
 
-def run(config, out: str | os.PathLike = "sheet.png", *, examples: int = 8,
-        epoch: int = 0) -> Sheet:
+def run(
+    config, out: str | os.PathLike = "sheet.png", *, examples: int = 8, epoch: int = 0
+) -> Sheet:
     """Writes a contact sheet of the views that training would draw, and counts the classes.
 
     Args:
@@ -46,8 +46,10 @@ def run(config, out: str | os.PathLike = "sheet.png", *, examples: int = 8,
     Raises:
       InputError: for a config, data or file that cannot be.
     """
-    require(pathlib.Path(out).suffix.lower() == ".png",
-            f"--out must be a file that ends in .png, got {os.fspath(out)!r}.")
+    require(
+        pathlib.Path(out).suffix.lower() == ".png",
+        f"--out must be a file that ends in .png, got {os.fspath(out)!r}.",
+    )
     require(1 <= examples <= 100, f"--examples must lie between 1 and 100, got {examples}.")
     dataset = sources.load(config.data)
     method, _ = pretrain.prepare(config, dataset)
@@ -63,8 +65,9 @@ def run(config, out: str | os.PathLike = "sheet.png", *, examples: int = 8,
     try:
         picture.save(out)
     except OSError as error:
-        raise InputError(f"--out {os.fspath(out)!r} cannot be written "
-                         f"({error.strerror or error}).") from error
+        raise InputError(
+            f"--out {os.fspath(out)!r} cannot be written ({error.strerror or error})."
+        ) from error
     return Sheet(pathlib.Path(out), counts(config, dataset, train))
 
 
@@ -78,8 +81,9 @@ def of_all_classes(labels: np.ndarray, n: int) -> np.ndarray:
     return chosen[np.lexsort((turns[chosen], labels[chosen]))]
 
 
-def views_of(config, split: sources.Split, index: np.ndarray, epoch: int, *,
-             keys: bool) -> list[tuple[str, np.ndarray]]:
+def views_of(
+    config, split: sources.Split, index: np.ndarray, epoch: int, *, keys: bool
+) -> list[tuple[str, np.ndarray]]:
     """Columns of the sheet: heading and uint8 images [n, height, width, 1 or 3].
 
     Args:
@@ -90,8 +94,14 @@ def views_of(config, split: sources.Split, index: np.ndarray, epoch: int, *,
       keys: with the view that a memory's keys are made from.
     """
     n = len(split.ids)
-    batch = Batch(split.images, split.labels, split.ids, index.astype(np.int32),
-                  np.full(n, epoch, np.int32), np.int32(config.seed))
+    batch = Batch(
+        split.images,
+        split.labels,
+        split.ids,
+        index.astype(np.int32),
+        np.full(n, epoch, np.int32),
+        np.int32(config.seed),
+    )
 
     @jax.jit
     def images(batch):
@@ -114,24 +124,40 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
 
 def counts(config, dataset: sources.Dataset, train: sources.Split) -> rich.table.Table:
     """How many images of every class each split has, and what the run trains on."""
-    parts = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test,
-             "seen in training": train}
+    parts = {
+        "train": dataset.train,
+        "validation": dataset.validation,
+        "test": dataset.test,
+        "seen in training": train,
+    }
     table = rich.table.Table(title=f"{dataset.name}: images of each class")
-    for name, justify in (("class", "left"), ("trained as", "left"),
-                          *((part, "right") for part in parts)):
+    for name, justify in (
+        ("class", "left"),
+        ("trained as", "left"),
+        *((part, "right") for part in parts),
+    ):
         table.add_column(name, justify=justify)
-    numbers = np.stack([np.bincount(part.labels, minlength=len(dataset.class_names))
-                        for part in parts.values()], axis=1)
+    numbers = np.stack(
+        [np.bincount(part.labels, minlength=len(dataset.class_names)) for part in parts.values()],
+        axis=1,
+    )
     coarse = dataset.coarse(np.arange(len(dataset.class_names)))
     for i, row in enumerate(numbers[:CLASSES_SHOWN]):
-        table.add_row(dataset.class_names[i], dataset.coarse.names[coarse[i]],
-                      *(f"{n:,}" for n in row))
+        table.add_row(
+            dataset.class_names[i], dataset.coarse.names[coarse[i]], *(f"{n:,}" for n in row)
+        )
     if len(numbers) > CLASSES_SHOWN:
-        table.add_row(f"… {len(numbers) - CLASSES_SHOWN} more", "",
-                      *(f"{n:,}" for n in numbers[CLASSES_SHOWN:].sum(axis=0)))
+        table.add_row(
+            f"… {len(numbers) - CLASSES_SHOWN} more",
+            "",
+            *(f"{n:,}" for n in numbers[CLASSES_SHOWN:].sum(axis=0)),
+        )
     table.add_section()
-    table.add_row(f"{len(numbers)} classes", f"{len(dataset.coarse.names)} classes",
-                  *(f"{n:,}" for n in numbers.sum(axis=0)))
+    table.add_row(
+        f"{len(numbers)} classes",
+        f"{len(dataset.coarse.names)} classes",
+        *(f"{n:,}" for n in numbers.sum(axis=0)),
+    )
     return table
 
 
@@ -144,8 +170,9 @@ def draw(title: str, names, ids, columns) -> Image.Image:
     widths = [max(LEAST, round(images.shape[2] * scale)) for _, images in columns]
     # A gap more after the original: what follows is made from it.
     lefts = MARGIN + LABEL + np.cumsum([0, widths[0] + 3 * GAP, *(w + GAP for w in widths[1:])])
-    sheet = Image.new("RGB", (int(lefts[-1]) + MARGIN, head + len(names) * (tile + GAP) + MARGIN),
-                      PAPER)
+    sheet = Image.new(
+        "RGB", (int(lefts[-1]) + MARGIN, head + len(names) * (tile + GAP) + MARGIN), PAPER
+    )
     pen = ImageDraw.Draw(sheet)
     large, small = (ImageFont.load_default(size) for size in (18, 12))
     pen.text((MARGIN, MARGIN - 4), title, INK, large)
@@ -154,9 +181,12 @@ def draw(title: str, names, ids, columns) -> Image.Image:
         for r, image in enumerate(images):
             size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
             shown = Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).resize(
-                size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS)
-            sheet.paste(shown, (left + (width - size[0]) // 2,
-                                head + r * (tile + GAP) + (tile - size[1]) // 2))
+                size, Image.Resampling.NEAREST if scale >= 1 else Image.Resampling.LANCZOS
+            )
+            sheet.paste(
+                shown,
+                (left + (width - size[0]) // 2, head + r * (tile + GAP) + (tile - size[1]) // 2),
+            )
     for r, (name, example) in enumerate(zip(names, ids, strict=True)):
         top = head + r * (tile + GAP)
         for i, line in enumerate(name):

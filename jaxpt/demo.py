@@ -22,8 +22,9 @@ METHODS = ("cross_entropy", "sup_con", "nca", "look")
 PICTURED_SEED = 0  # its features and training curves are kept for the figures
 
 
-def run(data: str, out: str | os.PathLike, seeds: int = 5, *,
-        duration: str | None = None) -> pathlib.Path:
+def run(
+    data: str, out: str | os.PathLike, seeds: int = 5, *, duration: str | None = None
+) -> pathlib.Path:
     """Pre-trains with each loss, measures on the test part, prints the table, writes the page.
 
     Interrupted and started again with the same folder, it goes on where it stopped.
@@ -42,8 +43,10 @@ def run(data: str, out: str | os.PathLike, seeds: int = 5, *,
         written; before anything else is done.
     """
     require(data in DATA, f"data must be one of {', '.join(DATA)}, got {data!r}.")
-    require(seeds >= MIN_SEEDS, f"seeds must be at least {MIN_SEEDS}, for without spread there "
-            f"is no verdict, got {seeds}.")
+    require(
+        seeds >= MIN_SEEDS,
+        f"seeds must be at least {MIN_SEEDS}, for without spread there is no verdict, got {seeds}.",
+    )
     jobs = _jobs(data, seeds, duration)
     dataset = sources.load(_config(data, "look").data)
     folder = record_files.writable_folder(out)
@@ -51,9 +54,11 @@ def run(data: str, out: str | os.PathLike, seeds: int = 5, *,
     _check_kept(path, dataset.name)
     _forget(path, _keys_without_pictures(jobs, folder))
     console = Console()
-    console.print(f"{len(METHODS)} losses × {seeds} seeds on {DATA_NAMES[data]}: pre-train on "
-                  f"{len(dataset.coarse.names)} coarse classes, measure on "
-                  f"{len(dataset.class_names)} fine ones.")
+    console.print(
+        f"{len(METHODS)} losses × {seeds} seeds on {DATA_NAMES[data]}: pre-train on "
+        f"{len(dataset.coarse.names)} coarse classes, measure on "
+        f"{len(dataset.class_names)} fine ones."
+    )
     console.print(f"Records: {path}", soft_wrap=True)
     found = _run(jobs, path, folder, dataset, console)
     console.print()
@@ -84,12 +89,15 @@ def _jobs(data: str, seeds: int, duration: str | None) -> list[study.Job]:
 def _check_kept(path: pathlib.Path, data: str) -> None:
     """Raises InputError where the folder holds a demo of another set."""
     others = sorted({record["data"] for record in record_files.read(path)} - {data})
-    require(not others, f"{path} holds records of {', '.join(others)}: choose another folder for "
-            f"{data}.")
+    require(
+        not others,
+        f"{path} holds records of {', '.join(others)}: choose another folder for {data}.",
+    )
 
 
 def _keys_without_pictures(jobs: list[study.Job], folder: pathlib.Path) -> set[str]:
     """Keys of the jobs whose features are to be kept, but are not in the folder."""
+
     def kept(job):
         features = feature_files.load(folder, job.label)
         return features is not None and features.key == job.key
@@ -116,9 +124,16 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
     total, done = len(jobs), sum(job.key in known for job in jobs)
     if done:
         console.print(f"{done} of {total} runs are there already.")
-    live = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                    TimeRemainingColumn(), TextColumn("{task.fields[last]}"), console=console,
-                    speed_estimate_period=3600, disable=not console.is_terminal)
+    live = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[last]}"),
+        console=console,
+        speed_estimate_period=3600,
+        disable=not console.is_terminal,
+    )
     with live:
         task = live.add_task("runs", total=total, completed=done, last="")
 
@@ -127,9 +142,16 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
             done += 1
             if "features" in record:
                 arrays = record["features"]
-                feature_files.save(folder, record["label"], feature_files.FeatureSet(
-                    record["key"], **arrays, fine_names=dataset.class_names,
-                    coarse_names=dataset.coarse.names))
+                feature_files.save(
+                    folder,
+                    record["label"],
+                    feature_files.FeatureSet(
+                        record["key"],
+                        **arrays,
+                        fine_names=dataset.class_names,
+                        coarse_names=dataset.coarse.names,
+                    ),
+                )
             live.update(task, completed=done, last=_result(record))
             if live.disable:
                 print(f"{done}/{total}  {_result(record)}", flush=True)
@@ -139,5 +161,7 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
 
 def _result(record: dict[str, Any]) -> str:
     first = FINE[0]
-    return (f"{NAMES[record['label']]}, seed {record['seed']}: {first.title} "
-            f"{first.text(record['values'][first.key])} %")
+    return (
+        f"{NAMES[record['label']]}, seed {record['seed']}: {first.title} "
+        f"{first.text(record['values'][first.key])} %"
+    )

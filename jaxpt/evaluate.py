@@ -47,8 +47,10 @@ class Job(NamedTuple):
 
     def __str__(self):
         against = f" against {self.other.label}" if self.other else ""
-        return (f"{self.data.source}: {self.evaluator} of {self.model.label}, seed "
-                f"{self.model.seed}{against}")
+        return (
+            f"{self.data.source}: {self.evaluator} of {self.model.label}, seed "
+            f"{self.model.seed}{against}"
+        )
 
 
 class Outcome(NamedTuple):
@@ -111,8 +113,12 @@ def run(
     _check_constants(constants or {}, evaluators)
     known = {record["key"]: record for record in records.read(out) if "key" in record}
     devices = Devices()
-    opened = [m if isinstance(m, Model) else
-              frozen.of_backbone(open_backbone(m, model=model_config), devices) for m in models]
+    opened = [
+        m
+        if isinstance(m, Model)
+        else frozen.of_backbone(open_backbone(m, model=model_config), devices)
+        for m in models
+    ]
     _check_distinct(opened)
     jobs = _jobs(opened, suite, data, fields or {}, part, constants or {})
     require(bool(jobs), "there is nothing to measure: cka needs two models of the same seed.")
@@ -126,14 +132,18 @@ def run(
         else:
             records.append(out, result)
             known[job.key] = result
-    return Outcome([known[job.key] for job in jobs if job.key in known],
-                   len(todo) - len(skipped), skipped)
+    return Outcome(
+        [known[job.key] for job in jobs if job.key in known], len(todo) - len(skipped), skipped
+    )
 
 
 def _check_constants(constants, evaluators):
     unused = sorted(set(constants) - set(evaluators))
-    require(not unused, f"constants are given for {', '.join(unused)}, which the suites do not "
-            f"run; they run {', '.join(evaluators)}.")
+    require(
+        not unused,
+        f"constants are given for {', '.join(unused)}, which the suites do not "
+        f"run; they run {', '.join(evaluators)}.",
+    )
     for name, given in constants.items():
         suites.constants_of(name, given)
 
@@ -142,8 +152,11 @@ def _check_distinct(models):
     """Raises InputError where records of two models could not be told apart."""
     seen = {}
     for model in models:
-        require((model.label, model.seed) not in seen, f"two models are {model.label!r}, seed "
-                f"{model.seed}: give each a label of its own, as LABEL=WORKDIR.")
+        require(
+            (model.label, model.seed) not in seen,
+            f"two models are {model.label!r}, seed "
+            f"{model.seed}: give each a label of its own, as LABEL=WORKDIR.",
+        )
         seen[model.label, model.seed] = model
 
 
@@ -166,10 +179,18 @@ def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
 
 def _job(config, name, model, other, part, constants) -> Job:
     chosen = suites.constants_of(name, constants.get(name, {}))
-    measured = sorted((m.label, m.seed, m.checkpoint, m.network)
-                      for m in (model, other) if m is not None)
-    key = records.key_of({"models": measured, "data": config.to_dict(), "part": part,
-                          "evaluator": name, "protocol": suites.EVALUATORS[name].stated | chosen})
+    measured = sorted(
+        (m.label, m.seed, m.checkpoint, m.network) for m in (model, other) if m is not None
+    )
+    key = records.key_of(
+        {
+            "models": measured,
+            "data": config.to_dict(),
+            "part": part,
+            "evaluator": name,
+            "protocol": suites.EVALUATORS[name].stated | chosen,
+        }
+    )
     return Job(key, config, name, model, other, chosen)
 
 
@@ -182,8 +203,9 @@ def _sets(models, suite, data, fields):
             for source in data:
                 yield _named(source, models, fields), evaluators, models
         else:
-            yield from ((config, evaluators, mine) for config, mine in _of_pretraining(
-                models, fields))
+            yield from (
+                (config, evaluators, mine) for config, mine in _of_pretraining(models, fields)
+            )
     for name in suite:
         for source in suites.SETS.get(name, ()):
             yield _named(source, models, fields), suites.SUITES[name], models
@@ -209,23 +231,37 @@ def _of_pretraining(models, fields):
         if model.config is not None:
             config = _replaced(_of_set(model.config.data), fields)
             found.setdefault(records.key_of(config.to_dict()), config)
-    require(bool(found), f"{models[0].label!r} was pre-trained on no set that is known: name one "
-            "with data (--data=NAME).")
+    require(
+        bool(found),
+        f"{models[0].label!r} was pre-trained on no set that is known: name one "
+        "with data (--data=NAME).",
+    )
     for key, config in found.items():
-        yield config, [m for m in models if m.config is None or key == records.key_of(
-            _replaced(_of_set(m.config.data), fields).to_dict())]
+        yield (
+            config,
+            [
+                m
+                for m in models
+                if m.config is None
+                or key == records.key_of(_replaced(_of_set(m.config.data), fields).to_dict())
+            ],
+        )
 
 
 def _of_set(config) -> ml_collections.ConfigDict:
     """A data config without what concerns pre-training alone."""
-    return ml_collections.ConfigDict({name: value for name, value in config.items()
-                                      if name not in NOT_OF_A_SET})
+    return ml_collections.ConfigDict(
+        {name: value for name, value in config.items() if name not in NOT_OF_A_SET}
+    )
 
 
 def _replaced(config, fields) -> ml_collections.ConfigDict:
     for name, value in fields.items():
-        require(name in config and name != "source", f"the data config has no field {name!r} to "
-                f"replace; it has {', '.join(n for n in config if n != 'source')}.")
+        require(
+            name in config and name != "source",
+            f"the data config has no field {name!r} to "
+            f"replace; it has {', '.join(n for n in config if n != 'source')}.",
+        )
         config[name] = value
     return config
 
@@ -233,9 +269,14 @@ def _replaced(config, fields) -> ml_collections.ConfigDict:
 def _measured(jobs, part, cache, strict, quiet):
     """Yields (job, its record, or the InputError that says why there is none)."""
     surroundings = records.surroundings() if jobs else {}
-    live = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                    TimeElapsedColumn(), console=Console(file=sys.stderr),
-                    disable=quiet or not sys.stderr.isatty())
+    live = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        disable=quiet or not sys.stderr.isatty(),
+    )
     with live:
         line = live.add_task("", total=len(jobs))
         for _, of_set in itertools.groupby(jobs, key=lambda job: job.data):
@@ -261,14 +302,25 @@ def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
     if job.evaluator == "linear":
         stated |= {"metric": protocols.metric_of(job.data.source)}
     record = {
-        "key": job.key, "label": model.label, "method": model.method, "seed": model.seed,
-        "data": bench.dataset.name, "part": part, "evaluator": job.evaluator,
-        "values": measured.values, "protocol": {job.evaluator: stated},
-        "details": measured.details, "notes": measured.notes,
+        "key": job.key,
+        "label": model.label,
+        "method": model.method,
+        "seed": model.seed,
+        "data": bench.dataset.name,
+        "part": part,
+        "evaluator": job.evaluator,
+        "values": measured.values,
+        "protocol": {job.evaluator: stated},
+        "details": measured.details,
+        "notes": measured.notes,
         "config": None if model.config is None else model.config.to_dict(),
-        "data_config": job.data.to_dict(), "step": model.step, "checkpoint": model.checkpoint}
-    return {name: value for name, value in record.items()
-            if value or name not in ("details", "notes")}
+        "data_config": job.data.to_dict(),
+        "step": model.step,
+        "checkpoint": model.checkpoint,
+    }
+    return {
+        name: value for name, value in record.items() if value or name not in ("details", "notes")
+    }
 
 
 def _measure(job: Job, bench: FrozenSet) -> Measured:
@@ -276,40 +328,51 @@ def _measure(job: Job, bench: FrozenSet) -> Measured:
         return suites.measure(job.evaluator, bench.task(job.model), **job.constants)
     measure = suites.EVALUATORS[job.evaluator].measure
     found = measure(bench.layers(job.model), bench.layers(job.other), **job.constants)
-    return found._replace(details=found.details | {"other_label": job.other.label,
-                                                   "other_seed": job.other.seed})
+    return found._replace(
+        details=found.details | {"other_label": job.other.label, "other_seed": job.other.seed}
+    )
 
 
 def reasons(skipped: dict[str, str]) -> list[str]:
     """A sentence for each reason, with what it is about."""
-    return [f"{jobs[0]}{f' and {len(jobs) - 1} more' if jobs[1:] else ''}: {reason}"
-            for reason, jobs in _grouped(skipped, skipped.get).items()]
+    return [
+        f"{jobs[0]}{f' and {len(jobs) - 1} more' if jobs[1:] else ''}: {reason}"
+        for reason, jobs in _grouped(skipped, skipped.get).items()
+    ]
 
 
 def notes(found: Sequence[dict[str, Any]]) -> list[str]:
     """What could not be measured within a record, each sentence once for every set."""
-    return list(dict.fromkeys(f"{record['data']}: {note}" for record in found
-                              for note in record.get("notes", ())))
+    return list(
+        dict.fromkeys(
+            f"{record['data']}: {note}" for record in found for note in record.get("notes", ())
+        )
+    )
 
 
 def tables(found: Sequence[dict[str, Any]]) -> list[Table]:
     """A small table for every set and part: values by label, the mean over seeds."""
     made = []
     for (data, part), of_set in _grouped(found, lambda r: (r["data"], r["part"])).items():
-        by_label = {label: _means(mine) for label, mine in _grouped(
-            of_set, lambda r: r["label"]).items()}
+        by_label = {
+            label: _means(mine) for label, mine in _grouped(of_set, lambda r: r["label"]).items()
+        }
         table = Table("measured", *by_label, title=f"{data}, {part}")
         for name in dict.fromkeys(name for means in by_label.values() for name in means):
-            table.add_row(name, *(f"{means[name]:.4g}" if name in means else ""
-                                  for means in by_label.values()))
+            table.add_row(
+                name,
+                *(f"{means[name]:.4g}" if name in means else "" for means in by_label.values()),
+            )
         if table.row_count:
             made.append(table)
     return made
 
 
 def _means(of_label) -> dict[str, float]:
-    values = _grouped(((name, value) for record in of_label
-                       for name, value in record["values"].items()), lambda item: item[0])
+    values = _grouped(
+        ((name, value) for record in of_label for name, value in record["values"].items()),
+        lambda item: item[0],
+    )
     return {name: statistics.fmean(value for _, value in items) for name, items in values.items()}
 
 

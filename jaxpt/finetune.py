@@ -80,19 +80,24 @@ class Task:
     """
 
     def __init__(self, config, backbone: Backbone, dataset: sources.Dataset, devices: Devices):
-        require(dataset.trainval.labels.ndim == 1,
-                f"{dataset.name} has several labels an image: fine-tuning takes one.")
+        require(
+            dataset.trainval.labels.ndim == 1,
+            f"{dataset.name} has several labels an image: fine-tuning takes one.",
+        )
         self.config, self.backbone, self.dataset, self.devices = config, backbone, dataset, devices
-        self.frozen = (layerwise.parts_of(backbone.params) if config.freeze == -1
-                       else config.freeze)
+        self.frozen = layerwise.parts_of(backbone.params) if config.freeze == -1 else config.freeze
         network = backbone.encoder.backbone
         if self.frozen:
-            require(hasattr(network, "frozen"),
-                    f"{type(network).__name__} has no parts that can be frozen: set freeze to 0.")
+            require(
+                hasattr(network, "frozen"),
+                f"{type(network).__name__} has no parts that can be frozen: set freeze to 0.",
+            )
             network = network.clone(frozen=self.frozen)
         self.encoder = backbone.encoder.clone(
-            backbone=network, size=config.crop,
-            head=models.make_head(config.head, len(dataset.class_names)))
+            backbone=network,
+            size=config.crop,
+            head=models.make_head(config.head, len(dataset.class_names)),
+        )
         self._prepared = {}
 
     def variables(self, seed: int):
@@ -100,10 +105,12 @@ class Task:
         # Copies: the step consumes the state that it is given, and the next run starts here too.
         params, stats = jax.tree.map(np.array, (self.backbone.params, self.backbone.batch_stats))
         sample = models.sample(self.encoder.backbone, self.encoder.channels)
-        features = jax.eval_shape(lambda: models.encode(
-            self.backbone.encoder, params, stats, sample, train=False)).features
+        features = jax.eval_shape(
+            lambda: models.encode(self.backbone.encoder, params, stats, sample, train=False)
+        ).features
         head = jax.jit(lambda key: self.encoder.head.init(key, jnp.zeros(features.shape), False))(
-            jax.random.key(seed))
+            jax.random.key(seed)
+        )
         return params | {"head": jax.device_get(head["params"])}, stats
 
     def prepared(self, decay: float, n_examples: int):
@@ -112,27 +119,37 @@ class Task:
         if (decay, n_examples) not in self._prepared:
             optimizer, total = self._optimizer(decay, n_examples)
             step_fn = self.devices.map(
-                lambda state, data, pairs: _step(self, optimizer, state, data, pairs))
+                lambda state, data, pairs: _step(self, optimizer, state, data, pairs)
+            )
             self._prepared[decay, n_examples] = optimizer, total, step_fn
         return self._prepared[decay, n_examples]
 
     def _optimizer(self, decay, n_examples):
         config = self.config
-        total, warmup = (optimizers.steps(d, batch_size=config.batch_size, n_examples=n_examples)
-                         for d in (config.duration, config.warmup))
+        total, warmup = (
+            optimizers.steps(d, batch_size=config.batch_size, n_examples=n_examples)
+            for d in (config.duration, config.warmup)
+        )
         require(total >= 1, f"duration {config.duration!r} is less than one step.")
         chosen = ml_collections.ConfigDict(
-            config.optimizer.to_dict() | {"learning_rate": 1.0, "weight_decay": decay})
+            config.optimizer.to_dict() | {"learning_rate": 1.0, "weight_decay": decay}
+        )
         if config.schedule.name == "cosine":
             schedule = optimizers.learning_rate(chosen, total_steps=total, warmup_steps=warmup)
         else:
             schedule = schedules.step_decay(
-                1.0, total_steps=total, warmup_steps=warmup, at=config.schedule.at,
-                factor=config.schedule.factor)
-        factors = layerwise.rates(self.variables(0)[0], decay=config.layer_decay,
-                                  frozen=self.frozen)
-        return optax.chain(optimizers.make_optimizer(chosen, schedule),
-                           layerwise.scale_by_depth(factors)), total
+                1.0,
+                total_steps=total,
+                warmup_steps=warmup,
+                at=config.schedule.at,
+                factor=config.schedule.factor,
+            )
+        factors = layerwise.rates(
+            self.variables(0)[0], decay=config.layer_decay, frozen=self.frozen
+        )
+        return optax.chain(
+            optimizers.make_optimizer(chosen, schedule), layerwise.scale_by_depth(factors)
+        ), total
 
 
 def finetune(task: Task, *, seed: int) -> Finetuned:
@@ -156,27 +173,35 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
         sweep.append({"learning_rate": rate, "weight_decay": decay, "validation": score})
     best = max(sweep, key=lambda s: -1.0 if s["validation"] is None else s["validation"])
     rate, decay = best["learning_rate"], best["weight_decay"]
-    state = None if best["validation"] is None else train(
-        task, dataset.trainval, rate=rate, decay=decay, seed=seed)
-    require(state is not None,
-            f"the loss does not stay finite at a learning rate of {rate}: lower learning_rates.")
+    state = (
+        None
+        if best["validation"] is None
+        else train(task, dataset.trainval, rate=rate, decay=decay, seed=seed)
+    )
+    require(
+        state is not None,
+        f"the loss does not stay finite at a learning rate of {rate}: lower learning_rates.",
+    )
     return Finetuned(accuracy(task, state, dataset.test), best["validation"], rate, decay, sweep)
 
 
-def train(task: Task, split: sources.Split, *, rate: float, decay: float,
-          seed: int) -> FinetuneState | None:
+def train(
+    task: Task, split: sources.Split, *, rate: float, decay: float, seed: int
+) -> FinetuneState | None:
     """Trains on a split; None where the loss does not stay finite."""
     config, devices, n = task.config, task.devices, len(split.ids)
     optimizer, total, step_fn = task.prepared(decay, n)
     params, stats = task.variables(seed)
     average = jax.tree.map(np.array, (params, stats)) if config.ema else None
-    state = devices.replicate(FinetuneState(
-        np.float32(rate), params, stats, optimizer.init(params), average))
+    state = devices.replicate(
+        FinetuneState(np.float32(rate), params, stats, optimizer.init(params), average)
+    )
     data = devices.replicate(Resident(split.images, split.labels, split.ids, np.int32(seed)))
     for step in range(total):
         rows = rows_of_step(step, config.batch_size, n=n, seed=seed)
-        state, metrics = step_fn(state, data, devices.split(
-            mixup.pairs(rows, alpha=config.mixup, seed=seed, step=step)))
+        state, metrics = step_fn(
+            state, data, devices.split(mixup.pairs(rows, alpha=config.mixup, seed=seed, step=step))
+        )
     return state if math.isfinite(float(metrics["loss"])) else None
 
 
@@ -189,16 +214,26 @@ def _step(task, optimizer, state, data, pairs):
         images = mixup.mix(pairs.share, images, training_images(config, others))
 
     def loss_of(params):
-        encoded = models.encode(task.encoder, params, state.batch_stats, images, train=True,
-                                key=stochastic_depth.key_of(own))
+        encoded = models.encode(
+            task.encoder,
+            params,
+            state.batch_stats,
+            images,
+            train=True,
+            key=stochastic_depth.key_of(own),
+        )
 
         def loss(labels):
-            return losses.cross_entropy(encoded.output, labels,
-                                        label_smoothing=config.label_smoothing)
+            return losses.cross_entropy(
+                encoded.output, labels, label_smoothing=config.label_smoothing
+            )
 
         # Cross-entropy is linear in the target, so mixed labels are mixed losses.
-        each = loss(own.label) if pairs.share is None else mixup.mix(
-            pairs.share, loss(own.label), loss(others.label))
+        each = (
+            loss(own.label)
+            if pairs.share is None
+            else mixup.mix(pairs.share, loss(own.label), loss(others.label))
+        )
         return jnp.mean(each), encoded.batch_stats
 
     (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -207,7 +242,8 @@ def _step(task, optimizer, state, data, pairs):
     params = jax.tree.map(lambda p, u: p + state.rate * u, state.params, updates)
     # In this form an average of what stays the same stays the same, to the bit.
     average = state.average and jax.tree.map(
-        lambda old, new: old + (1 - config.ema) * (new - old), state.average, (params, stats))
+        lambda old, new: old + (1 - config.ema) * (new - old), state.average, (params, stats)
+    )
     return FinetuneState(state.rate, params, stats, opt_state, average), {"loss": loss}
 
 
@@ -224,8 +260,9 @@ def training_images(config: ml_collections.ConfigDict, batch: Batch) -> jax.Arra
     def crop(image, example, epoch):
         key = jax.random.fold_in(jax.random.fold_in(root, epoch), example)
         top, left = jax.random.randint(key, (2,), 0, config.resize - config.crop + 1)
-        return jax.lax.dynamic_slice(image, (top, left, 0),
-                                     (config.crop, config.crop, image.shape[-1]))
+        return jax.lax.dynamic_slice(
+            image, (top, left, 0), (config.crop, config.crop, image.shape[-1])
+        )
 
     return jax.vmap(crop)(resize(images, config.resize), batch.id, batch.epoch)
 
@@ -234,6 +271,7 @@ def accuracy(task: Task, state: FinetuneState, split: sources.Split) -> float:
     """The config's metric over every image exactly once; of the average where there is one."""
     variables = state.average or (state.params, state.batch_stats)
     params, stats = jax.device_get(variables)
-    logits = extract(task.encoder, params, stats, split.images, what="output",
-                     batch_size=task.config.batch_size)
+    logits = extract(
+        task.encoder, params, stats, split.images, what="output", batch_size=task.config.batch_size
+    )
     return METRICS[task.config.metric](np.argmax(logits, axis=1), split.labels)

@@ -45,10 +45,16 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
     """A backbone as a model whose images are shared by all of these devices."""
     arguments = backbone.encoder, backbone.params, backbone.batch_stats
     return Model(
-        backbone.label, functools.partial(extract, *arguments, devices=devices),
-        functools.partial(extract_layers, *arguments, devices=devices), backbone.checkpoint,
-        backbone.method, backbone.seed, backbone.step, backbone.config,
-        f"{backbone.encoder!r} {BATCH_SIZE}")
+        backbone.label,
+        functools.partial(extract, *arguments, devices=devices),
+        functools.partial(extract_layers, *arguments, devices=devices),
+        backbone.checkpoint,
+        backbone.method,
+        backbone.seed,
+        backbone.step,
+        backbone.config,
+        f"{backbone.encoder!r} {BATCH_SIZE}",
+    )
 
 
 class FrozenSet:
@@ -86,8 +92,15 @@ class FrozenSet:
         """
         if self._latest is None or self._latest[0] is not model:
             self._latest = None  # before the next features come
-            self._latest = model, make_task(lambda name: self._features(model, name),
-                                            self.dataset, part=self._part, metric=self._metric)
+            self._latest = (
+                model,
+                make_task(
+                    lambda name: self._features(model, name),
+                    self.dataset,
+                    part=self._part,
+                    metric=self._metric,
+                ),
+            )
         return self._latest[1]
 
     def layers(self, model: Model) -> dict[str, np.ndarray]:
@@ -103,17 +116,26 @@ class FrozenSet:
         return self._layers[what]
 
     def _features(self, model, name):
-        return self._kept(model, name, "features",
-                          lambda images: {"features": model.features(images)})["features"]
+        return self._kept(
+            model, name, "features", lambda images: {"features": model.features(images)}
+        )["features"]
 
     def _kept(self, model, name, kind, make) -> dict[str, Any]:
         images = getattr(self.dataset, name).images
         if not model.checkpoint:
             return make(images)
         return self._cache.get(
-            {"kind": kind, "checkpoint": model.checkpoint, "network": model.network,
-             "data": self.dataset.name, "part": name, "images": self._fingerprint(name),
-             "jaxpt": __version__}, lambda: make(images))
+            {
+                "kind": kind,
+                "checkpoint": model.checkpoint,
+                "network": model.network,
+                "data": self.dataset.name,
+                "part": name,
+                "images": self._fingerprint(name),
+                "jaxpt": __version__,
+            },
+            lambda: make(images),
+        )
 
     def _fingerprint(self, name) -> str:
         if name not in self._fingerprints:

@@ -40,12 +40,26 @@ class Keys(NamedTuple):
     bias: jax.Array | None
 
 
-@functools.partial(jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size",
-                                             "axis_name", "recall"))
-def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=None,
-           key_labels=None, key_mask=None, key_bias=None, key_rows: Callable | None = None,
-           block_size: int | None = None, group_size: int | None = None, axis_name=None,
-           recall: float | None = None):
+@functools.partial(
+    jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
+)
+def search(
+    queries,
+    keys,
+    k: int,
+    *,
+    query_ids=None,
+    key_ids=None,
+    query_labels=None,
+    key_labels=None,
+    key_mask=None,
+    key_bias=None,
+    key_rows: Callable | None = None,
+    block_size: int | None = None,
+    group_size: int | None = None,
+    axis_name=None,
+    recall: float | None = None,
+):
     """The k nearest keys of every query by inner product, exact, streamed over blocks of keys.
 
     Temporaries are of the order of batch × block_size, however many keys there are; the keys are
@@ -86,9 +100,15 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
     """
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
-    _check(queries, keys, k, block_size, group_size, {
-        "query_ids": query_ids, "query_labels": query_labels}, {
-        "key_ids": key_ids, "key_labels": key_labels, "key_mask": key_mask, "key_bias": key_bias})
+    _check(
+        queries,
+        keys,
+        k,
+        block_size,
+        group_size,
+        {"query_ids": query_ids, "query_labels": query_labels},
+        {"key_ids": key_ids, "key_labels": key_labels, "key_mask": key_mask, "key_bias": key_bias},
+    )
     n = keys.shape[0]
     asked = Queries(queries.astype(jnp.float32), query_ids, query_labels)
     asked = jax.tree.map(lambda x: of_all_devices(x, axis_name), asked)
@@ -106,7 +126,8 @@ def search(queries, keys, k: int, *, query_ids=None, key_ids=None, query_labels=
     # Of every device the candidates of the own queries: lower devices first, so lower indices.
     similarities, indices = (
         jax.lax.all_to_all(x, axis_name, split_axis=0, concat_axis=1, tiled=True)
-        for x in (similarities, indices))
+        for x in (similarities, indices)
+    )
     return _largest(similarities, indices, k)
 
 
@@ -179,8 +200,9 @@ def _attach_backward(key_rows, axis_name, residuals, weights):
         vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], key_rows), 0.0)
         return jnp.matmul(weight, vectors, precision=jax.lax.Precision.HIGHEST)
 
-    gradient = jax.lax.map(weighted_sum, (weights, indices),
-                           batch_size=_chunk(*indices.shape, keys.shape[1]))
+    gradient = jax.lax.map(
+        weighted_sum, (weights, indices), batch_size=_chunk(*indices.shape, keys.shape[1])
+    )
     gradient = own_sum(gradient, axis_name).astype(queries.dtype)
     return None, gradient, None, None
 
@@ -239,8 +261,9 @@ def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax
 
     Keys stand in rows, so that the maxima over groups of them are vectorised over the queries.
     """
-    s = jnp.matmul(float_rows(keys.vectors, key_rows), queries.vectors.T,
-                   precision=jax.lax.Precision.HIGHEST)
+    s = jnp.matmul(
+        float_rows(keys.vectors, key_rows), queries.vectors.T, precision=jax.lax.Precision.HIGHEST
+    )
     if keys.bias is not None:
         s = s + keys.bias[:, None]
     s = jnp.where(jnp.isnan(s), jnp.inf, s)  # top_k sorts NaN here or there, by backend and sign
@@ -273,8 +296,9 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None
         maxima = _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size)
         known, among = best[0].shape[1], None
         if recall is not None:  # what was found before is not put at risk again
-            maxima, among = jax.lax.approx_max_k(maxima, min(k, maxima.shape[1]),
-                                                 recall_target=recall)
+            maxima, among = jax.lax.approx_max_k(
+                maxima, min(k, maxima.shape[1]), recall_target=recall
+            )
         # Earlier groups stand first, so ties keep going to the lower one.
         maxima, place = jax.lax.top_k(jnp.concatenate([best[0], maxima], axis=1), k)
         new = place - known
@@ -325,16 +349,21 @@ def _best_keys(queries, keys, k, key_rows, groups, group_size):
         # group before is masked.
         start = jnp.minimum(first, n - group_size)
         index = start[:, None] + jnp.arange(group_size, dtype=jnp.int32)
-        gathered = jax.tree.map(lambda x: jax.vmap(
-            lambda i: jax.lax.dynamic_slice_in_dim(x, i, group_size))(start), keys)
+        gathered = jax.tree.map(
+            lambda x: jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(x, i, group_size))(start),
+            keys,
+        )
         gathered = jax.tree.map(lambda x: x.reshape((index.size,) + x.shape[2:]), gathered)
         one = jax.tree.map(lambda x: x[None], query)
         s = similarities(one, gathered, key_rows)[:, 0]
         meant = (index >= first[:, None]) & (groups >= 0)[:, None]
         return jnp.where(meant.reshape(-1), s, -jnp.inf), index.reshape(-1)
 
-    s, index = jax.lax.map(lambda a: of_query(*a), (queries, groups),
-                           batch_size=_chunk(*groups.shape, group_size * dim))
+    s, index = jax.lax.map(
+        lambda a: of_query(*a),
+        (queries, groups),
+        batch_size=_chunk(*groups.shape, group_size * dim),
+    )
     return _largest(s, index, min(k, s.shape[1]))
 
 
@@ -347,8 +376,10 @@ def _largest(values, indices, k):
 def _filled(values, indices, k):
     """Columns up to k of −∞ and −1, where there are fewer keys."""
     missing = ((0, 0), (0, k - values.shape[1]))
-    return (jnp.pad(values, missing, constant_values=-jnp.inf),
-            jnp.pad(indices, missing, constant_values=-1))
+    return (
+        jnp.pad(values, missing, constant_values=-jnp.inf),
+        jnp.pad(indices, missing, constant_values=-1),
+    )
 
 
 def _chunk(batch, gathered, floats):
@@ -359,8 +390,9 @@ def _chunk(batch, gathered, floats):
 def _check(queries, keys, k, block_size, group_size, of_queries, of_keys):
     shapes = [*queries.shape], [*keys.shape]
     if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
-        raise ValueError("queries must be [batch, dim] and keys [n, dim], got {} and {}.".format(
-            *shapes))
+        raise ValueError(
+            "queries must be [batch, dim] and keys [n, dim], got {} and {}.".format(*shapes)
+        )
     for what, array in ("queries", queries), ("keys", keys):
         if array.shape[0] == 0:
             raise ValueError(f"there are no {what} to search{' for' * (what == 'queries')}.")

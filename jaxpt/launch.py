@@ -37,16 +37,22 @@ def run(argv: list[str], *, processes: int, devices_per_process: int = 1) -> int
       InputError: for numbers below 1, or a command that does not run as several processes.
     """
     require(processes >= 1, f"--processes must be at least 1, got {processes}.")
-    require(devices_per_process >= 1,
-            f"--devices-per-process must be at least 1, got {devices_per_process}.")
-    require(argv[:1] == ["pretrain"], "jaxpt launch starts jaxpt pretrain, got "
-            f"{' '.join(argv[:1]) or 'no command'!r}: write it behind the options.")
+    require(
+        devices_per_process >= 1,
+        f"--devices-per-process must be at least 1, got {devices_per_process}.",
+    )
+    require(
+        argv[:1] == ["pretrain"],
+        "jaxpt launch starts jaxpt pretrain, got "
+        f"{' '.join(argv[:1]) or 'no command'!r}: write it behind the options.",
+    )
     address = f"127.0.0.1:{_free_port()}"
-    children = [_start(argv, i, processes, address, devices_per_process)
-                for i in range(processes)]
-    readers = [threading.Thread(target=_pass_on, args=(f"[{i}] ", stream, to))
-               for i, child in enumerate(children)
-               for stream, to in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))]
+    children = [_start(argv, i, processes, address, devices_per_process) for i in range(processes)]
+    readers = [
+        threading.Thread(target=_pass_on, args=(f"[{i}] ", stream, to))
+        for i, child in enumerate(children)
+        for stream, to in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+    ]
     for reader in readers:
         reader.start()
 
@@ -71,13 +77,23 @@ def _start(argv, process, processes, address, devices) -> subprocess.Popen:
     flags = re.sub(rf"{COUNT}=\S*", "", os.environ.get("XLA_FLAGS", ""))
     local = range(process * devices, (process + 1) * devices)
     environment = os.environ | {
-        COORDINATOR: address, PROCESSES: str(processes), PROCESS: str(process),
-        "XLA_FLAGS": f"{flags} {COUNT}={devices}".strip(), "PYTHONUNBUFFERED": "1",
-        "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, local))}
+        COORDINATOR: address,
+        PROCESSES: str(processes),
+        PROCESS: str(process),
+        "XLA_FLAGS": f"{flags} {COUNT}={devices}".strip(),
+        "PYTHONUNBUFFERED": "1",
+        "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, local)),
+    }
     # In a session of its own: Ctrl-C reaches it once, from here, and not twice.
-    return subprocess.Popen([sys.executable, "-m", "jaxpt.cli", *argv], env=environment,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            errors="replace", start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxpt.cli", *argv],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def _pass_on(prefix: str, stream, to) -> None:
@@ -98,8 +114,12 @@ def _wait(children: list[subprocess.Popen]) -> int:
         time.sleep(LOOK_EVERY)
     first = failed[0]
     if None in statuses:
-        print(f"jaxpt launch: process {first} of {len(children)} {_how(statuses[first])}: the "
-              "others are ended.", file=sys.stderr, flush=True)
+        print(
+            f"jaxpt launch: process {first} of {len(children)} {_how(statuses[first])}: the "
+            "others are ended.",
+            file=sys.stderr,
+            flush=True,
+        )
     until = time.monotonic() + GRACE
     while time.monotonic() < until and any(child.poll() is None for child in children):
         time.sleep(LOOK_EVERY)

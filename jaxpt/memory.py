@@ -79,7 +79,8 @@ def push(
     if batch > size:
         raise ValueError(
             f"a batch of {batch} keys does not fit a memory of {size}: make the memory at least "
-            f"{batch} long or the batch smaller.")
+            f"{batch} long or the batch smaller."
+        )
     _check_shapes(memory, keys, labels, ids)
     slots = (memory.cursor + jnp.arange(batch, dtype=jnp.int32)) % size
     memory = _set(memory, _own(slots, memory, axis_name), keys, labels, ids)
@@ -143,14 +144,17 @@ def _set(memory, slots, keys, labels, ids):
     """Writes those rows whose slot is in range."""
     return memory._replace(
         keys=memory.keys.at[slots].set(
-            jax.lax.stop_gradient(keys).astype(memory.keys.dtype), mode="drop"),
+            jax.lax.stop_gradient(keys).astype(memory.keys.dtype), mode="drop"
+        ),
         labels=memory.labels.at[slots].set(labels.astype(jnp.int32), mode="drop"),
         ids=memory.ids.at[slots].set(ids.astype(jnp.int32), mode="drop"),
-        valid=memory.valid.at[slots].set(True, mode="drop"))
+        valid=memory.valid.at[slots].set(True, mode="drop"),
+    )
 
 
 def _check_shapes(memory, keys, labels, ids):
     if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == keys.shape[:1]:
         raise ValueError(
             f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "
-            f"{keys.shape}, {labels.shape} and {ids.shape}.")
+            f"{keys.shape}, {labels.shape} and {ids.shape}."
+        )

@@ -110,8 +110,7 @@ def run(
       InputError: for an unknown chip, a set whose size is not known, or whatever pre-training
         itself would refuse, such as a batch that does not divide over the chips.
     """
-    require(0 < utilisation <= 1,
-            f"utilisation must be above 0 and at most 1, got {utilisation}.")
+    require(0 < utilisation <= 1, f"utilisation must be above 0 and at most 1, got {utilisation}.")
     named = [(name, *parse(name)) for name in chips]
     sizes = sizes_of(config, images=images, classes=classes)
     steps = {n: step_of(config, sizes, n) for n in sorted({n for _, _, n in named})}
@@ -124,21 +123,27 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
     Raises:
       InputError: where that cannot be known.
     """
-    require(images >= 0 and classes >= 0,
-            f"images and classes must not be negative, got {images} and {classes}.")
+    require(
+        images >= 0 and classes >= 0,
+        f"images and classes must not be negative, got {images} and {classes}.",
+    )
     data = config.data
     known = _known_sizes(data) if not (images and classes) else (images, classes)
-    require(known is not None, f"how large {data.source} {data.path!r} is cannot be known from "
-            "here: say --images=N --classes=C.")
-    total, names = images or known[0], classes or len(
-        label_map(data.label_map, tuple(map(str, range(known[1])))).names)
+    require(
+        known is not None,
+        f"how large {data.source} {data.path!r} is cannot be known from "
+        "here: say --images=N --classes=C.",
+    )
+    total, names = (
+        images or known[0],
+        classes or len(label_map(data.label_map, tuple(map(str, range(known[1])))).names),
+    )
     total = min(total, data.limit or total)
     if data.train_on == "train" and not images:
         total = round((1 - VALIDATION_SHARE) * total)
     source = data.source.removeprefix(protocols.PREFIX)
     side = GREY.get(source) or data.image_size or protocols.PROTOCOLS[source].crop
-    return Sizes(min(total, data.pretrain_limit or total), names, side,
-                 1 if source in GREY else 3)
+    return Sizes(min(total, data.pretrain_limit or total), names, side, 1 if source in GREY else 3)
 
 
 def _known_sizes(data) -> tuple[int, int] | None:
@@ -164,36 +169,45 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
     """
     parallel.check_batch(config.batch_size, devices)
     encoding.check_micro_batches(config, devices)
-    method, durations = pretrain.prepare_for(config, n_examples=sizes.images,
-                                             classes=sizes.classes)
+    method, durations = pretrain.prepare_for(config, n_examples=sizes.images, classes=sizes.classes)
     shape = (config.batch_size, sizes.side, sizes.side, sizes.channels)
-    state = jax.eval_shape(method.init, jax.random.key(0),
-                           jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32))
+    state = jax.eval_shape(
+        method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
+    )
     axes = pretrain.axes_of(state, config, devices)
     whole = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    batch = Batch(jax.ShapeDtypeStruct(shape, jnp.uint8), whole, whole, whole, whole,
-                  jax.ShapeDtypeStruct((), jnp.int32))
+    batch = Batch(
+        jax.ShapeDtypeStruct(shape, jnp.uint8),
+        whole,
+        whole,
+        whole,
+        whole,
+        jax.ShapeDtypeStruct((), jnp.int32),
+    )
     step = guarded(method.step, max_skipped=config.max_skipped)
     with augment.as_on_accelerators():
         jaxpr = parallel.trace(step, state, batch, axes=axes, devices=devices)
     counts = count(jaxpr, devices)
-    held = jax.tree.map(lambda x, axis: x.size * x.dtype.itemsize / (
-        1 if axis is None else devices), state, axes)
+    held = jax.tree.map(
+        lambda x, axis: x.size * x.dtype.itemsize / (1 if axis is None else devices), state, axes
+    )
     lasting = {
         "parameters": _sum((held.params, held.batch_stats)),
         "optimizer": _sum(held.opt_state),
         "target": _sum((held.target, held.centre)),
         "memory of keys": _sum(held.memory),
-        "images": _images(config.data, sizes, math.prod(shape) / devices)}
+        "images": _images(config.data, sizes, math.prod(shape) / devices),
+    }
     keys = 0 if state.memory is None else len(state.memory.labels)
     return Step(counts, lasting, durations.total, config.batch_size, keys)
 
 
 def _images(data, sizes: Sizes, batch: float) -> float:
     """Bytes of images on a device: the whole set, or the batches of the stream."""
-    whole = sizes.images * sizes.side ** 2 * sizes.channels
+    whole = sizes.images * sizes.side**2 * sizes.channels
     resident = data.resident == "yes" or (
-        data.resident == "auto" and whole <= data.resident_limit_mb * 2 ** 20)
+        data.resident == "auto" and whole <= data.resident_limit_mb * 2**20
+    )
     return float(whole) if resident else (feed.IN_FLIGHT + 1) * batch
 
 
@@ -203,25 +217,43 @@ def _sum(tree: Any) -> float:
 
 def _judge(name, chip, devices: int, step: Step, utilisation: float) -> Plan:
     """The roofline."""
+
     def arithmetic(*kinds):
         return sum(step.counts.flops(kind) / chip.flops[kind] for kind in kinds) / utilisation
 
-    device = sum(work.times * max(
-        work.flops / chip.flops[work.kind] if work.kind in chip.flops else 0.0,
-        work.bytes / chip.memory_rate) for work in step.counts.work) / utilisation
+    device = (
+        sum(
+            work.times
+            * max(
+                work.flops / chip.flops[work.kind] if work.kind in chip.flops else 0.0,
+                work.bytes / chip.memory_rate,
+            )
+            for work in step.counts.work
+        )
+        / utilisation
+    )
     links = step.counts.sent / chip.link_rate / utilisation
     seconds = device + links
     return Plan(
-        chips=name, count=devices, batch=step.batch, seconds=seconds,
-        arithmetic=arithmetic(*chip.flops), exact=arithmetic("exact"),
-        traffic=step.counts.bytes() / chip.memory_rate / utilisation, links=links,
-        gigaflops=step.counts.flops() / 1e9, hours=step.steps * seconds / 3600,
+        chips=name,
+        count=devices,
+        batch=step.batch,
+        seconds=seconds,
+        arithmetic=arithmetic(*chip.flops),
+        exact=arithmetic("exact"),
+        traffic=step.counts.bytes() / chip.memory_rate / utilisation,
+        links=links,
+        gigaflops=step.counts.flops() / 1e9,
+        hours=step.steps * seconds / 3600,
         memory={**step.lasting, "activations, gradients": step.counts.held},
-        capacity=chip.memory, keys=step.keys)
+        capacity=chip.memory,
+        keys=step.keys,
+    )
 
 
 def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[str, list[str]]]:
     """The plans as a table, (what, a cell for each plan)."""
+
     def row(title, cell):
         return title, [cell(plan) for plan in plans]
 
@@ -235,18 +267,25 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
         row("batch", lambda p: f"{p.batch:,}"),
         row("images/s", lambda p: f"{p.images_per_second:,.0f}"),
         row("step, ms", lambda p: told(1e3 * p.seconds)),
-        *(row(f"– {part}, ms", lambda p, part=part: told(1e3 * getattr(p, part)))
-          for part in ("arithmetic", "traffic", "links")),
+        *(
+            row(f"– {part}, ms", lambda p, part=part: told(1e3 * getattr(p, part)))
+            for part in ("arithmetic", "traffic", "links")
+        ),
         row("– of arithmetic, exact float32, ms", lambda p: told(1e3 * p.exact)),
         row("GFLOP of a chip's step", lambda p: told(p.gigaflops)),
         row("hours", lambda p: told(p.hours)),
         row("chip-hours", lambda p: told(p.chip_hours)),
         row("dollars", dollars),
-        *(row(f"{part}, GB a chip", lambda p, part=part: told(p.memory[part] / 1e9))
-          for part in plans[0].memory),
-        row("all of it, GB a chip", lambda p: f"{told(sum(p.memory.values()) / 1e9)} of "
-            f"{p.capacity / 1e9:,.0f}"),
-        row("keys in memory", lambda p: f"{p.keys:,}")]
+        *(
+            row(f"{part}, GB a chip", lambda p, part=part: told(p.memory[part] / 1e9))
+            for part in plans[0].memory
+        ),
+        row(
+            "all of it, GB a chip",
+            lambda p: f"{told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:,.0f}",
+        ),
+        row("keys in memory", lambda p: f"{p.keys:,}"),
+    ]
 
 
 def told(x: float) -> str:
@@ -264,12 +303,17 @@ def notes(plans: list[Plan], utilisation: float = UTILISATION) -> list[str]:
         "Dollars = chip-hours × the price of a chip-hour (--dollars-per-chip-hour); hosts, disks "
         "and what stands idle are not in it.",
         f"The hosts must decode {max(p.images_per_second for p in plans):,.0f} images/s between "
-        "them, unless the set lies on the chips."]
+        "them, unless the set lies on the chips.",
+    ]
     for plan in plans:
         if plan.seconds < SHORT:
-            said.append(f"{plan.chips}: a step this short is bound by what is not counted, kernel "
-                        "starts and the host; it will take longer.")
+            said.append(
+                f"{plan.chips}: a step this short is bound by what is not counted, kernel "
+                "starts and the host; it will take longer."
+            )
         if sum(plan.memory.values()) > plan.capacity:
-            said.append(f"{plan.chips} does not fit: raise micro_batches, lower batch_size, set "
-                        "model.remat or memory_sharding, or take more chips.")
+            said.append(
+                f"{plan.chips} does not fit: raise micro_batches, lower batch_size, set "
+                "model.remat or memory_sharding, or take more chips."
+            )
     return said

@@ -89,8 +89,10 @@ def run(
       Stopped: after SIGTERM, SIGINT or the time limit; the state is saved. Only with a workdir.
     """
     require(0 <= max_minutes < 1e6, f"max_minutes must be 0 or more, got {max_minutes}.")
-    require(not max_minutes or workdir is not None,
-            "max_minutes without a workdir would lose the run: give a workdir.")
+    require(
+        not max_minutes or workdir is not None,
+        "max_minutes without a workdir would lose the run: give a workdir.",
+    )
     stop = StopRequest(max_minutes=max_minutes) if workdir is not None else None
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
@@ -118,17 +120,31 @@ def run(
         if workdir is not None and jax.process_index() == 0:
             writer = MetricWriter(workdir, resumed_step=start or 0)
             stack.callback(writer.close)
-        progress = ProgressLine(config.method, total=durations.total, start=start or 0,
-                                batch_size=config.batch_size,
-                                quiet=quiet or jax.process_index() > 0)
+        progress = ProgressLine(
+            config.method,
+            total=durations.total,
+            start=start or 0,
+            batch_size=config.batch_size,
+            quiet=quiet or jax.process_index() > 0,
+        )
         stack.callback(progress.close)
         _tell(devices, feed, dataset, workdir, quiet)
-        log = Log(writer, progress, max_skipped=config.max_skipped,
-                  warnings=collapse.warnings)
+        log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, train)
         try:
-            state = _train(state, feed, start or 0, method, devices, config, durations, monitor,
-                           log, checkpointer, stop)
+            state = _train(
+                state,
+                feed,
+                start or 0,
+                method,
+                devices,
+                config,
+                durations,
+                monitor,
+                log,
+                checkpointer,
+                stop,
+            )
         except TooManySkipped as error:
             raise _not_finite(error, config, workdir) from error
     return Trained(method.encoder, state, log.history if workdir is None else read_metrics(workdir))
@@ -146,23 +162,33 @@ def _tell(devices, feed, dataset, workdir, quiet) -> None:
 
 def _about(dataset, train) -> dict[str, Any]:
     """What a checkpoint says of the images that it saw."""
-    return {"name": dataset.name, "images": len(train.ids), "shape": list(train.images.shape[1:]),
-            "classes": list(dataset.coarse.names)}
+    return {
+        "name": dataset.name,
+        "images": len(train.ids),
+        "shape": list(train.images.shape[1:]),
+        "classes": list(dataset.coarse.names),
+    }
 
 
 def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpointer:
     """Claims the folder for this run, for as long as ``stack`` is open."""
-    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(),
-                                    resume=resume)
+    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(), resume=resume)
     finished = changes and (checkpoint.newest(workdir) or 0) >= durations.total
-    require(not finished, f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
-            f"in {'; '.join(changes)}: choose another workdir.")
+    require(
+        not finished,
+        f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
+        f"in {'; '.join(changes)}: choose another workdir.",
+    )
     folder = workdirs.make(workdir)
     if jax.process_index() == 0:
         stack.enter_context(lock.hold(folder))
     checkpointer = Checkpointer(
-        workdir, keep=config.keep_checkpoints, best=config.keep_best,
-        stop_on_failure=config.stop_on_save_failure, about=about)
+        workdir,
+        keep=config.keep_checkpoints,
+        best=config.keep_best,
+        stop_on_failure=config.stop_on_save_failure,
+        about=about,
+    )
     stack.callback(checkpointer.close)
     if jax.process_index() == 0:
         workdirs.claim(workdir, config, changes)
@@ -172,9 +198,11 @@ def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpoint
 def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
     """Keeps the state before the step that broke, and says what happened."""
     step = int(error.state.step)
-    text = (f"the loss or a gradient is not finite at step {step + 1}: lower "
-            "optimizer.learning_rate, set optimizer.clip_norm, or look at the labels and the "
-            "temperature")
+    text = (
+        f"the loss or a gradient is not finite at step {step + 1}: lower "
+        "optimizer.learning_rate, set optimizer.clip_norm, or look at the labels and the "
+        "temperature"
+    )
     if config.max_skipped:
         text += f"; max_skipped={config.max_skipped} such steps were skipped before"
     if workdir is None:
@@ -188,8 +216,10 @@ def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
         dump.close()
     except RunError as failed:
         return RunError(f"{text}. The state before it was not kept: {failed}")
-    return RunError(f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
-                    f"jaxpt replay {os.fspath(workdir)} shows where it breaks.")
+    return RunError(
+        f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
+        f"jaxpt replay {os.fspath(workdir)} shows where it breaks."
+    )
 
 
 class Durations(NamedTuple):
@@ -203,8 +233,9 @@ class Durations(NamedTuple):
 
 def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method, Durations]:
     """The method and the durations of a config, checked against the data."""
-    method, durations = prepare_for(config, n_examples=len(train_split(config, dataset).ids),
-                                    classes=len(dataset.coarse.names))
+    method, durations = prepare_for(
+        config, n_examples=len(train_split(config, dataset).ids), classes=len(dataset.coarse.names)
+    )
     start_from.check_image_size(method.encoder.backbone, config, dataset.train.images)
     return method, durations
 
@@ -231,12 +262,22 @@ def prepare_for(
 
     total = steps(config.duration)
     require(total >= 1, f"duration {config.duration!r} is less than one step.")
-    schedule = optimizers.learning_rate(config.optimizer, total_steps=total,
-                                        warmup_steps=steps(config.optimizer.warmup))
-    method = make_method(Setup(config, classes, n_examples,
-                               optimizers.make_optimizer(config.optimizer, schedule), steps, AXIS))
-    return method, Durations(total, *(steps(d) for d in (config.log_every, config.knn_every,
-                                                         config.checkpoint_every)))
+    schedule = optimizers.learning_rate(
+        config.optimizer, total_steps=total, warmup_steps=steps(config.optimizer.warmup)
+    )
+    method = make_method(
+        Setup(
+            config,
+            classes,
+            n_examples,
+            optimizers.make_optimizer(config.optimizer, schedule),
+            steps,
+            AXIS,
+        )
+    )
+    return method, Durations(
+        total, *(steps(d) for d in (config.log_every, config.knn_every, config.checkpoint_every))
+    )
 
 
 def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
@@ -250,17 +291,26 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
       InputError: for an unknown part, or a limit that is negative or above its size.
     """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
-    require(config.data.train_on in parts,
-            f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.")
-    require(not dataset.trainval.multi_label, f"{dataset.name} has several labels an image: it is "
-            "for measuring transfer, not for pre-training.")
+    require(
+        config.data.train_on in parts,
+        f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.",
+    )
+    require(
+        not dataset.trainval.multi_label,
+        f"{dataset.name} has several labels an image: it is "
+        "for measuring transfer, not for pre-training.",
+    )
     split, limit = parts[config.data.train_on], config.data.pretrain_limit
-    require(0 <= limit <= len(split.ids), f"data.pretrain_limit must lie between 0 (all) and "
-            f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.")
+    require(
+        0 <= limit <= len(split.ids),
+        f"data.pretrain_limit must lie between 0 (all) and "
+        f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.",
+    )
     if not limit:
         return split
-    return split.take(np.sort(np.random.default_rng(config.seed).permutation(
-        len(split.ids))[:limit]))
+    return split.take(
+        np.sort(np.random.default_rng(config.seed).permutation(len(split.ids))[:limit])
+    )
 
 
 def init_state(method: Method, config: ml_collections.ConfigDict, images: np.ndarray) -> TrainState:
@@ -288,18 +338,23 @@ def axes_of(state: TrainState, config: ml_collections.ConfigDict, devices: int) 
     axes = jax.tree.map(lambda _: None, state)
     if config.memory_sharding == "sharded" and state.memory is not None:
         size = len(state.memory.labels)
-        require(config.mapping != "pmap",
-                "memory_sharding sharded needs mapping shard_map, got pmap.")
+        require(
+            config.mapping != "pmap", "memory_sharding sharded needs mapping shard_map, got pmap."
+        )
         field = "data.pretrain_limit" if config.memory_kind == "bank" else "memory"
-        require(size % devices == 0, f"a memory of {size} keys does not divide over {devices} "
-                f"devices: make {field} a multiple of {devices}, or set memory_sharding to "
-                "replicated.")
+        require(
+            size % devices == 0,
+            f"a memory of {size} keys does not divide over {devices} "
+            f"devices: make {field} a multiple of {devices}, or set memory_sharding to "
+            "replicated.",
+        )
         axes = axes.replace(memory=memory.SHARDED)
     return parts.of_state(axes, state, devices) if config.param_sharding == "sharded" else axes
 
 
-def _train(state, feed, start, method, devices, config, durations, monitor, log, checkpointer,
-           stop):
+def _train(
+    state, feed, start, method, devices, config, durations, monitor, log, checkpointer, stop
+):
     guard = guarded(method.step, max_skipped=config.max_skipped)
     # With several processes, the host asks for stops where ``log`` is 0 too: see agree_every.
     borders = (durations.total, durations.log or 10, durations.knn, durations.checkpoint)
@@ -330,10 +385,16 @@ def _train(state, feed, start, method, devices, config, durations, monitor, log,
             row = monitor(state)
             score = row["knn"]
             log.now(step, row)
-        reason = stop.reason(step, agree_every=durations.log or 10,
-                             save_seconds=checkpointer.longest_save) if stop else ""
-        if checkpointer and (reason or last or (durations.checkpoint
-                                                and step % durations.checkpoint == 0)):
+        reason = (
+            stop.reason(
+                step, agree_every=durations.log or 10, save_seconds=checkpointer.longest_save
+            )
+            if stop
+            else ""
+        )
+        if checkpointer and (
+            reason or last or (durations.checkpoint and step % durations.checkpoint == 0)
+        ):
             log.check(metrics, state)  # what is saved is sound, and is the state of this step
             log.sync(state)  # a resumed run does not make these rows again
             checkpointer.save(step, state, score=score, final=bool(reason or last))
@@ -356,10 +417,17 @@ def _fill_memory(method, devices, state, feed, config, n_examples, stop):
         return method.fill(state, feed.gather(data, rows)), jax.numpy.zeros(())  # when it is done
 
     fill = devices.map(one_batch, like=state)
-    batches = (-(-n_examples // config.batch_size) if config.memory_kind == "bank"
-               else min(config.memory, n_examples) // config.batch_size)
-    every = (rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)._replace(
-        epoch=np.full(config.batch_size, FILL_EPOCH, np.int32)) for i in range(batches))
+    batches = (
+        -(-n_examples // config.batch_size)
+        if config.memory_kind == "bank"
+        else min(config.memory, n_examples) // config.batch_size
+    )
+    every = (
+        rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)._replace(
+            epoch=np.full(config.batch_size, FILL_EPOCH, np.int32)
+        )
+        for i in range(batches)
+    )
     placed = feed.batches(every)
     for _ in range(batches):
         _stop_before_steps(stop, 0)
@@ -378,9 +446,17 @@ def _make_monitor(encoder, config, dataset, train):
     def monitor(state) -> dict[str, float]:
         features = Trained(encoder, state, []).features
         known = features(bank.images)
-        predicted = knn_classify(known, dataset.coarse(bank.labels), features(queries.images),
-                                 k=config.knn_k, train_ids=bank.ids, test_ids=queries.ids)
-        return {"knn": float(np.mean(predicted == dataset.coarse(queries.labels))),
-                **collapse.spread(known)}
+        predicted = knn_classify(
+            known,
+            dataset.coarse(bank.labels),
+            features(queries.images),
+            k=config.knn_k,
+            train_ids=bank.ids,
+            test_ids=queries.ids,
+        )
+        return {
+            "knn": float(np.mean(predicted == dataset.coarse(queries.labels))),
+            **collapse.spread(known),
+        }
 
     return monitor

@@ -49,8 +49,7 @@ def bit(*, examples: int, height: int, width: int) -> Settings:
     return Settings(resize, crop, duration, "500 steps", 0.1)
 
 
-def resolve(config, dataset: sources.Dataset, *,
-            source: str = "") -> ml_collections.ConfigDict:
+def resolve(config, dataset: sources.Dataset, *, source: str = "") -> ml_collections.ConfigDict:
     """The config with everything set that it leaves to the rule or to the set, and checked.
 
     An empty metric is that of the protocol that ``source`` names, else top-1. Fields that are
@@ -75,29 +74,45 @@ def resolve(config, dataset: sources.Dataset, *,
 def check(config) -> None:
     """Raises InputError for settings that make no sense, or that are left to no rule."""
     models.make_head(config.head, classes=1)
-    require(config.rule in ("", "bit"), f"rule must be \"\" or \"bit\", got {config.rule!r}.")
+    require(config.rule in ("", "bit"), f'rule must be "" or "bit", got {config.rule!r}.')
     unset = [name for name in Settings._fields if config[name] in UNSET]
-    require(config.rule == "bit" or not unset, f"no rule sets {', '.join(unset)}: set what is "
-            "\"\" or -1, or rule to \"bit\".")
+    require(
+        config.rule == "bit" or not unset,
+        f'no rule sets {", ".join(unset)}: set what is "" or -1, or rule to "bit".',
+    )
     for name in "learning_rates", "weight_decays", "seeds":
         require(len(config[name]) > 0, f"{name} is empty: name at least one.")
-    require(all(0 <= seed < 2**31 for seed in config.seeds),
-            f"seeds must lie in 0 … 2147483647, got {tuple(config.seeds)}.")
-    finite = {"learning_rates": config.learning_rates, "weight_decays": config.weight_decays,
-              "optimizer.clip_norm": [config.optimizer.clip_norm], "mixup": [config.mixup]}
+    require(
+        all(0 <= seed < 2**31 for seed in config.seeds),
+        f"seeds must lie in 0 … 2147483647, got {tuple(config.seeds)}.",
+    )
+    finite = {
+        "learning_rates": config.learning_rates,
+        "weight_decays": config.weight_decays,
+        "optimizer.clip_norm": [config.optimizer.clip_norm],
+        "mixup": [config.mixup],
+    }
     for name, values in finite.items():
-        require(name in unset or all(0 <= value < math.inf for value in values),
-                f"{name} must be finite and not negative, got {_told(values)}.")
+        require(
+            name in unset or all(0 <= value < math.inf for value in values),
+            f"{name} must be finite and not negative, got {_told(values)}.",
+        )
     for name in "ema", "label_smoothing":
-        require(0 <= config[name] < 1, f"{name} must be at least 0 and below 1, got "
-                f"{config[name]}.")
+        require(
+            0 <= config[name] < 1, f"{name} must be at least 0 and below 1, got {config[name]}."
+        )
     augment.check(config.augment)
     require(config.augment.crop_size == 0, "augment.crop_size is of no use here: set crop.")
-    require({"resize", "crop"} & {*unset} or 0 < config.crop <= config.resize
-            or config.crop == config.resize == 0, "crop must lie between 1 and resize, or both be "
-            f"0, got {config.crop} of {config.resize}.")
-    for name, value, known in (("metric", config.metric or "top1", sorted(METRICS)),
-                               ("schedule.name", config.schedule.name, SCHEDULES)):
+    require(
+        {"resize", "crop"} & {*unset}
+        or 0 < config.crop <= config.resize
+        or config.crop == config.resize == 0,
+        f"crop must lie between 1 and resize, or both be 0, got {config.crop} of {config.resize}.",
+    )
+    for name, value, known in (
+        ("metric", config.metric or "top1", sorted(METRICS)),
+        ("schedule.name", config.schedule.name, SCHEDULES),
+    ):
         require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 

@@ -54,8 +54,9 @@ def writable_folder(path: str | os.PathLike) -> pathlib.Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
-                         "folder.") from error
+        raise InputError(
+            f"{str(path)!r} cannot be written ({error.strerror}): choose another folder."
+        ) from error
     return folder
 
 
@@ -73,8 +74,9 @@ def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
         with open(path, "ab", buffering=0) as file:
             file.write(line)
     except OSError as error:
-        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
-                         "file.") from error
+        raise InputError(
+            f"{str(path)!r} cannot be written ({error.strerror}): choose another file."
+        ) from error
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -145,6 +147,11 @@ def _revision() -> str:
     root = pathlib.Path(__file__).parent.parent
     if not (root / ".git").exists():
         return "installed"
-    result = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=root,
-                            capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return result.stdout.strip() or "uncommitted"

@@ -24,8 +24,12 @@ RECORDS = "records.jsonl"
 _DURATIONS = ("duration", "k_warmup", "optimizer.warmup")
 
 
-def run(configs: Mapping[str, ml_collections.ConfigDict], sizes: Sequence[int], seeds: int,
-        out: str | os.PathLike) -> pathlib.Path:
+def run(
+    configs: Mapping[str, ml_collections.ConfigDict],
+    sizes: Sequence[int],
+    seeds: int,
+    out: str | os.PathLike,
+) -> pathlib.Path:
     """Pre-trains on each number of images with each method and seed, then fits and reports.
 
     Only pre-training sees fewer images: evaluators fit and score on all, so errors differ by what
@@ -51,8 +55,10 @@ def run(configs: Mapping[str, ml_collections.ConfigDict], sizes: Sequence[int], 
     folder = record_files.writable_folder(out)
     path = folder / RECORDS
     console = Console()
-    console.print(f"{len(configs)} methods × {len(sizes)} sizes × {seeds} seeds. Records: {path}",
-                  soft_wrap=True)
+    console.print(
+        f"{len(configs)} methods × {len(sizes)} sizes × {seeds} seeds. Records: {path}",
+        soft_wrap=True,
+    )
     left = len(jobs) - len(study.stored(jobs, path))
 
     def on_done(record):
@@ -72,8 +78,10 @@ def _jobs(configs, sizes, seeds) -> list[study.Job]:
     """Seed by seed and size by size, so that an interrupted study has something of everything."""
     sizes = sorted(sizes)
     require(bool(configs), "methods is empty: name at least one.")
-    require(len(sizes) >= 2 and len(set(sizes)) == len(sizes),
-            f"sizes must be two different numbers of images or more, got {sizes}.")
+    require(
+        len(sizes) >= 2 and len(set(sizes)) == len(sizes),
+        f"sizes must be two different numbers of images or more, got {sizes}.",
+    )
     require(seeds >= 1, f"seeds must be at least 1, got {seeds}.")
     prepared = {label: _in_steps(config, sizes) for label, config in configs.items()}
     jobs = []
@@ -89,9 +97,12 @@ def _in_steps(config, sizes) -> ml_collections.ConfigDict:
     """The config with durations in steps, after a check of the sizes against its set."""
     config = ml_collections.ConfigDict(config.to_dict())
     available = len(sources.load(config.data).trainval.ids)
-    require(config.batch_size <= sizes[0] and sizes[-1] <= available, "sizes must lie between the "
-            f"batch size, {config.batch_size}, and the {available} training images of "
-            f"{config.data.source}, got {sizes}.")
+    require(
+        config.batch_size <= sizes[0] and sizes[-1] <= available,
+        "sizes must lie between the "
+        f"batch size, {config.batch_size}, and the {available} training images of "
+        f"{config.data.source}, got {sizes}.",
+    )
     for field in _DURATIONS:
         *path, name = field.split(".")
         part = config[path[0]] if path else config
@@ -104,5 +115,7 @@ def _in_steps(config, sizes) -> ml_collections.ConfigDict:
 def _progress(record, left) -> str:
     metric = FINE[0]
     label = NAMES.get(record["label"], record["label"])
-    return (f"{label}, {record['pretrain_images']} images, seed {record['seed']}: {metric.title} "
-            f"{metric.text(record['values'][metric.key])} % ({left} to go)")
+    return (
+        f"{label}, {record['pretrain_images']} images, seed {record['seed']}: {metric.title} "
+        f"{metric.text(record['values'][metric.key])} % ({left} to go)"
+    )

@@ -35,8 +35,13 @@ def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> 
     threshold = _bisect(low, high, k, count)
     marked = order >= threshold[:, None]
     return jax.lax.cond(
-        jnp.any(jnp.sum(marked, axis=-1) > k), _drop_last_ties, lambda *args: args[0],
-        marked, order == threshold[:, None], k)
+        jnp.any(jnp.sum(marked, axis=-1) > k),
+        _drop_last_ties,
+        lambda *args: args[0],
+        marked,
+        order == threshold[:, None],
+        k,
+    )
 
 
 def _ordered_integers(values: jax.Array) -> jax.Array:

@@ -25,9 +25,13 @@ def from_weights(state: TrainState, network, path: str) -> TrainState:
     parts = {"params": imported.params, "batch_stats": imported.batch_stats}
 
     def started(holder):
-        return holder.replace(**{
-            name: {**getattr(holder, name), "backbone": copy(part)}
-            for name, part in parts.items() if jax.tree.leaves(part)})
+        return holder.replace(
+            **{
+                name: {**getattr(holder, name), "backbone": copy(part)}
+                for name, part in parts.items()
+                if jax.tree.leaves(part)
+            }
+        )
 
     state = started(state)
     return state if state.target is None else state.replace(target=started(state.target))
@@ -37,6 +41,9 @@ def check_image_size(network, config, images) -> None:
     """Raises InputError where learnt positions are not those of the images that views show."""
     side = config.augment.crop_size or images.shape[1]
     learnt = getattr(network, "positions", "") == "learnt"
-    require(not learnt or side == network.image_size, f"this ViT's positions are for images of "
-            f"{learnt and network.image_size} pixels, but views have {side}: set "
-            f"model.options.image_size to {side}, and model.options.patch to a divisor of it.")
+    require(
+        not learnt or side == network.image_size,
+        f"this ViT's positions are for images of "
+        f"{learnt and network.image_size} pixels, but views have {side}: set "
+        f"model.options.image_size to {side}, and model.options.patch to a divisor of it.",
+    )

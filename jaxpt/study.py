@@ -47,8 +47,13 @@ def seeds_of(
     return jobs
 
 
-def run(jobs: list[Job], path: str | os.PathLike | None = None, *, workers: int = 0,
-        on_done: Callable[[dict[str, Any]], None] = lambda record: None) -> list[dict[str, Any]]:
+def run(
+    jobs: list[Job],
+    path: str | os.PathLike | None = None,
+    *,
+    workers: int = 0,
+    on_done: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> list[dict[str, Any]]:
     """Runs all jobs, one thread each, and returns their records in the order of the jobs.
 
     Args:
@@ -97,7 +102,8 @@ def _results(jobs, workers):
     # A network this small is fastest on one thread; then every core takes a run of its own.
     # Fresh processes, since JAX may not be forked.
     with concurrent.futures.ProcessPoolExecutor(
-            workers, multiprocessing.get_context("spawn"), _one_thread) as pool:
+        workers, multiprocessing.get_context("spawn"), _one_thread
+    ) as pool:
         pending = [pool.submit(run_job, job) for job in jobs]
         try:
             for future in concurrent.futures.as_completed(pending):
@@ -107,8 +113,9 @@ def _results(jobs, workers):
 
 
 def _one_thread():
-    os.environ["XLA_FLAGS"] = (os.environ.get("XLA_FLAGS", "")
-                               + " --xla_cpu_multi_thread_eigen=false")
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    )
     for name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
         os.environ[name] = "1"
 
@@ -132,17 +139,30 @@ def run_job(job: Job) -> dict[str, Any]:
         last |= row
     values = measure.frozen(trained.features, dataset, part=job.part)
     record = {
-        "key": job.key, "label": job.label, "method": config.method, "data": dataset.name,
-        "part": job.part, "seed": config.seed,
+        "key": job.key,
+        "label": job.label,
+        "method": config.method,
+        "data": dataset.name,
+        "part": job.part,
+        "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),
         "values": values | {"pretrain_seconds": seconds},
         "last": {name: value for name, value in last.items() if name != "images_per_second"},
-        "history": [{k: v for k, v in row.items() if k in ("step", "loss", "knn")}
-                    for row in trained.history] if job.keep_features else None,
-        "protocol": measure.PROTOCOL, "config": job.config, **records.surroundings(),
+        "history": [
+            {k: v for k, v in row.items() if k in ("step", "loss", "knn")}
+            for row in trained.history
+        ]
+        if job.keep_features
+        else None,
+        "protocol": measure.PROTOCOL,
+        "config": job.config,
+        **records.surroundings(),
     }
     if job.keep_features:
         scored = dataset.validation if job.part == "validation" else dataset.test
-        record["features"] = {"features": trained.features(scored.images),
-                              "fine": scored.labels, "coarse": dataset.coarse(scored.labels)}
+        record["features"] = {
+            "features": trained.features(scored.images),
+            "fine": scored.labels,
+            "coarse": dataset.coarse(scored.labels),
+        }
     return record

@@ -23,14 +23,35 @@ from jaxpt.errors import InputError, require
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 _DTYPES = {
-    "FloatStorage": "<f4", "DoubleStorage": "<f8", "HalfStorage": "<f2",
-    "BFloat16Storage": jnp.bfloat16.dtype.name, "LongStorage": "<i8", "IntStorage": "<i4",
-    "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1", "BoolStorage": "?",
+    "FloatStorage": "<f4",
+    "DoubleStorage": "<f8",
+    "HalfStorage": "<f2",
+    "BFloat16Storage": jnp.bfloat16.dtype.name,
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "i1",
+    "ByteStorage": "u1",
+    "BoolStorage": "?",
 }
 # What a damaged or hostile pickle makes the unpickler raise.
-_BROKEN = (pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError,
-           AttributeError, OverflowError, MemoryError, RecursionError, struct.error,
-           zipfile.BadZipFile, NotImplementedError, ImportError, OSError)
+_BROKEN = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    MemoryError,
+    RecursionError,
+    struct.error,
+    zipfile.BadZipFile,
+    NotImplementedError,
+    ImportError,
+    OSError,
+)
 
 
 class _Tensor(NamedTuple):
@@ -68,16 +89,21 @@ _ALLOWED = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
-        require((module, name) in _ALLOWED, f"it wants to use {module}.{name}, which tensors do "
-                "not need: save a plain state_dict, or as .safetensors.")
+        require(
+            (module, name) in _ALLOWED,
+            f"it wants to use {module}.{name}, which tensors do "
+            "not need: save a plain state_dict, or as .safetensors.",
+        )
         found = _ALLOWED[module, name]
         # A pickle may set attributes of what it is given, so it is given a function of its own.
         return (lambda *args: found(*args)) if isinstance(found, types.FunctionType) else found
 
     def persistent_load(self, pid):
         kind, dtype, key, _, size, *view = pid
-        require(kind == "storage" and dtype in _DTYPES.values() and view in ([], [None]),
-                "it holds something other than plain storages: save it with a newer PyTorch.")
+        require(
+            kind == "storage" and dtype in _DTYPES.values() and view in ([], [None]),
+            "it holds something other than plain storages: save it with a newer PyTorch.",
+        )
         return _Storage(np.dtype(dtype), str(key), int(size))
 
 
@@ -97,8 +123,10 @@ def load(path: pathlib.Path) -> Any:
     except InputError as error:
         raise InputError(f"{str(path)!r} is refused: {error}") from None
     except _BROKEN as error:
-        raise InputError(f"{str(path)!r} is no whole PyTorch file ({type(error).__name__}: "
-                         f"{error}): fetch it again.") from error
+        raise InputError(
+            f"{str(path)!r} is no whole PyTorch file ({type(error).__name__}: "
+            f"{error}): fetch it again."
+        ) from error
 
 
 def _load_zip(archive):
@@ -128,12 +156,16 @@ def _load_legacy(file, file_size):
     wanted = {tensor.storage.key: tensor.storage for tensor in _tensors(tree)}
     arrays = {}
     for key in keys:
-        size, = struct.unpack("<q", file.read(8))
-        require(key in wanted and wanted[key].size == size,
-                f"storage {key} has {size} numbers, but no tensor says so.")
+        (size,) = struct.unpack("<q", file.read(8))
+        require(
+            key in wanted and wanted[key].size == size,
+            f"storage {key} has {size} numbers, but no tensor says so.",
+        )
         n_bytes = size * wanted[key].dtype.itemsize
-        require(0 <= n_bytes <= file_size - file.tell(),
-                f"it ends within storage {key} of {n_bytes} bytes: fetch it again.")
+        require(
+            0 <= n_bytes <= file_size - file.tell(),
+            f"it ends within storage {key} of {n_bytes} bytes: fetch it again.",
+        )
         arrays[key] = np.frombuffer(file.read(n_bytes), wanted[key].dtype)
     return _with_arrays(tree, lambda storage: arrays[storage.key])
 
@@ -167,11 +199,16 @@ def _array(tensor, storage):
     whole = all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides))
     count = int(np.prod(shape, dtype=object)) if whole else 0
     last = offset + sum((n - 1) * step for n, step in zip(shape, strides)) if count else 0
-    require(whole and len(shape) == len(strides) and count <= storage.size
-            and last < max(storage.size, 1),
-            f"a tensor of shape {list(shape)} does not lie within its {storage.size} numbers.")
+    require(
+        whole
+        and len(shape) == len(strides)
+        and count <= storage.size
+        and last < max(storage.size, 1),
+        f"a tensor of shape {list(shape)} does not lie within its {storage.size} numbers.",
+    )
     if not count:
         return np.zeros(shape, storage.dtype)
     itemsize = storage.itemsize
     return np.lib.stride_tricks.as_strided(
-        storage[offset:], shape, [step * itemsize for step in strides]).copy()
+        storage[offset:], shape, [step * itemsize for step in strides]
+    ).copy()

@@ -59,20 +59,35 @@ def run(
         require_part(dataset, "test")
         resolved = recipe.resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
-            about |= {"label": backbone.label, "checkpoint": backbone.checkpoint,
-                      "data_config": data_config.to_dict(), "model": _model(config, backbone)}
+            about |= {
+                "label": backbone.label,
+                "checkpoint": backbone.checkpoint,
+                "data_config": data_config.to_dict(),
+                "model": _model(config, backbone),
+            }
             key = records.key_of(about)
             if key not in known:
-                known[key] = {"key": key, **_origin(backbone), "data": dataset.name,
-                              "part": "test", **about, **measurement(), **records.surroundings()}
+                known[key] = {
+                    "key": key,
+                    **_origin(backbone),
+                    "data": dataset.name,
+                    "part": "test",
+                    **about,
+                    **measurement(),
+                    **records.surroundings(),
+                }
                 records.append(out, known[key])
             found.append(known[key])
     return found
 
 
 def _origin(backbone: Backbone):
-    return {"method": backbone.method, "seed": backbone.seed, "step": backbone.step,
-            "config": backbone.config and backbone.config.to_dict()}
+    return {
+        "method": backbone.method,
+        "seed": backbone.seed,
+        "step": backbone.step,
+        "config": backbone.config and backbone.config.to_dict(),
+    }
 
 
 def _model(config, backbone):
@@ -84,11 +99,14 @@ def _data_config(config, backbone) -> ml_collections.ConfigDict:
     """The config's set, or else that of pre-training."""
     data = ml_collections.ConfigDict(config.data.to_dict())
     if not data.source:
-        require(backbone.config is not None, f"{backbone.label} comes with no set of its own: name "
-                "one, data.source.")
+        require(
+            backbone.config is not None,
+            f"{backbone.label} comes with no set of its own: name one, data.source.",
+        )
         # The label map too, since coarse measurements need it.
-        data.update({name: backbone.config.data[name] for name in data
-                     if name in backbone.config.data})
+        data.update(
+            {name: backbone.config.data[name] for name in data if name in backbone.config.data}
+        )
     return data
 
 
@@ -96,20 +114,38 @@ def _measurements(config, backbone, dataset, devices):
     """For all that the config asks for: (what tells its record from others, the function that
     makes the rest of the record)."""
     if config.frozen:
-        yield {"evaluator": "frozen"}, lambda: {
-            "values": measure.frozen(backbone.features, dataset, part="test"),
-            "protocol": measure.PROTOCOL}
+        yield (
+            {"evaluator": "frozen"},
+            lambda: {
+                "values": measure.frozen(backbone.features, dataset, part="test"),
+                "protocol": measure.PROTOCOL,
+            },
+        )
     if config.finetune:
-        protocol = {name: value for name, value in config.to_dict().items()
-                    if name not in (*_FREE, "data", "model")}
+        protocol = {
+            name: value
+            for name, value in config.to_dict().items()
+            if name not in (*_FREE, "data", "model")
+        }
         task = functools.cache(lambda: Task(config, backbone, dataset, devices))
         for seed in config.seeds:
-            yield ({"evaluator": "finetune", "finetune_seed": seed,
-                    "protocol": {"finetune": protocol}},
-                   lambda seed=seed: _finetuned(finetune(task(), seed=seed)))
+            yield (
+                {
+                    "evaluator": "finetune",
+                    "finetune_seed": seed,
+                    "protocol": {"finetune": protocol},
+                },
+                lambda seed=seed: _finetuned(finetune(task(), seed=seed)),
+            )
 
 
 def _finetuned(result):
-    return {"values": {"fine_finetune": result.accuracy, "finetune_validation": result.validation,
-                       "learning_rate": result.learning_rate, "weight_decay": result.weight_decay},
-            "details": {"sweep": result.sweep}}
+    return {
+        "values": {
+            "fine_finetune": result.accuracy,
+            "finetune_validation": result.validation,
+            "learning_rate": result.learning_rate,
+            "weight_decay": result.weight_decay,
+        },
+        "details": {"sweep": result.sweep},
+    }

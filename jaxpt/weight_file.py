@@ -18,8 +18,17 @@ FILE = "model.safetensors"
 OWN = "jaxpt"  # the layout that has jaxpt's own names; also the header's entry
 FORMAT = 1  # of the header: the next one that old code cannot read gets the next number
 # What every header has, with its type, and what of it a network is built from.
-_FIELDS = {"layout": str, "model": dict, "normalisation": str, "method": str, "seed": int,
-           "step": int, "fingerprint": str, "config": (dict, type(None)), "made": dict}
+_FIELDS = {
+    "layout": str,
+    "model": dict,
+    "normalisation": str,
+    "method": str,
+    "seed": int,
+    "step": int,
+    "fingerprint": str,
+    "config": (dict, type(None)),
+    "made": dict,
+}
 _MODEL = {"name": str, "norm": str, "dtype": str, "options": dict}
 _DATA = {"name": str, "images": int, "shape": list, "classes": list}  # of made, where it has any
 
@@ -50,9 +59,11 @@ def read_about(path: str | os.PathLike) -> dict[str, Any] | None:
         about = json.loads(text)
     except ValueError as error:
         raise InputError(f"{where} is damaged ({error}): export it again.") from error
-    require(isinstance(about, dict) and about.get("format") == FORMAT,
-            f"{where} is none of format {FORMAT}, which this version of jaxpt reads: export it "
-            "again, or use the version that wrote it.")
+    require(
+        isinstance(about, dict) and about.get("format") == FORMAT,
+        f"{where} is none of format {FORMAT}, which this version of jaxpt reads: export it "
+        "again, or use the version that wrote it.",
+    )
     _check(about, _FIELDS, where)
     _check(about["model"], _MODEL, where)
     if "data" in about["made"]:
@@ -61,15 +72,20 @@ def read_about(path: str | os.PathLike) -> dict[str, Any] | None:
 
 
 def _check(part, fields, where) -> None:
-    wrong = [name for name, kind in fields.items()
-             if not isinstance(part, dict) or not isinstance(part.get(name, ...), kind)]
+    wrong = [
+        name
+        for name, kind in fields.items()
+        if not isinstance(part, dict) or not isinstance(part.get(name, ...), kind)
+    ]
     require(not wrong, f"{where} has no sound {', '.join(wrong)}: export it again.")
 
 
 def flat(variables: dict[str, Any]) -> dict[str, np.ndarray]:
     """Nested dicts of arrays as one: "params/backbone/Conv_0/kernel"."""
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf)
-            for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+    }
 
 
 def nested(tensors: dict[str, np.ndarray]) -> dict[str, Any]:

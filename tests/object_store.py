@@ -65,11 +65,19 @@ def _handler(buckets: pathlib.Path):
             if name:
                 return self._object(bucket / name)
             first, end = (query.get(key, [""])[0] for key in ("startOffset", "endOffset"))
-            names = sorted(str(path.relative_to(bucket)) for path in bucket.rglob("*")
-                           if path.is_file())
-            self._json(200, {"items": [
-                {"name": name, "size": str((bucket / name).stat().st_size)}
-                for name in names if first <= name and (not end or name < end)]})
+            names = sorted(
+                str(path.relative_to(bucket)) for path in bucket.rglob("*") if path.is_file()
+            )
+            self._json(
+                200,
+                {
+                    "items": [
+                        {"name": name, "size": str((bucket / name).stat().st_size)}
+                        for name in names
+                        if first <= name and (not end or name < end)
+                    ]
+                },
+            )
 
         def do_POST(self):
             bucket, _, query = self._asked()
@@ -94,8 +102,11 @@ def _handler(buckets: pathlib.Path):
             """Bucket's folder, object's name or "", and the query."""
             url = urllib.parse.urlsplit(self.path)
             bucket, _, name = url.path.partition("/b/")[2].partition("/o")
-            return (buckets / bucket, urllib.parse.unquote(name.removeprefix("/")),
-                    urllib.parse.parse_qs(url.query))
+            return (
+                buckets / bucket,
+                urllib.parse.unquote(name.removeprefix("/")),
+                urllib.parse.parse_qs(url.query),
+            )
 
         def _object(self, path):
             if not path.is_file():
@@ -105,10 +116,13 @@ def _handler(buckets: pathlib.Path):
             headers = {"x-goog-generation": _generation(path)}
             if wanted:
                 first, last = wanted.split("-")
-                first, last = (int(first), int(last or len(content) - 1)) if first else (
-                    len(content) - int(last), len(content) - 1)
+                first, last = (
+                    (int(first), int(last or len(content) - 1))
+                    if first
+                    else (len(content) - int(last), len(content) - 1)
+                )
                 headers["content-range"] = f"bytes {first}-{last}/{len(content)}"
-                content, status = content[first:last + 1], 206
+                content, status = content[first : last + 1], 206
             self._answer(status, content, headers)
 
         def _json(self, status, content):

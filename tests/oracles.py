@@ -29,13 +29,27 @@ def largest(values, k, allowed):
 
 
 def admissible(i, n, query_ids, key_ids, key_mask):
-    return [j for j in range(n)
-            if (key_mask is None or key_mask[j])
-            and (query_ids is None or query_ids[i] != key_ids[j])]
+    return [
+        j
+        for j in range(n)
+        if (key_mask is None or key_mask[j]) and (query_ids is None or query_ids[i] != key_ids[j])
+    ]
 
 
-def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_ids=None,
-         key_ids=None, key_mask=None, no_positive="nearest", normalize=True):
+def look(
+    queries,
+    keys,
+    query_labels,
+    key_labels,
+    *,
+    k,
+    temperature=0.1,
+    query_ids=None,
+    key_ids=None,
+    key_mask=None,
+    no_positive="nearest",
+    normalize=True,
+):
     """(losses, whether no neighbour is a positive, share of positives among the neighbours)."""
     scale = unit if normalize else as_float64
     queries, keys = scale(queries), scale(keys)
@@ -57,15 +71,15 @@ def look(queries, keys, query_labels, key_labels, *, k, temperature=0.1, query_i
             logits = [s[j] / temperature for j in neighbors]
             loss = log_sum_exp(logits) - min(logits)
         if positives:
-            loss = (log_sum_exp([s[j] / temperature for j in neighbors])
-                    - log_sum_exp([s[j] / temperature for j in positives]))
+            loss = log_sum_exp([s[j] / temperature for j in neighbors]) - log_sum_exp(
+                [s[j] / temperature for j in positives]
+            )
         losses.append(0.0 if loss is None else loss)
     return np.array(losses), np.array(missing), np.array(purity)
 
 
 def nca(queries, keys, query_labels, key_labels, **options):
-    return look(queries, keys, query_labels, key_labels, k=len(keys), no_positive="drop",
-                **options)
+    return look(queries, keys, query_labels, key_labels, k=len(keys), no_positive="drop", **options)
 
 
 def mean_over_positives(contrast, positives, form="out"):
@@ -78,8 +92,19 @@ def mean_over_positives(contrast, positives, form="out"):
     return sum(total - s for s in positives) / len(positives)
 
 
-def sup_con(embeddings, labels, *, form="out", temperature=0.1, keys=None, key_labels=None,
-            ids=None, key_ids=None, key_mask=None, normalize=True):
+def sup_con(
+    embeddings,
+    labels,
+    *,
+    form="out",
+    temperature=0.1,
+    keys=None,
+    key_labels=None,
+    ids=None,
+    key_ids=None,
+    key_mask=None,
+    normalize=True,
+):
     scale = unit if normalize else as_float64
     z, temperature = scale(embeddings), float(temperature)
     keys = None if keys is None else scale(keys)
@@ -87,8 +112,9 @@ def sup_con(embeddings, labels, *, form="out", temperature=0.1, keys=None, key_l
     for i in range(len(z)):
         others = [(z[j], labels[j]) for j in range(len(z)) if j != i]
         if keys is not None:
-            others += [(keys[j], key_labels[j])
-                       for j in admissible(i, len(keys), ids, key_ids, key_mask)]
+            others += [
+                (keys[j], key_labels[j]) for j in admissible(i, len(keys), ids, key_ids, key_mask)
+            ]
         logits = [float(z[i] @ other) / temperature for other, _ in others]
         positives = [s for s, (_, label) in zip(logits, others) if label == labels[i]]
         losses.append(mean_over_positives(logits, positives, form))
@@ -101,8 +127,11 @@ def nt_xent(embeddings, ids, *, temperature=0.5, normalize=True):
     for i in range(len(z)):
         others = [j for j in range(len(z)) if j != i]
         logits = {j: float(z[i] @ z[j]) / float(temperature) for j in others}
-        losses.append(mean_over_positives(list(logits.values()),
-                                          [logits[j] for j in others if ids[j] == ids[i]]))
+        losses.append(
+            mean_over_positives(
+                list(logits.values()), [logits[j] for j in others if ids[j] == ids[i]]
+            )
+        )
     return np.array(losses)
 
 
@@ -114,15 +143,23 @@ def spread(embeddings, labels, ids, *, temperature=0.5, weight=0.5, normalize=Tr
         logits = {j: float(z[i] @ z[j]) / float(temperature) for j in others}
         same_class = [j for j in others if labels[j] == labels[i]]
         views = [j for j in same_class if ids[j] == ids[i]]
-        by_class = mean_over_positives([logits[j] for j in others],
-                                       [logits[j] for j in same_class])
+        by_class = mean_over_positives([logits[j] for j in others], [logits[j] for j in same_class])
         by_image = mean_over_positives([logits[j] for j in same_class], [logits[j] for j in views])
         losses.append((1 - weight) * by_class + weight * by_image)
     return np.array(losses)
 
 
-def info_nce(queries, positives, keys=None, *, temperature=0.1, query_ids=None, key_ids=None,
-             key_mask=None, normalize=True):
+def info_nce(
+    queries,
+    positives,
+    keys=None,
+    *,
+    temperature=0.1,
+    query_ids=None,
+    key_ids=None,
+    key_mask=None,
+    normalize=True,
+):
     scale = unit if normalize else as_float64
     queries, positives = scale(queries), scale(positives)
     keys = None if keys is None else scale(keys)
@@ -131,16 +168,28 @@ def info_nce(queries, positives, keys=None, *, temperature=0.1, query_ids=None, 
     for i, q in enumerate(queries):
         own = float(q @ positives[i]) / temperature
         if keys is None:
-            negatives = [positives[j] for j in range(len(queries))
-                         if j != i and (query_ids is None or query_ids[i] != query_ids[j])]
+            negatives = [
+                positives[j]
+                for j in range(len(queries))
+                if j != i and (query_ids is None or query_ids[i] != query_ids[j])
+            ]
         else:
             negatives = keys[admissible(i, len(keys), query_ids, key_ids, key_mask)]
         losses.append(log_sum_exp([own] + [float(q @ z) / temperature for z in negatives]) - own)
     return np.array(losses)
 
 
-def nn_clr(embeddings, predictions, keys, *, temperature=0.1, key_ids=None, query_ids=None,
-           key_mask=None, normalize=True):
+def nn_clr(
+    embeddings,
+    predictions,
+    keys,
+    *,
+    temperature=0.1,
+    key_ids=None,
+    query_ids=None,
+    key_mask=None,
+    normalize=True,
+):
     scale = unit if normalize else as_float64
     embeddings, predictions, keys = scale(embeddings), scale(predictions), scale(keys)
     losses = []
@@ -155,8 +204,20 @@ def nn_clr(embeddings, predictions, keys, *, temperature=0.1, key_ids=None, quer
     return np.array(losses)
 
 
-def soft_cross_entropy(choose, queries, positives, keys, query_labels, key_labels, *, temperature,
-                       query_ids=None, key_ids=None, key_mask=None, normalize=True):
+def soft_cross_entropy(
+    choose,
+    queries,
+    positives,
+    keys,
+    query_labels,
+    key_labels,
+    *,
+    temperature,
+    query_ids=None,
+    key_ids=None,
+    key_mask=None,
+    normalize=True,
+):
     """Cross-entropy of queries against own positive and keys.
 
     ``choose(v, keys, same)`` gives the target of the own positive, those of the keys (None for a
@@ -170,8 +231,11 @@ def soft_cross_entropy(choose, queries, positives, keys, query_labels, key_label
         same = [j for j in allowed if key_labels[j] == query_labels[i]]
         own, targets = choose(positives[i], keys, same)
         terms = [(own, float(q @ positives[i]) / float(temperature))]
-        terms += [(targets[j], float(q @ keys[j]) / float(temperature))
-                  for j in allowed if targets[j] is not None]
+        terms += [
+            (targets[j], float(q @ keys[j]) / float(temperature))
+            for j in allowed
+            if targets[j] is not None
+        ]
         total = log_sum_exp([s for _, s in terms])
         losses.append(sum(t * (total - s) for t, s in terms))
     return np.array(losses)
@@ -181,12 +245,14 @@ def sup_moco(*arrays, **options):
     def choose(v, keys, same):
         share = 1 / (1 + len(same))
         return share, [share if j in same else 0.0 for j in range(len(keys))]
+
     return soft_cross_entropy(choose, *arrays, **options)
 
 
 def exemplar(*arrays, **options):
     def choose(v, keys, same):
         return 1.0, [None if j in same else 0.0 for j in range(len(keys))]
+
     return soft_cross_entropy(choose, *arrays, **options)
 
 
@@ -195,15 +261,20 @@ def mask_con(*arrays, target_temperature=0.05, weight=1.0, **options):
         nearest = max((float(v @ keys[j]) for j in same), default=0.0)
         z = {j: math.exp((float(v @ keys[j]) - nearest) / target_temperature) for j in same}
         total = 1 + sum(z.values())
-        return (weight / total + 1 - weight,
-                [weight * z.get(j, 0.0) / total for j in range(len(keys))])
+        return (
+            weight / total + 1 - weight,
+            [weight * z.get(j, 0.0) / total for j in range(len(keys))],
+        )
+
     return soft_cross_entropy(choose, *arrays, **options)
 
 
-def grafit(queries, positives, keys, query_labels, key_labels, *, temperature=0.1, weight=0.5,
-           **options):
-    by_class = sup_moco(queries, positives, keys, query_labels, key_labels,
-                        temperature=temperature, **options)
+def grafit(
+    queries, positives, keys, query_labels, key_labels, *, temperature=0.1, weight=0.5, **options
+):
+    by_class = sup_moco(
+        queries, positives, keys, query_labels, key_labels, temperature=temperature, **options
+    )
     by_image = info_nce(queries, positives, keys, temperature=temperature, **options)
     return weight * by_class + (1 - weight) * by_image
 

@@ -12,8 +12,19 @@ def cosine_softmax(embeddings, prototypes, labels, *, temperature=0.1, label_smo
     return cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
-def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, temperature=0.1,
-                      query_ids=None, key_ids=None, key_mask=None, normalize=True):
+def prototype_softmax(
+    queries,
+    keys,
+    query_labels,
+    key_labels,
+    *,
+    classes,
+    temperature=0.1,
+    query_ids=None,
+    key_ids=None,
+    key_mask=None,
+    normalize=True,
+):
     scale = unit if normalize else as_float64
     queries, keys = scale(queries), scale(keys)
     losses = []
@@ -22,8 +33,11 @@ def prototype_softmax(queries, keys, query_labels, key_labels, *, classes, tempe
         others = admissible(i, len(keys), query_ids, key_ids, key_mask)
         logits = {}
         for c in range(classes):
-            members = [keys[j] for j in (others if c == query_labels[i] else everything)
-                       if key_labels[j] == c]
+            members = [
+                keys[j]
+                for j in (others if c == query_labels[i] else everything)
+                if key_labels[j] == c
+            ]
             if members:
                 mean = scale([sum(members) / len(members)])[0]
                 logits[c] = float(q @ mean) / float(temperature)
@@ -44,19 +58,27 @@ def columns(rows):
 
 def covariances(first, second, degrees):
     (a, a_means), (b, b_means) = columns(first), columns(second)
-    return np.array([[sum((x - m) * (y - k) for x, y in zip(p, q)) / degrees
-                      for q, k in zip(b, b_means)] for p, m in zip(a, a_means)])
+    return np.array(
+        [
+            [sum((x - m) * (y - k) for x, y in zip(p, q)) / degrees for q, k in zip(b, b_means)]
+            for p, m in zip(a, a_means)
+        ]
+    )
 
 
 def barlow_twins(first, second, *, redundancy=0.0051, where=None):
     first, second = kept(first, where), kept(second, where)
     if not len(first):
         return 0.0
-    spreads = [[math.sqrt(x + 1e-5) for x in np.diag(covariances(z, z, len(z)))]
-               for z in (first, second)]
+    spreads = [
+        [math.sqrt(x + 1e-5) for x in np.diag(covariances(z, z, len(z)))] for z in (first, second)
+    ]
     c = covariances(first, second, len(first)) / np.outer(*spreads)
-    return sum((1 - c[i, j])**2 if i == j else redundancy * c[i, j]**2
-               for i in range(len(c)) for j in range(len(c)))
+    return sum(
+        (1 - c[i, j]) ** 2 if i == j else redundancy * c[i, j] ** 2
+        for i in range(len(c))
+        for j in range(len(c))
+    )
 
 
 def vicreg(first, second, *, invariance=25.0, variance=25.0, covariance=1.0, where=None):
@@ -64,13 +86,14 @@ def vicreg(first, second, *, invariance=25.0, variance=25.0, covariance=1.0, whe
     if not len(first):
         return 0.0
     n, dim = first.shape
-    loss = invariance * sum(float(x)**2 for x in (first - second).ravel()) / (n * dim)
+    loss = invariance * sum(float(x) ** 2 for x in (first - second).ravel()) / (n * dim)
     for z in first, second:
         c = covariances(z, z, max(n - 1, 1))
         hinges = [max(0.0, 1 - math.sqrt(c[j, j] + 1e-4)) for j in range(dim)]
         loss += variance * sum(hinges) / dim / 2
-        loss += covariance * sum(c[i, j]**2 for i in range(dim) for j in range(dim)
-                                 if i != j) / dim
+        loss += (
+            covariance * sum(c[i, j] ** 2 for i in range(dim) for j in range(dim) if i != j) / dim
+        )
     return loss
 
 
@@ -90,8 +113,9 @@ def dino(student, teacher, centre, *, student_temperature=0.1, teacher_temperatu
 
 def move_centre(centre, teacher, *, momentum=0.9, where=None):
     teacher = as_float64(teacher)
-    rows = [view[i] for view in teacher for i in range(teacher.shape[1])
-            if where is None or where[i]]
+    rows = [
+        view[i] for view in teacher for i in range(teacher.shape[1]) if where is None or where[i]
+    ]
     mean = sum(rows) / len(rows) if rows else as_float64(centre)
     return float(momentum) * as_float64(centre) + (1 - float(momentum)) * mean
 

@@ -37,8 +37,11 @@ def text_of(path: pathlib.Path) -> str:
     """A page; of a notebook its prose, of a config its docstring."""
     text = path.read_text()
     if path.suffix == ".ipynb":
-        return "\n\n".join("".join(cell["source"]) for cell in json.loads(text)["cells"]
-                           if cell["cell_type"] == "markdown")
+        return "\n\n".join(
+            "".join(cell["source"])
+            for cell in json.loads(text)["cells"]
+            if cell["cell_type"] == "markdown"
+        )
     return ast.get_docstring(ast.parse(text)) or "" if path.suffix == ".py" else text
 
 
@@ -49,8 +52,11 @@ def python(text: str) -> list[str]:
 
 def commands(text: str) -> list[Command]:
     """Lines of code blocks, and code between backquotes, that call a program."""
-    blocks = [code for _, language, code in FENCED.findall(text)
-              if language in ("", "bash", "sh", "console")]
+    blocks = [
+        code
+        for _, language, code in FENCED.findall(text)
+        if language in ("", "bash", "sh", "console")
+    ]
     prose = FENCED.sub("", text)
     blocks += INDENTED.findall("\n" + prose)
     found = []
@@ -78,7 +84,10 @@ def split(line: str, whole: bool) -> list[Command]:
         name = pathlib.Path(rest[0]).name if rest else ""
         if name in OTHERS or difflib.get_close_matches(name, PROGRAMS, 1, 0.8):
             elided = any("…" in word for word in rest)
-            found.append(Command([NUMBER.sub(r"\g<1>2", w) for w in rest if "…" not in w],
-                                 whole and not elided))
+            found.append(
+                Command(
+                    [NUMBER.sub(r"\g<1>2", w) for w in rest if "…" not in w], whole and not elided
+                )
+            )
         rest = []
     return found

@@ -23,33 +23,71 @@ WITH_TARGET = (*(m for m in WITH_MEMORY if m != "nn_clr"), "byol", "moco_v3", "d
 TWO_VIEWS = ("spread", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins", "vicreg", "nn_clr")
 
 BATCH, IMAGES, STEPS = 60, 300, 80
-AUGMENT = {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 0, "flip": False, "contrast": 0.0,
-           "brightness": 0.0, "noise": 0.0, "erase": 0.0}
+AUGMENT = {
+    "crop_area": (1.0, 1.0),
+    "crop_size": 0,
+    "shift": 0,
+    "flip": False,
+    "contrast": 0.0,
+    "brightness": 0.0,
+    "noise": 0.0,
+    "erase": 0.0,
+}
 # Small, so that compiling is quick; the learning rate suits so few steps.
 RUN = {
-    "data.label_map": "fine", "data.limit": IMAGES, "batch_size": BATCH, "devices": 1,
-    "duration": f"{STEPS} steps", "log_every": "1 steps", "knn_every": f"{STEPS} steps",
-    "augment": AUGMENT | {"shift": 1}, "key_augment": AUGMENT | {"shift": 1},
-    "model.norm": "batch", "model.options": {"widths": (16, 32), "strides": (2, 1)},
-    "model.projector": {"hidden": (32,), "dim": 16}, "model.predictor": {"hidden": (32,)},
-    "optimizer.learning_rate": 1e-2, "k": 10, "k_warmup": "20 steps", "ema": 0.9,
-    "prototypes": 64, "memory": 250}  # no multiple of the batch: batches wrap round its end
-OF_METHOD = {"look": {"memory": IMAGES + BATCH * STEPS},  # so that what it was filled with stays
-             "nca": {"temperature": 0.1},
-             "cross_entropy": {"optimizer.learning_rate": 3e-2},  # it has no temperature
-             "sup_con": {"temperature": 0.1},
-             "t_rex": {"local_views": 2},
-             "dino": {"local_views": 2, "optimizer.learning_rate": 1e-3, "ema": 0.98}}
+    "data.label_map": "fine",
+    "data.limit": IMAGES,
+    "batch_size": BATCH,
+    "devices": 1,
+    "duration": f"{STEPS} steps",
+    "log_every": "1 steps",
+    "knn_every": f"{STEPS} steps",
+    "augment": AUGMENT | {"shift": 1},
+    "key_augment": AUGMENT | {"shift": 1},
+    "model.norm": "batch",
+    "model.options": {"widths": (16, 32), "strides": (2, 1)},
+    "model.projector": {"hidden": (32,), "dim": 16},
+    "model.predictor": {"hidden": (32,)},
+    "optimizer.learning_rate": 1e-2,
+    "k": 10,
+    "k_warmup": "20 steps",
+    "ema": 0.9,
+    "prototypes": 64,
+    "memory": 250,
+}  # no multiple of the batch: batches wrap round its end
+OF_METHOD = {
+    "look": {"memory": IMAGES + BATCH * STEPS},  # so that what it was filled with stays
+    "nca": {"temperature": 0.1},
+    "cross_entropy": {"optimizer.learning_rate": 3e-2},  # it has no temperature
+    "sup_con": {"temperature": 0.1},
+    "t_rex": {"local_views": 2},
+    "dino": {"local_views": 2, "optimizer.learning_rate": 1e-3, "ema": 0.98},
+}
 
 # One step small enough to be made by hand.
 HAND = RUN | {
-    "augment": AUGMENT | {"flip": True}, "key_augment": AUGMENT | {"flip": True},
-    "batch_size": 8, "memory": 24, "k": 5, "k_warmup": "0 steps", "ema": 0.5, "ema_end": -1.0,
-    "views": 2, "local_views": 0, "temperature": 0.2, "label_smoothing": 0.1,
-    "duration": "1 steps", "prototypes": 12,
-    "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 0.0,
-    "model.norm": "group", "model.options": {"widths": (8,), "strides": (2,)},
-    "model.projector": {"hidden": (), "dim": 6}, "model.predictor": {"hidden": ()}}
+    "augment": AUGMENT | {"flip": True},
+    "key_augment": AUGMENT | {"flip": True},
+    "batch_size": 8,
+    "memory": 24,
+    "k": 5,
+    "k_warmup": "0 steps",
+    "ema": 0.5,
+    "ema_end": -1.0,
+    "views": 2,
+    "local_views": 0,
+    "temperature": 0.2,
+    "label_smoothing": 0.1,
+    "duration": "1 steps",
+    "prototypes": 12,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.1,
+    "optimizer.weight_decay": 0.0,
+    "model.norm": "group",
+    "model.options": {"widths": (8,), "strides": (2,)},
+    "model.projector": {"hidden": (), "dim": 6},
+    "model.predictor": {"hidden": ()},
+}
 
 
 def config_of(method, changes):
@@ -61,8 +99,14 @@ def config_of(method, changes):
 
 def batch_of(dataset, rows, *, epoch=0, seed=0):
     split = dataset.trainval.take(np.asarray(rows))
-    return Batch(split.images, dataset.coarse(split.labels), split.ids,
-                 np.asarray(rows, np.int32), np.full(len(rows), epoch, np.int32), np.int32(seed))
+    return Batch(
+        split.images,
+        dataset.coarse(split.labels),
+        split.ids,
+        np.asarray(rows, np.int32),
+        np.full(len(rows), epoch, np.int32),
+        np.int32(seed),
+    )
 
 
 def over_one_device(function):
@@ -70,7 +114,8 @@ def over_one_device(function):
 
     def run(state, batch):
         out = jax.vmap(function, in_axes=(None, 0), axis_name=AXIS)(
-            state, jax.tree.map(lambda x: jnp.asarray(x)[None], batch))
+            state, jax.tree.map(lambda x: jnp.asarray(x)[None], batch)
+        )
         return jax.tree.map(lambda x: x[0], out)
 
     return run
@@ -98,8 +143,13 @@ def some_state(method, config, dataset, batch):
     ids = np.concatenate([batch.id[:4], dataset.trainval.ids[100:116]])
     labels = np.concatenate([batch.label[:4], rng.integers(0, 10, 16)])
     return state.replace(
-        memory=memory.push(memory.create(config.memory, dim), jnp.asarray(keys),
-                           jnp.asarray(labels), jnp.asarray(ids)))
+        memory=memory.push(
+            memory.create(config.memory, dim),
+            jnp.asarray(keys),
+            jnp.asarray(labels),
+            jnp.asarray(ids),
+        )
+    )
 
 
 def step_of(name, dataset, **changes):
@@ -120,15 +170,28 @@ def step_of(name, dataset, **changes):
         encoded = models.encode(method.encoder, before.params, {}, images, train=True)
         if before.target is None:
             return encoded.output, encoded.prediction, None, None
-        return (encoded.output, encoded.prediction,
-                encoding.target_keys(method.encoder, before.target, batch, config)[0],
-                encoding.target_outputs(method.encoder, before.target, images, config)[0])
+        return (
+            encoded.output,
+            encoded.prediction,
+            encoding.target_keys(method.encoder, before.target, batch, config)[0],
+            encoding.target_outputs(method.encoder, before.target, images, config)[0],
+        )
 
     outputs, predictions, keys, targets = jax.device_get(ingredients())
     return types.SimpleNamespace(
-        config=config, method=method, batch=batch, before=before, after=after, metrics=metrics,
-        outputs=outputs, predictions=predictions, keys=keys, targets=targets,
-        labels=np.tile(batch.label, 2), ids=np.tile(batch.id, 2))
+        config=config,
+        method=method,
+        batch=batch,
+        before=before,
+        after=after,
+        metrics=metrics,
+        outputs=outputs,
+        predictions=predictions,
+        keys=keys,
+        targets=targets,
+        labels=np.tile(batch.label, 2),
+        ids=np.tile(batch.id, 2),
+    )
 
 
 def assert_close(a, b, atol=1e-5):

@@ -7,13 +7,21 @@ from jaxpt.train.checkpoint import Checkpointer
 
 
 def state(step):
-    return {"params": {"kernel": jnp.arange(300.0).reshape(20, 15) * step},
-            "memory": {"labels": jnp.arange(7) + step}, "step": jnp.int32(step)}
+    return {
+        "params": {"kernel": jnp.arange(300.0).reshape(20, 15) * step},
+        "memory": {"labels": jnp.arange(7) + step},
+        "step": jnp.int32(step),
+    }
 
 
 def is_state(found, step):
-    return all(np.array_equal(found[a][b], state(step)[a][b])
-               for a, b in (("params", "kernel"), ("memory", "labels"))) and found["step"] == step
+    return (
+        all(
+            np.array_equal(found[a][b], state(step)[a][b])
+            for a, b in (("params", "kernel"), ("memory", "labels"))
+        )
+        and found["step"] == step
+    )
 
 
 def saved(workdir, *steps, **options):

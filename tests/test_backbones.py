@@ -45,7 +45,11 @@ def test_the_last_of_its_layers_are_its_features(pretrained, images):
     opened = backbones.open_backbone(pretrained[0])
     layers = opened.layers(images)
     assert [(name, x.shape[1]) for name, x in layers.items()] == [
-        ("layer1", 16), ("layer2", 32), ("layer3", 32), ("layer4", 64)]
+        ("layer1", 16),
+        ("layer2", 32),
+        ("layer3", 32),
+        ("layer4", 64),
+    ]
     np.testing.assert_allclose(layers["layer4"], opened.features(images), rtol=1e-5, atol=1e-6)
 
 
@@ -59,8 +63,9 @@ def test_a_label_may_precede_the_source(pretrained, tmp_path):
 
 def test_scratch_is_a_function_of_its_seed(images):
     model = defaults.get_config().model
-    first, again, other = (backbones.open_backbone(s, model=model)
-                           for s in ("scratch", "scratch:0", "scratch:1"))
+    first, again, other = (
+        backbones.open_backbone(s, model=model) for s in ("scratch", "scratch:0", "scratch:1")
+    )
     assert first.checkpoint == again.checkpoint != other.checkpoint
     assert (other.label, other.method, other.seed) == ("scratch", "scratch", 1)
     assert first.config is None and first.step == 0
@@ -74,8 +79,15 @@ def test_the_fingerprint_sees_values_names_shapes_and_types():
 
     a = np.arange(6, dtype=np.float32)
     assert of({"a": a}) == of({"a": a.copy()})
-    different = [{"a": a}, {"b": a}, {"a": a.reshape(2, 3)}, {"a": a.astype(np.int32)},
-                 {"a": a.view(np.int32)}, {"a": a[::-1]}, {"a": a[:3], "b": a[3:]}]
+    different = [
+        {"a": a},
+        {"b": a},
+        {"a": a.reshape(2, 3)},
+        {"a": a.astype(np.int32)},
+        {"a": a.view(np.int32)},
+        {"a": a[::-1]},
+        {"a": a[:3], "b": a[3:]},
+    ]
     assert len({of(tree) for tree in different}) == len(different)
 
 
@@ -107,12 +119,15 @@ def test_colour_images_are_not_for_a_network_of_grey_ones(pretrained, images):
         backbones.open_backbone(pretrained[0]).features(np.repeat(images, 3, axis=-1))
 
 
-@pytest.mark.parametrize(("source", "message"), [
-    ("nowhere", "no pre-training run in 'nowhere'"),
-    ("label=nowhere", "no pre-training run in 'nowhere'"),
-    ("scratch", "set model.name"),
-    ("scratch:x", "scratch:SEED"),
-])
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("nowhere", "no pre-training run in 'nowhere'"),
+        ("label=nowhere", "no pre-training run in 'nowhere'"),
+        ("scratch", "set model.name"),
+        ("scratch:x", "scratch:SEED"),
+    ],
+)
 def test_bad_sources_are_refused(source, message):
     with pytest.raises(InputError, match=message):
         backbones.open_backbone(source)

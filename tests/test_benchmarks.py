@@ -25,5 +25,10 @@ PROGRAM = """
 
 def test_bytes_of_collectives_are_read_from_a_program():
     found = weak_scaling.bytes_of_collectives(PROGRAM)
-    assert found == {"all-reduce": 4 + 32 + 24, "all-gather": 128, "all-to-all": 0,
-                     "reduce-scatter": 0, "collective-permute": 0}
+    assert found == {
+        "all-reduce": 4 + 32 + 24,
+        "all-gather": 128,
+        "all-to-all": 0,
+        "reduce-scatter": 0,
+        "collective-permute": 0,
+    }

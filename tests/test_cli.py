@@ -34,11 +34,24 @@ def test_demo_without_fashion_mnist_names_the_package(folder, capsys, monkeypatc
     assert not (folder / "new").exists()
 
 
-@pytest.mark.parametrize("argv", [
-    [], ["pretrian"], ["pretrain"], ["transfer", "--out=x"], ["transfer", "run"],
-    ["demo", "--data=cifar"], ["demo", "--seeds=few"], ["demo", "--config.k=5"],
-    ["report", "x.jsonl"], ["evaluate", "run"], ["evaluate", "--out=x"],
-    ["evaluate", "run", "--out=x", "--part=train"], ["evaluate", "run", "--out=x", "--limit=few"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [],
+        ["pretrian"],
+        ["pretrain"],
+        ["transfer", "--out=x"],
+        ["transfer", "run"],
+        ["demo", "--data=cifar"],
+        ["demo", "--seeds=few"],
+        ["demo", "--config.k=5"],
+        ["report", "x.jsonl"],
+        ["evaluate", "run"],
+        ["evaluate", "--out=x"],
+        ["evaluate", "run", "--out=x", "--part=train"],
+        ["evaluate", "run", "--out=x", "--limit=few"],
+    ],
+)
 def test_what_argparse_refuses(argv, folder, capsys):
     before = everything_in(folder)
     with pytest.raises(SystemExit) as stop:
@@ -60,26 +73,46 @@ class TestHelp:
         text = self.help_of(capsys)
         assert all(command in text for command in COMMANDS)
 
-    @pytest.mark.parametrize("command, words", [
-        ("demo", ["--data", "--out", "--seeds", "fashion_mnist"]),
-        ("pretrain", ["--config", "--workdir", "--noresume", "--config.k=50", "pretrain/digits.py",
-                      "pretrain/fashion_mnist.py", "pretrain/defaults.py"]),
-        ("transfer", ["--config", "--out", "WORKDIR", "transfer/defaults.py"]),
-        ("scaling", ["--methods", "--sizes", "--seeds", "--out", "pretrain/digits.py"]),
-        ("report", ["--out", "RECORDS", "--markdown", "--csv"])])
+    @pytest.mark.parametrize(
+        "command, words",
+        [
+            ("demo", ["--data", "--out", "--seeds", "fashion_mnist"]),
+            (
+                "pretrain",
+                [
+                    "--config",
+                    "--workdir",
+                    "--noresume",
+                    "--config.k=50",
+                    "pretrain/digits.py",
+                    "pretrain/fashion_mnist.py",
+                    "pretrain/defaults.py",
+                ],
+            ),
+            ("transfer", ["--config", "--out", "WORKDIR", "transfer/defaults.py"]),
+            ("scaling", ["--methods", "--sizes", "--seeds", "--out", "pretrain/digits.py"]),
+            ("report", ["--out", "RECORDS", "--markdown", "--csv"]),
+        ],
+    )
     def test_of_each_command(self, command, words, capsys):
         text = self.help_of(capsys, command)
         assert [word for word in words if word not in text] == []
         assert "__init__" not in text
 
     def test_as_a_program_of_its_own(self):
-        result = subprocess.run([sys.executable, "-m", "jaxpt.cli", "pretrain", "--help"],
-                                capture_output=True, text=True, timeout=120, check=False)
+        result = subprocess.run(
+            [sys.executable, "-m", "jaxpt.cli", "pretrain", "--help"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
         assert result.returncode == 0 and result.stderr == ""
         assert "pretrain/digits.py" in result.stdout
 
     def test_version(self, capsys):
         from jaxpt import __version__
+
         with pytest.raises(SystemExit):
             cli.main(["--version"])
         assert capsys.readouterr().out.strip() == __version__
@@ -90,25 +123,44 @@ class TestWhatReachesTheLoop:
     def given(self, monkeypatch):
         """What ``pretrain.run`` is called with."""
         from jaxpt import pretrain
+
         calls = []
-        monkeypatch.setattr(pretrain, "run", lambda config, workdir, *, resume, max_minutes: (
-            calls.append((config, workdir, resume))))
+        monkeypatch.setattr(
+            pretrain,
+            "run",
+            lambda config, workdir, *, resume, max_minutes: calls.append((config, workdir, resume)),
+        )
         return calls
 
     def test_defaults(self, given, capsys):
         assert cli.main(["pretrain", "--workdir=out"]) == 0
-        (config, workdir, resume), = given
+        ((config, workdir, resume),) = given
         assert (config.method, config.data.source, workdir, resume) == (
-            "look", "digits", "out", True)
+            "look",
+            "digits",
+            "out",
+            True,
+        )
         assert capsys.readouterr().out == "done: out\n"
 
     def test_overrides_have_the_types_of_their_fields(self, given):
-        assert cli.main(PRETRAIN + [
-            "--config.k=7", "--config.temperature=1", "--config.augment.flip=true",
-            "--config.data.path=some where", "--config.model.projector.hidden=(32,16)",
-            "--config.optimizer.learning_rate=1e-4", "--config.model.options.widths=(8, 16)",
-            "--noresume"]) == 0
-        (config, _, resume), = given
+        assert (
+            cli.main(
+                PRETRAIN
+                + [
+                    "--config.k=7",
+                    "--config.temperature=1",
+                    "--config.augment.flip=true",
+                    "--config.data.path=some where",
+                    "--config.model.projector.hidden=(32,16)",
+                    "--config.optimizer.learning_rate=1e-4",
+                    "--config.model.options.widths=(8, 16)",
+                    "--noresume",
+                ]
+            )
+            == 0
+        )
+        ((config, _, resume),) = given
         assert (config.k, config.augment.flip, config.data.path) == (7, True, "some where")
         assert config.temperature == 1.0 and isinstance(config.temperature, float)
         assert config.model.projector.hidden == (32, 16)
@@ -117,8 +169,10 @@ class TestWhatReachesTheLoop:
         assert config.duration == "4 steps"  # from the variant, untouched
         assert resume is False
 
-    @pytest.mark.parametrize("variant, method, duration", [
-        ("nca", "nca", "60 epochs"), ("cross_entropy,smoke", "cross_entropy", "4 steps")])
+    @pytest.mark.parametrize(
+        "variant, method, duration",
+        [("nca", "nca", "60 epochs"), ("cross_entropy,smoke", "cross_entropy", "4 steps")],
+    )
     def test_variants(self, given, variant, method, duration):
         config = f"--config=pretrain/digits.py:{variant}"
         assert cli.main(["pretrain", "--workdir=out", config]) == 0
@@ -127,7 +181,8 @@ class TestWhatReachesTheLoop:
     def test_a_config_file_of_one_s_own(self, given, folder):
         (folder / "mine.py").write_text(
             "from jaxpt.configs.pretrain import digits\n\n\ndef get_config():\n"
-            "    config = digits.get_config()\n    config.k = 33\n    return config\n")
+            "    config = digits.get_config()\n    config.k = 33\n    return config\n"
+        )
         assert cli.main(["pretrain", "--workdir=out", "--config=mine.py"]) == 0
         assert given[0][0].k == 33
 
@@ -136,9 +191,13 @@ class TestWhatReachesTheLoop:
         assert cli.main(["pretrain", "--workdir=out", f"--config=pretrain/{name}"]) == 0
         json.dumps(given[0][0].to_dict())
 
-    @pytest.mark.parametrize("error, status, words", [
-        (InputError("no such thing."), 2, "jaxpt pretrain: no such thing.\n"),
-        (KeyboardInterrupt(), 130, "jaxpt pretrain: stopped.\n")])
+    @pytest.mark.parametrize(
+        "error, status, words",
+        [
+            (InputError("no such thing."), 2, "jaxpt pretrain: no such thing.\n"),
+            (KeyboardInterrupt(), 130, "jaxpt pretrain: stopped.\n"),
+        ],
+    )
     def test_what_the_loop_raises(self, monkeypatch, capsys, error, status, words):
         from jaxpt import pretrain
 

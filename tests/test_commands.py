@@ -19,8 +19,12 @@ from jaxpt import cli, methods
 from jaxpt.configs.pretrain import defaults
 
 ROOT = shown.ROOT
-PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")),
-         *sorted((ROOT / "configs").rglob("*.py")), *sorted((ROOT / "colab").glob("*.ipynb"))]
+PAGES = [
+    *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "configs").rglob("*.py")),
+    *sorted((ROOT / "colab").glob("*.ipynb")),
+]
 SHOWN = [(page, command) for page in PAGES for command in shown.commands(shown.text_of(page))]
 
 
@@ -144,14 +148,28 @@ def check_script(program, arguments, whole, monkeypatch):
             check_jaxpt(["pretrain", *rest], whole, monkeypatch)
 
 
-@pytest.mark.parametrize("line", [
-    "jaxtp pretrain --workdir=x", "jaxpt pretrian --workdir=x", "jaxpt pretrain", "make recrod",
-    "jaxpt pretrain --workdir=x --config.kk=3", "jaxpt pretrain --workdir=x --config=nowhere.py",
-    "jaxpt pretrain --workdir=x --config=pretrain/digits.py:lok", "python benchmarks/nothing.py",
-    "python benchmarks/tune.py cifar", "python benchmarks/tables.py x", "pip install '.[gpu]'",
-    "srun jaxpt pretrian", "scripts/tpu.sh begin", "scripts/tpu.sh start --workdir=x --config.kk=3",
-    "sbatch scripts/slrm.sh --workdir=x", "sbatch scripts/slurm.sh --workdri=x",
-    "jaxpt launch pretrain --workdir=x --config.kk=3"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "jaxtp pretrain --workdir=x",
+        "jaxpt pretrian --workdir=x",
+        "jaxpt pretrain",
+        "make recrod",
+        "jaxpt pretrain --workdir=x --config.kk=3",
+        "jaxpt pretrain --workdir=x --config=nowhere.py",
+        "jaxpt pretrain --workdir=x --config=pretrain/digits.py:lok",
+        "python benchmarks/nothing.py",
+        "python benchmarks/tune.py cifar",
+        "python benchmarks/tables.py x",
+        "pip install '.[gpu]'",
+        "srun jaxpt pretrian",
+        "scripts/tpu.sh begin",
+        "scripts/tpu.sh start --workdir=x --config.kk=3",
+        "sbatch scripts/slrm.sh --workdir=x",
+        "sbatch scripts/slurm.sh --workdri=x",
+        "jaxpt launch pretrain --workdir=x --config.kk=3",
+    ],
+)
 def test_misspelt_commands_are_found(line, monkeypatch):
     [command] = shown.commands(f"Text:\n\n    {line}\n")
     with pytest.raises((AssertionError, SystemExit, FileNotFoundError, pytest.fail.Exception)):
@@ -178,17 +196,29 @@ make = 1
    ```
 """
     assert [str(command) for command in shown.commands(text)] == [
-        "make a", "pip install y", "jaxpt demo --seeds=2", "jaxpt replay"]
+        "make a",
+        "pip install y",
+        "jaxpt demo --seeds=2",
+        "jaxpt replay",
+    ]
 
 
 def names_of_readme():
     """What README's code assumes: embeddings of a batch and of a memory, features of a set."""
     rng = np.random.default_rng(0)
-    return {"queries": rng.normal(size=(8, 16)), "keys": rng.normal(size=(200, 16)),
-            "query_labels": np.arange(8) % 2, "key_labels": np.arange(200) % 2,
-            "ids": np.arange(8), "memory_ids": np.arange(200), "memory_valid": np.ones(200, bool),
-            "train_features": rng.normal(size=(40, 4)), "train_labels": np.arange(40) % 2,
-            "test_features": rng.normal(size=(20, 4)), "test_labels": np.arange(20) % 2}
+    return {
+        "queries": rng.normal(size=(8, 16)),
+        "keys": rng.normal(size=(200, 16)),
+        "query_labels": np.arange(8) % 2,
+        "key_labels": np.arange(200) % 2,
+        "ids": np.arange(8),
+        "memory_ids": np.arange(200),
+        "memory_valid": np.ones(200, bool),
+        "train_features": rng.normal(size=(40, 4)),
+        "train_labels": np.arange(40) % 2,
+        "test_features": rng.normal(size=(20, 4)),
+        "test_labels": np.arange(20) % 2,
+    }
 
 
 def test_readmes_code_runs(capsys):
@@ -209,7 +239,8 @@ def check_calls(code):
             case ast.Call(func=ast.Attribute(value=ast.Name(id=module))) if module in names:
                 function = getattr(names[module], node.func.attr)
                 inspect.signature(function).bind_partial(
-                    *node.args, **{keyword.arg: None for keyword in node.keywords})
+                    *node.args, **{keyword.arg: None for keyword in node.keywords}
+                )
 
 
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.stem)

@@ -15,8 +15,9 @@ from jaxpt.train.parallel import Devices, trace
 
 
 def counted(function, *shapes):
-    return counting.count(jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(s, jnp.float32)
-                                                     for s in shapes)))
+    return counting.count(
+        jax.make_jaxpr(function)(*(jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes))
+    )
 
 
 class TestByHand:
@@ -30,10 +31,13 @@ class TestByHand:
 
     def test_kinds_of_products(self):
         a, half = jnp.zeros((4, 4)), jnp.zeros((4, 4), jnp.bfloat16)
-        for operand, precision, kind in ((a, None, "float32"), (half, None, "bfloat16"),
-                                         (a, "highest", "exact")):
+        for operand, precision, kind in (
+            (a, None, "float32"),
+            (half, None, "bfloat16"),
+            (a, "highest", "exact"),
+        ):
             jaxpr = jax.make_jaxpr(lambda x, p=precision: jnp.matmul(x, x, precision=p))(operand)
-            assert counting.count(jaxpr).flops(kind) == 2 * 4 ** 3
+            assert counting.count(jaxpr).flops(kind) == 2 * 4**3
 
     def test_what_nobody_uses_is_not_counted(self):
         def wasteful(a):
@@ -43,7 +47,7 @@ class TestByHand:
         assert counted(wasteful, (8, 8)).flops() == 64
 
     def test_loops_count_as_often_as_they_run_and_branches_as_the_dearest(self):
-        product = 2 * 4 ** 3
+        product = 2 * 4**3
 
         def scanned(a):
             return lax.scan(lambda x, _: (x @ x, None), a, None, length=5)[0]
@@ -64,7 +68,7 @@ class TestByHand:
 
         plain = counted(jax.value_and_grad(loss), (4, 4)).flops("float32")
         again = counted(jax.value_and_grad(jax.checkpoint(loss)), (4, 4)).flops("float32")
-        assert plain == 3 * 2 * 4 ** 3 and again == 4 * 2 * 4 ** 3
+        assert plain == 3 * 2 * 4**3 and again == 4 * 2 * 4**3
 
     def test_values_are_held_until_they_are_last_read(self):
         def chain(a):  # three products, of which only two are there at a time
@@ -91,23 +95,29 @@ class TestByHand:
         assert counting.count(alone, 1).sent == 0
 
 
-@pytest.mark.parametrize("options", [
-    {"window_strides": (1, 1), "padding": "SAME"},
-    {"window_strides": (2, 2), "padding": ((3, 3), (2, 0))},
-    {"window_strides": (2, 1), "padding": "VALID", "rhs_dilation": (2, 1)},
-    {"window_strides": (1, 1), "padding": ((2, 2), (1, 1)), "lhs_dilation": (2, 3)},
-    {"window_strides": (1, 1), "padding": "SAME", "feature_group_count": 4}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window_strides": (1, 1), "padding": "SAME"},
+        {"window_strides": (2, 2), "padding": ((3, 3), (2, 0))},
+        {"window_strides": (2, 1), "padding": "VALID", "rhs_dilation": (2, 1)},
+        {"window_strides": (1, 1), "padding": ((2, 2), (1, 1)), "lhs_dilation": (2, 3)},
+        {"window_strides": (1, 1), "padding": "SAME", "feature_group_count": 4},
+    ],
+)
 def test_convolutions_as_xla_counts_them(options):
     shapes = (2, 9, 11, 8), (3, 3, 8 // options.get("feature_group_count", 1), 12)
 
     def convolve(x, kernel):
-        return lax.conv_general_dilated(x, kernel, **options,
-                                        dimension_numbers=("NHWC", "HWIO", "NHWC"))
+        return lax.conv_general_dilated(
+            x, kernel, **options, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
 
     for function in convolve, jax.value_and_grad(lambda *a: jnp.sum(convolve(*a)), (0, 1)):
         lowered = jax.jit(function).lower(*(jnp.zeros(s) for s in shapes))
         assert counted(function, *shapes).flops() == pytest.approx(
-            lowered.cost_analysis()["flops"], rel=2e-3)
+            lowered.cost_analysis()["flops"], rel=2e-3
+        )
 
 
 @pytest.fixture(scope="module")
@@ -115,20 +125,37 @@ def dataset():
     return sources.load(small_runs.config_of("look", small_runs.RUN).data)
 
 
-NARROW = {"resnet18": {"stem": "small", "width": 8},
-          "small_cnn": {"widths": (16, 32), "strides": (2, 1)},
-          "vit_ti16": {"patch": 4, "image_size": 8, "depth": 2}}
+NARROW = {
+    "resnet18": {"stem": "small", "width": 8},
+    "small_cnn": {"widths": (16, 32), "strides": (2, 1)},
+    "vit_ti16": {"patch": 4, "image_size": 8, "depth": 2},
+}
 
 
 # The whole step, guard and gathered batch included, as pre-training compiles it. Methods that have
 # what others have not: a search, prototypes and small crops, one more forward pass, a predictor.
-@pytest.mark.parametrize("method, network", [
-    ("look", "small_cnn"), ("dino", "small_cnn"), ("nn_clr", "small_cnn"),
-    ("cross_entropy", "resnet18"), ("byol", "resnet18"), ("look", "vit_ti16")])
+@pytest.mark.parametrize(
+    "method, network",
+    [
+        ("look", "small_cnn"),
+        ("dino", "small_cnn"),
+        ("nn_clr", "small_cnn"),
+        ("cross_entropy", "resnet18"),
+        ("byol", "resnet18"),
+        ("look", "vit_ti16"),
+    ],
+)
 def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset):
-    config = small_runs.config_of(method, small_runs.RUN | {
-        "local_views": 1 if method == "dino" else 0, "k_warmup": "0 steps",
-        "model.name": network, "model.options": NARROW[network]})
+    config = small_runs.config_of(
+        method,
+        small_runs.RUN
+        | {
+            "local_views": 1 if method == "dino" else 0,
+            "k_warmup": "0 steps",
+            "model.name": network,
+            "model.options": NARROW[network],
+        },
+    )
     step, _ = pretrain.prepare(config, dataset)
     devices = Devices(config.mapping, 1)
     train = pretrain.train_split(config, dataset)
@@ -140,20 +167,30 @@ def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset):
         return guard(state, feed.gather(data, rows))
 
     rows = devices.split(rows_of_step(0, config.batch_size, n=feed.n, seed=0))
-    compiled = devices.map(one_step, like=state).lower(state, feed.data, rows).compile(
-        {"xla_backend_optimization_level": 0})
-    jaxpr = trace(lambda state, x: one_step(state, *x), state, (feed.data, rows), devices=1,
-                  axes=jax.tree.map(lambda _: None, state))
-    assert counting.count(jaxpr).flops() == pytest.approx(compiled.cost_analysis()["flops"],
-                                                          rel=0.05)
+    compiled = (
+        devices.map(one_step, like=state)
+        .lower(state, feed.data, rows)
+        .compile({"xla_backend_optimization_level": 0})
+    )
+    jaxpr = trace(
+        lambda state, x: one_step(state, *x),
+        state,
+        (feed.data, rows),
+        devices=1,
+        axes=jax.tree.map(lambda _: None, state),
+    )
+    assert counting.count(jaxpr).flops() == pytest.approx(
+        compiled.cost_analysis()["flops"], rel=0.05
+    )
 
 
 def test_resnet_50_as_published():
     encoder = models.Encoder(models.ResNet50())
     image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
     variables = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, False), image)
-    counts = counting.count(jax.make_jaxpr(lambda v, x: encoder.apply(v, x, False)[1])(
-        variables, image))
+    counts = counting.count(
+        jax.make_jaxpr(lambda v, x: encoder.apply(v, x, False)[1])(variables, image)
+    )
     # 4.1 billion multiply-adds with the zero borders, which are 3.5 % of them.
     assert counts.flops("float32") == pytest.approx(2 * 4.09e9, rel=0.04)
     # XLA's account of the program that it compiled for a CPU (jax 0.10.2).

@@ -39,8 +39,20 @@ def test_pixels_are_those_of_the_views():
 
 def test_the_command_writes_the_sheet_and_counts_every_image_once(tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
-    assert cli.main(["data", "show", "--config=pretrain/digits.py:look", f"--out={sheet}",
-                     "--examples=4", "--config.augment.shift=0", "--config.data.limit=200"]) == 0
+    assert (
+        cli.main(
+            [
+                "data",
+                "show",
+                "--config=pretrain/digits.py:look",
+                f"--out={sheet}",
+                "--examples=4",
+                "--config.augment.shift=0",
+                "--config.data.limit=200",
+            ]
+        )
+        == 0
+    )
     out = capsys.readouterr().out
     totals = re.search(r"10 classes.*2 classes(.*)", out)[1]
     train, validation, test, seen = (int(n) for n in re.findall(r"\d+", totals))
@@ -50,9 +62,13 @@ def test_the_command_writes_the_sheet_and_counts_every_image_once(tmp_path, caps
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 30  # there is something to see
 
 
-@pytest.mark.parametrize("out, message", [
-    ("sheet.jpg", "--out must be a file that ends in .png, got 'sheet.jpg'"),
-    ("nowhere/sheet.png", "'nowhere/sheet.png' cannot be written .No such file")])
+@pytest.mark.parametrize(
+    "out, message",
+    [
+        ("sheet.jpg", "--out must be a file that ends in .png, got 'sheet.jpg'"),
+        ("nowhere/sheet.png", "'nowhere/sheet.png' cannot be written .No such file"),
+    ],
+)
 def test_a_picture_that_cannot_be_written(out, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):

@@ -18,7 +18,11 @@ def test_end_to_end_on_real_images(tmp_path, monkeypatch, capsys):
     assert "LOOK and its peers on digits" in text and "image/png" in text
     found = records.read(tmp_path / "out" / "records.jsonl")
     assert sorted((r["label"], r["seed"]) for r in found) == [
-        ("cross_entropy", 0), ("cross_entropy", 1), ("look", 0), ("look", 1)]
+        ("cross_entropy", 0),
+        ("cross_entropy", 1),
+        ("look", 0),
+        ("look", 1),
+    ]
     assert {r["part"] for r in found} == {"test"}
     assert all(bool(r["history"]) == (r["seed"] == 0) for r in found)
     out = capsys.readouterr().out
@@ -34,11 +38,18 @@ def instant(monkeypatch):
     def run_job(job):
         ran.append(job)
         seed = job.config["seed"]
-        made = fake_records.record(job.label, seed, [0.9 + 0.01 * (int(job.key, 16) % 7)] * 5,
-                                   key=job.key, config=job.config)
+        made = fake_records.record(
+            job.label,
+            seed,
+            [0.9 + 0.01 * (int(job.key, 16) % 7)] * 5,
+            key=job.key,
+            config=job.config,
+        )
         if job.keep_features:
-            made["features"] = {name: getattr(fake_records.features(job.key), name)
-                                for name in ("features", "fine", "coarse")}
+            made["features"] = {
+                name: getattr(fake_records.features(job.key), name)
+                for name in ("features", "fine", "coarse")
+            }
         return made
 
     monkeypatch.setattr(study, "_results", lambda jobs, workers: map(run_job, jobs))
@@ -77,17 +88,22 @@ def test_features_of_another_config_are_not_taken_for_these(tmp_path, instant):
 
 
 def test_a_folder_with_another_sets_records_is_left_alone(tmp_path, instant):
-    records.append(tmp_path / "records.jsonl",
-                   fake_records.record("look", 0, (0.9,) * 5, data="fashion_mnist"))
+    records.append(
+        tmp_path / "records.jsonl", fake_records.record("look", 0, (0.9,) * 5, data="fashion_mnist")
+    )
     before = (tmp_path / "records.jsonl").read_bytes()
     with pytest.raises(InputError, match="holds records of fashion_mnist: choose another folder"):
         demo.run("digits", tmp_path, 2)
     assert (tmp_path / "records.jsonl").read_bytes() == before and not instant
 
 
-@pytest.mark.parametrize("data, seeds, message", [
-    ("mnist", 2, "data must be one of digits, fashion_mnist, got 'mnist'"),
-    ("digits", 1, "seeds must be at least 2")])
+@pytest.mark.parametrize(
+    "data, seeds, message",
+    [
+        ("mnist", 2, "data must be one of digits, fashion_mnist, got 'mnist'"),
+        ("digits", 1, "seeds must be at least 2"),
+    ],
+)
 def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, instant, data, seeds, message):
     with pytest.raises(InputError, match=message):
         demo.run(data, tmp_path / "out", seeds)

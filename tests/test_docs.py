@@ -53,8 +53,10 @@ def test_every_loss_and_method_is_on_its_page():
     assert sorted(listed) == sorted(functions)
     for name in listed:  # what each is for, and where it comes from
         docstring = getattr(losses, name).__doc__
-        assert all(f"\n    {part}:\n" in docstring
-                   for part in ("Use", "Args", "Returns", "Raises", "Example", "References"))
+        assert all(
+            f"\n    {part}:\n" in docstring
+            for part in ("Use", "Args", "Returns", "Raises", "Example", "References")
+        )
     page = (ROOT / "docs" / "methods.md").read_text()
     assert all(f"\n## {name}\n" in page for name in methods.METHODS)
 

@@ -24,27 +24,47 @@ from jaxpt.evaluation import measure, suites
 from jaxpt.train.parallel import Devices
 
 # Small, so that the suites are quick; what they are by default tests/evaluation/test_suites.py has.
-QUICK = {"linear": {"l2_grid": (1.0, 1e-2)}, "few_shot": {"shots": (1, 5), "draws": 2},
-         "few_shot_logistic": {"shots": (5,), "draws": 2}, "episodes": {"count": 20},
-         "map": {"examples": 60}, "neighbors": {"queries": 10, "k": 3}}
+QUICK = {
+    "linear": {"l2_grid": (1.0, 1e-2)},
+    "few_shot": {"shots": (1, 5), "draws": 2},
+    "few_shot_logistic": {"shots": (5,), "draws": 2},
+    "episodes": {"count": 20},
+    "map": {"examples": 60},
+    "neighbors": {"queries": 10, "k": 3},
+}
 BOTH = ("coarse_to_fine", "geometry")
 VALUES = {
-    "knn": {"fine_knn", "coarse_knn"}, "linear": {"fine_linear", "coarse_linear", "linear_l2"},
+    "knn": {"fine_knn", "coarse_knn"},
+    "linear": {"fine_linear", "coarse_linear", "linear_l2"},
     "few_shot": {"fine_1shot", "fine_5shot", "coarse_1shot", "coarse_5shot"},
     "few_shot_logistic": {"fine_5shot_logistic", "coarse_5shot_logistic"},
     "episodes": {"fine_5way1shot", "fine_5way5shot"},
     "retrieval": {f"{c}_{m}" for c in ("fine", "coarse") for m in ("r1", "r5", "r10", "map")},
-    "confusion": {"confused_within"}, "neighbors": set(), "map": set(),
-    "class_separation": {"class_separation"}, "alignment_uniformity": {"alignment", "uniformity"},
-    "neural_collapse": {"nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maximal_angle", "nc3",
-                        "nc4"},
-    "cdnv": {"cdnv"}, "rank_me": {"rank_me"}, "effective_rank": {"effective_rank"},
-    "fine_purity": {"fine_purity"}, "cka": {"cka_features"}}
+    "confusion": {"confused_within"},
+    "neighbors": set(),
+    "map": set(),
+    "class_separation": {"class_separation"},
+    "alignment_uniformity": {"alignment", "uniformity"},
+    "neural_collapse": {
+        "nc1",
+        "nc2_equinorm",
+        "nc2_equiangular",
+        "nc2_maximal_angle",
+        "nc3",
+        "nc4",
+    },
+    "cdnv": {"cdnv"},
+    "rank_me": {"rank_me"},
+    "effective_rank": {"effective_rank"},
+    "fine_purity": {"fine_purity"},
+    "cka": {"cka_features"},
+}
 DETAILS = {
     "confusion": {"matrix", "class_names", "coarse_of", "coarse_names"},
     "neighbors": {"class_names", "images", "queries"},
     "map": {"fine", "coarse", "class_names", "coarse_names", "pca", "pca_share", "tsne"},
-    "cka": {"layers", "other_layers", "other_label", "other_seed", "matrix"}}
+    "cka": {"layers", "other_layers", "other_label", "other_seed", "matrix"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +82,9 @@ def workdirs(tmp_path_factory):
 def measured(workdirs, tmp_path_factory):
     """(outcome, its file, its cache) of all that can be measured of the two runs."""
     folder = tmp_path_factory.mktemp("measured")
-    outcome = evaluate.run(workdirs, folder / "r.jsonl", suite=BOTH, cache=folder / "cache",
-                           constants=QUICK)
+    outcome = evaluate.run(
+        workdirs, folder / "r.jsonl", suite=BOTH, cache=folder / "cache", constants=QUICK
+    )
     return outcome, folder / "r.jsonl", folder / "cache"
 
 
@@ -85,7 +106,11 @@ def test_every_evaluator_makes_one_record_of_each_checkpoint(measured, workdirs)
         assert record["protocol"].keys() == {name}
         assert record["protocol"][name].items() >= (QUICK.get(name, {})).items()
         assert (record["method"], record["seed"], record["data"], record["part"]) == (
-            "look", 0, "digits", "test")
+            "look",
+            0,
+            "digits",
+            "test",
+        )
         assert record["config"]["data"]["label_map"] == "halves" and record["step"] == 30
         assert record["data_config"]["source"] == "digits" and len(record["checkpoint"]) == 16
         assert {"device", "packages", "date", "python", "revision"} <= record.keys()
@@ -101,16 +126,22 @@ def test_values_are_those_of_the_demo(measured, workdirs):
     outcome, _, _ = measured
     dataset = sources.load(digits.get_config().data)
     expected = measure.frozen(open_backbone(workdirs[0]).features, dataset, part="test")
-    found = {name: value for record in outcome.records if record["label"] == "look"
-             for name, value in record["values"].items()}
+    found = {
+        name: value
+        for record in outcome.records
+        if record["label"] == "look"
+        for name, value in record["values"].items()
+    }
     same = ("coarse_knn", "fine_knn", "class_separation", "fine_purity", "effective_rank")
     assert {name: found[name] for name in same} == pytest.approx(
-        {name: expected[name] for name in same})
+        {name: expected[name] for name in same}
+    )
     assert found["fine_knn"] > 0.6 and found["fine_linear"] > 0.6 and found["coarse_knn"] > 0.8
 
 
-def test_with_nothing_to_do_neither_images_nor_networks_are_touched(measured, workdirs,
-                                                                    monkeypatch):
+def test_with_nothing_to_do_neither_images_nor_networks_are_touched(
+    measured, workdirs, monkeypatch
+):
     outcome, path, cache = measured
     before = path.read_bytes()
 
@@ -136,9 +167,11 @@ def test_features_come_from_the_cache_where_it_has_them(measured, workdirs, tmp_
     monkeypatch.setattr(frozen, "extract_layers", never)
     again = evaluate.run(workdirs, tmp_path / "r.jsonl", suite=("knn", "cka"), cache=cache)
     assert [r["values"] for r in again.records] == [
-        r["values"] for label in ("look", "cross_entropy") for r in outcome.records
-        if r["label"] == label and r["evaluator"] == "knn"] + [
-        evaluators_of(outcome.records)["cka"]["values"]]
+        r["values"]
+        for label in ("look", "cross_entropy")
+        for r in outcome.records
+        if r["label"] == label and r["evaluator"] == "knn"
+    ] + [evaluators_of(outcome.records)["cka"]["values"]]
     monkeypatch.undo()
     plain = evaluate.run(workdirs[:1], tmp_path / "plain.jsonl", suite=("rank_me",))
     assert plain.records[0]["values"] == evaluators_of(outcome.records)["rank_me"]["values"]
@@ -174,12 +207,20 @@ def test_validation_looks_at_no_test_image(workdirs, tmp_path, monkeypatch):
 
     def without_test(config):
         dataset = load(config)
-        return dataset._replace(test=Split(np.zeros((0, 8, 8, 1), np.uint8),
-                                           np.zeros(0, np.int32), np.zeros(0, np.int32)))
+        return dataset._replace(
+            test=Split(
+                np.zeros((0, 8, 8, 1), np.uint8), np.zeros(0, np.int32), np.zeros(0, np.int32)
+            )
+        )
 
     monkeypatch.setattr(sources, "load", without_test)
-    outcome = evaluate.run(workdirs, tmp_path / "r.jsonl", suite=("knn", "cka", "neighbors"),
-                           part="validation", constants={"neighbors": QUICK["neighbors"]})
+    outcome = evaluate.run(
+        workdirs,
+        tmp_path / "r.jsonl",
+        suite=("knn", "cka", "neighbors"),
+        part="validation",
+        constants={"neighbors": QUICK["neighbors"]},
+    )
     assert outcome.skipped == {} and outcome.made == 5
     shown = evaluators_of(outcome.records)["neighbors"]["details"]["queries"]
     assert all(q["id"].startswith("train/") for q in shown)
@@ -191,16 +232,27 @@ def test_anybodys_function_is_measured_like_a_network(tmp_path):
 
     dataset = sources.load(digits.get_config().data)
     model = evaluate.Model("pixels", pixels)
-    outcome = evaluate.run([model], tmp_path / "r.jsonl", data=["digits"], cache=tmp_path / "c",
-                           suite=("knn", "linear"), fields={"label_map": "halves"},
-                           constants={"linear": QUICK["linear"]})
+    outcome = evaluate.run(
+        [model],
+        tmp_path / "r.jsonl",
+        data=["digits"],
+        cache=tmp_path / "c",
+        suite=("knn", "linear"),
+        fields={"label_map": "halves"},
+        constants={"linear": QUICK["linear"]},
+    )
     expected = measure.frozen(pixels, dataset, part="test")
     found = evaluators_of(outcome.records, "pixels")
     assert found["knn"]["values"]["fine_knn"] == expected["fine_knn"] > 0.9
     assert found["knn"]["config"] is None and found["knn"]["method"] == "other"
     assert not (tmp_path / "c").exists()  # nothing says when the function changes
-    evaluate.run([model._replace(checkpoint="v1")], tmp_path / "r.jsonl", data=["digits"],
-                 cache=tmp_path / "c", suite=("knn",))
+    evaluate.run(
+        [model._replace(checkpoint="v1")],
+        tmp_path / "r.jsonl",
+        data=["digits"],
+        cache=tmp_path / "c",
+        suite=("knn",),
+    )
     assert len(list((tmp_path / "c").glob("*.json"))) == 2
 
 
@@ -214,8 +266,11 @@ def test_what_cannot_be_had_is_skipped_and_named(workdirs, tmp_path, monkeypatch
 
     monkeypatch.setattr(sources, "load", counting)
     out = tmp_path / "r.jsonl"
-    monkeypatch.setitem(suites.EVALUATORS, "cdnv", suites.EVALUATORS["cdnv"]._replace(
-        measure=lambda task: require(False, "this cannot be.")))
+    monkeypatch.setitem(
+        suites.EVALUATORS,
+        "cdnv",
+        suites.EVALUATORS["cdnv"]._replace(measure=lambda task: require(False, "this cannot be.")),
+    )
     arguments = {"suite": ("knn", "cdnv"), "data": ["npz", "digits"], "fields": {"limit": 60}}
     outcome = evaluate.run(workdirs, out, **arguments)
     assert tried == ["npz", "digits"]  # each once, whether it can be had or not
@@ -239,10 +294,14 @@ def test_protocol_suites_bring_their_sets_and_metrics(workdirs, tmp_path, monkey
 
     load = sources.load
     monkeypatch.setattr(sources, "load", missing)
-    outcome = evaluate.run(workdirs[:1], tmp_path / "r.jsonl", suite=("transfer12", "vtab1k"),
-                           constants={"linear": QUICK["linear"]})
+    outcome = evaluate.run(
+        workdirs[:1],
+        tmp_path / "r.jsonl",
+        suite=("transfer12", "vtab1k"),
+        constants={"linear": QUICK["linear"]},
+    )
     assert len(tried) == 12 + 19 and len(outcome.skipped) == 30
-    record, = outcome.records
+    (record,) = outcome.records
     assert record["evaluator"] == "linear" and record["data_config"]["image_size"] == 0
     assert record["protocol"]["linear"]["metric"] == "mean_per_class"
     assert record["values"].keys() >= {"fine_linear", "fine_linear_top1"}
@@ -254,43 +313,60 @@ def test_two_seeds_are_paired_seed_by_seed_and_tables_show_their_means(tmp_path)
     def model(label, seed):
         mixing = rng.normal(size=(64, 8))
         return evaluate.Model(
-            label, lambda images: images.reshape(len(images), -1) @ mixing,
-            lambda images: {"last": images.reshape(len(images), -1) @ mixing}, seed=seed)
+            label,
+            lambda images: images.reshape(len(images), -1) @ mixing,
+            lambda images: {"last": images.reshape(len(images), -1) @ mixing},
+            seed=seed,
+        )
 
     models = [model(label, seed) for seed in (0, 1) for label in ("a", "b", "c")]
     outcome = evaluate.run(models, tmp_path / "r.jsonl", suite=("cka", "knn"), data=["digits"])
-    pairs = [(r["label"], r["details"]["other_label"], r["seed"], r["details"]["other_seed"])
-             for r in outcome.records if r["evaluator"] == "cka"]
+    pairs = [
+        (r["label"], r["details"]["other_label"], r["seed"], r["details"]["other_seed"])
+        for r in outcome.records
+        if r["evaluator"] == "cka"
+    ]
     assert sorted(pairs) == [(x, y, s, s) for x, y in ("ab", "ac", "bc") for s in (0, 1)]
-    table, = evaluate.tables(outcome.records)
+    (table,) = evaluate.tables(outcome.records)
     cells = [list(column.cells) for column in table.columns]
     assert [column.header for column in table.columns] == ["measured", "a", "b", "c"]
-    mean = np.mean([r["values"]["fine_knn"] for r in outcome.records
-                    if r["label"] == "a" and r["evaluator"] == "knn"])
+    mean = np.mean(
+        [
+            r["values"]["fine_knn"]
+            for r in outcome.records
+            if r["label"] == "a" and r["evaluator"] == "knn"
+        ]
+    )
     assert cells[1][cells[0].index("fine_knn")] == f"{mean:.4g}"
     assert cells[3][cells[0].index("cka_features")] == ""
 
 
-@pytest.mark.parametrize(("models", "changes", "message"), [
-    ([], {}, "name at least one model"),
-    (["a", "a"], {}, "two models are 'a', seed 0: give each a label"),
-    (["a"], {"part": "train"}, "part must be one of .*, got 'train'"),
-    (["a"], {"suite": ["geomtry"]}, "suite must be one of .*, got 'geomtry'"),
-    (["a"], {"suite": []}, "no suite is named"),
-    (["a"], {"data": []}, "'a' was pre-trained on no set that is known: name one"),
-    (["a"], {"suite": ["cka"]}, "nothing to measure: cka needs two models of the same seed"),
-    (["a"], {"fields": {"sise": 3}}, "no field 'sise' to replace; it has"),
-    (["a"], {"constants": {"linear": {}}}, "constants are given for linear, which .* run knn"),
-    (["a"], {"constants": {"knn": {"j": 1}}}, "knn has no constant j; it has k, temperature"),
-])
+@pytest.mark.parametrize(
+    ("models", "changes", "message"),
+    [
+        ([], {}, "name at least one model"),
+        (["a", "a"], {}, "two models are 'a', seed 0: give each a label"),
+        (["a"], {"part": "train"}, "part must be one of .*, got 'train'"),
+        (["a"], {"suite": ["geomtry"]}, "suite must be one of .*, got 'geomtry'"),
+        (["a"], {"suite": []}, "no suite is named"),
+        (["a"], {"data": []}, "'a' was pre-trained on no set that is known: name one"),
+        (["a"], {"suite": ["cka"]}, "nothing to measure: cka needs two models of the same seed"),
+        (["a"], {"fields": {"sise": 3}}, "no field 'sise' to replace; it has"),
+        (["a"], {"constants": {"linear": {}}}, "constants are given for linear, which .* run knn"),
+        (["a"], {"constants": {"knn": {"j": 1}}}, "knn has no constant j; it has k, temperature"),
+    ],
+)
 def test_bad_calls_are_refused_before_anything_is_measured(models, changes, message, tmp_path):
     def never(images):
         raise AssertionError("nothing is to be measured")
 
     arguments = {"suite": ["knn"], "data": ["digits"], **changes}
     with pytest.raises(InputError, match=message):
-        evaluate.run([evaluate.Model(label, never) for label in models],
-                     tmp_path / "new" / "r.jsonl", **arguments)
+        evaluate.run(
+            [evaluate.Model(label, never) for label in models],
+            tmp_path / "new" / "r.jsonl",
+            **arguments,
+        )
     assert not list(tmp_path.iterdir())
 
 
@@ -306,8 +382,9 @@ def test_one_and_eight_devices_make_the_same_records(workdirs, tmp_path, monkeyp
     values = []
     for limit in 1, 8:
         monkeypatch.setattr(evaluate, "Devices", lambda limit=limit: Devices(limit=limit))
-        outcome = evaluate.run(workdirs, tmp_path / f"{limit}.jsonl",
-                               suite=("knn", "cdnv", "cka", "neighbors"))
+        outcome = evaluate.run(
+            workdirs, tmp_path / f"{limit}.jsonl", suite=("knn", "cdnv", "cka", "neighbors")
+        )
         values.append([(r["key"], r["values"], r.get("details")) for r in outcome.records])
     assert values[0] == values[1]
 
@@ -317,8 +394,11 @@ def test_the_command_shows_a_table_and_says_what_is_missing(workdirs, tmp_path, 
     argv = ["evaluate", *workdirs, f"--out={out}", "--suite=knn,few_shot", "--limit=60"]
     assert cli.main(argv) == 0
     said = capsys.readouterr()
-    table = {row[0]: row[1:] for row in (re.findall(r"[\w.\-]+", line)
-                                         for line in said.out.splitlines()) if row}
+    table = {
+        row[0]: row[1:]
+        for row in (re.findall(r"[\w.\-]+", line) for line in said.out.splitlines())
+        if row
+    }
     assert table["measured"] == ["look", "cross_entropy"]
     values = [r["values"]["fine_knn"] for r in records.read(out) if r["evaluator"] == "knn"]
     assert table["fine_knn"] == [f"{value:.4g}" for value in values]
@@ -330,16 +410,29 @@ def test_the_command_shows_a_table_and_says_what_is_missing(workdirs, tmp_path, 
     assert "0 new, 4 were there already" in said.out
     assert said.err.startswith("skipped: npz: knn of look, seed 0 and 3 more: data.path")
     assert cli.main(argv + ["--data=npz", "--strict"]) == 2
-    assert cli.main(["evaluate", f"a={workdirs[0]}", f"--out={tmp_path / 'b.jsonl'}", "--cache=",
-                     "--suite=knn", "--part=validation", "--label_map=parity"]) == 0
-    record, = records.read(tmp_path / "b.jsonl")
+    assert (
+        cli.main(
+            [
+                "evaluate",
+                f"a={workdirs[0]}",
+                f"--out={tmp_path / 'b.jsonl'}",
+                "--cache=",
+                "--suite=knn",
+                "--part=validation",
+                "--label_map=parity",
+            ]
+        )
+        == 0
+    )
+    (record,) = records.read(tmp_path / "b.jsonl")
     assert (record["label"], record["part"]) == ("a", "validation")
     assert record["data_config"]["label_map"] == "parity"
     assert not (tmp_path / "features").exists()
 
 
-@pytest.mark.skipif(not pathlib.Path(small_sets.FASHION_MNIST_DIR).is_dir(),
-                    reason="Fashion-MNIST is not installed")
+@pytest.mark.skipif(
+    not pathlib.Path(small_sets.FASHION_MNIST_DIR).is_dir(), reason="Fashion-MNIST is not installed"
+)
 def test_fashion_mnist_and_scratch_beside_it(tmp_path):
     config = fashion_mnist.get_config("look")
     config.update(duration="5 steps", knn_every="0 steps", devices=1, memory=500, batch_size=100)
@@ -347,10 +440,13 @@ def test_fashion_mnist_and_scratch_beside_it(tmp_path):
     config.model.options = {"widths": (8, 16), "strides": (2, 2)}
     pretrain.run(config, str(tmp_path / "run"), quiet=True)
     scratch = ml_collections.ConfigDict(config.model.to_dict() | {"name": "small_cnn"})
-    outcome = evaluate.run([tmp_path / "run", "scratch:0"], tmp_path / "r.jsonl",
-                           constants={name: QUICK[name] for name in ("neighbors", "few_shot")},
-                           suite=("knn", "confusion", "neighbors", "few_shot", "cka", "cdnv"),
-                           model_config=scratch)
+    outcome = evaluate.run(
+        [tmp_path / "run", "scratch:0"],
+        tmp_path / "r.jsonl",
+        constants={name: QUICK[name] for name in ("neighbors", "few_shot")},
+        suite=("knn", "confusion", "neighbors", "few_shot", "cka", "cdnv"),
+        model_config=scratch,
+    )
     assert outcome.skipped == {} and outcome.made == 11
     found = evaluators_of(outcome.records)
     assert found["knn"]["data"] == "fashion_mnist" and found["knn"]["data_config"]["limit"] == 500
@@ -390,8 +486,10 @@ def test_killed_at_any_point_it_goes_on_to_the_same_file(measured, workdirs, tmp
 
 def timeless(path):
     """Records without what midnight or a commit may change while this runs."""
-    return [{name: value for name, value in record.items() if name not in ("date", "revision")}
-            for record in records.read(path)]
+    return [
+        {name: value for name, value in record.items() if name not in ("date", "revision")}
+        for record in records.read(path)
+    ]
 
 
 def lines(path: pathlib.Path) -> int:

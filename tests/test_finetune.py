@@ -20,16 +20,28 @@ from jaxpt.errors import InputError
 from jaxpt.evaluation.features import extract
 from jaxpt.train.parallel import Devices
 
-MODEL = {"name": "small_cnn", "norm": "batch", "dtype": "float32", "normalisation": "",
-         "options": {"widths": [8, 16, 16], "strides": [2, 1, 2]}}
+MODEL = {
+    "name": "small_cnn",
+    "norm": "batch",
+    "dtype": "float32",
+    "normalisation": "",
+    "options": {"widths": [8, 16, 16], "strides": [2, 1, 2]},
+}
 ONE = Devices("shard_map", 1)
 STEPS = 4
 
 
 def config_of(**changes):
     config = defaults.get_config()
-    config.update(seeds=(0,), duration=f"{STEPS} steps", warmup="0 steps", batch_size=40,
-                  learning_rates=(1e-2,), weight_decays=(1e-2,), metric="top1")
+    config.update(
+        seeds=(0,),
+        duration=f"{STEPS} steps",
+        warmup="0 steps",
+        batch_size=40,
+        learning_rates=(1e-2,),
+        weight_decays=(1e-2,),
+        metric="top1",
+    )
     config.augment.update(shift=0, contrast=0.0, noise=0.0)
     with config.unlocked():
         config.update_from_flattened_dict(changes)
@@ -59,25 +71,50 @@ def trained(start, dataset, devices=ONE, *, rate=1e-2, decay=1e-2, seed=0, **cha
 
 
 def norm_of_change(before, after):
-    return {name: float(optax.tree.norm(jax.tree.map(
-        lambda a, b: jnp.asarray(a - b), before[name], after[name]))) for name in before}
+    return {
+        name: float(
+            optax.tree.norm(
+                jax.tree.map(lambda a, b: jnp.asarray(a - b), before[name], after[name])
+            )
+        )
+        for name in before
+    }
 
 
 def assert_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize(("head", "layers"), [
-    ("linear", {"kernel": (16, 10)}),
-    ("mlp", {"Projector_0": (16, 12), "kernel": (12, 10)}),
-    ("spinal", {"Dense_0": (8, 12), "Dense_1": (20, 12), "Dense_2": (20, 12), "Dense_3": (20, 12),
-                "kernel": (48, 10)})])
+@pytest.mark.parametrize(
+    ("head", "layers"),
+    [
+        ("linear", {"kernel": (16, 10)}),
+        ("mlp", {"Projector_0": (16, 12), "kernel": (12, 10)}),
+        (
+            "spinal",
+            {
+                "Dense_0": (8, 12),
+                "Dense_1": (20, 12),
+                "Dense_2": (20, 12),
+                "Dense_3": (20, 12),
+                "kernel": (48, 10),
+            },
+        ),
+    ],
+)
 def test_every_head_learns(head, layers, start, dataset):
-    task = task_of(start, dataset, duration="200 steps",
-                   **{"head.name": head, "head.width": 12, "schedule.name": "cosine"})
+    task = task_of(
+        start,
+        dataset,
+        duration="200 steps",
+        **{"head.name": head, "head.width": 12, "schedule.name": "cosine"},
+    )
     params, _ = task.variables(seed=0)
-    kernels = {jax.tree_util.keystr(path): leaf.shape for path, leaf
-               in jax.tree_util.tree_leaves_with_path(params["head"]) if leaf.ndim == 2}
+    kernels = {
+        jax.tree_util.keystr(path): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params["head"])
+        if leaf.ndim == 2
+    }
     assert sorted(kernels.values()) == sorted(layers.values())
     state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
     assert finetune.accuracy(task, state, dataset.test) > 0.7  # chance is 0.1
@@ -93,12 +130,14 @@ def test_the_head_comes_from_the_seed(start, dataset):
 
 @pytest.mark.parametrize("freeze", [0, 2, -1])
 def test_frozen_parts_keep_parameters_and_statistics_to_the_bit(freeze, start, dataset):
-    state = trained(start, dataset, freeze=freeze, ema=0.9, layer_decay=0.5,
-                    **{"optimizer.clip_norm": 1.0})
+    state = trained(
+        start, dataset, freeze=freeze, ema=0.9, layer_decay=0.5, **{"optimizer.clip_norm": 1.0}
+    )
     frozen = 3 if freeze == -1 else freeze
     averages = state.average
-    for part, (before, after, average) in enumerate(zip(
-            (start.params, start.batch_stats), (state.params, state.batch_stats), averages)):
+    for part, (before, after, average) in enumerate(
+        zip((start.params, start.batch_stats), (state.params, state.batch_stats), averages)
+    ):
         for i in range(3):
             names = [f"Conv_{i}", f"BatchNorm_{i}"] if part == 0 else [f"BatchNorm_{i}"]
             for name in names:
@@ -117,10 +156,14 @@ def test_frozen_parts_are_in_evaluation_mode(start, dataset):
     images = augment.to_float(jnp.asarray(dataset.test.images[:20]))
     params, stats = task.variables(0)
     encoded = models.encode(task.encoder, params, stats, images, train=True)
-    np.testing.assert_allclose(encoded.features, start.features(dataset.test.images[:20]),
-                               rtol=1e-4, atol=1e-5)
-    gradients = jax.jit(jax.grad(lambda p: jnp.sum(models.encode(
-        task.encoder, p, stats, images, train=True).features)))(params)
+    np.testing.assert_allclose(
+        encoded.features, start.features(dataset.test.images[:20]), rtol=1e-4, atol=1e-5
+    )
+    gradients = jax.jit(
+        jax.grad(
+            lambda p: jnp.sum(models.encode(task.encoder, p, stats, images, train=True).features)
+        )
+    )(params)
     assert optax.tree.norm(gradients["backbone"]) == 0  # so that clipping does not count them
     whole = models.encode(task_of(start, dataset).encoder, params, stats, images, train=True)
     assert np.abs(whole.features - encoded.features).max() > 0.1
@@ -128,13 +171,21 @@ def test_frozen_parts_are_in_evaluation_mode(start, dataset):
 
 def test_layer_decay_scales_every_update_of_the_step(start, dataset):
     """SGD without momentum: one step moves each part by its rate times the same gradient."""
-    changes = {"duration": "1 steps", "optimizer.name": "sgd", "optimizer.momentum": 0.0,
-               "head.name": "mlp"}  # whose first layer gets no gradient through the zero second
+    changes = {
+        "duration": "1 steps",
+        "optimizer.name": "sgd",
+        "optimizer.momentum": 0.0,
+        "head.name": "mlp",
+    }  # whose first layer gets no gradient through the zero second
     plain, decayed, faster = (
         norm_of_change(task_of(start, dataset, **changes).variables(0)[0]["backbone"], state)
-        for state in (trained(start, dataset, **changes, layer_decay=decay, rate=rate,
-                              decay=1.0).params["backbone"]
-                      for decay, rate in ((1.0, 1e-2), (0.5, 1e-2), (1.0, 2e-2))))
+        for state in (
+            trained(start, dataset, **changes, layer_decay=decay, rate=rate, decay=1.0).params[
+                "backbone"
+            ]
+            for decay, rate in ((1.0, 1e-2), (0.5, 1e-2), (1.0, 2e-2))
+        )
+    )
     for i, factor in enumerate((0.125, 0.25, 0.5)):
         np.testing.assert_allclose(decayed[f"Conv_{i}"], factor * plain[f"Conv_{i}"], rtol=1e-3)
         np.testing.assert_allclose(faster[f"Conv_{i}"], 2 * plain[f"Conv_{i}"], rtol=1e-3)
@@ -157,54 +208,82 @@ def by_hand(task, split, *, rate, decay, seed=0, smoothing=0.0):
 
         def loss(params, images=images, targets=targets, stats=stats):
             encoded = models.encode(task.encoder, params, stats, images, train=True)
-            return (-jnp.mean(jnp.sum(targets * jax.nn.log_softmax(encoded.output), axis=1)),
-                    encoded.batch_stats)
+            return (
+                -jnp.mean(jnp.sum(targets * jax.nn.log_softmax(encoded.output), axis=1)),
+                encoded.batch_stats,
+            )
 
         gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
         fall = 0.5 * (1 + math.cos(math.pi * step / STEPS))
         params = jax.tree.map(
-            lambda p, g, fall=fall: p - rate * fall * (g + decay * p * (p.ndim > 1)), params,
-            gradients)
+            lambda p, g, fall=fall: p - rate * fall * (g + decay * p * (p.ndim > 1)),
+            params,
+            gradients,
+        )
         history.append((params, stats))
     return jax.device_get(history)
 
 
 @pytest.mark.parametrize(("mix", "smoothing"), [(0.0, 0.0), (0.5, 0.2)])
 def test_the_loop_is_gradient_descent_and_the_average_is_one(mix, smoothing, start, dataset):
-    changes = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "mixup": mix, "ema": 0.7,
-               "label_smoothing": smoothing}
+    changes = {
+        "optimizer.name": "sgd",
+        "optimizer.momentum": 0.0,
+        "mixup": mix,
+        "ema": 0.7,
+        "label_smoothing": smoothing,
+    }
     task = task_of(start, dataset, **changes)
     state = jax.device_get(finetune.train(task, dataset.train, rate=0.1, decay=1e-2, seed=3))
     history = by_hand(task, dataset.train, rate=0.1, decay=1e-2, seed=3, smoothing=smoothing)
     close = dict(rtol=1e-3, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close),
-                 (state.params, state.batch_stats), history[-1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, **close),
+        (state.params, state.batch_stats),
+        history[-1],
+    )
     average = history[0]
     for now in history[1:]:
         average = jax.tree.map(lambda old, new: 0.7 * old + 0.3 * new, average, now)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), state.average, average)
     logits = extract(task.encoder, *average, dataset.test.images, what="output")
     assert finetune.accuracy(task, state, dataset.test) == np.mean(
-        np.argmax(logits, axis=1) == dataset.test.labels)
+        np.argmax(logits, axis=1) == dataset.test.labels
+    )
 
 
 def test_without_average_the_last_weights_are_tested(start, dataset):
     task = task_of(start, dataset)
     state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
-    logits = extract(task.encoder, *jax.device_get((state.params, state.batch_stats)),
-                     dataset.test.images, what="output")
+    logits = extract(
+        task.encoder,
+        *jax.device_get((state.params, state.batch_stats)),
+        dataset.test.images,
+        what="output",
+    )
     assert state.average is None
     assert finetune.accuracy(task, state, dataset.test) == np.mean(
-        np.argmax(logits, axis=1) == dataset.test.labels)
+        np.argmax(logits, axis=1) == dataset.test.labels
+    )
 
 
 def test_clipping_bounds_the_step(start, dataset):
-    changes = {"duration": "1 steps", "optimizer.name": "sgd", "optimizer.momentum": 0.0,
-               "rate": 1.0, "decay": 0.0}
+    changes = {
+        "duration": "1 steps",
+        "optimizer.name": "sgd",
+        "optimizer.momentum": 0.0,
+        "rate": 1.0,
+        "decay": 0.0,
+    }
     before = task_of(start, dataset).variables(0)[0]
-    moved = [math.hypot(*norm_of_change(before, trained(
-        start, dataset, **changes, **{"optimizer.clip_norm": clip}).params).values())
-        for clip in (0.0, 0.05)]
+    moved = [
+        math.hypot(
+            *norm_of_change(
+                before, trained(start, dataset, **changes, **{"optimizer.clip_norm": clip}).params
+            ).values()
+        )
+        for clip in (0.0, 0.05)
+    ]
     assert moved[0] > 0.1
     np.testing.assert_allclose(moved[1], 0.05, rtol=1e-3)
 
@@ -214,11 +293,15 @@ def test_eight_devices_equal_one_and_the_seed_counts(changes, start, dataset):
     changes = {"optimizer.name": "sgd", **changes, "head.name": "mlp"}
     network = {**MODEL, "norm": "sync_batch"}
     start = dataclasses.replace(
-        backbones.open_backbone("scratch", model=ml_collections.ConfigDict(network)))
+        backbones.open_backbone("scratch", model=ml_collections.ConfigDict(network))
+    )
     one, eight, other = (
-        (state.params, state.batch_stats, state.average) for state in (
+        (state.params, state.batch_stats, state.average)
+        for state in (
             trained(start, dataset, Devices("shard_map", n), rate=0.1, seed=seed, **changes)
-            for n, seed in ((1, 0), (8, 0), (8, 1))))
+            for n, seed in ((1, 0), (8, 0), (8, 1))
+        )
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, eight)
     assert norm_of_change(other[0], eight[0])["backbone"] > 1e-3
 
@@ -240,17 +323,34 @@ def test_crops_are_of_the_resized_image_and_anywhere_in_it():
     index = np.arange(200, dtype=np.int32)
 
     def crops(epoch):
-        return np.asarray(jax.jit(lambda: finetune.training_images(config, Batch(
-            jnp.asarray(images), index, index, index, np.full(200, epoch, np.int32),
-            np.int32(0))))())
+        return np.asarray(
+            jax.jit(
+                lambda: finetune.training_images(
+                    config,
+                    Batch(
+                        jnp.asarray(images),
+                        index,
+                        index,
+                        index,
+                        np.full(200, epoch, np.int32),
+                        np.int32(0),
+                    ),
+                )
+            )()
+        )
 
     found = crops(0)
-    large = np.asarray(jax.image.resize(augment.to_float(jnp.asarray(images)), (200, 12, 12, 1),
-                                        "linear"))
+    large = np.asarray(
+        jax.image.resize(augment.to_float(jnp.asarray(images)), (200, 12, 12, 1), "linear")
+    )
     places = []
     for crop, image in zip(found, large):
-        fits = [(t, left) for t in range(5) for left in range(5)
-                if np.allclose(crop, image[t:t + 8, left:left + 8], atol=1e-5)]
+        fits = [
+            (t, left)
+            for t in range(5)
+            for left in range(5)
+            if np.allclose(crop, image[t : t + 8, left : left + 8], atol=1e-5)
+        ]
         places.append(fits[0])
         assert len(fits) == 1
     assert {t for t, _ in places} == {left for _, left in places} == set(range(5))
@@ -261,12 +361,16 @@ def test_crops_are_of_the_resized_image_and_anywhere_in_it():
 def test_evaluation_resizes_to_the_crop(start, dataset):
     task = task_of(start, dataset, resize=16, crop=12)
     state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
-    images = jax.image.resize(augment.to_float(jnp.asarray(dataset.test.images)),
-                              (len(dataset.test.ids), 12, 12, 1), "linear")
+    images = jax.image.resize(
+        augment.to_float(jnp.asarray(dataset.test.images)),
+        (len(dataset.test.ids), 12, 12, 1),
+        "linear",
+    )
     encoder = task.encoder.clone(size=0)
     logits = models.encode(encoder, state.params, state.batch_stats, images, train=False).output
     assert finetune.accuracy(task, state, dataset.test) == np.mean(
-        np.argmax(logits, axis=1) == dataset.test.labels)
+        np.argmax(logits, axis=1) == dataset.test.labels
+    )
 
 
 def test_the_setting_is_chosen_on_validation_and_refitted_on_all(monkeypatch, dataset):
@@ -290,12 +394,27 @@ def test_the_setting_is_chosen_on_validation_and_refitted_on_all(monkeypatch, da
     task.dataset = dataset
     task.config = config_of(learning_rates=(0.1, 0.2), weight_decays=(0.0, 0.3))
     found = finetune.finetune(task, seed=4)
-    assert found == (0.4, 0.7, 0.2, 0.0, [
-        {"learning_rate": rate, "weight_decay": decay, "validation": scores[rate, decay]}
-        for rate, decay in ((0.1, 0.0), (0.2, 0.0), (0.1, 0.3), (0.2, 0.3))])
-    assert done == [("train", 0.1, 0.0, 4), "validation", ("train", 0.2, 0.0, 4), "validation",
-                    ("train", 0.1, 0.3, 4), ("train", 0.2, 0.3, 4), "validation",
-                    ("trainval", 0.2, 0.0, 4), "test"]
+    assert found == (
+        0.4,
+        0.7,
+        0.2,
+        0.0,
+        [
+            {"learning_rate": rate, "weight_decay": decay, "validation": scores[rate, decay]}
+            for rate, decay in ((0.1, 0.0), (0.2, 0.0), (0.1, 0.3), (0.2, 0.3))
+        ],
+    )
+    assert done == [
+        ("train", 0.1, 0.0, 4),
+        "validation",
+        ("train", 0.2, 0.0, 4),
+        "validation",
+        ("train", 0.1, 0.3, 4),
+        ("train", 0.2, 0.3, 4),
+        "validation",
+        ("trainval", 0.2, 0.0, 4),
+        "test",
+    ]
     scores = dict.fromkeys(scores)
     with pytest.raises(InputError, match="loss does not stay finite"):
         finetune.finetune(task, seed=4)
@@ -309,14 +428,22 @@ def test_a_rate_that_diverges_is_not_chosen(start, dataset):
 
 def test_test_labels_decide_nothing(start, dataset):
     shuffled = dataset._replace(test=dataset.test._replace(labels=np.roll(dataset.test.labels, 1)))
-    honest, blind = (finetune.finetune(task_of(start, d, learning_rates=(1e-2, 1e-3)), seed=0)
-                     for d in (dataset, shuffled))
+    honest, blind = (
+        finetune.finetune(task_of(start, d, learning_rates=(1e-2, 1e-3)), seed=0)
+        for d in (dataset, shuffled)
+    )
     assert honest[1:] == blind[1:] and honest.accuracy != blind.accuracy
 
 
 def test_the_metric_is_the_configs(start, dataset):
-    few = dataset.test.take(np.concatenate([np.flatnonzero(dataset.test.labels == 0)[:1],
-                                            np.flatnonzero(dataset.test.labels == 1)[:3]]))
+    few = dataset.test.take(
+        np.concatenate(
+            [
+                np.flatnonzero(dataset.test.labels == 0)[:1],
+                np.flatnonzero(dataset.test.labels == 1)[:3],
+            ]
+        )
+    )
     found = {}
     for metric in "top1", "mean_per_class":
         task = task_of(start, dataset, metric=metric)
@@ -325,50 +452,56 @@ def test_the_metric_is_the_configs(start, dataset):
     assert found == {"top1": 0.25, "mean_per_class": 0.5}
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"seeds": ()}, "seeds is empty"),
-    ({"seeds": (-1,)}, r"seeds must lie in 0 … 2147483647, got \(-1,\)"),
-    ({"learning_rates": ()}, "learning_rates is empty"),
-    ({"weight_decays": ()}, "weight_decays is empty"),
-    ({"learning_rates": (-1e-3,)}, "learning_rates must be finite and not negative"),
-    ({"weight_decays": (math.inf,)}, "weight_decays must be finite and not negative"),
-    ({"optimizer.clip_norm": -1.0}, "optimizer.clip_norm must be finite and not negative"),
-    ({"mixup": -1.0}, "no rule sets mixup"),
-    ({"mixup": math.nan}, "mixup must be finite"),
-    ({"mixup": -0.5}, "mixup must be finite and not negative, got -0.5"),
-    ({"duration": "", "crop": -1}, "no rule sets crop, duration"),
-    ({"rule": "vtab"}, "rule must be \"\" or \"bit\", got 'vtab'"),
-    ({"ema": 1.0}, "ema must be at least 0 and below 1, got 1.0"),
-    ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
-    ({"crop": 8}, "crop must lie between 1 and resize, or both be 0, got 8 of 0"),
-    ({"resize": 8}, "crop must lie between 1 and resize, or both be 0, got 0 of 8"),
-    ({"resize": 8, "crop": 9}, "got 9 of 8"),
-    ({"augment.crop_size": 8}, "set crop"),
-    ({"augment.noise": -1.0}, "augment.noise"),
-    ({"metric": "voc07_map"}, "metric must be one of mean_per_class, top1, got 'voc07_map'"),
-    ({"schedule.name": "linear"}, "schedule.name must be one of cosine, steps"),
-    ({"head.name": "cosine"}, "head.name must be one of"),
-    ({"head.width": 0}, "head.width must be at least 1, got 0"),
-    ({"freeze": 4}, "freeze must lie between 0 and the 3 parts"),
-    ({"freeze": -2}, "freeze must lie between 0 and the 3 parts"),
-    ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1"),
-    ({"layer_decay": 1.5}, "layer_decay must be above 0 and at most 1"),
-    ({"duration": "0 steps"}, "is less than one step"),
-    ({"warmup": "4 steps"}, "leaves nothing"),
-    ({"schedule.name": "steps", "warmup": "4 steps"}, "leaves nothing"),
-    ({"schedule.name": "steps", "schedule.at": (0.5, 0.3)}, "schedule.at must be rising"),
-    ({"schedule.name": "steps", "schedule.at": (1.0,)}, "schedule.at must be rising"),
-    ({"schedule.name": "steps", "schedule.factor": 0.0}, "schedule.factor must be above 0"),
-    ({"optimizer.name": "adam"}, "optimizer.name"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": ()}, "seeds is empty"),
+        ({"seeds": (-1,)}, r"seeds must lie in 0 … 2147483647, got \(-1,\)"),
+        ({"learning_rates": ()}, "learning_rates is empty"),
+        ({"weight_decays": ()}, "weight_decays is empty"),
+        ({"learning_rates": (-1e-3,)}, "learning_rates must be finite and not negative"),
+        ({"weight_decays": (math.inf,)}, "weight_decays must be finite and not negative"),
+        ({"optimizer.clip_norm": -1.0}, "optimizer.clip_norm must be finite and not negative"),
+        ({"mixup": -1.0}, "no rule sets mixup"),
+        ({"mixup": math.nan}, "mixup must be finite"),
+        ({"mixup": -0.5}, "mixup must be finite and not negative, got -0.5"),
+        ({"duration": "", "crop": -1}, "no rule sets crop, duration"),
+        ({"rule": "vtab"}, 'rule must be "" or "bit", got \'vtab\''),
+        ({"ema": 1.0}, "ema must be at least 0 and below 1, got 1.0"),
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1"),
+        ({"crop": 8}, "crop must lie between 1 and resize, or both be 0, got 8 of 0"),
+        ({"resize": 8}, "crop must lie between 1 and resize, or both be 0, got 0 of 8"),
+        ({"resize": 8, "crop": 9}, "got 9 of 8"),
+        ({"augment.crop_size": 8}, "set crop"),
+        ({"augment.noise": -1.0}, "augment.noise"),
+        ({"metric": "voc07_map"}, "metric must be one of mean_per_class, top1, got 'voc07_map'"),
+        ({"schedule.name": "linear"}, "schedule.name must be one of cosine, steps"),
+        ({"head.name": "cosine"}, "head.name must be one of"),
+        ({"head.width": 0}, "head.width must be at least 1, got 0"),
+        ({"freeze": 4}, "freeze must lie between 0 and the 3 parts"),
+        ({"freeze": -2}, "freeze must lie between 0 and the 3 parts"),
+        ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1"),
+        ({"layer_decay": 1.5}, "layer_decay must be above 0 and at most 1"),
+        ({"duration": "0 steps"}, "is less than one step"),
+        ({"warmup": "4 steps"}, "leaves nothing"),
+        ({"schedule.name": "steps", "warmup": "4 steps"}, "leaves nothing"),
+        ({"schedule.name": "steps", "schedule.at": (0.5, 0.3)}, "schedule.at must be rising"),
+        ({"schedule.name": "steps", "schedule.at": (1.0,)}, "schedule.at must be rising"),
+        ({"schedule.name": "steps", "schedule.factor": 0.0}, "schedule.factor must be above 0"),
+        ({"optimizer.name": "adam"}, "optimizer.name"),
+    ],
+)
 def test_bad_settings_are_refused(changes, message, start, dataset):
     with pytest.raises(InputError, match=message):
         finetune.finetune(task_of(start, dataset, **changes), seed=0)
 
 
 def test_sets_with_several_labels_an_image_are_refused(start, dataset):
-    several = dataset._replace(trainval=dataset.trainval._replace(
-        labels=np.zeros((len(dataset.trainval.ids), 10), np.uint8)))
+    several = dataset._replace(
+        trainval=dataset.trainval._replace(
+            labels=np.zeros((len(dataset.trainval.ids), 10), np.uint8)
+        )
+    )
     with pytest.raises(InputError, match="several labels"):
         task_of(start, several)
 

@@ -5,19 +5,41 @@ import inspect
 
 import pytest
 
-PUBLIC = ("jaxpt.losses", "jaxpt.knn", "jaxpt.memory", "jaxpt.selection", "jaxpt.evaluation",
-          "jaxpt.models", "jaxpt.weights", "jaxpt.backbones", "jaxpt.records", "jaxpt.pretrain",
-          "jaxpt.finetune", "jaxpt.transfer", "jaxpt.evaluate", "jaxpt.methods", "jaxpt.report",
-          "jaxpt.data.sources", "jaxpt.study", "jaxpt.scaling", "jaxpt.demo", "jaxpt.launch",
-          "jaxpt.export", "jaxpt.plan")
+PUBLIC = (
+    "jaxpt.losses",
+    "jaxpt.knn",
+    "jaxpt.memory",
+    "jaxpt.selection",
+    "jaxpt.evaluation",
+    "jaxpt.models",
+    "jaxpt.weights",
+    "jaxpt.backbones",
+    "jaxpt.records",
+    "jaxpt.pretrain",
+    "jaxpt.finetune",
+    "jaxpt.transfer",
+    "jaxpt.evaluate",
+    "jaxpt.methods",
+    "jaxpt.report",
+    "jaxpt.data.sources",
+    "jaxpt.study",
+    "jaxpt.scaling",
+    "jaxpt.demo",
+    "jaxpt.launch",
+    "jaxpt.export",
+    "jaxpt.plan",
+)
 
 
 def public_functions(module):
     names = getattr(module, "__all__", None) or [
-        name for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__]
-    return {name: getattr(module, name) for name in names
-            if inspect.isfunction(getattr(module, name))}
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+    return {
+        name: getattr(module, name) for name in names if inspect.isfunction(getattr(module, name))
+    }
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -26,8 +48,11 @@ def test_public_functions_have_types_and_docstrings(name):
     assert functions
     for function in functions.values():
         signature = inspect.signature(function)
-        untyped = [parameter.name for parameter in signature.parameters.values()
-                   if parameter.annotation is parameter.empty]
+        untyped = [
+            parameter.name
+            for parameter in signature.parameters.values()
+            if parameter.annotation is parameter.empty
+        ]
         assert not untyped, f"{name}.{function.__name__}: {untyped}"
         assert signature.return_annotation is not signature.empty, f"{name}.{function.__name__}"
         assert inspect.getdoc(function), f"{name}.{function.__name__}"

@@ -101,8 +101,9 @@ def test_no_gradient_flows_into_pushed_keys():
 
 def test_it_can_be_carried_through_a_scan():
     keys, labels, ids = (x.reshape(4, 2, *x.shape[1:]) for x in batch(0, 8))
-    scanned, _ = jax.lax.scan(lambda m, b: (memory.push(m, *b), None), memory.create(5, DIM),
-                              (keys, labels, ids))
+    scanned, _ = jax.lax.scan(
+        lambda m, b: (memory.push(m, *b), None), memory.create(5, DIM), (keys, labels, ids)
+    )
     looped = memory.create(5, DIM)
     for b in zip(keys, labels, ids):
         looped = push(looped, *b)
@@ -112,8 +113,16 @@ def test_it_can_be_carried_through_a_scan():
 def test_unwritten_slots_are_no_neighbors():
     queries = np.eye(3, dtype=np.float32)
     m = push(memory.create(6, DIM), queries, np.array([0, 1, 1]), np.arange(3))
-    losses, stats = jax.jit(look)(queries, m.keys, np.array([0, 1, 1]), m.labels, k=6,
-                                  key_mask=m.valid, query_ids=np.arange(3), key_ids=m.ids)
+    losses, stats = jax.jit(look)(
+        queries,
+        m.keys,
+        np.array([0, 1, 1]),
+        m.labels,
+        k=6,
+        key_mask=m.valid,
+        query_ids=np.arange(3),
+        key_ids=m.ids,
+    )
     # Two admissible keys at cosine 0: none of the first's label, one of the others'.
     np.testing.assert_allclose(losses, [0, np.log(2), np.log(2)], rtol=1e-6)
     np.testing.assert_allclose(stats, (1 / 3, 1 / 3, 1 / 3), rtol=1e-6)
@@ -141,19 +150,33 @@ def test_parts_hold_together_what_the_whole_holds(kind, devices):
         return memory.write(m, slots, keys, labels, ids, momentum=0.5, **axis)
 
     def split(m):  # as shard_map does, and back
-        return m._replace(**{name: x.reshape(devices, -1, *x.shape[1:])
-                             for name, x in m._asdict().items() if name != "cursor"})
+        return m._replace(
+            **{
+                name: x.reshape(devices, -1, *x.shape[1:])
+                for name, x in m._asdict().items()
+                if name != "cursor"
+            }
+        )
 
     parts = memory.SHARDED
-    in_parts = jax.jit(jax.vmap(
-        lambda m, *rows: step(m, *rows, **axis), axis_name="shard",
-        in_axes=(parts, None, None, None, None), out_axes=parts))
+    in_parts = jax.jit(
+        jax.vmap(
+            lambda m, *rows: step(m, *rows, **axis),
+            axis_name="shard",
+            in_axes=(parts, None, None, None, None),
+            out_axes=parts,
+        )
+    )
     whole = memory.create(size, DIM)
     of_parts = split(whole)
     for _ in range(9):  # batches of 7 wrap round, and fall across the borders of the parts
         slots = rng.integers(0, size, 7)
-        rows = (slots, unit(rng.normal(size=(7, DIM))), rng.integers(0, 4, 7),
-                rng.integers(0, 99, 7))
+        rows = (
+            slots,
+            unit(rng.normal(size=(7, DIM))),
+            rng.integers(0, 4, 7),
+            rng.integers(0, 99, 7),
+        )
         whole, of_parts = step(whole, *rows), in_parts(of_parts, *rows)
         for x, y in zip(split(whole), of_parts):
             np.testing.assert_allclose(x, y, rtol=1e-6)  # the bank's keys are scaled to length one
@@ -161,9 +184,13 @@ def test_parts_hold_together_what_the_whole_holds(kind, devices):
 
 def test_a_batch_may_be_longer_than_a_part_but_not_than_the_whole():
     def pushed(size, n):
-        return jax.eval_shape(jax.vmap(
-            lambda part: memory.push(memory.create(size, DIM), *batch(0, n), axis_name="shard"),
-            axis_name="shard"), np.arange(2))
+        return jax.eval_shape(
+            jax.vmap(
+                lambda part: memory.push(memory.create(size, DIM), *batch(0, n), axis_name="shard"),
+                axis_name="shard",
+            ),
+            np.arange(2),
+        )
 
     assert pushed(4, 7).keys.shape == (2, 4, DIM)
     with pytest.raises(ValueError, match="batch of 9 keys does not fit a memory of 8"):
@@ -224,5 +251,11 @@ def test_of_a_slot_named_twice_the_last_row_counts():
 
 def test_a_bank_refuses_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"keys must be \[batch, 3\].*\(1, 2\)"):
-        memory.write(memory.create(2, DIM), np.array([0]), np.ones((1, 2)), np.array([0]),
-                     np.array([0]), momentum=0.5)
+        memory.write(
+            memory.create(2, DIM),
+            np.array([0]),
+            np.ones((1, 2)),
+            np.array([0]),
+            np.array([0]),
+            momentum=0.5,
+        )

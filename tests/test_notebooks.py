@@ -18,8 +18,10 @@ from packaging.requirements import Requirement
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
-NOTEBOOKS = {path.stem: nbformat.read(path, as_version=4)
-             for path in sorted((ROOT / "colab").glob("*.ipynb"))}
+NOTEBOOKS = {
+    path.stem: nbformat.read(path, as_version=4)
+    for path in sorted((ROOT / "colab").glob("*.ipynb"))
+}
 
 # What is set shorter here than in the notebook, and what must hold in its kernel at the end.
 SHORT = {
@@ -77,11 +79,18 @@ def shown(cells, kind):
 def shortened(name):
     notebook = nbformat.from_dict(NOTEBOOKS[name])
     for variable, value in SHORT[name].items():
-        places = [cell for cell in notebook.cells if re.search(rf"^{variable} = ", cell.source,
-                                                               re.MULTILINE)]
+        places = [
+            cell
+            for cell in notebook.cells
+            if re.search(rf"^{variable} = ", cell.source, re.MULTILINE)
+        ]
         assert len(places) == 1, f"{name} sets {variable} {len(places)} times"
-        places[0].source = re.sub(rf'^{variable} = ("[^"]*"|\d+)', f"{variable} = {value}",
-                                  places[0].source, flags=re.MULTILINE)
+        places[0].source = re.sub(
+            rf'^{variable} = ("[^"]*"|\d+)',
+            f"{variable} = {value}",
+            places[0].source,
+            flags=re.MULTILINE,
+        )
     notebook.cells.append(nbformat.v4.new_code_cell(textwrap.dedent(HOLDS[name])))
     return notebook
 
@@ -89,13 +98,15 @@ def shortened(name):
 @pytest.fixture(scope="module")
 def executed(tmp_path_factory):
     """Runs a notebook, shortened, as on a machine with one CPU device."""
+
     def run(name):
         notebook = shortened(name)
         folder = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
-            NotebookClient(notebook, timeout=300,
-                           resources={"metadata": {"path": str(folder)}}).execute()
+            NotebookClient(
+                notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
+            ).execute()
         return notebook.cells
 
     return run
@@ -114,8 +125,9 @@ def test_runs(name, executed):
         assert "nan" not in tables[0].lower()
     pages = shown(cells, "text/html")
     if name == "losses":
-        moving = Image.open(io.BytesIO(base64.b64decode(
-            re.search(r"data:image/gif;base64,([^\"]+)", pages[-1])[1])))
+        moving = Image.open(
+            io.BytesIO(base64.b64decode(re.search(r"data:image/gif;base64,([^\"]+)", pages[-1])[1]))
+        )
         assert moving.n_frames > 10
     if name == "your_own_images":
         assert pages[-1].startswith("<iframe") and "Nearest neighbours" in pages[-1]
@@ -137,8 +149,10 @@ def test_the_versions_are_those_that_the_package_takes():
     pinned["jax"] = re.search(r"jax\{extra\}==([\d.]+)", source)[1]
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
-    ranges = {r.name: r.specifier for r in map(
-        Requirement, config["options"]["install_requires"].strip().splitlines())}
+    ranges = {
+        r.name: r.specifier
+        for r in map(Requirement, config["options"]["install_requires"].strip().splitlines())
+    }
     assert {"jax", "flax", "optax", "orbax-checkpoint", "ml-collections"} == set(pinned)
     assert all(ranges[name].contains(version) for name, version in pinned.items())
 
@@ -153,8 +167,14 @@ class TestInstall:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         monkeypatch.setattr("glob.glob", lambda pattern: [])
         monkeypatch.setattr("shutil.which", lambda name: None)
-        monkeypatch.setattr(subprocess, "run", lambda argv, **kinds: commands.append(argv) or (
-            types.SimpleNamespace(returncode=int("wrong" in argv), stdout="no such place")))
+        monkeypatch.setattr(
+            subprocess,
+            "run",
+            lambda argv, **kinds: (
+                commands.append(argv)
+                or (types.SimpleNamespace(returncode=int("wrong" in argv), stdout="no such place"))
+            ),
+        )
         return commands
 
     def first_cell(self, where):
@@ -166,9 +186,15 @@ class TestInstall:
             self.first_cell("")
         assert asked == []
 
-    @pytest.mark.parametrize("machine, extra", [
-        ("", ""), ("/dev/accel*", "[tpu]"), ("/dev/vfio/[0-9]*", "[tpu]"),
-        ("nvidia-smi", "[cuda12]")])
+    @pytest.mark.parametrize(
+        "machine, extra",
+        [
+            ("", ""),
+            ("/dev/accel*", "[tpu]"),
+            ("/dev/vfio/[0-9]*", "[tpu]"),
+            ("nvidia-smi", "[cuda12]"),
+        ],
+    )
     def test_it_fits_the_machine(self, asked, monkeypatch, machine, extra):
         monkeypatch.setattr("glob.glob", lambda pattern: [pattern] * (pattern == machine))
         monkeypatch.setattr("shutil.which", lambda name: name if name == machine else None)
@@ -197,4 +223,6 @@ def test_an_uploaded_folder(inside, tmp_path, monkeypatch):
     found = {"IMAGES": "upload"}
     exec(cell, found)
     assert sorted(f.name for f in found["FOLDER"].iterdir() if f.name != "__MACOSX") == [
-        "test", "train"]
+        "test",
+        "train",
+    ]

@@ -22,11 +22,19 @@ class TestChips:
         assert parse("v4-16") == (CHIPS["v4"], 8)  # Google counts its cores
         assert parse("h100-1") == (CHIPS["h100"], 1)
 
-    @pytest.mark.parametrize("name, message", [
-        ("cpu-2", "a CPU has no published peak"), ("cpu", "a CPU has no published peak"),
-        ("v9-8", "must be one of v4, v5e, .*got 'v9-8'"), ("v5e", "must say how many, as in v5e-8"),
-        ("v5e-0", "must say how many"), ("v5e-x", "must say how many"),
-        ("v4-7", "two a chip, so the number must be even"), ("h100-16", "join at most 8 chips")])
+    @pytest.mark.parametrize(
+        "name, message",
+        [
+            ("cpu-2", "a CPU has no published peak"),
+            ("cpu", "a CPU has no published peak"),
+            ("v9-8", "must be one of v4, v5e, .*got 'v9-8'"),
+            ("v5e", "must say how many, as in v5e-8"),
+            ("v5e-0", "must say how many"),
+            ("v5e-x", "must say how many"),
+            ("v4-7", "two a chip, so the number must be even"),
+            ("h100-16", "join at most 8 chips"),
+        ],
+    )
     def test_what_there_is_not(self, name, message):
         with pytest.raises(InputError, match=message):
             parse(name)
@@ -36,8 +44,11 @@ class TestSizes:
     def test_of_sets_that_have_a_name(self):
         assert plan.sizes_of(config_of()) == (1200, 2, 8, 1)
         assert plan.sizes_of(fashion_mnist.get_config()) == (6000, 5, 28, 1)
-        imagenet = {"data.source": "tfds:imagenet2012", "data.label_map": "fine",
-                    "data.image_size": 224}
+        imagenet = {
+            "data.source": "tfds:imagenet2012",
+            "data.label_map": "fine",
+            "data.image_size": 224,
+        }
         assert plan.sizes_of(config_of(**imagenet)) == (1_281_167, 1000, 224, 3)
         assert plan.sizes_of(config_of(**imagenet | {"data.pretrain_limit": 5})).images == 5
         # Of DTD, tfds' train is one of three parts, the protocol's two.
@@ -81,16 +92,20 @@ class TestSteps:
             return plan.run(config_of(**changes), ["v5e-4"])[0].memory
 
         plain = held()
-        assert (held(micro_batches=5)["activations, gradients"]
-                < 0.7 * plain["activations, gradients"])
+        assert (
+            held(micro_batches=5)["activations, gradients"] < 0.7 * plain["activations, gradients"]
+        )
         assert held(memory_sharding="sharded")["memory of keys"] == pytest.approx(
-            plain["memory of keys"] / 4, rel=1e-3)
+            plain["memory of keys"] / 4, rel=1e-3
+        )
         assert held(**{"data.resident": "no"})["images"] == 3 * 30 * 64 < plain["images"]
 
     def test_parameters_in_parts_weigh_less_and_travel_more(self):
         large = {"model.projector.hidden": (512,), "model.projector.dim": 512}
-        whole, cut = (plan.run(config_of(**large, param_sharding=sharding), ["v5e-8"])[0]
-                      for sharding in ("replicated", "sharded"))
+        whole, cut = (
+            plan.run(config_of(**large, param_sharding=sharding), ["v5e-8"])[0]
+            for sharding in ("replicated", "sharded")
+        )
         for what in "parameters", "optimizer", "target":
             assert whole.memory[what] / 8 < cut.memory[what] < whole.memory[what] / 4
         # A gather for each of the target's and the online pass, and the scattered gradient, beside
@@ -98,7 +113,7 @@ class TestSteps:
         assert 1.2 < cut.links / whole.links < 1.5
 
     def test_a_step_cannot_be_faster_than_its_parts(self):
-        p, = plan.run(config_of(), ["v6e-8"])
+        (p,) = plan.run(config_of(), ["v6e-8"])
         assert p.seconds >= max(p.arithmetic, p.traffic) + p.links
         assert p.arithmetic >= p.exact > 0  # LOOK compares in float32
 
@@ -108,23 +123,39 @@ class TestCommand:
         argv = ["plan", "--config=pretrain/digits.py:nca", "--chips=v5e-8,h100-1"]
         assert cli.main([*argv, "--config.temperature=0.2"]) == 0
         said = capsys.readouterr().out
-        assert all(word in said for word in ("v5e-8", "h100-1", "chip-hours", "× price",
-                                             "nothing here was measured on a TPU"))
+        assert all(
+            word in said
+            for word in (
+                "v5e-8",
+                "h100-1",
+                "chip-hours",
+                "× price",
+                "nothing here was measured on a TPU",
+            )
+        )
         assert cli.main([*argv, "--dollars-per-chip-hour=3e6"]) == 0
         assert "× price" not in capsys.readouterr().out
 
-    @pytest.mark.parametrize("argv, words", [
-        (["--chips=v5e-7"], "batch_size 120 does not divide over 7 devices"),
-        (["--chips=tpu-8"], "chips must be one of v4, v5e"),
-        (["--chips=cpu-1"], "a CPU has no published peak"),
-        (["--chips=v5e-8", "--utilisation=0"], "utilisation must be above 0"),
-        (["--chips=v5e-8", "--images=-1"], "must not be negative"),
-        (["--chips=v5e-8", "--dollars-per-chip-hour=-1"], "must be 0 or more"),
-        (["--chips=v5e-8", "--config.data.source=folder", "--config.data.path=none"],
-         "say --images=N --classes=C"),
-        (["--chips=v5e-8", "--config.micro_batches=4"], "micro_batches 4 does not divide"),
-        (["--chips=v5e-8", "--config.memory_sharding=sharded", "--config.memory=1201"],
-         "a memory of 1201 keys does not divide over 8 devices")])
+    @pytest.mark.parametrize(
+        "argv, words",
+        [
+            (["--chips=v5e-7"], "batch_size 120 does not divide over 7 devices"),
+            (["--chips=tpu-8"], "chips must be one of v4, v5e"),
+            (["--chips=cpu-1"], "a CPU has no published peak"),
+            (["--chips=v5e-8", "--utilisation=0"], "utilisation must be above 0"),
+            (["--chips=v5e-8", "--images=-1"], "must not be negative"),
+            (["--chips=v5e-8", "--dollars-per-chip-hour=-1"], "must be 0 or more"),
+            (
+                ["--chips=v5e-8", "--config.data.source=folder", "--config.data.path=none"],
+                "say --images=N --classes=C",
+            ),
+            (["--chips=v5e-8", "--config.micro_batches=4"], "micro_batches 4 does not divide"),
+            (
+                ["--chips=v5e-8", "--config.memory_sharding=sharded", "--config.memory=1201"],
+                "a memory of 1201 keys does not divide over 8 devices",
+            ),
+        ],
+    )
     def test_bad_input_is_one_sentence_and_status_2(self, argv, words, capsys):
         assert cli.main(["plan", *argv]) == 2
         said = capsys.readouterr().err

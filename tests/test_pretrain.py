@@ -30,8 +30,13 @@ def dataset():
 def short(method="look", **changes):
     """Twelve steps with a checkpoint every third."""
     config = digits.get_config(method)
-    config.update(duration="12 steps", log_every="2 steps", knn_every="6 steps",
-                  checkpoint_every="3 steps", devices=1)
+    config.update(
+        duration="12 steps",
+        log_every="2 steps",
+        knn_every="6 steps",
+        checkpoint_every="3 steps",
+        devices=1,
+    )
     config.update_from_flattened_dict(changes)
     return config
 
@@ -43,8 +48,10 @@ def assert_same_bits(a, b):
 
 @pytest.mark.parametrize("method", ["look", "cross_entropy"])
 def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
-    config = short(method, **{"duration": "12 epochs", "data.train_on": "train",
-                              "knn_every": "12 epochs", "k": 100})
+    config = short(
+        method,
+        **{"duration": "12 epochs", "data.train_on": "train", "knn_every": "12 epochs", "k": 100},
+    )
     before = short(method, **{"duration": "1 steps", "data.train_on": "train"})
     untrained = pretrain.run(before, quiet=True, dataset=dataset).history[-1]["knn"]
     trained = pretrain.run(config, quiet=True, dataset=dataset)
@@ -54,8 +61,11 @@ def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
     losses = [row["loss"] for row in trained.history if "loss" in row]
     assert losses[-1] < 0.7 * losses[0]
     predicted = knn_classify(
-        trained.features(dataset.train.images), dataset.coarse(dataset.train.labels),
-        trained.features(dataset.validation.images), k=config.knn_k)
+        trained.features(dataset.train.images),
+        dataset.coarse(dataset.train.labels),
+        trained.features(dataset.validation.images),
+        k=config.knn_k,
+    )
     assert monitor == np.mean(predicted == dataset.coarse(dataset.validation.labels))
 
 
@@ -74,16 +84,18 @@ def test_the_seed_decides_start_order_and_views(dataset, monkeypatch):
     init, rows = pretrain.init_state, pretrain.rows_of_step
     method, _ = pretrain.prepare(short(), dataset)
     a, b = (init(method, short(seed=seed), dataset.train.images).params for seed in (0, 1))
-    assert not any(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
-                   if x.ndim > 1)
+    assert not any(
+        np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)) if x.ndim > 1
+    )
     a, b = one_step(0).memory, one_step(1).memory
     for part in slice(0, 120), slice(120, None):  # keys of the step, and of the filling
         assert not np.array_equal(a.ids[part], b.ids[part])
     # Filled before the first step and in the order of the steps: each example has one key, for
     # the first batch took the places of its own.
     assert a.valid.all() and sorted(a.ids.tolist()) == sorted(dataset.trainval.ids.tolist())
-    monkeypatch.setattr(pretrain, "init_state", lambda method, config, images: init(
-        method, short(), images))
+    monkeypatch.setattr(
+        pretrain, "init_state", lambda method, config, images: init(method, short(), images)
+    )
     monkeypatch.setattr(pretrain, "rows_of_step", lambda *args, n, seed: rows(*args, n=n, seed=0))
     same_but_views = one_step(1).memory
     np.testing.assert_array_equal(a.ids, same_but_views.ids)
@@ -95,12 +107,15 @@ def test_resume_continues_with_the_same_bits_and_the_same_log(tmp_path, dataset)
     stopped = tmp_path / "stopped"
     with pytest.raises(Stop):
         pretrain.run(short(), str(stopped), quiet=True, dataset=StopsAt(dataset, after=1))
-    assert 0 < max(int(p.name) for p in (stopped / "checkpoints").iterdir()
-                   if p.name.isdigit()) < 12
+    assert (
+        0 < max(int(p.name) for p in (stopped / "checkpoints").iterdir() if p.name.isdigit()) < 12
+    )
     resumed = pretrain.run(short(), str(stopped), quiet=True, dataset=dataset)
     assert_same_bits(whole.state, resumed.state)
-    rows = [[{k: v for k, v in row.items() if k != "images_per_second"}
-             for row in read_metrics(folder)] for folder in (tmp_path / "whole", stopped)]
+    rows = [
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(folder)]
+        for folder in (tmp_path / "whole", stopped)
+    ]
     assert rows[0] == rows[1]
 
 
@@ -150,10 +165,18 @@ def test_kill_dash_nine_then_the_same_command_ends_with_the_same_bits(tmp_path, 
 def killed(tmp_path_factory):
     """(workdir of an uninterrupted run, its command, its number of steps)."""
     steps = 240
-    command = [sys.executable, "-m", "jaxpt.cli", "pretrain", "--config=pretrain/digits.py:look",
-               f"--config.duration={steps} steps", "--config.log_every=4 steps",
-               "--config.knn_every=50 steps", "--config.checkpoint_every=20 steps",
-               "--config.devices=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "jaxpt.cli",
+        "pretrain",
+        "--config=pretrain/digits.py:look",
+        f"--config.duration={steps} steps",
+        "--config.log_every=4 steps",
+        "--config.knn_every=50 steps",
+        "--config.checkpoint_every=20 steps",
+        "--config.devices=1",
+    ]
     whole = tmp_path_factory.mktemp("whole") / "run"
     subprocess.run([*command, f"--workdir={whole}"], check=True, stderr=subprocess.DEVNULL)
     return whole, command, steps
@@ -186,8 +209,10 @@ def _final_state(workdir):
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path, dataset):
     pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file()}
-    for changes, message in (({"seed": 3}, r"different in seed \(0 there, 3 here\): use the same"),
-                             ({"temperature": 0.2}, r"finished .* temperature \(0.1 there, 0.2")):
+    for changes, message in (
+        ({"seed": 3}, r"different in seed \(0 there, 3 here\): use the same"),
+        ({"temperature": 0.2}, r"finished .* temperature \(0.1 there, 0.2"),
+    ):
         with pytest.raises(InputError, match=message):
             pretrain.run(short(**changes), str(tmp_path), quiet=True, dataset=dataset)
     with pytest.raises(InputError, match="already holds a run"):
@@ -197,8 +222,9 @@ def test_another_config_is_refused_and_nothing_is_touched(tmp_path, dataset):
 
 def test_the_checkpoint_with_the_best_monitor_stays(tmp_path, dataset, monkeypatch):
     knn = {3: 0.5, 6: 0.9, 9: 0.7, 12: 0.6}
-    monkeypatch.setattr(pretrain, "_make_monitor",
-                        lambda *_: lambda state: {"knn": knn[int(state.step)]})
+    monkeypatch.setattr(
+        pretrain, "_make_monitor", lambda *_: lambda state: {"knn": knn[int(state.step)]}
+    )
     config = short(knn_every="3 steps", keep_checkpoints=1, keep_best=True)
     pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
     assert {path.name for path in (tmp_path / checkpoint.FOLDER).iterdir()} == {"6", "12"}
@@ -230,7 +256,9 @@ def test_metrics_go_to_json_lines_and_tensorboard(tmp_path, dataset):
     assert {"no_positive", "zero_loss", "purity", "k"} <= rows[0].keys()
     assert any(name.startswith("events.out.tfevents") for name in os.listdir(tmp_path))
     assert {p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()} == {
-        "12", "13"}
+        "12",
+        "13",
+    }
 
 
 def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):

@@ -52,8 +52,9 @@ class TestImagenet:
         assert words[0] == "vit_s16" and words[-1] == "smoke"
         for word in ["", *words[1:-1], "vit_s16"]:
             config = plans.recipe(method, word)
-            made, durations = pretrain.prepare_for(config, n_examples=recipes.IMAGES,
-                                                   classes=recipes.CLASSES)
+            made, durations = pretrain.prepare_for(
+                config, n_examples=recipes.IMAGES, classes=recipes.CLASSES
+            )
             assert config.method == method and durations.total > 10_000
             if word.endswith("ep"):
                 assert config.duration == f"{word[:-2]} epochs"
@@ -89,8 +90,10 @@ def test_rates_follow_the_batch_and_the_words():
     assert plans.recipe("moco_v3", "300ep").optimizer.learning_rate == pytest.approx(0.3 * 16)
     assert plans.recipe("vicreg", "1000ep").optimizer.learning_rate == pytest.approx(0.2 * 8)
     both = plans.recipe("moco_v3", "vit_s16,300ep")
-    assert (both.optimizer.learning_rate, both.duration) == (pytest.approx(1.5e-4 * 16),
-                                                             "300 epochs")
+    assert (both.optimizer.learning_rate, both.duration) == (
+        pytest.approx(1.5e-4 * 16),
+        "300 epochs",
+    )
 
 
 @pytest.mark.parametrize("method", ["look", "dino"])
@@ -112,7 +115,11 @@ class TestCifar:
     def test_words(self):
         config = cifar.get_config("byol,cifar100,1000ep")
         assert (config.method, config.data.source, config.duration, config.views) == (
-            "byol", "tfds:cifar100", "1000 epochs", 2)
+            "byol",
+            "tfds:cifar100",
+            "1000 epochs",
+            2,
+        )
         assert config.model.options.to_dict() == {"stem": "small"}
         assert plan.sizes_of(config) == (50_000, 100, 32, 3)
         with pytest.raises(InputError, match="variant 'fast' is unknown"):
@@ -133,9 +140,21 @@ def test_a_recipe_for_one_s_own_images_differs_in_three_lines_and_runs(tmp_path,
     assert source.partition('"""\n\n')[2] in page  # which is what it says there
     (tmp_path / "mine.py").write_text(source)
     # As written but for what would take long here: pixels, network, epochs.
-    assert cli.main([
-        "pretrain", "--config=mine.py", "--workdir=run", "--config.data.image_size=16",
-        "--config.model.name=small_cnn", "--config.model.dtype=float32", "--config.devices=1",
-        "--config.model.projector.hidden=(16,)", "--config.duration=2 steps",
-        "--config.optimizer.warmup=1 steps"]) == 0
+    assert (
+        cli.main(
+            [
+                "pretrain",
+                "--config=mine.py",
+                "--workdir=run",
+                "--config.data.image_size=16",
+                "--config.model.name=small_cnn",
+                "--config.model.dtype=float32",
+                "--config.devices=1",
+                "--config.model.projector.hidden=(16,)",
+                "--config.duration=2 steps",
+                "--config.optimizer.warmup=1 steps",
+            ]
+        )
+        == 0
+    )
     assert (tmp_path / "run" / "metrics.jsonl").exists()

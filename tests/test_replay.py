@@ -10,11 +10,20 @@ from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import checkpoint
 
-TINY = {"data.limit": 120, "batch_size": 30, "devices": 1, "duration": "8 steps",
-        "knn_every": "0 steps", "checkpoint_every": "0 steps",
-        "model.options": {"widths": (8,), "strides": (4,)},
-        "model.projector": {"hidden": (), "dim": 4}, "k": 5, "memory": 60,
-        "optimizer.name": "sgd", "optimizer.learning_rate": 1e30}
+TINY = {
+    "data.limit": 120,
+    "batch_size": 30,
+    "devices": 1,
+    "duration": "8 steps",
+    "knn_every": "0 steps",
+    "checkpoint_every": "0 steps",
+    "model.options": {"widths": (8,), "strides": (4,)},
+    "model.projector": {"hidden": (), "dim": 4},
+    "k": 5,
+    "memory": 60,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 1e30,
+}
 
 
 @pytest.mark.parametrize("method, norm", [("cross_entropy", "group"), ("look", "sync_batch")])
@@ -29,7 +38,7 @@ def test_shows_the_step_what_broke_and_the_images(method, norm, tmp_path):
     assert any(re.match(r"  loss +\S+$", line) for line in lines)
     assert any(re.match(r"not finite after it: [1-9]\d* of \d+ arrays$", x) for x in lines), lines
     assert any("params" in line and " values" in line for line in lines)
-    images = [re.match(r"  image (\d+) \((\d)\): (\S+)$", line) for line in lines[-replay.SHOWN:]]
+    images = [re.match(r"  image (\d+) \((\d)\): (\S+)$", line) for line in lines[-replay.SHOWN :]]
     assert all(images)
     shown = {int(m[1]): m[2] for m in images}
     labels = dict(zip(dataset.trainval.ids.tolist(), dataset.trainval.labels.tolist()))

@@ -40,8 +40,9 @@ def test_no_limit_is_the_whole_part_and_every_image_is_reached(dataset):
 
 @pytest.mark.parametrize("limit", [-1, 1201])
 def test_a_limit_outside_the_set_is_refused(dataset, limit):
-    with pytest.raises(InputError, match=f"pretrain_limit must lie between 0 .all. and 1200.* got "
-                       f"{limit}"):
+    with pytest.raises(
+        InputError, match=f"pretrain_limit must lie between 0 .all. and 1200.* got {limit}"
+    ):
         seen(dataset, limit)
 
 
@@ -50,12 +51,15 @@ def test_every_size_takes_the_steps_of_the_whole_set():
     config.k_warmup, config.optimizer.warmup = "6 epochs", "3 epochs"
     jobs = scaling._jobs({"look": config, "nca": digits.get_config("nca")}, [600, 150], 2)
     assert [(j.config["seed"], j.config["data"]["pretrain_limit"], j.label) for j in jobs] == [
-        (seed, size, label) for seed in (0, 1) for size in (150, 600) for label in ("look", "nca")]
+        (seed, size, label) for seed in (0, 1) for size in (150, 600) for label in ("look", "nca")
+    ]
     for job in jobs:
         assert job.config["duration"] == "600 steps" and job.part == "test"  # 60 epochs of 1,200
         assert job.config["data"]["limit"] == 0  # evaluators see everything
     assert (jobs[0].config["k_warmup"], jobs[0].config["optimizer"]["warmup"]) == (
-        "60 steps", "30 steps")
+        "60 steps",
+        "30 steps",
+    )
     assert len({job.key for job in jobs}) == 8
     assert config.duration == "60 epochs" and config.data.pretrain_limit == 0  # left as it was
 
@@ -69,21 +73,35 @@ def instant(monkeypatch):
         ran.append(job)
         n = job.config["data"]["pretrain_limit"]
         error = 2 * n**-0.5 * (1 + 0.02 * job.config["seed"])
-        return fake_records.record(job.label, job.config["seed"], (0.9, *[1 - error] * 3, 0.4),
-                                   key=job.key, config=job.config, pretrain_images=n)
+        return fake_records.record(
+            job.label,
+            job.config["seed"],
+            (0.9, *[1 - error] * 3, 0.4),
+            key=job.key,
+            config=job.config,
+            pretrain_images=n,
+        )
 
     monkeypatch.setattr(study, "_results", lambda jobs, workers: map(run_job, jobs))
     return ran
 
 
 def test_from_the_command_line_to_the_report(tmp_path, instant, capsys):
-    argv = ["scaling", "--sizes=150,300,600,1200", "--seeds=2", f"--out={tmp_path / 'out'}",
-            "--methods=look,nca", "--config.temperature=0.2"]
+    argv = [
+        "scaling",
+        "--sizes=150,300,600,1200",
+        "--seeds=2",
+        f"--out={tmp_path / 'out'}",
+        "--methods=look,nca",
+        "--config.temperature=0.2",
+    ]
     assert cli.main(argv) == 0
     assert len(instant) == 16
     assert {job.config["temperature"] for job in instant} == {0.2}
-    assert {(job.label, job.config["method"]) for job in instant} == {("look", "look"),
-                                                                      ("nca", "nca")}
+    assert {(job.label, job.config["method"]) for job in instant} == {
+        ("look", "look"),
+        ("nca", "nca"),
+    }
     out = capsys.readouterr().out
     assert "LOOK, 150 images, seed 0: fine kNN 83.7 % (15 to go)" in out and "(0 to go)" in out
     assert "0.500 [0.500," in out and "report.html" in out
@@ -95,17 +113,26 @@ def test_from_the_command_line_to_the_report(tmp_path, instant, capsys):
     assert len(records.read(tmp_path / "out" / "records.jsonl")) == 16
 
 
-@pytest.mark.parametrize("argv, message", [
-    (["--sizes=150"], "sizes must be two different numbers of images or more, got .150."),
-    (["--sizes=150,150"], "two different numbers"),
-    (["--sizes=100,600"], "between the batch size, 120, and the 1200 training images of digits"),
-    (["--sizes=150,1300"], "between the batch size, 120, and the 1200 training images of digits"),
-    (["--sizes=150,300", "--seeds=0"], "seeds must be at least 1, got 0"),
-    (["--sizes=150,300", "--methods=lok"], "variant 'lok' is unknown"),
-    (["--sizes=150,300", "--methods="], "methods is empty"),
-    (["--sizes=150,300", "--config.kk=1"], "no field 'kk'")])
-def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, instant, capsys, argv,
-                                                          message):
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--sizes=150"], "sizes must be two different numbers of images or more, got .150."),
+        (["--sizes=150,150"], "two different numbers"),
+        (
+            ["--sizes=100,600"],
+            "between the batch size, 120, and the 1200 training images of digits",
+        ),
+        (
+            ["--sizes=150,1300"],
+            "between the batch size, 120, and the 1200 training images of digits",
+        ),
+        (["--sizes=150,300", "--seeds=0"], "seeds must be at least 1, got 0"),
+        (["--sizes=150,300", "--methods=lok"], "variant 'lok' is unknown"),
+        (["--sizes=150,300", "--methods="], "methods is empty"),
+        (["--sizes=150,300", "--config.kk=1"], "no field 'kk'"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_nothing_is_written(tmp_path, instant, capsys, argv, message):
     assert cli.main(["scaling", f"--out={tmp_path / 'out'}", *argv]) == 2
     with pytest.raises(InputError, match=message):
         raise InputError(capsys.readouterr().err)

@@ -16,10 +16,27 @@ from jaxpt.train.metrics import read_metrics
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"
 SETTINGS = {"TPU": "look", "ZONE": "us-west4-a", "TYPE": "v5litepod-16", "BUCKET": "images"}
-STEPS = ("create", "install", "check", "data", "mount", "start", "watch", "state", "stop",
-         "resume", "keep", "delete")
-RUN = ["--config=pretrain/digits.py:look,smoke", "--config.model.options.widths=(8,)",
-       "--config.model.options.strides=(4,)", "--config.memory=120", "--config.k=5"]
+STEPS = (
+    "create",
+    "install",
+    "check",
+    "data",
+    "mount",
+    "start",
+    "watch",
+    "state",
+    "stop",
+    "resume",
+    "keep",
+    "delete",
+)
+RUN = [
+    "--config=pretrain/digits.py:look,smoke",
+    "--config.model.options.widths=(8,)",
+    "--config.model.options.strides=(4,)",
+    "--config.memory=120",
+    "--config.k=5",
+]
 # Keeps each command line; a slice has a state, and two workers with a home folder each, which are
 # two processes of one run.
 GCLOUD = """\
@@ -62,13 +79,18 @@ def cloud(tmp_path):
     (tmp_path / "state").write_text("ACTIVE")
     code = GCLOUD.format(here=str(tmp_path), address=f"127.0.0.1:{launch._free_port()}")
     (tmp_path / "gcloud.py").write_text(code)
-    executable(tmp_path / "bin" / "gcloud",
-               f'#!/bin/sh\nexec {sys.executable} {tmp_path}/gcloud.py "$@"\n')
+    executable(
+        tmp_path / "bin" / "gcloud", f'#!/bin/sh\nexec {sys.executable} {tmp_path}/gcloud.py "$@"\n'
+    )
     for worker in "01":
-        executable(tmp_path / worker / "venv" / "bin" / "jaxpt",
-                   f'#!/bin/sh\nexec {sys.executable} -m jaxpt.cli "$@"\n')
-        executable(tmp_path / worker / "venv" / "bin" / "python",
-                   f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        executable(
+            tmp_path / worker / "venv" / "bin" / "jaxpt",
+            f'#!/bin/sh\nexec {sys.executable} -m jaxpt.cli "$@"\n',
+        )
+        executable(
+            tmp_path / worker / "venv" / "bin" / "python",
+            f'#!/bin/sh\nexec {sys.executable} "$@"\n',
+        )
         shutil.copy(SCRIPTS / "tpu.sh", tmp_path / worker)
     return tmp_path
 
@@ -77,8 +99,12 @@ def tpu(*words, cloud=None, **settings):
     path = f"{cloud}/bin:{os.environ['PATH']}" if cloud else os.environ["PATH"]
     environment = {name: value for name, value in os.environ.items() if name not in SETTINGS}
     environment |= SETTINGS | {"PATH": path, "EVERY": "0.2"} | settings
-    return subprocess.run(["bash", str(SCRIPTS / "tpu.sh"), *words], capture_output=True,
-                          text=True, env={k: v for k, v in environment.items() if v is not None})
+    return subprocess.run(
+        ["bash", str(SCRIPTS / "tpu.sh"), *words],
+        capture_output=True,
+        text=True,
+        env={k: v for k, v in environment.items() if v is not None},
+    )
 
 
 def calls(cloud):
@@ -98,24 +124,38 @@ def test_a_dry_run_prints_its_commands(step):
 
 def test_help_lists_the_steps():
     text = tpu("--help").stdout
-    assert [line.split()[0] for line in text.splitlines()
-            if re.match(r"    [a-z]+ ", line)] == list(STEPS)
+    assert [
+        line.split()[0] for line in text.splitlines() if re.match(r"    [a-z]+ ", line)
+    ] == list(STEPS)
 
 
-@pytest.mark.parametrize("type_, version", [
-    ("v4-32", "tpu-ubuntu2204-base"), ("v5litepod-8", "v2-alpha-tpuv5-lite"),
-    ("v5p-8", "v2-alpha-tpuv5"), ("v6e-8", "v2-alpha-tpuv6e")])
+@pytest.mark.parametrize(
+    "type_, version",
+    [
+        ("v4-32", "tpu-ubuntu2204-base"),
+        ("v5litepod-8", "v2-alpha-tpuv5-lite"),
+        ("v5p-8", "v2-alpha-tpuv5"),
+        ("v6e-8", "v2-alpha-tpuv6e"),
+    ],
+)
 def test_the_image_is_that_of_the_generation(type_, version):
     assert f"--runtime-version={version} --spot" in tpu("--dry-run", "create", TYPE=type_).stdout
     text = tpu("--dry-run", "create", TYPE=type_, VERSION="mine", SPOT="no", PROJECT="p").stdout
     assert "--runtime-version=mine" in text and "--spot" not in text and "--project=p" in text
 
 
-@pytest.mark.parametrize("words, settings, sentence", [
-    (["create"], {"ZONE": None}, "ZONE is not set"), (["create"], {"TPU": ""}, "TPU is not set"),
-    (["begin"], {}, "no step 'begin'"), ([], {}, "no step ''"),
-    (["data", "nowhere"], {}, "data needs a folder, got 'nowhere'"),
-    (["start"], {}, "start needs the arguments"), (["resume"], {}, "resume needs the arguments")])
+@pytest.mark.parametrize(
+    "words, settings, sentence",
+    [
+        (["create"], {"ZONE": None}, "ZONE is not set"),
+        (["create"], {"TPU": ""}, "TPU is not set"),
+        (["begin"], {}, "no step 'begin'"),
+        ([], {}, "no step ''"),
+        (["data", "nowhere"], {}, "data needs a folder, got 'nowhere'"),
+        (["start"], {}, "start needs the arguments"),
+        (["resume"], {}, "resume needs the arguments"),
+    ],
+)
 def test_bad_input(words, settings, sentence):
     found = tpu(*words, **settings)
     assert found.returncode == 2 and sentence in found.stderr
@@ -151,14 +191,26 @@ def test_a_run_of_two_workers_is_kept_through_a_preemption(cloud):
     executable(cloud / "bin" / "python3", "#!/bin/sh\n")  # builds the wheel
     workdir = cloud / "run"
     found = subprocess.run(
-        ["bash", str(copy), "keep", *RUN, f"--workdir={workdir}"], capture_output=True, text=True,
-        timeout=300, env=os.environ | SETTINGS | {
-            "PATH": f"{cloud}/bin:{os.environ['PATH']}", "EVERY": "1", "SETTLE": "1",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2"})
+        ["bash", str(copy), "keep", *RUN, f"--workdir={workdir}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ
+        | SETTINGS
+        | {
+            "PATH": f"{cloud}/bin:{os.environ['PATH']}",
+            "EVERY": "1",
+            "SETTLE": "1",
+            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        },
+    )
     assert found.returncode == 0, found.stderr + (cloud / "0" / "jaxpt.log").read_text()
     assert "the run is done" in found.stdout
-    verbs = [next(word for word in words if word in ("delete", "create", "scp", "ssh"))
-             for words in calls(cloud) if "describe" not in words]
+    verbs = [
+        next(word for word in words if word in ("delete", "create", "scp", "ssh"))
+        for words in calls(cloud)
+        if "describe" not in words
+    ]
     assert verbs[:4] == ["delete", "create", "scp", "ssh"]
     assert read_metrics(workdir)[-1]["step"] == 4
     for worker in "01":
@@ -172,9 +224,15 @@ def test_slurm_queues_a_stopped_run_again(tmp_path):
     words = ["--config=pretrain/digits.py:look", "--workdir=run"]
     for status in 0, 1, 75:
         found = subprocess.run(
-            ["bash", str(SCRIPTS / "slurm.sh"), *words], cwd=tmp_path, env=os.environ | {
-                "PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "STATUS": str(status),
-                "SLURM_JOB_ID": "7"})
+            ["bash", str(SCRIPTS / "slurm.sh"), *words],
+            cwd=tmp_path,
+            env=os.environ
+            | {
+                "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+                "STATUS": str(status),
+                "SLURM_JOB_ID": "7",
+            },
+        )
         assert found.returncode == status
         assert (tmp_path / "queued").exists() == (status == 75)
     assert (tmp_path / "queued").read_text() == "requeue 7\n"

@@ -19,10 +19,17 @@ from jaxpt.errors import InputError
 def config(tmp_path, monkeypatch):
     """Two steps of LOOK at rate 0, from a ViT of 40-pixel images."""
     shapes = json.loads(references.FILE.read_text())["outputs"]["vit"]["shapes"]
-    save_file({name: references.drawn(name, shape) for name, shape in shapes.items()},
-              tmp_path / "vit.safetensors")
-    monkeypatch.setitem(models.BACKBONES, "tiny", functools.partial(
-        models.ViT, *(references.VIT[name] for name in ("width", "depth", "heads"))))
+    save_file(
+        {name: references.drawn(name, shape) for name, shape in shapes.items()},
+        tmp_path / "vit.safetensors",
+    )
+    monkeypatch.setitem(
+        models.BACKBONES,
+        "tiny",
+        functools.partial(
+            models.ViT, *(references.VIT[name] for name in ("width", "depth", "heads"))
+        ),
+    )
     c = digits.get_config("look,smoke")
     c.update(duration="1 steps", knn_every="0 steps", devices=1, memory=120)
     c.optimizer.learning_rate = 0.0
@@ -39,10 +46,14 @@ def test_a_run_starts_from_a_weight_file_with_its_normalisation(config, tmp_path
     wanted = start.features(images)
     assert start.encoder.normalisation == "imagenet" and np.ptp(wanted) > 0.1
     np.testing.assert_allclose(trained.features(images), wanted, atol=1e-5)
-    np.testing.assert_allclose(backbones.open_backbone(tmp_path / "run").features(images), wanted,
-                               atol=1e-5)
-    jax.tree.map(np.testing.assert_array_equal, trained.state.target.params["backbone"],
-                 start.params["backbone"])
+    np.testing.assert_allclose(
+        backbones.open_backbone(tmp_path / "run").features(images), wanted, atol=1e-5
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        trained.state.target.params["backbone"],
+        start.params["backbone"],
+    )
     (tmp_path / "vit.safetensors").unlink()  # a run that goes on needs it no more
     pretrain.run(config, str(tmp_path / "run"), quiet=True)
 

@@ -17,8 +17,15 @@ def _job(part="test", **changes):
 
 
 def _store(path, job, config=None):
-    records.append(path, {"key": "of an older version", "label": "then", "part": job.part,
-                          "config": config or job.config})
+    records.append(
+        path,
+        {
+            "key": "of an older version",
+            "label": "then",
+            "part": job.part,
+            "config": config or job.config,
+        },
+    )
 
 
 def test_a_record_of_a_version_with_fewer_fields_still_counts(tmp_path):
@@ -27,7 +34,7 @@ def test_a_record_of_a_version_with_fewer_fields_still_counts(tmp_path):
     old["data"] = {name: value for name, value in old["data"].items() if name != "path"}
     _store(tmp_path / "records.jsonl", job, old)
     assert [r["label"] for r in study.stored([job], tmp_path / "records.jsonl")] == ["LOOK"]
-    found, = study.run([job], tmp_path / "records.jsonl")
+    (found,) = study.run([job], tmp_path / "records.jsonl")
     assert (found["key"], found["label"]) == ("of an older version", "LOOK")
 
 
@@ -35,9 +42,16 @@ def test_another_config_or_part_does_not(tmp_path):
     path = tmp_path / "records.jsonl"
     _store(path, _job())
     assert study.stored([_job()], path)
-    assert not study.stored([_job(k=7), _job(part="validation"), _job(no_positive="drop"),
-                             _job()._replace(part="validation"),
-                             _job(data={"label_map": "parity"})], path)
+    assert not study.stored(
+        [
+            _job(k=7),
+            _job(part="validation"),
+            _job(no_positive="drop"),
+            _job()._replace(part="validation"),
+            _job(data={"label_map": "parity"}),
+        ],
+        path,
+    )
 
 
 def test_training_leaves_validation_out_exactly_where_it_is_measured():

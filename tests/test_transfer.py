@@ -44,12 +44,18 @@ def test_measures_once_and_writes_records(workdir, tmp_path):
     out = tmp_path / "records.jsonl"
     found = transfer.run(short(), [workdir], out)
     assert [(r["label"], r["evaluator"]) for r in found] == [
-        ("look", "frozen"), ("look", "finetune")]
+        ("look", "frozen"),
+        ("look", "finetune"),
+    ]
     frozen, finetuned = (record["values"] for record in found)
     assert frozen["fine_knn"] > 0.8 and frozen["fine_linear"] > 0.8  # chance is 0.1
     assert frozen["coarse_knn"] > frozen["fine_knn"]  # the coarse labels are pre-training's
-    assert finetuned.keys() == {"fine_finetune", "finetune_validation", "learning_rate",
-                                "weight_decay"}
+    assert finetuned.keys() == {
+        "fine_finetune",
+        "finetune_validation",
+        "learning_rate",
+        "weight_decay",
+    }
     assert finetuned["fine_finetune"] > 0.8
     assert finetuned["learning_rate"] in short().learning_rates
     before = out.read_text()
@@ -63,8 +69,9 @@ def quick(monkeypatch):
 
     def fake(task, *, seed):
         calls.append((task.backbone.label, seed))
-        return finetune.Finetuned(0.9, 0.8, 1e-3, 1e-4, [
-            {"learning_rate": 1e-3, "weight_decay": 1e-4, "validation": 0.8}])
+        return finetune.Finetuned(
+            0.9, 0.8, 1e-3, 1e-4, [{"learning_rate": 1e-3, "weight_decay": 1e-4, "validation": 0.8}]
+        )
 
     monkeypatch.setattr(transfer, "finetune", fake)
     monkeypatch.setattr(measure, "frozen", lambda *args, **kwargs: {"fine_knn": 0.5})
@@ -91,7 +98,8 @@ def test_a_record_says_what_it_is_of(workdir, tmp_path, monkeypatch):
     assert tuple(protocol["learning_rates"]) == (1e-3, 3e-3) and protocol["batch_size"] == 120
     assert not {"seeds", "devices", "data"} & protocol.keys()
     assert first["details"]["sweep"] == [
-        {"learning_rate": 1e-3, "weight_decay": 1e-4, "validation": 0.8}]
+        {"learning_rate": 1e-3, "weight_decay": 1e-4, "validation": 0.8}
+    ]
     assert len({r["key"] for r in (frozen, first, second)}) == 3
 
 
@@ -107,15 +115,26 @@ def test_what_is_known_is_not_made_again(workdir, tmp_path, monkeypatch):
     assert calls == [("look", 0), ("look", 1), ("look", 0), ("other", 0)]
     # Frozen features do not depend on how fine-tuning is done.
     assert [r["evaluator"] for r in records.read(out)] == [
-        "frozen", "finetune", "finetune", "finetune", "frozen", "finetune"]
+        "frozen",
+        "finetune",
+        "finetune",
+        "finetune",
+        "frozen",
+        "finetune",
+    ]
 
 
 def test_another_checkpoint_is_measured_anew(workdir, tmp_path, monkeypatch):
     quick(monkeypatch)
     opened = backbones.open_backbone(workdir)
     for checkpoint in "a", "b", "a":
-        monkeypatch.setattr(transfer, "open_backbone", lambda *args, c=checkpoint, **kwargs:
-                            opened.__class__(**{**vars(opened), "checkpoint": c}))
+        monkeypatch.setattr(
+            transfer,
+            "open_backbone",
+            lambda *args, c=checkpoint, **kwargs: opened.__class__(
+                **{**vars(opened), "checkpoint": c}
+            ),
+        )
         transfer.run(short(finetune=False), [workdir], tmp_path / "out.jsonl")
     assert [r["checkpoint"] for r in records.read(tmp_path / "out.jsonl")] == ["a", "b"]
 
@@ -127,7 +146,9 @@ def test_scratch_and_workdir_side_by_side_on_a_set_of_their_own(workdir, tmp_pat
     config.model.update(name="small_cnn")
     found = transfer.run(config, ["scratch:4", workdir], tmp_path / "out.jsonl")
     assert [(r["label"], r["method"], r["seed"], r["config"] is None) for r in found] == [
-        ("scratch", "scratch", 4, True), ("look", "look", 0, False)]
+        ("scratch", "scratch", 4, True),
+        ("look", "look", 0, False),
+    ]
     assert [r["data_config"]["label_map"] for r in found] == ["fine", "fine"]
     assert found[0]["model"]["name"] == "small_cnn" and found[1]["model"] is None
     assert found[0]["data_config"]["limit"] == 300
@@ -137,7 +158,7 @@ def test_scratch_and_workdir_side_by_side_on_a_set_of_their_own(workdir, tmp_pat
 def test_the_smoke_variants_run(module, workdir, tmp_path):
     config = module.get_config("smoke")
     config.update(devices=1, frozen=False)
-    record, = transfer.run(config, [workdir], tmp_path / "out.jsonl")
+    (record,) = transfer.run(config, [workdir], tmp_path / "out.jsonl")
     assert 0 <= record["values"]["fine_finetune"] <= 1
     protocol = record["protocol"]["finetune"]
     assert protocol["duration"] == "3 steps" and protocol["mixup"] == 0.0
@@ -155,9 +176,20 @@ def test_killed_and_resumed_it_writes_the_same_results(workdir, tmp_path):
     config = defaults.get_config("smoke")
     config.update(seeds=(0, 1, 2), devices=1, frozen=False, learning_rates=(1e-3, 1e-2))
     running = subprocess.Popen(
-        [sys.executable, "-m", "jaxpt.cli", "transfer", workdir, f"--out={resumed}",
-         "--config=transfer/defaults.py:smoke", "--config.seeds=(0,1,2)", "--config.devices=1",
-         "--config.frozen=False", "--config.learning_rates=(0.001,0.01)"])
+        [
+            sys.executable,
+            "-m",
+            "jaxpt.cli",
+            "transfer",
+            workdir,
+            f"--out={resumed}",
+            "--config=transfer/defaults.py:smoke",
+            "--config.seeds=(0,1,2)",
+            "--config.devices=1",
+            "--config.frozen=False",
+            "--config.learning_rates=(0.001,0.01)",
+        ]
+    )
     deadline = time.monotonic() + 300
     while not (resumed.exists() and resumed.read_text().endswith("\n")):
         assert running.poll() is None and time.monotonic() < deadline
@@ -169,15 +201,23 @@ def test_killed_and_resumed_it_writes_the_same_results(workdir, tmp_path):
     for out in resumed, whole:
         transfer.run(config, [workdir], out)
     assert lasting(records.read(resumed)) == lasting(records.read(whole))
-    assert records.read(resumed)[:len(before)] == before
+    assert records.read(resumed)[: len(before)] == before
 
 
 def test_colour_images_are_not_for_a_network_of_grey_ones(workdir, tmp_path):
     path = tmp_path / "colour.npz"
     rng = np.random.default_rng(0)
-    np.savez(path, **{f"{part}_{kind}": values for part in ("train", "test") for kind, values in (
-        ("images", rng.integers(0, 256, (40, 8, 8, 3), np.uint8)),
-        ("labels", np.arange(40) % 2))})
+    np.savez(
+        path,
+        **{
+            f"{part}_{kind}": values
+            for part in ("train", "test")
+            for kind, values in (
+                ("images", rng.integers(0, 256, (40, 8, 8, 3), np.uint8)),
+                ("labels", np.arange(40) % 2),
+            )
+        },
+    )
     config = short(frozen=False)
     config.data.update(source="npz", path=str(path))
     with pytest.raises(InputError, match="takes images of 1 channel, but these have 3"):
@@ -191,17 +231,23 @@ def test_a_missing_checkpoint_is_named_before_anything_is_written(workdir, tmp_p
     assert not (tmp_path / "out.jsonl").exists()
 
 
-@pytest.mark.parametrize(("changes", "backbones_", "message"), [
-    ({"frozen": False, "finetune": False}, [], "nothing to do"),
-    ({"seeds": ()}, [], "seeds is empty"),
-    ({"learning_rates": ()}, [], "learning_rates is empty"),
-    ({"batch_size": 0}, [], "batch_size must be at least 1"),
-    ({}, ["scratch"], "set model.name to one of"),
-    ({"model.name": "small_cnn"}, ["scratch"], "scratch comes with no set of its own"),
-    ({"model.name": "small_cnn", "model.normalisation": "cifar"}, ["scratch"],
-     "model.normalisation must be one of"),
-    ({}, ["weights.pth"], "no file 'weights.pth'"),
-])
+@pytest.mark.parametrize(
+    ("changes", "backbones_", "message"),
+    [
+        ({"frozen": False, "finetune": False}, [], "nothing to do"),
+        ({"seeds": ()}, [], "seeds is empty"),
+        ({"learning_rates": ()}, [], "learning_rates is empty"),
+        ({"batch_size": 0}, [], "batch_size must be at least 1"),
+        ({}, ["scratch"], "set model.name to one of"),
+        ({"model.name": "small_cnn"}, ["scratch"], "scratch comes with no set of its own"),
+        (
+            {"model.name": "small_cnn", "model.normalisation": "cifar"},
+            ["scratch"],
+            "model.normalisation must be one of",
+        ),
+        ({}, ["weights.pth"], "no file 'weights.pth'"),
+    ],
+)
 def test_bad_configs_are_refused(changes, backbones_, message, tmp_path):
     config = short()
     config.update_from_flattened_dict(changes)

@@ -11,10 +11,20 @@ from jaxpt import backbones, evaluation, knn, losses, memory, records
 from jaxpt.losses import NeighborStats, look
 
 
-def labelled(queries: jax.Array, keys: jax.Array, of_queries: jax.Array, of_keys: jax.Array,
-             ids: jax.Array) -> jax.Array:
-    per_query, stats = look(queries, keys, of_queries, of_keys, k=50, temperature=0.1,
-                            query_ids=ids, key_mask=None, no_positive="drop")
+def labelled(
+    queries: jax.Array, keys: jax.Array, of_queries: jax.Array, of_keys: jax.Array, ids: jax.Array
+) -> jax.Array:
+    per_query, stats = look(
+        queries,
+        keys,
+        of_queries,
+        of_keys,
+        k=50,
+        temperature=0.1,
+        query_ids=ids,
+        key_mask=None,
+        no_positive="drop",
+    )
     watched: NeighborStats = stats
     soft, _ = losses.nca(queries, keys, of_queries, of_keys, axis_name="batch")
     total: jax.Array = per_query.mean() + soft.mean() + watched.purity

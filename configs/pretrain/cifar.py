@@ -33,10 +33,18 @@ OTHERS = {
     "sup_con": {"views": 2},
     "byol": {"optimizer.weight_decay": 1e-4, "model.predictor.hidden": (1024,)},
     "simsiam": {"rate": 0.05, "model.projector.dim": 2048, "model.predictor.hidden": (512,)},
-    "barlow_twins": {"rate": 0.05, "optimizer.weight_decay": 1e-4,
-                     "model.projector.hidden": (2048, 2048), "model.projector.dim": 2048},
-    "vicreg": {"rate": 0.05, "optimizer.weight_decay": 1e-4,
-               "model.projector.hidden": (2048, 2048), "model.projector.dim": 2048},
+    "barlow_twins": {
+        "rate": 0.05,
+        "optimizer.weight_decay": 1e-4,
+        "model.projector.hidden": (2048, 2048),
+        "model.projector.dim": 2048,
+    },
+    "vicreg": {
+        "rate": 0.05,
+        "optimizer.weight_decay": 1e-4,
+        "model.projector.hidden": (2048, 2048),
+        "model.projector.dim": 2048,
+    },
     "dino": {"rate": 0.05, "prototypes": 4096, "ema": 0.996, "local_augment.crop_size": 16},
     "t_rex": {"local_augment.crop_size": 16},
     "moco_v3": {"model.predictor.hidden": (1024,)},
@@ -63,6 +71,9 @@ def get_config(variant: str = "look"):
     c.optimizer.warmup = "5 epochs"
     c.memory, c.ema = 8192, 0.99
     c.checkpoint_every = "10 epochs"
-    return recipes.changed(c, ",".join(word for word in words if word != method),
-                           SETTINGS | OTHERS.get(method, {}) | {
-                               "model.options": {"stem": "small"}}, WORDS)
+    return recipes.changed(
+        c,
+        ",".join(word for word in words if word != method),
+        SETTINGS | OTHERS.get(method, {}) | {"model.options": {"stem": "small"}},
+        WORDS,
+    )

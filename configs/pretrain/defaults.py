@@ -113,7 +113,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.centre_momentum = 0.9  # dino: of the mean that is taken off its targets
     c.redundancy = 0.0051  # barlow_twins: weight of what is off the diagonal
     c.vicreg = ml_collections.ConfigDict(  # weights of its three terms
-        {"invariance": 25.0, "variance": 25.0, "covariance": 1.0})
+        {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+    )
 
     c.knn_every = "5 epochs"  # kNN monitor
     c.knn_k = 20
@@ -190,6 +191,8 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
             config.log_every = config.knn_every = config.checkpoint_every = "2 steps"
             config.data.limit = 300
         else:
-            raise InputError(f"variant {word!r} is unknown: use one of {', '.join(METHODS)}, "
-                             "augment=PRESET and smoke.")
+            raise InputError(
+                f"variant {word!r} is unknown: use one of {', '.join(METHODS)}, "
+                "augment=PRESET and smoke."
+            )
     return config

@@ -13,13 +13,27 @@ from jaxpt.errors import InputError
 IMAGES, CLASSES = 1_281_167, 1_000  # of ImageNet-1k's training part
 # ViT-S/16 where the source has none: AdamW as MoCo v3's (Chen et al., ICCV 2021), a longer warm-up
 # than a ResNet's, and clipping, which is ours.
-VIT_S16 = {"model.name": "vit_s16", "model.norm": "sync_batch", "model.options": {},
-           "optimizer.name": "adamw", "optimizer.weight_decay": 0.1,
-           "optimizer.clip_norm": 1.0, "optimizer.warmup": "10 epochs", "rate": 1.5e-4}
+VIT_S16 = {
+    "model.name": "vit_s16",
+    "model.norm": "sync_batch",
+    "model.options": {},
+    "optimizer.name": "adamw",
+    "optimizer.weight_decay": 0.1,
+    "optimizer.clip_norm": 1.0,
+    "optimizer.warmup": "10 epochs",
+    "rate": 1.5e-4,
+}
 
 
-def imagenet(method: str, variant: str, settings: dict, *, augment: str, vit: dict | None = None,
-             longer: dict | None = None) -> ml_collections.ConfigDict:
+def imagenet(
+    method: str,
+    variant: str,
+    settings: dict,
+    *,
+    augment: str,
+    vit: dict | None = None,
+    longer: dict | None = None,
+) -> ml_collections.ConfigDict:
     """ImageNet-1k with ResNet-50 for 100 epochs, or as the words of the variant say.
 
     Args:
@@ -53,22 +67,26 @@ def imagenet(method: str, variant: str, settings: dict, *, augment: str, vit: di
     return changed(c, variant, settings, {**(longer or {}), "vit_s16": VIT_S16 | (vit or {})})
 
 
-def changed(config, variant: str, settings: dict, words: dict[str, dict]
-            ) -> ml_collections.ConfigDict:
+def changed(
+    config, variant: str, settings: dict, words: dict[str, dict]
+) -> ml_collections.ConfigDict:
     """The config with settings, then those of each word of the variant, in the words' own order."""
     asked = list(filter(None, variant.split(",")))
     unknown = [word for word in asked if word not in {*words, "smoke"}]
     if unknown:
-        raise InputError(f"variant {unknown[0]!r} is unknown: use one of "
-                         f"{', '.join([*words, 'smoke'])}.")
+        raise InputError(
+            f"variant {unknown[0]!r} is unknown: use one of {', '.join([*words, 'smoke'])}."
+        )
     fields = dict(settings)
     for word in words:
         fields |= words[word] if word in asked else {}
     rate = fields.pop("rate")
     config.update_from_flattened_dict(
-        {name: value for name, value in fields.items() if name != "model.options"})
-    config.model.options = ml_collections.ConfigDict(fields.get("model.options", {}),
-                                                     allow_dotted_keys=False)
+        {name: value for name, value in fields.items() if name != "model.options"}
+    )
+    config.model.options = ml_collections.ConfigDict(
+        fields.get("model.options", {}), allow_dotted_keys=False
+    )
     config.optimizer.learning_rate = rate * config.batch_size / 256
     return shrunk(config) if "smoke" in asked else config
 

@@ -48,9 +48,11 @@ def get_config(variant: str = ""):
     c.duration = "20 epochs"
     c.warmup = "1 epochs"
     c.optimizer = ml_collections.ConfigDict(
-        {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0})  # longer gradients are cut; 0: none
+        {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0}
+    )  # longer gradients are cut; 0: none
     c.schedule = ml_collections.ConfigDict(  # or steps: times factor at those shares of training
-        {"name": "cosine", "at": (0.3, 0.6, 0.9), "factor": 0.1})
+        {"name": "cosine", "at": (0.3, 0.6, 0.9), "factor": 0.1}
+    )
     c.freeze = 0  # so many of the lowest parts stay as they are: 1 is the stem; -1 all
     c.layer_decay = 1.0  # of the learning rate, from the head towards the stem
     c.label_smoothing = 0.0
@@ -61,17 +63,23 @@ def get_config(variant: str = ""):
     c.rule = ""  # bit: BiT-HyperRule sets what is "" or -1 of duration, warmup, mixup, resize, crop
 
     c.augment = ml_collections.ConfigDict(  # see configs/pretrain/defaults.py
-        augment.Settings(shift=1, contrast=0.2, noise=0.05)._asdict())
+        augment.Settings(shift=1, contrast=0.2, noise=0.05)._asdict()
+    )
     c.mapping = "shard_map"
     c.devices = 0
     return apply_variant(c, variant)
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """"smoke" for a fine-tuning of seconds, or nothing."""
+    """ "smoke" for a fine-tuning of seconds, or nothing."""
     if variant == "smoke":
-        config.update(duration="3 steps", warmup="0 steps", seeds=(0,), batch_size=120,
-                      learning_rates=config.learning_rates[:1])
+        config.update(
+            duration="3 steps",
+            warmup="0 steps",
+            seeds=(0,),
+            batch_size=120,
+            learning_rates=config.learning_rates[:1],
+        )
     elif variant:
         raise InputError(f"variant {variant!r} is unknown: the only one is smoke.")
     return config

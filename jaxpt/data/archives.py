@@ -35,11 +35,12 @@ def aircraft(root: pathlib.Path) -> Listing:
 
     def part(name):
         pairs = [line.split(" ", 1) for line in _lines(root / f"images_variant_{name}.txt")]
-        return [(root / "images" / f"{image}.jpg", _label(names, variant, root / "variants.txt"))
-                for image, variant in pairs]
+        return [
+            (root / "images" / f"{image}.jpg", _label(names, variant, root / "variants.txt"))
+            for image, variant in pairs
+        ]
 
-    return Listing(names, {"train": part("train"), "validation": part("val"),
-                           "test": part("test")})
+    return Listing(names, {"train": part("train"), "validation": part("val"), "test": part("test")})
 
 
 def cars(root: pathlib.Path) -> Listing:
@@ -57,9 +58,13 @@ def cars(root: pathlib.Path) -> Listing:
         listed = _mat(annotations, "annotations")
         return [(root / folder / str(car["fname"]), int(car["class"]) - 1) for car in listed]
 
-    return Listing(names, {
-        "train": part("cars_train", devkit / "cars_train_annos.mat"),
-        "test": part("cars_test", labelled / "cars_test_annos_withlabels.mat")})
+    return Listing(
+        names,
+        {
+            "train": part("cars_train", devkit / "cars_train_annos.mat"),
+            "test": part("cars_test", labelled / "cars_test_annos_withlabels.mat"),
+        },
+    )
 
 
 def sun397(root: pathlib.Path) -> Listing:
@@ -73,12 +78,18 @@ def sun397(root: pathlib.Path) -> Listing:
     names = _lines(lists / "ClassName.txt")
 
     def part(file):
-        return [(root / "SUN397" / line.lstrip("/"),
-                 _label(names, line.rsplit("/", 1)[0], lists / "ClassName.txt"))
-                for line in _lines(lists / file)]
+        return [
+            (
+                root / "SUN397" / line.lstrip("/"),
+                _label(names, line.rsplit("/", 1)[0], lists / "ClassName.txt"),
+            )
+            for line in _lines(lists / file)
+        ]
 
-    return Listing(tuple(name.removeprefix("/")[2:] for name in names),
-                   {"train": part("Training_01.txt"), "test": part("Testing_01.txt")})
+    return Listing(
+        tuple(name.removeprefix("/")[2:] for name in names),
+        {"train": part("Training_01.txt"), "test": part("Testing_01.txt")},
+    )
 
 
 def birdsnap(root: pathlib.Path) -> Listing:
@@ -103,14 +114,17 @@ def _below(root: pathlib.Path, file: str, folders: tuple[str, ...]) -> pathlib.P
     for folder in folders:
         if (root / folder / file).is_file():
             return root / folder
-    raise InputError(f"{file} is missing: looked for it in "
-                     f"{', '.join(str(root / folder) for folder in folders)}.")
+    raise InputError(
+        f"{file} is missing: looked for it in "
+        f"{', '.join(str(root / folder) for folder in folders)}."
+    )
 
 
 def _lines(file: pathlib.Path) -> tuple[str, ...]:
     require(file.is_file(), f"{file} is missing: unpack the whole archive.")
-    return tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines()
-                 if line.strip())
+    return tuple(
+        line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
+    )
 
 
 def _label(names: tuple[str, ...], name: str, file: pathlib.Path) -> int:

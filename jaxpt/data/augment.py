@@ -102,8 +102,9 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
 def _one_by_one(shape) -> bool:
     """Whether images are treated one after another: so a CPU skips what is not due, has the image
     in its cache and shares each among its cores. Accelerators want the whole batch at once."""
-    return (not _planned.get() and jax.default_backend() == "cpu"
-            and shape[1] * shape[2] >= CPU_PIXELS)
+    return (
+        not _planned.get() and jax.default_backend() == "cpu" and shape[1] * shape[2] >= CPU_PIXELS
+    )
 
 
 @contextlib.contextmanager
@@ -119,33 +120,56 @@ def as_on_accelerators() -> Iterator[None]:
 def check(config) -> None:
     """Raises InputError where an augmentation config makes no sense."""
     settings = Settings(**config)
-    for name in ("contrast", "brightness", "noise", "erase", "grey", "jitter_probability",
-                 "blur_size"):
+    for name in (
+        "contrast",
+        "brightness",
+        "noise",
+        "erase",
+        "grey",
+        "jitter_probability",
+        "blur_size",
+    ):
         value = getattr(settings, name)
         require(0 <= value <= 1, f"augment.{name} must lie between 0 and 1, got {value}.")
     require(settings.erase < 1, f"augment.erase must be below 1, got {settings.erase}.")
     for name in "shift", "crop_size":
         value = getattr(settings, name)
-        require(0 <= value <= MOST_PIXELS, f"augment.{name} must lie between 0 and "
-                f"{MOST_PIXELS} pixels, got {value}.")
-    area, sigma, jitter = (tuple(x) for x in (settings.crop_area, settings.blur_sigma,
-                                              settings.jitter))
-    require(len(area) == 2 and 0 < area[0] <= area[1] <= 1,
-            f"augment.crop_area must be two shares above 0 and at most 1, the smaller first, got "
-            f"{area}.")
-    require(len(sigma) == 2 and 0 < sigma[0] <= sigma[1] < math.inf,
-            f"augment.blur_sigma must be two numbers above 0, the smaller first, got {sigma}.")
-    require(len(jitter) == 4 and all(0 <= x < math.inf for x in jitter) and jitter[3] <= 0.5,
-            "augment.jitter must be four numbers, none negative, of brightness, contrast, "
-            f"saturation and, up to 0.5, hue, got {jitter}.")
+        require(
+            0 <= value <= MOST_PIXELS,
+            f"augment.{name} must lie between 0 and {MOST_PIXELS} pixels, got {value}.",
+        )
+    area, sigma, jitter = (
+        tuple(x) for x in (settings.crop_area, settings.blur_sigma, settings.jitter)
+    )
+    require(
+        len(area) == 2 and 0 < area[0] <= area[1] <= 1,
+        f"augment.crop_area must be two shares above 0 and at most 1, the smaller first, got "
+        f"{area}.",
+    )
+    require(
+        len(sigma) == 2 and 0 < sigma[0] <= sigma[1] < math.inf,
+        f"augment.blur_sigma must be two numbers above 0, the smaller first, got {sigma}.",
+    )
+    require(
+        len(jitter) == 4 and all(0 <= x < math.inf for x in jitter) and jitter[3] <= 0.5,
+        "augment.jitter must be four numbers, none negative, of brightness, contrast, "
+        f"saturation and, up to 0.5, hue, got {jitter}.",
+    )
     for name in "blur", "solarise":
         shares = tuple(getattr(settings, name))
-        require(shares and all(0 <= x <= 1 for x in shares), f"augment.{name} must be shares "
-                f"between 0 and 1, one a view, such as (1.0, 0.1), got {shares}.")
-    require(0 <= settings.rand_augment <= 16, "augment.rand_augment must lie between 0 and 16 "
-            f"operations, got {settings.rand_augment}.")
-    require(0 <= settings.rand_augment_level <= 10, "augment.rand_augment_level must lie between "
-            f"0 and 10, got {settings.rand_augment_level}.")
+        require(
+            shares and all(0 <= x <= 1 for x in shares),
+            f"augment.{name} must be shares "
+            f"between 0 and 1, one a view, such as (1.0, 0.1), got {shares}.",
+        )
+    require(
+        0 <= settings.rand_augment <= 16,
+        f"augment.rand_augment must lie between 0 and 16 operations, got {settings.rand_augment}.",
+    )
+    require(
+        0 <= settings.rand_augment_level <= 10,
+        f"augment.rand_augment_level must lie between 0 and 10, got {settings.rand_augment_level}.",
+    )
 
 
 def _augment(settings, key, image, view, by_taps):
@@ -156,8 +180,9 @@ def _augment(settings, key, image, view, by_taps):
         return jax.random.fold_in(key, len(keys) + number)
 
     if settings.crop_size or tuple(settings.crop_area) != (1, 1):
-        image = geometry.crop(further(0), image, settings.crop_area, settings.crop_size,
-                              by_taps=by_taps)
+        image = geometry.crop(
+            further(0), image, settings.crop_area, settings.crop_size, by_taps=by_taps
+        )
     if settings.shift:
         image = geometry.shift(keys[0], image, settings.shift)
     if settings.flip:
@@ -165,8 +190,7 @@ def _augment(settings, key, image, view, by_taps):
     image = _change_colours(settings, further, image, view, by_taps)
     if settings.contrast or settings.brightness:
         contrast, brightness = jax.random.uniform(keys[2], (2,), minval=-1.0, maxval=1.0)
-        image = (image * (1 + settings.contrast * contrast)
-                 + 2 * settings.brightness * brightness)
+        image = image * (1 + settings.contrast * contrast) + 2 * settings.brightness * brightness
     if settings.noise:
         image = image + 2 * settings.noise * jax.random.normal(keys[3], image.shape)
     if settings.erase:
@@ -185,16 +209,29 @@ def _change_colours(settings, further, image, view, by_taps):
     if any(settings.jitter):
         is_due, draws = jax.random.split(further(2))
         image = _with_probability(
-            is_due, settings.jitter_probability, lambda image: colour.jitter(
-                image, *draw_jitter(draws, settings.jitter), hues=settings.jitter[3] > 0), image)
+            is_due,
+            settings.jitter_probability,
+            lambda image: colour.jitter(
+                image, *draw_jitter(draws, settings.jitter), hues=settings.jitter[3] > 0
+            ),
+            image,
+        )
     if settings.grey:
         image = _with_probability(further(3), settings.grey, colour.grey, image)
     if blur:
         is_due, draws = jax.random.split(further(4))
         low, high = settings.blur_sigma
-        image = _with_probability(is_due, blur, lambda image: colour.blur(
-            image, jax.random.uniform(draws, minval=low, maxval=high),
-            blur_radius(image.shape, settings.blur_size), by_taps=by_taps), image)
+        image = _with_probability(
+            is_due,
+            blur,
+            lambda image: colour.blur(
+                image,
+                jax.random.uniform(draws, minval=low, maxval=high),
+                blur_radius(image.shape, settings.blur_size),
+                by_taps=by_taps,
+            ),
+            image,
+        )
     if solarise:
         image = _with_probability(further(5), solarise, colour.solarise, image)
     return 2 * image - 1

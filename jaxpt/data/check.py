@@ -42,8 +42,9 @@ def findings(root: pathlib.Path) -> Iterator[Finding]:
     """
     parts = listing.every_part(root)
     for name in listing.only_in_test(parts):
-        yield Finding("class", f"{name} has images in the test part of {root} alone, none to "
-                      "train on.")
+        yield Finding(
+            "class", f"{name} has images in the test part of {root} alone, none to train on."
+        )
     first: dict[bytes, tuple[str, str, str]] = {}
     for name, part in parts.items():
         for file, label, (found, digest) in zip(*part, in_parallel(_look, part.files)):

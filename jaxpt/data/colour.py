@@ -59,10 +59,12 @@ def if_due(due, change, image):
 
 def _scaled(image, factors, order, due):
     """Those steps of the order that are due, but for the hue."""
+
     def step(place, image):
         luma = _luma(image) if image.shape[-1] == 3 else image
-        away_from = jnp.where(order[place] == 0, 0.0,
-                              jnp.where(order[place] == 1, jnp.mean(luma), luma))
+        away_from = jnp.where(
+            order[place] == 0, 0.0, jnp.where(order[place] == 1, jnp.mean(luma), luma)
+        )
         factor = factors[order[place]]
         return jnp.clip(factor * image + (1 - factor) * away_from, 0.0, 1.0)
 
@@ -78,8 +80,11 @@ def turn_hue(image, turn):
     low = jnp.minimum(jnp.minimum(red, green), blue)
     chroma = high - low
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    sixth = jnp.where(high == red, (green - blue) / safe,
-                      jnp.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe))
+    sixth = jnp.where(
+        high == red,
+        (green - blue) / safe,
+        jnp.where(high == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
 
     def channel(start):
         # It falls from the highest value to the lowest as the hue goes away from it.
@@ -118,8 +123,9 @@ def _convolve(image, taps, radius):
     # Rows of pixels whose channels lie side by side: one channel, its columns further apart.
     flat = padded.reshape(1, 1, len(padded), -1)
     flat = jax.lax.conv_general_dilated(flat, taps[None, None, :, None], (1, 1), "VALID")
-    flat = jax.lax.conv_general_dilated(flat, taps[None, None, None, :], (1, 1), "VALID",
-                                        rhs_dilation=(1, channels))
+    flat = jax.lax.conv_general_dilated(
+        flat, taps[None, None, None, :], (1, 1), "VALID", rhs_dilation=(1, channels)
+    )
     return flat.reshape(image.shape)
 
 
@@ -137,4 +143,4 @@ def solarise(image):
 def _luma(image):
     """[height, width, 1] of [height, width, 3]; a sum in this order, not a product of matrices,
     which accelerators may round to fewer bits."""
-    return sum(weight * image[..., i:i + 1] for i, weight in enumerate(LUMA))
+    return sum(weight * image[..., i : i + 1] for i, weight in enumerate(LUMA))

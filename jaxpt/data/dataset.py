@@ -56,8 +56,11 @@ class Dataset(NamedTuple):
 
 def require_part(dataset: Dataset, part: str) -> None:
     """Raises InputError where a set has no images in the part that is to be scored."""
-    require(len(getattr(dataset, part).ids) > 0, f"{dataset.name} has no {part} images, so nothing "
-            f"can be measured on them: give it a {part} part, or name another set.")
+    require(
+        len(getattr(dataset, part).ids) > 0,
+        f"{dataset.name} has no {part} images, so nothing "
+        f"can be measured on them: give it a {part} part, or name another set.",
+    )
 
 
 def make_split(part: str, images, labels, class_names, ids=None) -> Split:
@@ -72,20 +75,34 @@ def make_split(part: str, images, labels, class_names, ids=None) -> Split:
     """
     images = images if isinstance(images, Pictures) else np.asarray(images)
     labels = np.asarray(labels)
-    require(images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3),
-            f"{part} images must be uint8 [n, height, width, 1 or 3], got {images.dtype} "
-            f"{list(images.shape)}.")
-    require(labels.shape == images.shape[:1],
-            f"{part} has {images.shape[0]} images but labels of shape {list(labels.shape)}.")
+    require(
+        images.dtype == np.uint8 and images.ndim == 4 and images.shape[-1] in (1, 3),
+        f"{part} images must be uint8 [n, height, width, 1 or 3], got {images.dtype} "
+        f"{list(images.shape)}.",
+    )
+    require(
+        labels.shape == images.shape[:1],
+        f"{part} has {images.shape[0]} images but labels of shape {list(labels.shape)}.",
+    )
     outside = (labels < 0) | (labels >= len(class_names))
-    require(not outside.any(), f"{part} labels must lie in 0 … {len(class_names) - 1}, found "
-            f"{labels[outside][:1].tolist()}: name every class or mend the labels.")
+    require(
+        not outside.any(),
+        f"{part} labels must lie in 0 … {len(class_names) - 1}, found "
+        f"{labels[outside][:1].tolist()}: name every class or mend the labels.",
+    )
     ids = np.arange(len(labels)) if ids is None else ids
     return Split(images, labels.astype(np.int32), np.asarray(ids, np.int32))
 
 
-def assemble(name: str, class_names, trainval: Split, test: Split, map_name: str = "fine", *,
-             n_train: int | None = None) -> Dataset:
+def assemble(
+    name: str,
+    class_names,
+    trainval: Split,
+    test: Split,
+    map_name: str = "fine",
+    *,
+    n_train: int | None = None,
+) -> Dataset:
     """The set of these two parts.
 
     Args:
@@ -97,18 +114,30 @@ def assemble(name: str, class_names, trainval: Split, test: Split, map_name: str
       InputError: for an empty training part, images of two shapes, a label map that does not fit.
     """
     require(len(trainval.ids) > 0, f"{name} has no training images.")
-    require(trainval.images.shape[1:] == test.images.shape[1:],
-            f"{name}: training images are {list(trainval.images.shape[1:])}, but test "
-            f"images {list(test.images.shape[1:])}.")
-    require(not trainval.multi_label or map_name == "fine", f"data.label_map {map_name!r} is for "
-            f"sets of one label an image, but {name} has several: use 'fine'.")
+    require(
+        trainval.images.shape[1:] == test.images.shape[1:],
+        f"{name}: training images are {list(trainval.images.shape[1:])}, but test "
+        f"images {list(test.images.shape[1:])}.",
+    )
+    require(
+        not trainval.multi_label or map_name == "fine",
+        f"data.label_map {map_name!r} is for "
+        f"sets of one label an image, but {name} has several: use 'fine'.",
+    )
     if n_train is None:
         in_validation = validation_mask(trainval.labels)
         train, validation = trainval.take(~in_validation), trainval.take(in_validation)
     else:
         train, validation = trainval.take(slice(n_train)), trainval.take(slice(n_train, None))
-    return Dataset(name, tuple(class_names), label_map(map_name, tuple(class_names)), train,
-                   validation, trainval, test)
+    return Dataset(
+        name,
+        tuple(class_names),
+        label_map(map_name, tuple(class_names)),
+        train,
+        validation,
+        trainval,
+        test,
+    )
 
 
 def validation_mask(labels: np.ndarray, share: float = VALIDATION_SHARE) -> np.ndarray:
@@ -128,7 +157,7 @@ def validation_mask(labels: np.ndarray, share: float = VALIDATION_SHARE) -> np.n
     mask = np.zeros(len(labels), bool)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))
-        mask[members[:min(round(share * len(members)), len(members) - 1)]] = True
+        mask[members[: min(round(share * len(members)), len(members) - 1)]] = True
     return mask
 
 

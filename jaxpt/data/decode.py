@@ -14,7 +14,7 @@ from jaxpt.data.parallel import in_parallel
 from jaxpt.errors import InputError, require
 
 MOST_PIXELS = 100_000_000  # of one image: a small file may unpack to any number of them
-LARGE = 2 ** 30  # bytes from which on reading says how much memory it takes
+LARGE = 2**30  # bytes from which on reading says how much memory it takes
 
 
 class Framing(NamedTuple):
@@ -53,8 +53,10 @@ def open_image(encoded: pathlib.Path | bytes, name: str) -> Image.Image:
             require(pixels <= MOST_PIXELS, _too_large(name))
             image.load()
             # Conversion to 8 bits would turn nearly all of it white.
-            require(not image.mode.startswith(("I", "F")), f"{name} has more than 8 bits a "
-                    f"channel (mode {image.mode}): convert it first.")
+            require(
+                not image.mode.startswith(("I", "F")),
+                f"{name} has more than 8 bits a channel (mode {image.mode}): convert it first.",
+            )
             return image.copy() if image.mode == "L" else image.convert("RGB")
     except InputError:
         raise
@@ -81,8 +83,13 @@ def to_square(image: Image.Image, framing: Framing) -> Image.Image:
     return image.resize((framing.crop, framing.crop), Image.Resampling.BICUBIC, tuple(box.ravel()))
 
 
-def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing: Framing,
-            channels: int = 3, white: int = 255) -> np.ndarray:
+def squares(
+    encoded: Iterable[tuple[pathlib.Path | bytes, str]],
+    n: int,
+    framing: Framing,
+    channels: int = 3,
+    white: int = 255,
+) -> np.ndarray:
     """Decodes n (image, name) pairs in their order, on all cores.
 
     Args:
@@ -105,8 +112,9 @@ def squares(encoded: Iterable[tuple[pathlib.Path | bytes, str]], n: int, framing
     return images
 
 
-def read_square(source: pathlib.Path | bytes, name: str, framing: Framing, channels: int,
-                white: int = 255) -> np.ndarray:
+def read_square(
+    source: pathlib.Path | bytes, name: str, framing: Framing, channels: int, white: int = 255
+) -> np.ndarray:
     """One image as uint8 [side, side, channels]; arguments and errors as of ``squares``."""
     image = open_image(source, name).convert("RGB" if channels == 3 else "L")
     if white != 255:
@@ -125,9 +133,18 @@ def check_memory(n: int, side: int, channels: int) -> None:
     """Says how much memory n squares take where that is much, and refuses what cannot fit."""
     needed = n * side * side * channels
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    require(needed < there, f"{n:,} images of {side} × {side} × {channels} take "
-            f"{needed / 2 ** 30:.1f} GiB, but this machine has {there / 2 ** 30:.1f} GiB of "
-            "memory: choose a smaller data.image_size or set data.limit.")
+    require(
+        needed < there,
+        f"{n:,} images of {side} × {side} × {channels} take "
+        f"{needed / 2**30:.1f} GiB, but this machine has {there / 2**30:.1f} GiB of "
+        "memory: choose a smaller data.image_size or set data.limit.",
+    )
     if needed >= LARGE:
-        logging.getLogger(__name__).warning("%s images of %d × %d × %d take %.1f GiB of memory.",
-                                            f"{n:,}", side, side, channels, needed / 2 ** 30)
+        logging.getLogger(__name__).warning(
+            "%s images of %d × %d × %d take %.1f GiB of memory.",
+            f"{n:,}",
+            side,
+            side,
+            channels,
+            needed / 2**30,
+        )

@@ -25,5 +25,5 @@ def in_trainval(file_names, labels) -> np.ndarray:
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         by_digest = members[np.argsort(digests[members], kind="stable")]
-        mask[by_digest[:round(0.7 * len(members))]] = True
+        mask[by_digest[: round(0.7 * len(members))]] = True
     return mask

@@ -40,13 +40,19 @@ def make_feed(config, split: Split, labels: np.ndarray, devices):
     data = config.data
     wanted, limit = data.get("resident", "auto"), data.get("resident_limit_mb", 2048)
     workers, prefetch = data.get("workers", 0), data.get("prefetch", 2)
-    require(wanted in ("auto", "yes", "no"), f"data.resident must be auto, yes or no, got "
-            f"{wanted!r}.")
-    for name, value, least in (("resident_limit_mb", limit, 0), ("workers", workers, 0),
-                               ("prefetch", prefetch, 1)):
-        require(least <= value < 2 ** 20,
-                f"data.{name} must lie between {least} and {2 ** 20 - 1}, got {value}.")
-    mb = math.prod(split.images.shape) / 2 ** 20
+    require(
+        wanted in ("auto", "yes", "no"), f"data.resident must be auto, yes or no, got {wanted!r}."
+    )
+    for name, value, least in (
+        ("resident_limit_mb", limit, 0),
+        ("workers", workers, 0),
+        ("prefetch", prefetch, 1),
+    ):
+        require(
+            least <= value < 2**20,
+            f"data.{name} must lie between {least} and {2**20 - 1}, got {value}.",
+        )
+    mb = math.prod(split.images.shape) / 2**20
     if wanted == "yes" or (wanted == "auto" and mb <= limit):
         return ResidentFeed(split, labels, config.seed, devices)
     return StreamedFeed(split, labels, config.seed, devices, config.batch_size, workers, prefetch)
@@ -60,10 +66,13 @@ class ResidentFeed:
 
     def __init__(self, split: Split, labels, seed: int, devices):
         self.n = len(split.ids)
-        self.about = (f"{self.n:,} images, {math.prod(split.images.shape) / 2 ** 20:,.1f} MiB, "
-                      "lie on every device.")
+        self.about = (
+            f"{self.n:,} images, {math.prod(split.images.shape) / 2**20:,.1f} MiB, "
+            "lie on every device."
+        )
         self.data = devices.replicate(
-            Resident(np.asarray(split.images), labels, split.ids, np.int32(seed)))
+            Resident(np.asarray(split.images), labels, split.ids, np.int32(seed))
+        )
         self._devices = devices
 
     def batches(self, rows: Iterable[Rows]) -> Iterator[Rows]:
@@ -96,18 +105,21 @@ class StreamedFeed:
 
     resident = False
 
-    def __init__(self, split: Split, labels, seed: int, devices, batch_size: int, workers: int,
-                 prefetch: int):
+    def __init__(
+        self, split: Split, labels, seed: int, devices, batch_size: int, workers: int, prefetch: int
+    ):
         self.n = len(split.ids)
         self.data = devices.replicate(np.int32(seed))
         self._split, self._labels, self._devices = split, labels, devices
         self._own, self._batch_size = devices.own_rows(batch_size), batch_size
         self._pool, self._prefetch = make_pool(workers), prefetch
         self._in_flight = collections.deque()
-        mb = len(self._own) * math.prod(split.images.shape[1:]) / 2 ** 20
+        mb = len(self._own) * math.prod(split.images.shape[1:]) / 2**20
         most = prefetch + IN_FLIGHT + 1
-        self.about = (f"{self.n:,} images are streamed, at most {most} batches of {mb:,.1f} MiB "
-                      "in host memory (data.prefetch) and one image a thread (data.workers).")
+        self.about = (
+            f"{self.n:,} images are streamed, at most {most} batches of {mb:,.1f} MiB "
+            "in host memory (data.prefetch) and one image a thread (data.workers)."
+        )
 
     @staticmethod
     def gather(data: jax.Array, rows: Streamed) -> Batch:
@@ -129,8 +141,10 @@ class StreamedFeed:
                 for part in decoding:
                     part.result()
             except InputError as error:
-                raise RunError(f"{error} It could be read when the run began: bring it back, and "
-                               "start the run again.") from error
+                raise RunError(
+                    f"{error} It could be read when the run began: bring it back, and "
+                    "start the run again."
+                ) from error
             yield self._devices.split_own(batch, self._batch_size)
 
     def _begin(self, rows: Rows):
@@ -143,8 +157,10 @@ class StreamedFeed:
                 images[place] = self._split.images[index[place]]
 
         parts = np.array_split(np.arange(len(index)), min(len(index), TASKS))
-        return (Streamed(images, self._labels[index], self._split.ids[index], index, epoch),
-                [self._pool.submit(fill, part) for part in parts])
+        return (
+            Streamed(images, self._labels[index], self._split.ids[index], index, epoch),
+            [self._pool.submit(fill, part) for part in parts],
+        )
 
     def pace(self, metrics) -> None:
         """Waits until the devices are no more than ``IN_FLIGHT`` steps behind."""

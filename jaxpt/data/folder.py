@@ -40,8 +40,14 @@ class Folder(NamedTuple):
     broken: tuple[str, ...]
 
 
-def read(root: pathlib.Path, size: int, *, broken: str = "stop", keep: int | None = None,
-         cache: pathlib.Path | None = None) -> Folder:
+def read(
+    root: pathlib.Path,
+    size: int,
+    *,
+    broken: str = "stop",
+    keep: int | None = None,
+    cache: pathlib.Path | None = None,
+) -> Folder:
     """Reads class folders or lists of images; see ``listing.parts`` for how they may lie.
 
     The shorter side is scaled to ``size`` and the centre is cut out; colour images become RGB,
@@ -79,13 +85,22 @@ def read(root: pathlib.Path, size: int, *, broken: str = "stop", keep: int | Non
     extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
     require(not extra, f"{root}: no training image of {extra} can be used.")
     channels = 1 if grey else 3
-    images = {name: _stack([seen[file] for file in part.files], size, channels) if whole
-              else Pictures(part.files, Framing.centre(size), channels)
-              for name, part in parts.items()}
+    images = {
+        name: _stack([seen[file] for file in part.files], size, channels)
+        if whole
+        else Pictures(part.files, Framing.centre(size), channels)
+        for name, part in parts.items()
+    }
     position = {name: i for i, name in enumerate(names)}
-    return Folder(root.stem, {name: (images[name], np.array([position[c] for c in part.classes],
-                                                            np.int32))
-                              for name, part in parts.items()}, names, tuple(errors.values()))
+    return Folder(
+        root.stem,
+        {
+            name: (images[name], np.array([position[c] for c in part.classes], np.int32))
+            for name, part in parts.items()
+        },
+        names,
+        tuple(errors.values()),
+    )
 
 
 def _square(file: str, size: int) -> np.ndarray | str:
@@ -97,7 +112,7 @@ def _square(file: str, size: int) -> np.ndarray | str:
 
 
 def _mode(file: str) -> str:
-    """"L" or "RGB" of a file that can be decoded, else why it cannot."""
+    """ "L" or "RGB" of a file that can be decoded, else why it cannot."""
     try:
         return open_image(pathlib.Path(file), file).mode
     except InputError as error:
@@ -113,8 +128,9 @@ def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, st
             return dict(found["errors"]), bool(found["grey"])
     except (OSError, ValueError, TypeError, KeyError):
         pass  # not there, or broken: look again
-    logging.getLogger(__name__).warning("Decoding %s images once, to find broken ones.",
-                                        f"{len(files):,}")
+    logging.getLogger(__name__).warning(
+        "Decoding %s images once, to find broken ones.", f"{len(files):,}"
+    )
     errors, grey = {}, True
     for file, mode in zip(files, in_parallel(_mode, files)):
         if mode not in ("L", "RGB"):
@@ -141,8 +157,11 @@ def _digest(files: list[str]) -> str:
     for file in files:
         try:
             about = os.stat(file)
-            digest.update(f"{os.path.abspath(file)}\0{about.st_size}\0{about.st_mtime_ns}\n"
-                          .encode(errors="surrogateescape"))
+            digest.update(
+                f"{os.path.abspath(file)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(
+                    errors="surrogateescape"
+                )
+            )
         except OSError:
             digest.update(f"{file}\0missing\n".encode(errors="surrogateescape"))
     return digest.hexdigest()[:24]
@@ -152,8 +171,11 @@ def _tell(root, errors: dict[str, str], n: int, broken: str) -> None:
     more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     named = "; ".join(text.removesuffix(".") for text in list(errors.values())[:SHOWN]) + more
     said = f"{len(errors):,} of {n:,} images cannot be used: {named}."
-    require(broken == "skip", f"{said.removesuffix('.')}. Mend or remove them, or set data.broken "
-            f"to skip; jaxpt data check {root} lists all.")
+    require(
+        broken == "skip",
+        f"{said.removesuffix('.')}. Mend or remove them, or set data.broken "
+        f"to skip; jaxpt data check {root} lists all.",
+    )
     logging.getLogger(__name__).warning("%s They are left out.", said)
 
 

@@ -37,8 +37,9 @@ def crop(key, image, area, size, *, by_taps=False):
     scale = jnp.array(out) / (sides * jnp.array([height, width]))
     shift = -corner * jnp.array([height, width]) * scale
     if not by_taps:
-        return jax.image.scale_and_translate(image, (*out, channels), (0, 1), scale, shift,
-                                             "linear")
+        return jax.image.scale_and_translate(
+            image, (*out, channels), (0, 1), scale, shift, "linear"
+        )
     largest = math.sqrt(area[1] * 4 / 3)
     for axis in 0, 1:
         image = _scaled(image, axis, scale[axis], shift[axis], out[axis], largest)
@@ -57,8 +58,9 @@ def _scaled(image, axis, scale, shift, size, largest):
     weights = jnp.where((places >= 0) & (places < length), weights, 0.0)
     weights = weights / jnp.sum(weights, axis=0)
     weights = weights.reshape(n_taps, *(size if i == axis else 1 for i in range(image.ndim)))
-    return sum(weight * jnp.take(image, place, axis, mode="clip")
-               for place, weight in zip(places, weights))
+    return sum(
+        weight * jnp.take(image, place, axis, mode="clip") for place, weight in zip(places, weights)
+    )
 
 
 def shift(key, image, pixels):

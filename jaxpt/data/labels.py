@@ -42,22 +42,30 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
         "fine": LabelMap(tuple(range(n)), tuple(class_names)),
         "halves": LabelMap(tuple(y // 5 for y in range(n)), ("first five", "last five")),
         "parity": LabelMap(tuple(y % 2 for y in range(n)), ("even", "odd")),
-        "fashion5": LabelMap((0, 1, 0, 2, 0, 3, 0, 3, 4, 3),
-                             ("tops", "trouser", "dress", "shoes", "bag")),
+        "fashion5": LabelMap(
+            (0, 1, 0, 2, 0, 3, 0, 3, 4, 3), ("tops", "trouser", "dress", "shoes", "bag")
+        ),
     }
-    require(name in maps, f"data.label_map must be one of {sorted(maps)}, level:K or a .csv file, "
-            f"got {name!r}.")
-    require(name in ("fine", "parity") or n == 10,
-            f"data.label_map {name!r} is for 10 classes, but the data has {n}.")
+    require(
+        name in maps,
+        f"data.label_map must be one of {sorted(maps)}, level:K or a .csv file, got {name!r}.",
+    )
+    require(
+        name in ("fine", "parity") or n == 10,
+        f"data.label_map {name!r} is for 10 classes, but the data has {n}.",
+    )
     return maps[name]
 
 
 def _of_level(name: str, class_names) -> LabelMap:
     level = name.removeprefix("level:")
     levels = max(len(c.split("/")) for c in class_names)
-    require(level.isdecimal() and 1 <= int(level) <= levels, f"data.label_map {name!r}: the "
-            f"classes have the levels 1 to {levels}, such as {class_names[0]!r}.")
-    return _named(["/".join(c.split("/")[:int(level)]) for c in class_names])
+    require(
+        level.isdecimal() and 1 <= int(level) <= levels,
+        f"data.label_map {name!r}: the "
+        f"classes have the levels 1 to {levels}, such as {class_names[0]!r}.",
+    )
+    return _named(["/".join(c.split("/")[: int(level)]) for c in class_names])
 
 
 def _of_file(file: pathlib.Path, class_names) -> LabelMap:
@@ -66,10 +74,14 @@ def _of_file(file: pathlib.Path, class_names) -> LabelMap:
         rows = rows[1:]
     coarse = {}
     for line, row in rows:
-        require(len(row) == 2 and all(row), f"{file}, line {line}: expected fine,coarse, got "
-                f"{','.join(row)!r}.")
-        require(coarse.setdefault(row[0], row[1]) == row[1],
-                f"{file}, line {line}: {row[0]!r} has two coarse classes.")
+        require(
+            len(row) == 2 and all(row),
+            f"{file}, line {line}: expected fine,coarse, got {','.join(row)!r}.",
+        )
+        require(
+            coarse.setdefault(row[0], row[1]) == row[1],
+            f"{file}, line {line}: {row[0]!r} has two coarse classes.",
+        )
     missing, unknown = set(class_names) - set(coarse), set(coarse) - set(class_names)
     require(not missing, f"{file} lacks the classes {sorted(missing)}.")
     require(not unknown, f"{file} has classes that the data has not: {sorted(unknown)}.")

@@ -33,8 +33,10 @@ def parts(root: pathlib.Path) -> dict[str, Part]:
     """
     found = every_part(root)
     unknown = only_in_test(found)
-    require(not unknown, f"{_place(root, 'test')} has classes that {_place(root, 'train')} has "
-            f"not: {unknown}.")
+    require(
+        not unknown,
+        f"{_place(root, 'test')} has classes that {_place(root, 'train')} has not: {unknown}.",
+    )
     return found
 
 
@@ -60,24 +62,31 @@ def every_part(root: pathlib.Path) -> dict[str, Part]:
         return {"train": _listed(root)}
     require(root.is_dir(), f"data.path {str(root)!r} is no folder, and no list file.")
     there = {part: found for part in PARTS if (found := _place(root, part))}
-    require("test" not in there or "train" in there,
-            f"{root} has a test part but no train part: expected {root}/train.")
+    require(
+        "test" not in there or "train" in there,
+        f"{root} has a test part but no train part: expected {root}/train.",
+    )
     if not there:
         return {"train": _in_folders(root)}
-    return {part: _listed(place) if place.is_file() else _in_folders(place, root)
-            for part, place in there.items()}
+    return {
+        part: _listed(place) if place.is_file() else _in_folders(place, root)
+        for part, place in there.items()
+    }
 
 
 def only_in_test(found: dict[str, Part]) -> list[str]:
     """Classes of the test part that the training part has not."""
-    return sorted(set(found["test"].classes if "test" in found else ())
-                  - set(found["train"].classes))
+    return sorted(
+        set(found["test"].classes if "test" in found else ()) - set(found["train"].classes)
+    )
 
 
 def _place(root: pathlib.Path, part: str) -> pathlib.Path | None:
     folder, listed = root / part, root / f"{part}.csv"
-    require(not (folder.is_dir() and listed.is_file()),
-            f"{root} has both {part} and {part}.csv: move one of them away.")
+    require(
+        not (folder.is_dir() and listed.is_file()),
+        f"{root} has both {part} and {part}.csv: move one of them away.",
+    )
     return folder if folder.is_dir() else listed if listed.is_file() else None
 
 
@@ -87,8 +96,11 @@ def _in_folders(part: pathlib.Path, root: pathlib.Path | None = None) -> Part:
         if len(names) > 1:
             files.append(os.path.join(part, *names))
             classes.append("/".join(names[:-1]))
-    require(bool(files), f"{part} has no images: expected {part}/CLASS/IMAGE with one of the "
-            f"endings {', '.join(SUFFIXES)}.")
+    require(
+        bool(files),
+        f"{part} has no images: expected {part}/CLASS/IMAGE with one of the "
+        f"endings {', '.join(SUFFIXES)}.",
+    )
     return Part(files, classes)
 
 
@@ -106,15 +118,19 @@ def _walk(folder, root: pathlib.Path, above: tuple[str, ...]) -> Iterator[tuple[
         if entry.is_dir():
             real = os.path.realpath(entry.path)
             if real not in above:
-                yield from ((entry.name, *names)
-                            for names in _walk(entry.path, root, (*above, real)))
+                yield from (
+                    (entry.name, *names) for names in _walk(entry.path, root, (*above, real))
+                )
         elif entry.name.lower().endswith(SUFFIXES):
             yield (entry.name,)
 
 
 def _stays_within(path: pathlib.Path, root: pathlib.Path) -> None:
-    require(path.resolve().is_relative_to(root), f"{path} leads out of {root}, to "
-            f"{path.resolve()}: copy the file, or give the folder that holds it.")
+    require(
+        path.resolve().is_relative_to(root),
+        f"{path} leads out of {root}, to "
+        f"{path.resolve()}: copy the file, or give the folder that holds it.",
+    )
 
 
 def _listed(file: pathlib.Path) -> Part:
@@ -125,18 +141,25 @@ def _listed(file: pathlib.Path) -> Part:
     rows = read_rows(file)
     if rows and rows[0][1][0].lower() == "path":
         rows = rows[1:]
-    require(bool(rows), f"{file} lists no images: expected lines path,label or "
-            "path,coarse label,fine label.")
+    require(
+        bool(rows),
+        f"{file} lists no images: expected lines path,label or path,coarse label,fine label.",
+    )
     root, within = file.parent.resolve(), set()
     files, classes = [], []
     for line, (name, *labels) in rows:
-        require(name != "" and labels != [] and all(labels), f"{file}, line {line}: expected "
-                f"path,label[,label…], got {','.join((name, *labels))!r}.")
+        require(
+            name != "" and labels != [] and all(labels),
+            f"{file}, line {line}: expected "
+            f"path,label[,label…], got {','.join((name, *labels))!r}.",
+        )
         path = file.parent / name
         # Folders once each, files where they are links: a list may have a million lines.
         if path.parent not in within or path.is_symlink():
-            require(not os.path.isabs(name), f"{file}, line {line}: {name!r} is no path from the "
-                    "list's own folder.")
+            require(
+                not os.path.isabs(name),
+                f"{file}, line {line}: {name!r} is no path from the list's own folder.",
+            )
             _stays_within(path, root)
             within.add(path.parent)
         files.append(str(path))
@@ -155,6 +178,7 @@ def read_rows(file: pathlib.Path) -> list[tuple[int, list[str]]]:
             reader = csv.reader(lines, strict=True)
             rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{file} cannot be read as a list, lines of comma-separated text "
-                         f"({error}).") from error
+        raise InputError(
+            f"{file} cannot be read as a list, lines of comma-separated text ({error})."
+        ) from error
     return [(line, row) for line, row in rows if any(row)]

@@ -117,11 +117,15 @@ def next_example(rows: jax.Array, batch: int, axis_name: str) -> jax.Array:
 def check(config) -> None:
     """Raises InputError where ``mixup`` or ``cutmix`` of a pre-training config makes no sense."""
     for name in "mixup", "cutmix":
-        require(0 <= config[name] <= 100, f"{name} must lie between 0 (none) and 100, got "
-                f"{config[name]}.")
-    require(config.method == "cross_entropy" or not (config.mixup or config.cutmix),
-            "mixup and cutmix are for method cross_entropy, whose loss takes mixed labels: set "
-            f"them to 0 for {config.method}.")
+        require(
+            0 <= config[name] <= 100,
+            f"{name} must lie between 0 (none) and 100, got {config[name]}.",
+        )
+    require(
+        config.method == "cross_entropy" or not (config.mixup or config.cutmix),
+        "mixup and cutmix are for method cross_entropy, whose loss takes mixed labels: set "
+        f"them to 0 for {config.method}.",
+    )
 
 
 def _box(drawn, shape):

@@ -30,9 +30,14 @@ class Pictures:
     dtype = np.dtype(np.uint8)
     ndim = 4
 
-    def __init__(self, places, framing: Framing, channels: int,
-                 encoded: Callable[[Any], tuple[pathlib.Path | bytes, str]] = of_file,
-                 white: int = 255):
+    def __init__(
+        self,
+        places,
+        framing: Framing,
+        channels: int,
+        encoded: Callable[[Any], tuple[pathlib.Path | bytes, str]] = of_file,
+        white: int = 255,
+    ):
         """``channels``: 3, or 1 for grey; ``encoded``: from a place to the file, or its bytes, and
         a name, called by several threads; ``white``: see ``read_square``."""
         self.places = places if isinstance(places, np.ndarray) else np.asarray(places, object)
@@ -46,8 +51,9 @@ class Pictures:
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):
             return self._decode(self.places[index])
-        return Pictures(self.places[index], self.framing, self.shape[-1], self._encoded,
-                        self._white)
+        return Pictures(
+            self.places[index], self.framing, self.shape[-1], self._encoded, self._white
+        )
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         images = np.empty(self.shape, np.uint8)

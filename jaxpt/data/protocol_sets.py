@@ -59,56 +59,101 @@ KORNBLITH = {
     # T: the published test part is called validation there.
     "food101": Protocol("tfds:food101:2.*.*", 101, _sizes(75_750, 25_250), test="validation"),
     "birdsnap": Protocol(  # P: sizes; many of its links are dead by now
-        "archive:birdsnap", 500, _sizes(47_386, 2_443), get=(
+        "archive:birdsnap",
+        500,
+        _sizes(47_386, 2_443),
+        get=(
             "thomasberg.org/datasets/birdsnap/1.1/birdsnap.tgz, whose get_birdsnap.py fetches the "
             "images to download/images; data.path is the folder with test_images.txt. Many links "
-            "are dead: only a copy of old can be whole.")),
+            "are dead: only a copy of old can be whole."
+        ),
+    ),
     "sun397": Protocol(  # P: partition 1 of ten; tfds' default config is another split
-        "archive:sun397", 397, _sizes(19_850, 19_850), get=(
+        "archive:sun397",
+        397,
+        _sizes(19_850, 19_850),
+        get=(
             "SUN397.tar.gz and Partitions.zip from vision.princeton.edu/projects/2010/SUN; "
             "data.path is the folder with SUN397/a/abbey/… and Training_01.txt, Testing_01.txt and "
-            "ClassName.txt (also in Partitions/).")),
+            "ClassName.txt (also in Partitions/)."
+        ),
+    ),
     "cars": Protocol(  # T: sizes; its download is dead
-        "archive:cars", 196, _sizes(8_144, 8_041), get=(
+        "archive:cars",
+        196,
+        _sizes(8_144, 8_041),
+        get=(
             "Stanford Cars: cars_train/, cars_test/, devkit/ and "
-            "cars_test_annos_withlabels.mat, all in the folder data.path.")),
+            "cars_test_annos_withlabels.mat, all in the folder data.path."
+        ),
+    ),
     "aircraft": Protocol(  # trainval and test: P; train and validation: U
-        "archive:aircraft", 100, _sizes(6_667, 3_333, 3_334, 3_333), MEAN_PER_CLASS,
-        validation="validation", get=(
+        "archive:aircraft",
+        100,
+        _sizes(6_667, 3_333, 3_334, 3_333),
+        MEAN_PER_CLASS,
+        validation="validation",
+        get=(
             "fgvc-aircraft-2013b.tar.gz from www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft; "
-            "data.path is its folder.")),
+            "data.path is its folder."
+        ),
+    ),
     "voc07": Protocol(  # T
-        "tfds:voc/2007:5.*.*", 20, _sizes(5_011, 4_952, 2_501, 2_510), VOC07_MAP,
-        validation="validation", task="voc"),
+        "tfds:voc/2007:5.*.*",
+        20,
+        _sizes(5_011, 4_952, 2_501, 2_510),
+        VOC07_MAP,
+        validation="validation",
+        task="voc",
+    ),
     "dtd": Protocol(  # T: the first of ten splits
-        "tfds:dtd:3.*.*", 47, _sizes(3_760, 1_880, 1_880, 1_880), validation="validation"),
+        "tfds:dtd:3.*.*", 47, _sizes(3_760, 1_880, 1_880, 1_880), validation="validation"
+    ),
     "pets": Protocol(  # P
-        "tfds:oxford_iiit_pet:4.*.*", 37, _sizes(3_680, 3_669), MEAN_PER_CLASS),
+        "tfds:oxford_iiit_pet:4.*.*", 37, _sizes(3_680, 3_669), MEAN_PER_CLASS
+    ),
     # T: 30 of each of 102 classes (with background), drawn by tfds, are train; that 6,084 remain
     # (9,144 images in all) is U, and so is whether K drew the same.
-    "caltech101": Protocol(
-        "tfds:caltech101:3.*.*", 102, _sizes(3_060, 6_084), MEAN_PER_CLASS),
+    "caltech101": Protocol("tfds:caltech101:3.*.*", 102, _sizes(3_060, 6_084), MEAN_PER_CLASS),
     "flowers102": Protocol(  # P: trainval and test; T: the parts; their 1,020 each: U
-        "tfds:oxford_flowers102:2.*.*", 102, _sizes(2_040, 6_149, 1_020, 1_020), MEAN_PER_CLASS,
-        validation="validation"),
+        "tfds:oxford_flowers102:2.*.*",
+        102,
+        _sizes(2_040, 6_149, 1_020, 1_020),
+        MEAN_PER_CLASS,
+        validation="validation",
+    ),
 }
 
 OTHERS = {
     # T: 27,000 in one split. The 18,900 / 8,100 are those of t-ReX (Sariyildiz et al. 2023); which
     # images it took is unknown, ours are in ``eurosat``.
-    "eurosat": Protocol("tfds:eurosat/rgb:2.*.*", 10, _sizes(18_900, 8_100), test="train",
-                        split_rule="eurosat"),
+    "eurosat": Protocol(
+        "tfds:eurosat/rgb:2.*.*", 10, _sizes(18_900, 8_100), test="train", split_rule="eurosat"
+    ),
     "imagenet": Protocol(  # U: sizes. The published validation part is the test part here
-        "tfds:imagenet2012:5.*.*", 1000, _sizes(1_281_167, 50_000), test="validation", get=(
+        "tfds:imagenet2012:5.*.*",
+        1000,
+        _sizes(1_281_167, 50_000),
+        test="validation",
+        get=(
             "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar from image-net.org, in "
-            "downloads/manual below tfds' data folder.")),
+            "downloads/manual below tfds' data folder."
+        ),
+    ),
     "digits": Protocol("digits", 10, _sizes(1_200, 597), resize=0, crop=0),
     "fashion_mnist": Protocol("fashion_mnist", 10, _sizes(60_000, 10_000), resize=0, crop=0),
 }
 
 
-def _vtab(source: str, classes: int, test_size: int, *, validation=("validation", 0),
-          test: str = "test", **others) -> Protocol:
+def _vtab(
+    source: str,
+    classes: int,
+    test_size: int,
+    *,
+    validation=("validation", 0),
+    test: str = "test",
+    **others,
+) -> Protocol:
     """V: 800 examples of train, 200 of validation, the whole test part.
 
     V resizes the whole image to 224 × 224, whatever its proportions; with TensorFlow's bilinear
@@ -118,8 +163,16 @@ def _vtab(source: str, classes: int, test_size: int, *, validation=("validation"
       validation: the split of tfds, and the position in it where V's validation part begins.
     """
     split, first = validation
-    return Protocol(source, classes, _sizes(1_000, test_size, 800, 200), train="train[:800]",
-                    validation=f"{split}[{first}:{first + 200}]", test=test, crop=0, **others)
+    return Protocol(
+        source,
+        classes,
+        _sizes(1_000, test_size, 800, 200),
+        train="train[:800]",
+        validation=f"{split}[{first}:{first + 200}]",
+        test=test,
+        crop=0,
+        **others,
+    )
 
 
 # V: where there is no validation part, it is the end of train: after 90 % of it (Caltech-101,
@@ -133,33 +186,77 @@ VTAB = {
     # V takes version 3 of Pets, which tfds no longer has: the slices may hold other images.
     "vtab_pets": _vtab("tfds:oxford_iiit_pet:4.*.*", 37, 3_669, validation=("train", 2_944)),
     "vtab_svhn": _vtab("tfds:svhn_cropped:3.*.*", 10, 26_032, validation=("train", 65_931)),
-    "vtab_sun397": _vtab("tfds:sun397/tfds:4.*.*", 397, 21_750, get=(
-        "Its download is dead: data.path must be the folder of a copy that tfds prepared.")),
+    "vtab_sun397": _vtab(
+        "tfds:sun397/tfds:4.*.*",
+        397,
+        21_750,
+        get=("Its download is dead: data.path must be the folder of a copy that tfds prepared."),
+    ),
     "vtab_patch_camelyon": _vtab("tfds:patch_camelyon:2.*.*", 2, 32_768),
-    "vtab_eurosat": _vtab("tfds:eurosat/rgb:2.*.*", 10, 5_400, validation=("train", 16_200),
-                          test="train[21600:]"),
-    "vtab_resisc45": _vtab("tfds:resisc45:3.*.*", 45, 6_300, validation=("train", 18_900),
-                           test="train[25200:]", get=(
-                               "NWPU-RESISC45.rar, in downloads/manual below tfds' data folder.")),
+    "vtab_eurosat": _vtab(
+        "tfds:eurosat/rgb:2.*.*", 10, 5_400, validation=("train", 16_200), test="train[21600:]"
+    ),
+    "vtab_resisc45": _vtab(
+        "tfds:resisc45:3.*.*",
+        45,
+        6_300,
+        validation=("train", 18_900),
+        test="train[25200:]",
+        get=("NWPU-RESISC45.rar, in downloads/manual below tfds' data folder."),
+    ),
     "vtab_retinopathy": _vtab(
-        "tfds:diabetic_retinopathy_detection/btgraham-300:3.*.*", 5, 42_670, get=(
+        "tfds:diabetic_retinopathy_detection/btgraham-300:3.*.*",
+        5,
+        42_670,
+        get=(
             "The images and trainLabels.csv of kaggle.com/c/diabetic-retinopathy-detection, in "
-            "downloads/manual below tfds' data folder.")),
-    "vtab_clevr_count": _vtab("tfds:clevr:3.*.*", 8, 15_000, validation=("train", 63_000),
-                              test="validation", task="count"),
-    "vtab_clevr_distance": _vtab("tfds:clevr:3.*.*", 6, 15_000, validation=("train", 63_000),
-                                 test="validation", task="closest_object"),
+            "downloads/manual below tfds' data folder."
+        ),
+    ),
+    "vtab_clevr_count": _vtab(
+        "tfds:clevr:3.*.*", 8, 15_000, validation=("train", 63_000), test="validation", task="count"
+    ),
+    "vtab_clevr_distance": _vtab(
+        "tfds:clevr:3.*.*",
+        6,
+        15_000,
+        validation=("train", 63_000),
+        test="validation",
+        task="closest_object",
+    ),
     "vtab_dmlab": _vtab("tfds:dmlab:2.0.1", 6, 22_735),
     "vtab_kitti_distance": _vtab("tfds:kitti:3.*.*", 4, 711, task="closest_vehicle"),
     "vtab_dsprites_position": _vtab(
-        "tfds:dsprites:2.*.*", 16, 73_728, validation=("train", 589_824), test="train[663552:]",
-        task="x_position"),
+        "tfds:dsprites:2.*.*",
+        16,
+        73_728,
+        validation=("train", 589_824),
+        test="train[663552:]",
+        task="x_position",
+    ),
     "vtab_dsprites_orientation": _vtab(
-        "tfds:dsprites:2.*.*", 16, 73_728, validation=("train", 589_824), test="train[663552:]",
-        task="orientation"),
+        "tfds:dsprites:2.*.*",
+        16,
+        73_728,
+        validation=("train", 589_824),
+        test="train[663552:]",
+        task="orientation",
+    ),
     # V: validation is the first half of the published test part, test the second.
-    "vtab_smallnorb_azimuth": _vtab("tfds:smallnorb:2.*.*", 18, 12_150, validation=("test", 0),
-                                    test="test[12150:]", task="azimuth"),
-    "vtab_smallnorb_elevation": _vtab("tfds:smallnorb:2.*.*", 9, 12_150, validation=("test", 0),
-                                      test="test[12150:]", task="elevation"),
+    "vtab_smallnorb_azimuth": _vtab(
+        "tfds:smallnorb:2.*.*",
+        18,
+        12_150,
+        validation=("test", 0),
+        test="test[12150:]",
+        task="azimuth",
+    ),
+    "vtab_smallnorb_elevation": _vtab(
+        "tfds:smallnorb:2.*.*",
+        9,
+        12_150,
+        validation=("test", 0),
+        test="test[12150:]",
+        task="elevation",
+    ),
 }

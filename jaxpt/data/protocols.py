@@ -19,8 +19,16 @@ TRANSFER12 = tuple(KORNBLITH)
 VTAB1K = tuple(VTAB)
 
 
-def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
-         label_map: str = "fine", try_gcs: bool = False, keep: int | None = None) -> Dataset:
+def load(
+    name: str,
+    *,
+    path: str = "",
+    image_size: int = 0,
+    limit: int = 0,
+    label_map: str = "fine",
+    try_gcs: bool = False,
+    keep: int | None = None,
+) -> Dataset:
     """Loads the set of a protocol.
 
     Args:
@@ -42,17 +50,24 @@ def load(name: str, *, path: str = "", image_size: int = 0, limit: int = 0,
       InputError: for another name, a set that is not there, with what to do about it, or one whose
         parts are not of the protocol's sizes, with both numbers.
     """
-    require(name in PROTOCOLS, f"protocol must be one of {', '.join(sorted(PROTOCOLS))}, got "
-            f"{name!r}.")
+    require(
+        name in PROTOCOLS, f"protocol must be one of {', '.join(sorted(PROTOCOLS))}, got {name!r}."
+    )
     require(image_size >= 0, f"data.image_size must not be negative, got {image_size}.")
     protocol = PROTOCOLS[name]
     opened = _open(name, protocol, path, try_gcs, keep)
-    require(len(opened.class_names) == protocol.classes, f"{name} has {len(opened.class_names)} "
-            f"classes, but the protocol {protocol.classes}. {protocol.get}".strip())
+    require(
+        len(opened.class_names) == protocol.classes,
+        f"{name} has {len(opened.class_names)} "
+        f"classes, but the protocol {protocol.classes}. {protocol.get}".strip(),
+    )
     for part, expected in protocol.sizes.items():
         found = opened.sizes[part]
-        require(found == expected, f"{name}: {part} has {found:,} examples, but the protocol "
-                f"{expected:,}. {protocol.get}".strip())
+        require(
+            found == expected,
+            f"{name}: {part} has {found:,} examples, but the protocol "
+            f"{expected:,}. {protocol.get}".strip(),
+        )
     framing = _framing(protocol, image_size)
     rows = limited(opened.sizes["trainval"], limit)
     trainval = _split("train", opened, *opened.read("trainval", rows, framing), rows)
@@ -82,8 +97,9 @@ class _Opened(NamedTuple):
     read: Callable[[str, np.ndarray, Framing | None], tuple[np.ndarray, np.ndarray]]
 
 
-def _open(name: str, protocol: Protocol, path: str, try_gcs: bool,
-          keep: int | None = None) -> _Opened:
+def _open(
+    name: str, protocol: Protocol, path: str, try_gcs: bool, keep: int | None = None
+) -> _Opened:
     kind, _, source = protocol.source.partition(":")
     if kind == "tfds":
         return _open_tfds(protocol, source, path, try_gcs, keep)
@@ -103,24 +119,33 @@ def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
     if protocol.split_rule == "eurosat":
         everything = [(protocol.train, count(protocol.train))]
         named = list(tfds_source.examples(builder, protocol.train, ("filename", "label")))
-        mask = eurosat.in_trainval([example["filename"].decode() for example in named],
-                                   [example["label"] for example in named])
+        mask = eurosat.in_trainval(
+            [example["filename"].decode() for example in named],
+            [example["label"] for example in named],
+        )
         where = {"trainval": np.flatnonzero(mask), "test": np.flatnonzero(~mask)}
         sizes = {"train": int(mask.sum()), "validation": 0}
         splits = {"trainval": everything, "test": everything}
     else:
-        splits = {"trainval": [(split, count(split)) for split in (
-            protocol.train, protocol.validation) if split],
-            "test": [(protocol.test, count(protocol.test))]}
+        splits = {
+            "trainval": [
+                (split, count(split)) for split in (protocol.train, protocol.validation) if split
+            ],
+            "test": [(protocol.test, count(protocol.test))],
+        }
         where = {part: np.arange(sum(n for _, n in listed)) for part, listed in splits.items()}
         sizes = {"train": count(protocol.train), "validation": count(protocol.validation)}
 
     def read(part, rows, framing):
-        return tfds_source.read(builder, splits[part], task, framing, rows=where[part][rows],
-                                keep=keep)
+        return tfds_source.read(
+            builder, splits[part], task, framing, rows=where[part][rows], keep=keep
+        )
 
-    return _Opened(tfds_source.class_names(builder, task),
-                   {**sizes, **{part: len(rows) for part, rows in where.items()}}, read)
+    return _Opened(
+        tfds_source.class_names(builder, task),
+        {**sizes, **{part: len(rows) for part, rows in where.items()}},
+        read,
+    )
 
 
 def _open_archive(listing: archives.Listing) -> _Opened:
@@ -132,9 +157,15 @@ def _open_archive(listing: archives.Listing) -> _Opened:
         images = decode.squares(((file, str(file)) for file, _ in chosen), len(chosen), framing)
         return images, np.array([label for _, label in chosen], np.int32)
 
-    return _Opened(listing.class_names,
-                   {"train": len(train), "validation": len(validation),
-                    **{part: len(files) for part, files in parts.items()}}, read)
+    return _Opened(
+        listing.class_names,
+        {
+            "train": len(train),
+            "validation": len(validation),
+            **{part: len(files) for part, files in parts.items()},
+        },
+        read,
+    )
 
 
 def _open_arrays(name, trainval, test, class_names) -> _Opened:
@@ -160,9 +191,9 @@ def _framing(protocol: Protocol, image_size: int) -> Framing | None:
 def _split(part: str, opened: _Opened, images, labels, rows) -> Split:
     if labels.ndim == 1:
         return make_split(part, images, labels, opened.class_names, rows)
-    return Split(images, (labels == PRESENT).astype(np.uint8), rows.astype(np.int32),
-                 labels == DIFFICULT)
+    return Split(
+        images, (labels == PRESENT).astype(np.uint8), rows.astype(np.int32), labels == DIFFICULT
+    )
 
 
-SMALL_SETS = {"digits": lambda path: small_sets.digits(),
-              "fashion_mnist": small_sets.fashion_mnist}
+SMALL_SETS = {"digits": lambda path: small_sets.digits(), "fashion_mnist": small_sets.fashion_mnist}

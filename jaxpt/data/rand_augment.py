@@ -10,9 +10,22 @@ import jax.numpy as jnp
 
 from jaxpt.data import geometry
 
-OPERATIONS = ("identity", "auto_contrast", "equalize", "posterize", "solarize",
-              "colour", "contrast", "brightness", "sharpness",
-              "rotate", "shear_x", "shear_y", "translate_x", "translate_y")
+OPERATIONS = (
+    "identity",
+    "auto_contrast",
+    "equalize",
+    "posterize",
+    "solarize",
+    "colour",
+    "contrast",
+    "brightness",
+    "sharpness",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)
 _BLENDS, _WARPS = OPERATIONS.index("colour"), OPERATIONS.index("rotate")
 DEGREES, SHEAR, TRANSLATION, BLEND, BITS = 30.0, 0.3, 150 / 331, 0.9, 4  # at strength 10
 GREY = 128.0  # of what a warp brings in from outside
@@ -53,15 +66,18 @@ def operate(image, which, strength):
     size = jnp.abs(strength)
     # Operations of one family differ in a number or two: a batch pays for each family once.
     family = jnp.where(which < _BLENDS, which, _BLENDS + (which >= _WARPS))
-    return jax.lax.switch(family, [
-        lambda: image,
-        lambda: _auto_contrast(image),
-        lambda: _equalize(image),
-        lambda: _posterize(image, 8 - jnp.round(BITS * size)),
-        lambda: jnp.where(image < 256 * (1 - size), image, 255 - image),
-        lambda: _blend(image, which - _BLENDS, 1 + BLEND * strength),
-        lambda: geometry.warp(image, _matrix(image.shape, which - _WARPS, strength), GREY),
-    ])
+    return jax.lax.switch(
+        family,
+        [
+            lambda: image,
+            lambda: _auto_contrast(image),
+            lambda: _equalize(image),
+            lambda: _posterize(image, 8 - jnp.round(BITS * size)),
+            lambda: jnp.where(image < 256 * (1 - size), image, 255 - image),
+            lambda: _blend(image, which - _BLENDS, 1 + BLEND * strength),
+            lambda: geometry.warp(image, _matrix(image.shape, which - _WARPS, strength), GREY),
+        ],
+    )
 
 
 def _auto_contrast(image):
@@ -96,8 +112,12 @@ def _blend(image, which, factor):
     luma = _whole_luma(image)
     mean = jnp.floor(jnp.mean(luma) + 0.5)
     away_from = jax.lax.select_n(
-        which, jnp.broadcast_to(luma, image.shape), jnp.full_like(image, mean),
-        jnp.zeros_like(image), _smooth(image))
+        which,
+        jnp.broadcast_to(luma, image.shape),
+        jnp.full_like(image, mean),
+        jnp.zeros_like(image),
+        _smooth(image),
+    )
     return jnp.floor(jnp.clip(away_from + factor * (image - away_from), 0, 255))
 
 
@@ -105,14 +125,14 @@ def _whole_luma(image):
     """[height, width, 1], the whole numbers that PIL's conversion to grey gives."""
     if image.shape[-1] == 1:
         return image
-    red, green, blue = (image[..., i:i + 1].astype(jnp.int32) for i in range(3))
+    red, green, blue = (image[..., i : i + 1].astype(jnp.int32) for i in range(3))
     return ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(image.dtype)
 
 
 def _smooth(image):
     """PIL's SMOOTH: 3 × 3 pixels, the middle counts fivefold; the border stays."""
     height, width = image.shape[:2]
-    inner = sum(image[i:height - 2 + i, j:width - 2 + j] for i in range(3) for j in range(3))
+    inner = sum(image[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3))
     inner = jnp.floor((inner + 4 * image[1:-1, 1:-1]) / 13 + 0.5)
     return image.at[1:-1, 1:-1].set(inner)
 
@@ -124,7 +144,15 @@ def _matrix(shape, which, strength):
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     x, y = width / 2, height / 2
     shear, translation = SHEAR * strength, TRANSLATION * strength
-    return [[cos, jnp.where(which == 1, shear, -sin),
-             x - cos * x + sin * y + jnp.where(which == 3, translation * width, 0.0)],
-            [jnp.where(which == 2, shear, sin), cos,
-             y - sin * x - cos * y + jnp.where(which == 4, translation * height, 0.0)]]
+    return [
+        [
+            cos,
+            jnp.where(which == 1, shear, -sin),
+            x - cos * x + sin * y + jnp.where(which == 3, translation * width, 0.0),
+        ],
+        [
+            jnp.where(which == 2, shear, sin),
+            cos,
+            y - sin * x - cos * y + jnp.where(which == 4, translation * height, 0.0),
+        ],
+    ]

@@ -39,5 +39,11 @@ def rows_of_step(step: int, batch_size: int, *, n: int, seed: int) -> Rows:
 
 def gather(data: Resident, rows: Rows) -> Batch:
     """The batch of those rows, inside a jitted step."""
-    return Batch(data.image[rows.index], data.label[rows.index], data.id[rows.index], rows.index,
-                 rows.epoch, data.seed)
+    return Batch(
+        data.image[rows.index],
+        data.label[rows.index],
+        data.id[rows.index],
+        rows.index,
+        rows.epoch,
+        data.seed,
+    )

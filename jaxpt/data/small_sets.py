@@ -18,8 +18,12 @@ def digits():
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    return ("digits", (images[:1200], digits.target[:1200]),
-            (images[1200:], digits.target[1200:]), [str(i) for i in range(10)])
+    return (
+        "digits",
+        (images[:1200], digits.target[:1200]),
+        (images[1200:], digits.target[1200:]),
+        [str(i) for i in range(10)],
+    )
 
 
 def fashion_mnist(path: str = ""):
@@ -29,13 +33,26 @@ def fashion_mnist(path: str = ""):
     for prefix in "train", "t10k":
         files = [root / f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
         for file in files:
-            require(file.is_file(), f"Fashion-MNIST: {file} is missing. Install Debian's package "
-                    "dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or set "
-                    "data.path to the folder with the four -ubyte.gz files.")
+            require(
+                file.is_file(),
+                f"Fashion-MNIST: {file} is missing. Install Debian's package "
+                "dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or set "
+                "data.path to the folder with the four -ubyte.gz files.",
+            )
         images, labels = (_read_idx(file) for file in files)
         parts.append((images[..., None], labels))
-    names = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker",
-             "bag", "ankle boot")
+    names = (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
     return "fashion_mnist", parts[0], parts[1], names
 
 
@@ -46,11 +63,16 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read as gzip ({error}): fetch it again.") from error
     whole_header = len(data) > 3 and len(data) >= 4 + 4 * data[3]
-    require(whole_header and data[:3] == b"\0\0\x08",
-            f"{path} is no IDX file of unsigned bytes: fetch it again.")
+    require(
+        whole_header and data[:3] == b"\0\0\x08",
+        f"{path} is no IDX file of unsigned bytes: fetch it again.",
+    )
     n_axes = data[3]
     shape = np.frombuffer(data, ">u4", n_axes, offset=4)
     values = np.frombuffer(data, np.uint8, offset=4 + 4 * n_axes)
-    require(values.size == np.prod(shape), f"{path} is truncated: its header says "
-            f"{list(map(int, shape))}, but it holds {values.size} bytes.")
+    require(
+        values.size == np.prod(shape),
+        f"{path} is truncated: its header says "
+        f"{list(map(int, shape))}, but it holds {values.size} bytes.",
+    )
     return values.reshape(shape)

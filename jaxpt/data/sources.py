@@ -39,27 +39,38 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     """
     source = config.source.removeprefix(protocols.PREFIX)
     if source in protocols.PROTOCOLS and source not in SOURCES:
-        return protocols.load(source, path=config.path, image_size=config.image_size,
-                              limit=config.limit, label_map=config.label_map,
-                              try_gcs=config.get("try_gcs", False), keep=_keep(config))
+        return protocols.load(
+            source,
+            path=config.path,
+            image_size=config.image_size,
+            limit=config.limit,
+            label_map=config.label_map,
+            try_gcs=config.get("try_gcs", False),
+            keep=_keep(config),
+        )
     if source.startswith("tfds:"):
         name, trainval, test, names = tfds_source.read_any(
-            source.removeprefix("tfds:"), config, _keep(config))
+            source.removeprefix("tfds:"), config, _keep(config)
+        )
     else:
-        require(source in SOURCES, f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
-                f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.")
+        require(
+            source in SOURCES,
+            f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
+            f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
+        )
         if source == "folder":
             return _folder(config)
         name, trainval, test, names = SOURCES[source](config)
     for part, arrays in ("training", trainval), ("test", test):
         require(len(arrays[0]) > 0, f"{source} has no {part} images.")
-    return _assemble(name, names, make_split("train", *trainval, names),
-                     make_split("test", *test, names), config)
+    return _assemble(
+        name, names, make_split("train", *trainval, names), make_split("test", *test, names), config
+    )
 
 
 def _keep(config) -> int | None:
     """How many bytes of images are decoded now; larger sets are as they are looked at."""
-    limit = config.get("resident_limit_mb", 2048) * 2 ** 20
+    limit = config.get("resident_limit_mb", 2048) * 2**20
     return {"yes": None, "no": 0}.get(config.get("resident", "auto"), limit)
 
 
@@ -74,16 +85,23 @@ def _npz(config):
     path = pathlib.Path(config.path)
     require(path.is_file(), f"data.path {str(path)!r} is no file: give an .npz file.")
     arrays = _read_npz(path)
-    missing = {f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")
-               } - set(arrays)
+    missing = {
+        f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")
+    } - set(arrays)
     require(not missing, f"{path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
     for name in "train_labels", "test_labels":
-        require(arrays[name].dtype.kind in "iu",
-                f"{path}: {name} must be integers, got {arrays[name].dtype}.")
-    train, test = ((arrays[f"{part}_images"], arrays[f"{part}_labels"])
-                   for part in ("train", "test"))
-    names = arrays["class_names"].tolist() if "class_names" in arrays else [
-        str(i) for i in range(int(train[1].max(initial=0)) + 1)]
+        require(
+            arrays[name].dtype.kind in "iu",
+            f"{path}: {name} must be integers, got {arrays[name].dtype}.",
+        )
+    train, test = (
+        (arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")
+    )
+    names = (
+        arrays["class_names"].tolist()
+        if "class_names" in arrays
+        else [str(i) for i in range(int(train[1].max(initial=0)) + 1)]
+    )
     return path.stem, train, test, names
 
 
@@ -98,14 +116,20 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _folder(config) -> Dataset:
     """Class folders or lists; a set without a test part is one for pre-training."""
     name, parts, names, broken = folder.read(
-        pathlib.Path(config.path), config.image_size, broken=config.get("broken", "stop"),
-        keep=_keep(config), cache=cache_home() / "images")
+        pathlib.Path(config.path),
+        config.image_size,
+        broken=config.get("broken", "stop"),
+        keep=_keep(config),
+        cache=cache_home() / "images",
+    )
     trainval = make_split("train", *parts["train"], names)
-    test = make_split("test", *parts["test"], names) if "test" in parts else trainval.take(
-        slice(0))
+    test = make_split("test", *parts["test"], names) if "test" in parts else trainval.take(slice(0))
     return _assemble(name, names, trainval, test, config, broken)
 
 
-SOURCES = {"digits": lambda config: small_sets.digits(),
-           "fashion_mnist": lambda config: small_sets.fashion_mnist(config.path),
-           "npz": _npz, "folder": None}
+SOURCES = {
+    "digits": lambda config: small_sets.digits(),
+    "fashion_mnist": lambda config: small_sets.fashion_mnist(config.path),
+    "npz": _npz,
+    "folder": None,
+}

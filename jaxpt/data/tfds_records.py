@@ -37,8 +37,9 @@ class Records:
     behind its length, so that one walk from length to length finds them.
     """
 
-    def __init__(self, builder, split: str, features: tuple[str, ...],
-                 places: np.ndarray | None = None):
+    def __init__(
+        self, builder, split: str, features: tuple[str, ...], places: np.ndarray | None = None
+    ):
         """
         Args:
           builder: of a prepared set.
@@ -55,17 +56,21 @@ class Records:
         self._files = builder.info.splits[split].file_instructions
         self._decoders = {"image": tfds.decode.SkipDecoding()} if "image" in features else {}
         self._features = tfds.decode.PartialDecoding(
-            dict.fromkeys(features, True), decoders=self._decoders).extract_features(
-                builder.info.features)
+            dict.fromkeys(features, True), decoders=self._decoders
+        ).extract_features(builder.info.features)
         self._source = None
         self.places = np.zeros((0, 3), np.int64)  # of each: number of the file, offset, bytes
         if has_own_index(builder):
             self._source = builder.as_data_source(
-                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
+                split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
+            )
         else:
             form = getattr(builder.info.file_format, "value", "")
-            require(form == "tfrecord", f"{self.name} is prepared as {form} files: only tfrecord "
-                    "and array_record can be streamed.")
+            require(
+                form == "tfrecord",
+                f"{self.name} is prepared as {form} files: only tfrecord "
+                "and array_record can be streamed.",
+            )
             self.places = self._walked() if places is None else places
 
     def __len__(self) -> int:
@@ -101,9 +106,12 @@ class Records:
 
     def _walked(self) -> np.ndarray:
         found = in_parallel(_records_of, self._files)
-        return np.concatenate([np.zeros((0, 3), np.int64),
-                               *(np.insert(places, 0, number, axis=1)
-                                 for number, places in enumerate(found))])
+        return np.concatenate(
+            [
+                np.zeros((0, 3), np.int64),
+                *(np.insert(places, 0, number, axis=1) for number, places in enumerate(found)),
+            ]
+        )
 
 
 def _records_of(instruction) -> np.ndarray:
@@ -117,15 +125,20 @@ def _records_of(instruction) -> np.ndarray:
                 found.append((offset + _BEFORE, length))
                 offset += length + _AROUND
     except OSError as error:
-        raise InputError(f"{file} cannot be read ({error.strerror or error}): a set that is "
-                         "streamed must lie in files of this machine, or mounted on it; "
-                         "data.resident=yes reads it into memory.") from error
+        raise InputError(
+            f"{file} cannot be read ({error.strerror or error}): a set that is "
+            "streamed must lie in files of this machine, or mounted on it; "
+            "data.resident=yes reads it into memory."
+        ) from error
     expected = instruction.examples_in_shard
-    require(offset == size and len(found) == expected, f"{file} is damaged: it should hold "
-            f"{expected:,} examples, and {len(found):,} end at byte {offset:,} of {size:,}. "
-            "Prepare the set again.")
+    require(
+        offset == size and len(found) == expected,
+        f"{file} is damaged: it should hold "
+        f"{expected:,} examples, and {len(found):,} end at byte {offset:,} of {size:,}. "
+        "Prepare the set again.",
+    )
     places = np.array(found, np.int64).reshape(-1, 2)
-    return places[instruction.skip:instruction.skip + instruction.take]
+    return places[instruction.skip : instruction.skip + instruction.take]
 
 
 def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
@@ -145,8 +158,9 @@ def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # not there, or broken: look again
     records = Records(builder, split, features)
-    logging.getLogger(__name__).warning("Decoding the %s images of %s once, to find broken ones.",
-                                        f"{len(records):,}", records.name)
+    logging.getLogger(__name__).warning(
+        "Decoding the %s images of %s once, to find broken ones.", f"{len(records):,}", records.name
+    )
 
     def label_of(position):
         example = records[position]
@@ -160,8 +174,14 @@ def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
 
 def _digest(builder, split, task) -> str:
     """Of what the labels and places depend on."""
-    about = [__version__, builder.name, split, task.label.__qualname__, *task.features,
-             task.classes]
+    about = [
+        __version__,
+        builder.name,
+        split,
+        task.label.__qualname__,
+        *task.features,
+        task.classes,
+    ]
     for instruction in builder.info.splits[split].file_instructions:
         about += [os.path.abspath(instruction.filename), instruction.skip, instruction.take]
         try:

@@ -42,11 +42,15 @@ def read_any(name: str, config, keep: int | None = None):
     features = builder.info.features
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
-    require(named and hasattr(features["label"], "num_classes"), f"tfds:{name} is no set of "
-            f"classified images with the features image and label: it has {sorted(features)}.")
+    require(
+        named and hasattr(features["label"], "num_classes"),
+        f"tfds:{name} is no set of "
+        f"classified images with the features image and label: it has {sorted(features)}.",
+    )
     height, width, channels = features["image"].shape
-    require(channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be "
-            "read.")
+    require(
+        channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be read."
+    )
     splits = [config.get(f"{part}_split", part) for part in ("train", "test")]
     parts = []
     for split in splits:
@@ -54,8 +58,11 @@ def read_any(name: str, config, keep: int | None = None):
         if height and height == width:
             framing = Framing.centre(height)
         else:
-            require(config.image_size >= 1, f"tfds:{name} has images of several shapes: "
-                    f"data.image_size must be at least 1, got {config.image_size}.")
+            require(
+                config.image_size >= 1,
+                f"tfds:{name} has images of several shapes: "
+                f"data.image_size must be at least 1, got {config.image_size}.",
+            )
             framing = Framing.centre(config.image_size)
         parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels, keep=keep))
     return name.split(":")[0].replace("/", "_"), *parts, features["label"].names
@@ -78,8 +85,10 @@ def open_builder(name: str, path: str = "", *, try_gcs: bool = False, hint: str 
     Raises:
       InputError: without TensorFlow, or where the set cannot be opened, fetched or prepared.
     """
-    require(importlib.util.find_spec("tensorflow") is not None,
-            f"tfds:{name} needs TensorFlow: pip install 'jaxpt[tfds]'.")
+    require(
+        importlib.util.find_spec("tensorflow") is not None,
+        f"tfds:{name} needs TensorFlow: pip install 'jaxpt[tfds]'.",
+    )
     import tensorflow_datasets as tfds
 
     keep_to_cpu()
@@ -90,11 +99,15 @@ def open_builder(name: str, path: str = "", *, try_gcs: bool = False, hint: str 
             builder = tfds.builder(name, data_dir=path or None, try_gcs=try_gcs)
             builder.download_and_prepare()
     except Exception as error:  # tfds raises whatever its download stack raises
-        raise InputError(f"tfds:{name} cannot be prepared ({type(error).__name__}: "
-                         f"{(str(error).splitlines() or [''])[0]}). {hint}".strip()) from error
+        raise InputError(
+            f"tfds:{name} cannot be prepared ({type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}). {hint}".strip()
+        ) from error
     wanted = name.split(":")[0].split("/")[0]
-    require(builder.name == wanted, f"{path} holds the set {builder.name!r}, not {wanted!r}: "
-            "mend data.path or data.source.")
+    require(
+        builder.name == wanted,
+        f"{path} holds the set {builder.name!r}, not {wanted!r}: mend data.path or data.source.",
+    )
     return builder
 
 
@@ -112,8 +125,11 @@ def keep_to_cpu() -> None:
         except RuntimeError:
             pass  # it runs already; what matters is what it sees
     seen = {device.device_type for device in tf.config.get_visible_devices()}
-    require(seen <= {"CPU"}, f"TensorFlow already runs on {sorted(seen - {'CPU'})}, whose memory "
-            "JAX needs: load tfds data before TensorFlow is used for anything else.")
+    require(
+        seen <= {"CPU"},
+        f"TensorFlow already runs on {sorted(seen - {'CPU'})}, whose memory "
+        "JAX needs: load tfds data before TensorFlow is used for anything else.",
+    )
 
 
 def count(builder, split: str, source: str) -> int:
@@ -128,7 +144,8 @@ def count(builder, split: str, source: str) -> int:
         raise InputError(
             f"{source} has no split {split!r} ({str(error).splitlines()[0]}), only "
             f"{sorted(builder.info.splits)}: choose with data.train_split and data.test_split, "
-            "also slices as 'train[:80%]' and 'train[80%:]'.") from error
+            "also slices as 'train[:80%]' and 'train[80%:]'."
+        ) from error
 
 
 def class_names(builder, task: Task) -> tuple[str, ...]:
@@ -140,9 +157,15 @@ def class_names(builder, task: Task) -> tuple[str, ...]:
     return tuple(str(label) for label in range(task.classes))
 
 
-def read(builder, splits: list[tuple[str, int]], task: Task, framing: Framing, channels: int = 3,
-         rows: np.ndarray | None = None,
-         keep: int | None = None) -> tuple[np.ndarray | Pictures, np.ndarray]:
+def read(
+    builder,
+    splits: list[tuple[str, int]],
+    task: Task,
+    framing: Framing,
+    channels: int = 3,
+    rows: np.ndarray | None = None,
+    keep: int | None = None,
+) -> tuple[np.ndarray | Pictures, np.ndarray]:
     """Reads splits one after another.
 
     Args:
@@ -162,16 +185,19 @@ def read(builder, splits: list[tuple[str, int]], task: Task, framing: Framing, c
     """
     n_all = sum(n for _, n in splits)
     rows = np.arange(n_all) if rows is None else rows
-    if keep is not None and len(rows) * framing.side ** 2 * channels > keep:
+    if keep is not None and len(rows) * framing.side**2 * channels > keep:
         records, labels = checked(builder, "+".join(split for split, _ in splits), task)
-        require(len(records) == n_all,
-                f"{records.name} holds {len(records):,} examples, but {n_all:,} were expected.")
+        require(
+            len(records) == n_all,
+            f"{records.name} holds {len(records):,} examples, but {n_all:,} were expected.",
+        )
         return Pictures(rows, framing, channels, records.encoded, task.white), labels[rows]
     wanted = np.zeros(n_all, bool)
     wanted[rows] = True
     labels: list = []
-    images = squares(_encoded(builder, splits, task, wanted, labels), len(rows), framing, channels,
-                     task.white)
+    images = squares(
+        _encoded(builder, splits, task, wanted, labels), len(rows), framing, channels, task.white
+    )
     return images, np.asarray(labels)
 
 
@@ -184,8 +210,10 @@ def _encoded(builder, splits, task, wanted, labels) -> Iterator[tuple[bytes, str
             if found <= n and wanted[before + found - 1]:
                 labels.append(task.label(example))
                 yield example["image"], f"{builder.name}, {split}, example {found - 1}"
-        require(found == n,
-                f"{builder.name}: {split} holds {found:,} examples, but {n:,} were expected.")
+        require(
+            found == n,
+            f"{builder.name}: {split} holds {found:,} examples, but {n:,} were expected.",
+        )
         before += n
 
 
@@ -202,5 +230,10 @@ def examples(builder, split: str, features: tuple[str, ...]) -> Iterator[dict]:
     skip = {"image": tfds.decode.SkipDecoding()} if "image" in features else {}
     decoding = tfds.decode.PartialDecoding({name: True for name in features}, decoders=skip)
     order = tfds.ReadConfig(interleave_cycle_length=1, try_autocache=False)
-    return iter(tfds.as_numpy(builder.as_dataset(
-        split=split, decoders=decoding, read_config=order, shuffle_files=False)))
+    return iter(
+        tfds.as_numpy(
+            builder.as_dataset(
+                split=split, decoders=decoding, read_config=order, shuffle_files=False
+            )
+        )
+    )

@@ -14,9 +14,17 @@ from jaxpt.evaluation.task import Measured, Task, some_rows
 
 def knn(task: Task, *, k: int, temperature: float) -> Measured:
     """Top-1 of the weighted kNN vote: fine_knn, coarse_knn."""
-    return Measured({f"{prefix}knn": top1(knn_classify(
-        task.fit.features, known, task.score.features, k=k, temperature=temperature), wanted)
-        for prefix, known, wanted in task.sides()})
+    return Measured(
+        {
+            f"{prefix}knn": top1(
+                knn_classify(
+                    task.fit.features, known, task.score.features, k=k, temperature=temperature
+                ),
+                wanted,
+            )
+            for prefix, known, wanted in task.sides()
+        }
+    )
 
 
 def linear(task: Task, *, l2_grid) -> Measured:
@@ -27,14 +35,26 @@ def linear(task: Task, *, l2_grid) -> Measured:
     """
     if task.multi_label:
         found = multi_label_probe(
-            task.fit.features, task.fit.fine, task.score.features, task.score.fine,
-            validation=task.validation, l2_grid=l2_grid, train_difficult=task.fit.difficult,
-            test_difficult=task.score.difficult)
+            task.fit.features,
+            task.fit.fine,
+            task.score.features,
+            task.score.fine,
+            validation=task.validation,
+            l2_grid=l2_grid,
+            train_difficult=task.fit.difficult,
+            test_difficult=task.score.difficult,
+        )
         return Measured({"fine_linear": found.map, "linear_l2": found.l2})
     values = {}
     for prefix, known, wanted in task.sides():
-        probe = linear_probe(task.fit.features, known, task.score.features, wanted,
-                             validation=task.validation, l2_grid=l2_grid)
+        probe = linear_probe(
+            task.fit.features,
+            known,
+            task.score.features,
+            wanted,
+            validation=task.validation,
+            l2_grid=l2_grid,
+        )
         values[f"{prefix}linear"] = METRICS[task.metric](probe.predictions, wanted)
         if task.metric != "top1":
             values[f"{prefix}linear_top1"] = top1(probe.predictions, wanted)
@@ -62,12 +82,19 @@ def episodes(task: Task, *, ways: int, shots, queries: int, count: int) -> Measu
         if len(classes) < ways:
             notes.append(f"no {name}: there are {len(classes)} classes.")
         elif counts.min() < n + queries:
-            notes.append(f"no {name} with {queries} queries: class {classes[np.argmin(counts)]} "
-                         f"has {counts.min()} examples.")
+            notes.append(
+                f"no {name} with {queries} queries: class {classes[np.argmin(counts)]} "
+                f"has {counts.min()} examples."
+            )
         else:
             values[name] = mean_of_episodes(
-                task.score.features, task.score.fine, ways=ways, shots=n, queries=queries,
-                count=count).accuracy
+                task.score.features,
+                task.score.fine,
+                ways=ways,
+                shots=n,
+                queries=queries,
+                count=count,
+            ).accuracy
     return Measured(values, notes=tuple(notes))
 
 
@@ -90,9 +117,16 @@ def _few_shot(task, shots, suffix, **how) -> Measured:
         for n in shots:
             name = f"{prefix}{n}shot{suffix}"
             if n > counts.min():
-                notes.append(f"no {name}: class {classes[np.argmin(counts)]} has {counts.min()} "
-                             "examples to draw from.")
+                notes.append(
+                    f"no {name}: class {classes[np.argmin(counts)]} has {counts.min()} "
+                    "examples to draw from."
+                )
             else:
-                values[name] = float(np.mean(few_shot_accuracies(
-                    task.fit.features, known, task.score.features, wanted, shots=n, **how)))
+                values[name] = float(
+                    np.mean(
+                        few_shot_accuracies(
+                            task.fit.features, known, task.score.features, wanted, shots=n, **how
+                        )
+                    )
+                )
     return Measured(values, notes=tuple(notes))

@@ -45,12 +45,14 @@ def linear_cka(
       >>> round(linear_cka(x, [[3 * b, -3 * a] for a, b in x]), 6)  # a rotation and a scale
       1.0
     """
-    return float(cka_matrix({"first": first}, {"second": second}, batch_size=batch_size,
-                            seed=seed)[0, 0])
+    return float(
+        cka_matrix({"first": first}, {"second": second}, batch_size=batch_size, seed=seed)[0, 0]
+    )
 
 
-def cka_matrix(layers_a: dict, layers_b: dict, *, batch_size: int | None = None,
-               seed: int = 0) -> np.ndarray:
+def cka_matrix(
+    layers_a: dict, layers_b: dict, *, batch_size: int | None = None, seed: int = 0
+) -> np.ndarray:
     """Linear CKA of each layer of one network with each of another, or of the same one.
 
     Args:
@@ -64,8 +66,11 @@ def cka_matrix(layers_a: dict, layers_b: dict, *, batch_size: int | None = None,
       InputError: as ``linear_cka``, and for a dict without layers.
     """
     rows = _check_layers(layers_a, layers_b)
-    require(batch_size is None or batch_size >= 2 * FEWEST, f"batch_size must be None or at least "
-            f"{2 * FEWEST}, so that no batch has fewer than {FEWEST} rows, got {batch_size}.")
+    require(
+        batch_size is None or batch_size >= 2 * FEWEST,
+        f"batch_size must be None or at least "
+        f"{2 * FEWEST}, so that no batch has fewer than {FEWEST} rows, got {batch_size}.",
+    )
     joint = np.zeros((len(layers_a), len(layers_b)))
     own_a, own_b = np.zeros(len(layers_a)), np.zeros(len(layers_b))
     for batch in _batches(rows, batch_size, seed):
@@ -79,14 +84,19 @@ def cka_matrix(layers_a: dict, layers_b: dict, *, batch_size: int | None = None,
 
 def _check_layers(layers_a, layers_b):
     """The number of rows that all layers have."""
-    require(len(layers_a) > 0 and len(layers_b) > 0,
-            f"CKA needs a layer on both sides, got {len(layers_a)} and {len(layers_b)}.")
+    require(
+        len(layers_a) > 0 and len(layers_b) > 0,
+        f"CKA needs a layer on both sides, got {len(layers_a)} and {len(layers_b)}.",
+    )
     rows = None
     for name, layer in (*layers_a.items(), *layers_b.items()):
         check_features(name, layer)
         rows = rows or len(layer)
-        require(len(layer) == rows, f"all layers must be of the same examples, but {name} has "
-                f"{len(layer)} rows and {next(iter(layers_a))} {rows}.")
+        require(
+            len(layer) == rows,
+            f"all layers must be of the same examples, but {name} has "
+            f"{len(layer)} rows and {next(iter(layers_a))} {rows}.",
+        )
         require(rows >= FEWEST, f"the unbiased HSIC needs at least {FEWEST} rows, got {rows}.")
         require(np.ptp(layer, axis=0).any(), f"{name} features are all alike: CKA is not defined.")
     return rows
@@ -108,8 +118,11 @@ def _own_hsic(name, features, batch):
     """HSIC_1 of a layer with itself, which is not negative but for rounding."""
     x = _centered(features, batch)
     value = _hsic(x, x)
-    require(value > 1e-12 * np.mean(np.sum(x**2, axis=1)) ** 2, f"all pairs of {name} features "
-            "are equally similar: CKA is not defined. Give more examples or larger batches.")
+    require(
+        value > 1e-12 * np.mean(np.sum(x**2, axis=1)) ** 2,
+        f"all pairs of {name} features "
+        "are equally similar: CKA is not defined. Give more examples or larger batches.",
+    )
     return value
 
 
@@ -119,8 +132,9 @@ def _hsic(x, y):
     diagonal_k, diagonal_l = np.sum(x**2, axis=1), np.sum(y**2, axis=1)
     trace = _kernel_product(x, y) - diagonal_k @ diagonal_l
     sums_k, sums_l = x @ x.sum(axis=0) - diagonal_k, y @ y.sum(axis=0) - diagonal_l  # K̃1, L̃1
-    total = trace + sums_k.sum() * sums_l.sum() / ((n - 1) * (n - 2)) - 2 * sums_k @ sums_l / (
-        n - 2)
+    total = (
+        trace + sums_k.sum() * sums_l.sum() / ((n - 1) * (n - 2)) - 2 * sums_k @ sums_l / (n - 2)
+    )
     return total / (n * (n - 3))
 
 
@@ -129,4 +143,4 @@ def _kernel_product(x, y):
     n, width = len(x), x.shape[1] + y.shape[1]
     if x.shape[1] * y.shape[1] <= n * width:
         return np.sum((x.T @ y) ** 2)
-    return sum(np.sum((x[i:i + ROWS] @ x.T) * (y[i:i + ROWS] @ y.T)) for i in range(0, n, ROWS))
+    return sum(np.sum((x[i : i + ROWS] @ x.T) * (y[i : i + ROWS] @ y.T)) for i in range(0, n, ROWS))

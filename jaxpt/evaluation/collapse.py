@@ -22,21 +22,29 @@ def spread(features: np.ndarray) -> dict[str, float]:
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
     if not unit.any():
         return {"feature_spread": 0.0, "feature_rank": 0.0}
-    return {"feature_spread": float(1 - np.sum(unit.mean(axis=0) ** 2)),
-            "feature_rank": rank_me(features)}
+    return {
+        "feature_spread": float(1 - np.sum(unit.mean(axis=0) ** 2)),
+        "feature_rank": rank_me(features),
+    }
 
 
 def warnings(values: dict[str, float]) -> list[str]:
     """Sentences about what looks like a collapse in a row of metrics."""
     found = []
     if values.get("feature_spread", 1.0) < SPREAD:
-        found.append(f"the features of all images are nearly alike (spread "
-                     f"{values['feature_spread']:.2g}): lower optimizer.learning_rate, or look at "
-                     "the temperature and the views")
+        found.append(
+            f"the features of all images are nearly alike (spread "
+            f"{values['feature_spread']:.2g}): lower optimizer.learning_rate, or look at "
+            "the temperature and the views"
+        )
     elif values.get("feature_rank", np.inf) < RANK:
-        found.append(f"the features lie nearly on one line (RankMe {values['feature_rank']:.2f}): "
-                     "lower optimizer.learning_rate, or look at the projector")
+        found.append(
+            f"the features lie nearly on one line (RankMe {values['feature_rank']:.2f}): "
+            "lower optimizer.learning_rate, or look at the projector"
+        )
     if values.get("zero_loss", 0.0) > ZERO_LOSS:
-        found.append(f"{values['zero_loss']:.0%} of the queries have no loss, so hardly anything "
-                     "is learnt: raise k, or stop")
+        found.append(
+            f"{values['zero_loss']:.0%} of the queries have no loss, so hardly anything "
+            "is learnt: raise k, or stop"
+        )
     return found

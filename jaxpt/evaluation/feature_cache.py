@@ -34,14 +34,18 @@ class FeatureCache:
         self._folder = None if folder is None else pathlib.Path(folder)
         if self._folder is not None:
             require(str(folder) != "", "the cache's folder must have a name; None keeps nothing.")
-            there = next(path for path in (self._folder, *self._folder.absolute().parents)
-                         if path.exists())
-            require(there.is_dir() and os.access(there, os.W_OK),
-                    f"the cache {str(folder)!r} cannot be made ({there} is no folder that can be "
-                    "written): choose another folder.")
+            there = next(
+                path for path in (self._folder, *self._folder.absolute().parents) if path.exists()
+            )
+            require(
+                there.is_dir() and os.access(there, os.W_OK),
+                f"the cache {str(folder)!r} cannot be made ({there} is no folder that can be "
+                "written): choose another folder.",
+            )
 
-    def get(self, what: dict[str, Any],
-            make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    def get(
+        self, what: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]
+    ) -> dict[str, np.ndarray]:
         """The arrays of an entry, from disk (read-only) where they are, else made and kept.
 
         Args:
@@ -61,16 +65,20 @@ class FeatureCache:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._write(key, what, arrays)
             except OSError as error:
-                raise InputError(f"the cache {str(self._folder)!r} cannot be written "
-                                 f"({error.strerror}): choose another folder.") from error
+                raise InputError(
+                    f"the cache {str(self._folder)!r} cannot be written "
+                    f"({error.strerror}): choose another folder."
+                ) from error
             found = self._read(key)
         return arrays if found is None else found
 
     def _read(self, key) -> dict[str, np.ndarray] | None:
         try:
             described = json.loads((self._folder / f"{key}.json").read_text())["arrays"]
-            arrays = {name: np.load(self._folder / f"{key}.{name}.npy", mmap_mode="r",
-                                    allow_pickle=False) for name in described}
+            arrays = {
+                name: np.load(self._folder / f"{key}.{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in described
+            }
             sound = all(_checksum(arrays[name]) == there for name, there in described.items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError):
             return None
@@ -78,8 +86,10 @@ class FeatureCache:
 
     def _write(self, key, what, arrays) -> None:
         for name, array in arrays.items():
-            self._move_in(f"{key}.{name}.npy", lambda file, x=array: np.save(
-                file, np.ascontiguousarray(x), allow_pickle=False))
+            self._move_in(
+                f"{key}.{name}.npy",
+                lambda file, x=array: np.save(file, np.ascontiguousarray(x), allow_pickle=False),
+            )
         described = {"what": what, "arrays": {name: _checksum(x) for name, x in arrays.items()}}
         text = json.dumps(described, indent=1, default=list) + "\n"
         self._move_in(f"{key}.json", lambda file: file.write(text.encode()))
@@ -101,7 +111,7 @@ def fingerprint(images: np.ndarray | Pictures) -> str:
     """Start of a SHA-256 over type, shape and bytes of an array, by which a changed set shows."""
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     for start in range(0, len(images), ROWS):  # ``Pictures`` need not fit into memory
-        digest.update(np.ascontiguousarray(images[start:start + ROWS]).data)
+        digest.update(np.ascontiguousarray(images[start : start + ROWS]).data)
     return digest.hexdigest()[:24]
 
 
@@ -110,5 +120,5 @@ def _checksum(array: np.ndarray) -> str:
     crc = 0
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, flat.size, CHUNK):
-        crc = zlib.crc32(flat[start:start + CHUNK], crc)
+        crc = zlib.crc32(flat[start : start + CHUNK], crc)
     return f"{array.dtype} {list(array.shape)} {crc:08x}"

@@ -16,8 +16,16 @@ from jaxpt.train.parallel import Devices
 BATCH_SIZE = 128  # images of a device at a time; numbers differ between sizes, by rounding
 
 
-def extract(encoder, params, batch_stats, images: np.ndarray, *, batch_size: int = BATCH_SIZE,
-            what: str = "features", devices: Devices | None = None) -> np.ndarray:
+def extract(
+    encoder,
+    params,
+    batch_stats,
+    images: np.ndarray,
+    *,
+    batch_size: int = BATCH_SIZE,
+    what: str = "features",
+    devices: Devices | None = None,
+) -> np.ndarray:
     """Backbone features, or the head's output, in evaluation mode.
 
     Args:
@@ -39,9 +47,15 @@ def extract(encoder, params, batch_stats, images: np.ndarray, *, batch_size: int
     return _over_batches(program, (params, batch_stats), images, batch_size, devices)[what]
 
 
-def extract_layers(encoder, params, batch_stats, images: np.ndarray, *,
-                   batch_size: int = BATCH_SIZE,
-                   devices: Devices | None = None) -> dict[str, np.ndarray]:
+def extract_layers(
+    encoder,
+    params,
+    batch_stats,
+    images: np.ndarray,
+    *,
+    batch_size: int = BATCH_SIZE,
+    devices: Devices | None = None,
+) -> dict[str, np.ndarray]:
     """The backbone's intermediates, layer by layer, each averaged over its positions.
 
     Args:
@@ -66,7 +80,7 @@ def _over_batches(program, variables, images, batch_size, devices) -> dict[str, 
         variables = devices.replicate(variables)
     parts = []
     for start in range(0, len(images), at_a_time):
-        batch = images[start:start + at_a_time]
+        batch = images[start : start + at_a_time]
         padded = np.pad(batch, [(0, at_a_time - len(batch))] + [(0, 0)] * 3)
         found = program(variables, devices.split(padded) if devices else padded)
         parts.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], found))
@@ -92,10 +106,13 @@ def _layers(encoder, variables, images) -> dict[str, Any]:
         images = prepare(images, encoder.normalisation, encoder.channels)
         return encoder.backbone(images, False)[1]
 
-    found = encoder.apply({"params": params, "batch_stats": batch_stats}, to_float(images),
-                          method=intermediates)
-    return {name: jnp.mean(x, axis=tuple(range(1, x.ndim - 1))).astype(jnp.float32)
-            for name, x in found.items()}
+    found = encoder.apply(
+        {"params": params, "batch_stats": batch_stats}, to_float(images), method=intermediates
+    )
+    return {
+        name: jnp.mean(x, axis=tuple(range(1, x.ndim - 1))).astype(jnp.float32)
+        for name, x in found.items()
+    }
 
 
 def _order(encoder, params, batch_stats, images) -> list[str]:

@@ -59,7 +59,8 @@ def few_shot(
         l2 that is not positive.
     """
     train_features, train_labels, test_features, test_labels = map(
-        np.asarray, (train_features, train_labels, test_features, test_labels))
+        np.asarray, (train_features, train_labels, test_features, test_labels)
+    )
     check_split(train_features, train_labels, test_features, test_labels)
     require(shots >= 1, f"shots must be at least 1, got {shots}.")
     require(draws >= 1, f"draws must be at least 1, got {draws}.")
@@ -73,10 +74,16 @@ def few_shot(
     accuracies = []
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
-        chosen = np.concatenate([rng.permutation(np.flatnonzero(train_labels == c))[:shots]
-                                 for c in classes])
-        predicted = predict(train_features[chosen], np.repeat(np.arange(len(classes)), shots),
-                            test_features, len(classes), l2)
+        chosen = np.concatenate(
+            [rng.permutation(np.flatnonzero(train_labels == c))[:shots] for c in classes]
+        )
+        predicted = predict(
+            train_features[chosen],
+            np.repeat(np.arange(len(classes)), shots),
+            test_features,
+            len(classes),
+            l2,
+        )
         accuracies.append(np.mean(classes[predicted] == test_labels))
     return np.array(accuracies)
 
@@ -122,34 +129,54 @@ def episodes(
     """
     features, labels = np.asarray(features), np.asarray(labels)
     check_features("", features, labels)
-    for name, value, least in (("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1),
-                               ("count", count, 2)):
+    for name, value, least in (
+        ("ways", ways, 2),
+        ("shots", shots, 1),
+        ("queries", queries, 1),
+        ("count", count, 2),
+    ):
         require(value >= least, f"{name} must be at least {least}, got {value}.")
-    require(head in ("centroid", "logistic"),
-            f"head must be 'centroid' or 'logistic', got {head!r}.")
+    require(
+        head in ("centroid", "logistic"), f"head must be 'centroid' or 'logistic', got {head!r}."
+    )
     require(l2 is None or l2 > 0, f"l2 must be positive, got {l2}.")
     classes, counts = np.unique(labels, return_counts=True)
-    require(len(classes) >= ways, f"{ways}-way episodes need that many classes, got "
-            f"{len(classes)}.")
+    require(
+        len(classes) >= ways, f"{ways}-way episodes need that many classes, got {len(classes)}."
+    )
     _check_counts(f"{shots} shots and {queries} queries", shots + queries, classes, counts)
     members = [np.flatnonzero(labels == c) for c in classes]
     features, predict = unit_rows(features), {"centroid": _centroid, "logistic": _logistic}[head]
     targets, accuracies = np.arange(ways), []
     for episode in range(count):
         rng = np.random.default_rng((seed, episode))
-        rows = np.stack([rng.choice(members[c], shots + queries, replace=False)
-                         for c in rng.choice(len(classes), ways, replace=False)])
-        predicted = predict(features[rows[:, :shots].ravel()], np.repeat(targets, shots),
-                            features[rows[:, shots:].ravel()], ways, l2)
+        rows = np.stack(
+            [
+                rng.choice(members[c], shots + queries, replace=False)
+                for c in rng.choice(len(classes), ways, replace=False)
+            ]
+        )
+        predicted = predict(
+            features[rows[:, :shots].ravel()],
+            np.repeat(targets, shots),
+            features[rows[:, shots:].ravel()],
+            ways,
+            l2,
+        )
         accuracies.append(np.mean(predicted == np.repeat(targets, queries)))
-    return Episodes(float(np.mean(accuracies)),
-                    float(1.96 * np.std(accuracies, ddof=1) / np.sqrt(count)),
-                    np.array(accuracies))
+    return Episodes(
+        float(np.mean(accuracies)),
+        float(1.96 * np.std(accuracies, ddof=1) / np.sqrt(count)),
+        np.array(accuracies),
+    )
 
 
 def _check_counts(wanted, needed, classes, counts):
-    require(counts.min() >= needed, f"{wanted} need {needed} examples of every class, but class "
-            f"{classes[np.argmin(counts)]} has {counts.min()}.")
+    require(
+        counts.min() >= needed,
+        f"{wanted} need {needed} examples of every class, but class "
+        f"{classes[np.argmin(counts)]} has {counts.min()}.",
+    )
 
 
 def _ridge(features, targets, queries, classes, l2):

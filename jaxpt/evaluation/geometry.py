@@ -49,7 +49,7 @@ def fine_purity(
             continue
         cosine = unit[members] @ unit[members].T
         np.fill_diagonal(cosine, -np.inf)
-        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, :min(k, len(members) - 1)]
+        nearest = np.argsort(-cosine, axis=1, kind="stable")[:, : min(k, len(members) - 1)]
         agreement.append((fine[members][nearest] == fine[members][:, None]).mean(axis=1))
     require(len(agreement) > 0, "no coarse class has two examples: fine purity is not defined.")
     return float(np.concatenate(agreement).mean())
@@ -93,8 +93,11 @@ def alignment(first: np.ndarray, second: np.ndarray, power: float = 2) -> float:
     """
     check_features("first", first)
     check_features("second", second)
-    require(np.shape(first) == np.shape(second), "positive pairs need two arrays of one shape, got "
-            f"{list(np.shape(first))} and {list(np.shape(second))}.")
+    require(
+        np.shape(first) == np.shape(second),
+        "positive pairs need two arrays of one shape, got "
+        f"{list(np.shape(first))} and {list(np.shape(second))}.",
+    )
     require(power > 0, f"power must be positive, got {power}.")
     return float(np.mean(np.linalg.norm(unit_rows(first) - unit_rows(second), axis=1) ** power))
 
@@ -125,7 +128,7 @@ def uniformity(features: np.ndarray, t: float = 2, *, batch_size: int = 1024) ->
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
     potentials = []
     for start in range(0, len(unit), batch_size):
-        rows = unit[start:start + batch_size]
+        rows = unit[start : start + batch_size]
         squared = np.sum(rows**2, axis=1)[:, None] + np.sum(unit**2, axis=1) - 2 * rows @ unit.T
         squared[np.arange(len(rows)), np.arange(start, start + len(rows))] = np.inf  # itself
         potentials.append(logsumexp(-t * np.maximum(squared, 0)))
@@ -156,11 +159,14 @@ def cdnv(features: np.ndarray, labels: np.ndarray) -> float:
     variances = np.bincount(index, spread) / np.bincount(index)
     ratios = []
     for i in range(len(classes) - 1):
-        distances = np.sum((means[i + 1:] - means[i]) ** 2, axis=1)
+        distances = np.sum((means[i + 1 :] - means[i]) ** 2, axis=1)
         same = np.flatnonzero(distances == 0)
-        require(len(same) == 0, f"classes {classes[i]} and {classes[i + 1 + sum(same[:1])]} have "
-                "the same mean: their CDNV is not defined.")
-        ratios.append((variances[i] + variances[i + 1:]) / (2 * distances))
+        require(
+            len(same) == 0,
+            f"classes {classes[i]} and {classes[i + 1 + sum(same[:1])]} have "
+            "the same mean: their CDNV is not defined.",
+        )
+        ratios.append((variances[i] + variances[i + 1 :]) / (2 * distances))
     return float(np.mean(np.concatenate(ratios)))
 
 
@@ -201,8 +207,14 @@ def class_means(features, labels):
     check_features("", features, labels)
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     require(len(classes) > 1, f"at least two classes are needed, got {classes.tolist()}.")
-    require(counts.min() > 1, f"variance within a class needs two examples of it, but class "
-            f"{classes[np.argmin(counts)]} has one: leave it out.")
+    require(
+        counts.min() > 1,
+        f"variance within a class needs two examples of it, but class "
+        f"{classes[np.argmin(counts)]} has one: leave it out.",
+    )
     features = np.asarray(features, np.float64)
-    return classes, index, np.stack([features[index == c].mean(axis=0)
-                                     for c in range(len(classes))])
+    return (
+        classes,
+        index,
+        np.stack([features[index == c].mean(axis=0) for c in range(len(classes))]),
+    )

@@ -27,8 +27,9 @@ def confusion(task: Task, *, k: int, temperature: float) -> Measured:
     Returns:
       details class_names, coarse_of, coarse_names, and matrix: int [true, predicted].
     """
-    predicted = knn_classify(task.fit.features, task.fit.fine, task.score.features, k=k,
-                             temperature=temperature)
+    predicted = knn_classify(
+        task.fit.features, task.fit.fine, task.score.features, k=k, temperature=temperature
+    )
     n, coarse = len(task.class_names), np.asarray(task.coarse_of)
     matrix = np.zeros((n, n), np.int64)
     np.add.at(matrix, (task.score.fine, predicted), 1)
@@ -38,9 +39,16 @@ def confusion(task: Task, *, k: int, temperature: float) -> Measured:
         values["confused_within"] = float(wrong[coarse[:, None] == coarse].sum() / wrong.sum())
     elif "coarse" in task.labels:
         notes = ("no confused_within: there are no errors.",)
-    return Measured(values, {"matrix": matrix.tolist(), "class_names": list(task.class_names),
-                             "coarse_of": coarse.tolist(),
-                             "coarse_names": list(task.coarse_names)}, notes)
+    return Measured(
+        values,
+        {
+            "matrix": matrix.tolist(),
+            "class_names": list(task.class_names),
+            "coarse_of": coarse.tolist(),
+            "coarse_names": list(task.coarse_names),
+        },
+        notes,
+    )
 
 
 def neighbors(task: Task, *, queries: int, k: int, side: int) -> Measured:
@@ -52,19 +60,28 @@ def neighbors(task: Task, *, queries: int, k: int, side: int) -> Measured:
       no values; details class_names, queries, and images: id → PNG in base64, made smaller where
       a side is longer than ``side``.
     """
-    require(task.score.images is not None and task.fit.images is not None,
-            "neighbors are shown as images, but the task has none.")
+    require(
+        task.score.images is not None and task.fit.images is not None,
+        "neighbors are shown as images, but the task has none.",
+    )
     rows = _in_turn(task.score.fine, queries)
-    cosines, index = nearest.search(unit_vectors(jnp.asarray(task.score.features[rows])),
-                                    unit_vectors(jnp.asarray(task.fit.features)),
-                                    min(k, len(task.fit.ids)))
+    cosines, index = nearest.search(
+        unit_vectors(jnp.asarray(task.score.features[rows])),
+        unit_vectors(jnp.asarray(task.fit.features)),
+        min(k, len(task.fit.ids)),
+    )
     shown, found = {}, []
     for row, near, places in zip(rows, np.asarray(cosines), np.asarray(index)):
-        found.append({**_named(task.score, row, shown, side), "neighbors": [
-            {**_named(task.fit, place, shown, side), "cosine": round(float(c), 4)}
-            for c, place in zip(near, places)]})
-    return Measured({}, {"class_names": list(task.class_names), "images": shown,
-                         "queries": found})
+        found.append(
+            {
+                **_named(task.score, row, shown, side),
+                "neighbors": [
+                    {**_named(task.fit, place, shown, side), "cosine": round(float(c), 4)}
+                    for c, place in zip(near, places)
+                ],
+            }
+        )
+    return Measured({}, {"class_names": list(task.class_names), "images": shown, "queries": found})
 
 
 def feature_map(task: Task, *, examples: int, perplexity: float, seed: int) -> Measured:
@@ -75,12 +92,21 @@ def feature_map(task: Task, *, examples: int, perplexity: float, seed: int) -> M
     """
     order = np.random.default_rng(0).permutation(len(task.score.ids))[:examples]  # none on top
     fine, coarse = task.score.fine[order], task.score.coarse[order]
-    found = project(task.score.features, order, coarse == coarse.min(), perplexity=perplexity,
-                    seed=seed)
-    return Measured({}, {
-        "fine": fine.tolist(), "coarse": coarse.tolist(), "class_names": list(task.class_names),
-        "coarse_names": list(task.coarse_names), "pca": _rounded(found.pca, 5),
-        "pca_share": found.pca_share, "tsne": _rounded(found.tsne, 3)})
+    found = project(
+        task.score.features, order, coarse == coarse.min(), perplexity=perplexity, seed=seed
+    )
+    return Measured(
+        {},
+        {
+            "fine": fine.tolist(),
+            "coarse": coarse.tolist(),
+            "class_names": list(task.class_names),
+            "coarse_names": list(task.coarse_names),
+            "pca": _rounded(found.pca, 5),
+            "pca_share": found.pca_share,
+            "tsne": _rounded(found.tsne, 3),
+        },
+    )
 
 
 def _in_turn(labels, most) -> np.ndarray:

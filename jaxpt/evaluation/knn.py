@@ -44,12 +44,18 @@ def knn_classify(
     check_split(train_features, train_labels, test_features)
     require(k >= 1, f"k must be at least 1, got {k}.")
     require(temperature > 0, f"temperature must be positive, got {temperature}.")
-    require((train_ids is None) == (test_ids is None),
-            "train_ids and test_ids belong together: give both or neither.")
-    for name, ids, rows in (("train_ids", train_ids, len(train_features)),
-                            ("test_ids", test_ids, len(test_features))):
-        require(ids is None or np.shape(ids) == (rows,),
-                f"{name} must have shape [{rows}], got {list(np.shape(ids))}.")
+    require(
+        (train_ids is None) == (test_ids is None),
+        "train_ids and test_ids belong together: give both or neither.",
+    )
+    for name, ids, rows in (
+        ("train_ids", train_ids, len(train_features)),
+        ("test_ids", test_ids, len(test_features)),
+    ):
+        require(
+            ids is None or np.shape(ids) == (rows,),
+            f"{name} must have shape [{rows}], got {list(np.shape(ids))}.",
+        )
     classes, targets = np.unique(train_labels, return_inverse=True)
     bank = unit_vectors(jnp.asarray(train_features))
     k = min(k, len(train_labels))
@@ -57,12 +63,18 @@ def knn_classify(
     for start in range(0, len(test_features), batch_size):
         rows = slice(start, start + batch_size)
         near, index = knn.search(
-            unit_vectors(jnp.asarray(test_features[rows])), bank, k,
+            unit_vectors(jnp.asarray(test_features[rows])),
+            bank,
+            k,
             query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),
-            key_ids=None if train_ids is None else jnp.asarray(train_ids))
+            key_ids=None if train_ids is None else jnp.asarray(train_ids),
+        )
         alone = np.asarray(index[:, 0]) < 0
-        require(not alone.any(), f"the query in row {start + np.argmax(alone)} has no neighbour: "
-                "every example of the bank has its id.")
+        require(
+            not alone.any(),
+            f"the query in row {start + np.argmax(alone)} has no neighbour: "
+            "every example of the bank has its id.",
+        )
         # Relative to the nearest: the common factor changes no winner, and with a small τ the
         # exponentials neither overflow nor all vanish. Each class sums from near to far, so that
         # equal neighbours make equal votes to the last digit.

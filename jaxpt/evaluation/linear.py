@@ -83,7 +83,8 @@ def linear_probe(
       1.0
     """
     train_features, train_labels, test_features, test_labels = map(
-        np.asarray, (train_features, train_labels, test_features, test_labels))
+        np.asarray, (train_features, train_labels, test_features, test_labels)
+    )
     check_split(train_features, train_labels, test_features, test_labels)
     train_features, test_features = (x.astype(np.float64) for x in (train_features, test_features))
     l2_grid = _checked(l2_grid)
@@ -92,26 +93,47 @@ def linear_probe(
     check_known(train_labels, test_labels)
     held_out = _held_out(validation, train_labels)
     lost = np.setdiff1d(train_labels, train_labels[~held_out])
-    require(len(lost) == 0, f"all examples of class {lost[:1].tolist()} are held out for "
-            "validation: none is left to fit on.")
+    require(
+        len(lost) == 0,
+        f"all examples of class {lost[:1].tolist()} are held out for "
+        "validation: none is left to fit on.",
+    )
 
     def fit(rows, strengths):
         scale = standardization if standardize else _as_it_is
         apply = scale(train_features[rows])
-        return apply, logistic.fit(apply(train_features[rows]), targets[rows], len(classes),
-                                   strengths, tolerance=tolerance, max_iterations=max_iterations)
+        return apply, logistic.fit(
+            apply(train_features[rows]),
+            targets[rows],
+            len(classes),
+            strengths,
+            tolerance=tolerance,
+            max_iterations=max_iterations,
+        )
 
     apply, tried = fit(~held_out, l2_grid)
-    accuracies = np.array([
-        np.mean(np.argmax(apply(train_features[held_out]) @ weights + bias, axis=1)
-                == targets[held_out]) for weights, bias in zip(tried.weights, tried.bias,
-                                                               strict=True)])
+    accuracies = np.array(
+        [
+            np.mean(
+                np.argmax(apply(train_features[held_out]) @ weights + bias, axis=1)
+                == targets[held_out]
+            )
+            for weights, bias in zip(tried.weights, tried.bias, strict=True)
+        ]
+    )
     best = l2_grid[accuracies == accuracies.max()].max()
     apply, final = fit(slice(None), [best])
     scores = logistic.log_probabilities(apply(test_features), final.weights[0], final.bias[0])
     predictions = classes[np.argmax(scores, axis=1)].astype(np.int32)
-    return LinearProbe(float(np.mean(predictions == test_labels)), float(best), accuracies,
-                       predictions, scores, classes, float(max(tried.gap.max(), final.gap[0])))
+    return LinearProbe(
+        float(np.mean(predictions == test_labels)),
+        float(best),
+        accuracies,
+        predictions,
+        scores,
+        classes,
+        float(max(tried.gap.max(), final.gap[0])),
+    )
 
 
 def _checked(l2_grid):
@@ -119,8 +141,11 @@ def _checked(l2_grid):
     l2_grid = np.asarray(l2_grid, np.float64)
     require(l2_grid.ndim == 1, f"l2_grid must be [strengths], got {list(l2_grid.shape)}.")
     bad = l2_grid[~((l2_grid > 0) & np.isfinite(l2_grid))]
-    require(len(bad) == 0, f"l2_grid must hold positive strengths, got {bad[:1].tolist()}: without "
-            "a penalty separable classes have no solution.")
+    require(
+        len(bad) == 0,
+        f"l2_grid must hold positive strengths, got {bad[:1].tolist()}: without "
+        "a penalty separable classes have no solution.",
+    )
     return l2_grid
 
 
@@ -128,17 +153,27 @@ def _held_out(validation, labels):
     """The mask that ``validation`` is or asks for."""
     rows = len(labels)
     if np.ndim(validation) == 0 and not isinstance(validation, (bool, np.bool_)):
-        require(0 < validation < 1, "validation must be a share between 0 and 1 or a mask of "
-                f"{rows} rows, got {validation}.")
+        require(
+            0 < validation < 1,
+            "validation must be a share between 0 and 1 or a mask of "
+            f"{rows} rows, got {validation}.",
+        )
         mask = validation_mask(labels, validation)
     else:
         mask = np.asarray(validation)
-        require(mask.shape == (rows,), f"validation must have shape {[rows]}, got "
-                f"{list(mask.shape)}.")
-        require(mask.dtype == bool, f"validation must be a mask of bool, got {mask.dtype}: row "
-                "numbers become one by np.isin(np.arange(n), rows).")
-    require(0 < mask.sum() < rows, f"validation must hold out some but not all of the {rows} "
-            f"training rows, got {int(mask.sum())}.")
+        require(
+            mask.shape == (rows,), f"validation must have shape {[rows]}, got {list(mask.shape)}."
+        )
+        require(
+            mask.dtype == bool,
+            f"validation must be a mask of bool, got {mask.dtype}: row "
+            "numbers become one by np.isin(np.arange(n), rows).",
+        )
+    require(
+        0 < mask.sum() < rows,
+        f"validation must hold out some but not all of the {rows} "
+        f"training rows, got {int(mask.sum())}.",
+    )
     return mask
 
 

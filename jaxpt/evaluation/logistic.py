@@ -71,8 +71,9 @@ class _State(NamedTuple):
     count: jax.Array  # int32, iterations of the group
 
 
-def fit(features, targets, classes: int, l2_grid, *, tolerance: float = 1e-9,
-        max_iterations: int = 2000) -> LogisticFit:
+def fit(
+    features, targets, classes: int, l2_grid, *, tolerance: float = 1e-9, max_iterations: int = 2000
+) -> LogisticFit:
     """Solves the problem for every strength; runs on JAX's default device.
 
     Holds about n × dim numbers twice and, for a group of strengths, strengths × classes ×
@@ -107,14 +108,22 @@ def fit(features, targets, classes: int, l2_grid, *, tolerance: float = 1e-9,
     entropy = -np.sum(share * np.log(share))
     with jax.enable_x64(True):
         for first in range(0, len(order), size):
-            strengths = l2_grid[order[first:first + size]]
+            strengths = l2_grid[order[first : first + size]]
             padded = np.pad(strengths, (0, size - len(strengths)), mode="edge")
             solved = _solve(problem, padded, start, entropy, tolerance, max_iterations)
-            start = _ahead(padded, solved.weights, l2_grid[order[first + size:first + 2 * size]])
-            parts.append([field[:len(strengths)] for field in (
-                np.moveaxis(solved.weights, 1, 0), solved.value,
-                solved.gap / _at_stake(solved.value, entropy),
-                np.sqrt(np.sum(solved.gradient**2, axis=(0, 2))), solved.iterations)])
+            start = _ahead(padded, solved.weights, l2_grid[order[first + size : first + 2 * size]])
+            parts.append(
+                [
+                    field[: len(strengths)]
+                    for field in (
+                        np.moveaxis(solved.weights, 1, 0),
+                        solved.value,
+                        solved.gap / _at_stake(solved.value, entropy),
+                        np.sqrt(np.sum(solved.gradient**2, axis=(0, 2))),
+                        solved.iterations,
+                    )
+                ]
+            )
     unsorted = np.argsort(order)
     solution, *numbers = [np.concatenate(part)[unsorted] for part in zip(*parts, strict=True)]
     weights = np.matmul(back, solution[:, :-1])
@@ -139,7 +148,10 @@ def _warn(l2_grid, found, tolerance):
             f"{', '.join(f'{l2_grid[i]:.3g}' for i in left)}: at {l2_grid[worst]:.3g} the "
             f"objective may be {found.gap[worst]:.1g} of itself too high after "
             f"{found.iterations[worst]} iterations (tolerance {tolerance:.1g}). Give more "
-            "iterations or larger strengths.", RuntimeWarning, stacklevel=3)
+            "iterations or larger strengths.",
+            RuntimeWarning,
+            stacklevel=3,
+        )
 
 
 def _whiten(centred):
@@ -182,16 +194,23 @@ def _solve(problem, l2, start, entropy, tolerance, max_iterations):
     state = None
     small = np.size(problem[0]) * start[0].size < SMALL
     for dtype in (np.float64,) if small else (np.float32, np.float64):
-        x, one_hot, penalty = (jnp.asarray(a, a.dtype if a.dtype == bool else dtype)
-                               for a in problem)
+        x, one_hot, penalty = (
+            jnp.asarray(a, a.dtype if a.dtype == bool else dtype) for a in problem
+        )
         if state is None:
             state = _blank(jnp.asarray(start, dtype))
         state = jax.tree.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, state)
-        state = _lbfgs(x, one_hot, penalty, jnp.asarray(l2, dtype), state,
-                       # Differences of objectives are beyond float32.
-                       jnp.asarray(entropy if dtype == np.float64 else np.inf, dtype),
-                       jnp.asarray(tolerance if dtype == np.float64 else max(tolerance, 1e-8),
-                                   dtype), max_iterations)
+        state = _lbfgs(
+            x,
+            one_hot,
+            penalty,
+            jnp.asarray(l2, dtype),
+            state,
+            # Differences of objectives are beyond float32.
+            jnp.asarray(entropy if dtype == np.float64 else np.inf, dtype),
+            jnp.asarray(tolerance if dtype == np.float64 else max(tolerance, 1e-8), dtype),
+            max_iterations,
+        )
     return jax.tree.map(np.asarray, state)
 
 
@@ -199,9 +218,19 @@ def _blank(weights):
     _, groups, classes = weights.shape
     ring = jnp.zeros((MEMORY, *weights.shape), weights.dtype)
     numbers = jnp.zeros(groups, weights.dtype)
-    return _State(weights, weights, jnp.zeros((groups, classes), weights.dtype), numbers, numbers,
-                  ring, ring, jnp.zeros((MEMORY, groups), weights.dtype),
-                  *jnp.zeros((2, groups), jnp.int32), jnp.zeros(groups, bool), jnp.int32(0))
+    return _State(
+        weights,
+        weights,
+        jnp.zeros((groups, classes), weights.dtype),
+        numbers,
+        numbers,
+        ring,
+        ring,
+        jnp.zeros((MEMORY, groups), weights.dtype),
+        *jnp.zeros((2, groups), jnp.int32),
+        jnp.zeros(groups, bool),
+        jnp.int32(0),
+    )
 
 
 @jax.jit
@@ -233,27 +262,42 @@ def _lbfgs(x, one_hot, penalty, l2, state, entropy, tolerance, max_iterations):
         step = jnp.where(done[:, None], 0.0, step)
         change = logits_of(step)
         length, found, losses, residuals = _line_search(
-            logits, change, one_hot, jnp.where(done, 0.0, slope),
-            _dot(ridge * state.weights, step), _dot(ridge * step, step))
+            logits,
+            change,
+            one_hot,
+            jnp.where(done, 0.0, slope),
+            _dot(ridge * state.weights, step),
+            _dot(ridge * step, step),
+        )
         step = length[:, None] * step
         logits = logits + length[:, None] * change
         weights = state.weights + step
         gradient = gradient_of(residuals, weights)
         moved = _remember(state, step, gradient - state.gradient)
         return moved._replace(
-            weights=weights, gradient=gradient, curvature=_curvature(residuals),
-            value=value_of(losses, weights), gap=jnp.where(state.done, state.gap, gap),
-            small=small, done=done | ~found, iterations=state.iterations + ~done), logits
+            weights=weights,
+            gradient=gradient,
+            curvature=_curvature(residuals),
+            value=value_of(losses, weights),
+            gap=jnp.where(state.done, state.gap, gap),
+            small=small,
+            done=done | ~found,
+            iterations=state.iterations + ~done,
+        ), logits
 
     logits = logits_of(state.weights)
     losses, residuals = _losses(logits, one_hot)
     state = state._replace(
-        gradient=gradient_of(residuals, state.weights), curvature=_curvature(residuals),
-        value=value_of(losses, state.weights), small=0 * state.small,
-        done=jnp.zeros(strengths, bool))
+        gradient=gradient_of(residuals, state.weights),
+        curvature=_curvature(residuals),
+        value=value_of(losses, state.weights),
+        small=0 * state.small,
+        done=jnp.zeros(strengths, bool),
+    )
     last = state.count + max_iterations
-    return jax.lax.while_loop(lambda carry: jnp.any(~carry[0].done) & (carry[0].count < last),
-                              iterate, (state, logits))[0]
+    return jax.lax.while_loop(
+        lambda carry: jnp.any(~carry[0].done) & (carry[0].count < last), iterate, (state, logits)
+    )[0]
 
 
 def _product(a, b):
@@ -274,8 +318,7 @@ def _losses(logits, one_hot):
     lead = own - largest
     losses = jnp.log1p(others + jnp.expm1(lead)) - lead
     total = others + jnp.exp(lead)
-    return (jnp.mean(losses[..., 0], axis=0),
-            jnp.where(one_hot, -others / total, shifted / total))
+    return (jnp.mean(losses[..., 0], axis=0), jnp.where(one_hot, -others / total, shifted / total))
 
 
 def _curvature(residuals):
@@ -305,8 +348,7 @@ def _inverse_hessian(state, ridge):
         beta = state.rho[j] * _dot(state.changes[j], q)
         return q + (alphas[j] - beta)[:, None] * state.steps[j]
 
-    q, alphas = jax.lax.fori_loop(0, MEMORY, backward,
-                                  (state.gradient, jnp.zeros_like(state.rho)))
+    q, alphas = jax.lax.fori_loop(0, MEMORY, backward, (state.gradient, jnp.zeros_like(state.rho)))
     rho, change = state.rho[newest(0)], state.changes[newest(0)]
     curved = rho * _dot(change, precondition(change))
     scale = jnp.where(curved > 0, 1 / jnp.where(curved > 0, curved, 1.0), 1.0)
@@ -317,8 +359,12 @@ def _remember(state, step, change):
     j = state.count % MEMORY
     product = _dot(step, change)
     rho = jnp.where(product > 0, 1 / jnp.where(product > 0, product, 1.0), 0.0)
-    return state._replace(steps=state.steps.at[j].set(step), rho=state.rho.at[j].set(rho),
-                          changes=state.changes.at[j].set(change), count=state.count + 1)
+    return state._replace(
+        steps=state.steps.at[j].set(step),
+        rho=state.rho.at[j].set(rho),
+        changes=state.changes.at[j].set(change),
+        count=state.count + 1,
+    )
 
 
 def _line_search(logits, change, one_hot, slope, linear, quadratic):
@@ -329,25 +375,43 @@ def _line_search(logits, change, one_hot, slope, linear, quadratic):
     Returns:
       (length [G], whether it was found [G], losses [G], residuals [n, G, C] at it).
     """
+
     def visit(carry):
         length, (low, low_slope), (high, high_slope), _, count, *_ = carry
         losses, residuals = _losses(logits + length[:, None] * change, one_hot)
-        here = (jnp.mean(jnp.sum(residuals * change, axis=-1), axis=0) + linear
-                + length * quadratic)
+        here = jnp.mean(jnp.sum(residuals * change, axis=-1), axis=0) + linear + length * quadratic
         found = jnp.abs(here) <= ACCEPTED * jnp.abs(slope)
         beyond = length - here * (length - low) / jnp.maximum(here - low_slope, 1e-30)
         short = here < 0
         low, low_slope = jnp.where(short, length, low), jnp.where(short, here, low_slope)
         high, high_slope = jnp.where(short, high, length), jnp.where(short, high_slope, here)
         share = jnp.where(count % 3 == 2, 0.5, -low_slope / (high_slope - low_slope))
-        following = jnp.where(jnp.isinf(high), jnp.clip(beyond, 1.1 * length, 10 * length),
-                              low + share * (high - low))
-        return (jnp.where(found, length, following), (low, low_slope), (high, high_slope), found,
-                count + 1, length, losses, residuals)
+        following = jnp.where(
+            jnp.isinf(high), jnp.clip(beyond, 1.1 * length, 10 * length), low + share * (high - low)
+        )
+        return (
+            jnp.where(found, length, following),
+            (low, low_slope),
+            (high, high_slope),
+            found,
+            count + 1,
+            length,
+            losses,
+            residuals,
+        )
 
     one = jnp.ones_like(slope)
-    start = (one, (0 * one, slope), (jnp.inf * one, one), one < 0, 0, one, one,
-             jnp.zeros_like(logits))
+    start = (
+        one,
+        (0 * one, slope),
+        (jnp.inf * one, one),
+        one < 0,
+        0,
+        one,
+        one,
+        jnp.zeros_like(logits),
+    )
     *_, found, _, length, losses, residuals = jax.lax.while_loop(
-        lambda carry: jnp.any(~carry[3]) & (carry[4] < EVALUATIONS), visit, start)
+        lambda carry: jnp.any(~carry[3]) & (carry[4] < EVALUATIONS), visit, start
+    )
     return length, found, losses, residuals

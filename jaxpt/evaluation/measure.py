@@ -38,5 +38,6 @@ def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
         accuracy.few_shot(fine, shots=(shots["shots"],), draws=shots["draws"], l2=shots["l2"]),
         structure.class_separation(task),
         structure.fine_purity(task, k=PROTOCOL["fine_purity"]["k"]),
-        structure.effective_rank(task)]
+        structure.effective_rank(task),
+    ]
     return {name: value for found in measured for name, value in found.values.items()}

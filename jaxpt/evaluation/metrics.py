@@ -66,19 +66,35 @@ def voc07_map(
       0.8485
     """
     scores, targets = np.asarray(scores, np.float64), np.asarray(targets)
-    require(scores.ndim == 2 and scores.size > 0,
-            f"scores must be [n, classes], both at least 1, got {list(scores.shape)}.")
+    require(
+        scores.ndim == 2 and scores.size > 0,
+        f"scores must be [n, classes], both at least 1, got {list(scores.shape)}.",
+    )
     bad = ~np.isfinite(scores).all(axis=1)
-    require(not bad.any(), f"scores of {int(bad.sum())} examples are not finite, the first at row "
-            f"{int(np.argmax(bad))}.")
+    require(
+        not bad.any(),
+        f"scores of {int(bad.sum())} examples are not finite, the first at row "
+        f"{int(np.argmax(bad))}.",
+    )
     counts = np.ones(scores.shape, bool) if difficult is None else ~np.asarray(difficult, bool)
     for name, array in ("targets", targets), ("difficult", counts):
-        require(array.shape == scores.shape, f"{name} must have the shape of scores, "
-                f"{list(scores.shape)}, got {list(array.shape)}.")
-    require(np.isin(targets, (0, 1)).all(), "targets must be 0 or 1, got "
-            f"{np.setdiff1d(targets, (0, 1))[:3].tolist()}; mark difficult pairs in difficult.")
-    return float(np.mean([_eleven_points(c, scores[kept, c], targets[kept, c].astype(bool))
-                          for c, kept in enumerate(counts.T)]))
+        require(
+            array.shape == scores.shape,
+            f"{name} must have the shape of scores, {list(scores.shape)}, got {list(array.shape)}.",
+        )
+    require(
+        np.isin(targets, (0, 1)).all(),
+        "targets must be 0 or 1, got "
+        f"{np.setdiff1d(targets, (0, 1))[:3].tolist()}; mark difficult pairs in difficult.",
+    )
+    return float(
+        np.mean(
+            [
+                _eleven_points(c, scores[kept, c], targets[kept, c].astype(bool))
+                for c, kept in enumerate(counts.T)
+            ]
+        )
+    )
 
 
 def log_odds(
@@ -110,8 +126,11 @@ def log_odds(
     outside = ~((a >= 0) & (a <= 1))
     require(not outside.any(), f"accuracies must lie in [0, 1], got {a[outside][:3].tolist()}.")
     if examples is None:
-        require(((a > 0) & (a < 1)).all(), "an accuracy of exactly 0 or 1 has no finite log-odds: "
-                "give the number of test examples, and it is clipped to half an example.")
+        require(
+            ((a > 0) & (a < 1)).all(),
+            "an accuracy of exactly 0 or 1 has no finite log-odds: "
+            "give the number of test examples, and it is clipped to half an example.",
+        )
     else:
         require(np.min(examples) >= 1, f"examples must be at least 1, got {np.min(examples)}.")
         half = 0.5 / np.asarray(examples)
@@ -131,19 +150,28 @@ def mean_log_odds(
     Raises:
       InputError: as ``log_odds``, and for an empty list.
     """
-    require(np.ndim(accuracies) == 1 and np.size(accuracies) > 0,
-            f"accuracies must be [sets], at least one, got {list(np.shape(accuracies))}.")
-    require(examples is None or np.shape(examples) in ((), np.shape(accuracies)),
-            f"examples must be one number or {len(accuracies)}, got {list(np.shape(examples))}.")
+    require(
+        np.ndim(accuracies) == 1 and np.size(accuracies) > 0,
+        f"accuracies must be [sets], at least one, got {list(np.shape(accuracies))}.",
+    )
+    require(
+        examples is None or np.shape(examples) in ((), np.shape(accuracies)),
+        f"examples must be one number or {len(accuracies)}, got {list(np.shape(examples))}.",
+    )
     return float(np.mean(log_odds(accuracies, examples=examples)))
 
 
 def _hits(predictions, labels):
     predictions, labels = np.asarray(predictions), np.asarray(labels)
-    require(labels.ndim == 1 and len(labels) > 0,
-            f"labels must be [n] with n of at least 1, got {list(labels.shape)}.")
-    require(predictions.shape == labels.shape, "predictions must be one class for each of "
-            f"{len(labels)} labels, not scores, got shape {list(predictions.shape)}.")
+    require(
+        labels.ndim == 1 and len(labels) > 0,
+        f"labels must be [n] with n of at least 1, got {list(labels.shape)}.",
+    )
+    require(
+        predictions.shape == labels.shape,
+        "predictions must be one class for each of "
+        f"{len(labels)} labels, not scores, got shape {list(predictions.shape)}.",
+    )
     for name, array in ("predictions", predictions), ("labels", labels):
         require(not (array != array).any(), f"{name} hold NaN; they must be classes.")
     return predictions == labels
@@ -151,8 +179,11 @@ def _hits(predictions, labels):
 
 def _eleven_points(name, scores, positive):
     total = int(positive.sum())
-    require(total > 0, f"class {name} has no positive example: its average precision is not "
-            "defined. Leave its column out.")
+    require(
+        total > 0,
+        f"class {name} has no positive example: its average precision is not "
+        "defined. Leave its column out.",
+    )
     found = np.cumsum(positive[np.lexsort((positive, -scores))])
     precision = found / np.arange(1, len(found) + 1)
     # In whole numbers: 3 of 10 must reach the recall 0.3, which 3·0.1 in floating point exceeds.

@@ -63,35 +63,51 @@ def multi_label_probe(
     validation, l2_grid = np.asarray(validation, bool), sorted(l2_grid, reverse=True)
     train = _targets("train", train_features, train_targets, train_difficult)
     test = _targets("test", test_features, test_targets, test_difficult)
-    require(train[0].shape[1] == test[0].shape[1], f"train targets have {train[0].shape[1]} "
-            f"classes but test targets {test[0].shape[1]}.")
-    require(validation.shape == (len(train_features),), "validation must have shape "
-            f"[{len(train_features)}], got {list(validation.shape)}.")
-    require(0 < validation.sum() < len(validation),
-            f"validation must hold out some but not all of the {len(validation)} training rows, "
-            f"got {int(validation.sum())}.")
-    require(len(l2_grid) > 0 and l2_grid[-1] > 0,
-            f"l2_grid must hold positive strengths, at least one, got {l2_grid}.")
+    require(
+        train[0].shape[1] == test[0].shape[1],
+        f"train targets have {train[0].shape[1]} classes but test targets {test[0].shape[1]}.",
+    )
+    require(
+        validation.shape == (len(train_features),),
+        f"validation must have shape [{len(train_features)}], got {list(validation.shape)}.",
+    )
+    require(
+        0 < validation.sum() < len(validation),
+        f"validation must hold out some but not all of the {len(validation)} training rows, "
+        f"got {int(validation.sum())}.",
+    )
+    require(
+        len(l2_grid) > 0 and l2_grid[-1] > 0,
+        f"l2_grid must hold positive strengths, at least one, got {l2_grid}.",
+    )
     fitted = [part[~validation] for part in (train_features, *train)]
     held_out = [part[validation] for part in (train_features, *train)]
     scores = _scores(*fitted, held_out[0], l2_grid)
     on_validation = np.array([voc07_map(s, held_out[1], difficult=held_out[2]) for s in scores])
     best = l2_grid[int(np.argmax(on_validation))]
     found = _scores(train_features, *train, test_features, [best])[0]
-    return MultiLabelProbe(voc07_map(found, test[0], difficult=test[1]), best,
-                           on_validation[::-1], found)
+    return MultiLabelProbe(
+        voc07_map(found, test[0], difficult=test[1]), best, on_validation[::-1], found
+    )
 
 
 def _targets(name, features, targets, difficult):
     """(bool targets, bool difficult), both [n, classes]."""
     targets = np.asarray(targets)
-    require(targets.ndim == 2 and len(targets) == len(features),
-            f"{name} targets must be [{len(features)}, classes], got {list(targets.shape)}.")
-    require(np.isin(targets, (0, 1)).all(), f"{name} targets must be 0 or 1, got "
-            f"{np.setdiff1d(targets, (0, 1))[:3].tolist()}.")
+    require(
+        targets.ndim == 2 and len(targets) == len(features),
+        f"{name} targets must be [{len(features)}, classes], got {list(targets.shape)}.",
+    )
+    require(
+        np.isin(targets, (0, 1)).all(),
+        f"{name} targets must be 0 or 1, got {np.setdiff1d(targets, (0, 1))[:3].tolist()}.",
+    )
     difficult = np.zeros(targets.shape) if difficult is None else np.asarray(difficult)
-    require(difficult.shape == targets.shape, f"{name}_difficult must have the shape of targets, "
-            f"{list(targets.shape)}, got {list(difficult.shape)}.")
+    require(
+        difficult.shape == targets.shape,
+        f"{name}_difficult must have the shape of targets, "
+        f"{list(targets.shape)}, got {list(difficult.shape)}.",
+    )
     return targets.astype(bool), difficult.astype(bool)
 
 
@@ -101,9 +117,12 @@ def _scores(features, targets, difficult, queries, l2_grid) -> np.ndarray:
     x, z = apply(features), apply(np.asarray(queries, np.float64))
     columns = []
     for c, (positive, kept) in enumerate(zip(targets.T, ~difficult.T)):
-        require(len(np.unique(positive[kept])) == 2, f"class {c} has no "
-                f"{'negative' if positive[kept].any() else 'positive'} image to fit on: leave its "
-                "column out.")
+        require(
+            len(np.unique(positive[kept])) == 2,
+            f"class {c} has no "
+            f"{'negative' if positive[kept].any() else 'positive'} image to fit on: leave its "
+            "column out.",
+        )
         found = logistic.fit(x[kept], positive[kept].astype(int), 2, l2_grid)
         weights = found.weights[:, :, 1] - found.weights[:, :, 0]  # [strengths, dim]
         columns.append(z @ weights.T + found.bias[:, 1] - found.bias[:, 0])

@@ -76,11 +76,17 @@ def neural_collapse(
     features, means = np.asarray(features, np.float64) - center, means - center
     lengths = np.linalg.norm(means, axis=1)
     extent = np.abs(center).max() + lengths.max()
-    require(lengths.max() > 1e-12 * extent, "all class means coincide: there is no direction "
-            "between classes to measure collapse against.")
+    require(
+        lengths.max() > 1e-12 * extent,
+        "all class means coincide: there is no direction "
+        "between classes to measure collapse against.",
+    )
     on_center = np.flatnonzero(lengths <= 1e-12 * extent)
-    require(len(on_center) == 0, f"the mean of class {classes[sum(on_center[:1])]} lies on the "
-            "centre of the class means, so its angles are not defined.")
+    require(
+        len(on_center) == 0,
+        f"the mean of class {classes[sum(on_center[:1])]} lies on the "
+        "centre of the class means, so its angles are not defined.",
+    )
     cosines = _cosines(means / lengths[:, None])
     nc3 = nc4 = None
     if weights is not None:
@@ -94,7 +100,9 @@ def neural_collapse(
         nc2_equinorm=float(lengths.std() / lengths.mean()),
         nc2_equiangular=float(cosines.std()),
         nc2_maximal_angle=float(np.mean(np.abs(cosines + 1 / (len(classes) - 1)))),
-        nc3=nc3, nc4=nc4)
+        nc3=nc3,
+        nc4=nc4,
+    )
 
 
 def _variability(residuals, index, means):
@@ -116,15 +124,22 @@ def _cosines(directions):
 def _classifier(weights, bias, means):
     """Sound weights [dim, classes] and bias [classes] in float64."""
     expected = [means.shape[1], len(means)]
-    require(list(np.shape(weights)) == expected, f"weights must be [dim, classes] = {expected}, "
-            f"got {list(np.shape(weights))}; a classifier of more classes than the labels have "
-            "is cut to their columns.")
+    require(
+        list(np.shape(weights)) == expected,
+        f"weights must be [dim, classes] = {expected}, "
+        f"got {list(np.shape(weights))}; a classifier of more classes than the labels have "
+        "is cut to their columns.",
+    )
     weights = np.asarray(weights, np.float64)
-    require(np.isfinite(weights).all() and weights.any(),
-            "weights must be finite and not all zero, to be compared with class means.")
+    require(
+        np.isfinite(weights).all() and weights.any(),
+        "weights must be finite and not all zero, to be compared with class means.",
+    )
     bias = np.zeros(len(means)) if bias is None else np.asarray(bias, np.float64)
-    require(bias.shape == (len(means),) and np.isfinite(bias).all(),
-            f"bias must be finite and of shape [{len(means)}], got {bias.tolist()}.")
+    require(
+        bias.shape == (len(means),) and np.isfinite(bias).all(),
+        f"bias must be finite and of shape [{len(means)}], got {bias.tolist()}.",
+    )
     return weights, bias
 
 

@@ -41,8 +41,11 @@ def project(features, rows, left, *, perplexity: float, seed: int = 0) -> Projec
       InputError: for unsound features, fewer than three of them, or none on the left.
     """
     check_features("", features)
-    require(len(rows) >= 3 and np.shape(features)[1] >= 2, "a map needs at least three examples of "
-            f"two features, got {len(rows)} of {np.shape(features)[1]}.")
+    require(
+        len(rows) >= 3 and np.shape(features)[1] >= 2,
+        "a map needs at least three examples of "
+        f"two features, got {len(rows)} of {np.shape(features)[1]}.",
+    )
     require(bool(np.any(left)), "no example is named to lie on the left.")
     unit = unit_rows(features)
     require(bool(np.ptp(unit, axis=0).any()), "all features point the same way: there is no map.")
@@ -52,8 +55,15 @@ def project(features, rows, left, *, perplexity: float, seed: int = 0) -> Projec
         plane[:, 0] *= -1
     # One thread: with two, t-SNE's took 20 times as long on a machine that was busy.
     with threadpool_limits(1):
-        tsne = TSNE(2, init=(1e-4 * plane / plane[:, 0].std()).astype(np.float32),
-                    random_state=seed, perplexity=min(perplexity, (len(rows) - 1) / 3)
-                    ).fit_transform(unit[rows]).astype(np.float64)
+        tsne = (
+            TSNE(
+                2,
+                init=(1e-4 * plane / plane[:, 0].std()).astype(np.float32),
+                random_state=seed,
+                perplexity=min(perplexity, (len(rows) - 1) / 3),
+            )
+            .fit_transform(unit[rows])
+            .astype(np.float64)
+        )
     middle = (tsne.min(axis=0) + tsne.max(axis=0)) / 2
     return Projection(plane, float(pca.explained_variance_ratio_.sum()), tsne - middle)

@@ -69,8 +69,10 @@ def retrieval(
     at = tuple(at)
     require(len(at) > 0 and min(at) >= 1, f"at must hold ks of at least 1, got {at}.")
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
-    require((query_features is None) == (query_labels is None),
-            "query_features and query_labels belong together: give both or neither.")
+    require(
+        (query_features is None) == (query_labels is None),
+        "query_features and query_labels belong together: give both or neither.",
+    )
     if query_features is None:
         require(query_ids is None, "query_ids belong to query_features: give those too.")
         check_features("", features, labels)
@@ -94,16 +96,21 @@ def retrieval(
         precision.append(_average_precision(ranked))
     first, precision = np.concatenate(first), np.concatenate(precision)
     require(len(first) > 0, "no query has another example of its class in the gallery.")
-    return Retrieval({int(k): float(np.mean(first < k)) for k in at}, float(precision.mean()),
-                     len(first))
+    return Retrieval(
+        {int(k): float(np.mean(first < k)) for k in at}, float(precision.mean()), len(first)
+    )
 
 
 def _check_ids(ids, rows, query_ids, query_rows):
-    require((ids is None) == (query_ids is None),
-            "ids and query_ids belong together: give both or neither.")
+    require(
+        (ids is None) == (query_ids is None),
+        "ids and query_ids belong together: give both or neither.",
+    )
     for name, given, expected in ("ids", ids, rows), ("query_ids", query_ids, query_rows):
-        require(given is None or np.shape(given) == (expected,),
-                f"{name} must have shape [{expected}], got {list(np.shape(given))}.")
+        require(
+            given is None or np.shape(given) == (expected,),
+            f"{name} must have shape [{expected}], got {list(np.shape(given))}.",
+        )
 
 
 def _ranked(cosine, relevant):

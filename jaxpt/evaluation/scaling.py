@@ -88,8 +88,16 @@ def fit_power_law(
         predicted = _evaluate(held_out, *samples)
         tails = (1 - coverage) / 2, (1 + coverage) / 2
         intervals = [tuple(np.quantile(x, tails).tolist()) for x in (*samples, predicted)]
-    return PowerLaw(float(a), float(b), float(c), *intervals[:3], float(held_out),
-                    float(_evaluate(held_out, a, b, c)), intervals[3], float(errors[-1].mean()))
+    return PowerLaw(
+        float(a),
+        float(b),
+        float(c),
+        *intervals[:3],
+        float(held_out),
+        float(_evaluate(held_out, a, b, c)),
+        intervals[3],
+        float(errors[-1].mean()),
+    )
 
 
 def power_law_band(
@@ -132,16 +140,25 @@ def _check(sizes, errors, offset):
     """Both in float64, by size."""
     sizes, errors = np.asarray(sizes, np.float64), np.asarray(errors, np.float64)
     fewest = 4 if offset else 3
-    require(sizes.ndim == 1 and len(sizes) >= fewest, f"the fit needs at least {fewest} sizes, one "
-            f"of them held out, got sizes of shape {list(sizes.shape)}.")
-    require(errors.ndim == 2 and len(errors) == len(sizes) and errors.shape[1] > 0,
-            f"errors must be [sizes, seeds] with {len(sizes)} sizes, got {list(errors.shape)}.")
+    require(
+        sizes.ndim == 1 and len(sizes) >= fewest,
+        f"the fit needs at least {fewest} sizes, one "
+        f"of them held out, got sizes of shape {list(sizes.shape)}.",
+    )
+    require(
+        errors.ndim == 2 and len(errors) == len(sizes) and errors.shape[1] > 0,
+        f"errors must be [sizes, seeds] with {len(sizes)} sizes, got {list(errors.shape)}.",
+    )
     for name, array in ("sizes", sizes), ("errors", errors):
         bad = ~(np.isfinite(array) & (array > 0))
-        require(not bad.any(), f"{name} must be positive and finite, got "
-                f"{array[bad][:3].tolist()}.")
-    require(len(np.unique(sizes)) == len(sizes), "every size must be given once, got "
-            f"{sizes.tolist()}; seeds of a size go into one row of errors.")
+        require(
+            not bad.any(), f"{name} must be positive and finite, got {array[bad][:3].tolist()}."
+        )
+    require(
+        len(np.unique(sizes)) == len(sizes),
+        "every size must be given once, got "
+        f"{sizes.tolist()}; seeds of a size go into one row of errors.",
+    )
     order = np.argsort(sizes)
     return sizes[order], errors[order]
 
@@ -149,8 +166,10 @@ def _check(sizes, errors, offset):
 def _check_bootstrap(errors, bootstrap, coverage):
     require(bootstrap >= 0, f"bootstrap must not be negative, got {bootstrap}.")
     require(0 < coverage < 1, f"coverage must lie between 0 and 1, got {coverage}.")
-    require(bootstrap == 0 or errors.shape[1] > 1,
-            "one seed has no spread to bootstrap: give errors of more seeds, or bootstrap=0.")
+    require(
+        bootstrap == 0 or errors.shape[1] > 1,
+        "one seed has no spread to bootstrap: give errors of more seeds, or bootstrap=0.",
+    )
 
 
 def _evaluate(n, a, b, c):

@@ -15,8 +15,9 @@ from jaxpt.evaluation.task import Measured, Task, some_rows
 
 def class_separation(task: Task) -> Measured:
     """R² of the coarse classes: class_separation."""
-    return Measured({"class_separation": geometry.class_separation(task.score.features,
-                                                                   task.score.coarse)})
+    return Measured(
+        {"class_separation": geometry.class_separation(task.score.features, task.score.coarse)}
+    )
 
 
 def alignment_uniformity(task: Task, *, power: float, t: float, examples: int) -> Measured:
@@ -28,9 +29,12 @@ def alignment_uniformity(task: Task, *, power: float, t: float, examples: int) -
     rows = some_rows(len(task.score.ids), examples)
     features, other = task.score.features[rows], _partners(task.score.fine[rows])
     paired = other != np.arange(len(rows))
-    return Measured({
-        "alignment": geometry.alignment(features[paired], features[other[paired]], power),
-        "uniformity": geometry.uniformity(features, t)})
+    return Measured(
+        {
+            "alignment": geometry.alignment(features[paired], features[other[paired]], power),
+            "uniformity": geometry.uniformity(features, t),
+        }
+    )
 
 
 def _partners(labels) -> np.ndarray:
@@ -70,14 +74,20 @@ def rank_me(task: Task, *, examples: int) -> Measured:
 
 def effective_rank(task: Task) -> Measured:
     """Effective rank within coarse classes: effective_rank."""
-    return Measured({"effective_rank": geometry.effective_rank(task.score.features,
-                                                               task.score.coarse)})
+    return Measured(
+        {"effective_rank": geometry.effective_rank(task.score.features, task.score.coarse)}
+    )
 
 
 def fine_purity(task: Task, *, k: int) -> Measured:
     """Fine labels among the nearest of the same coarse class: fine_purity."""
-    return Measured({"fine_purity": geometry.fine_purity(
-        task.score.features, task.score.coarse, task.score.fine, k=k)})
+    return Measured(
+        {
+            "fine_purity": geometry.fine_purity(
+                task.score.features, task.score.coarse, task.score.fine, k=k
+            )
+        }
+    )
 
 
 def cka(layers, other_layers, *, batch_size: int, seed: int) -> Measured:
@@ -90,6 +100,7 @@ def cka(layers, other_layers, *, batch_size: int, seed: int) -> Measured:
       values cka_features, of the last layers; details layers, other_layers and matrix.
     """
     matrix = cka_matrix(layers, other_layers, batch_size=batch_size, seed=seed)
-    return Measured({"cka_features": float(matrix[-1, -1])},
-                    {"layers": list(layers), "other_layers": list(other_layers),
-                     "matrix": matrix.tolist()})
+    return Measured(
+        {"cka_features": float(matrix[-1, -1])},
+        {"layers": list(layers), "other_layers": list(other_layers), "matrix": matrix.tolist()},
+    )

@@ -32,42 +32,75 @@ PLAIN = {"features": "backbone"}
 COARSE = {"classes": "coarse"}
 EVALUATORS = {
     "knn": Evaluator(accuracy.knn, {"k": 20, "temperature": 0.07}, UNIT),
-    "linear": Evaluator(accuracy.linear, {"l2_grid": KORNBLITH_L2_GRID},
-                        {"features": "backbone, standardised", "solver": "L-BFGS"}),
-    "few_shot": Evaluator(accuracy.few_shot, {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
-                          {"features": "backbone, whitened"}),
-    "few_shot_logistic": Evaluator(accuracy.few_shot_logistic,
-                                   {"shots": (1, 5, 10, 25), "draws": 10},
-                                   UNIT | {"l2": "1 / (shots × classes)"}),
-    "episodes": Evaluator(accuracy.episodes,
-                          {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
-                          UNIT | {"head": "nearest centroid"}),
+    "linear": Evaluator(
+        accuracy.linear,
+        {"l2_grid": KORNBLITH_L2_GRID},
+        {"features": "backbone, standardised", "solver": "L-BFGS"},
+    ),
+    "few_shot": Evaluator(
+        accuracy.few_shot,
+        {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
+        {"features": "backbone, whitened"},
+    ),
+    "few_shot_logistic": Evaluator(
+        accuracy.few_shot_logistic,
+        {"shots": (1, 5, 10, 25), "draws": 10},
+        UNIT | {"l2": "1 / (shots × classes)"},
+    ),
+    "episodes": Evaluator(
+        accuracy.episodes,
+        {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
+        UNIT | {"head": "nearest centroid"},
+    ),
     "retrieval": Evaluator(accuracy.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
     "class_separation": Evaluator(structure.class_separation, {}, UNIT | COARSE),
-    "alignment_uniformity": Evaluator(structure.alignment_uniformity,
-                                      {"power": 2, "t": 2, "examples": 5000},
-                                      UNIT | {"pairs": "of one fine class"}),
-    "neural_collapse": Evaluator(structure.neural_collapse,
-                                 {"classifier_l2": 1e-3, "examples": 50_000},
-                                 PLAIN | COARSE | {"classifier": "logistic regression"}),
+    "alignment_uniformity": Evaluator(
+        structure.alignment_uniformity,
+        {"power": 2, "t": 2, "examples": 5000},
+        UNIT | {"pairs": "of one fine class"},
+    ),
+    "neural_collapse": Evaluator(
+        structure.neural_collapse,
+        {"classifier_l2": 1e-3, "examples": 50_000},
+        PLAIN | COARSE | {"classifier": "logistic regression"},
+    ),
     "cdnv": Evaluator(structure.cdnv, {}, PLAIN | COARSE),
     "rank_me": Evaluator(structure.rank_me, {"examples": 25_600}, PLAIN),
     "effective_rank": Evaluator(structure.effective_rank, {}, UNIT | COARSE),
     "fine_purity": Evaluator(structure.fine_purity, {"k": 20}, UNIT),
-    "cka": Evaluator(structure.cka, {"batch_size": 256, "seed": 0},
-                     {"features": "every layer, averaged over positions"}),
+    "cka": Evaluator(
+        structure.cka,
+        {"batch_size": 256, "seed": 0},
+        {"features": "every layer, averaged over positions"},
+    ),
     "confusion": Evaluator(inspection.confusion, {"k": 20, "temperature": 0.07}, UNIT),
     "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 64}, UNIT),
-    "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0},
-                     UNIT),
+    "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
 }
 PAIRS = "cka"  # measured between two networks, from their layers
 SEVERAL_LABELS = ("linear",)  # what is defined where an image has several labels
 SUITES = {
-    "coarse_to_fine": ("knn", "linear", "few_shot", "few_shot_logistic", "episodes", "retrieval",
-                       "confusion", "neighbors"),
-    "geometry": ("class_separation", "alignment_uniformity", "neural_collapse", "cdnv", "rank_me",
-                 "effective_rank", "fine_purity", "cka", "map"),
+    "coarse_to_fine": (
+        "knn",
+        "linear",
+        "few_shot",
+        "few_shot_logistic",
+        "episodes",
+        "retrieval",
+        "confusion",
+        "neighbors",
+    ),
+    "geometry": (
+        "class_separation",
+        "alignment_uniformity",
+        "neural_collapse",
+        "cdnv",
+        "rank_me",
+        "effective_rank",
+        "fine_purity",
+        "cka",
+        "map",
+    ),
     "transfer12": ("linear",),
     "vtab1k": ("linear",),
 }
@@ -82,8 +115,11 @@ def evaluators_of(names) -> tuple[str, ...]:
     """
     require(len(names) > 0, "no suite is named.")
     for name in names:
-        require(name in SUITES or name in EVALUATORS, f"suite must be one of {', '.join(SUITES)}, "
-                f"or an evaluator ({', '.join(EVALUATORS)}), got {name!r}.")
+        require(
+            name in SUITES or name in EVALUATORS,
+            f"suite must be one of {', '.join(SUITES)}, "
+            f"or an evaluator ({', '.join(EVALUATORS)}), got {name!r}.",
+        )
     return tuple(dict.fromkeys(e for name in names for e in SUITES.get(name, (name,))))
 
 
@@ -96,8 +132,10 @@ def constants_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
     require(name in EVALUATORS, f"evaluator must be one of {', '.join(EVALUATORS)}, got {name!r}.")
     own = EVALUATORS[name].constants
     unknown = sorted(given.keys() - own.keys())
-    require(not unknown, f"{name} has no constant {', '.join(unknown)}; it has "
-            f"{', '.join(own) or 'none'}.")
+    require(
+        not unknown,
+        f"{name} has no constant {', '.join(unknown)}; it has {', '.join(own) or 'none'}.",
+    )
     return own | given
 
 
@@ -115,6 +153,8 @@ def measure(name: str, task: Task, **constants) -> Measured:
     """
     chosen = constants_of(name, constants)
     require(name != PAIRS, f"{PAIRS} compares two networks: use cka_matrix on their layers.")
-    require(not task.multi_label or name in SEVERAL_LABELS,
-            f"{name} is not defined for several labels an image.")
+    require(
+        not task.multi_label or name in SEVERAL_LABELS,
+        f"{name} is not defined for several labels an image.",
+    )
     return EVALUATORS[name].measure(task, **chosen)

@@ -60,8 +60,9 @@ class Task(NamedTuple):
 
     def sides(self):
         """(prefix of value names, labels to fit on, labels to be scored on) of all labels."""
-        return [(f"{name}_", getattr(self.fit, name), getattr(self.score, name))
-                for name in self.labels]
+        return [
+            (f"{name}_", getattr(self.fit, name), getattr(self.score, name)) for name in self.labels
+        ]
 
 
 class Measured(NamedTuple):
@@ -98,16 +99,21 @@ def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") ->
     require(metric in known, f"metric must be one of {known}, got {metric!r}.")
     require_part(dataset, part)
     in_validation = np.isin(dataset.trainval.ids, dataset.validation.ids)
-    require(np.array_equal(dataset.trainval.ids[~in_validation], dataset.train.ids),
-            f"{dataset.name}: train and validation must be disjoint parts of trainval, in order.")
+    require(
+        np.array_equal(dataset.trainval.ids[~in_validation], dataset.train.ids),
+        f"{dataset.name}: train and validation must be disjoint parts of trainval, in order.",
+    )
     trainval = np.asarray(features("trainval"))
     _check_rows(dataset.name, "training", trainval, dataset.trainval)
     if part == "validation":
         fit = _examples("train", trainval[~in_validation], dataset.train, dataset)
         score = _examples("train", trainval[in_validation], dataset.validation, dataset)
         # Whatever the classes of several labels an image are, a fifth of the images will do.
-        held_out = validation_mask(dataset.train.labels if dataset.train.labels.ndim == 1
-                                   else np.zeros(len(dataset.train.ids)))
+        held_out = validation_mask(
+            dataset.train.labels
+            if dataset.train.labels.ndim == 1
+            else np.zeros(len(dataset.train.ids))
+        )
     else:
         test = np.asarray(features("test"))
         _check_rows(dataset.name, "test", test, dataset.test)
@@ -116,22 +122,37 @@ def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") ->
         held_out = in_validation
     check_split(fit.features, np.arange(len(fit.ids)), score.features)
     mapped = dataset.coarse.coarse_of != tuple(range(len(dataset.class_names)))
-    return Task(fit, score, held_out, dataset.class_names, dataset.coarse.names,
-                dataset.coarse.coarse_of, ("fine", "coarse") if mapped else ("fine",), metric)
+    return Task(
+        fit,
+        score,
+        held_out,
+        dataset.class_names,
+        dataset.coarse.names,
+        dataset.coarse.coarse_of,
+        ("fine", "coarse") if mapped else ("fine",),
+        metric,
+    )
 
 
 def _check_rows(name, part, features, split):
-    require(features.ndim == 2 and len(features) == len(split.ids), f"the features of {name}'s "
-            f"{len(split.ids)} {part} images must be [{len(split.ids)}, dim], got "
-            f"{list(features.shape)}.")
+    require(
+        features.ndim == 2 and len(features) == len(split.ids),
+        f"the features of {name}'s "
+        f"{len(split.ids)} {part} images must be [{len(split.ids)}, dim], got "
+        f"{list(features.shape)}.",
+    )
 
 
 def _examples(prefix: str, features, split: Split, dataset: Dataset) -> Examples:
     several = split.labels.ndim == 2
     return Examples(
-        features, split.labels, split.labels if several else dataset.coarse(split.labels),
-        np.char.add(f"{prefix}/", split.ids.astype(str)), split.images,
-        getattr(split, "difficult", None))
+        features,
+        split.labels,
+        split.labels if several else dataset.coarse(split.labels),
+        np.char.add(f"{prefix}/", split.ids.astype(str)),
+        split.images,
+        getattr(split, "difficult", None),
+    )
 
 
 def some_rows(n: int, most: int) -> np.ndarray:

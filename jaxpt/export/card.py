@@ -46,9 +46,12 @@ class Plan(NamedTuple):
     def features(self) -> int:
         """How many features an image has."""
         backbone, images = self.backbone, np.zeros((1, *self.shape), np.float32)
-        return jax.eval_shape(lambda variables: models.encode(
-            backbone.encoder, *variables, images, train=False).features,
-            (backbone.params, backbone.batch_stats)).shape[1]
+        return jax.eval_shape(
+            lambda variables: (
+                models.encode(backbone.encoder, *variables, images, train=False).features
+            ),
+            (backbone.params, backbone.batch_stats),
+        ).shape[1]
 
     @property
     def classes(self) -> list[str] | int:
@@ -75,21 +78,44 @@ def write(plan: Plan) -> str:
     """The card as Markdown, for the Hugging Face hub and for people."""
     backbone = plan.backbone
     method = NAMES.get(backbone.method, backbone.method)
-    parts = [_front(plan), f"# {_plain(backbone.model.name)}, {_plain(method)}", _what(plan),
-             _facts(plan), *_config(plan), "## Results", _results(plan),
-             "## Use", *_use(plan)]
+    parts = [
+        _front(plan),
+        f"# {_plain(backbone.model.name)}, {_plain(method)}",
+        _what(plan),
+        _facts(plan),
+        *_config(plan),
+        "## Results",
+        _results(plan),
+        "## Use",
+        *_use(plan),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
 def _front(plan) -> str:
     timm = plan.layout == "timm" and "safetensors" in plan.formats
     task = "image-classification" if plan.classifier else "image-feature-extraction"
-    tags = [task, "jaxpt", "jax", "flax", *["timm"] * timm, plan.backbone.method,
-            plan.backbone.model.name]
+    tags = [
+        task,
+        "jaxpt",
+        "jax",
+        "flax",
+        *["timm"] * timm,
+        plan.backbone.method,
+        plan.backbone.model.name,
+    ]
     # JSON strings are YAML.
-    return "\n".join(["---", f"library_name: {'timm' if timm else 'jaxpt'}",
-                      f"pipeline_tag: {task}", "tags:", *(f"- {json.dumps(tag)}" for tag in tags),
-                      "# license: yours to choose, e.g. apache-2.0", "---"])
+    return "\n".join(
+        [
+            "---",
+            f"library_name: {'timm' if timm else 'jaxpt'}",
+            f"pipeline_tag: {task}",
+            "tags:",
+            *(f"- {json.dumps(tag)}" for tag in tags),
+            "# license: yours to choose, e.g. apache-2.0",
+            "---",
+        ]
+    )
 
 
 def _what(plan) -> str:
@@ -98,37 +124,59 @@ def _what(plan) -> str:
     if backbone.method in methods.METHODS:
         page = importlib.import_module(f"jaxpt.methods.{backbone.method}").__doc__
         first = page.partition("\n\n")[0]
-        text += (f"{_plain(first.removesuffix('.'))}. All constants are those of the config below: "
-                 "jaxpt's defaults or this run's own"
-                 + (", never the paper's, which are not public." if backbone.method == "look"
-                    else "."))
+        text += (
+            f"{_plain(first.removesuffix('.'))}. All constants are those of the config below: "
+            "jaxpt's defaults or this run's own"
+            + (", never the paper's, which are not public." if backbone.method == "look" else ".")
+        )
     elif backbone.config is None:
-        text += ("Its weights are as they were initialised." if backbone.method == "scratch" else
-                 "Its weights come from a file that does not say how they were made.")
+        text += (
+            "Its weights are as they were initialised."
+            if backbone.method == "scratch"
+            else "Its weights come from a file that does not say how they were made."
+        )
     return text
 
 
 def _facts(plan) -> str:
     backbone, made, config = plan.backbone, plan.backbone.made, plan.config or {}
-    data, count = made.get("data") or {}, sum(x.size for x in jax.tree.leaves(
-        backbone.params["backbone"]))
+    data, count = (
+        made.get("data") or {},
+        sum(x.size for x in jax.tree.leaves(backbone.params["backbone"])),
+    )
     height, width, channels = plan.shape
     rows = [
-        ("method", backbone.method), ("network", f"{backbone.model.name}, {count:,} parameters"),
+        ("method", backbone.method),
+        ("network", f"{backbone.model.name}, {count:,} parameters"),
         ("features", str(plan.features)),
         ("classifier", _classes(plan.classes) if plan.classifier else ""),
-        ("images", f"{height} × {width} × {channels}, normalisation "
-                   f"{backbone.encoder.normalisation}"),
-        ("trained on", f"{data['name']}: {data['images']:,} images, "
-                       f"{_classes(data['classes'])}" if data else
-         "not recorded" if config else ""),
-        ("duration", f"{config.get('duration')} ({backbone.step:,} steps of "
-                     f"{config.get('batch_size')} images)" if config else ""),
+        (
+            "images",
+            f"{height} × {width} × {channels}, normalisation {backbone.encoder.normalisation}",
+        ),
+        (
+            "trained on",
+            f"{data['name']}: {data['images']:,} images, {_classes(data['classes'])}"
+            if data
+            else "not recorded"
+            if config
+            else "",
+        ),
+        (
+            "duration",
+            f"{config.get('duration')} ({backbone.step:,} steps of "
+            f"{config.get('batch_size')} images)"
+            if config
+            else "",
+        ),
         ("seed", str(backbone.seed) if config or backbone.method == "scratch" else ""),
         *((name, made.get(name, "")) for name in ("device", "date", "python")),
-        ("packages", ", ".join(f"{name} {version}" for name, version
-                               in made.get("packages", {}).items())),
-        ("weights", f"in the names of {plan.layout}, fingerprint {backbone.checkpoint}")]
+        (
+            "packages",
+            ", ".join(f"{name} {version}" for name, version in made.get("packages", {}).items()),
+        ),
+        ("weights", f"in the names of {plan.layout}, fingerprint {backbone.checkpoint}"),
+    ]
     cells = [f"| {name} | {_plain(value)} |" for name, value in rows if value]
     return "\n".join(["| | |", "|---|---|", *cells])
 
@@ -145,45 +193,61 @@ def _config(plan) -> list[str]:
         return []
     text = json.dumps(plan.config, indent=2, ensure_ascii=False)
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return [f"<details><summary>Config of pre-training</summary>\n\n{fence}json\n{text}\n{fence}"
-            "\n\n</details>"]
+    return [
+        f"<details><summary>Config of pre-training</summary>\n\n{fence}json\n{text}\n{fence}"
+        "\n\n</details>"
+    ]
 
 
 def _results(plan) -> str:
     if not plan.records:
-        return ("No records were given to the export: this card says nothing of how good the "
-                "features are. `jaxpt evaluate` measures them.")
+        return (
+            "No records were given to the export: this card says nothing of how good the "
+            "features are. `jaxpt evaluate` measures them."
+        )
     made = report_export.markdown(collect_sets(plan.records))
     return re.sub("^##", "###", made, flags=re.MULTILINE).strip()  # a level below this one
 
 
 def _use(plan) -> list[str]:
     files = "FOLDER is this folder." + (
-        f" From the hub: `hf download {plan.repo} --local-dir FOLDER`." if plan.repo else "")
+        f" From the hub: `hf download {plan.repo} --local-dir FOLDER`." if plan.repo else ""
+    )
     tensors = "safetensors" in plan.formats
     parts = [files]
     if tensors and plan.layout == "timm":
         source = f"hf-hub:{plan.repo}" if plan.repo else "local-dir:FOLDER"
-        parts.append(_code(f'''import timm
+        parts.append(
+            _code(f'''import timm
 
 network = timm.create_model("{source}", pretrained=True).eval()
 config = timm.data.resolve_model_data_config(network)
-transform = timm.data.create_transform(**config)  # of PIL images'''))
+transform = timm.data.create_transform(**config)  # of PIL images''')
+        )
     if tensors and plan.layout != weight_file.OWN and plan.found.torchvision:
         parts.append(_code(_torchvision(plan)))
     if tensors:
-        own = ("The weights have jaxpt's own names, which timm and torchvision do not know:\n\n"
-               if plan.layout == weight_file.OWN else "")
-        parts.append(own + _code('''from jaxpt.backbones import open_backbone
+        own = (
+            "The weights have jaxpt's own names, which timm and torchvision do not know:\n\n"
+            if plan.layout == weight_file.OWN
+            else ""
+        )
+        parts.append(
+            own
+            + _code("""from jaxpt.backbones import open_backbone
 
-features = open_backbone("FOLDER").features(images)  # uint8 [n, height, width, channels]'''))
+features = open_backbone("FOLDER").features(images)  # uint8 [n, height, width, channels]""")
+        )
     if serving.FILE.endswith(plan.formats):
         height, width, channels = plan.shape
-        parts.append("With jax alone:\n\n" + _code(f'''from jax import export
+        parts.append(
+            "With jax alone:\n\n"
+            + _code(f"""from jax import export
 
 encoder = export.deserialize(bytearray(open("FOLDER/{serving.FILE}", "rb").read()))
 {"logits" if plan.classifier else "features"} = encoder.call(images)  # uint8 [any number, \
-{height}, {width}, {channels}]'''))
+{height}, {width}, {channels}]""")
+        )
     return parts
 
 
@@ -194,13 +258,13 @@ def _torchvision(plan) -> str:
     make = f"{network}(num_classes={classes})" if plan.classifier else f"{network}()"
     head = "" if plan.classifier else f"network.{plan.found.head} = torch.nn.Identity()\n"
     mean, std = (", ".join(f"{v:g}" for v in values) for values in _normalisation(plan))
-    return f'''import torch
+    return f"""import torch
 from safetensors.torch import load_file
 from torchvision.models import {network}
 
 network = {make}.eval()
 {head}network.load_state_dict(load_file("FOLDER/{weight_file.FILE}"))
-# It takes images in 0 … 1, {side} × {side}, less ({mean}), over ({std}).'''
+# It takes images in 0 … 1, {side} × {side}, less ({mean}), over ({std})."""
 
 
 def _normalisation(plan):

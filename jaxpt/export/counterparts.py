@@ -9,10 +9,21 @@ from jaxpt.models.inputs import NORMALISATIONS
 
 # jaxpt's name → timm's, torchvision's.
 NAMES = {
-    **{name: (name, name) for name in (
-        "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "wide_resnet50_2",
-        "wide_resnet101_2", "convnext_tiny")},
-    "vit_ti16": ("vit_tiny_patch16_224", None), "vit_s16": ("vit_small_patch16_224", None),
+    **{
+        name: (name, name)
+        for name in (
+            "resnet18",
+            "resnet34",
+            "resnet50",
+            "resnet101",
+            "resnet152",
+            "wide_resnet50_2",
+            "wide_resnet101_2",
+            "convnext_tiny",
+        )
+    },
+    "vit_ti16": ("vit_tiny_patch16_224", None),
+    "vit_s16": ("vit_small_patch16_224", None),
     "vit_b16": ("vit_base_patch16_224", "vit_b_16"),
     "vit_l16": ("vit_large_patch16_224", "vit_l_16"),
     "mobilenet_v2": ("mobilenetv2_100", "mobilenet_v2"),
@@ -20,7 +31,8 @@ NAMES = {
 # Beginning of jaxpt's name → timm's names of the first convolution and of the classifier, and
 # torchvision's of the classifier.
 _PARTS = {
-    "resnet": ("conv1", "fc", "fc"), "wide": ("conv1", "fc", "fc"),
+    "resnet": ("conv1", "fc", "fc"),
+    "wide": ("conv1", "fc", "fc"),
     "vit": ("patch_embed.proj", "head", "heads"),
     "convnext": ("stem.0", "head.fc", "classifier[2]"),
     "mobilenet": ("conv_stem", "classifier", "classifier"),
@@ -28,10 +40,12 @@ _PARTS = {
 # Fields that change no weight and no feature.
 _FREE = ("dtype", "axis_name", "remat", "frozen", "drop_path", "parent", "name")
 # Fields that timm has too: as which arguments.
-_ARGUMENTS = {"image_size": lambda side: {"img_size": side},
-              "patch": lambda side: {"patch_size": side},
-              "pool": lambda _: {"class_token": False, "global_pool": "avg"},
-              "positions": lambda _: {}}  # fixed ones are weights there
+_ARGUMENTS = {
+    "image_size": lambda side: {"img_size": side},
+    "patch": lambda side: {"patch_size": side},
+    "pool": lambda _: {"class_token": False, "global_pool": "avg"},
+    "positions": lambda _: {},
+}  # fixed ones are weights there
 
 
 class Counterpart(NamedTuple):
@@ -70,9 +84,13 @@ def counterpart(backbone: Backbone) -> Counterpart:
 
 def _different(network, plain) -> dict[str, Any]:
     """The fields by which a network is not the plain one of its name."""
+
     def fields(network):
-        found = {field.name: getattr(network, field.name)
-                 for field in dataclasses.fields(network) if field.name not in _FREE}
+        found = {
+            field.name: getattr(network, field.name)
+            for field in dataclasses.fields(network)
+            if field.name not in _FREE
+        }
         if found.get("norm") == "sync_batch":  # the same in evaluation
             found["norm"] = "batch"
         return found
@@ -81,8 +99,13 @@ def _different(network, plain) -> dict[str, Any]:
     return {name: value for name, value in fields(network).items() if value != usual[name]}
 
 
-def timm_config(backbone: Backbone, found: Counterpart, shape: tuple[int, int, int],
-                features: int, classes: list[str] | int) -> dict[str, Any]:
+def timm_config(
+    backbone: Backbone,
+    found: Counterpart,
+    shape: tuple[int, int, int],
+    features: int,
+    classes: list[str] | int,
+) -> dict[str, Any]:
     """timm's ``config.json``, by which ``timm.create_model("local-dir:FOLDER")`` finds its way.
 
     Args:
@@ -97,13 +120,27 @@ def timm_config(backbone: Backbone, found: Counterpart, shape: tuple[int, int, i
     names = {} if isinstance(classes, int) else {"label_names": classes}
     arguments = {"model_args": found.arguments} if found.arguments else {}
     return {
-        "architecture": found.timm, "num_classes": count, "num_features": features,
-        "global_pool": found.arguments.get("global_pool") or _pool(backbone), **arguments, **names,
+        "architecture": found.timm,
+        "num_classes": count,
+        "num_features": features,
+        "global_pool": found.arguments.get("global_pool") or _pool(backbone),
+        **arguments,
+        **names,
         "pretrained_cfg": {
-            "tag": f"jaxpt_{backbone.method}", "custom_load": False, "num_classes": count,
-            "input_size": [3, *shape[:2]], "fixed_input_size": backbone.model.name[:3] == "vit",
-            "interpolation": "bicubic", "crop_pct": 1.0, "crop_mode": "center", "mean": mean,
-            "std": std, "first_conv": found.first, "classifier": found.classifier}}
+            "tag": f"jaxpt_{backbone.method}",
+            "custom_load": False,
+            "num_classes": count,
+            "input_size": [3, *shape[:2]],
+            "fixed_input_size": backbone.model.name[:3] == "vit",
+            "interpolation": "bicubic",
+            "crop_pct": 1.0,
+            "crop_mode": "center",
+            "mean": mean,
+            "std": std,
+            "first_conv": found.first,
+            "classifier": found.classifier,
+        },
+    }
 
 
 def _pool(backbone) -> str:

@@ -69,24 +69,40 @@ def run(
       RunError: where the hub does not take it; the folder is there then.
     """
     require(layout in LAYOUTS, f"layout must be one of {LAYOUTS}, got {layout!r}.")
-    require(bool(formats) and set(formats) <= set(FORMATS),
-            f"format must be of {FORMATS}, got {','.join(formats)!r}.")
-    require(0 <= image_size <= 4096, f"image_size must lie between 1 and 4096, or be 0 (as "
-            f"trained), got {image_size}.")
+    require(
+        bool(formats) and set(formats) <= set(FORMATS),
+        f"format must be of {FORMATS}, got {','.join(formats)!r}.",
+    )
+    require(
+        0 <= image_size <= 4096,
+        f"image_size must lie between 1 and 4096, or be 0 (as trained), got {image_size}.",
+    )
     api = hub.connect(push) if push else None
     out = _free(out)
     backbone = open_backbone(source, model=model)
-    require(not classifier or backbone.classifier is not None,
-            f"{str(source)!r} has no linear classifier on its backbone (cross_entropy with "
-            "classifier=linear trains one): leave --classifier out.")
+    require(
+        not classifier or backbone.classifier is not None,
+        f"{str(source)!r} has no linear classifier on its backbone (cross_entropy with "
+        "classifier=linear trains one): leave --classifier out.",
+    )
     found = counterpart(backbone)
     notes = []
     if layout != weight_file.OWN and getattr(found, layout) is None:
-        notes.append(f"{_network(backbone)} has no counterpart in {layout}: its weights are "
-                     "written in jaxpt's own names.")
+        notes.append(
+            f"{_network(backbone)} has no counterpart in {layout}: its weights are "
+            "written in jaxpt's own names."
+        )
         layout = weight_file.OWN
-    plan = card.Plan(backbone, layout, found, tuple(formats), classifier,
-                     _shape(backbone, image_size), _of(backbone, record_files), push)
+    plan = card.Plan(
+        backbone,
+        layout,
+        found,
+        tuple(formats),
+        classifier,
+        _shape(backbone, image_size),
+        _of(backbone, record_files),
+        push,
+    )
     _write(out, _files(plan))
     return Exported(out, layout, notes, hub.push(api, push, out) if push else "")
 
@@ -94,12 +110,16 @@ def run(
 def _free(out) -> pathlib.Path:
     """The path, once nothing is in the way."""
     require(bool(os.fspath(out)), "--out must not be empty.")
-    require(not is_remote(out), f"{os.fspath(out)!r} is on an object store: export to a folder "
-            "here, and copy it.")
+    require(
+        not is_remote(out),
+        f"{os.fspath(out)!r} is on an object store: export to a folder here, and copy it.",
+    )
     path = pathlib.Path(out).absolute()
-    require(not path.exists() or (path.is_dir() and not any(path.iterdir())),
-            f"{os.fspath(out)!r} is there already, and its card may have been edited: remove it or "
-            "choose another folder.")
+    require(
+        not path.exists() or (path.is_dir() and not any(path.iterdir())),
+        f"{os.fspath(out)!r} is there already, and its card may have been edited: remove it or "
+        "choose another folder.",
+    )
     return path
 
 
@@ -115,8 +135,11 @@ def _of(backbone: Backbone, files) -> list[dict[str, Any]]:
     """Those records that are of this backbone."""
     found = records.read_given(files)
     mine = [record for record in found if record.get("checkpoint") == backbone.checkpoint]
-    require(bool(mine) or not found, f"none of the {len(found)} records is of this backbone "
-            f"({backbone.checkpoint}): measure it with jaxpt evaluate or jaxpt transfer.")
+    require(
+        bool(mine) or not found,
+        f"none of the {len(found)} records is of this backbone "
+        f"({backbone.checkpoint}): measure it with jaxpt evaluate or jaxpt transfer.",
+    )
     return mine
 
 
@@ -124,8 +147,10 @@ def _network(backbone: Backbone) -> str:
     """Such as "resnet18 (stem=small) with 1 channel"."""
     options = ", ".join(f"{name}={value}" for name, value in backbone.model.options.items())
     channels = backbone.encoder.channels
-    return (f"{backbone.model.name}{f' ({options})' if options else ''}, norm "
-            f"{backbone.model.norm}, {channels} channel{'s'[:channels > 1]},")
+    return (
+        f"{backbone.model.name}{f' ({options})' if options else ''}, norm "
+        f"{backbone.model.norm}, {channels} channel{'s'[: channels > 1]},"
+    )
 
 
 def _files(plan: card.Plan) -> dict[str, bytes]:
@@ -147,8 +172,12 @@ def _tensors(plan):
     classifier = backbone.classifier if plan.classifier else None
     if plan.layout != weight_file.OWN:
         return weights.export_state(
-            backbone.encoder.backbone, backbone.params["backbone"],
-            backbone.batch_stats.get("backbone", {}), classifier, plan.layout)
+            backbone.encoder.backbone,
+            backbone.params["backbone"],
+            backbone.batch_stats.get("backbone", {}),
+            classifier,
+            plan.layout,
+        )
     variables = {"params": backbone.params, "batch_stats": backbone.batch_stats}
     return weight_file.flat(variables | ({"classifier": classifier} if classifier else {}))
 
@@ -157,12 +186,19 @@ def about(plan: card.Plan) -> dict[str, Any]:
     """What the header of the weight file says."""
     backbone = plan.backbone
     model = {name: backbone.model[name] for name in ("name", "norm", "dtype")}
-    return {"version": __version__, "layout": plan.layout,
-            "model": model | {"options": dict(backbone.model.options.items())},
-            "channels": backbone.encoder.channels,
-            "normalisation": backbone.encoder.normalisation, "method": backbone.method,
-            "seed": backbone.seed, "step": backbone.step, "fingerprint": backbone.checkpoint,
-            "config": plan.config, "made": backbone.made}
+    return {
+        "version": __version__,
+        "layout": plan.layout,
+        "model": model | {"options": dict(backbone.model.options.items())},
+        "channels": backbone.encoder.channels,
+        "normalisation": backbone.encoder.normalisation,
+        "method": backbone.method,
+        "seed": backbone.seed,
+        "step": backbone.step,
+        "fingerprint": backbone.checkpoint,
+        "config": plan.config,
+        "made": backbone.made,
+    }
 
 
 def _write(out: pathlib.Path, files: dict[str, bytes]) -> None:
@@ -173,7 +209,8 @@ def _write(out: pathlib.Path, files: dict[str, bytes]) -> None:
             (temporary / name).write_bytes(content)
         temporary.replace(out)
     except OSError as error:
-        raise InputError(f"{str(out)!r} cannot be written ({error.strerror}): choose another "
-                         "folder.") from error
+        raise InputError(
+            f"{str(out)!r} cannot be written ({error.strerror}): choose another folder."
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

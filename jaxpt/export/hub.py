@@ -23,18 +23,27 @@ def connect(repo: str) -> Any:
         environment has no token.
     """
     parts = repo.split("/")
-    require(len(parts) == 2 and all(map(_NAME.fullmatch, parts)) and ".." not in repo
-            and "--" not in repo and not repo.endswith(".git"),
-            f"--push takes the name of a repository, USER/REPO, of letters, digits, '-', '_' and "
-            f"'.', got {repo!r}.")
+    require(
+        len(parts) == 2
+        and all(map(_NAME.fullmatch, parts))
+        and ".." not in repo
+        and "--" not in repo
+        and not repo.endswith(".git"),
+        f"--push takes the name of a repository, USER/REPO, of letters, digits, '-', '_' and "
+        f"'.', got {repo!r}.",
+    )
     try:
         package = importlib.import_module("huggingface_hub")
     except ImportError as error:
-        raise InputError("--push needs the package huggingface_hub: pip install 'jaxpt[hub]'."
-                         ) from error
+        raise InputError(
+            "--push needs the package huggingface_hub: pip install 'jaxpt[hub]'."
+        ) from error
     token = os.environ.get(TOKEN, "")
-    require(bool(token.strip()), f"--push takes its token from the environment: set {TOKEN} to one "
-            "with write access (hf.co/settings/tokens).")
+    require(
+        bool(token.strip()),
+        f"--push takes its token from the environment: set {TOKEN} to one "
+        "with write access (hf.co/settings/tokens).",
+    )
     return package.HfApi(token=token)
 
 
@@ -49,12 +58,17 @@ def push(api: Any, repo: str, folder: pathlib.Path) -> str:
     """
     try:
         where = api.create_repo(repo, repo_type="model", private=True, exist_ok=True)
-        api.upload_folder(repo_id=repo, folder_path=str(folder), repo_type="model",
-                          commit_message="Export by jaxpt")
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=str(folder),
+            repo_type="model",
+            commit_message="Export by jaxpt",
+        )
     except Exception as error:  # the hub's own, and those of the network below it
         # The sentence must not hold the token; nor may a traceback, so there is no cause.
         said = " ".join(str(error).split()).replace(os.environ[TOKEN].strip(), "…")
-        raise RunError(f"{repo} could not be pushed ({type(error).__name__}: {said[:300]}). "
-                       f"{str(folder)!r} is whole: hf upload {repo} {str(folder)!r} pushes it."
-                       ) from None
+        raise RunError(
+            f"{repo} could not be pushed ({type(error).__name__}: {said[:300]}). "
+            f"{str(folder)!r} is whole: hf upload {repo} {str(folder)!r} pushes it."
+        ) from None
     return str(where)

@@ -31,9 +31,10 @@ def dump(backbone: Backbone, shape: tuple[int, int, int], *, classifier: bool = 
         params = params | {"head": backbone.classifier}
 
     def outputs(images):
-        return models.encode(encoder, params, backbone.batch_stats, to_float(images),
-                             train=False).output
+        return models.encode(
+            encoder, params, backbone.batch_stats, to_float(images), train=False
+        ).output
 
-    batch, = export.symbolic_shape("batch")
+    (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *shape), np.uint8)
     return export.export(jax.jit(outputs), platforms=PLATFORMS)(images).serialize()

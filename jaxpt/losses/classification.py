@@ -44,8 +44,10 @@ def cross_entropy(
     """
     sim.check_floats("logits", logits)
     if jnp.ndim(logits) != 2 or jnp.shape(labels) != logits.shape[:1]:
-        raise ValueError("logits must be [batch, classes] and labels [batch], got shapes "
-                         f"{jnp.shape(logits)} and {jnp.shape(labels)}.")
+        raise ValueError(
+            "logits must be [batch, classes] and labels [batch], got shapes "
+            f"{jnp.shape(logits)} and {jnp.shape(labels)}."
+        )
     sim.check_rows("where", where, logits.shape[0])
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
@@ -107,13 +109,15 @@ def cosine_softmax(
     sim.check_embeddings("embeddings", embeddings)
     sim.check_embeddings("prototypes", prototypes)
     if prototypes.shape[1] != embeddings.shape[1]:
-        raise ValueError(f"embeddings have dimension {embeddings.shape[1]} but prototypes "
-                         f"{prototypes.shape[1]}.")
+        raise ValueError(
+            f"embeddings have dimension {embeddings.shape[1]} but prototypes {prototypes.shape[1]}."
+        )
     sim.check_temperature(temperature)
     sim.check_rows("where", where, embeddings.shape[0])
     cosines = sim.similarities(sim.rows(embeddings, where=where), sim.rows(prototypes))
-    return cross_entropy(cosines / temperature, labels, label_smoothing=label_smoothing,
-                         where=where)
+    return cross_entropy(
+        cosines / temperature, labels, label_smoothing=label_smoothing, where=where
+    )
 
 
 def prototype_softmax(
@@ -189,7 +193,8 @@ def prototype_softmax(
     sim.check_rows("where", where, queries.shape[0])
     sim.check_temperature(temperature)
     keys, key_labels, key_ids, key_mask = (
-        sim.gather(x, axis_name) for x in (keys, key_labels, key_ids, key_mask))
+        sim.gather(x, axis_name) for x in (keys, key_labels, key_ids, key_mask)
+    )
     admissible = sim.candidates((queries.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
     in_class = (key_labels >= 0) & (key_labels < classes)
     if key_mask is not None:
@@ -205,8 +210,9 @@ def prototype_softmax(
         logits = jnp.where(own_class, own_logits[:, None], logits)
         included = jnp.where(own_class, jnp.any(remaining, axis=-1)[:, None], included)
     logits = logits / temperature
-    losses = (sim.masked_logsumexp(logits, included)
-              - jnp.sum(jnp.where(own_class, logits, 0.0), axis=-1))
+    losses = sim.masked_logsumexp(logits, included) - jnp.sum(
+        jnp.where(own_class, logits, 0.0), axis=-1
+    )
     losses = jnp.where(jnp.any(own_class & included, axis=-1), losses, 0.0)
     losses = jnp.where(jnp.any(own_class, axis=-1), losses, jnp.nan)
     return losses if where is None else jnp.where(where, losses, 0.0)

@@ -144,8 +144,14 @@ def nt_xent(
     """
     sim.check_embeddings("embeddings", embeddings)
     sim.check_rows("ids", ids, embeddings.shape[0])
-    return sup_con(embeddings, ids, temperature=temperature, normalize=normalize, where=where,
-                   axis_name=axis_name)
+    return sup_con(
+        embeddings,
+        ids,
+        temperature=temperature,
+        normalize=normalize,
+        where=where,
+        axis_name=axis_name,
+    )
 
 
 def info_nce(
@@ -211,8 +217,17 @@ def info_nce(
     """
     if keys is not None:
         s, candidates, own, *_ = own_and_keys(
-            queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize, where,
-            axis_name)
+            queries,
+            positives,
+            keys,
+            temperature,
+            query_ids,
+            key_ids,
+            key_mask,
+            normalize,
+            where,
+            axis_name,
+        )
     else:
         if key_ids is not None or key_mask is not None:
             raise ValueError("key_ids and key_mask need keys.")
@@ -294,8 +309,9 @@ def nn_clr(
     s, others = in_batch(neighbors, where, axis_name, predictions)
     own = sim.own_rows(embeddings.shape[0], axis_name)
     counts = jnp.any(candidates, axis=-1)
-    return cross_entropy_of(s / temperature, others | own, own,
-                            counts if where is None else counts & where)
+    return cross_entropy_of(
+        s / temperature, others | own, own, counts if where is None else counts & where
+    )
 
 
 # What losses over a batch, a memory or both share; here, so that supervised.py has it too.
@@ -320,8 +336,9 @@ def in_memory(anchors, keys, query_ids, key_ids, key_mask, normalize):
     return sim.similarities(anchors, keys), allowed
 
 
-def own_and_keys(queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize,
-                 where, axis_name):
+def own_and_keys(
+    queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize, where, axis_name
+):
     """Queries against their own positive, column 0, and the keys of all devices, after all checks.
 
     Returns:
@@ -358,8 +375,7 @@ def mean_over_positives(logits, contrast, positives, form, where):
     """The two forms of ``sup_con`` from its logits and masks, each [batch, n]."""
     n_positives = jnp.sum(positives, axis=-1)
     if form == "out":
-        pull = (jnp.sum(jnp.where(positives, logits, 0.0), axis=-1)
-                / jnp.maximum(n_positives, 1))
+        pull = jnp.sum(jnp.where(positives, logits, 0.0), axis=-1) / jnp.maximum(n_positives, 1)
     else:
         pull = sim.masked_logsumexp(logits, positives) - jnp.log(jnp.maximum(n_positives, 1))
     counts = n_positives > 0 if where is None else where & (n_positives > 0)

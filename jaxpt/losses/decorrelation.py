@@ -76,7 +76,7 @@ def barlow_twins(
     first, second = jnp.split(_standardised(views, kept, n, axis_name), 2, axis=1)
     correlation = _over_devices(sim.similarities(first.T, second.T), axis_name) / n
     diagonal = jnp.eye(correlation.shape[0], dtype=bool)
-    loss = jnp.sum(jnp.where(diagonal, (1 - correlation)**2, redundancy * correlation**2))
+    loss = jnp.sum(jnp.where(diagonal, (1 - correlation) ** 2, redundancy * correlation**2))
     return jnp.where(rows > 0, loss, 0.0)
 
 
@@ -138,13 +138,14 @@ def vicreg(
     n = jnp.maximum(rows, 1)
     dim = views.shape[1] // 2
     distance, total = _over_devices(
-        (jnp.sum((views[:, :dim] - views[:, dim:])**2), jnp.sum(views, axis=0)), axis_name)
+        (jnp.sum((views[:, :dim] - views[:, dim:]) ** 2), jnp.sum(views, axis=0)), axis_name
+    )
     centred = jnp.where(kept, views - total / n, 0.0)
     products = jnp.stack([sim.similarities(x.T, x.T) for x in jnp.split(centred, 2, axis=1)])
     products, squares = _over_devices((products, jnp.sum(centred**2, axis=0)), axis_name)
     degrees = jnp.maximum(n - 1, 1)
     hinge = jnp.mean(jax.nn.relu(1 - jnp.sqrt(squares / degrees + STD_EPSILON)))
-    between = jnp.sum((products / degrees)**2, where=~jnp.eye(dim, dtype=bool)) / dim
+    between = jnp.sum((products / degrees) ** 2, where=~jnp.eye(dim, dtype=bool)) / dim
     loss = invariance * distance / (n * dim) + variance * hinge + covariance * between
     return jnp.where(rows > 0, loss, 0.0)
 

@@ -64,8 +64,10 @@ def dino(
     _check_centre(centre, teacher)
     views_s, views_t = jnp.shape(student)[0], jnp.shape(teacher)[0]
     if jnp.shape(student)[1:] != jnp.shape(teacher)[1:] or not 1 <= views_t <= views_s:
-        raise ValueError("the teacher's views must be the first of the student's, got shapes "
-                         f"{jnp.shape(teacher)} and {jnp.shape(student)}.")
+        raise ValueError(
+            "the teacher's views must be the first of the student's, got shapes "
+            f"{jnp.shape(teacher)} and {jnp.shape(student)}."
+        )
     if views_s == 1:
         raise ValueError("the student needs a view that is not the teacher's only one.")
     sim.check_temperature(student_temperature, "student_temperature")
@@ -73,8 +75,9 @@ def dino(
     sim.check_rows("where", where, jnp.shape(student)[1])
     if where is not None:  # what a masked row holds, NaN even, must not reach the gradient
         student = jnp.where(where[:, None], student, 0)
-    targets = jax.lax.stop_gradient(jax.nn.softmax(
-        (_float32(teacher) - _float32(centre)) / teacher_temperature, axis=-1))
+    targets = jax.lax.stop_gradient(
+        jax.nn.softmax((_float32(teacher) - _float32(centre)) / teacher_temperature, axis=-1)
+    )
     log_p = jax.nn.log_softmax(_float32(student) / student_temperature, axis=-1)
     pairs = -jnp.einsum("tbk,sbk->bts", targets, log_p, precision=jax.lax.Precision.HIGHEST)
     different = ~jnp.eye(views_t, views_s, dtype=bool)
@@ -142,8 +145,9 @@ def _float32(x):
 def _check_logits(name, logits):
     sim.check_floats(name, logits)
     if jnp.ndim(logits) != 3:
-        raise ValueError(f"{name} must have shape [views, batch, prototypes], got shape "
-                         f"{jnp.shape(logits)}.")
+        raise ValueError(
+            f"{name} must have shape [views, batch, prototypes], got shape {jnp.shape(logits)}."
+        )
 
 
 def _check_centre(centre, teacher):

@@ -153,8 +153,16 @@ def look(
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
-    common = _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, {
-        "query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where})
+    common = _common(
+        queries,
+        keys,
+        query_labels,
+        key_labels,
+        temperature,
+        normalize,
+        axis_name,
+        {"query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where},
+    )
     memory = _memory(keys, axis_name)
     k_max = k if isinstance(k, numbers.Integral) else k_max
     form = _choose_form(form, queries.shape[0], memory, k_max, gate)
@@ -163,7 +171,8 @@ def look(
         losses, missing, purity = neighbors_dense.look(gate=gate, **common)
     else:
         losses, missing, purity = neighbors_streamed.look(
-            k_max=min(int(k_max), memory), recall=recall, **common)
+            k_max=min(int(k_max), memory), recall=recall, **common
+        )
     if robustness:
         losses = -jnp.expm1(-robustness * losses) / robustness
     return _finish(losses, missing, purity, where)
@@ -216,8 +225,16 @@ def nca(
       Goldberger et al., NIPS 2004; Wu et al., "Improving generalization via scalable neighborhood
       component analysis", ECCV 2018.
     """
-    common = _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, {
-        "query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where})
+    common = _common(
+        queries,
+        keys,
+        query_labels,
+        key_labels,
+        temperature,
+        normalize,
+        axis_name,
+        {"query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where},
+    )
     form = _choose_form(form, queries.shape[0], _memory(keys, axis_name), 1)
     of_form = neighbors_dense.nca if form == "dense" else neighbors_streamed.nca
     return _finish(*of_form(**common), where)
@@ -231,12 +248,22 @@ def _common(queries, keys, query_labels, key_labels, temperature, normalize, axi
     sim.check_rows("query_labels", query_labels, queries.shape[0])
     sim.check_rows("key_labels", key_labels, keys.shape[0])
     sim.check_rows("where", optional["where"], queries.shape[0])
-    sim.check_ids((queries.shape[0], keys.shape[0]),
-                  *(optional[name] for name in ("query_ids", "key_ids", "key_mask")))
-    arrays = {"queries": queries, "keys": keys, "query_labels": query_labels,
-              "key_labels": key_labels, **optional}
+    sim.check_ids(
+        (queries.shape[0], keys.shape[0]),
+        *(optional[name] for name in ("query_ids", "key_ids", "key_mask")),
+    )
+    arrays = {
+        "queries": queries,
+        "keys": keys,
+        "query_labels": query_labels,
+        "key_labels": key_labels,
+        **optional,
+    }
     return jax.tree.map(jnp.asarray, arrays) | {
-        "temperature": temperature, "normalize": normalize, "axis_name": axis_name}
+        "temperature": temperature,
+        "normalize": normalize,
+        "axis_name": axis_name,
+    }
 
 
 def _memory(keys, axis_name):
@@ -245,7 +272,7 @@ def _memory(keys, axis_name):
 
 
 def _choose_form(form, batch, memory, k_max, gate=None):
-    """"dense" or "streamed" for ``form``, or an error where that form cannot be.
+    """ "dense" or "streamed" for ``form``, or an error where that form cannot be.
 
     ``k_max`` is None where k has no bound that is known when tracing.
     """
@@ -254,8 +281,12 @@ def _choose_form(form, batch, memory, k_max, gate=None):
     fits = batch * memory <= LARGEST_MATRIX
     if form == "auto":
         dense_only = gate is not None or k_max is None
-        dense = dense_only or memory <= DENSE_MEMORY or (fits and memory < 8 * k_max) or (
-            batch * memory <= SMALL_MATRIX and memory <= KEYS_PER_NEIGHBOR * k_max)
+        dense = (
+            dense_only
+            or memory <= DENSE_MEMORY
+            or (fits and memory < 8 * k_max)
+            or (batch * memory <= SMALL_MATRIX and memory <= KEYS_PER_NEIGHBOR * k_max)
+        )
         form = "dense" if dense else "streamed"
         if dense_only and not fits:
             form_needs = "gate weighs every key" if gate is not None else "k is traced"
@@ -263,12 +294,12 @@ def _choose_form(form, batch, memory, k_max, gate=None):
                 f"{form_needs}, which takes a matrix of {batch} × {memory} similarities, more than "
                 f"{LARGEST_MATRIX}: use a smaller memory or batch, "
                 + ("no gate" if gate is not None else "an int k, or k_max")
-                + ", or form=\"dense\" to insist.")
+                + ', or form="dense" to insist.'
+            )
     elif form == "streamed" and gate is not None:
-        raise ValueError("gate weighs every key: it needs form \"dense\" or \"auto\".")
+        raise ValueError('gate weighs every key: it needs form "dense" or "auto".')
     elif form == "streamed" and k_max is None:
-        raise ValueError("a traced k needs k_max, the largest that it will be, in form "
-                         "\"streamed\".")
+        raise ValueError('a traced k needs k_max, the largest that it will be, in form "streamed".')
     return form
 
 
@@ -276,7 +307,8 @@ def _finish(losses, missing, purity, where):
     stats = NeighborStats(
         no_positive=sim.masked_mean(missing, where),
         zero_loss=sim.masked_mean(losses == 0, where),
-        purity=sim.masked_mean(purity, where))
+        purity=sim.masked_mean(purity, where),
+    )
     if where is not None:
         losses = jnp.where(where, losses, 0.0)
     return losses, jax.lax.stop_gradient(stats)

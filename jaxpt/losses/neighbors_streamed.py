@@ -17,8 +17,25 @@ from jaxpt.losses.neighbors_dense import class_counts, share, soft_knn_loss
 NCA_BLOCK = 4096  # keys of one block of NCA: several passes over its similarities, so it is small
 
 
-def look(queries, keys, query_labels, key_labels, *, k, k_max, temperature, query_ids, key_ids,
-         key_mask, no_positive, balanced, normalize, where, axis_name, recall=None):
+def look(
+    queries,
+    keys,
+    query_labels,
+    key_labels,
+    *,
+    k,
+    k_max,
+    temperature,
+    query_ids,
+    key_ids,
+    key_mask,
+    no_positive,
+    balanced,
+    normalize,
+    where,
+    axis_name,
+    recall=None,
+):
     """(float32 losses, whether no neighbour is a positive, share of positives), each [batch].
 
     ``k_max`` is how many neighbours are looked for; k, no larger, may be traced.
@@ -30,8 +47,17 @@ def look(queries, keys, query_labels, key_labels, *, k, k_max, temperature, quer
 
     def find(k, **options):
         s, index = knn.search(
-            jax.lax.stop_gradient(queries), keys, k, query_ids=query_ids, key_ids=key_ids,
-            key_mask=key_mask, key_bias=bias, key_rows=key_rows, axis_name=axis_name, **options)
+            jax.lax.stop_gradient(queries),
+            keys,
+            k,
+            query_ids=query_ids,
+            key_ids=key_ids,
+            key_mask=key_mask,
+            key_bias=bias,
+            key_rows=key_rows,
+            axis_name=axis_name,
+            **options,
+        )
         return jnp.where(index >= 0, s, 0.0), index
 
     s, index = find(k_max, recall=recall)
@@ -41,12 +67,15 @@ def look(queries, keys, query_labels, key_labels, *, k, k_max, temperature, quer
     purity = share(positives, neighbors)
     still_missing = missing
     if no_positive == "nearest":
+
         def nothing():
             return jnp.zeros((len(s), 1)), jnp.full((len(s), 1), -1, jnp.int32)
 
         nearest_s, nearest = jax.lax.cond(
             _anywhere(missing, axis_name),
-            lambda: find(1, query_labels=query_labels, key_labels=key_labels), nothing)
+            lambda: find(1, query_labels=query_labels, key_labels=key_labels),
+            nothing,
+        )
         joins = missing[:, None] & (nearest >= 0)
         s, index = jnp.concatenate([s, nearest_s], 1), jnp.concatenate([index, nearest], 1)
         neighbors = jnp.concatenate([neighbors, joins], 1)
@@ -55,20 +84,37 @@ def look(queries, keys, query_labels, key_labels, *, k, k_max, temperature, quer
     s = knn.attach_gradient(s, queries, keys, index, key_rows, axis_name)
     if counts is not None:  # the bias has no gradient by the temperature: it is put back here
         s = s + (jax.lax.stop_gradient(temperature) - temperature) * knn.take(
-            counts, index, axis_name)
-    losses = soft_knn_loss(s, neighbors, positives, None, None, still_missing, temperature,
-                           no_positive)
+            counts, index, axis_name
+        )
+    losses = soft_knn_loss(
+        s, neighbors, positives, None, None, still_missing, temperature, no_positive
+    )
     return losses, missing, purity
 
 
-def nca(queries, keys, query_labels, key_labels, *, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name):
+def nca(
+    queries,
+    keys,
+    query_labels,
+    key_labels,
+    *,
+    temperature,
+    query_ids,
+    key_ids,
+    key_mask,
+    normalize,
+    where,
+    axis_name,
+):
     """The same with all keys as neighbours."""
     queries = sim.rows(queries, normalize, where)
     total, same, n_total, n_same = _log_sums(
-        queries / temperature, (query_ids, query_labels),
+        queries / temperature,
+        (query_ids, query_labels),
         knn.Keys(keys, key_ids, key_labels, key_mask, None),
-        sim.unit_vectors if normalize else None, axis_name)
+        sim.unit_vectors if normalize else None,
+        axis_name,
+    )
     missing = n_same == 0
     losses = jnp.where(missing, 0.0, jnp.maximum(total - same, 0.0))
     return losses, missing, n_same / jnp.maximum(n_total, 1)
@@ -106,10 +152,12 @@ def _forward(queries, of_queries, keys, key_rows, axis_name):
         s, same = _block_of_similarities(everyone, block, key_rows)
         for_class = jnp.where(same, s, -jnp.inf)
         total, of_class, n_total, n_same = sums
-        return (jnp.logaddexp(total, jax.nn.logsumexp(s, axis=0)),
-                jnp.logaddexp(of_class, jax.nn.logsumexp(for_class, axis=0)),
-                n_total + jnp.sum(s > -jnp.inf, axis=0, dtype=jnp.int32),
-                n_same + jnp.sum(for_class > -jnp.inf, axis=0, dtype=jnp.int32))
+        return (
+            jnp.logaddexp(total, jax.nn.logsumexp(s, axis=0)),
+            jnp.logaddexp(of_class, jax.nn.logsumexp(for_class, axis=0)),
+            n_total + jnp.sum(s > -jnp.inf, axis=0, dtype=jnp.int32),
+            n_same + jnp.sum(for_class > -jnp.inf, axis=0, dtype=jnp.int32),
+        )
 
     rows = everyone[0].shape[0]
     nothing, none = jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32)
@@ -121,14 +169,16 @@ def _forward(queries, of_queries, keys, key_rows, axis_name):
 
 def _backward(key_rows, axis_name, residuals, slopes):
     queries, of_queries, keys, *sums = residuals
-    everyone, *rest = jax.tree.map(lambda x: sim.gather(x, axis_name), (
-        (queries, *of_queries), *sums, *slopes[:2]))
+    everyone, *rest = jax.tree.map(
+        lambda x: sim.gather(x, axis_name), ((queries, *of_queries), *sums, *slopes[:2])
+    )
     total, of_class, slope_total, slope_class = rest
 
     def visit(gradient, block):
         s, same = _block_of_similarities(everyone, block, key_rows)
-        weights = (slope_total * jnp.exp(s - total)
-                   + slope_class * jnp.where(same, jnp.exp(s - of_class), 0.0))
+        weights = slope_total * jnp.exp(s - total) + slope_class * jnp.where(
+            same, jnp.exp(s - of_class), 0.0
+        )
         vectors = _rows(block, key_rows)
         return gradient + jnp.matmul(weights.T, vectors, precision=jax.lax.Precision.HIGHEST)
 
@@ -142,8 +192,7 @@ _log_sums.defvjp(_forward, _backward)
 def _block_of_similarities(everyone, block, key_rows):
     """float32 [keys, batch], −∞ where not admissible; and where the labels are the same."""
     queries, ids, labels = everyone
-    s = knn.similarities(knn.Queries(queries, ids, None),
-                         block._replace(labels=None), key_rows)
+    s = knn.similarities(knn.Queries(queries, ids, None), block._replace(labels=None), key_rows)
     return s, block.labels[:, None] == labels[None, :]
 
 
@@ -169,5 +218,6 @@ def _over_blocks(visit, value, keys):
     if whole:
         starts = NCA_BLOCK * jnp.arange(whole, dtype=jnp.int32)
         value, _ = jax.lax.scan(
-            lambda value, start: (visit(value, block(start, NCA_BLOCK)), None), value, starts)
+            lambda value, start: (visit(value, block(start, NCA_BLOCK)), None), value, starts
+        )
     return visit(value, block(whole * NCA_BLOCK, rest)) if rest else value

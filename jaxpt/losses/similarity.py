@@ -144,8 +144,9 @@ def check_like(name: str, vectors: jax.Array, other_name: str, other: jax.Array)
     """Raises where ``vectors`` is not a float array of the shape of ``other``."""
     check_embeddings(name, vectors)
     if vectors.shape != other.shape:
-        raise ValueError(f"{name} must have the shape of {other_name}, {other.shape}, got "
-                         f"{vectors.shape}.")
+        raise ValueError(
+            f"{name} must have the shape of {other_name}, {other.shape}, got {vectors.shape}."
+        )
 
 
 def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
@@ -154,8 +155,9 @@ def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
     if keys.shape[0] == 0:
         raise ValueError("keys must have at least one row, got none.")
     if queries.shape[1] != keys.shape[1]:
-        raise ValueError(f"{queries_name} have dimension {queries.shape[1]} but keys "
-                         f"{keys.shape[1]}.")
+        raise ValueError(
+            f"{queries_name} have dimension {queries.shape[1]} but keys {keys.shape[1]}."
+        )
 
 
 def check_weight(weight) -> None:

@@ -70,10 +70,22 @@ def sup_moco(
       arXiv:2101.11058.
     """
     s, candidates, own, same, *_ = _compare(
-        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
-        key_mask, normalize, where, axis_name)
-    return contrastive.cross_entropy_of(s / temperature, candidates, _shares(candidates & same),
-                                        where)
+        queries,
+        positives,
+        keys,
+        query_labels,
+        key_labels,
+        temperature,
+        query_ids,
+        key_ids,
+        key_mask,
+        normalize,
+        where,
+        axis_name,
+    )
+    return contrastive.cross_entropy_of(
+        s / temperature, candidates, _shares(candidates & same), where
+    )
 
 
 def exemplar(
@@ -124,8 +136,19 @@ def exemplar(
       Zhao et al., "What makes instance discrimination good for transfer learning?", ICLR 2021.
     """
     s, candidates, own, same, *_ = _compare(
-        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
-        key_mask, normalize, where, axis_name)
+        queries,
+        positives,
+        keys,
+        query_labels,
+        key_labels,
+        temperature,
+        query_ids,
+        key_ids,
+        key_mask,
+        normalize,
+        where,
+        axis_name,
+    )
     return contrastive.cross_entropy_of(s / temperature, own | (candidates & ~same), own, where)
 
 
@@ -193,8 +216,19 @@ def mask_con(
     sim.check_temperature(target_temperature, "target_temperature")
     sim.check_weight(weight)
     s, candidates, own, same, positives, keys = _compare(
-        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
-        key_mask, normalize, where, axis_name)
+        queries,
+        positives,
+        keys,
+        query_labels,
+        key_labels,
+        temperature,
+        query_ids,
+        key_ids,
+        key_mask,
+        normalize,
+        where,
+        axis_name,
+    )
     soft = _soft_targets(positives, keys, (candidates & same)[:, 1:], target_temperature)
     targets = weight * soft + (1 - weight) * own
     return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
@@ -253,8 +287,19 @@ def grafit(
     """
     sim.check_weight(weight)
     s, candidates, own, same, *_ = _compare(
-        queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
-        key_mask, normalize, where, axis_name)
+        queries,
+        positives,
+        keys,
+        query_labels,
+        key_labels,
+        temperature,
+        query_ids,
+        key_ids,
+        key_mask,
+        normalize,
+        where,
+        axis_name,
+    )
     targets = weight * _shares(candidates & same) + (1 - weight) * own
     return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
 
@@ -323,25 +368,48 @@ def spread(
     sim.check_rows("labels", labels, embeddings.shape[0])
     sim.check_rows("ids", ids, embeddings.shape[0])
     s, others = contrastive.in_batch(sim.rows(embeddings, normalize, where), where, axis_name)
-    same_class, same_image = (x[:, None] == sim.gather(x, axis_name)[None, :]
-                              for x in (labels, ids))
+    same_class, same_image = (
+        x[:, None] == sim.gather(x, axis_name)[None, :] for x in (labels, ids)
+    )
     logits, classmates = s / temperature, others & same_class
     by_class = contrastive.mean_over_positives(logits, others, classmates, "out", where)
-    by_image = contrastive.mean_over_positives(logits, classmates, classmates & same_image, "out",
-                                               where)
+    by_image = contrastive.mean_over_positives(
+        logits, classmates, classmates & same_image, "out", where
+    )
     return (1 - weight) * by_class + weight * by_image
 
 
-def _compare(queries, positives, keys, query_labels, key_labels, temperature, query_ids, key_ids,
-             key_mask, normalize, where, axis_name):
+def _compare(
+    queries,
+    positives,
+    keys,
+    query_labels,
+    key_labels,
+    temperature,
+    query_ids,
+    key_ids,
+    key_mask,
+    normalize,
+    where,
+    axis_name,
+):
     """As ``contrastive.own_and_keys``, with a mask of the query's class, own positive included.
 
     Returns:
       (similarities, candidates, own, same class), each [batch, 1 + memory], positives, keys.
     """
     s, candidates, own, *targets = contrastive.own_and_keys(
-        queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize, where,
-        axis_name)
+        queries,
+        positives,
+        keys,
+        temperature,
+        query_ids,
+        key_ids,
+        key_mask,
+        normalize,
+        where,
+        axis_name,
+    )
     sim.check_rows("query_labels", query_labels, queries.shape[0])
     sim.check_rows("key_labels", key_labels, keys.shape[0])
     same = query_labels[:, None] == sim.gather(key_labels, axis_name)[None, :]

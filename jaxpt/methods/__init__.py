@@ -6,9 +6,27 @@ from jaxpt.errors import require
 from jaxpt.methods.setup import Method, Setup
 
 # Each the name of the file beside this one that has the method's ``make``.
-METHODS = ["look", "nca", "cross_entropy", "sup_con", "sup_moco", "exemplar", "spread", "mask_con",
-           "grafit", "t_rex", "moco_v2", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins",
-           "vicreg", "dino", "nn_clr"]
+METHODS = [
+    "look",
+    "nca",
+    "cross_entropy",
+    "sup_con",
+    "sup_moco",
+    "exemplar",
+    "spread",
+    "mask_con",
+    "grafit",
+    "t_rex",
+    "moco_v2",
+    "moco_v3",
+    "simclr",
+    "byol",
+    "simsiam",
+    "barlow_twins",
+    "vicreg",
+    "dino",
+    "nn_clr",
+]
 
 __all__ = ["METHODS", "Method", "Setup", "make_method"]
 

@@ -19,7 +19,8 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config)
+            encoder, state.target, encoding.global_images(config, batch), config
+        )
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)

@@ -15,16 +15,21 @@ from jaxpt.methods.setup import Method, Setup
 
 def make(setup: Setup) -> Method:
     config = setup.config
-    require(config.views + config.local_views >= 2,
-            "method dino compares views with one another: set views to 2 or local_views above 0.")
+    require(
+        config.views + config.local_views >= 2,
+        "method dino compares views with one another: set views to 2 or local_views above 0.",
+    )
     require(config.prototypes >= 2, f"prototypes must be at least 2, got {config.prototypes}.")
-    require(0 <= config.centre_momentum < 1, "centre_momentum must be at least 0 and below 1, got "
-            f"{config.centre_momentum}.")
+    require(
+        0 <= config.centre_momentum < 1,
+        f"centre_momentum must be at least 0 and below 1, got {config.centre_momentum}.",
+    )
     encoding.check_temperature(config)
     encoding.check_temperature(config, "target_temperature")
     encoding.check_target(config)
-    head = models.PrototypeHead(models.make_projector(config.model, axis_name=setup.axis_name),
-                                config.prototypes)
+    head = models.PrototypeHead(
+        models.make_projector(config.model, axis_name=setup.axis_name), config.prototypes
+    )
     encoder = models.make_encoder(config.model, head, axis_name=setup.axis_name)
     init_encoders = updating.make_init(setup, encoder, target=True)
 
@@ -33,20 +38,25 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         outputs, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config)
+            encoder, state.target, encoding.global_images(config, batch), config
+        )
         targets = outputs.reshape(config.views, -1, config.prototypes)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            views = queries.output.reshape(config.views + config.local_views, -1,
-                                           config.prototypes)
-            per_image = losses.dino(views, targets, state.centre,
-                                    student_temperature=config.temperature,
-                                    teacher_temperature=config.target_temperature)
+            views = queries.output.reshape(config.views + config.local_views, -1, config.prototypes)
+            per_image = losses.dino(
+                views,
+                targets,
+                state.centre,
+                student_temperature=config.temperature,
+                teacher_temperature=config.target_temperature,
+            )
             return jnp.mean(per_image), (queries.batch_stats, {})
 
-        centre = losses.move_centre(state.centre, targets, momentum=config.centre_momentum,
-                                    axis_name=setup.axis_name)
+        centre = losses.move_centre(
+            state.centre, targets, momentum=config.centre_momentum, axis_name=setup.axis_name
+        )
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state.replace(centre=centre), target_stats), metrics
 

@@ -21,8 +21,11 @@ def projected_encoder(setup, *, predictor: bool = False) -> models.Encoder:
     """The configured backbone with the configured projector, and predictor, on it."""
     config, axis = setup.config.model, setup.axis_name
     return models.make_encoder(
-        config, models.make_projector(config, axis_name=axis),
-        models.make_predictor(config, axis_name=axis) if predictor else None, axis_name=axis)
+        config,
+        models.make_projector(config, axis_name=axis),
+        models.make_predictor(config, axis_name=axis) if predictor else None,
+        axis_name=axis,
+    )
 
 
 class Queries(NamedTuple):
@@ -53,12 +56,17 @@ def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
         outputs.append(encoded.output)
         predictions.append(encoded.prediction)
     return Queries(
-        jnp.concatenate(outputs), None if predictions[0] is None else jnp.concatenate(predictions),
-        each_view(batch.label, config), each_view(batch.id, config), stats)
+        jnp.concatenate(outputs),
+        None if predictions[0] is None else jnp.concatenate(predictions),
+        each_view(batch.label, config),
+        each_view(batch.id, config),
+        stats,
+    )
 
 
-def encode(encoder, params, batch_stats, images, config, *, train: bool = True,
-           key=None) -> models.Encoded:
+def encode(
+    encoder, params, batch_stats, images, config, *, train: bool = True, key=None
+) -> models.Encoded:
     """``models.encode`` in ``config.micro_batches`` parts, one after another.
 
     Only one part's activations exist at a time: the backward pass makes them again, part by part,
@@ -85,9 +93,11 @@ def encode(encoder, params, batch_stats, images, config, *, train: bool = True,
     # Every so manieth row: the parts divide the batch, so all views of an example meet in one.
     split = jnp.swapaxes(images.reshape(-1, parts, *images.shape[1:]), 0, 1)
     stats, encoded = jax.lax.scan(
-        visit, batch_stats, (split, None if key is None else jax.random.split(key, parts)))
+        visit, batch_stats, (split, None if key is None else jax.random.split(key, parts))
+    )
     encoded = jax.tree.map(
-        lambda x: jnp.swapaxes(x, 0, 1).reshape(images.shape[0], *x.shape[2:]), encoded)
+        lambda x: jnp.swapaxes(x, 0, 1).reshape(images.shape[0], *x.shape[2:]), encoded
+    )
     return encoded._replace(batch_stats=stats)
 
 
@@ -95,8 +105,11 @@ def check_micro_batches(config, devices: int) -> None:
     """Raises InputError where so many devices cannot cut their share of a batch into the parts."""
     share, parts = config.batch_size // devices, config.micro_batches
     require(parts >= 1, f"micro_batches must be at least 1, got {parts}.")
-    require(share % parts == 0, f"micro_batches {parts} does not divide the {share} images of a "
-            f"device (batch_size {config.batch_size} over {devices}): choose a divisor of {share}.")
+    require(
+        share % parts == 0,
+        f"micro_batches {parts} does not divide the {share} images of a "
+        f"device (batch_size {config.batch_size} over {devices}): choose a divisor of {share}.",
+    )
 
 
 def view_images(config, batch) -> list[jax.Array]:
@@ -104,16 +117,22 @@ def view_images(config, batch) -> list[jax.Array]:
     may be of another size."""
     images = [global_images(config, batch)]
     if config.local_views:
-        images.append(jnp.concatenate([
-            augment.draw_view(config.local_augment, batch, view=LOCAL_VIEW + v)
-            for v in range(config.local_views)]))
+        images.append(
+            jnp.concatenate(
+                [
+                    augment.draw_view(config.local_augment, batch, view=LOCAL_VIEW + v)
+                    for v in range(config.local_views)
+                ]
+            )
+        )
     return images
 
 
 def global_images(config, batch) -> jax.Array:
     """The views that are no small crops, one after the other: [views · batch, …]."""
-    return jnp.concatenate([augment.draw_view(config.augment, batch, view=v)
-                            for v in range(config.views)])
+    return jnp.concatenate(
+        [augment.draw_view(config.augment, batch, view=v) for v in range(config.views)]
+    )
 
 
 def each_view(rows, config):
@@ -149,8 +168,14 @@ def target_outputs(encoder, target, images, config, *, norm: str | None = None):
         between the examples of a batch, but what was running at the start is no statistics at all.
     """
     norm = norm or config.target_norm
-    encoded = encode(encoder.clone(predictor=None), target.params, target.batch_stats, images,
-                     config, train=norm == "batch")
+    encoded = encode(
+        encoder.clone(predictor=None),
+        target.params,
+        target.batch_stats,
+        images,
+        config,
+        train=norm == "batch",
+    )
     return jax.lax.stop_gradient((encoded.output, encoded.batch_stats))
 
 
@@ -158,15 +183,19 @@ def check_target(config) -> None:
     """Raises InputError where the target makes no sense."""
     require(0 <= config.ema < 1, f"ema must be at least 0 and below 1, got {config.ema}.")
     require(config.ema_end <= 1, f"ema_end must be at most 1, got {config.ema_end}.")
-    require(config.target_norm in TARGET_NORMS,
-            f"target_norm must be one of {TARGET_NORMS}, got {config.target_norm!r}.")
+    require(
+        config.target_norm in TARGET_NORMS,
+        f"target_norm must be one of {TARGET_NORMS}, got {config.target_norm!r}.",
+    )
 
 
 def check_two_views(config) -> None:
     """Raises InputError where a method that compares two views is given another number."""
-    require(config.views == 2 and config.local_views == 0,
-            f"method {config.method} compares two views of each image: set views to 2 and "
-            f"local_views to 0, got {config.views} and {config.local_views}.")
+    require(
+        config.views == 2 and config.local_views == 0,
+        f"method {config.method} compares two views of each image: set views to 2 and "
+        f"local_views to 0, got {config.views} and {config.local_views}.",
+    )
 
 
 def check_temperature(config, name: str = "temperature") -> None:

@@ -15,9 +15,18 @@ def make(setup: Setup) -> Method:
 
     def loss_of(queries, own, memory):
         per_query = losses.grafit(
-            queries.output, own, memory.keys, queries.labels, memory.labels,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
-            temperature=config.temperature, weight=config.weight)
+            queries.output,
+            own,
+            memory.keys,
+            queries.labels,
+            memory.labels,
+            query_ids=queries.ids,
+            key_ids=memory.ids,
+            key_mask=memory.valid,
+            axis_name=axis,
+            temperature=config.temperature,
+            weight=config.weight,
+        )
         return per_query, {}
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

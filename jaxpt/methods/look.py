@@ -30,9 +30,11 @@ def make(setup: Setup) -> Method:
     axis, most = updating.memory_axis(setup), min(config.k, updating.memory_size(setup))
     approximate = config.neighbors == "approximate"
     one_k = not config.k_by_class and setup.steps(config.k_warmup) == 0
-    require(not approximate or (one_k and not config.gate),
-            "neighbors approximate needs the hard edge and one k: set gate to 0, k_by_class to "
-            "False and k_warmup to \"0 steps\", or neighbors to exact.")
+    require(
+        not approximate or (one_k and not config.gate),
+        "neighbors approximate needs the hard edge and one k: set gate to 0, k_by_class to "
+        'False and k_warmup to "0 steps", or neighbors to exact.',
+    )
     how = {"form": "streamed", "recall": RECALL} if approximate else {}
     k_at = k_schedule(config, setup.steps, updating.memory_size(setup))
 
@@ -42,19 +44,39 @@ def make(setup: Setup) -> Method:
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            ids = {"query_ids": queries.ids, "key_ids": memory.ids, "key_mask": memory.valid,
-                   "axis_name": axis}
-            k_of_query = (k_of_labels(k, queries.labels, memory, setup.classes, axis)
-                          if config.k_by_class else k)
+            ids = {
+                "query_ids": queries.ids,
+                "key_ids": memory.ids,
+                "key_mask": memory.valid,
+                "axis_name": axis,
+            }
+            k_of_query = (
+                k_of_labels(k, queries.labels, memory, setup.classes, axis)
+                if config.k_by_class
+                else k
+            )
             per_query, neighbors = losses.look(
-                queries.output, memory.keys, queries.labels, memory.labels, **ids,
-                k=k_of_query, temperature=config.temperature,
-                no_positive=config.no_positive, gate=config.gate or None, balanced=config.balanced,
-                robustness=config.robustness, **how)
+                queries.output,
+                memory.keys,
+                queries.labels,
+                memory.labels,
+                **ids,
+                k=k_of_query,
+                temperature=config.temperature,
+                no_positive=config.no_positive,
+                gate=config.gate or None,
+                balanced=config.balanced,
+                robustness=config.robustness,
+                **how,
+            )
             if config.own_view:  # the own second view as a positive, against the whole memory
                 own = losses.info_nce(
-                    queries.output, encoding.each_view(keys, config), memory.keys, **ids,
-                    temperature=config.temperature)
+                    queries.output,
+                    encoding.each_view(keys, config),
+                    memory.keys,
+                    **ids,
+                    temperature=config.temperature,
+                )
                 per_query = (1 - config.own_view) * per_query + config.own_view * own
             metrics = {"k": k, **neighbors._asdict()}
             if approximate:
@@ -65,19 +87,29 @@ def make(setup: Setup) -> Method:
         state = updating.follow(setup, state, target_stats)
         return updating.remember(setup, state, keys, batch), metrics
 
-    return Method(encoder, updating.make_init(setup, encoder, target=True, memory=True), step,
-                  updating.make_fill(setup, encoder))
+    return Method(
+        encoder,
+        updating.make_init(setup, encoder, target=True, memory=True),
+        step,
+        updating.make_fill(setup, encoder),
+    )
 
 
 def check(config) -> None:
     """Raises InputError where LOOK's own settings make no sense."""
-    require(isinstance(config.k, int) and config.k >= 1,
-            f"k must be a whole number of at least 1, got {config.k}.")
-    require(config.no_positive in losses.NO_POSITIVE,
-            f"no_positive must be one of {losses.NO_POSITIVE}, got {config.no_positive!r}.")
+    require(
+        isinstance(config.k, int) and config.k >= 1,
+        f"k must be a whole number of at least 1, got {config.k}.",
+    )
+    require(
+        config.no_positive in losses.NO_POSITIVE,
+        f"no_positive must be one of {losses.NO_POSITIVE}, got {config.no_positive!r}.",
+    )
     require(config.gate >= 0, f"gate must not be negative (0 is the hard edge), got {config.gate}.")
-    require(config.neighbors in NEIGHBORS,
-            f"neighbors must be one of {NEIGHBORS}, got {config.neighbors!r}.")
+    require(
+        config.neighbors in NEIGHBORS,
+        f"neighbors must be one of {NEIGHBORS}, got {config.neighbors!r}.",
+    )
     encoding.check_shares(config, "own_view", "robustness")
     encoding.check_temperature(config)
     encoding.check_target(config)
@@ -92,9 +124,17 @@ def recall_on_a_few(queries, memory, k: int, axis_name=None):
     """
     few = jax.lax.stop_gradient(unit_vectors(queries.output[:MEASURED]))
     return knn.measured_recall(
-        few, memory.keys, k, recall=RECALL, axis_name=axis_name,
-        query_ids=queries.ids[:MEASURED], key_ids=memory.ids, key_mask=memory.valid,
-        key_rows=unit_vectors, block_size=knn.choose_block_size(queries.output.shape[0]))
+        few,
+        memory.keys,
+        k,
+        recall=RECALL,
+        axis_name=axis_name,
+        query_ids=queries.ids[:MEASURED],
+        key_ids=memory.ids,
+        key_mask=memory.valid,
+        key_rows=unit_vectors,
+        block_size=knn.choose_block_size(queries.output.shape[0]),
+    )
 
 
 def k_schedule(config, steps, memory_size: int):

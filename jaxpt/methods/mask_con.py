@@ -16,10 +16,19 @@ def make(setup: Setup) -> Method:
 
     def loss_of(queries, own, memory):
         per_query = losses.mask_con(
-            queries.output, own, memory.keys, queries.labels, memory.labels,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
+            queries.output,
+            own,
+            memory.keys,
+            queries.labels,
+            memory.labels,
+            query_ids=queries.ids,
+            key_ids=memory.ids,
+            key_mask=memory.valid,
+            axis_name=axis,
             temperature=config.temperature,
-            target_temperature=config.target_temperature, weight=config.weight)
+            target_temperature=config.target_temperature,
+            weight=config.weight,
+        )
         return per_query, {}
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -35,5 +35,9 @@ def contrast_with_memory(setup: Setup, loss_of) -> Method:
         state = updating.follow(setup, state, target_stats)
         return updating.remember(setup, state, keys, batch), metrics
 
-    return Method(encoder, updating.make_init(setup, encoder, target=True, memory=True), step,
-                  updating.make_fill(setup, encoder))
+    return Method(
+        encoder,
+        updating.make_init(setup, encoder, target=True, memory=True),
+        step,
+        updating.make_fill(setup, encoder),
+    )

@@ -15,9 +15,15 @@ def make(setup: Setup) -> Method:
 
     def loss_of(queries, own, memory):
         per_query = losses.info_nce(
-            queries.output, own, memory.keys, query_ids=queries.ids, key_ids=memory.ids,
-            key_mask=memory.valid, axis_name=axis,
-            temperature=config.temperature)
+            queries.output,
+            own,
+            memory.keys,
+            query_ids=queries.ids,
+            key_ids=memory.ids,
+            key_mask=memory.valid,
+            axis_name=axis,
+            temperature=config.temperature,
+        )
         return per_query, {}
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -20,13 +20,18 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config)
+            encoder, state.target, encoding.global_images(config, batch), config
+        )
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_view = losses.info_nce(
-                queries.prediction, encoding.other_view(targets), temperature=config.temperature,
-                query_ids=queries.ids, axis_name=setup.axis_name)
+                queries.prediction,
+                encoding.other_view(targets),
+                temperature=config.temperature,
+                query_ids=queries.ids,
+                axis_name=setup.axis_name,
+            )
             # The two orders are added.
             return 4 * config.temperature * jnp.mean(per_view), (queries.batch_stats, {})
 

@@ -15,9 +15,16 @@ def make(setup: Setup) -> Method:
 
     def loss_of(queries, own, memory):
         per_query, neighbors = losses.nca(
-            queries.output, memory.keys, queries.labels, memory.labels, query_ids=queries.ids,
-            key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
-            temperature=config.temperature)
+            queries.output,
+            memory.keys,
+            queries.labels,
+            memory.labels,
+            query_ids=queries.ids,
+            key_ids=memory.ids,
+            key_mask=memory.valid,
+            axis_name=axis,
+            temperature=config.temperature,
+        )
         return per_query, neighbors._asdict()
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -17,8 +17,11 @@ def make(setup: Setup) -> Method:
     encoding.check_two_views(config)
     encoding.check_temperature(config)
     updating.check_memory(config)
-    require(config.memory_sharding == "replicated", "method nn_clr takes its positives out of a "
-            "memory that is whole on every device: set memory_sharding to replicated.")
+    require(
+        config.memory_sharding == "replicated",
+        "method nn_clr takes its positives out of a "
+        "memory that is whole on every device: set memory_sharding to replicated.",
+    )
     encoder = encoding.projected_encoder(setup, predictor=True)
 
     def step(state, batch):
@@ -26,12 +29,22 @@ def make(setup: Setup) -> Method:
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            embeddings, predictions = (jnp.split(x, 2) for x in (queries.output,
-                                                                 queries.prediction))
-            both_ways = [losses.nn_clr(
-                embeddings[one], predictions[1 - one], memory.keys, query_ids=batch.id,
-                key_ids=memory.ids, key_mask=memory.valid, temperature=config.temperature,
-                axis_name=setup.axis_name) for one in (0, 1)]
+            embeddings, predictions = (
+                jnp.split(x, 2) for x in (queries.output, queries.prediction)
+            )
+            both_ways = [
+                losses.nn_clr(
+                    embeddings[one],
+                    predictions[1 - one],
+                    memory.keys,
+                    query_ids=batch.id,
+                    key_ids=memory.ids,
+                    key_mask=memory.valid,
+                    temperature=config.temperature,
+                    axis_name=setup.axis_name,
+                )
+                for one in (0, 1)
+            ]
             return jnp.mean(jnp.stack(both_ways)), (queries.batch_stats, {})
 
         # Of this step's parameters, before they move; XLA computes what both passes share once.
@@ -39,5 +52,9 @@ def make(setup: Setup) -> Method:
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.remember(setup, state, jnp.split(keys, 2)[0], batch), metrics
 
-    return Method(encoder, updating.make_init(setup, encoder, memory=True), step,
-                  updating.make_fill(setup, encoder))
+    return Method(
+        encoder,
+        updating.make_init(setup, encoder, memory=True),
+        step,
+        updating.make_fill(setup, encoder),
+    )

@@ -19,8 +19,9 @@ def make(setup: Setup) -> Method:
     def step(state, batch):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            per_anchor = losses.nt_xent(queries.output, queries.ids,
-                                        temperature=config.temperature, axis_name=axis)
+            per_anchor = losses.nt_xent(
+                queries.output, queries.ids, temperature=config.temperature, axis_name=axis
+            )
             return jnp.mean(per_anchor), (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)

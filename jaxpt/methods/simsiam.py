@@ -19,8 +19,9 @@ def make(setup: Setup) -> Method:
     def step(state, batch):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            per_view = losses.cosine_regression(queries.prediction,
-                                                encoding.other_view(queries.output))
+            per_view = losses.cosine_regression(
+                queries.prediction, encoding.other_view(queries.output)
+            )
             # Half of 2 − 2·cos has the gradient of the paper's −cos; the two orders are averaged.
             return 0.5 * jnp.mean(per_view), (queries.batch_stats, {})
 

@@ -21,8 +21,13 @@ def make(setup: Setup) -> Method:
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_anchor = losses.spread(
-                queries.output, queries.labels, queries.ids, temperature=config.temperature,
-                weight=config.weight, axis_name=axis)
+                queries.output,
+                queries.labels,
+                queries.ids,
+                temperature=config.temperature,
+                weight=config.weight,
+                axis_name=axis,
+            )
             return jnp.mean(per_anchor), (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)

@@ -15,16 +15,22 @@ from jaxpt.methods.setup import Method, Setup
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_temperature(config)
-    require(config.form in losses.FORMS,
-            f"form must be one of {losses.FORMS}, got {config.form!r}.")
+    require(
+        config.form in losses.FORMS, f"form must be one of {losses.FORMS}, got {config.form!r}."
+    )
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             # The contrast is the whole batch, not this device's part of it.
-            per_anchor = losses.sup_con(queries.output, queries.labels, form=config.form,
-                                        temperature=config.temperature, axis_name=axis)
+            per_anchor = losses.sup_con(
+                queries.output,
+                queries.labels,
+                form=config.form,
+                temperature=config.temperature,
+                axis_name=axis,
+            )
             return jnp.mean(per_anchor), (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)

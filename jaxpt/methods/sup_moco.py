@@ -14,9 +14,17 @@ def make(setup: Setup) -> Method:
 
     def loss_of(queries, own, memory):
         per_query = losses.sup_moco(
-            queries.output, own, memory.keys, queries.labels, memory.labels,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
-            temperature=config.temperature)
+            queries.output,
+            own,
+            memory.keys,
+            queries.labels,
+            memory.labels,
+            query_ids=queries.ids,
+            key_ids=memory.ids,
+            key_mask=memory.valid,
+            axis_name=axis,
+            temperature=config.temperature,
+        )
         return per_query, {}
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -20,8 +20,10 @@ SOURCES = ("learnt", "memory")
 def make(setup: Setup) -> Method:
     config = setup.config
     encoding.check_temperature(config)
-    require(config.prototypes_from in SOURCES,
-            f"prototypes_from must be one of {SOURCES}, got {config.prototypes_from!r}.")
+    require(
+        config.prototypes_from in SOURCES,
+        f"prototypes_from must be one of {SOURCES}, got {config.prototypes_from!r}.",
+    )
     return _learnt(setup) if config.prototypes_from == "learnt" else _of_memory(setup)
 
 
@@ -36,8 +38,11 @@ def _learnt(setup):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_query = losses.cosine_softmax(
-                queries.output, meta.unbox(params["prototypes"]), queries.labels,
-                temperature=config.temperature)
+                queries.output,
+                meta.unbox(params["prototypes"]),
+                queries.labels,
+                temperature=config.temperature,
+            )
             return jnp.mean(per_query), (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)
@@ -50,9 +55,17 @@ def _of_memory(setup):
 
     def loss_of(queries, own, memory):
         per_query = losses.prototype_softmax(
-            queries.output, memory.keys, queries.labels, memory.labels, classes=setup.classes,
-            query_ids=queries.ids, key_ids=memory.ids, key_mask=memory.valid, axis_name=axis,
-            temperature=config.temperature)
+            queries.output,
+            memory.keys,
+            queries.labels,
+            memory.labels,
+            classes=setup.classes,
+            query_ids=queries.ids,
+            key_ids=memory.ids,
+            key_mask=memory.valid,
+            axis_name=axis,
+            temperature=config.temperature,
+        )
         return per_query, {}
 
     return memory_contrast.contrast_with_memory(setup, loss_of)

@@ -30,14 +30,23 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
         params, stats = models.init(encoder, key, images)
         if more_params is not None:
             params = {**params, **more_params(jax.random.fold_in(key, 1))}
-        parts = ({name: tree[name] for name in ("backbone", "head") if name in tree}
-                 for tree in (params, stats))
+        parts = (
+            {name: tree[name] for name in ("backbone", "head") if name in tree}
+            for tree in (params, stats)
+        )
         return TrainState(
-            jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32), params, stats,
+            jnp.zeros((), jnp.int32),
+            jnp.zeros((), jnp.int32),
+            params,
+            stats,
             setup.optimizer.init(params),
             target=Target(*copy(tuple(parts))) if target else None,
-            memory=memories.create(memory_size(setup), config.model.projector.dim,
-                                   config.memory_dtype) if memory else None)
+            memory=memories.create(
+                memory_size(setup), config.model.projector.dim, config.memory_dtype
+            )
+            if memory
+            else None,
+        )
 
     return init
 
@@ -85,34 +94,53 @@ def follow(setup, state, target_stats):
     if config.target_norm == "running":
         target_stats = None
     return state.replace(
-        target=move_target(state.target, state, target_stats, ema, setup.axis_name))
+        target=move_target(state.target, state, target_stats, ema, setup.axis_name)
+    )
 
 
 def remember(setup, state, keys, batch):
     """The state with the keys of all devices in its memory, in device order."""
-    keys, labels, ids, index = (gather(x, setup.axis_name)
-                                for x in (keys, batch.label, batch.id, batch.index))
+    keys, labels, ids, index = (
+        gather(x, setup.axis_name) for x in (keys, batch.label, batch.id, batch.index)
+    )
     axis = memory_axis(setup)
     if setup.config.memory_kind == "queue":
         memory = memories.push(state.memory, keys, labels, ids, axis_name=axis)
     else:
-        memory = memories.write(state.memory, index, keys, labels, ids, axis_name=axis,
-                                momentum=setup.config.memory_momentum)
+        memory = memories.write(
+            state.memory,
+            index,
+            keys,
+            labels,
+            ids,
+            axis_name=axis,
+            momentum=setup.config.memory_momentum,
+        )
     return state.replace(memory=memory)
 
 
 def check_memory(config) -> None:
     """Raises InputError where the memory makes no sense."""
-    require(config.memory_kind in MEMORIES,
-            f"memory_kind must be one of {MEMORIES}, got {config.memory_kind!r}.")
-    require(config.memory_sharding in SHARDINGS,
-            f"memory_sharding must be one of {SHARDINGS}, got {config.memory_sharding!r}.")
-    require(config.memory_dtype in DTYPES,
-            f"memory_dtype must be one of {DTYPES}, got {config.memory_dtype!r}.")
-    require(config.memory_kind == "bank" or config.memory >= config.batch_size,
-            f"memory must hold at least one batch, {config.batch_size}, got {config.memory}.")
-    require(0 <= config.memory_momentum < 1, "memory_momentum must be at least 0 and below 1, got "
-            f"{config.memory_momentum}.")
+    require(
+        config.memory_kind in MEMORIES,
+        f"memory_kind must be one of {MEMORIES}, got {config.memory_kind!r}.",
+    )
+    require(
+        config.memory_sharding in SHARDINGS,
+        f"memory_sharding must be one of {SHARDINGS}, got {config.memory_sharding!r}.",
+    )
+    require(
+        config.memory_dtype in DTYPES,
+        f"memory_dtype must be one of {DTYPES}, got {config.memory_dtype!r}.",
+    )
+    require(
+        config.memory_kind == "bank" or config.memory >= config.batch_size,
+        f"memory must hold at least one batch, {config.batch_size}, got {config.memory}.",
+    )
+    require(
+        0 <= config.memory_momentum < 1,
+        f"memory_momentum must be at least 0 and below 1, got {config.memory_momentum}.",
+    )
 
 
 def memory_axis(setup):

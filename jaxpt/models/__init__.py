@@ -10,26 +10,61 @@ import ml_collections
 from jaxpt.errors import require
 from jaxpt.models.convnext import ConvNeXt, ConvNeXtTiny
 from jaxpt.models.encoder import Encoded, Encoder, encode, init
-from jaxpt.models.heads import (Classifier, MlpClassifier, Projector, PrototypeHead,
-                                SpinalClassifier)
+from jaxpt.models.heads import Classifier, MlpClassifier, Projector, PrototypeHead, SpinalClassifier
 from jaxpt.models.mobilenet import MobileNetV2
 from jaxpt.models.norm import compute_dtype
-from jaxpt.models.resnet import (ResNet, ResNet18, ResNet34, ResNet50, ResNet101, ResNet152,
-                                 WideResNet50, WideResNet101)
+from jaxpt.models.resnet import (
+    ResNet,
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    ResNet101,
+    ResNet152,
+    WideResNet50,
+    WideResNet101,
+)
 from jaxpt.models.small_cnn import SmallCNN
 from jaxpt.models.vit import VITS, ViT
 
-BACKBONES = {"small_cnn": SmallCNN, "resnet18": ResNet18, "resnet34": ResNet34,
-             "resnet50": ResNet50, "resnet101": ResNet101, "resnet152": ResNet152,
-             "wide_resnet50_2": WideResNet50, "wide_resnet101_2": WideResNet101, **VITS,
-             "convnext_tiny": ConvNeXtTiny, "mobilenet_v2": MobileNetV2}
+BACKBONES = {
+    "small_cnn": SmallCNN,
+    "resnet18": ResNet18,
+    "resnet34": ResNet34,
+    "resnet50": ResNet50,
+    "resnet101": ResNet101,
+    "resnet152": ResNet152,
+    "wide_resnet50_2": WideResNet50,
+    "wide_resnet101_2": WideResNet101,
+    **VITS,
+    "convnext_tiny": ConvNeXtTiny,
+    "mobilenet_v2": MobileNetV2,
+}
 
 HEADS = ("linear", "mlp", "spinal")
 
-__all__ = ["BACKBONES", "HEADS", "Classifier", "ConvNeXt", "Encoded", "Encoder", "MlpClassifier",
-           "MobileNetV2", "Projector", "PrototypeHead", "ResNet", "SpinalClassifier", "ViT",
-           "encode", "init", "make_backbone", "make_encoder", "make_head", "make_predictor",
-           "make_projector", "sample"]
+__all__ = [
+    "BACKBONES",
+    "HEADS",
+    "Classifier",
+    "ConvNeXt",
+    "Encoded",
+    "Encoder",
+    "MlpClassifier",
+    "MobileNetV2",
+    "Projector",
+    "PrototypeHead",
+    "ResNet",
+    "SpinalClassifier",
+    "ViT",
+    "encode",
+    "init",
+    "make_backbone",
+    "make_encoder",
+    "make_head",
+    "make_predictor",
+    "make_projector",
+    "sample",
+]
 
 
 def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> nn.Module:
@@ -45,16 +80,21 @@ def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = 
       InputError: for an unknown network, an option that it does not have, or remat of one that
         has no residual blocks.
     """
-    require(config.name in BACKBONES,
-            f"model.name must be one of {sorted(BACKBONES)}, got {config.name!r}.")
-    options = {k: tuple(v) if isinstance(v, (list, tuple)) else v
-               for k, v in config.options.items()}
+    require(
+        config.name in BACKBONES,
+        f"model.name must be one of {sorted(BACKBONES)}, got {config.name!r}.",
+    )
+    options = {
+        k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in config.options.items()
+    }
     make = BACKBONES[config.name]
     known = {field.name for field in dataclasses.fields(getattr(make, "func", make))}
     given = {"norm": config.norm, "axis_name": axis_name} if "norm" in known else {}
     if config.get("remat", False):
-        require("remat" in known, "model.remat is for networks of blocks, got True for "
-                f"{config.name}: set it to False.")
+        require(
+            "remat" in known,
+            f"model.remat is for networks of blocks, got True for {config.name}: set it to False.",
+        )
         given["remat"] = True
     try:
         return make(dtype=compute_dtype(config.dtype), **given, **options)
@@ -78,9 +118,13 @@ def make_encoder(
       head, predictor, axis_name: see ``Encoder`` and ``make_norm``.
     """
     weights = config.get("weights", "")
-    return Encoder(make_backbone(config, axis_name=axis_name), head, predictor,
-                   config.get("normalisation") or ("imagenet" if weights else "unit"),
-                   3 if weights else None)
+    return Encoder(
+        make_backbone(config, axis_name=axis_name),
+        head,
+        predictor,
+        config.get("normalisation") or ("imagenet" if weights else "unit"),
+        3 if weights else None,
+    )
 
 
 def sample(network: nn.Module, channels: int) -> jax.Array:
@@ -111,8 +155,10 @@ def make_head(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
 
 def make_projector(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
     """The projector of a model config: ``projector.hidden`` and ``projector.dim``."""
-    require(config.projector.dim >= 1,
-            f"model.projector.dim must be at least 1, got {config.projector.dim}.")
+    require(
+        config.projector.dim >= 1,
+        f"model.projector.dim must be at least 1, got {config.projector.dim}.",
+    )
     return _mlp(config, config.projector.hidden, axis_name)
 
 
@@ -122,5 +168,10 @@ def make_predictor(config: ml_collections.ConfigDict, *, axis_name: str | None =
 
 
 def _mlp(config, hidden, axis_name):
-    return Projector(tuple(hidden), config.projector.dim, norm=config.norm,
-                     dtype=compute_dtype(config.dtype), axis_name=axis_name)
+    return Projector(
+        tuple(hidden),
+        config.projector.dim,
+        norm=config.norm,
+        dtype=compute_dtype(config.dtype),
+        axis_name=axis_name,
+    )

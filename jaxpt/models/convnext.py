@@ -25,8 +25,15 @@ class Block(nn.Module):
         """float [batch, height, width, channels] → the same."""
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
-        y = nn.Conv(width, (7, 7), padding=[(3, 3)] * 2, feature_group_count=width,
-                    dtype=self.dtype, kernel_init=_INIT, name="conv")(x)
+        y = nn.Conv(
+            width,
+            (7, 7),
+            padding=[(3, 3)] * 2,
+            feature_group_count=width,
+            dtype=self.dtype,
+            kernel_init=_INIT,
+            name="conv",
+        )(x)
         y = dense(4 * width, name="fc1")(layer_norm(self.dtype)(name="norm")(y))
         y = dense(width, name="fc2")(nn.gelu(y, approximate=False))
         scale = self.param("layer_scale", nn.initializers.constant(1e-6), (width,))
@@ -57,13 +64,20 @@ class ConvNeXt(nn.Module):
     def __call__(self, images, train: bool):
         """Float images [batch, height, width, channels] → (features [batch, widths[-1]], stages);
         sides of 32 pixels or more."""
-        require(len(self.blocks) == len(self.widths), f"blocks and widths must be as many, got "
-                f"{self.blocks} and {self.widths}.")
-        require(0 <= self.drop_path < 1,
-                f"drop_path must be at least 0 and below 1, got {self.drop_path}.")
-        shrinking = 4 * 2**(len(self.blocks) - 1)
-        require(min(images.shape[1:3]) >= shrinking, "sides of images must be at least "
-                f"{shrinking} pixels, got {images.shape[1]}×{images.shape[2]}: resize them.")
+        require(
+            len(self.blocks) == len(self.widths),
+            f"blocks and widths must be as many, got {self.blocks} and {self.widths}.",
+        )
+        require(
+            0 <= self.drop_path < 1,
+            f"drop_path must be at least 0 and below 1, got {self.drop_path}.",
+        )
+        shrinking = 4 * 2 ** (len(self.blocks) - 1)
+        require(
+            min(images.shape[1:3]) >= shrinking,
+            "sides of images must be at least "
+            f"{shrinking} pixels, got {images.shape[1]}×{images.shape[2]}: resize them.",
+        )
         norm = layer_norm(self.dtype)
         x = self._shrink(4, self.widths[0], "conv_stem", images.astype(self.dtype))
         x = self._stop(0, norm(name="norm_stem")(x))
@@ -82,8 +96,15 @@ class ConvNeXt(nn.Module):
         return self._stop(len(self.blocks), x).astype(jnp.float32), intermediates
 
     def _shrink(self, factor, width, name, x):
-        return nn.Conv(width, (factor, factor), strides=factor, padding="VALID", dtype=self.dtype,
-                       kernel_init=_INIT, name=name)(x)
+        return nn.Conv(
+            width,
+            (factor, factor),
+            strides=factor,
+            padding="VALID",
+            dtype=self.dtype,
+            kernel_init=_INIT,
+            name=name,
+        )(x)
 
     def _stop(self, depth, x):
         return jax.lax.stop_gradient(x) if depth < self.frozen else x

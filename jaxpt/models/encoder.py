@@ -71,6 +71,11 @@ def encode(
     variables = {"params": params, "batch_stats": batch_stats}
     if not train:
         return Encoded(*encoder.apply(variables, images, False), batch_stats)
-    outputs, changed = encoder.apply(variables, images, True, mutable=["batch_stats"],
-                                     rngs=None if key is None else {stochastic_depth.RNG: key})
+    outputs, changed = encoder.apply(
+        variables,
+        images,
+        True,
+        mutable=["batch_stats"],
+        rngs=None if key is None else {stochastic_depth.RNG: key},
+    )
     return Encoded(*outputs, changed.get("batch_stats", {}))

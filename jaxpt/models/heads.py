@@ -86,6 +86,7 @@ class PrototypeHead(nn.Module):
     @nn.compact
     def __call__(self, features, train: bool):
         x = unit_vectors(self.projector(features, train))
-        rows = self.param("prototypes", nn.initializers.normal(0.02),
-                          (self.prototypes, self.projector.dim))
+        rows = self.param(
+            "prototypes", nn.initializers.normal(0.02), (self.prototypes, self.projector.dim)
+        )
         return similarities(x, unit_vectors(rows))

@@ -23,8 +23,9 @@ def resize(images: jax.Array, size: int) -> jax.Array:
     return jax.image.resize(images, (batch, size, size, channels), "linear", antialias=True)
 
 
-def prepare(images: jax.Array, normalisation: str, channels: int | None,
-            size: int = 0) -> jax.Array:
+def prepare(
+    images: jax.Array, normalisation: str, channels: int | None, size: int = 0
+) -> jax.Array:
     """Images in −1 … 1 as a network wants them.
 
     Args:
@@ -39,12 +40,17 @@ def prepare(images: jax.Array, normalisation: str, channels: int | None,
     Raises:
       InputError: for an unknown normalisation, or colour images for a network of grey ones.
     """
-    require(normalisation in NORMALISATIONS, f"model.normalisation must be one of "
-            f"{sorted(NORMALISATIONS)}, got {normalisation!r}.")
+    require(
+        normalisation in NORMALISATIONS,
+        f"model.normalisation must be one of {sorted(NORMALISATIONS)}, got {normalisation!r}.",
+    )
     images = resize(images, size) if size else images
     if channels is not None:
-        require(images.shape[-1] in (1, channels), f"the network takes images of {channels} "
-                f"channel{'s'[:channels > 1]}, but these have {images.shape[-1]}.")
+        require(
+            images.shape[-1] in (1, channels),
+            f"the network takes images of {channels} "
+            f"channel{'s'[: channels > 1]}, but these have {images.shape[-1]}.",
+        )
         images = jnp.broadcast_to(images, (*images.shape[:-1], channels))
     if normalisation == "unit":
         return images

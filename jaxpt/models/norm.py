@@ -13,8 +13,9 @@ GROUP_SIZE = 8  # channels a group of "group", so that narrow layers have no gro
 GROUPS = 32  # of "group32"
 
 
-def make_norm(kind: str, *, train: bool, axis_name: str | None,
-              dtype: Any) -> Callable[..., nn.Module]:
+def make_norm(
+    kind: str, *, train: bool, axis_name: str | None, dtype: Any
+) -> Callable[..., nn.Module]:
     """A constructor of normalisation layers.
 
     Args:
@@ -34,17 +35,23 @@ def make_norm(kind: str, *, train: bool, axis_name: str | None,
     if kind == "group32":
         return functools.partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-5, dtype=dtype)
     return functools.partial(
-        nn.BatchNorm, use_running_average=not train, momentum=0.9, epsilon=1e-5, dtype=dtype,
-        axis_name=axis_name if kind == "sync_batch" and train else None)
+        nn.BatchNorm,
+        use_running_average=not train,
+        momentum=0.9,
+        epsilon=1e-5,
+        dtype=dtype,
+        axis_name=axis_name if kind == "sync_batch" and train else None,
+    )
 
 
 def check_widths(kind: str, widths) -> None:
     """Raises InputError for layers of no width, or that GroupNorm cannot cut into its groups."""
-    require(all(width >= 1 for width in widths),
-            f"widths must be at least 1, got {tuple(widths)}.")
+    require(all(width >= 1 for width in widths), f"widths must be at least 1, got {tuple(widths)}.")
     divisor = {"group": GROUP_SIZE, "group32": GROUPS}.get(kind, 1)
-    require(all(width % divisor == 0 for width in widths),
-            f"norm {kind} needs widths that are multiples of {divisor}, got {tuple(widths)}.")
+    require(
+        all(width % divisor == 0 for width in widths),
+        f"norm {kind} needs widths that are multiples of {divisor}, got {tuple(widths)}.",
+    )
 
 
 def layer_norm(dtype: Any) -> Callable[..., nn.Module]:

@@ -101,8 +101,10 @@ class ResNet(nn.Module):
         check_widths(self.norm, [self.width])
         # Explicit symmetric padding, as PyTorch pads: weights can then be exchanged.
         conv = functools.partial(
-            symmetric_conv, dtype=self.dtype,
-            conv_general_dilated=_standardised if self.standardised else None)
+            symmetric_conv,
+            dtype=self.dtype,
+            conv_general_dilated=_standardised if self.standardised else None,
+        )
         x = images.astype(self.dtype)
         large = self.stem == "imagenet"
         kernel, strides = ((7, 7), 2) if large else ((3, 3), 1)
@@ -117,14 +119,19 @@ class ResNet(nn.Module):
             norm = self._norm(stage + 1, train)
             for i in range(n_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = make_block(self.width * 2**stage, stride, conv, norm,
-                               name=f"stage{stage + 1}_block{i + 1}")(x)
+                x = make_block(
+                    self.width * 2**stage, stride, conv, norm, name=f"stage{stage + 1}_block{i + 1}"
+                )(x)
             x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
         return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates
 
     def _norm(self, depth, train):
-        return make_norm(self.norm, train=train and depth >= self.frozen, axis_name=self.axis_name,
-                         dtype=self.dtype)
+        return make_norm(
+            self.norm,
+            train=train and depth >= self.frozen,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+        )
 
     def _stop(self, depth, x):
         return jax.lax.stop_gradient(x) if depth < self.frozen else x
@@ -133,9 +140,15 @@ class ResNet(nn.Module):
 def symmetric_conv(features, kernel_size, *, strides=1, **options):
     """A convolution without bias that pads as PyTorch does, started as He et al. (2015) do."""
     padding = [((k - 1) // 2, (k - 1) // 2) for k in kernel_size]
-    return nn.Conv(features, kernel_size, strides=strides, padding=padding, use_bias=False,
-                   kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
-                   **options)
+    return nn.Conv(
+        features,
+        kernel_size,
+        strides=strides,
+        padding=padding,
+        use_bias=False,
+        kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        **options,
+    )
 
 
 def _standardised(images, kernel, *args, **options):

@@ -32,15 +32,21 @@ class SmallCNN(nn.Module):
     @nn.compact
     def __call__(self, images, train: bool):
         """Float images [batch, height, width, channels] → (features [batch, widths[-1]], dict)."""
-        require(len(self.widths) == len(self.strides), f"widths and strides must be as many, got "
-                f"{self.widths} and {self.strides}.")
+        require(
+            len(self.widths) == len(self.strides),
+            f"widths and strides must be as many, got {self.widths} and {self.strides}.",
+        )
         check_widths(self.norm, self.widths)
         x = images.astype(self.dtype)
         intermediates = {}
         for i, (width, stride) in enumerate(zip(self.widths, self.strides)):
             x = nn.Conv(width, (3, 3), strides=stride, use_bias=False, dtype=self.dtype)(x)
-            norm = make_norm(self.norm, train=train and i >= self.frozen,
-                             axis_name=self.axis_name, dtype=self.dtype)
+            norm = make_norm(
+                self.norm,
+                train=train and i >= self.frozen,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+            )
             x = nn.relu(norm()(x))
             x = jax.lax.stop_gradient(x) if i < self.frozen else x
             intermediates[f"layer{i + 1}"] = x

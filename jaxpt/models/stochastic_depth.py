@@ -24,8 +24,9 @@ class StochasticDepth(nn.Module):
         """float [batch, …] → the same."""
         if self.rate == 0 or not self.has_rng(RNG):
             return branch
-        keep = jax.random.bernoulli(self.make_rng(RNG), 1 - self.rate,
-                                    (branch.shape[0],) + (1,) * (branch.ndim - 1))
+        keep = jax.random.bernoulli(
+            self.make_rng(RNG), 1 - self.rate, (branch.shape[0],) + (1,) * (branch.ndim - 1)
+        )
         return jnp.where(keep, branch / (1 - self.rate), 0).astype(branch.dtype)
 
 

@@ -34,7 +34,8 @@ class Block(nn.Module):
         width = x.shape[-1]
         y = dense(3 * width, name="qkv")(norm(name="norm1")(x))
         query, key, value = jnp.moveaxis(
-            y.reshape(*x.shape[:2], 3, self.heads, width // self.heads), 2, 0)
+            y.reshape(*x.shape[:2], 3, self.heads, width // self.heads), 2, 0
+        )
         y = jax.nn.dot_product_attention(query, key, value)  # with its softmax in float32
         x = x + drop(dense(width, name="proj")(y.reshape(x.shape)))
         y = nn.gelu(dense(self.mlp, name="fc1")(norm(name="norm2")(x)), approximate=False)
@@ -79,8 +80,14 @@ class ViT(nn.Module):
         """Float images [batch, height, width, channels] → (features [batch, width], tokens
         [batch, tokens, width] of the stem and of each block)."""
         self._check(images.shape)
-        x = nn.Conv(self.width, (self.patch, self.patch), strides=self.patch, padding="VALID",
-                    dtype=self.dtype, name="patch_embed")(images.astype(self.dtype))
+        x = nn.Conv(
+            self.width,
+            (self.patch, self.patch),
+            strides=self.patch,
+            padding="VALID",
+            dtype=self.dtype,
+            name="patch_embed",
+        )(images.astype(self.dtype))
         batch, *grid, _ = x.shape
         x = x.reshape(batch, -1, self.width)
         tokens = int(self.pool == "token")
@@ -104,7 +111,8 @@ class ViT(nn.Module):
         frequencies = 10_000.0 ** -(np.arange(quarter) / quarter)
         rows, columns = (np.reshape(place, (-1, 1)) * frequencies for place in np.indices(grid))
         table = np.concatenate(
-            [f(angles) for angles in (columns, rows) for f in (np.sin, np.cos)], axis=1)
+            [f(angles) for angles in (columns, rows) for f in (np.sin, np.cos)], axis=1
+        )
         return np.pad(table, [(tokens, 0), (0, 0)])[None].astype(np.float32)
 
     def _positions(self, grid, tokens):
@@ -121,17 +129,29 @@ class ViT(nn.Module):
         for name, known in ("pool", POOLS), ("positions", POSITIONS):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {known}, got {value!r}.")
-        require(self.width % self.heads == 0, f"heads must divide the width {self.width}, got "
-                f"{self.heads}.")
-        require(self.positions != "sincos" or self.width % 4 == 0,
-                f"positions sincos need a width that is a multiple of 4, got {self.width}.")
-        require(0 <= self.drop_path < 1,
-                f"drop_path must be at least 0 and below 1, got {self.drop_path}.")
-        require(self.image_size % self.patch == 0 and self.image_size > 0, "image_size must be a "
-                f"multiple of the patch's {self.patch} pixels, got {self.image_size}.")
-        require(all(side % self.patch == 0 for side in shape[1:3]), "sides of images must be "
-                f"multiples of the patch's {self.patch} pixels, got {shape[1]}×{shape[2]}: resize "
-                "or crop them, or set another patch.")
+        require(
+            self.width % self.heads == 0,
+            f"heads must divide the width {self.width}, got {self.heads}.",
+        )
+        require(
+            self.positions != "sincos" or self.width % 4 == 0,
+            f"positions sincos need a width that is a multiple of 4, got {self.width}.",
+        )
+        require(
+            0 <= self.drop_path < 1,
+            f"drop_path must be at least 0 and below 1, got {self.drop_path}.",
+        )
+        require(
+            self.image_size % self.patch == 0 and self.image_size > 0,
+            "image_size must be a "
+            f"multiple of the patch's {self.patch} pixels, got {self.image_size}.",
+        )
+        require(
+            all(side % self.patch == 0 for side in shape[1:3]),
+            "sides of images must be "
+            f"multiples of the patch's {self.patch} pixels, got {shape[1]}×{shape[2]}: resize "
+            "or crop them, or set another patch.",
+        )
 
 
 def resize_positions(positions, grid: tuple[int, int], wanted: tuple[int, int]):
@@ -147,11 +167,16 @@ def resize_positions(positions, grid: tuple[int, int], wanted: tuple[int, int]):
     if grid == wanted:
         return positions
     tokens, width = positions.shape[1] - grid[0] * grid[1], positions.shape[2]
-    resized = jax.image.resize(positions[:, tokens:].reshape(1, *grid, width),
-                               (1, *wanted, width), "cubic", antialias=True)
+    resized = jax.image.resize(
+        positions[:, tokens:].reshape(1, *grid, width), (1, *wanted, width), "cubic", antialias=True
+    )
     return jnp.concatenate([positions[:, :tokens], resized.reshape(1, -1, width)], axis=1)
 
 
-SIZES = {"vit_ti16": (192, 12, 3), "vit_s16": (384, 12, 6), "vit_b16": (768, 12, 12),
-         "vit_l16": (1024, 24, 16)}  # width, depth, heads
+SIZES = {
+    "vit_ti16": (192, 12, 3),
+    "vit_s16": (384, 12, 6),
+    "vit_b16": (768, 12, 12),
+    "vit_l16": (1024, 24, 16),
+}  # width, depth, heads
 VITS = {name: functools.partial(ViT, *size) for name, size in SIZES.items()}

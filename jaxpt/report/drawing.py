@@ -16,11 +16,20 @@ from jaxpt.report.markup import Markup
 GREY, BLUE, GREEN, VERMILLION = "#595959", "#0072b2", "#009e73", "#d55e00"
 PINK, SKY, ORANGE = "#cc79a7", "#56b4e9", "#e69f00"
 _FOLLOWS_PAGE = {"#000000": "currentColor", "#ffffff": "var(--ground)"} | {
-    c: f"var(--c-{c[1:]})" for c in (GREY, BLUE, GREEN, VERMILLION)}
+    c: f"var(--c-{c[1:]})" for c in (GREY, BLUE, GREEN, VERMILLION)
+}
 # Names come from records: a dollar sign in them is no formula.
-STYLE = {"font.size": 10, "axes.titlesize": 10.5, "axes.spines.top": False,
-         "axes.spines.right": False, "svg.hashsalt": "jaxpt", "svg.fonttype": "none",
-         "text.parse_math": False, "figure.facecolor": "none", "axes.facecolor": "none"}
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.hashsalt": "jaxpt",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
 RASTER_DPI = 144
 LONGEST = 22  # letters of a name in a figure
 
@@ -36,14 +45,24 @@ def to_svg(figure: Figure, alt: str) -> Markup:
     """The figure as inline SVG in the page's colours; ``alt`` is for who does not see it."""
     with rc_context(STYLE):
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", dpi=RASTER_DPI,
-                       metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        figure.savefig(
+            buffer,
+            format="svg",
+            dpi=RASTER_DPI,
+            metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")),
+        )
     source = buffer.getvalue()
-    source = source[source.index("<svg"):]
+    source = source[source.index("<svg") :]
     source = re.sub(r"<(metadata|style).*?</\1>", "", source, flags=re.DOTALL)
-    source = re.sub(r'<svg [^>]*viewBox="([^"]*)"[^>]*>', lambda found: (
-        f'<svg viewBox="{found[1]}" style="flex-basis:{_points(figure)}pt" role="img" '
-        f'aria-label="{html.escape(alt)}">'), source, count=1)
+    source = re.sub(
+        r'<svg [^>]*viewBox="([^"]*)"[^>]*>',
+        lambda found: (
+            f'<svg viewBox="{found[1]}" style="flex-basis:{_points(figure)}pt" role="img" '
+            f'aria-label="{html.escape(alt)}">'
+        ),
+        source,
+        count=1,
+    )
     return Markup(_in_tags(_follow_page, source).strip())
 
 
@@ -61,7 +80,7 @@ def number_ids(page: str) -> str:
 def short(name: str) -> str:
     """A name that leaves room for the figure."""
     name = " ".join(name.split())
-    return name if len(name) <= LONGEST else name[:LONGEST - 1] + "…"
+    return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _in_tags(change, source):
@@ -70,8 +89,11 @@ def _in_tags(change, source):
 
 
 def _follow_page(tag):
-    tag = re.sub(r"font: (bold |700 )?([\d.]+)px [^;\"]*",
-                 lambda found: f"font: {found[1] or ''}{found[2]}px var(--font)", tag)
+    tag = re.sub(
+        r"font: (bold |700 )?([\d.]+)px [^;\"]*",
+        lambda found: f"font: {found[1] or ''}{found[2]}px var(--font)",
+        tag,
+    )
     return re.sub(r"#[0-9a-f]{6}\b", lambda found: _FOLLOWS_PAGE.get(found[0], found[0]), tag)
 
 

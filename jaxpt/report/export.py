@@ -15,8 +15,10 @@ COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measure
 
 def markdown(sets: Sequence[Results]) -> str:
     """All tables: over the sets, then of each set."""
-    parts = [f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.CAPTION}\n"
-             for t in overall.tables(sets)]
+    parts = [
+        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.CAPTION}\n"
+        for t in overall.tables(sets)
+    ]
     for results in sets:
         parts.append(f"## {tables.plain(results.title)}\n\n{tables.markdown_of(results)}")
         for title, metrics in results.groups.items():
@@ -24,8 +26,10 @@ def markdown(sets: Sequence[Results]) -> str:
             parts.append(f"### {title}\n\n{table}\n")
         laws = scaling.rows(results)
         if laws:
-            parts.append("### Error against the number of images\n\n"
-                         f"{tables.markdown_table(scaling.headings(), laws)}\n")
+            parts.append(
+                "### Error against the number of images\n\n"
+                f"{tables.markdown_table(scaling.headings(), laws)}\n"
+            )
     return "\n".join(parts)
 
 
@@ -37,8 +41,18 @@ def csv(sets: Sequence[Results]) -> str:
     for results in sets:
         for run in results.sizes or results.runs:
             for name, value in run["values"].items():
-                writer.writerow([run["data"], run["part"], run["label"], run["method"],
-                                 run["limit"], run["seed"], name, repr(float(value))])
+                writer.writerow(
+                    [
+                        run["data"],
+                        run["part"],
+                        run["label"],
+                        run["method"],
+                        run["limit"],
+                        run["seed"],
+                        name,
+                        repr(float(value)),
+                    ]
+                )
     return buffer.getvalue()
 
 
@@ -56,5 +70,6 @@ def write(path: str | os.PathLike, content: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise InputError(f"{str(path)!r} cannot be written ({error.strerror}): choose another "
-                         "folder.") from error
+        raise InputError(
+            f"{str(path)!r} cannot be written ({error.strerror}): choose another folder."
+        ) from error

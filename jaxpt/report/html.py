@@ -6,8 +6,18 @@ import os
 import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from jaxpt.report import (drawing, export, matrices, maps, neighbors, overall, plots, scaling,
-                          settings, tables)
+from jaxpt.report import (
+    drawing,
+    export,
+    matrices,
+    maps,
+    neighbors,
+    overall,
+    plots,
+    scaling,
+    settings,
+    tables,
+)
 from jaxpt.report import features as feature_files
 from jaxpt.report.features import FeatureSet
 from jaxpt.report.markup import Markup, figure, join, legend, table, tag
@@ -19,38 +29,58 @@ FILE, MAP_FILE = "report.html", "features_map.png"
 CONTENTS = 5  # so many sections and more get a table of contents
 LEADS = 3  # of more sets, each one's sentence stands with its own numbers
 
-MEASURED = ("Diamonds and bars are means over seeds, whiskers their 95 % t-intervals, dots single "
-            "seeds. The axes of the accuracies are zoomed, as marked. ")
-SEPARATED = ("Class separation, shown from zero, is the share of the spread that lies between the "
-             "coarse classes: the higher it is, the less is left inside them. That is no merit in "
-             "itself.")
-CURVES = ("Training of one seed. Each loss has an axis of its own, since losses of different "
-          "methods do not compare. The monitor is the kNN accuracy on the coarse labels, on "
-          "training images, each left out of its own neighbours.")
-MAPPED = ("Unit-length backbone features of the {part} part, seed {seed}. Upper two: the plane of "
-          "the two largest principal components; its axes are the same for all methods, so "
-          "lengths compare, and the percentage is the share of all variance that it shows. "
-          "Lowest: t-SNE, which shows who is near whom; its lengths, sizes and densities mean "
-          "nothing. At most {most:,} examples, the same for every method. R² is that run's class "
-          "separation in the full feature space.")
-NEIGHBORS = ("The same images in every method, each with its nearest ones by cosine, nearest "
-             "first: ✓ has the image's fine label, ✗ another. They are examples, not a score.")
-CONFUSED = ("Weighted kNN on the fine labels, one seed: rows are true classes, columns predicted "
-            "ones, each row in % of its images. Lines part the coarse classes. Grey: right; "
-            "orange: wrong, but inside the true coarse class; blue: out of it. Strength is the "
-            "root of the share, so that rare errors show.")
-COMPARED = ("Linear CKA between every layer of one network (rows) and of another (columns), same "
-            "images, one seed: 1 is the same representation up to rotation and scale.")
-SCALED = ("Error on logarithmic axes against the number of images that pre-training saw, with the "
-          "same number of steps at every size. Small dots are seeds, filled marks their means, "
-          "lines E(n) = a·n^−b{offset} fitted to them, bands its 95 % bootstrap interval over "
-          "seeds (too narrow with few). The hollow mark is the largest size, which no fit saw.")
+MEASURED = (
+    "Diamonds and bars are means over seeds, whiskers their 95 % t-intervals, dots single "
+    "seeds. The axes of the accuracies are zoomed, as marked. "
+)
+SEPARATED = (
+    "Class separation, shown from zero, is the share of the spread that lies between the "
+    "coarse classes: the higher it is, the less is left inside them. That is no merit in "
+    "itself."
+)
+CURVES = (
+    "Training of one seed. Each loss has an axis of its own, since losses of different "
+    "methods do not compare. The monitor is the kNN accuracy on the coarse labels, on "
+    "training images, each left out of its own neighbours."
+)
+MAPPED = (
+    "Unit-length backbone features of the {part} part, seed {seed}. Upper two: the plane of "
+    "the two largest principal components; its axes are the same for all methods, so "
+    "lengths compare, and the percentage is the share of all variance that it shows. "
+    "Lowest: t-SNE, which shows who is near whom; its lengths, sizes and densities mean "
+    "nothing. At most {most:,} examples, the same for every method. R² is that run's class "
+    "separation in the full feature space."
+)
+NEIGHBORS = (
+    "The same images in every method, each with its nearest ones by cosine, nearest "
+    "first: ✓ has the image's fine label, ✗ another. They are examples, not a score."
+)
+CONFUSED = (
+    "Weighted kNN on the fine labels, one seed: rows are true classes, columns predicted "
+    "ones, each row in % of its images. Lines part the coarse classes. Grey: right; "
+    "orange: wrong, but inside the true coarse class; blue: out of it. Strength is the "
+    "root of the share, so that rare errors show."
+)
+COMPARED = (
+    "Linear CKA between every layer of one network (rows) and of another (columns), same "
+    "images, one seed: 1 is the same representation up to rotation and scale."
+)
+SCALED = (
+    "Error on logarithmic axes against the number of images that pre-training saw, with the "
+    "same number of steps at every size. Small dots are seeds, filled marks their means, "
+    "lines E(n) = a·n^−b{offset} fitted to them, bands its 95 % bootstrap interval over "
+    "seeds (too narrow with few). The hollow mark is the largest size, which no fit saw."
+)
 
 
-def write_report(records: Sequence[dict[str, Any]], out: str | os.PathLike,
-                 features: Mapping[str, FeatureSet] | None = None, *,
-                 markdown: str | os.PathLike | None = None,
-                 csv: str | os.PathLike | None = None) -> pathlib.Path:
+def write_report(
+    records: Sequence[dict[str, Any]],
+    out: str | os.PathLike,
+    features: Mapping[str, FeatureSet] | None = None,
+    *,
+    markdown: str | os.PathLike | None = None,
+    csv: str | os.PathLike | None = None,
+) -> pathlib.Path:
     """Writes the page, and ``features_map.png`` beside it where features were kept.
 
     Args:
@@ -91,16 +121,29 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
     title = _title(sets)
     style = (importlib.resources.files("jaxpt.report") / "style.css").read_text(encoding="utf-8")
     sections = _sections(sets, kept)
-    body = [tag("h1", title), *(_lead(sets) if len(sets) <= LEADS else []), *_contents(sections),
-            *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1))]
-    page = join([
-        Markup("<!doctype html>"), Markup('<html lang="en"><head><meta charset="utf-8">'),
-        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-        # A second lock beside escaping: nothing in the page may run or load anything.
-        Markup('<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-               'img-src data:; style-src \'unsafe-inline\'">'),
-        tag("title", title), Markup(f"<style>\n{style}</style></head>"),
-        Markup("<body>"), tag("main", join(body)), Markup("</body></html>\n")])
+    body = [
+        tag("h1", title),
+        *(_lead(sets) if len(sets) <= LEADS else []),
+        *_contents(sections),
+        *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1)),
+    ]
+    page = join(
+        [
+            Markup("<!doctype html>"),
+            Markup('<html lang="en"><head><meta charset="utf-8">'),
+            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            # A second lock beside escaping: nothing in the page may run or load anything.
+            Markup(
+                '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+                "img-src data:; style-src 'unsafe-inline'\">"
+            ),
+            tag("title", title),
+            Markup(f"<style>\n{style}</style></head>"),
+            Markup("<body>"),
+            tag("main", join(body)),
+            Markup("</body></html>\n"),
+        ]
+    )
     return drawing.number_ids(page)
 
 
@@ -122,21 +165,40 @@ def _title(sets) -> str:
 
 
 def _sections(sets, kept) -> list[Section]:
-    per_set = [[*_measured(results), *_scaled(results), *_mapped(results, known),
-                *_neighbors(results), *_confused(results), *_compared(results),
-                *_trained(results), _procedure(results)]
-               for results, known in zip(sets, kept)]
+    per_set = [
+        [
+            *_measured(results),
+            *_scaled(results),
+            *_mapped(results, known),
+            *_neighbors(results),
+            *_confused(results),
+            *_compared(results),
+            *_trained(results),
+            _procedure(results),
+        ]
+        for results, known in zip(sets, kept)
+    ]
     everything = settings.together(sets)
-    common = [Section("Settings", _settings(everything)),
-              Section("Where and when", [table(("", ""), settings.surroundings_rows(everything),
-                                               "surroundings")])]
+    common = [
+        Section("Settings", _settings(everything)),
+        Section(
+            "Where and when",
+            [table(("", ""), settings.surroundings_rows(everything), "surroundings")],
+        ),
+    ]
     if len(sets) == 1:
         return [*per_set[0], *common]
     over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in overall.tables(sets)]
     parts = [_lead([results]) if len(sets) > LEADS else [] for results in sets]
     first = [Section("Over all sets", [_note(overall.CAPTION), _note(tables.BEST_CAPTION)], over)]
-    return [*(first if over else []), *(Section(results.title, lead, below) for results, lead, below
-                                        in zip(sets, parts, per_set)), *common]
+    return [
+        *(first if over else []),
+        *(
+            Section(results.title, lead, below)
+            for results, lead, below in zip(sets, parts, per_set)
+        ),
+        *common,
+    ]
 
 
 def _lead(sets):
@@ -144,9 +206,16 @@ def _lead(sets):
 
 
 def _render_section(section: Section, name: str, level: int) -> Markup:
-    return join([tag(f"h{level}", section.title, id=name), *section.parts,
-                 *(_render_section(below, f"{name}-{i}", level + 1)
-                   for i, below in enumerate(section.below, 1))])
+    return join(
+        [
+            tag(f"h{level}", section.title, id=name),
+            *section.parts,
+            *(
+                _render_section(below, f"{name}-{i}", level + 1)
+                for i, below in enumerate(section.below, 1)
+            ),
+        ]
+    )
 
 
 def _contents(sections):
@@ -157,17 +226,29 @@ def _contents(sections):
 
 
 def _measured(results):
-    parts = [table(tables.headings(results), tables.rows(results), results.title),
-             _note(tables.CAPTION), *map(_note, tables.notes(results))]
+    parts = [
+        table(tables.headings(results), tables.rows(results), results.title),
+        _note(tables.CAPTION),
+        *map(_note, tables.notes(results)),
+    ]
     separated = SEPARATED if results.has(SEPARATION) else ""
     parts.append(figure(plots.measurements(results), MEASURED + separated))
     below = []
-    compared = [[cell if isinstance(cell, str) else _verdict_cell(*cell) for cell in row]
-                for row in tables.verdict_rows(results)]
+    compared = [
+        [cell if isinstance(cell, str) else _verdict_cell(*cell) for cell in row]
+        for row in tables.verdict_rows(results)
+    ]
     if compared:
         title = f"Is {NAMES['look']} apart from its peers?"
-        below.append(Section(title, [table(tables.verdict_headings(results), compared, title),
-                                     _note(tables.VERDICT_CAPTION)]))
+        below.append(
+            Section(
+                title,
+                [
+                    table(tables.verdict_headings(results), compared, title),
+                    _note(tables.VERDICT_CAPTION),
+                ],
+            )
+        )
     for title, metrics in results.groups.items():
         below.append(Section(title, [table(*tables.group_table(results, metrics), title)]))
     return [Section("What was measured", parts, below)]
@@ -185,67 +266,89 @@ def _scaled(results):
         return []
     found = scaling.curves(results, scaling.metrics(results)[0]).values()
     caption = SCALED.format(offset=" + c" if any(c.offset for c in found) else "")
-    parts = [figure(panels, caption),
-             table(scaling.headings(), scaling.rows(results), "power laws")]
+    parts = [
+        figure(panels, caption),
+        table(scaling.headings(), scaling.rows(results), "power laws"),
+    ]
     return [Section("Error against the number of images", parts)]
 
 
 def _kept_maps(results, features):
     """The maps of features that were kept for one of these runs."""
-    runs = {(run["label"], source["key"]): run for run in results.runs
-            for source in run["sources"]}
+    runs = {(run["label"], source["key"]): run for run in results.runs for source in run["sources"]}
     found = {}
     for label in results.methods:
         given = features.get(label)
         run = given and runs.get((label, given.key))
         if run:
             found[label] = maps.project(given)._replace(
-                separation=run["values"].get(SEPARATION.key), seed=run["seed"])
+                separation=run["values"].get(SEPARATION.key), seed=run["seed"]
+            )
     return found
 
 
 def _mapped(results, kept):
     recorded = {label: maps.of_run(run) for label, run in results.first_with("map").items()}
-    found = {label: recorded.get(label) or kept[label] for label in results.methods
-             if label in recorded or label in kept}
+    found = {
+        label: recorded.get(label) or kept[label]
+        for label in results.methods
+        if label in recorded or label in kept
+    }
     if not found:
         return []
     seeds = sorted({drawn.seed for drawn in found.values()})
-    caption = MAPPED.format(part=results.part, seed=join_words(list(map(str, seeds))),
-                            most=maps.MAP_EXAMPLES)
-    legends = [legend(kind, entries) for kind, entries in
-               maps.legends(next(iter(found.values()))).items()]
-    return [Section("What the features look like",
-                    [figure(maps.columns(results, found), caption, *legends)])]
+    caption = MAPPED.format(
+        part=results.part, seed=join_words(list(map(str, seeds))), most=maps.MAP_EXAMPLES
+    )
+    legends = [
+        legend(kind, entries) for kind, entries in maps.legends(next(iter(found.values()))).items()
+    ]
+    return [
+        Section(
+            "What the features look like", [figure(maps.columns(results, found), caption, *legends)]
+        )
+    ]
 
 
 def _neighbors(results):
-    found = {label: run["details"]["neighbors"][0] for label, run
-             in results.first_with("neighbors").items()}
+    found = {
+        label: run["details"]["neighbors"][0]
+        for label, run in results.first_with("neighbors").items()
+    }
     if not found:
         return []
     return [Section("Nearest neighbours", [_note(NEIGHBORS), neighbors.sheet(results, found)])]
 
 
 def _confused(results):
-    found = {label: run["details"]["confusion"][0] for label, run
-             in results.first_with("confusion").items()}
+    found = {
+        label: run["details"]["confusion"][0]
+        for label, run in results.first_with("confusion").items()
+    }
     if not found:
         return []
     title = f"The {matrices.WORST} largest errors inside a coarse class"
-    worst = itertools.zip_longest(*map(matrices.worst_confusions, found.values()),
-                                  fillvalue=tables.MISSING)
+    worst = itertools.zip_longest(
+        *map(matrices.worst_confusions, found.values()), fillvalue=tables.MISSING
+    )
     rows = [[f"{place}.", *pairs] for place, pairs in enumerate(worst, 1)]
     columns = ["", *map(results.name, found)]
     panels = [matrices.confusion(results, label, details) for label, details in found.items()]
-    return [Section("Which classes are confused", [figure(panels, CONFUSED)],
-                    [Section(title, [table(columns, rows, title)])] if rows else [])]
+    return [
+        Section(
+            "Which classes are confused",
+            [figure(panels, CONFUSED)],
+            [Section(title, [table(columns, rows, title)])] if rows else [],
+        )
+    ]
 
 
 def _compared(results):
-    panels = [matrices.cka(results, label, details)
-              for label, run in results.first_with("cka").items()
-              for details in run["details"]["cka"]]
+    panels = [
+        matrices.cka(results, label, details)
+        for label, run in results.first_with("cka").items()
+        for details in run["details"]["cka"]
+    ]
     if not panels:
         return []
     return [Section("Which layers are alike", [figure(panels, COMPARED)])]
@@ -257,9 +360,13 @@ def _trained(results):
 
 
 def _procedure(results):
-    return Section("How it was measured", [
-        *(tag("p", text) for text in settings.procedure(results)),
-        table(("measurement", "constants"), settings.protocol_rows(results), "protocol")])
+    return Section(
+        "How it was measured",
+        [
+            *(tag("p", text) for text in settings.procedure(results)),
+            table(("measurement", "constants"), settings.protocol_rows(results), "protocol"),
+        ],
+    )
 
 
 def _settings(everything):
@@ -269,8 +376,10 @@ def _settings(everything):
     if different:
         parts.append(table(("setting", *names), different, "settings that differ"))
     if same:
-        inside = [tag("summary", "What is the same for all"),
-                  table(("setting", "value"), same, "settings that are the same")]
+        inside = [
+            tag("summary", "What is the same for all"),
+            table(("setting", "value"), same, "settings that are the same"),
+        ]
         parts.append(tag("details", join(inside)))
     return parts
 

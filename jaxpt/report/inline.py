@@ -27,6 +27,10 @@ class Inline:
         return f"report: {self.page}"
 
     def _repr_html_(self) -> str:
-        return tag("iframe", srcdoc=self.page.read_text(encoding="utf-8"), title=repr(self),
-                   style=f"width: 100%; height: {self.height}px; "
-                   "border: 1px solid #c8cdd3; border-radius: 4px; background: white")
+        return tag(
+            "iframe",
+            srcdoc=self.page.read_text(encoding="utf-8"),
+            title=repr(self),
+            style=f"width: 100%; height: {self.height}px; "
+            "border: 1px solid #c8cdd3; border-radius: 4px; background: white",
+        )

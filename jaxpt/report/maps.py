@@ -19,10 +19,27 @@ MAP_EXAMPLES = 1_500
 PERPLEXITY = 30
 # Okabe and Ito's colours for the few coarse classes; for the fine ones Petroff's ten (arXiv
 # 2107.02270), chosen with and for colour-vision deficiencies. The fine are named on the map too.
-COARSE_COLORS = (drawing.BLUE, drawing.ORANGE, drawing.GREEN, drawing.PINK, drawing.SKY,
-                 drawing.VERMILLION, "#7f7f7f")
-FINE_COLORS = ("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300",
-               "#b9ac70", "#717581", "#92dadd")
+COARSE_COLORS = (
+    drawing.BLUE,
+    drawing.ORANGE,
+    drawing.GREEN,
+    drawing.PINK,
+    drawing.SKY,
+    drawing.VERMILLION,
+    "#7f7f7f",
+)
+FINE_COLORS = (
+    "#3f90da",
+    "#ffa90e",
+    "#bd1f01",
+    "#94a4a2",
+    "#832db6",
+    "#a96b59",
+    "#e76300",
+    "#b9ac70",
+    "#717581",
+    "#92dadd",
+)
 NAMED_CLASSES = 20  # with more, neither names nor colours tell fine classes apart
 _ROWS = ("PCA, coarse label", "PCA, fine label", "t-SNE, fine label")
 
@@ -56,18 +73,31 @@ def of_run(run: Mapping[str, Any]) -> Map:
     details = run["details"]["map"][0]
     names = {name: tuple(map(str, details[name])) for name in ("class_names", "coarse_names")}
     arrays = {name: np.asarray(details[name]) for name in ("fine", "coarse", "pca", "tsne")}
-    return Map(**names, **arrays, pca_share=float(details["pca_share"]),
-               separation=run["values"].get(SEPARATION.key), seed=run["seed"])
+    return Map(
+        **names,
+        **arrays,
+        pca_share=float(details["pca_share"]),
+        separation=run["values"].get(SEPARATION.key),
+        seed=run["seed"],
+    )
 
 
 def project(features: FeatureSet) -> Map:
     """Both projections of at most MAP_EXAMPLES examples, the same for every method."""
     keep = np.random.default_rng(0).permutation(len(features.fine))[:MAP_EXAMPLES]
     fine, coarse = features.fine[keep], features.coarse[keep]
-    found = projection.project(features.features, keep, coarse == coarse.min(),
-                               perplexity=PERPLEXITY)
-    return Map(fine, coarse, tuple(features.fine_names), tuple(features.coarse_names), found.pca,
-               found.pca_share, found.tsne)
+    found = projection.project(
+        features.features, keep, coarse == coarse.min(), perplexity=PERPLEXITY
+    )
+    return Map(
+        fine,
+        coarse,
+        tuple(features.fine_names),
+        tuple(features.coarse_names),
+        found.pca,
+        found.pca_share,
+        found.tsne,
+    )
 
 
 def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
@@ -90,9 +120,17 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
             axis.set_ylabel(text)
         for kind, entries in legends(next(iter(maps.values()))).items():
             dots = [Line2D([], [], ls="", marker="o", color=c) for c, _ in entries]
-            figure.legend(dots, [short(name) for _, name in entries], title=kind,
-                          loc=f"outside lower {'left' if kind == 'coarse label' else 'right'}",
-                          ncols=5, frameon=False, fontsize=9, handletextpad=0.1, columnspacing=1)
+            figure.legend(
+                dots,
+                [short(name) for _, name in entries],
+                title=kind,
+                loc=f"outside lower {'left' if kind == 'coarse label' else 'right'}",
+                ncols=5,
+                frameon=False,
+                fontsize=9,
+                handletextpad=0.1,
+                columnspacing=1,
+            )
         return figure
 
 
@@ -113,8 +151,10 @@ def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
 def legends(drawn: Map) -> dict[str, list[tuple[str, str]]]:
     """(colour, name) of the classes, of those label sets whose colours tell them apart."""
     found = {}
-    for kind, names, colors in (("coarse label", drawn.coarse_names, COARSE_COLORS),
-                                ("fine label", drawn.class_names, FINE_COLORS)):
+    for kind, names, colors in (
+        ("coarse label", drawn.coarse_names, COARSE_COLORS),
+        ("fine label", drawn.class_names, FINE_COLORS),
+    ):
         if len(names) <= NAMED_CLASSES:
             found[kind] = [(colors[i % len(colors)], name) for i, name in enumerate(names)]
     return found
@@ -139,10 +179,17 @@ def _draw(axes, results, label, drawn, reach):
 
 def _scatter(axis, points, classes, colors, reach):
     # In the shuffled order of the examples no class lies on top of another.
-    axis.scatter(*points.T, s=9, lw=0, alpha=0.8, rasterized=True,
-                 c=[colors[c % len(colors)] for c in classes])
-    axis.set(xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), xticks=[], yticks=[],
-             aspect="equal")
+    axis.scatter(
+        *points.T,
+        s=9,
+        lw=0,
+        alpha=0.8,
+        rasterized=True,
+        c=[colors[c % len(colors)] for c in classes],
+    )
+    axis.set(
+        xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), xticks=[], yticks=[], aspect="equal"
+    )
     for spine in axis.spines.values():
         spine.set(visible=True, color="#9a9a9a", lw=0.6)
 
@@ -154,12 +201,18 @@ def _name_classes(axis, points, drawn):
         mine = points[drawn.fine == c]
         distances = np.linalg.norm(mine[:, None] - mine[None], axis=-1)
         densest = mine[np.median(distances, axis=1).argmin()]
-        axis.annotate(short(drawn.class_names[c]), densest, ha="center", va="center",
-                      fontweight="bold", fontsize=size, in_layout=False, path_effects=[
-                          patheffects.withStroke(linewidth=2.5, foreground="white")])
+        axis.annotate(
+            short(drawn.class_names[c]),
+            densest,
+            ha="center",
+            va="center",
+            fontweight="bold",
+            fontsize=size,
+            in_layout=False,
+            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+        )
 
 
 def _heading(results, label, drawn):
-    separation = ("" if drawn.separation is None
-                  else f"R² {SEPARATION.text(drawn.separation)}, ")
+    separation = "" if drawn.separation is None else f"R² {SEPARATION.text(drawn.separation)}, "
     return f"{short(results.name(label))}\n{separation}plane {100 * drawn.pca_share:.0f} %"

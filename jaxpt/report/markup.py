@@ -25,8 +25,10 @@ def join(parts: Sequence, between: str = "\n") -> Markup:
 
 def tag(name: str, content="", **attributes) -> Markup:
     """``<name attributes>content</name>``; ``kind`` is the class."""
-    named = {"class" if key == "kind" else key.replace("_", "-"): value
-             for key, value in attributes.items()}
+    named = {
+        "class" if key == "kind" else key.replace("_", "-"): value
+        for key, value in attributes.items()
+    }
     written = "".join(f' {key}="{html.escape(str(value))}"' for key, value in named.items())
     return Markup(f"<{name}{written}>{text(content)}</{name}>")
 
@@ -34,9 +36,20 @@ def tag(name: str, content="", **attributes) -> Markup:
 def table(columns: Sequence, rows: Sequence[Sequence], name: str) -> Markup:
     """A table that scrolls in a box of its own; ``name`` is read out, not shown."""
     head = tag("thead", tag("tr", join([tag("th", c, scope="col") for c in columns], "")))
-    body = tag("tbody", join([tag("tr", join(
-        [tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])], ""))
-        for row in rows]))
+    body = tag(
+        "tbody",
+        join(
+            [
+                tag(
+                    "tr",
+                    join(
+                        [tag("th", row[0], scope="row"), *(tag("td", cell) for cell in row[1:])], ""
+                    ),
+                )
+                for row in rows
+            ]
+        ),
+    )
     whole = tag("table", join([head, body] if any(columns) else [body]), aria_label=name)
     return scrolling(whole, name)
 
@@ -48,14 +61,18 @@ def scrolling(content, name: str) -> Markup:
 
 def figure(panels: Sequence[Markup], caption, *below) -> Markup:
     """Panels side by side, as many as fit into a row; then what explains them."""
-    return tag("figure", join([tag("div", join(panels), kind="panels"), *below,
-                               tag("figcaption", caption)]))
+    return tag(
+        "figure",
+        join([tag("div", join(panels), kind="panels"), *below, tag("figcaption", caption)]),
+    )
 
 
 def legend(title: str, entries: Sequence[tuple[str, str]]) -> Markup:
     """A list of (colour, name)."""
-    items = [tag("li", join([tag("i", style=f"background:{color}"), name], ""))
-             for color, name in entries]
+    items = [
+        tag("li", join([tag("i", style=f"background:{color}"), name], ""))
+        for color, name in entries
+    ]
     return tag("div", join([tag("b", title), tag("ul", join(items, ""))], " "), kind="legend")
 
 

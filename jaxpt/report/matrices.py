@@ -55,30 +55,36 @@ def worst_confusions(details: dict[str, Any]) -> list[str]:
     np.fill_diagonal(errors, 0)
     largest = np.argsort(-errors, axis=None, kind="stable")[:WORST]
     pairs = [np.unravel_index(i, errors.shape) for i in largest]
-    return [f"{names[i]} → {names[j]} {100 * errors[i, j]:.1f} %" for i, j in pairs
-            if errors[i, j] > 0]
+    return [
+        f"{names[i]} → {names[j]} {100 * errors[i, j]:.1f} %" for i, j in pairs if errors[i, j] > 0
+    ]
 
 
 def cka(results: Results, label: str, details: dict[str, Any]) -> Markup:
     """Linear CKA of every layer of one network with every layer of another."""
     matrix = np.asarray(details["matrix"], float)
     layers, others = ([short(str(x)) for x in details[name]] for name in ("layers", "other_layers"))
-    require(matrix.shape == (len(layers), len(others)), f"the CKA matrix of {label!r} is "
-            f"{list(matrix.shape)}, but it has {len(layers)} × {len(others)} layers: measure it "
-            "again.")
+    require(
+        matrix.shape == (len(layers), len(others)),
+        f"the CKA matrix of {label!r} is "
+        f"{list(matrix.shape)}, but it has {len(layers)} × {len(others)} layers: measure it "
+        "again.",
+    )
     other = NAMES.get(details["other_label"], str(details["other_label"]))
     with panel(max(2.4, 1.3 + 0.42 * len(others)), max(2.3, 1.2 + 0.36 * len(layers))) as figure:
         axis = figure.subplots()
         colors = np.broadcast_to(to_rgb(drawing.BLUE), (*matrix.shape, 3))
         _heat_map(axis, colors, np.clip(matrix, 0, 1))
         _write_cells(axis, matrix, "{:.2f}", least=-np.inf)
-        axis.set_xticks(range(len(others)), others, rotation=40, ha="right",
-                        rotation_mode="anchor", fontsize=8)
+        axis.set_xticks(
+            range(len(others)), others, rotation=40, ha="right", rotation_mode="anchor", fontsize=8
+        )
         axis.set_yticks(range(len(layers)), layers, fontsize=8)
-        axis.set(xlabel=f"{short(other)}, seed {details['other_seed']}",
-                 ylabel=short(results.name(label)))
-        return to_svg(figure, f"CKA of the layers of {results.name(label)} with those of "
-                      f"{other}")
+        axis.set(
+            xlabel=f"{short(other)}, seed {details['other_seed']}",
+            ylabel=short(results.name(label)),
+        )
+        return to_svg(figure, f"CKA of the layers of {results.name(label)} with those of {other}")
 
 
 def _ordered(details):
@@ -86,9 +92,11 @@ def _ordered(details):
     counts = np.asarray(details["matrix"], float)
     coarse = np.asarray(details["coarse_of"])
     classes = len(details["class_names"])
-    require(counts.shape == (classes, classes) and coarse.shape == (classes,),
-            f"a confusion matrix of {classes} classes must be [{classes}, {classes}] with a coarse "
-            f"class for each, got {list(counts.shape)} and {list(coarse.shape)}: measure it again.")
+    require(
+        counts.shape == (classes, classes) and coarse.shape == (classes,),
+        f"a confusion matrix of {classes} classes must be [{classes}, {classes}] with a coarse "
+        f"class for each, got {list(counts.shape)} and {list(coarse.shape)}: measure it again.",
+    )
     order = np.argsort(coarse, kind="stable")
     counts = counts[order][:, order]
     return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), order, coarse[order]

@@ -37,8 +37,18 @@ def _query(results, details, query):
             rows.append(_row(results.name(label), found, mine))
     first = next(iter(details.values()))
     name = str(first["class_names"][query["label"]])
-    asked = tag("div", join([_image(first, query["id"], f"query: {name}"), tag("b", name),
-                             tag("small", query["id"])], ""), kind="asked")
+    asked = tag(
+        "div",
+        join(
+            [
+                _image(first, query["id"], f"query: {name}"),
+                tag("b", name),
+                tag("small", query["id"]),
+            ],
+            "",
+        ),
+        kind="asked",
+    )
     return tag("div", join([asked, tag("div", join(rows))]), kind="query")
 
 
@@ -50,12 +60,23 @@ def _row(method, found, query):
         name = str(found["class_names"][neighbor["label"]])
         fits = neighbor["label"] == query["label"]
         picture = _image(found, neighbor["id"], f"{'right' if fits else 'wrong'}: {name}")
-        items.append(tag("li", join([
-            picture, tag("span", f"{'✓' if fits else '✗'} {name}"),
-            tag("small", f"{neighbor['cosine']:.2f}".replace("-", "−"))], ""),
-            kind="right" if fits else "wrong"))
-    return join([tag("p", f"{method}: {right} of {len(neighbors)} right"),
-                 tag("ol", join(items, ""))])
+        items.append(
+            tag(
+                "li",
+                join(
+                    [
+                        picture,
+                        tag("span", f"{'✓' if fits else '✗'} {name}"),
+                        tag("small", f"{neighbor['cosine']:.2f}".replace("-", "−")),
+                    ],
+                    "",
+                ),
+                kind="right" if fits else "wrong",
+            )
+        )
+    return join(
+        [tag("p", f"{method}: {right} of {len(neighbors)} right"), tag("ol", join(items, ""))]
+    )
 
 
 def _image(found, name, alt) -> Markup:
@@ -64,8 +85,9 @@ def _image(found, name, alt) -> Markup:
         picture = Image.open(io.BytesIO(base64.b64decode(found["images"][name], validate=True)))
         picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise InputError(f"image {name!r} of a neighbour sheet is no PNG in base64: measure "
-                         "again.") from error
+        raise InputError(
+            f"image {name!r} of a neighbour sheet is no PNG in base64: measure again."
+        ) from error
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
     # JPEG for photographs alone: it blurs the few pixels of a small image.

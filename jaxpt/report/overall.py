@@ -13,11 +13,13 @@ from jaxpt.report.tables import MISSING, Best, interval, metric_rows
 
 MEAN = Metric("mean", "mean")
 LOG_ODDS = Metric("log_odds", "mean log-odds", percent=False)
-CAPTION = ("Accuracies in %, mean ± half width of the 95 % t-interval over seeds. The mean and the "
-           "mean log-odds log(a / (1 − a)) are taken over the sets for each seed, and only where a "
-           "method was measured on all of them. In log-odds a gain near 100 % counts as much as "
-           "its like elsewhere; accuracies of 0 and 100 % are clipped to half an example, and have "
-           "none where the number of examples is not recorded.")
+CAPTION = (
+    "Accuracies in %, mean ± half width of the 95 % t-interval over seeds. The mean and the "
+    "mean log-odds log(a / (1 − a)) are taken over the sets for each seed, and only where a "
+    "method was measured on all of them. In log-odds a gain near 100 % counts as much as "
+    "its like elsewhere; accuracies of 0 and 100 % are clipped to half an example, and have "
+    "none where the number of examples is not recorded."
+)
 
 
 class Table(NamedTuple):
@@ -35,29 +37,46 @@ def tables(sets: Sequence[Results]) -> list[Table]:
         for metric in SUMMARY:
             shared = [r for r in sets if r.part == part and r.has(metric)]
             if len(shared) > 1:
-                found.append(Table(f"{metric.title}, {part} parts of {len(shared)} sets",
-                                   ["method", *(r.data for r in shared), MEAN.heading,
-                                    LOG_ODDS.heading], _rows(shared, metric)))
+                found.append(
+                    Table(
+                        f"{metric.title}, {part} parts of {len(shared)} sets",
+                        ["method", *(r.data for r in shared), MEAN.heading, LOG_ODDS.heading],
+                        _rows(shared, metric),
+                    )
+                )
     return found
 
 
 def _rows(sets, metric):
     labels = list(dict.fromkeys(label for results in sets for label in results.methods))
     labels.sort(key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES))
-    by_set = [{label: row[1] for label, row in zip(results.methods, metric_rows(results, [metric]))}
-              for results in sets]
-    columns = [_column(labels, kind, {label: _over_sets(sets, label, metric, kind)
-                                      for label in labels}) for kind in (MEAN, LOG_ODDS)]
-    return [[NAMES.get(label, label),
-             *(cells.get(label, MISSING) for cells in by_set),
-             *(column[label] for column in columns)] for label in labels]
+    by_set = [
+        {label: row[1] for label, row in zip(results.methods, metric_rows(results, [metric]))}
+        for results in sets
+    ]
+    columns = [
+        _column(labels, kind, {label: _over_sets(sets, label, metric, kind) for label in labels})
+        for kind in (MEAN, LOG_ODDS)
+    ]
+    return [
+        [
+            NAMES.get(label, label),
+            *(cells.get(label, MISSING) for cells in by_set),
+            *(column[label] for column in columns),
+        ]
+        for label in labels
+    ]
 
 
 def _column(labels, kind, values):
     known = {label: v for label, v in values.items() if v}
     best = statistics.leader(known)
-    cells = {label: interval(kind, statistics.summary_of_any(list(values[label].values()))
-                             if values[label] else None) for label in labels}
+    cells = {
+        label: interval(
+            kind, statistics.summary_of_any(list(values[label].values())) if values[label] else None
+        )
+        for label in labels
+    }
     return {label: Best(cell) if label == best else cell for label, cell in cells.items()}
 
 
@@ -71,9 +90,12 @@ def _over_sets(sets, label, metric, kind) -> dict[int, float]:
         return {seed: float(np.mean([v[seed] for v in values])) for seed in seeds}
     examples = [_examples(results.methods[label].values()) for results in sets]
     try:
-        return {seed: mean_log_odds([v[seed] for v in values],
-                                    examples=examples if all(examples) else None)
-                for seed in seeds}
+        return {
+            seed: mean_log_odds(
+                [v[seed] for v in values], examples=examples if all(examples) else None
+            )
+            for seed in seeds
+        }
     except InputError:  # an accuracy of 0 or 100 % of who knows how many
         return {}
 

@@ -10,8 +10,12 @@ from jaxpt.report.markup import Markup
 from jaxpt.report.metrics import Metric
 from jaxpt.report.results import SUBJECT, Results
 
-METHOD_COLORS = {"cross_entropy": drawing.GREY, "sup_con": drawing.BLUE, "nca": drawing.GREEN,
-                 SUBJECT: drawing.VERMILLION}
+METHOD_COLORS = {
+    "cross_entropy": drawing.GREY,
+    "sup_con": drawing.BLUE,
+    "nca": drawing.GREEN,
+    SUBJECT: drawing.VERMILLION,
+}
 OTHER_COLORS = (drawing.PINK, drawing.SKY, drawing.ORANGE, "#000000")
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X"
 
@@ -49,12 +53,25 @@ def measurement(axis, results: Results, metric: Metric) -> None:
         shade = color(results, label)
         if not metric.percent:
             axis.bar(x, summary.mean, 0.7, color=shade, alpha=0.35)
-        axis.errorbar(x, scale * summary.mean, scale * (summary.half_width or 0), color=shade,
-                      capsize=4 if summary.half_width else 0, lw=2, marker="D", markersize=5)
+        axis.errorbar(
+            x,
+            scale * summary.mean,
+            scale * (summary.half_width or 0),
+            color=shade,
+            capsize=4 if summary.half_width else 0,
+            lw=2,
+            marker="D",
+            markersize=5,
+        )
         axis.scatter([x + 0.25] * len(values), values, s=10, color=shade, alpha=0.7, lw=0)
     axis.set_title(f"{metric.title}, %" if metric.percent else metric.title)
-    axis.set_xticks(range(len(results.methods)), [short(results.name(m)) for m in results.methods],
-                    rotation=40, ha="right", rotation_mode="anchor")
+    axis.set_xticks(
+        range(len(results.methods)),
+        [short(results.name(m)) for m in results.methods],
+        rotation=40,
+        ha="right",
+        rotation_mode="anchor",
+    )
     axis.set_xlim(-0.6, len(results.methods) - 0.4)
     axis.yaxis.set_major_locator(MaxNLocator(5))
     axis.grid(axis="y", lw=0.5, alpha=0.4)
@@ -69,8 +86,17 @@ def _mark_zoom(axis):
     """Two slashes through the foot of the y axis, and where it starts."""
     low = math.floor(axis.get_ylim()[0])
     axis.set_ylim(bottom=low)
-    axis.plot([0, 0], [0.02, 0.05], transform=axis.transAxes, ls="", clip_on=False, color="black",
-              marker=[(-1, -0.5), (1, 0.5)], markersize=9, mew=1)
+    axis.plot(
+        [0, 0],
+        [0.02, 0.05],
+        transform=axis.transAxes,
+        ls="",
+        clip_on=False,
+        color="black",
+        marker=[(-1, -0.5), (1, 0.5)],
+        markersize=9,
+        mew=1,
+    )
     axis.set_xlabel(f"zoomed: from {low} %", fontsize=8, color=drawing.GREY, loc="left")
 
 
@@ -94,8 +120,10 @@ def curves(results: Results) -> list[Markup]:
 
 def histories(results: Results) -> dict[str, list[dict]]:
     """By label, the history of the first run that kept one."""
-    found = {label: next((run["history"] for run in by_seed.values() if run["history"]), None)
-             for label, by_seed in results.methods.items()}
+    found = {
+        label: next((run["history"] for run in by_seed.values() if run["history"]), None)
+        for label, by_seed in results.methods.items()
+    }
     return {label: history for label, history in found.items() if history}
 
 
@@ -114,8 +142,15 @@ def monitors(axis, results: Results, found) -> None:
     for label, history in found.items():
         steps, accuracies = _series(history, "knn")
         line, marker = line_and_marker(results, label)
-        axis.plot(steps, [100 * a for a in accuracies], line, color=color(results, label),
-                  marker=marker, markersize=3.5, label=short(results.name(label)))
+        axis.plot(
+            steps,
+            [100 * a for a in accuracies],
+            line,
+            color=color(results, label),
+            marker=marker,
+            markersize=3.5,
+            label=short(results.name(label)),
+        )
     axis.set_title("coarse kNN monitor, %")
     axis.grid(axis="y", lw=0.5, alpha=0.4)
     axis.legend(frameon=False)

@@ -10,11 +10,27 @@ from jaxpt.report.metrics import HEADLINE, Metric
 from jaxpt.report.runs import canonical, merge
 
 # Methods for humans, in the order of tables and figures.
-NAMES = {"cross_entropy": "cross-entropy", "sup_con": "SupCon", "nca": "NCA", "look": "LOOK",
-         "sup_moco": "SupMoCo", "exemplar": "Exemplar", "spread": "spread", "mask_con": "MaskCon",
-         "grafit": "Grafit", "t_rex": "t-ReX", "moco_v2": "MoCo v2", "moco_v3": "MoCo v3",
-         "simclr": "SimCLR", "byol": "BYOL", "simsiam": "SimSiam", "barlow_twins": "Barlow Twins",
-         "vicreg": "VICReg", "dino": "DINO", "nn_clr": "NNCLR"}
+NAMES = {
+    "cross_entropy": "cross-entropy",
+    "sup_con": "SupCon",
+    "nca": "NCA",
+    "look": "LOOK",
+    "sup_moco": "SupMoCo",
+    "exemplar": "Exemplar",
+    "spread": "spread",
+    "mask_con": "MaskCon",
+    "grafit": "Grafit",
+    "t_rex": "t-ReX",
+    "moco_v2": "MoCo v2",
+    "moco_v3": "MoCo v3",
+    "simclr": "SimCLR",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "barlow_twins": "Barlow Twins",
+    "vicreg": "VICReg",
+    "dino": "DINO",
+    "nn_clr": "NNCLR",
+}
 DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"
@@ -46,8 +62,11 @@ class Results(NamedTuple):
 
     def values(self, label: str, metric: str) -> dict[int, float]:
         """A method's values by seed, of the runs that have it."""
-        return {seed: run["values"][metric] for seed, run in self.methods[label].items()
-                if metric in run["values"]}
+        return {
+            seed: run["values"][metric]
+            for seed, run in self.methods[label].items()
+            if metric in run["values"]
+        }
 
     def has(self, metric: Metric) -> bool:
         """Whether any method was measured so."""
@@ -95,9 +114,14 @@ class Results(NamedTuple):
             return {}
         mine = self.values(SUBJECT, metric)
         peers = {peer: self.values(peer, metric) for peer in self.peers}
-        return statistics.against(mine, {
-            peer: values for peer, values in peers.items()
-            if len(mine.keys() & values.keys()) >= statistics.MIN_SEEDS})
+        return statistics.against(
+            mine,
+            {
+                peer: values
+                for peer, values in peers.items()
+                if len(mine.keys() & values.keys()) >= statistics.MIN_SEEDS
+            },
+        )
 
     def best(self, metric: Metric) -> str | None:
         """The label that is significantly above all others, where there is one."""
@@ -125,8 +149,11 @@ def collect(records: Sequence[dict[str, Any]]) -> Results:
     found = collect_sets(records)
     for field in "data", "part":
         names = {getattr(results, field) for results in found}
-        require(len(names) == 1, f"one table holds one {field}, but the records have "
-                f"{len(names)}: {'; '.join(sorted(names))}.")
+        require(
+            len(names) == 1,
+            f"one table holds one {field}, but the records have "
+            f"{len(names)}: {'; '.join(sorted(names))}.",
+        )
     return found[0]
 
 
@@ -153,9 +180,12 @@ def protocol_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for run in runs:
         for name, constants in run["protocol"].items():
             known = protocol.setdefault(name, constants)
-            require(canonical(known) == canonical(constants), f"{run['data']} ({run['part']}): one "
-                    f"table holds one protocol, but {name!r} was measured with "
-                    f"{canonical(known)} and with {canonical(constants)}.")
+            require(
+                canonical(known) == canonical(constants),
+                f"{run['data']} ({run['part']}): one "
+                f"table holds one protocol, but {name!r} was measured with "
+                f"{canonical(known)} and with {canonical(constants)}.",
+            )
     return protocol
 
 
@@ -167,10 +197,17 @@ def _collect(runs) -> Results:
     for label in labels:
         mine = [run for run in runs if run["label"] == label]
         largest = max((run["limit"] for run in mine), key=lambda limit: limit or float("inf"))
-        methods[label] = {run["seed"]: run for run in sorted(mine, key=lambda run: run["seed"])
-                          if run["limit"] == largest}
-    return Results(DATA_NAMES.get(runs[0]["data"], runs[0]["data"]), runs[0]["part"], methods,
-                   runs if len(sizes) > 1 else [])
+        methods[label] = {
+            run["seed"]: run
+            for run in sorted(mine, key=lambda run: run["seed"])
+            if run["limit"] == largest
+        }
+    return Results(
+        DATA_NAMES.get(runs[0]["data"], runs[0]["data"]),
+        runs[0]["part"],
+        methods,
+        runs if len(sizes) > 1 else [],
+    )
 
 
 def sentence(results: Results) -> str:
@@ -185,14 +222,22 @@ def sentence(results: Results) -> str:
             clauses.setdefault(_clause(results, words), []).append(metric.title)
     if not clauses:
         return f"{where}: no verdict, which takes two seeds or more of {NAMES[SUBJECT]} and a peer."
-    return f"{where}: " + "; ".join(
-        f"in {join(titles)}, {NAMES[SUBJECT]} {clause}" for clause, titles in clauses.items()) + "."
+    return (
+        f"{where}: "
+        + "; ".join(
+            f"in {join(titles)}, {NAMES[SUBJECT]} {clause}" for clause, titles in clauses.items()
+        )
+        + "."
+    )
 
 
 def _clause(results, words):
     parts = []
-    for word, phrase in ((statistics.ABOVE, "is above"), (statistics.BELOW, "is below"),
-                         (statistics.TIE, "ties with")):
+    for word, phrase in (
+        (statistics.ABOVE, "is above"),
+        (statistics.BELOW, "is below"),
+        (statistics.TIE, "ties with"),
+    ):
         peers = [results.name(peer) for peer in words if words[peer] == word]
         if peers:
             parts.append(f"{phrase} {join(peers)}")

@@ -33,8 +33,13 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     require(bool(records), "there are no records to report.")
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
-        identity = (record["data"], record["part"], record["label"], pretrain_limit(record),
-                    record["seed"])
+        identity = (
+            record["data"],
+            record["part"],
+            record["label"],
+            pretrain_limit(record),
+            record["seed"],
+        )
         groups.setdefault(identity, []).append(record)
     return [_unite(group) for group in groups.values()]
 
@@ -52,18 +57,31 @@ def canonical(value) -> str:
 def _unite(group):
     tuned = [record for record in group if FINETUNE_SEED in record]
     seeds = [record[FINETUNE_SEED] for record in tuned]
-    require(len(set(seeds)) == len(seeds), f"{_name(group[0])} has two records of one fine-tuning "
-            "seed: keep one.")
+    require(
+        len(set(seeds)) == len(seeds),
+        f"{_name(group[0])} has two records of one fine-tuning seed: keep one.",
+    )
     values, protocol, details = {}, {}, {}
     for record in [r for r in group if FINETUNE_SEED not in r] + _mean(tuned):
         _add(values, _numbers(record), group[0])
         _add(protocol, record["protocol"], group[0])
         if record.get("details"):
             details.setdefault(record["evaluator"], []).append(record["details"])
-    first = {field: next((r[field] for r in group if r.get(field)), None)
-             for field in ("config", "history")}
-    return group[0] | first | {"values": values, "protocol": protocol, "details": details,
-                               "sources": group, "limit": pretrain_limit(group[0])}
+    first = {
+        field: next((r[field] for r in group if r.get(field)), None)
+        for field in ("config", "history")
+    }
+    return (
+        group[0]
+        | first
+        | {
+            "values": values,
+            "protocol": protocol,
+            "details": details,
+            "sources": group,
+            "limit": pretrain_limit(group[0]),
+        }
+    )
 
 
 def _mean(tuned):
@@ -80,21 +98,27 @@ def _mean(tuned):
 
 def _numbers(record):
     for name, value in record["values"].items():
-        require(isinstance(value, (int, float)) and math.isfinite(value),
-                f"{_name(record)} has {value!r} for {name!r}: a value is a finite number.")
+        require(
+            isinstance(value, (int, float)) and math.isfinite(value),
+            f"{_name(record)} has {value!r} for {name!r}: a value is a finite number.",
+        )
     if record.get("evaluator") != "cka":
         return record["values"]
     # One network may be compared with several.
-    return {f"{name}{WITH}{record['details']['other_label']}": value
-            for name, value in record["values"].items()}
+    return {
+        f"{name}{WITH}{record['details']['other_label']}": value
+        for name, value in record["values"].items()
+    }
 
 
 def _add(whole, part, record):
     for name, value in part.items():
-        require(name not in whole or canonical(whole[name]) == canonical(value),
-                f"{_name(record)} has two records of one seed that differ in {name!r} (other "
-                "configs, checkpoints or constants): keep one, or give each setting a label of "
-                "its own.")
+        require(
+            name not in whole or canonical(whole[name]) == canonical(value),
+            f"{_name(record)} has two records of one seed that differ in {name!r} (other "
+            "configs, checkpoints or constants): keep one, or give each setting a label of "
+            "its own.",
+        )
         whole[name] = value
 
 

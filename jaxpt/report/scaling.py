@@ -17,8 +17,10 @@ from jaxpt.report.tables import MISSING, rich_table
 
 # With c three numbers are fitted, and one size is held out: fewer would be met exactly.
 OFFSET_SIZES, SIZES = 5, 4
-CAPTION = (f"E(n) is fitted to all sizes but the largest, and needs {SIZES} sizes or more; in "
-           "brackets its 95 % bootstrap interval over seeds.")
+CAPTION = (
+    f"E(n) is fitted to all sizes but the largest, and needs {SIZES} sizes or more; in "
+    "brackets its 95 % bootstrap interval over seeds."
+)
 
 
 class Curve(NamedTuple):
@@ -42,8 +44,10 @@ class Curve(NamedTuple):
 
 def curves(results: Results, metric: Metric) -> dict[str, Curve]:
     """By label, where a scaling study measured the metric at two sizes or more."""
-    return {label: Curve(sizes, errors, _fit(sizes, errors))
-            for label, (sizes, errors) in _errors(results, metric).items()}
+    return {
+        label: Curve(sizes, errors, _fit(sizes, errors))
+        for label, (sizes, errors) in _errors(results, metric).items()
+    }
 
 
 def _errors(results, metric):
@@ -82,8 +86,9 @@ def plots(results: Results) -> list[Markup]:
     for metric in metrics(results):
         with panel(3.1, 3.1) as figure:
             draw(figure.subplots(), results, metric)
-            panels.append(to_svg(figure, f"error in {metric.title} against the number of "
-                                 "pre-training images"))
+            panels.append(
+                to_svg(figure, f"error in {metric.title} against the number of pre-training images")
+            )
     return panels
 
 
@@ -98,8 +103,15 @@ def draw(axis, results: Results, metric: Metric) -> None:
 
 
 def headings() -> list[str]:
-    return ["measurement", "method", "E(n)", "b", "largest n, held out", "predicted error %",
-            "measured error %"]
+    return [
+        "measurement",
+        "method",
+        "E(n)",
+        "b",
+        "largest n, held out",
+        "predicted error %",
+        "measured error %",
+    ]
 
 
 def terminal(results: Results) -> Table:
@@ -116,21 +128,36 @@ def rows(results: Results) -> list[list[str]]:
         for label, curve in curves(results, metric).items():
             law = curve.law
             if law is None:
-                table.append([metric.title, results.name(label), *[MISSING] * 4,
-                              f"{100 * curve.errors[-1].mean():.1f}"])
+                table.append(
+                    [
+                        metric.title,
+                        results.name(label),
+                        *[MISSING] * 4,
+                        f"{100 * curve.errors[-1].mean():.1f}",
+                    ]
+                )
                 continue
             offset = f" + {law.c:.3g}" if curve.offset else ""
-            table.append([
-                metric.title, results.name(label), f"{law.a:.3g}·n^−{law.b:.3g}{offset}",
-                f"{law.b:.3f}{_between(law.b_interval, 1, 3)}", f"{law.held_out:,.0f}",
-                f"{100 * law.predicted:.1f}{_between(law.predicted_interval, 100, 1)}",
-                f"{100 * law.measured:.1f}"])
+            table.append(
+                [
+                    metric.title,
+                    results.name(label),
+                    f"{law.a:.3g}·n^−{law.b:.3g}{offset}",
+                    f"{law.b:.3f}{_between(law.b_interval, 1, 3)}",
+                    f"{law.held_out:,.0f}",
+                    f"{100 * law.predicted:.1f}{_between(law.predicted_interval, 100, 1)}",
+                    f"{100 * law.measured:.1f}",
+                ]
+            )
     return table
 
 
 def _between(interval, scale, digits):
-    return "" if interval is None else (
-        f" [{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}]")
+    return (
+        ""
+        if interval is None
+        else (f" [{scale * interval[0]:.{digits}f}, {scale * interval[1]:.{digits}f}]")
+    )
 
 
 def _draw(axis, results, label, curve, beside):
@@ -138,8 +165,14 @@ def _draw(axis, results, label, curve, beside):
     shade, (line, marker) = color(results, label), line_and_marker(results, label)
     means = 100 * curve.errors.mean(axis=1)
     x = curve.sizes * beside  # methods a little beside one another, so that none hides another
-    axis.scatter(np.repeat(x, curve.errors.shape[1]), 100 * curve.errors.ravel(), s=6, color=shade,
-                 alpha=0.5, lw=0)
+    axis.scatter(
+        np.repeat(x, curve.errors.shape[1]),
+        100 * curve.errors.ravel(),
+        s=6,
+        color=shade,
+        alpha=0.5,
+        lw=0,
+    )
     axis.plot(x[:-1], means[:-1], ls="", marker=marker, ms=5, color=shade)
     axis.plot(x[-1:], means[-1:], ls="", marker=marker, ms=8, mfc="none", mew=1.6, color=shade)
     if curve.law is not None:

@@ -12,21 +12,52 @@ LISTED = 10  # a longer list of constants is told by its ends
 EVALUATOR = "evaluator"  # the field of a record that holds what one evaluator measured
 
 # Fields that do not bear on what is learnt, or are told elsewhere.
-ASIDE = ("seed", "method", "log_every", "knn_every", "knn_k", "checkpoint_every",
-         "keep_checkpoints", "mapping", "devices", "data.train_on")
+ASIDE = (
+    "seed",
+    "method",
+    "log_every",
+    "knn_every",
+    "knn_k",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "mapping",
+    "devices",
+    "data.train_on",
+)
 # Fields, or the beginnings of their names, that only some methods read.
 _KEYED = ("look", "nca")
-READ_BY = {"k": ("look",), "k_warmup": ("look",), "no_positive": ("look",), "own_view": ("look",),
-           "memory": _KEYED, "ema": _KEYED, "target_norm": _KEYED, "key_augment": _KEYED,
-           "temperature": (*_KEYED, "sup_con"), "model.projector": (*_KEYED, "sup_con"),
-           "label_smoothing": ("cross_entropy",)}
+READ_BY = {
+    "k": ("look",),
+    "k_warmup": ("look",),
+    "no_positive": ("look",),
+    "own_view": ("look",),
+    "memory": _KEYED,
+    "ema": _KEYED,
+    "target_norm": _KEYED,
+    "key_augment": _KEYED,
+    "temperature": (*_KEYED, "sup_con"),
+    "model.projector": (*_KEYED, "sup_con"),
+    "label_smoothing": ("cross_entropy",),
+}
 # Where methods differ in none of these, they are said to be treated alike.
-ALIKE = ("batch_size", "views", "duration", "data.", "augment.", "model.name", "model.norm",
-         "model.dtype", "model.options", "optimizer.name")
-LABEL_MAPS = {"halves": "two coarse classes (0–4 and 5–9)",
-              "parity": "two coarse classes (even and odd)",
-              "fashion5": "five coarse classes (tops, trouser, dress, shoes, bag)",
-              "fine": "the fine labels themselves"}
+ALIKE = (
+    "batch_size",
+    "views",
+    "duration",
+    "data.",
+    "augment.",
+    "model.name",
+    "model.norm",
+    "model.dtype",
+    "model.options",
+    "optimizer.name",
+)
+LABEL_MAPS = {
+    "halves": "two coarse classes (0–4 and 5–9)",
+    "parity": "two coarse classes (even and odd)",
+    "fashion5": "five coarse classes (tops, trouser, dress, shoes, bag)",
+    "fine": "the fine labels themselves",
+}
 
 
 def procedure(results: Results) -> list[str]:
@@ -38,9 +69,12 @@ def procedure(results: Results) -> list[str]:
         parts.append(_pretraining(results, here))
     else:
         sources = {_pretrained_on(c) for c in configs} | (
-            {"what the records do not say"} if len(configs) < len(results.runs) else set())
-        parts.append(f"The encoders were pre-trained on {join(sorted(sources))}. The frozen "
-                     "features of the backbone, without its head, are measured on this set.")
+            {"what the records do not say"} if len(configs) < len(results.runs) else set()
+        )
+        parts.append(
+            f"The encoders were pre-trained on {join(sorted(sources))}. The frozen "
+            "features of the backbone, without its head, are measured on this set."
+        )
     parts.append(_fitting(results, studied=len(here) == len(results.runs)))
     return parts
 
@@ -49,29 +83,46 @@ def _pretraining(results, configs):
     labels = join(sorted({_labels(config) for config in configs}))
     different = {row[0] for row in config_rows(results)[0]}
     fair = not any(field.startswith(ALIKE) for field in different)
-    alike = (", all with the same network, budget and augmentation of queries" if fair else
-             "; the settings below say in what they differ")
+    alike = (
+        ", all with the same network, budget and augmentation of queries"
+        if fair
+        else "; the settings below say in what they differ"
+    )
     fine = any(config["data"]["label_map"] == "fine" for config in configs)
-    seen = ("." if fine else
-            ": on the coarse labels seen in pre-training, and on fine labels it never saw.")
-    return (f"The methods pre-train on {labels}{alike}. Then the head is dropped and the frozen "
-            f"features of the backbone are measured{seen}")
+    seen = (
+        "."
+        if fine
+        else ": on the coarse labels seen in pre-training, and on fine labels it never saw."
+    )
+    return (
+        f"The methods pre-train on {labels}{alike}. Then the head is dropped and the frozen "
+        f"features of the backbone are measured{seen}"
+    )
 
 
 def _fitting(results, studied):
     # Only a study fixes what pre-training saw by the part that is measured.
-    studied = studied and not any(EVALUATOR in source for run in results.runs
-                                  for source in run["sources"])
+    studied = studied and not any(
+        EVALUATOR in source for run in results.runs for source in run["sources"]
+    )
     who = "Pre-training and evaluators use" if studied else "Evaluators fit on"
     limits = sorted({run["limit"] for run in results.sizes})
-    subset = ("" if not limits else " Of that, pre-training sees subsets of "
-              + join([f"{n:,}" if n else "all" for n in limits])
-              + " images, and the tables show the largest.")
+    subset = (
+        ""
+        if not limits
+        else " Of that, pre-training sees subsets of "
+        + join([f"{n:,}" if n else "all" for n in limits])
+        + " images, and the tables show the largest."
+    )
     if results.part == "test":
-        return (f"{who} the whole training part, of which the linear probe takes a fixed fifth to "
-                f"choose its L2 strength. Every number is of the test part.{subset}")
-    return (f"{who} four fifths of the training part. Every number is of the fixed last fifth, "
-            f"the validation part.{subset}")
+        return (
+            f"{who} the whole training part, of which the linear probe takes a fixed fifth to "
+            f"choose its L2 strength. Every number is of the test part.{subset}"
+        )
+    return (
+        f"{who} four fifths of the training part. Every number is of the fixed last fifth, "
+        f"the validation part.{subset}"
+    )
 
 
 def _labels(config) -> str:
@@ -98,30 +149,36 @@ def together(sets: Sequence[Results]) -> Results:
         for run in results.sizes or results.runs:
             runs = methods.setdefault(run["label"], {})
             runs[len(runs)] = run
-    labels = sorted(methods, key=lambda label: list(NAMES).index(label) if label in NAMES
-                    else len(NAMES))
+    labels = sorted(
+        methods, key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES)
+    )
     names = join(list(dict.fromkeys(results.data for results in sets)))
     return Results(names, sets[0].part, {label: methods[label] for label in labels})
 
 
 def protocol_rows(results: Results) -> list[tuple[str, str]]:
     """(measurement, its constants) of everything the protocol fixes."""
-    return [(name, "; ".join(f"{constant} = {_value(value)}" for constant, value
-                             in constants.items()))
-            for name, constants in protocol_of(results.runs).items()]
+    return [
+        (name, "; ".join(f"{constant} = {_value(value)}" for constant, value in constants.items()))
+        for name, constants in protocol_of(results.runs).items()
+    ]
 
 
 def tuning(results: Results) -> list[str]:
     """How the settings were chosen, as far as the records show it."""
     if all(run["config"] and _as_shipped(run) for run in results.runs):
-        return ["These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
-                "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
-                "every method, on a grid of learning rates and values of one knob (label "
-                "smoothing for cross-entropy, the temperature for SupCon and NCA, k for LOOK), by "
-                "the mean of the three fine-label accuracies on the validation part of the "
-                "training data. Nothing of the test part entered that choice."]
-    return ["These settings differ from those that come with jaxpt for this set, and records do "
-            "not say how settings were chosen."]
+        return [
+            "These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
+            "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
+            "every method, on a grid of learning rates and values of one knob (label "
+            "smoothing for cross-entropy, the temperature for SupCon and NCA, k for LOOK), by "
+            "the mean of the three fine-label accuracies on the validation part of the "
+            "training data. Nothing of the test part entered that choice."
+        ]
+    return [
+        "These settings differ from those that come with jaxpt for this set, and records do "
+        "not say how settings were chosen."
+    ]
 
 
 def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
@@ -156,7 +213,8 @@ def surroundings_rows(results: Results) -> list[tuple[str, str]]:
         ("date", _all(record["date"] for record in records)),
         ("source revision", _all(record["revision"] for record in records)),
         ("Python", _all(record["python"] for record in records)),
-        *((name, _all(versions)) for name, versions in packages.items())]
+        *((name, _all(versions)) for name, versions in packages.items()),
+    ]
 
 
 def _fields(label, by_seed) -> dict[str, str]:
@@ -164,8 +222,14 @@ def _fields(label, by_seed) -> dict[str, str]:
     fields: dict[str, list[str]] = {}
     for record in by_seed.values():
         for field, value in _flat(record["config"] or {}):
-            read_by = next((methods for name, methods in READ_BY.items()
-                            if field == name or field.startswith(name + ".")), None)
+            read_by = next(
+                (
+                    methods
+                    for name, methods in READ_BY.items()
+                    if field == name or field.startswith(name + ".")
+                ),
+                None,
+            )
             if field not in ASIDE and (read_by is None or record["method"] in read_by):
                 fields.setdefault(field, []).append(_value(value))
     return {field: _all(values) for field, values in fields.items()}

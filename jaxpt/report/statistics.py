@@ -51,8 +51,7 @@ def summary(values: Sequence[float]) -> Summary:
     values = _checked(values)
     n = len(values)
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
-    return Summary(float(values.mean()),
-                   float(quantile * values.std(ddof=1) / math.sqrt(n)), n)
+    return Summary(float(values.mean()), float(quantile * values.std(ddof=1) / math.sqrt(n)), n)
 
 
 def summary_of_any(values: Sequence[float]) -> Summary:
@@ -76,8 +75,11 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
       InputError: for fewer than two seeds in common, or a value that is not finite.
     """
     seeds = sorted(a.keys() & b.keys())
-    require(len(seeds) >= MIN_SEEDS, f"a paired comparison needs at least {MIN_SEEDS} seeds that "
-            f"both sides have, got {len(seeds)} in common.")
+    require(
+        len(seeds) >= MIN_SEEDS,
+        f"a paired comparison needs at least {MIN_SEEDS} seeds that "
+        f"both sides have, got {len(seeds)} in common.",
+    )
     left, right = np.array([a[s] for s in seeds]), np.array([b[s] for s in seeds])
     difference = summary(left - right)
     if difference.half_width > 1e-12 * max(1.0, np.abs(left).max(), np.abs(right).max()):
@@ -103,8 +105,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def against(one: Mapping[int, float], peers: Mapping[str, Mapping[int, float]]
-            ) -> dict[str, Verdict]:
+def against(
+    one: Mapping[int, float], peers: Mapping[str, Mapping[int, float]]
+) -> dict[str, Verdict]:
     """The verdict of ``one`` against each peer, adjusted over the peers.
 
     Args:
@@ -117,8 +120,9 @@ def against(one: Mapping[int, float], peers: Mapping[str, Mapping[int, float]]
     """
     comparisons = {name: compare(one, values) for name, values in peers.items()}
     adjusted = holm([c.p for c in comparisons.values()])
-    return {name: Verdict(c, p, _word(c.mean, p))
-            for (name, c), p in zip(comparisons.items(), adjusted)}
+    return {
+        name: Verdict(c, p, _word(c.mean, p)) for (name, c), p in zip(comparisons.items(), adjusted)
+    }
 
 
 def leader(values: Mapping[str, Mapping[int, float]]) -> str | None:
@@ -149,8 +153,11 @@ def _word(mean: float, p: float) -> str:
 
 def _checked(values: Sequence[float]) -> np.ndarray:
     values = np.asarray(values, np.float64)
-    require(values.size >= MIN_SEEDS, f"an interval over seeds needs at least {MIN_SEEDS} seeds, "
-            f"got {values.size}.")
-    require(bool(np.isfinite(values).all()), f"values over seeds must be finite, got "
-            f"{values.tolist()}.")
+    require(
+        values.size >= MIN_SEEDS,
+        f"an interval over seeds needs at least {MIN_SEEDS} seeds, got {values.size}.",
+    )
+    require(
+        bool(np.isfinite(values).all()), f"values over seeds must be finite, got {values.tolist()}."
+    )
     return values

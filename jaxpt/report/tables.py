@@ -14,15 +14,21 @@ from jaxpt.report.statistics import TIE, Verdict
 MISSING = "–"
 WIDEST = 6  # metrics side by side, in tables beside the main one
 SECONDS_TITLE = "time (s)"
-CAPTION = ("Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
-           "of one pre-training run, start-up included. R² is how far the coarse classes lie "
-           "apart, 1 where each has collapsed to a point: it is no score.")
-BEST_CAPTION = ("Bold: above each of the other methods in paired t-tests over seeds, Holm-adjusted "
-                "over them. Without bold, the best is not told apart by these seeds.")
+CAPTION = (
+    "Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
+    "of one pre-training run, start-up included. R² is how far the coarse classes lie "
+    "apart, 1 where each has collapsed to a point: it is no score."
+)
+BEST_CAPTION = (
+    "Bold: above each of the other methods in paired t-tests over seeds, Holm-adjusted "
+    "over them. Without bold, the best is not told apart by these seeds."
+)
 ONE_SEED = "A method with one seed has no interval and no verdict: its number is one draw."
-VERDICT_CAPTION = ("Paired t-test over seeds, Holm-adjusted over the peers within a metric: apart "
-                   "below 5 %, else a tie, which means not told apart by these seeds. Intervals "
-                   "are not adjusted.")
+VERDICT_CAPTION = (
+    "Paired t-test over seeds, Holm-adjusted over the peers within a metric: apart "
+    "below 5 %, else a tie, which means not told apart by these seeds. Intervals "
+    "are not adjusted."
+)
 
 
 class Best(str):
@@ -31,8 +37,11 @@ class Best(str):
 
 def headings(results: Results) -> list[str]:
     """Column headings of the main table, the method first."""
-    return ["method", *(m.heading for m in results.headline),
-            *[SECONDS_TITLE] * any(_seconds(results))]
+    return [
+        "method",
+        *(m.heading for m in results.headline),
+        *[SECONDS_TITLE] * any(_seconds(results)),
+    ]
 
 
 def rows(results: Results) -> list[list[str]]:
@@ -50,8 +59,12 @@ def metric_rows(results: Results, metrics: Sequence[Metric]) -> list[list[str]]:
     table = []
     for label in results.methods:
         cells = [interval(m, results.summary(label, m.key)) for m in metrics]
-        table.append([results.name(label), *(Best(cell) if best[m] == label else cell
-                                             for m, cell in zip(metrics, cells))])
+        table.append(
+            [
+                results.name(label),
+                *(Best(cell) if best[m] == label else cell for m, cell in zip(metrics, cells)),
+            ]
+        )
     return table
 
 
@@ -67,10 +80,19 @@ def group_table(results: Results, metrics: Sequence[Metric]) -> tuple[list[str],
 def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
     """A row a peer: its name, then (difference, verdict) of every metric; "–" without one."""
     by_metric = [(m, results.verdicts(m.key)) for m in results.headline]
-    return [[results.name(peer), *((interval(m, verdicts[peer].difference, sign=True),
-                                    verdicts[peer]) if peer in verdicts else MISSING
-                                   for m, verdicts in by_metric)]
-            for peer in results.peers if any(peer in verdicts for _, verdicts in by_metric)]
+    return [
+        [
+            results.name(peer),
+            *(
+                (interval(m, verdicts[peer].difference, sign=True), verdicts[peer])
+                if peer in verdicts
+                else MISSING
+                for m, verdicts in by_metric
+            ),
+        ]
+        for peer in results.peers
+        if any(peer in verdicts for _, verdicts in by_metric)
+    ]
 
 
 def verdict_headings(results: Results) -> list[str]:
@@ -92,14 +114,22 @@ def terminal(records: Sequence[dict[str, Any]]) -> Group:
     """
     results = collect(records)
     caption = " ".join([CAPTION, *notes(results)])
-    parts = [rich_table(f"{results.title}, {results.seeds}", headings(results), rows(results),
-                        caption), ""]
+    parts = [
+        rich_table(f"{results.title}, {results.seeds}", headings(results), rows(results), caption),
+        "",
+    ]
     compared = verdict_rows(results)
     if compared:
-        cells = [[cell if isinstance(cell, str) else f"{cell[0]}\n{cell[1].word}" for cell in row]
-                 for row in compared]
-        parts += [rich_table("Is LOOK apart from its peers?", verdict_headings(results), cells,
-                             VERDICT_CAPTION), ""]
+        cells = [
+            [cell if isinstance(cell, str) else f"{cell[0]}\n{cell[1].word}" for cell in row]
+            for row in compared
+        ]
+        parts += [
+            rich_table(
+                "Is LOOK apart from its peers?", verdict_headings(results), cells, VERDICT_CAPTION
+            ),
+            "",
+        ]
     return Group(*parts, escape(sentence(results)))
 
 
@@ -114,12 +144,19 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
 
 def markdown_of(results: Results) -> str:
     """Main table, verdicts and the sentence."""
-    parts = [markdown_table(headings(results), rows(results)),
-             " ".join([f"{plain(results.title)}, {results.seeds}. {CAPTION}", *notes(results)])]
+    parts = [
+        markdown_table(headings(results), rows(results)),
+        " ".join([f"{plain(results.title)}, {results.seeds}. {CAPTION}", *notes(results)]),
+    ]
     compared = verdict_rows(results)
     if compared:
-        cells = [[cell if isinstance(cell, str) else f"{cell[0]} {_strong(cell[1].word)}"
-                  for cell in row] for row in compared]
+        cells = [
+            [
+                cell if isinstance(cell, str) else f"{cell[0]} {_strong(cell[1].word)}"
+                for cell in row
+            ]
+            for row in compared
+        ]
         parts += [markdown_table(verdict_headings(results), cells), VERDICT_CAPTION]
     return "\n\n".join([*parts, plain(sentence(results))]) + "\n"
 
@@ -147,11 +184,19 @@ def _seconds(results):
     return [results.median_seconds(label) for label in results.methods]
 
 
-def rich_table(name: str, columns: Sequence[str], cells: Sequence[Sequence[str]],
-               caption: str) -> Table:
+def rich_table(
+    name: str, columns: Sequence[str], cells: Sequence[Sequence[str]], caption: str
+) -> Table:
     """A table for the terminal, whatever is written in its cells."""
-    table = Table(title=escape(name), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-                  show_edge=False, title_justify="left", caption_justify="left")
+    table = Table(
+        title=escape(name),
+        caption=caption,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        title_justify="left",
+        caption_justify="left",
+    )
     table.add_column(columns[0], overflow="fold", min_width=13)
     # Headings of several lines and "±0.6" rather than "± 0.6", so that it all fits into 80 columns.
     for column in columns[1:]:

@@ -28,15 +28,20 @@ def require_visible() -> None:
     try:
         found = jax.default_backend()
     except RuntimeError as error:
-        raise InputError(f"JAX cannot use JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} "
-                         f"({' '.join(str(error).split())[:200]}): install its package, end what "
-                         "else holds the device, or leave the variable out.") from error
+        raise InputError(
+            f"JAX cannot use JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')!r} "
+            f"({' '.join(str(error).split())[:200]}): install its package, end what "
+            "else holds the device, or leave the variable out."
+        ) from error
     if found != "cpu" or "cpu" in (jax.config.jax_platforms or ""):
         return
     for there, name, extra in ((has_tpu(), "a TPU", "tpu"), (has_gpu(), "an NVIDIA GPU", "cuda")):
-        require(not there, f"this machine has {name}, but JAX sees only the CPU: install "
-                f"'jaxpt[{extra}]', end what else holds the device, or ask for the CPU with "
-                "JAX_PLATFORMS=cpu.")
+        require(
+            not there,
+            f"this machine has {name}, but JAX sees only the CPU: install "
+            f"'jaxpt[{extra}]', end what else holds the device, or ask for the CPU with "
+            "JAX_PLATFORMS=cpu.",
+        )
 
 
 def has_tpu() -> bool:
@@ -45,8 +50,11 @@ def has_tpu() -> bool:
     def number(device, name):
         return (device / name).read_text().strip()
 
-    return any(number(device, "vendor") == GOOGLE and number(device, "device") in TPUS
-               for device in pathlib.Path(PCI).glob("*") if (device / "vendor").exists())
+    return any(
+        number(device, "vendor") == GOOGLE and number(device, "device") in TPUS
+        for device in pathlib.Path(PCI).glob("*")
+        if (device / "vendor").exists()
+    )
 
 
 def has_gpu() -> bool:

@@ -23,8 +23,11 @@ def most_steps(asked: int, *, resident: bool) -> int:
       InputError: for a negative or very large number, or several steps of a streamed set.
     """
     require(0 <= asked <= MOST, f"steps_per_call must be 0 (automatic) to {MOST}, got {asked}.")
-    require(resident or asked <= 1, f"steps_per_call is {asked}, but the set is streamed: set "
-            "steps_per_call to 1, or data.resident to yes.")
+    require(
+        resident or asked <= 1,
+        f"steps_per_call is {asked}, but the set is streamed: set "
+        "steps_per_call to 1, or data.resident to yes.",
+    )
     return asked or (AUTOMATIC if resident and jax.default_backend() != "cpu" else 1)
 
 

@@ -42,8 +42,15 @@ class Checkpointer:
       longest_save: seconds that the slowest save took until it was whole.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, keep: int, about: dict[str, Any],
-                 best: bool = False, stop_on_failure: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        keep: int,
+        about: dict[str, Any],
+        best: bool = False,
+        stop_on_failure: bool = True,
+    ):
         """Opens the folder, made where it is missing.
 
         Args:
@@ -83,8 +90,9 @@ class Checkpointer:
         """What the checkpoint of a step was saved with."""
         return self._scores.get(step)
 
-    def save(self, step: int, state: Any, *, score: float | None = None,
-             final: bool = False) -> None:
+    def save(
+        self, step: int, state: Any, *, score: float | None = None, final: bool = False
+    ) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
         Args:
@@ -104,8 +112,7 @@ class Checkpointer:
             except Exception as error:  # orbax and tensorstore raise all kinds
                 self._failure = step, error
             else:
-                self._finishing = threading.Thread(target=self._complete,
-                                                   args=(step, score, began))
+                self._finishing = threading.Thread(target=self._complete, args=(step, score, began))
                 self._finishing.start()
         if final or self._failure:
             self._finish(final)
@@ -136,8 +143,7 @@ class Checkpointer:
         try:
             self._saver.wait_until_finished()
             if jax.process_index() == 0:
-                manifest.write(self._root / str(step),
-                               self._about | {"step": step, "score": score})
+                manifest.write(self._root / str(step), self._about | {"step": step, "score": score})
         except Exception as error:  # told in the thread of the run
             self._failure = step, error
             return
@@ -152,7 +158,7 @@ class Checkpointer:
 
     def _superfluous(self) -> list[int]:
         steps = sorted(self._scores)
-        stay = set(steps[-self._keep:])
+        stay = set(steps[-self._keep :])
         if self._best:
             scored = [(self._scores[s], s) for s in steps if self._scores[s] is not None]
             stay |= {step for _, step in sorted(scored)[-1:]}
@@ -168,13 +174,18 @@ class Checkpointer:
         (step, error), self._failure = self._failure, None
         self._start_anew(without=step)
         whole = self.latest_step()
-        text = (f"the checkpoint of step {step} could not be written under "
-                f"{os.fspath(self._root)!r} ({_reason(error)}); the newest whole one is "
-                f"{'none' if whole is None else f'of step {whole}'}")
+        text = (
+            f"the checkpoint of step {step} could not be written under "
+            f"{os.fspath(self._root)!r} ({_reason(error)}); the newest whole one is "
+            f"{'none' if whole is None else f'of step {whole}'}"
+        )
         if self._stop_on_failure or final:
             raise RunError(f"{text}: make room, then start the same command again.") from error
-        print(f"jaxpt: {text}. The run goes on and saves again next time.", file=sys.stderr,
-              flush=True)
+        print(
+            f"jaxpt: {text}. The run goes on and saves again next time.",
+            file=sys.stderr,
+            flush=True,
+        )
 
     def _start_anew(self, *, without: int) -> None:
         """A new saver, and nothing of what the failed save left lying."""
@@ -195,8 +206,9 @@ def newest(workdir: str | os.PathLike) -> int | None:
       InputError: where it is of another format.
     """
     root = absolute(workdir) / FOLDER
-    return next((step for step in reversed(_steps(root))
-                 if not manifest.fault(root / str(step))), None)
+    return next(
+        (step for step in reversed(_steps(root)) if not manifest.fault(root / str(step))), None
+    )
 
 
 def about(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
@@ -215,9 +227,11 @@ def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
         there = _shapes(checkpointer.metadata(folder).item_metadata.tree)
         here = _shapes(like)
         for name in sorted(there.keys() | here.keys()):
-            require(there.get(name) == here.get(name),
-                    f"the checkpoint of step {step} does not fit the config: {name} is "
-                    f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here.")
+            require(
+                there.get(name) == here.get(name),
+                f"the checkpoint of step {step} does not fit the config: {name} is "
+                f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here.",
+            )
         return checkpointer.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
 
 
@@ -236,8 +250,10 @@ def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
 
 def _shapes(tree: Any) -> dict[str, str]:
     """Name of each array → its type and shape, such as "float32[3, 4]"."""
-    return {jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{[*x.shape]}"
-            for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{[*x.shape]}"
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _folder(workdir, step: int) -> epath.Path:
@@ -255,11 +271,16 @@ def _tidy(root: epath.Path) -> None:
             break
         moved.append((step, fault, _set_aside(root, step)))
     sound = _steps(root)[-1:]
-    instead = (f"that of step {sound[0]} is taken" if sound
-               else "the run begins anew, as none is left")
+    instead = (
+        f"that of step {sound[0]} is taken" if sound else "the run begins anew, as none is left"
+    )
     for step, fault, aside in moved:
-        print(f"jaxpt: the checkpoint of step {step} is damaged: {fault}; it was moved to "
-              f"{os.fspath(aside)!r}, and {instead}.", file=sys.stderr, flush=True)
+        print(
+            f"jaxpt: the checkpoint of step {step} is damaged: {fault}; it was moved to "
+            f"{os.fspath(aside)!r}, and {instead}.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _set_aside(root: epath.Path, step: int) -> epath.Path:
@@ -301,8 +322,10 @@ def _without_orbax(hook):
 
     def quiet(args):
         thread = getattr(args, "thread", None)
-        if not (type(thread).__module__.startswith("orbax.")
-                or "Event loop is closed" in str(args.exc_value)):
+        if not (
+            type(thread).__module__.startswith("orbax.")
+            or "Event loop is closed" in str(args.exc_value)
+        ):
             hook(args)
 
     return quiet

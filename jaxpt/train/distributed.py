@@ -21,8 +21,7 @@ from typing import NamedTuple
 from jaxpt.errors import InputError, RunError, require
 
 # JAX knows the first of these itself.
-COORDINATOR, PROCESSES, PROCESS = (
-    "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+COORDINATOR, PROCESSES, PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # Seconds. JAX's own heartbeat is for a process whose Python is stuck: it ends others less clearly.
 BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 25, 45, 60
 ENDED, ALIVE = "jaxpt/ended", "jaxpt/alive/"  # keys in the coordination service
@@ -47,8 +46,9 @@ class Place(NamedTuple):
     source: str = ""
 
 
-def find_place(coordinator: str | None = None, processes: int | None = None,
-               process: int | None = None) -> Place:
+def find_place(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+) -> Place:
     """Where this process stands: by the arguments, else the environment, else the cluster.
 
     Args:
@@ -65,28 +65,33 @@ def find_place(coordinator: str | None = None, processes: int | None = None,
     if given == (None, None, None):
         return _of_cluster()
     missing = [name for name, value in zip(names, given) if value is None]
-    require(not missing, f"{', '.join(names)} belong together: {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} missing.")
+    require(
+        not missing,
+        f"{', '.join(names)} belong together: {' and '.join(missing)} "
+        f"{'is' if len(missing) == 1 else 'are'} missing.",
+    )
     address, processes, process = given[0], *(_whole(*pair) for pair in zip(names[1:], given[1:]))
     host, _, port = address.rpartition(":")
     require(bool(host) and port.isdigit(), f"{names[0]} must be HOST:PORT, got {address!r}.")
     require(processes >= 1, f"{names[1]} must be at least 1, got {processes}.")
-    require(0 <= process < processes,
-            f"{names[2]} must lie in 0 … {processes - 1}, got {process}.")
+    require(0 <= process < processes, f"{names[2]} must lie in 0 … {processes - 1}, got {process}.")
     return Place(processes, process, address, source)
 
 
 def require_alone(command: str) -> None:
     """Raises InputError where a command that runs as one process is one of several."""
     place = find_place()
-    require(place.processes == 1,
-            f"jaxpt {command} runs as one process, but {place.source} starts {place.processes}: "
-            "start it once (srun --ntasks=1; on a TPU pod slice, on a machine with one host).")
+    require(
+        place.processes == 1,
+        f"jaxpt {command} runs as one process, but {place.source} starts {place.processes}: "
+        "start it once (srun --ntasks=1; on a TPU pod slice, on a machine with one host).",
+    )
 
 
 @contextlib.contextmanager
-def joined(coordinator: str | None = None, processes: int | None = None,
-           process: int | None = None):
+def joined(
+    coordinator: str | None = None, processes: int | None = None, process: int | None = None
+):
     """Within it this process belongs to those that ``find_place`` tells; alone, nothing happens.
 
     Call before anything asks JAX for devices. After a process of several has left it by an
@@ -169,14 +174,19 @@ def _connect(place: Place) -> None:
         found["local_device_ids"] = list(range(count))
     try:
         jax.distributed.initialize(
-            place.coordinator, None if place.source == "a TPU pod slice" else place.processes,
-            place.process, heartbeat_timeout_seconds=HEARTBEAT,
-            shutdown_timeout_seconds=SHUTDOWN, **found)
+            place.coordinator,
+            None if place.source == "a TPU pod slice" else place.processes,
+            place.process,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=SHUTDOWN,
+            **found,
+        )
     except RuntimeError as error:
         raise InputError(
             f"the {place.processes} processes that {place.source} names did not find each other "
             f"({str(error).splitlines()[0]}): look whether all were started and can reach "
-            f"{place.coordinator or 'the first one'}.") from error
+            f"{place.coordinator or 'the first one'}."
+        ) from error
 
 
 class _Watch:
@@ -242,9 +252,11 @@ class _Watch:
                 self._client.key_value_set(ENDED, f"{i} it {why}")
 
     def _sentence(self, i: int, what: str) -> str:
-        return (f"process {i} of {self._all} {what}. This one, {self._me}, stops too; start the "
-                "same command again, with fewer processes if need be: it goes on from the newest "
-                "checkpoint")
+        return (
+            f"process {i} of {self._all} {what}. This one, {self._me}, stops too; start the "
+            "same command again, with fewer processes if need be: it goes on from the newest "
+            "checkpoint"
+        )
 
     def _end(self) -> None:
         """Leaves it to the main thread where that waits; else it may be stuck in a collective."""
@@ -269,8 +281,19 @@ class _Watch:
 def _of_collective(error: Exception) -> bool:
     """Whether a collective failed, which it does where a process is gone."""
     text = str(error).lower()
-    return any(word in text for word in ("gloo", "nccl", "collective", "coordination", "barrier",
-                                         "connection", "unavailable", "deadline"))
+    return any(
+        word in text
+        for word in (
+            "gloo",
+            "nccl",
+            "collective",
+            "coordination",
+            "barrier",
+            "connection",
+            "unavailable",
+            "deadline",
+        )
+    )
 
 
 def _whole(name: str, value) -> int:
@@ -283,14 +306,18 @@ def _whole(name: str, value) -> int:
 def _of_cluster() -> Place:
     """What SLURM, Open MPI or the metadata of a TPU pod slice say; JAX finds the rest itself."""
     environment = os.environ
-    if all(name in environment for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST",
-                                            "SLURM_PROCID", "SLURM_LOCALID")):
+    if all(
+        name in environment
+        for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
+    ):
         # Of the step: an interactive shell in an allocation of many tasks is one task.
         tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
         return Place(_whole("SLURM_STEP_NUM_TASKS", tasks), source="SLURM")
     if "OMPI_MCA_orte_hnp_uri" in environment:
-        return Place(_whole("OMPI_COMM_WORLD_SIZE", environment.get("OMPI_COMM_WORLD_SIZE", "1")),
-                     source="Open MPI")
+        return Place(
+            _whole("OMPI_COMM_WORLD_SIZE", environment.get("OMPI_COMM_WORLD_SIZE", "1")),
+            source="Open MPI",
+        )
     return Place(_pod_hosts(), source="a TPU pod slice")
 
 
@@ -305,8 +332,12 @@ def _pod_hosts() -> int:
     wanted = "tpu" in os.environ.get("JAX_PLATFORMS", "tpu")
     if not (has_tpu and wanted and importlib.util.find_spec("libtpu")):
         return 1
-    hosts = (os.environ.get("TPU_PROCESS_ADDRESSES") or os.environ.get("TPU_WORKER_HOSTNAMES")
-             or _metadata("worker-network-endpoints") or "this one")
+    hosts = (
+        os.environ.get("TPU_PROCESS_ADDRESSES")
+        or os.environ.get("TPU_WORKER_HOSTNAMES")
+        or _metadata("worker-network-endpoints")
+        or "this one"
+    )
     return len(hosts.split(",")) * int(os.environ.get("MEGASCALE_NUM_SLICES") or 1)
 
 

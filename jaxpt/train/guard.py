@@ -25,8 +25,10 @@ def guarded(step: Callable, *, max_skipped: int) -> Callable:
         new, metrics = step(state, batch)
         sound = _finite((new, metrics["loss"])) & (state.skipped <= max_skipped)
         one_too_many = state.skipped >= max_skipped
-        kept = state.replace(step=state.step + jnp.where(one_too_many, 0, 1),
-                             skipped=jnp.minimum(state.skipped + 1, max_skipped + 1))
+        kept = state.replace(
+            step=state.step + jnp.where(one_too_many, 0, 1),
+            skipped=jnp.minimum(state.skipped + 1, max_skipped + 1),
+        )
         state = jax.tree.map(lambda a, b: jnp.where(sound, a, b), new, kept)
         return state, metrics | {"skipped": state.skipped.astype(jnp.float32)}
 

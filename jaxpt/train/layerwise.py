@@ -28,10 +28,16 @@ def depths(params) -> Any:
     deepest = max(n for n in numbers.values() if n is not None)
     numbers = {name: deepest if n is None else n for name, n in numbers.items()}
     return {
-        "backbone": {name: jax.tree.map(lambda _: numbers[name], part)
-                     for name, part in params["backbone"].items()},
-        **{name: jax.tree.map(lambda _: deepest + 1, part)
-           for name, part in params.items() if name != "backbone"}}
+        "backbone": {
+            name: jax.tree.map(lambda _: numbers[name], part)
+            for name, part in params["backbone"].items()
+        },
+        **{
+            name: jax.tree.map(lambda _: deepest + 1, part)
+            for name, part in params.items()
+            if name != "backbone"
+        },
+    }
 
 
 def parts_of(params) -> int:
@@ -50,10 +56,14 @@ def rates(params, *, decay: float, frozen: int) -> Any:
     """
     require(0 < decay <= 1, f"layer_decay must be above 0 and at most 1, got {decay}.")
     parts = parts_of(params)
-    require(0 <= frozen <= parts, f"freeze must lie between 0 and the {parts} parts of this "
-            f"backbone (or be -1 for all of them), got {frozen}.")
-    return jax.tree.map(lambda depth: decay ** (parts - depth) if depth >= frozen else 0.0,
-                        depths(params))
+    require(
+        0 <= frozen <= parts,
+        f"freeze must lie between 0 and the {parts} parts of this "
+        f"backbone (or be -1 for all of them), got {frozen}.",
+    )
+    return jax.tree.map(
+        lambda depth: decay ** (parts - depth) if depth >= frozen else 0.0, depths(params)
+    )
 
 
 def scale_by_depth(factors) -> optax.GradientTransformation:

@@ -36,8 +36,10 @@ def hold(workdir: epath.Path):
     try:
         file = open(workdir / FILE, "a+")
     except OSError as error:
-        raise InputError(f"{os.fspath(workdir / FILE)!r} cannot be written ({error.strerror}): "
-                         "choose another --workdir.") from error
+        raise InputError(
+            f"{os.fspath(workdir / FILE)!r} cannot be written ({error.strerror}): "
+            "choose another --workdir."
+        ) from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         try:
@@ -90,9 +92,12 @@ def _wait_until_free(path: epath.Path) -> None:
     while holder not in ("", _me()) and time.time() - renewed < EXPIRES_AFTER:
         if not told:
             told = True
-            print(f"jaxpt: {os.fspath(path.parent)!r} was in use by {holder}: waiting up to "
-                  f"{EXPIRES_AFTER:g} seconds to see whether it lives.", file=sys.stderr,
-                  flush=True)
+            print(
+                f"jaxpt: {os.fspath(path.parent)!r} was in use by {holder}: waiting up to "
+                f"{EXPIRES_AFTER:g} seconds to see whether it lives.",
+                file=sys.stderr,
+                flush=True,
+            )
         time.sleep(min(1.0, EXPIRES_AFTER / 10))
         now = holder, renewed = _read(path)
         if holder and now != first:
@@ -117,5 +122,7 @@ def _me() -> str:
 
 
 def _taken(workdir, holder: str) -> InputError:
-    return InputError(f"{os.fspath(workdir)!r} is in use by {holder}: two runs would overwrite "
-                      "each other. Wait for it, stop it, or choose another workdir.")
+    return InputError(
+        f"{os.fspath(workdir)!r} is in use by {holder}: two runs would overwrite "
+        "each other. Wait for it, stop it, or choose another workdir."
+    )

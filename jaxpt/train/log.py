@@ -24,8 +24,14 @@ class Log:
         more of them than memory should hold.
     """
 
-    def __init__(self, writer: MetricWriter | None, progress: ProgressLine, *, max_skipped: int,
-                 warnings: Callable[[dict[str, float]], list[str]]):
+    def __init__(
+        self,
+        writer: MetricWriter | None,
+        progress: ProgressLine,
+        *,
+        max_skipped: int,
+        warnings: Callable[[dict[str, float]], list[str]],
+    ):
         """``warnings``: sentences that a row calls for; each is told once."""
         self.history: list[dict[str, float]] = []
         self._writer, self._progress, self._max_skipped = writer, progress, max_skipped

@@ -26,8 +26,9 @@ def write(folder: epath.Path, about: dict[str, Any]) -> None:
       about: what else it says, as JSON: step, config, versions.
     """
     content = {"format": FORMAT, **about, "files": _sums(folder)}
-    write_anew(folder / FILE, json.dumps(content | {"sha256": _own_sum(content)}, indent=1,
-                                         default=list))
+    write_anew(
+        folder / FILE, json.dumps(content | {"sha256": _own_sum(content)}, indent=1, default=list)
+    )
 
 
 def fault(folder: epath.Path) -> str:
@@ -51,8 +52,10 @@ def fault(folder: epath.Path) -> str:
         if name not in expected:
             return f"the file {name} does not belong to it"
         if expected[name] != found[name]:
-            return (f"the file {name} has changed: {found[name]['bytes']:,} bytes, written as "
-                    f"{expected[name]['bytes']:,}")
+            return (
+                f"the file {name} has changed: {found[name]['bytes']:,} bytes, written as "
+                f"{expected[name]['bytes']:,}"
+            )
     return ""
 
 
@@ -68,9 +71,11 @@ def read(folder: epath.Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.pop("sha256", "") != _own_sum(manifest):
         raise ValueError(f"{FILE} is not as it was written")
     if manifest.get("format") != FORMAT:
-        raise InputError(f"{str(folder)!r} is a checkpoint of format {manifest.get('format')}, but "
-                         f"this version of jaxpt reads format {FORMAT}: use the version that "
-                         "wrote it, or another workdir.")
+        raise InputError(
+            f"{str(folder)!r} is a checkpoint of format {manifest.get('format')}, but "
+            f"this version of jaxpt reads format {FORMAT}: use the version that "
+            "wrote it, or another workdir."
+        )
     return manifest
 
 

@@ -81,9 +81,12 @@ class MetricWriter:
                 raise
             if not self._told:
                 self._told = True
-                print(f"jaxpt: {os.fspath(self._path)!r} cannot be written "
-                      f"({getattr(error, 'strerror', None) or error}): rows wait until it can.",
-                      file=sys.stderr, flush=True)
+                print(
+                    f"jaxpt: {os.fspath(self._path)!r} cannot be written "
+                    f"({getattr(error, 'strerror', None) or error}): rows wait until it can.",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 class EventFile:
@@ -101,15 +104,20 @@ class EventFile:
 
         self._event, self._scalar = Event, scalar
         self._file = EventsWriter(os.path.join(workdir, "events"), f".{os.getpid()}.{resumed_step}")
-        self._file.write_event(Event(
-            step=resumed_step + 1, wall_time=time.time(),
-            session_log=SessionLog(status=SessionLog.START)))
+        self._file.write_event(
+            Event(
+                step=resumed_step + 1,
+                wall_time=time.time(),
+                session_log=SessionLog(status=SessionLog.START),
+            )
+        )
         self._file.flush()
 
     def write(self, step: int, values: dict[str, Any]) -> None:
         for name, value in values.items():
-            self._file.write_event(self._event(step=step, wall_time=time.time(),
-                                               summary=self._scalar(name, value)))
+            self._file.write_event(
+                self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
+            )
         self._file.flush()
 
     def close(self) -> None:
@@ -123,7 +131,7 @@ def _append(path: epath.Path, text: str) -> None:
         try:
             data = memoryview(text.encode())
             while data:
-                data = data[file.write(data):]
+                data = data[file.write(data) :]
         except OSError:
             os.truncate(path, size)
             raise

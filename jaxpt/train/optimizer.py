@@ -31,8 +31,10 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w+)\s*", str(duration))
     unit = match and next((u for u in _UNITS if match[2] in (u, u.removesuffix("s"))), None)
-    require(bool(unit), f"a duration reads like '60 epochs', '500 steps' or '10000 examples', got "
-            f"{duration!r}.")
+    require(
+        bool(unit),
+        f"a duration reads like '60 epochs', '500 steps' or '10000 examples', got {duration!r}.",
+    )
     amount = float(match[1])
     per_unit = {"steps": 1.0, "epochs": n_examples / batch_size, "examples": 1 / batch_size}
     return round(amount * per_unit[unit])
@@ -41,11 +43,17 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
 def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
     """Linear warm-up to ``config.learning_rate``, then a cosine to zero."""
     _check_size(config, "learning_rate")
-    require(warmup_steps < total_steps, f"a warm-up of {warmup_steps} steps leaves nothing of the "
-            f"{total_steps} steps of training: shorten it.")
+    require(
+        warmup_steps < total_steps,
+        f"a warm-up of {warmup_steps} steps leaves nothing of the "
+        f"{total_steps} steps of training: shorten it.",
+    )
     return optax.warmup_cosine_decay_schedule(
-        0.0 if warmup_steps else config.learning_rate, config.learning_rate, warmup_steps,
-        total_steps)
+        0.0 if warmup_steps else config.learning_rate,
+        config.learning_rate,
+        warmup_steps,
+        total_steps,
+    )
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
@@ -62,8 +70,10 @@ def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransforma
     Raises:
       InputError: for an unknown name.
     """
-    require(config.name in OPTIMIZERS,
-            f"optimizer.name must be one of {OPTIMIZERS}, got {config.name!r}.")
+    require(
+        config.name in OPTIMIZERS,
+        f"optimizer.name must be one of {OPTIMIZERS}, got {config.name!r}.",
+    )
     for name in "momentum", "weight_decay", "clip_norm":
         _check_size(config, name)
     optimizer = _unclipped(config, schedule)
@@ -75,10 +85,17 @@ def _unclipped(config, schedule):
     if config.name == "adamw":
         return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_matrices)
     if config.name == "lars":
-        return optax.lars(schedule, config.weight_decay, weight_decay_mask=_matrices,
-                          trust_ratio_mask=_matrices, momentum=config.momentum)
-    return optax.chain(optax.add_decayed_weights(config.weight_decay, mask=_matrices),
-                       optax.sgd(schedule, momentum=config.momentum))
+        return optax.lars(
+            schedule,
+            config.weight_decay,
+            weight_decay_mask=_matrices,
+            trust_ratio_mask=_matrices,
+            momentum=config.momentum,
+        )
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, mask=_matrices),
+        optax.sgd(schedule, momentum=config.momentum),
+    )
 
 
 def _cut_to(longest):
@@ -93,10 +110,12 @@ def _cut_to(longest):
 
 def _check_size(config, name):
     value = config.get(name, 0.0)  # momentum, say, is not everybody's
-    require(0 <= value < math.inf,
-            f"optimizer.{name} must be finite and not negative, got {value}.")
+    require(
+        0 <= value < math.inf, f"optimizer.{name} must be finite and not negative, got {value}."
+    )
 
 
 def _matrices(params):
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: x.ndim > 1 and getattr(path[-1], "key", None) not in _NO_MATRICES, params)
+        lambda path, x: x.ndim > 1 and getattr(path[-1], "key", None) not in _NO_MATRICES, params
+    )

@@ -37,19 +37,25 @@ class Devices:
           InputError: for an unknown mapping, pmap with several processes, or too high a limit.
         """
         require(mapping in MAPPINGS, f"mapping must be one of {MAPPINGS}, got {mapping!r}.")
-        require(mapping == "shard_map" or jax.process_count() == 1,
-                f"mapping pmap runs on one process, but there are {jax.process_count()}: "
-                "use shard_map.")
+        require(
+            mapping == "shard_map" or jax.process_count() == 1,
+            f"mapping pmap runs on one process, but there are {jax.process_count()}: "
+            "use shard_map.",
+        )
         devices = jax.devices()
-        require(0 <= limit <= len(devices),
-                f"devices must be between 0 (all) and {len(devices)}, got {limit}.")
+        require(
+            0 <= limit <= len(devices),
+            f"devices must be between 0 (all) and {len(devices)}, got {limit}.",
+        )
         self._devices = devices[:limit] if limit else devices
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
         self.count = len(self._devices)
         self.mapping = mapping
         processes = jax.process_count()
-        self.about = (f"{self.count} device{'s' * (self.count > 1)} ({devices[0].device_kind})"
-                      + f" of {processes} processes" * (processes > 1))
+        self.about = (
+            f"{self.count} device{'s' * (self.count > 1)} ({devices[0].device_kind})"
+            + f" of {processes} processes" * (processes > 1)
+        )
 
     def check_batch(self, batch_size: int) -> None:
         """Raises InputError where the devices cannot share a batch evenly."""
@@ -72,8 +78,9 @@ class Devices:
     def split_own(self, tree: Any, n: int) -> Any:
         """``split`` of host arrays that hold this process's ``own_rows`` of n alone."""
         sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
-        return jax.tree.map(lambda x: jax.make_array_from_process_local_data(
-            sharding, x, (n, *x.shape[1:])), tree)
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, x, (n, *x.shape[1:])), tree
+        )
 
     def place(self, tree: Any, axes: Any) -> Any:
         """Puts host arrays on the devices.
@@ -84,7 +91,8 @@ class Devices:
             None gives each device the whole array.
         """
         return jax.tree.map(
-            lambda x, axis: _put(x, NamedSharding(self._mesh, _spec(axis))), tree, axes)
+            lambda x, axis: _put(x, NamedSharding(self._mesh, _spec(axis))), tree, axes
+        )
 
     def map(self, step: Callable, like: Any = None) -> Callable:
         """The compiled step over all devices; the state that is passed in is consumed.
@@ -99,12 +107,14 @@ class Devices:
             return self._pmap(step)
         state = PartitionSpec() if like is None else jax.tree.map(lambda x: x.sharding.spec, like)
         mapped = jax.shard_map(
-            step if like is None else _with_parts(step, state), mesh=self._mesh,
+            step if like is None else _with_parts(step, state),
+            mesh=self._mesh,
             in_specs=(state, PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=(state, PartitionSpec()),
             # The step says itself what it reduces; inferring it would add sums of its own to the
             # gradients here and not under pmap.
-            check_vma=False)
+            check_vma=False,
+        )
         return jax.jit(mapped, donate_argnums=0)
 
     def map_rows(self, function: Callable) -> Callable:
@@ -118,17 +128,25 @@ class Devices:
         def gathered(tree, rows):
             return jax.lax.all_gather(function(tree, rows), AXIS, tiled=True)
 
-        return jax.jit(jax.shard_map(
-            gathered, mesh=self._mesh, in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-            out_specs=PartitionSpec(), check_vma=False))
+        return jax.jit(
+            jax.shard_map(
+                gathered,
+                mesh=self._mesh,
+                in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+                out_specs=PartitionSpec(),
+                check_vma=False,
+            )
+        )
 
     def _pmap(self, step):
-        mapped = jax.pmap(step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None,
-                          devices=self._devices)
+        mapped = jax.pmap(
+            step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=self._devices
+        )
 
         def run(state, data, batch):
             rows = jax.tree.map(
-                lambda x: np.asarray(x).reshape((self.count, -1) + x.shape[1:]), batch)
+                lambda x: np.asarray(x).reshape((self.count, -1) + x.shape[1:]), batch
+            )
             return mapped(state, data, rows)
 
         return run
@@ -137,8 +155,11 @@ class Devices:
 def check_batch(batch_size: int, devices: int) -> None:
     """Raises InputError where so many devices cannot share a batch evenly."""
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
-    require(batch_size % devices == 0, f"batch_size {batch_size} does not divide over {devices} "
-            f"devices: make it a multiple of {devices}.")
+    require(
+        batch_size % devices == 0,
+        f"batch_size {batch_size} does not divide over {devices} "
+        f"devices: make it a multiple of {devices}.",
+    )
 
 
 def trace(step: Callable, state: Any, batch: Any, *, axes: Any, devices: int):
@@ -152,18 +173,26 @@ def trace(step: Callable, state: Any, batch: Any, *, axes: Any, devices: int):
     """
     states = jax.tree.map(lambda _, axis: _spec(axis), state, axes)
     mapped = jax.shard_map(
-        _with_parts(step, states), mesh=AbstractMesh((devices,), (AXIS,)), check_vma=False,
+        _with_parts(step, states),
+        mesh=AbstractMesh((devices,), (AXIS,)),
+        check_vma=False,
         in_specs=(states, jax.tree.map(lambda x: _spec(0 if x.ndim else None), batch)),
-        out_specs=(states, PartitionSpec()))
-    equation, = jax.make_jaxpr(mapped)(state, batch).jaxpr.eqns
+        out_specs=(states, PartitionSpec()),
+    )
+    (equation,) = jax.make_jaxpr(mapped)(state, batch).jaxpr.eqns
     return equation.params["jaxpr"]
 
 
 def on_host(tree: Any) -> Any:
     """The whole arrays as NumPy's, on every process; all processes have to ask together."""
-    return jax.tree.map(lambda x: np.asarray(
-        x if x.is_fully_addressable or x.is_fully_replicated
-        else multihost_utils.process_allgather(x, tiled=True)), tree)
+    return jax.tree.map(
+        lambda x: np.asarray(
+            x
+            if x.is_fully_addressable or x.is_fully_replicated
+            else multihost_utils.process_allgather(x, tiled=True)
+        ),
+        tree,
+    )
 
 
 def _spec(axis: int | None) -> PartitionSpec:

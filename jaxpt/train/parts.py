@@ -50,15 +50,19 @@ class Part(flax.struct.PyTreeNode, meta.AxisMetadata):
 
 def check(config) -> None:
     """Raises InputError where ``config.param_sharding`` is unknown or cannot be."""
-    require(config.param_sharding in SHARDINGS,
-            f"param_sharding must be one of {SHARDINGS}, got {config.param_sharding!r}.")
+    require(
+        config.param_sharding in SHARDINGS,
+        f"param_sharding must be one of {SHARDINGS}, got {config.param_sharding!r}.",
+    )
     if config.param_sharding == "replicated":
         return
     require(config.mapping != "pmap", "param_sharding sharded needs mapping shard_map, got pmap.")
-    require(config.optimizer.name in ELEMENTWISE,
-            f"optimizer.name {config.optimizer.name} scales each array by its norm, which no "
-            f"device knows with param_sharding sharded: choose one of {ELEMENTWISE}, or set "
-            "param_sharding to replicated.")
+    require(
+        config.optimizer.name in ELEMENTWISE,
+        f"optimizer.name {config.optimizer.name} scales each array by its norm, which no "
+        f"device knows with param_sharding sharded: choose one of {ELEMENTWISE}, or set "
+        "param_sharding to replicated.",
+    )
 
 
 def of_state(axes, state, devices: int):
@@ -73,12 +77,16 @@ def of_state(axes, state, devices: int):
       InputError: where no parameter can be shared.
     """
     params = jax.tree.map(lambda x: cut_axis(x.shape, devices), state.params)
-    require(bool(jax.tree.leaves(params)),
-            f"param_sharding sharded: none of the parameters has {SMALLEST:,} entries and an axis "
-            f"that divides over {devices} devices: set it to replicated.")
+    require(
+        bool(jax.tree.leaves(params)),
+        f"param_sharding sharded: none of the parameters has {SMALLEST:,} entries and an axis "
+        f"that divides over {devices} devices: set it to replicated.",
+    )
     # By shape alone, so that a parameter, its moments and its target are cut alike.
-    moments, target = (jax.tree.map(lambda x: cut_axis(x.shape, devices), tree)
-                       for tree in (state.opt_state, state.target and state.target.params))
+    moments, target = (
+        jax.tree.map(lambda x: cut_axis(x.shape, devices), tree)
+        for tree in (state.opt_state, state.target and state.target.params)
+    )
     axes = axes.replace(params=params, opt_state=moments)
     return axes.replace(target=axes.target.replace(params=target)) if state.target else axes
 
@@ -98,8 +106,14 @@ def over_parts(function, tree):
 
 def mean(gradients, axis_name):
     """Gradients averaged over the devices; of a ``Part`` each device has the sum already."""
-    return over_parts(lambda x: jax.tree.map(lambda y: y / jax.lax.axis_size(axis_name), x)
-                      if isinstance(x, Part) else jax.lax.pmean(x, axis_name), gradients)
+    return over_parts(
+        lambda x: (
+            jax.tree.map(lambda y: y / jax.lax.axis_size(axis_name), x)
+            if isinstance(x, Part)
+            else jax.lax.pmean(x, axis_name)
+        ),
+        gradients,
+    )
 
 
 def norm(tree) -> jax.Array:

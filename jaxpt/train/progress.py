@@ -26,10 +26,14 @@ class ProgressLine:
         self._last_line, self._untold = self._began, ""
         console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("{task.description}"), BarColumn(),
-            TextColumn("{task.completed}/{task.total}"), TextColumn("{task.fields[values]}"),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[values]}"),
             TimeRemainingColumn(compact=True),
-            console=console, disable=quiet or not console.is_terminal)
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
         self._task = self._bar.add_task(title, total=total, completed=start, values="")
         self._bar.start()
 

@@ -49,8 +49,12 @@ def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_n
     gradients = parts.mean(gradients, axis_name)
     batch_stats = jax.lax.pmean(batch_stats, axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    return state.replace(step=state.step + 1, params=optax.apply_updates(state.params, updates),
-                         batch_stats=batch_stats, opt_state=opt_state)
+    return state.replace(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
 
 
 def move_target(target: Target, state: TrainState, target_stats, ema, axis_name) -> Target:
@@ -64,8 +68,11 @@ def move_target(target: Target, state: TrainState, target_stats, ema, axis_name)
         new = {part: new[part] for part in old}
         return jax.tree.map(lambda t, p: ema * t + (1 - ema) * p, old, new)
 
-    stats = (moved(target.batch_stats, state.batch_stats) if target_stats is None
-             else jax.lax.pmean(target_stats, axis_name))
+    stats = (
+        moved(target.batch_stats, state.batch_stats)
+        if target_stats is None
+        else jax.lax.pmean(target_stats, axis_name)
+    )
     return Target(moved(target.params, state.params), stats)
 
 

@@ -24,9 +24,11 @@ class Stopped(Exception):
     """
 
     def __init__(self, step: int, reason: str):
-        super().__init__(f"{reason} at step {step}: the state is saved, the same command goes on "
-                         "from there" if step else
-                         f"{reason} before the first step: the same command begins again")
+        super().__init__(
+            f"{reason} at step {step}: the state is saved, the same command goes on from there"
+            if step
+            else f"{reason} before the first step: the same command begins again"
+        )
         self.step, self.reason = step, reason
 
 

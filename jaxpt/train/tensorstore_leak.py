@@ -22,7 +22,8 @@ def avoid() -> None:
     if not hasattr(spec.to_json, "__wrapped__"):
         spec.to_json = _remembering(spec.to_json)
         tensorstore.experimental_collect_matching_metrics = _without_bytes(
-            tensorstore.experimental_collect_matching_metrics)
+            tensorstore.experimental_collect_matching_metrics
+        )
 
 
 def _remembering(to_json):

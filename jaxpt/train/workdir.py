@@ -15,12 +15,33 @@ from jaxpt.train.files import write_anew
 
 CONFIG, CHANGES = "config.json", "config_changes.jsonl"
 # What may differ between a run and its resumption without a word, since it changes no result.
-FREE = ("log_every", "checkpoint_every", "keep_checkpoints", "keep_best", "mapping", "devices",
-        "memory_sharding", "param_sharding", "stop_on_save_failure", "data.resident",
-        "data.resident_limit_mb", "data.workers", "data.prefetch")
+FREE = (
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "keep_best",
+    "mapping",
+    "devices",
+    "memory_sharding",
+    "param_sharding",
+    "stop_on_save_failure",
+    "data.resident",
+    "data.resident_limit_mb",
+    "data.workers",
+    "data.prefetch",
+)
 # What may not: it would be another run, though its state might fit.
-FIXED = ("seed", "method", "data", "batch_size", "model", "memory", "memory_kind",
-         "memory_dtype", "optimizer.name")
+FIXED = (
+    "seed",
+    "method",
+    "data",
+    "batch_size",
+    "model",
+    "memory",
+    "memory_kind",
+    "memory_dtype",
+    "optimizer.name",
+)
 RECORDED = ("model.remat",)  # but this part of it may: the same function, computed otherwise
 
 
@@ -31,16 +52,19 @@ def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int
       InputError: where there is no run, or it has no checkpoint.
     """
     config = read_config(workdir)
-    require(config is not None,
-            f"no pre-training run in {os.fspath(workdir)!r}: it has no {CONFIG}.")
+    require(
+        config is not None, f"no pre-training run in {os.fspath(workdir)!r}: it has no {CONFIG}."
+    )
     step = checkpoint.newest(workdir)
-    require(step is not None,
-            f"no whole checkpoint in {os.fspath(workdir)!r}: pre-train there first.")
+    require(
+        step is not None, f"no whole checkpoint in {os.fspath(workdir)!r}: pre-train there first."
+    )
     return config, step
 
 
-def check_config(workdir: str | os.PathLike, config, defaults: dict[str, Any], *,
-                 resume: bool) -> list[str]:
+def check_config(
+    workdir: str | os.PathLike, config, defaults: dict[str, Any], *, resume: bool
+) -> list[str]:
     """What changed since the run in the folder, in sentences; nothing where there is none.
 
     Args:
@@ -56,13 +80,22 @@ def check_config(workdir: str | os.PathLike, config, defaults: dict[str, Any], *
     saved = read_config(workdir)
     if saved is None:
         return []
-    require(resume, f"{os.fspath(workdir)!r} already holds a run and --noresume was given: choose "
-            "another workdir or remove it.")
+    require(
+        resume,
+        f"{os.fspath(workdir)!r} already holds a run and --noresume was given: choose "
+        "another workdir or remove it.",
+    )
     changes = dict(_differences(saved.to_dict(), config.to_dict(), defaults))
-    fixed = [text for key, text in changes.items()
-             if _among(key, FIXED) and not _among(key, FREE + RECORDED)]
-    require(not fixed, f"{os.fspath(workdir)!r} holds a run with another config, different in "
-            f"{'; '.join(fixed)}: use the same config or another workdir.")
+    fixed = [
+        text
+        for key, text in changes.items()
+        if _among(key, FIXED) and not _among(key, FREE + RECORDED)
+    ]
+    require(
+        not fixed,
+        f"{os.fspath(workdir)!r} holds a run with another config, different in "
+        f"{'; '.join(fixed)}: use the same config or another workdir.",
+    )
     return [text for key, text in changes.items() if not _among(key, FREE)]
 
 
@@ -75,10 +108,19 @@ def claim(workdir: str | os.PathLike, config, changes: list[str]) -> None:
     path = epath.Path(workdir)
     try:
         if changes:
-            print(f"jaxpt: the run goes on with another config: {'; '.join(changes)}. "
-                  f"{CHANGES} keeps this.", file=sys.stderr, flush=True)
-            line = json.dumps({"date": datetime.date.today().isoformat(),
-                               "after_step": checkpoint.newest(workdir), "changes": changes})
+            print(
+                f"jaxpt: the run goes on with another config: {'; '.join(changes)}. "
+                f"{CHANGES} keeps this.",
+                file=sys.stderr,
+                flush=True,
+            )
+            line = json.dumps(
+                {
+                    "date": datetime.date.today().isoformat(),
+                    "after_step": checkpoint.newest(workdir),
+                    "changes": changes,
+                }
+            )
             before = (path / CHANGES).read_text() if (path / CHANGES).exists() else ""
             write_anew(path / CHANGES, before + line + "\n")
         write_anew(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
@@ -119,8 +161,10 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
 
 
 def _unwritable(workdir, error: OSError) -> InputError:
-    return InputError(f"workdir {os.fspath(workdir)!r} cannot be written "
-                      f"({error.strerror or error}): choose another --workdir.")
+    return InputError(
+        f"workdir {os.fspath(workdir)!r} cannot be written "
+        f"({error.strerror or error}): choose another --workdir."
+    )
 
 
 def _among(key: str, names) -> bool:

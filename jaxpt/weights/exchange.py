@@ -14,8 +14,12 @@ from jaxpt.weights import convnext, mobilenet, resnet, vit
 from jaxpt.weights.layout import Layout
 
 LAYOUTS = ("timm", "torchvision")
-_FAMILIES = {models.ResNet: resnet, models.ViT: vit, models.ConvNeXt: convnext,
-             models.MobileNetV2: mobilenet}
+_FAMILIES = {
+    models.ResNet: resnet,
+    models.ViT: vit,
+    models.ConvNeXt: convnext,
+    models.MobileNetV2: mobilenet,
+}
 _IGNORED = "num_batches_tracked"  # a counter that PyTorch keeps and nobody needs
 
 
@@ -44,9 +48,12 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
       InputError: where it is of none.
     """
     found = [model for family in _FAMILIES.values() if (model := family.told(state))]
-    require(bool(found), "these weights are of no network that is known by its names "
-            f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
-            "names of torchvision or timm: set model.name and model.options.")
+    require(
+        bool(found),
+        "these weights are of no network that is known by its names "
+        f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
+        "names of torchvision or timm: set model.name and model.options.",
+    )
     return {"norm": "batch", "options": {}} | found[0]
 
 
@@ -61,8 +68,10 @@ def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
     """
     state = {name: value for name, value in state.items() if not name.endswith(_IGNORED)}
     variables = _variables(network)
-    layout = max(_family(network).layouts(network).values(),
-                 key=lambda layout: len(state.keys() & _shapes(variables, layout).keys()))
+    layout = max(
+        _family(network).layouts(network).values(),
+        key=lambda layout: len(state.keys() & _shapes(variables, layout).keys()),
+    )
     head = _pop_classifier(state, layout)
     wanted, problems, resized = _shapes(variables, layout), [], []
     for name, shape in wanted.items():
@@ -70,8 +79,11 @@ def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
             problems.append(f"{name} is missing")
             continue
         value = state[name]
-        fitted = value if value.shape == shape else layout.resized.get(
-            name, lambda *_: None)(value, shape)
+        fitted = (
+            value
+            if value.shape == shape
+            else layout.resized.get(name, lambda *_: None)(value, shape)
+        )
         if fitted is None:
             problems.append(f"{name} has shape {list(value.shape)} instead of {list(shape)}")
         elif name in layout.fixed and not np.allclose(fitted, layout.fixed[name], atol=1e-5):
@@ -116,12 +128,17 @@ def export_state(
     """
     chosen = _layout(network, layout)
     variables = {"params": params, "batch_stats": batch_stats}
-    state = {name: chosen.theirs(name, leaf) for path, leaf
-             in jax.tree_util.tree_leaves_with_path(variables) for name in [chosen.name(path)]}
+    state = {
+        name: chosen.theirs(name, leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(variables)
+        for name in [chosen.name(path)]
+    }
     if classifier is not None:
         dense = classifier["Dense_0"]
-        state |= {name: chosen.theirs(name, dense[part])
-                  for name, part in zip(chosen.classifier, ("kernel", "bias"))}
+        state |= {
+            name: chosen.theirs(name, dense[part])
+            for name, part in zip(chosen.classifier, ("kernel", "bias"))
+        }
     return state | chosen.fixed
 
 
@@ -132,28 +149,35 @@ def state_shapes(network: nn.Module, layout: str = "timm") -> dict[str, tuple[in
 
 
 def _family(network):
-    require(type(network) in _FAMILIES, f"a {type(network).__name__} has no layout of torchvision "
-            f"or timm: weights are of {', '.join(kind.__name__ for kind in _FAMILIES)}.")
+    require(
+        type(network) in _FAMILIES,
+        f"a {type(network).__name__} has no layout of torchvision "
+        f"or timm: weights are of {', '.join(kind.__name__ for kind in _FAMILIES)}.",
+    )
     return _FAMILIES[type(network)]
 
 
 def _layout(network, name) -> Layout:
     require(name in LAYOUTS, f"layout must be one of {LAYOUTS}, got {name!r}.")
     layouts = _family(network).layouts(network)
-    require(name in layouts, f"{name} has no {type(network).__name__} like this one: use layout "
-            f"{' or '.join(layouts)}.")
+    require(
+        name in layouts,
+        f"{name} has no {type(network).__name__} like this one: use layout {' or '.join(layouts)}.",
+    )
     return layouts[name]
 
 
 def _variables(network):
-    return jax.eval_shape(lambda key: network.init(key, models.sample(network, 3), False),
-                          jax.random.key(0))
+    return jax.eval_shape(
+        lambda key: network.init(key, models.sample(network, 3), False), jax.random.key(0)
+    )
 
 
 def _shapes(variables, layout):
     leaves = jax.tree_util.tree_leaves_with_path(variables)
-    shapes = {name: layout.shape(name, leaf) for path, leaf in leaves
-              for name in [layout.name(path)]}
+    shapes = {
+        name: layout.shape(name, leaf) for path, leaf in leaves for name in [layout.name(path)]
+    }
     return shapes | {name: value.shape for name, value in layout.fixed.items()}
 
 
@@ -161,5 +185,9 @@ def _pop_classifier(state, layout):
     """Takes weight and bias out; one without the other stays, and is unexpected."""
     if not all(name in state for name in layout.classifier):
         return None
-    return {"Dense_0": {part: layout.ours(name, state.pop(name))
-                        for name, part in zip(layout.classifier, ("kernel", "bias"))}}
+    return {
+        "Dense_0": {
+            part: layout.ours(name, state.pop(name))
+            for name, part in zip(layout.classifier, ("kernel", "bias"))
+        }
+    }

@@ -5,17 +5,23 @@ import re
 from jaxpt.weights.layout import ARRAYS, Layout
 
 _RENAMED = (
-    (r"^conv_stem/", "conv1/"), (r"^norm_stem/", "bn1/"),
+    (r"^conv_stem/", "conv1/"),
+    (r"^norm_stem/", "bn1/"),
     (r"^stage(\d+)_block(\d+)/", lambda m: f"layer{m[1]}/{int(m[2]) - 1}/"),
-    (r"conv_shortcut/", "downsample/0/"), (r"norm_shortcut/", "downsample/1/"),
-    (r"norm(\d)/", r"bn\1/"), *ARRAYS,
+    (r"conv_shortcut/", "downsample/0/"),
+    (r"norm_shortcut/", "downsample/1/"),
+    (r"norm(\d)/", r"bn\1/"),
+    *ARRAYS,
 )
 # Blocks of each stage, and how many times as wide as the stage the 3×3 of a bottleneck is; 0: no
 # bottlenecks.
 _KNOWN = {
-    ((2, 2, 2, 2), 0): "resnet18", ((3, 4, 6, 3), 0): "resnet34",
-    ((3, 4, 6, 3), 1): "resnet50", ((3, 4, 23, 3), 1): "resnet101",
-    ((3, 8, 36, 3), 1): "resnet152", ((3, 4, 6, 3), 2): "wide_resnet50_2",
+    ((2, 2, 2, 2), 0): "resnet18",
+    ((3, 4, 6, 3), 0): "resnet34",
+    ((3, 4, 6, 3), 1): "resnet50",
+    ((3, 4, 23, 3), 1): "resnet101",
+    ((3, 8, 36, 3), 1): "resnet152",
+    ((3, 4, 6, 3), 2): "wide_resnet50_2",
     ((3, 4, 23, 3), 2): "wide_resnet101_2",
 }
 

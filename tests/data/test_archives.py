@@ -24,8 +24,10 @@ def make_aircraft(root):
     write(root / "variants.txt", ["707-320", "DC 3"])
     parts = {"train": [0, 1, 2], "val": [3, 4], "test": [5, 6, 7, 8]}
     for part, images in parts.items():
-        write(root / f"images_variant_{part}.txt",
-              [f"{1000 + i} {('707-320', 'DC 3')[i % 2]}" for i in images])
+        write(
+            root / f"images_variant_{part}.txt",
+            [f"{1000 + i} {('707-320', 'DC 3')[i % 2]}" for i in images],
+        )
         for i in images:
             save(root / "images" / f"{1000 + i}.jpg", 10 * i)
 
@@ -33,11 +35,15 @@ def make_aircraft(root):
 def make_cars(root):
     """Three classes; train image i has class i mod 3, test image i class (i + 1) mod 3."""
     (root / "devkit").mkdir(parents=True)
-    savemat(root / "devkit" / "cars_meta.mat",
-            {"class_names": np.array(["Acura RL", "BMW M3", "Eagle"], object)})
+    savemat(
+        root / "devkit" / "cars_meta.mat",
+        {"class_names": np.array(["Acura RL", "BMW M3", "Eagle"], object)},
+    )
     annotation = [("bbox_x1", "O"), ("class", "O"), ("fname", "O")]
-    for folder, file, n, shift in (("cars_train", "devkit/cars_train_annos.mat", 6, 0),
-                                   ("cars_test", "cars_test_annos_withlabels.mat", 4, 1)):
+    for folder, file, n, shift in (
+        ("cars_train", "devkit/cars_train_annos.mat", 6, 0),
+        ("cars_test", "cars_test_annos_withlabels.mat", 4, 1),
+    ):
         cars = np.array([[(3, (i + shift) % 3 + 1, f"{i:05d}.jpg") for i in range(n)]], annotation)
         savemat(root / file, {"annotations": cars})
         for i in range(n):
@@ -55,35 +61,55 @@ def make_sun397(root):
 
 
 def make_birdsnap(root):
-    images = [f"{species}/{i}.jpg" for species in ("Acadian_Flycatcher", "Wood_Duck")
-              for i in range(4)]
+    images = [
+        f"{species}/{i}.jpg" for species in ("Acadian_Flycatcher", "Wood_Duck") for i in range(4)
+    ]
     for i, image in enumerate(images):
         save(root / "download" / "images" / image, 20 * i)
     write(root / "test_images.txt", ["path", images[1], images[6]])
 
 
-MAKE = {"aircraft": make_aircraft, "cars": make_cars, "sun397": make_sun397,
-        "birdsnap": make_birdsnap}
-SIZES = {"aircraft": {"train": 3, "validation": 2, "trainval": 5, "test": 4},
-         "cars": {"trainval": 6, "test": 4}, "sun397": {"trainval": 6, "test": 3},
-         "birdsnap": {"trainval": 6, "test": 2}}
-CLASSES = {"aircraft": ("707-320", "DC 3"), "cars": ("Acura RL", "BMW M3", "Eagle"),
-           "sun397": ("abbey", "access_road", "apartment_building/outdoor"),
-           "birdsnap": ("Acadian_Flycatcher", "Wood_Duck")}
-LABELS = {"aircraft": ([0, 1, 0, 1, 0], [1, 0, 1, 0]), "cars": ([0, 1, 2, 0, 1, 2], [1, 2, 0, 1]),
-          "sun397": ([0, 1, 2, 0, 1, 2], [0, 1, 2]), "birdsnap": ([0, 0, 0, 1, 1, 1], [0, 1])}
-GREYS = {"aircraft": ([0, 10, 20, 30, 40], [50, 60, 70, 80]),
-         "cars": ([0, 20, 40, 60, 80, 100], [1, 21, 41, 61]),
-         "sun397": ([0, 20, 40, 60, 80, 100], [0, 20, 40]),
-         "birdsnap": ([0, 40, 60, 80, 100, 140], [20, 120])}
+MAKE = {
+    "aircraft": make_aircraft,
+    "cars": make_cars,
+    "sun397": make_sun397,
+    "birdsnap": make_birdsnap,
+}
+SIZES = {
+    "aircraft": {"train": 3, "validation": 2, "trainval": 5, "test": 4},
+    "cars": {"trainval": 6, "test": 4},
+    "sun397": {"trainval": 6, "test": 3},
+    "birdsnap": {"trainval": 6, "test": 2},
+}
+CLASSES = {
+    "aircraft": ("707-320", "DC 3"),
+    "cars": ("Acura RL", "BMW M3", "Eagle"),
+    "sun397": ("abbey", "access_road", "apartment_building/outdoor"),
+    "birdsnap": ("Acadian_Flycatcher", "Wood_Duck"),
+}
+LABELS = {
+    "aircraft": ([0, 1, 0, 1, 0], [1, 0, 1, 0]),
+    "cars": ([0, 1, 2, 0, 1, 2], [1, 2, 0, 1]),
+    "sun397": ([0, 1, 2, 0, 1, 2], [0, 1, 2]),
+    "birdsnap": ([0, 0, 0, 1, 1, 1], [0, 1]),
+}
+GREYS = {
+    "aircraft": ([0, 10, 20, 30, 40], [50, 60, 70, 80]),
+    "cars": ([0, 20, 40, 60, 80, 100], [1, 21, 41, 61]),
+    "sun397": ([0, 20, 40, 60, 80, 100], [0, 20, 40]),
+    "birdsnap": ([0, 40, 60, 80, 100, 140], [20, 120]),
+}
 
 
 @pytest.fixture
 def small(monkeypatch):
     """Protocols of the sizes that are made here."""
     for name, sizes in SIZES.items():
-        monkeypatch.setitem(protocols.PROTOCOLS, name, protocols.PROTOCOLS[name]._replace(
-            sizes=sizes, classes=len(CLASSES[name])))
+        monkeypatch.setitem(
+            protocols.PROTOCOLS,
+            name,
+            protocols.PROTOCOLS[name]._replace(sizes=sizes, classes=len(CLASSES[name])),
+        )
 
 
 @pytest.mark.parametrize("name", MAKE)
@@ -105,21 +131,26 @@ class TestEveryArchive:
     def test_another_number_of_images_names_both_numbers(self, name, tmp_path, small, monkeypatch):
         MAKE[name](tmp_path)
         protocol = protocols.PROTOCOLS[name]
-        monkeypatch.setitem(protocols.PROTOCOLS, name, protocol._replace(
-            sizes={**protocol.sizes, "test": 99}))
+        monkeypatch.setitem(
+            protocols.PROTOCOLS, name, protocol._replace(sizes={**protocol.sizes, "test": 99})
+        )
         n = SIZES[name]["test"]
         with pytest.raises(InputError, match=f"{name}: test has {n} examples, but the protocol 99"):
             protocols.load(name, path=str(tmp_path))
 
     def test_the_published_sizes_are_asked_for(self, name, tmp_path):
         MAKE[name](tmp_path)
-        with pytest.raises(InputError, match=rf"{name} has {len(CLASSES[name])} classes, but the "
-                           f"protocol {protocols.PROTOCOLS[name].classes}"):
+        with pytest.raises(
+            InputError,
+            match=rf"{name} has {len(CLASSES[name])} classes, but the "
+            f"protocol {protocols.PROTOCOLS[name].classes}",
+        ):
             protocols.load(name, path=str(tmp_path))
 
     def test_without_a_path_it_says_what_to_download(self, name):
-        with pytest.raises(InputError,
-                           match=rf"{name} cannot be fetched: set data\.path\. \w.{{30}}"):
+        with pytest.raises(
+            InputError, match=rf"{name} cannot be fetched: set data\.path\. \w.{{30}}"
+        ):
             protocols.load(name)
 
     def test_empty_folder(self, name, tmp_path):
@@ -151,8 +182,9 @@ class TestAircraft:
         assert len(found.trainval.ids) == limit and len(found.test.ids) == 4
         assert set(found.train.ids) == set(found.trainval.ids) & {0, 1, 2}
         assert set(found.validation.ids) == set(found.trainval.ids) & {3, 4}
-        np.testing.assert_allclose(found.trainval.images[:, 0, 0, 0], 10 * found.trainval.ids,
-                                   atol=1)
+        np.testing.assert_allclose(
+            found.trainval.images[:, 0, 0, 0], 10 * found.trainval.ids, atol=1
+        )
 
     @pytest.mark.parametrize("below", ["data", "fgvc-aircraft-2013b/data"])
     def test_folders_of_the_archive(self, below, tmp_path, small):

@@ -11,12 +11,31 @@ from jaxpt.data.batch import Batch
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
 
-OFF = {"crop_area": (1.0, 1.0), "crop_size": 0, "shift": 0, "flip": False, "contrast": 0.0,
-       "brightness": 0.0, "noise": 0.0, "erase": 0.0}  # what is not named here is off as well
-EVERYTHING = {"crop_area": (0.3, 1.0), "crop_size": 6, "shift": 1, "flip": True, "contrast": 0.2,
-              "brightness": 0.1, "noise": 0.05, "erase": 0.3,
-              "rand_augment": 1, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.2, "blur": (0.5,),
-              "solarise": (0.2,)}
+OFF = {
+    "crop_area": (1.0, 1.0),
+    "crop_size": 0,
+    "shift": 0,
+    "flip": False,
+    "contrast": 0.0,
+    "brightness": 0.0,
+    "noise": 0.0,
+    "erase": 0.0,
+}  # what is not named here is off as well
+EVERYTHING = {
+    "crop_area": (0.3, 1.0),
+    "crop_size": 6,
+    "shift": 1,
+    "flip": True,
+    "contrast": 0.2,
+    "brightness": 0.1,
+    "noise": 0.05,
+    "erase": 0.3,
+    "rand_augment": 1,
+    "jitter": (0.4, 0.4, 0.4, 0.1),
+    "grey": 0.2,
+    "blur": (0.5,),
+    "solarise": (0.2,),
+}
 HEIGHT, WIDTH = 7, 5  # not square, so that swapped axes show
 MANY = 2400
 
@@ -25,15 +44,24 @@ MANY = 2400
 def compiled(settings):
     config = ml_collections.ConfigDict(dict(settings))
     # It runs once or twice: optimising it would take longer than running it.
-    return jax.jit(lambda batch, view: augment.draw_view(config, batch, view=view),
-                   static_argnums=1, compiler_options={"xla_backend_optimization_level": 0})
+    return jax.jit(
+        lambda batch, view: augment.draw_view(config, batch, view=view),
+        static_argnums=1,
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
 
 
 def draw(images, ids=None, *, epochs=0, seed=0, view=0, **settings):
     n = len(images)
     ids = np.arange(n) if ids is None else np.asarray(ids)
-    batch = Batch(np.asarray(images), np.zeros(n, np.int32), ids.astype(np.int32), np.arange(n),
-                  np.broadcast_to(epochs, n).astype(np.int32), np.int32(seed))
+    batch = Batch(
+        np.asarray(images),
+        np.zeros(n, np.int32),
+        ids.astype(np.int32),
+        np.arange(n),
+        np.broadcast_to(epochs, n).astype(np.int32),
+        np.int32(seed),
+    )
     return np.asarray(compiled(tuple(sorted((OFF | settings).items())))(batch, view))
 
 
@@ -96,8 +124,10 @@ class TestSameExampleSameView:
         self.same(mixed[0], reference[0])
         assert not np.allclose(mixed[1], reference[1], atol=0.01)
 
-    @pytest.mark.parametrize("other", [{"epochs": 1}, {"epochs": -1}, {"seed": 1}, {"view": 1},
-                                       {"ids": np.arange(12) + 100}])
+    @pytest.mark.parametrize(
+        "other",
+        [{"epochs": 1}, {"epochs": -1}, {"seed": 1}, {"view": 1}, {"ids": np.arange(12) + 100}],
+    )
     def test_another_epoch_seed_view_or_id_gives_another_view(self, images, reference, other):
         changed = np.abs(draw(images, **EVERYTHING, **other) - reference).max(axis=(1, 2, 3))
         assert changed.min() > 0.01
@@ -115,11 +145,22 @@ class TestSameExampleSameView:
 class TestOneByOne:
     """What a CPU does with larger images, beside a batch at once, as accelerators have it."""
 
-    @pytest.mark.parametrize("settings", [
-        {"crop_area": (0.2, 1.0), "flip": True, "jitter": (0.4, 0.4, 0.4, 0.1), "grey": 0.3,
-         "blur": (0.5,), "solarise": (0.5,)},
-        {"crop_area": (0.05, 0.4), "crop_size": 5}, {"crop_area": (0.9, 1.0), "crop_size": 4},
-        {"rand_augment": 2}])
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {
+                "crop_area": (0.2, 1.0),
+                "flip": True,
+                "jitter": (0.4, 0.4, 0.4, 0.1),
+                "grey": 0.3,
+                "blur": (0.5,),
+                "solarise": (0.5,),
+            },
+            {"crop_area": (0.05, 0.4), "crop_size": 5},
+            {"crop_area": (0.9, 1.0), "crop_size": 4},
+            {"rand_augment": 2},
+        ],
+    )
     @pytest.mark.parametrize("channels", [1, 3])
     def test_gives_the_same_views(self, settings, channels, monkeypatch):
         images = np.random.default_rng(0).integers(0, 256, (24, 16, 12, channels), dtype=np.uint8)
@@ -142,8 +183,9 @@ class TestShift:
         image, pixels = images[0], 2
         padded = np.pad(image, [(pixels, pixels), (pixels, pixels), (0, 0)], mode="edge")
         places = range(2 * pixels + 1)
-        translations = np.stack([padded[top:top + HEIGHT, left:left + WIDTH]
-                                 for top in places for left in places])
+        translations = np.stack(
+            [padded[top : top + HEIGHT, left : left + WIDTH] for top in places for left in places]
+        )
         views = draw(copies(image), shift=pixels)
         equal = (as_pixels(views)[:, None] == translations[None]).all(axis=(2, 3, 4))
         assert (equal.sum(axis=1) == 1).all()  # none is anything else, and none is ambiguous
@@ -216,7 +258,7 @@ class TestErase:
         squares = np.zeros((rows * columns, HEIGHT, WIDTH), bool)
         for i in range(rows):
             for j in range(columns):
-                squares[i * columns + j, i:i + side, j:j + side] = True
+                squares[i * columns + j, i : i + side, j : j + side] = True
         equal = (erased[:, None] == squares[None]).all(axis=(2, 3))
         assert (equal.sum(axis=1) == 1).all()
         assert_uniform(equal.sum(axis=0), rows * columns)
@@ -240,12 +282,14 @@ class TestCrop:
         """Sides of the crops in pixels of the picture, from the slopes in their middle."""
         rows, columns = self.crops(coordinates, crop_area=area, crop_size=size)
         middle = slice(size // 4, size - size // 4)
-        return (size * np.diff(rows[:, middle, size // 2], axis=1).mean(axis=1),
-                size * np.diff(columns[:, size // 2, middle], axis=1).mean(axis=1))
+        return (
+            size * np.diff(rows[:, middle, size // 2], axis=1).mean(axis=1),
+            size * np.diff(columns[:, size // 2, middle], axis=1).mean(axis=1),
+        )
 
     def test_keeps_shares_of_the_area_and_sides_within_their_bounds(self, coordinates):
         heights, widths = self.spans(coordinates, 12, (0.2, 0.5))
-        shares = heights * widths / self.SIDE ** 2
+        shares = heights * widths / self.SIDE**2
         assert 0.19 < shares.min() < 0.23 and 0.47 < shares.max() < 0.51
         assert abs(shares.mean() - 0.35) < 0.01
         ratios = widths / heights
@@ -261,18 +305,21 @@ class TestCrop:
     @pytest.mark.parametrize("size", [9, 20])  # of crops that are reduced, and enlarged
     def test_is_pils_resize_of_its_box(self, size, coordinates):
         ids, area, large = np.arange(20), (0.2, 1.0), 64  # where coordinates are but enlarged
-        rows, columns = ((draw(np.stack([coordinates] * 20), ids, crop_area=area, crop_size=large)
-                          + 1) * 12.75).transpose(3, 0, 1, 2)[:2]
+        rows, columns = (
+            (draw(np.stack([coordinates] * 20), ids, crop_area=area, crop_size=large) + 1) * 12.75
+        ).transpose(3, 0, 1, 2)[:2]
         picture = np.random.default_rng(0).integers(0, 256, (self.SIDE, self.SIDE, 3), np.uint8)
         found = draw(np.stack([picture] * 20), ids, crop_area=area, crop_size=size)
         for i in ids:
-            ends = np.array([[line[16] + 0.5, line[48] + 0.5] for line in
-                             (columns[i, 32], rows[i, :, 32])])
+            ends = np.array(
+                [[line[16] + 0.5, line[48] + 0.5] for line in (columns[i, 32], rows[i, :, 32])]
+            )
             sides = (ends[:, 1] - ends[:, 0]) * large / 32
             low = ends[:, 0] - sides * 16.5 / large
             box = np.clip([*low, *(low + sides)], 0, self.SIDE)
-            expected = Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR,
-                                                       tuple(box.tolist()))
+            expected = Image.fromarray(picture).resize(
+                (size, size), Image.Resampling.BILINEAR, tuple(box.tolist())
+            )
             # PIL rounds to whole levels twice.
             np.testing.assert_allclose((found[i] + 1) * 127.5, expected, atol=1.5)
 
@@ -282,8 +329,7 @@ class TestCrop:
     def test_size_without_a_smaller_area_resizes(self, coordinates):
         view = draw(copies(coordinates)[:2], crop_size=12)
         assert view.shape == (2, 12, 12, 3)
-        pairs = (np.asarray(augment.to_float(coordinates))
-                 .reshape(12, 2, 12, 2, 3).mean(axis=(1, 3)))
+        pairs = np.asarray(augment.to_float(coordinates)).reshape(12, 2, 12, 2, 3).mean(axis=(1, 3))
         np.testing.assert_allclose(view[0][2:-2, 2:-2], pairs[2:-2, 2:-2], atol=0.05)
 
 
@@ -297,9 +343,15 @@ class TestShares:
         changed = np.abs(views - np.asarray(augment.to_float(image))).max(axis=(1, 2, 3)) > atol
         return changed.mean()
 
-    @pytest.mark.parametrize("settings, expected", [
-        ({"grey": 0.2}, 0.2), ({"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_probability": 0.7}, 0.7),
-        ({"solarise": (0.3,)}, 0.3), ({"rand_augment": 1}, None)])
+    @pytest.mark.parametrize(
+        "settings, expected",
+        [
+            ({"grey": 0.2}, 0.2),
+            ({"jitter": (0.4, 0.4, 0.4, 0.1), "jitter_probability": 0.7}, 0.7),
+            ({"solarise": (0.3,)}, 0.3),
+            ({"rand_augment": 1}, None),
+        ],
+    )
     def test_is_the_probability(self, settings, expected):
         share = self.share(draw(copies(self.GREEN), **settings), self.GREEN)
         if expected is None:  # of 14, those that change a flat and saturated green
@@ -309,8 +361,9 @@ class TestShares:
 
     @pytest.mark.parametrize("name", ["blur", "solarise"])
     @pytest.mark.parametrize("view, expected", [(0, 1.0), (1, 0.1), (2, 0.1), (1000, 0.1)])
-    def test_goes_by_the_view_and_the_last_is_for_all_further_ones(self, images, name, view,
-                                                                   expected):
+    def test_goes_by_the_view_and_the_last_is_for_all_further_ones(
+        self, images, name, view, expected
+    ):
         views = draw(copies(images[0]), view=view, blur_sigma=(0.5, 2.0), **{name: (1.0, 0.1)})
         share = self.share(views, images[0])
         assert abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / MANY)
@@ -323,8 +376,9 @@ class TestShares:
 
     def test_one_channel_has_no_colours_to_lose(self, images):
         grey = images[..., :1]
-        np.testing.assert_allclose(draw(grey, grey=1.0, jitter=(0.0, 0.0, 0.9, 0.5)),
-                                   draw(grey), atol=1e-5)
+        np.testing.assert_allclose(
+            draw(grey, grey=1.0, jitter=(0.0, 0.0, 0.9, 0.5)), draw(grey), atol=1e-5
+        )
 
     def test_further_operations_leave_the_draws_of_others_alone(self, images):
         plain = draw(images, shift=1, flip=True, crop_area=(0.3, 1.0))
@@ -337,13 +391,20 @@ class TestDevices:
         """To the bit, where each device has as many images as it would have alone."""
         config = ml_collections.ConfigDict(presets.PRESETS["byol"].views._asdict())
         images = np.random.default_rng(3).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
-        batch = Batch(images, np.zeros(16, np.int32), np.arange(16, dtype=np.int32) + 7,
-                      np.arange(16, dtype=np.int32), np.arange(16, dtype=np.int32) // 5, None)
+        batch = Batch(
+            images,
+            np.zeros(16, np.int32),
+            np.arange(16, dtype=np.int32) + 7,
+            np.arange(16, dtype=np.int32),
+            np.arange(16, dtype=np.int32) // 5,
+            None,
+        )
 
         def views(devices, part):
             rows = jax.tree.map(lambda x: x[part], batch)
-            program = devices.map_rows(lambda seed, rows: augment.draw_view(
-                config, rows._replace(seed=seed), view=1))
+            program = devices.map_rows(
+                lambda seed, rows: augment.draw_view(config, rows._replace(seed=seed), view=1)
+            )
             return np.asarray(program(devices.replicate(np.int32(4)), devices.split(rows)))
 
         eight = views(Devices(limit=8), slice(None))
@@ -359,8 +420,9 @@ class TestCheck:
         augment.check(ml_collections.ConfigDict(EVERYTHING))
 
     @pytest.mark.parametrize("value", [-1, 5000])
-    @pytest.mark.parametrize("name", ["shift", "crop_size", "contrast", "brightness", "noise",
-                                      "erase"])
+    @pytest.mark.parametrize(
+        "name", ["shift", "crop_size", "contrast", "brightness", "noise", "erase"]
+    )
     def test_outside_of_its_range(self, name, value):
         with pytest.raises(InputError, match=rf"augment\.{name} must lie between 0 and .*{value}"):
             augment.check(ml_collections.ConfigDict(OFF | {name: value}))

@@ -13,8 +13,16 @@ from jaxpt import cli, pretrain
 from jaxpt.data import sources
 
 ODD = {"cmyk.jpg", "extension.png"}  # read all the same
-BROKEN = {"truncated_a.jpg", "truncated_b.png", "zero_a.jpg", "zero_b.png", "words.png", "deep.png",
-          "huge.png", "header.png"}
+BROKEN = {
+    "truncated_a.jpg",
+    "truncated_b.png",
+    "zero_a.jpg",
+    "zero_b.png",
+    "words.png",
+    "deep.png",
+    "huge.png",
+    "header.png",
+}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +44,7 @@ def folder(tmp_path_factory):
     for name in "truncated_a.jpg", "truncated_b.png", "header.png":
         picture.save(odd / name)
         data = (odd / name).read_bytes()
-        (odd / name).write_bytes(data[:33 if name == "header.png" else -60])
+        (odd / name).write_bytes(data[: 33 if name == "header.png" else -60])
     for name in "zero_a.jpg", "zero_b.png":
         (odd / name).touch()
     (odd / "words.png").write_text("no image")
@@ -46,9 +54,19 @@ def folder(tmp_path_factory):
 
 
 def run_config(folder, **changes):
-    return config_of("cross_entropy", RUN | {
-        "data.source": "folder", "data.path": str(folder), "data.image_size": 8, "data.limit": 0,
-        "duration": "3 steps", "knn_every": "3 steps"} | changes)
+    return config_of(
+        "cross_entropy",
+        RUN
+        | {
+            "data.source": "folder",
+            "data.path": str(folder),
+            "data.image_size": 8,
+            "data.limit": 0,
+            "duration": "3 steps",
+            "knn_every": "3 steps",
+        }
+        | changes,
+    )
 
 
 def test_the_ten_are_reported_by_name(folder, capsys):
@@ -56,8 +74,12 @@ def test_the_ten_are_reported_by_name(folder, capsys):
     lines = capsys.readouterr().out.splitlines()
     kinds = {line.split(": ")[0] for line in lines[:-1]}
     assert kinds <= {"unusable", "cmyk", "extension", "duplicate"}
-    named = {kind: {line.split()[1].split("/")[-1] for line in lines[:-1]
-                    if line.startswith(f"{kind}: ")} for kind in kinds}
+    named = {
+        kind: {
+            line.split()[1].split("/")[-1] for line in lines[:-1] if line.startswith(f"{kind}: ")
+        }
+        for kind in kinds
+    }
     assert named["unusable"] == BROKEN
     assert named["cmyk"] | named["extension"] == ODD
     assert lines[-1].startswith("8 unusable") or "8 unusable" in lines[-1]
@@ -67,8 +89,9 @@ def test_the_ten_are_reported_by_name(folder, capsys):
 def test_pretraining_skips_or_stops(resident, folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(sources.InputError, match="8 of 10,000 images cannot be used: "):
-        pretrain.run(run_config(folder, **{"data.resident": resident}), tmp_path / "run",
-                     quiet=True)
+        pretrain.run(
+            run_config(folder, **{"data.resident": resident}), tmp_path / "run", quiet=True
+        )
     assert not (tmp_path / "run").exists()
     config = run_config(folder, **{"data.resident": resident, "data.broken": "skip"})
     with caplog.at_level(logging.WARNING):
@@ -79,8 +102,12 @@ def test_pretraining_skips_or_stops(resident, folder, tmp_path, monkeypatch, cap
 
 
 def test_duplicates_across_parts_and_classes(tmp_path, capsys):
-    for name, grey in (("train/a/1.png", 1), ("train/a/2.png", 2), ("test/a/3.png", 1),
-                       ("train/b/4.png", 2)):
+    for name, grey in (
+        ("train/a/1.png", 1),
+        ("train/a/2.png", 2),
+        ("test/a/3.png", 1),
+        ("train/b/4.png", 2),
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((8, 8), grey, np.uint8)).save(tmp_path / name)
     assert cli.main(["data", "check", str(tmp_path)]) == 3
@@ -93,15 +120,20 @@ def test_duplicates_across_parts_and_classes(tmp_path, capsys):
 
 def deep_png(pixels):
     """A PNG of 16 bits a channel, uint16 [height, width, 3], which Pillow cannot write."""
+
     def chunk(kind, data):
-        return (struct.pack(">I", len(data)) + kind + data
-                + struct.pack(">I", zlib.crc32(kind + data)))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     height, width, _ = pixels.shape
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in pixels)
-    return (b"\x89PNG\r\n\x1a\n"
-            + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(lines))
+        + chunk(b"IEND", b"")
+    )
 
 
 def test_sixteen_bits_of_colour_are_reported(tmp_path, capsys):

@@ -59,7 +59,8 @@ class TestJitter:
         image = image[..., :channels]
         factors, turn = np.array([1.5, 1.6, 0.3], np.float32), 0.2
         views = jit(jax.vmap(lambda order: colour.jitter(image, jnp.array(factors), turn, order)))(
-            np.array(self.ORDERS))
+            np.array(self.ORDERS)
+        )
         for view, order in zip(views, self.ORDERS, strict=True):
             close(view, jittered(image, factors, turn, order), 1e-5)
         if channels == 3:  # they do differ
@@ -67,17 +68,23 @@ class TestJitter:
 
     def test_without_hue_the_hue_stays_and_no_order_is_lost(self, image):
         factors = np.array([1.5, 1.6, 0.3], np.float32)
-        views = jit(jax.vmap(lambda order: colour.jitter(image, jnp.array(factors), 0.3, order,
-                                                         hues=False)))(np.array(self.ORDERS))
+        views = jit(
+            jax.vmap(lambda order: colour.jitter(image, jnp.array(factors), 0.3, order, hues=False))
+        )(np.array(self.ORDERS))
         for view, order in zip(views, self.ORDERS, strict=True):
             close(view, jittered(image, factors, 0.0, order), 1e-5)
 
     def test_draws(self):
         keys = jax.random.split(jax.random.key(0), DRAWS)
-        factors, turns, orders = jit(jax.vmap(
-            lambda key: augment.draw_jitter(key, (0.4, 1.5, 0.2, 0.1))))(keys)
-        for values, low, high in ((factors[:, 0], 0.6, 1.4), (factors[:, 1], 0.0, 2.5),
-                                  (factors[:, 2], 0.8, 1.2), (turns, -0.1, 0.1)):
+        factors, turns, orders = jit(
+            jax.vmap(lambda key: augment.draw_jitter(key, (0.4, 1.5, 0.2, 0.1)))
+        )(keys)
+        for values, low, high in (
+            (factors[:, 0], 0.6, 1.4),
+            (factors[:, 1], 0.0, 2.5),
+            (factors[:, 2], 0.8, 1.2),
+            (turns, -0.1, 0.1),
+        ):
             places = (np.asarray(values) - low) / (high - low)
             assert 0 <= places.min() + 1e-6 and places.max() <= 1 + 1e-6
             assert_even(np.histogram(places, 8, (0, 1))[0])
@@ -117,8 +124,9 @@ class TestBlur:
     @pytest.mark.parametrize("by_taps", [False, True])
     @pytest.mark.parametrize("sigma, radius", [(0.1, 1), (0.7, 3), (2.0, 3), (2.0, 9)])
     def test_is_that_of_scipy(self, image, sigma, radius, by_taps):
-        expected = scipy.ndimage.gaussian_filter(image.astype(float), (sigma, sigma, 0),
-                                                 mode="nearest", radius=(radius, radius, 0))
+        expected = scipy.ndimage.gaussian_filter(
+            image.astype(float), (sigma, sigma, 0), mode="nearest", radius=(radius, radius, 0)
+        )
         blur = jit(functools.partial(colour.blur, radius=radius, by_taps=by_taps))
         close(blur(image, sigma), expected)
 

@@ -20,9 +20,9 @@ def halves(height, width):
     """Left half (of the longer side: first half) 40, the other 200."""
     pixels = np.full((height, width), 40, np.uint8)
     if width > height:
-        pixels[:, width // 2:] = 200
+        pixels[:, width // 2 :] = 200
     else:
-        pixels[height // 2:] = 200
+        pixels[height // 2 :] = 200
     return pixels
 
 
@@ -45,10 +45,12 @@ class TestToSquare:
     def test_is_the_centre_of_the_whole_image_resized(self, shape, framing):
         image = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         scale = framing.resize / min(image.size)
-        whole = np.asarray(image.resize([round(side * scale) for side in image.size],
-                                        Image.Resampling.BICUBIC), int)
+        whole = np.asarray(
+            image.resize([round(side * scale) for side in image.size], Image.Resampling.BICUBIC),
+            int,
+        )
         top, left = ((side - framing.crop) // 2 for side in whole.shape[:2])
-        expected = whole[top:top + framing.crop, left:left + framing.crop]
+        expected = whole[top : top + framing.crop, left : left + framing.crop]
         np.testing.assert_allclose(to_square(image, framing), expected, atol=1)  # Pillow rounds
 
     def test_without_crop_the_whole_image_is_squeezed(self):
@@ -69,14 +71,19 @@ class TestToSquare:
 
     def test_interpolation_is_bicubic(self):
         image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 9), dtype=np.uint8))
-        np.testing.assert_array_equal(to_square(image, Framing.centre(15)),
-                                      image.resize((15, 15), Image.Resampling.BICUBIC))
-        np.testing.assert_array_equal(to_square(image, Framing(12, 0)),
-                                      image.resize((12, 12), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(
+            to_square(image, Framing.centre(15)), image.resize((15, 15), Image.Resampling.BICUBIC)
+        )
+        np.testing.assert_array_equal(
+            to_square(image, Framing(12, 0)), image.resize((12, 12), Image.Resampling.BICUBIC)
+        )
 
     def test_side(self):
-        assert [Framing(256, 224).side, Framing(224, 0).side, Framing.centre(7).side] == [224, 224,
-                                                                                          7]
+        assert [Framing(256, 224).side, Framing(224, 0).side, Framing.centre(7).side] == [
+            224,
+            224,
+            7,
+        ]
 
 
 class TestSquares:
@@ -84,8 +91,11 @@ class TestSquares:
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
         (tmp_path / "a.png").write_bytes(png(pixels[0]))
-        found = squares(iter([(tmp_path / "a.png", "a"), (png(pixels[1]), "b"),
-                              (png(pixels[2]), "c")]), 3, Framing.centre(8))
+        found = squares(
+            iter([(tmp_path / "a.png", "a"), (png(pixels[1]), "b"), (png(pixels[2]), "c")]),
+            3,
+            Framing.centre(8),
+        )
         np.testing.assert_array_equal(found, pixels)
 
     def test_grey_becomes_three_channels_or_stays(self):
@@ -99,7 +109,8 @@ class TestSquares:
         ones = png(halves(8, 8) // 200)
         np.testing.assert_array_equal(
             squares([(ones, "a")], 1, Framing.centre(12), channels=1, white=1),
-            squares([(png(halves(8, 8) // 200 * 255), "a")], 1, Framing.centre(12), channels=1))
+            squares([(png(halves(8, 8) // 200 * 255), "a")], 1, Framing.centre(12), channels=1),
+        )
 
     @pytest.mark.parametrize("data", [b"", b"no image", png(halves(8, 8))[:40]])
     def test_what_cannot_be_read_is_named(self, data):
@@ -116,9 +127,13 @@ class TestSquares:
         def never():
             raise AssertionError("read")
             yield
-        with pytest.raises(InputError, match=r"1,000,000,000 images of 224 × 224 × 3 take 140190\.1"
-                           r" GiB, but this machine has .* GiB.*image_size.*limit"):
-            squares(never(), 10 ** 9, Framing.centre(224))
+
+        with pytest.raises(
+            InputError,
+            match=r"1,000,000,000 images of 224 × 224 × 3 take 140190\.1"
+            r" GiB, but this machine has .* GiB.*image_size.*limit",
+        ):
+            squares(never(), 10**9, Framing.centre(224))
 
     def test_much_memory_is_said(self, caplog, monkeypatch):
         monkeypatch.setattr(decode, "LARGE", 10 * 8 * 8 * 3)

@@ -14,8 +14,10 @@ from jaxpt.train.parallel import Devices
 
 
 def config(**changes):
-    return config_of("cross_entropy", RUN | {"duration": "4 steps", "knn_every": "0 steps",
-                                             "batch_size": 24} | changes)
+    return config_of(
+        "cross_entropy",
+        RUN | {"duration": "4 steps", "knn_every": "0 steps", "batch_size": 24} | changes,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +28,11 @@ def dataset():
 def batches_of(dataset, resident, devices, start=0, stop=15):
     devices = Devices(limit=devices)
     split = dataset.trainval
-    feed = make_feed(config(**{"data.resident": resident}), split, dataset.coarse(split.labels),
-                     devices)
+    feed = make_feed(
+        config(**{"data.resident": resident}), split, dataset.coarse(split.labels), devices
+    )
     rows = (rows_of_step(step, 24, n=feed.n, seed=0) for step in range(start, stop))
-    found = [jax.device_get(jax.jit(feed.gather)(feed.data, batch)) for batch in
-             feed.batches(rows)]
+    found = [jax.device_get(jax.jit(feed.gather)(feed.data, batch)) for batch in feed.batches(rows)]
     feed.close()
     return found
 
@@ -46,33 +48,47 @@ def test_batches_are_the_same_either_way_on_any_devices_and_from_any_step(datase
         np.testing.assert_array_equal(batch.epoch, rows.epoch)
     for resident in "yes", "no":
         for devices in 1, 2, 8:
-            jax.tree.map(np.testing.assert_array_equal, expected,
-                         batches_of(dataset, resident, devices))
+            jax.tree.map(
+                np.testing.assert_array_equal, expected, batches_of(dataset, resident, devices)
+            )
         for start in 1, 7, 14:
-            jax.tree.map(np.testing.assert_array_equal, expected[start:],
-                         batches_of(dataset, resident, 2, start))
+            jax.tree.map(
+                np.testing.assert_array_equal,
+                expected[start:],
+                batches_of(dataset, resident, 2, start),
+            )
 
 
 @pytest.mark.parametrize("limit, kind", [(1, ResidentFeed), (0, StreamedFeed)])
 def test_the_limit_decides(limit, kind, dataset):
     split = dataset.trainval
-    feed = make_feed(config(**{"data.resident_limit_mb": limit}), split, split.labels,
-                     Devices(limit=1))
+    feed = make_feed(
+        config(**{"data.resident_limit_mb": limit}), split, split.labels, Devices(limit=1)
+    )
     assert isinstance(feed, kind)
     feed.close()
 
 
 def test_training_is_the_same_either_way(dataset):
-    one, other = (pretrain.run(config(**{"data.resident": resident}), quiet=True, dataset=dataset)
-                  for resident in ("yes", "no"))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-                 one.state.params, other.state.params)
+    one, other = (
+        pretrain.run(config(**{"data.resident": resident}), quiet=True, dataset=dataset)
+        for resident in ("yes", "no")
+    )
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+        one.state.params,
+        other.state.params,
+    )
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"data.resident": "maybe"}, "data.resident must be auto, yes or no, got 'maybe'"),
-    ({"data.prefetch": 0}, "data.prefetch must lie between 1 .* got 0"),
-    ({"data.workers": -1}, "data.workers must lie .* got -1")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"data.resident": "maybe"}, "data.resident must be auto, yes or no, got 'maybe'"),
+        ({"data.prefetch": 0}, "data.prefetch must lie between 1 .* got 0"),
+        ({"data.workers": -1}, "data.workers must lie .* got -1"),
+    ],
+)
 def test_bad_settings(changes, message, dataset):
     with pytest.raises(InputError, match=message):
         make_feed(config(**changes), dataset.trainval, dataset.trainval.labels, Devices(limit=1))

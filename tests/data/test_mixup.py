@@ -23,21 +23,24 @@ def test_mixed_labels_in_closed_form():
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
     own, other = (losses.cross_entropy(logits, jnp.array([label])) for label in (0, 1))
     np.testing.assert_allclose(  # λ log 2 + (1 − λ) log 4
-        mixup.mix(jnp.array([0.3]), own, other), [0.3 * math.log(2) + 0.7 * math.log(4)],
-        rtol=1e-5)
+        mixup.mix(jnp.array([0.3]), own, other), [0.3 * math.log(2) + 0.7 * math.log(4)], rtol=1e-5
+    )
     images = mixup.mix(jnp.array([0.25, 1.0]), jnp.full((2, 2, 2, 1), 4.0), jnp.zeros((2, 2, 2, 1)))
     np.testing.assert_array_equal(images[:, 0, 0, 0], [1.0, 4.0])
 
 
 def drawn(steps=400, **alphas):
-    draws = jax.jit(jax.vmap(lambda step: mixup.draw(3, step, **{"mixup": 0.0, "cutmix": 0.0}
-                                                     | alphas)))(np.arange(steps))
+    draws = jax.jit(
+        jax.vmap(lambda step: mixup.draw(3, step, **{"mixup": 0.0, "cutmix": 0.0} | alphas))
+    )(np.arange(steps))
     return jax.tree.map(np.asarray, draws)
 
 
 class TestDraw:
-    @pytest.mark.parametrize("alphas, cut", [({"mixup": 0.4}, 0.0), ({"cutmix": 0.4}, 1.0),
-                                             ({"mixup": 0.4, "cutmix": 0.4}, 0.5)])
+    @pytest.mark.parametrize(
+        "alphas, cut",
+        [({"mixup": 0.4}, 0.0), ({"cutmix": 0.4}, 1.0), ({"mixup": 0.4, "cutmix": 0.4}, 0.5)],
+    )
     def test_which_of_both_and_how_much(self, alphas, cut):
         draws = drawn(**alphas)
         assert abs(draws.cut.mean() - cut) <= 0.1 * (cut == 0.5)
@@ -78,8 +81,10 @@ def test_mixed_views_by_hand(cut, centre):
     images = np.random.default_rng(0).random((4, 10, 8, 3)).astype(np.float32)
     share = 0.6
     draw = mixup.Draw(jnp.float32(share), jnp.asarray(cut), jnp.array(centre, jnp.float32))
-    one, two = (over(devices, lambda x, n=devices: mixup.mix_views(draw, x, 4 // n, "batch"),
-                     images) for devices in (1, 2))
+    one, two = (
+        over(devices, lambda x, n=devices: mixup.mix_views(draw, x, 4 // n, "batch"), images)
+        for devices in (1, 2)
+    )
     expected, own = images.copy(), share
     if cut:
         height, width = int(10 * math.sqrt(1 - share)), int(8 * math.sqrt(1 - share))

@@ -30,7 +30,7 @@ def test_a_batch_is_a_slice_of_the_stream(position, size):
     whole = stream(80, n=10, seed=1)
     part = batch_at(position, size, n=10, seed=1)
     for a, b in zip(part, whole):
-        np.testing.assert_array_equal(a, b[position:position + size])
+        np.testing.assert_array_equal(a, b[position : position + size])
 
 
 def test_asking_again_gives_the_same():
@@ -43,8 +43,11 @@ def test_asking_again_gives_the_same():
 
 
 def test_other_seeds_and_passes_have_other_orders():
-    orders = [tuple(batch_at(100 * epoch, 100, n=100, seed=seed)[0])
-              for seed in range(3) for epoch in range(3)]
+    orders = [
+        tuple(batch_at(100 * epoch, 100, n=100, seed=seed)[0])
+        for seed in range(3)
+        for epoch in range(3)
+    ]
     orders.append(tuple(range(100)))  # nor is any of them the set's own order
     assert len(set(orders)) == len(orders)
 
@@ -59,13 +62,17 @@ def test_rows_of_step_follow_each_other():
     whole, epochs = stream(35, n=10, seed=2)
     for step in range(5):
         rows = rows_of_step(step, 7, n=10, seed=2)
-        np.testing.assert_array_equal(rows.index, whole[7 * step:7 * step + 7])
-        np.testing.assert_array_equal(rows.epoch, epochs[7 * step:7 * step + 7])
+        np.testing.assert_array_equal(rows.index, whole[7 * step : 7 * step + 7])
+        np.testing.assert_array_equal(rows.epoch, epochs[7 * step : 7 * step + 7])
 
 
 def test_gather_takes_the_rows_of_all_arrays():
-    data = Resident(np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1), np.arange(6) * 10,
-                    np.arange(6) + 100, np.int32(5))
+    data = Resident(
+        np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1),
+        np.arange(6) * 10,
+        np.arange(6) + 100,
+        np.int32(5),
+    )
     batch = gather(data, Rows(np.array([4, 0, 4]), np.array([2, 2, 3])))
     np.testing.assert_array_equal(batch.image.ravel(), [4, 0, 4])
     np.testing.assert_array_equal(batch.label, [40, 0, 40])

@@ -10,8 +10,7 @@ from PIL import Image
 from jaxpt import cli
 
 PAGE = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
-COMMANDS = [line.strip() for line in PAGE.read_text().splitlines()
-            if line.startswith("    jaxpt ")]
+COMMANDS = [line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    jaxpt ")]
 # What makes a run short, and what a set of this size allows.
 SHORT = {"duration": "2 steps", "batch_size": 8, "memory": 16, "k": 4, "knn_k": 3, "devices": 1}
 

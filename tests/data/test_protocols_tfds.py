@@ -40,8 +40,9 @@ RAW = {
     "dsprites": {"train": 3 * 6 * 40 * 32 * 32},
     "smallnorb": {"train": 24_300, "test": 24_300},
 }
-OF_TFDS = {name: protocol for name, protocol in PROTOCOLS.items()
-           if protocol.source.startswith("tfds:")}
+OF_TFDS = {
+    name: protocol for name, protocol in PROTOCOLS.items() if protocol.source.startswith("tfds:")
+}
 SOURCES = sorted({protocol.source.removeprefix("tfds:") for protocol in OF_TFDS.values()})
 SMALL = {"train": 12, "validation": 8, "test": 6}  # of the shrunken sets below
 
@@ -69,14 +70,21 @@ def small(tmp_path_factory):
 
 def shrunken(protocol):
     """The protocol with slices that a set of SMALL sizes has."""
+
     def split(text):
         return re.sub(r"\[.*", "[2:6]", text)
+
     if protocol.split_rule:
         return protocol._replace(sizes={"trainval": 8, "test": 4})
-    small = protocol._replace(train=split(protocol.train), test=split(protocol.test),
-                              validation=split(protocol.validation))
-    counts = {part: 4 if "[" in getattr(small, part) else SMALL.get(getattr(small, part), 0)
-              for part in ("train", "validation", "test")}
+    small = protocol._replace(
+        train=split(protocol.train),
+        test=split(protocol.test),
+        validation=split(protocol.validation),
+    )
+    counts = {
+        part: 4 if "[" in getattr(small, part) else SMALL.get(getattr(small, part), 0)
+        for part in ("train", "validation", "test")
+    }
     return small._replace(sizes={**counts, "trainval": counts["train"] + counts["validation"]})
 
 
@@ -99,16 +107,20 @@ def test_tfds_makes_these_splits(source, tmp_path):
     builder = tfds.builder(source, data_dir=tmp_path)
     wanted = set(RAW[base(source)])
     if base(source) in NAMES_IN_CODE:
-        code = "".join(inspect.getsource(cls) for cls in type(builder).__mro__
-                       if cls.__module__.endswith((base(source), "cifar", "dataset_builder"))
-                       and not cls.__module__.endswith("core.dataset_builder"))
+        code = "".join(
+            inspect.getsource(cls)
+            for cls in type(builder).__mro__
+            if cls.__module__.endswith((base(source), "cifar", "dataset_builder"))
+            and not cls.__module__.endswith("core.dataset_builder")
+        )
         assert all(f"Split.{name.upper()}" in code or f'"{name}"' in code for name in wanted)
         return
     nowhere = pathlib.Path("/nowhere")
     manager = unittest.mock.MagicMock(manual_dir=nowhere)
     for method in "download_and_extract", "download", "extract":
         getattr(manager, method).side_effect = lambda urls, **_: (
-            {key: nowhere for key in urls} if isinstance(urls, dict) else nowhere)
+            {key: nowhere for key in urls} if isinstance(urls, dict) else nowhere
+        )
     made = builder._split_generators(manager)
     names = set(made) if isinstance(made, dict) else {str(split.name) for split in made}
     assert wanted <= names and names - wanted <= {"extra", "sample", "test"}
@@ -123,13 +135,22 @@ def test_sun397_sizes_are_those_of_the_lists_that_tfds_ships():
 
 def kitti_boxes(split, i):
     """A car and a nearer tram; random boxes would have their corners in any order."""
+
     def both(first, second):
         return np.array([first, second], np.float32)
-    return {"objects": {
-        "alpha": both(0, 1), "bbox": both([0, 0, 1, 1], [0, 0, 1, 1]),
-        "dimensions": both([1, 1, 1], [1, 1, 1]), "location": both([0, 0, 7 + i], [0, 0, 2]),
-        "occluded": np.array([0, 1]), "rotation_y": both(0, 0), "truncated": both(0, 0),
-        "type": np.array([0, 6])}}
+
+    return {
+        "objects": {
+            "alpha": both(0, 1),
+            "bbox": both([0, 0, 1, 1], [0, 0, 1, 1]),
+            "dimensions": both([1, 1, 1], [1, 1, 1]),
+            "location": both([0, 0, 7 + i], [0, 0, 2]),
+            "occluded": np.array([0, 1]),
+            "rotation_y": both(0, 0),
+            "truncated": both(0, 0),
+            "type": np.array([0, 6]),
+        }
+    }
 
 
 @pytest.mark.parametrize("name", sorted(set(OF_TFDS) - {"eurosat"}))
@@ -158,8 +179,11 @@ def test_loads_fake_examples(name, small, monkeypatch):
 
 def test_nested_features_reach_the_task(small, monkeypatch):
     """KITTI: the car is 7 + i metres away, of the classes −8, −20, further and none."""
-    monkeypatch.setitem(PROTOCOLS, "vtab_kitti_distance", shrunken(
-        OF_TFDS["vtab_kitti_distance"])._replace(test="validation", sizes={"test": 8}))
+    monkeypatch.setitem(
+        PROTOCOLS,
+        "vtab_kitti_distance",
+        shrunken(OF_TFDS["vtab_kitti_distance"])._replace(test="validation", sizes={"test": 8}),
+    )
     with fake_examples(small, kitti_boxes):
         found = protocols.load("vtab_kitti_distance", image_size=8)
     np.testing.assert_array_equal(found.test.labels, [0, 0, 1, 1, 1, 1, 1, 1])
@@ -181,6 +205,7 @@ class TestVoc:
     def test_multi_hot_and_difficult(self, small, monkeypatch):
         def changes(split, i):
             return {"labels": [0, i % 3 + 3, 19], "labels_no_difficult": [i % 3 + 3]}
+
         found = self.load(small, monkeypatch, changes)
         for split in found.train, found.validation, found.test:
             place = split.ids if split is not found.validation else split.ids - 12
@@ -188,14 +213,21 @@ class TestVoc:
             expected[np.arange(len(place)), place % 3 + 3] = 1
             np.testing.assert_array_equal(split.labels, expected)
             assert split.difficult.dtype == bool and split.multi_label
-            np.testing.assert_array_equal(split.difficult.sum(0), [len(place)] + [0] * 18
-                                          + [len(place)])
+            np.testing.assert_array_equal(
+                split.difficult.sum(0), [len(place)] + [0] * 18 + [len(place)]
+            )
 
     def test_the_metric_takes_them(self, small, monkeypatch):
         from jaxpt.evaluation import voc07_map
-        found = self.load(small, monkeypatch, lambda split, i: {
-            "labels": list(range(20)) if i < 2 else [4], "labels_no_difficult":
-            list(range(20)) if i < 2 else []}).test
+
+        found = self.load(
+            small,
+            monkeypatch,
+            lambda split, i: {
+                "labels": list(range(20)) if i < 2 else [4],
+                "labels_no_difficult": list(range(20)) if i < 2 else [],
+            },
+        ).test
         scores = found.labels + np.where(found.difficult, 9.0, 0.0)
         assert voc07_map(scores, found.labels, difficult=found.difficult) == 1
         assert voc07_map(scores, found.labels) < 1
@@ -211,6 +243,7 @@ class TestVoc:
     def test_is_not_for_pretraining(self, small, monkeypatch):
         import ml_collections
         from jaxpt import pretrain
+
         found = self.load(small, monkeypatch, None)
         config = ml_collections.ConfigDict({"data": {"train_on": "train"}})
         with pytest.raises(InputError, match="voc07 has several labels an image"):
@@ -225,8 +258,8 @@ class TestEurosat:
         write_metadata(tmp_path, "eurosat/rgb:2.*.*", {"train": 12})
 
         def changes(split, i):
-            return {"filename": names[i], "label": i % 2,
-                    "image": io.BytesIO(png(20 * i, 64, 64))}
+            return {"filename": names[i], "label": i % 2, "image": io.BytesIO(png(20 * i, 64, 64))}
+
         with fake_examples(tmp_path, changes):
             return names, protocols.load("eurosat", image_size=8, **options)
 
@@ -243,8 +276,9 @@ class TestEurosat:
         _, found = self.load(tmp_path / "a", monkeypatch, {"trainval": 8, "test": 4})
         _, limited = self.load(tmp_path / "b", monkeypatch, {"trainval": 8, "test": 4}, limit=5)
         assert len(limited.trainval.ids) == 5 and len(limited.test.ids) == 4
-        np.testing.assert_array_equal(limited.trainval.images,
-                                      found.trainval.images[limited.trainval.ids])
+        np.testing.assert_array_equal(
+            limited.trainval.images, found.trainval.images[limited.trainval.ids]
+        )
 
     def test_another_size(self, tmp_path, monkeypatch):
         with pytest.raises(InputError, match="eurosat: trainval has 8 .* protocol 18,900"):
@@ -260,10 +294,12 @@ class TestLimit:
             found = protocols.load("dtd", image_size=8, limit=limit)
         assert len(found.trainval.ids) == limit
         assert set(found.train.ids) == {i for i in found.trainval.ids if i < 12}
-        np.testing.assert_array_equal(found.trainval.images,
-                                      whole.trainval.images[found.trainval.ids])
-        np.testing.assert_array_equal(found.trainval.labels,
-                                      whole.trainval.labels[found.trainval.ids])
+        np.testing.assert_array_equal(
+            found.trainval.images, whole.trainval.images[found.trainval.ids]
+        )
+        np.testing.assert_array_equal(
+            found.trainval.labels, whole.trainval.labels[found.trainval.ids]
+        )
         np.testing.assert_array_equal(found.test.images, whole.test.images)
 
 
@@ -276,10 +312,13 @@ class TestWrongSizes:
     def test_by_what_is_really_there(self, n, small, monkeypatch):
         monkeypatch.setitem(PROTOCOLS, "dtd", shrunken(OF_TFDS["dtd"]))
         builder = tfds_source.open_builder("dtd:3.*.*", small)
-        with fake_examples(small), pytest.raises(
-                InputError, match=f"dtd: test holds 6 examples, but {n} were expected"):
-            tfds_source.read(builder, [("test", n)], tfds_source.TASKS["label"],
-                             tfds_source.Framing.centre(8))
+        with (
+            fake_examples(small),
+            pytest.raises(InputError, match=f"dtd: test holds 6 examples, but {n} were expected"),
+        ):
+            tfds_source.read(
+                builder, [("test", n)], tfds_source.TASKS["label"], tfds_source.Framing.centre(8)
+            )
 
 
 def test_another_set_in_the_prepared_folder(small):

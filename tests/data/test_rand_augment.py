@@ -17,15 +17,24 @@ STRENGTHS = (-1.0, -0.4, 0.3, 0.9, 1.0)
 
 def warped(image, matrix):
     fill = (128,) * len(image.getbands())
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.NEAREST,
-                           fillcolor=fill if len(fill) > 1 else fill[0])
+    return image.transform(
+        image.size,
+        Image.Transform.AFFINE,
+        matrix,
+        Image.Resampling.NEAREST,
+        fillcolor=fill if len(fill) > 1 else fill[0],
+    )
 
 
 def by_pil(name, image, strength):
     size = abs(strength)
     width, height = image.size
-    enhancers = {"colour": ImageEnhance.Color, "contrast": ImageEnhance.Contrast,
-                 "brightness": ImageEnhance.Brightness, "sharpness": ImageEnhance.Sharpness}
+    enhancers = {
+        "colour": ImageEnhance.Color,
+        "contrast": ImageEnhance.Contrast,
+        "brightness": ImageEnhance.Brightness,
+        "sharpness": ImageEnhance.Sharpness,
+    }
     if name in enhancers:
         return enhancers[name](image).enhance(1 + 0.9 * strength)
     return {
@@ -34,8 +43,9 @@ def by_pil(name, image, strength):
         "equalize": lambda: ImageOps.equalize(image),
         "posterize": lambda: ImageOps.posterize(image, 8 - round(4 * size)),
         "solarize": lambda: ImageOps.solarize(image, 256 * (1 - size)),
-        "rotate": lambda: image.rotate(30 * strength, fillcolor=(128,) * 3 if len(
-            image.getbands()) == 3 else 128),
+        "rotate": lambda: image.rotate(
+            30 * strength, fillcolor=(128,) * 3 if len(image.getbands()) == 3 else 128
+        ),
         "shear_x": lambda: warped(image, (1, 0.3 * strength, 0, 0, 1, 0)),
         "shear_y": lambda: warped(image, (1, 0, 0, 0.3 * strength, 1, 0)),
         "translate_x": lambda: warped(image, (1, 0, 150 / 331 * strength * width, 0, 1, 0)),
@@ -50,7 +60,7 @@ def picture(request):
     y, x = np.mgrid[:24, :17] / 24
     waves = np.stack([np.sin(4 * x), np.cos(3 * y), x * y], axis=-1) * 60 + 100
     pixels = np.clip(waves + 15 * rng.normal(size=waves.shape), 20, 200).astype(np.uint8)
-    return pixels[..., :request.param]
+    return pixels[..., : request.param]
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
@@ -90,10 +100,17 @@ def test_flat_images_stay():
 
 
 def test_every_operation_is_drawn_equally_often_and_in_both_directions(monkeypatch):
-    monkeypatch.setattr(ra, "operate", lambda image, which, strength: jnp.where(
-        jnp.arange(2)[:, None, None] == 0, which, 100 + jnp.sign(strength)) + 0 * image)
+    monkeypatch.setattr(
+        ra,
+        "operate",
+        lambda image, which, strength: (
+            jnp.where(jnp.arange(2)[:, None, None] == 0, which, 100 + jnp.sign(strength))
+            + 0 * image
+        ),
+    )
     views = 255 * jit(jax.vmap(lambda key: ra.rand_augment(key, jnp.zeros((2, 1, 1)), 1, 5.0)))(
-        jax.random.split(jax.random.key(1), 4200))
+        jax.random.split(jax.random.key(1), 4200)
+    )
     which, sign = np.round(np.asarray(views)[..., 0, 0]).astype(int).T
     counts = np.bincount(which, minlength=14)
     assert len(counts) == 14 and abs(counts - 300).max() < 4 * np.sqrt(300)

@@ -17,8 +17,9 @@ TEN = tuple(str(i) for i in range(10))
 
 def load(source="digits", path="", **others):
     fields = {"image_size": 8, "label_map": "fine", "limit": 0}
-    return sources.load(ml_collections.ConfigDict(
-        {"source": source, "path": str(path), **fields, **others}))
+    return sources.load(
+        ml_collections.ConfigDict({"source": source, "path": str(path), **fields, **others})
+    )
 
 
 @pytest.fixture(scope="module")
@@ -32,18 +33,23 @@ class TestDigits:
         for split in digits.train, digits.validation, digits.trainval, digits.test:
             assert split.images.shape == (len(split.ids), 8, 8, 1)
             assert (split.images.dtype, split.labels.dtype, split.ids.dtype) == (
-                np.uint8, np.int32, np.int32)
+                np.uint8,
+                np.int32,
+                np.int32,
+            )
             assert split.labels.shape == split.ids.shape
         assert digits.class_names == TEN
 
     def test_images_are_those_of_scikit_learn_over_the_full_range(self, digits):
         from sklearn.datasets import load_digits
+
         original = load_digits()
         ours = np.concatenate([digits.trainval.images, digits.test.images])[..., 0]
         assert ours.min() == 0 and ours.max() == 255
         np.testing.assert_allclose(ours / 255, original.images / 16, atol=0.5 / 255 + 1e-9)
         np.testing.assert_array_equal(
-            np.concatenate([digits.trainval.labels, digits.test.labels]), original.target)
+            np.concatenate([digits.trainval.labels, digits.test.labels]), original.target
+        )
 
 
 class TestValidation:
@@ -61,7 +67,8 @@ class TestValidation:
     def test_is_a_fifth_of_every_class(self, digits):
         per_class = np.bincount(digits.trainval.labels)
         np.testing.assert_array_equal(
-            np.bincount(digits.validation.labels), np.round(per_class / 5))
+            np.bincount(digits.validation.labels), np.round(per_class / 5)
+        )
 
     def test_is_the_same_in_every_call_and_whatever_global_seed(self, digits):
         np.random.seed(7)
@@ -77,8 +84,7 @@ class TestLimit:
         limited = load(limit=300)
         assert len(limited.trainval.ids) == 300 == len(set(limited.trainval.ids))
         assert len(limited.test.ids) == 597
-        assert sorted([*limited.train.ids, *limited.validation.ids]) == sorted(
-            limited.trainval.ids)
+        assert sorted([*limited.train.ids, *limited.validation.ids]) == sorted(limited.trainval.ids)
 
     def test_ids_still_name_the_original_images(self, digits):
         limited = load(limit=300).trainval
@@ -106,9 +112,14 @@ def test_unknown_source_names_those_there_are():
 @pytest.fixture
 def arrays():
     rng = np.random.default_rng(0)
-    return {f"{part}_{kind}": values for part, n in (("train", 20), ("test", 6))
-            for kind, values in (("images", rng.integers(0, 256, (n, 5, 4, 3), dtype=np.uint8)),
-                                 ("labels", np.arange(n) % 3))}
+    return {
+        f"{part}_{kind}": values
+        for part, n in (("train", 20), ("test", 6))
+        for kind, values in (
+            ("images", rng.integers(0, 256, (n, 5, 4, 3), dtype=np.uint8)),
+            ("labels", np.arange(n) % 3),
+        )
+    }
 
 
 class TestNpz:
@@ -134,24 +145,34 @@ class TestNpz:
         with pytest.raises(InputError, match=rf"lacks the arrays \['{missing}'\]"):
             load("npz", self.save(tmp_path, arrays))
 
-    @pytest.mark.parametrize("changes, message", [
-        ({"test_labels": np.full(6, 7)}, r"test labels must lie in 0 … 2, found \[7\]"),
-        ({"train_labels": np.full(20, -2)}, r"train labels must lie in .*found \[-2\]"),
-        ({"class_names": np.array(["a", "b"])}, r"train labels must lie in 0 … 1, found \[2\]"),
-        ({"train_images": np.zeros((20, 5, 4, 3))}, r"must be uint8.*float64 \[20, 5, 4, 3\]"),
-        ({"train_images": np.zeros((20, 5, 4), np.uint8)}, r"got uint8 \[20, 5, 4\]"),
-        ({"test_images": np.zeros((6, 5, 4, 2), np.uint8)}, r"1 or 3\], got .*\[6, 5, 4, 2\]"),
-        ({"test_images": np.zeros((6, 5, 4, 1), np.uint8)}, r"\[5, 4, 3\].*\[5, 4, 1\]"),
-        ({"train_labels": np.zeros(19, int)}, r"20 images but labels of shape \[19\]"),
-        ({"train_labels": np.zeros((20, 1), int)}, r"labels of shape \[20, 1\]"),
-        ({"train_labels": np.full(20, 0.5)}, r"train_labels must be integers, got float64"),
-        ({"test_labels": np.full(6, "cat")}, r"test_labels must be integers, got <U3"),
-        ({"train_images": np.zeros((0, 5, 4, 3), np.uint8), "train_labels": np.zeros(0, int)},
-         r"no training images"),
-        ({"test_images": np.zeros((0, 5, 4, 3), np.uint8), "test_labels": np.zeros(0, int)},
-         r"no test images"),
-        ({"class_names": np.array(["a", 1, 2], object)}, r"no whole \.npz file"),
-    ])
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            ({"test_labels": np.full(6, 7)}, r"test labels must lie in 0 … 2, found \[7\]"),
+            ({"train_labels": np.full(20, -2)}, r"train labels must lie in .*found \[-2\]"),
+            ({"class_names": np.array(["a", "b"])}, r"train labels must lie in 0 … 1, found \[2\]"),
+            ({"train_images": np.zeros((20, 5, 4, 3))}, r"must be uint8.*float64 \[20, 5, 4, 3\]"),
+            ({"train_images": np.zeros((20, 5, 4), np.uint8)}, r"got uint8 \[20, 5, 4\]"),
+            ({"test_images": np.zeros((6, 5, 4, 2), np.uint8)}, r"1 or 3\], got .*\[6, 5, 4, 2\]"),
+            ({"test_images": np.zeros((6, 5, 4, 1), np.uint8)}, r"\[5, 4, 3\].*\[5, 4, 1\]"),
+            ({"train_labels": np.zeros(19, int)}, r"20 images but labels of shape \[19\]"),
+            ({"train_labels": np.zeros((20, 1), int)}, r"labels of shape \[20, 1\]"),
+            ({"train_labels": np.full(20, 0.5)}, r"train_labels must be integers, got float64"),
+            ({"test_labels": np.full(6, "cat")}, r"test_labels must be integers, got <U3"),
+            (
+                {
+                    "train_images": np.zeros((0, 5, 4, 3), np.uint8),
+                    "train_labels": np.zeros(0, int),
+                },
+                r"no training images",
+            ),
+            (
+                {"test_images": np.zeros((0, 5, 4, 3), np.uint8), "test_labels": np.zeros(0, int)},
+                r"no test images",
+            ),
+            ({"class_names": np.array(["a", 1, 2], object)}, r"no whole \.npz file"),
+        ],
+    )
     def test_data_that_makes_no_sense(self, tmp_path, arrays, changes, message):
         with pytest.raises(InputError, match=message):
             load("npz", self.save(tmp_path, arrays | changes))
@@ -170,8 +191,11 @@ class TestNpz:
 
 def idx(array):
     """The IDX format: two zero bytes, 8 for uint8, the number of axes, their big-endian sizes."""
-    return (struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-            + array.tobytes())
+    return (
+        struct.pack(">BBBB", 0, 0, 8, array.ndim)
+        + struct.pack(f">{array.ndim}I", *array.shape)
+        + array.tobytes()
+    )
 
 
 class TestFashionMnist:
@@ -182,7 +206,8 @@ class TestFashionMnist:
             "train-images-idx3": rng.integers(0, 256, (30, 28, 28), dtype=np.uint8),
             "train-labels-idx1": (np.arange(30) % 10).astype(np.uint8),
             "t10k-images-idx3": rng.integers(0, 256, (10, 28, 28), dtype=np.uint8),
-            "t10k-labels-idx1": np.arange(10, dtype=np.uint8)[::-1]}
+            "t10k-labels-idx1": np.arange(10, dtype=np.uint8)[::-1],
+        }
         for name, array in self.arrays.items():
             (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
         return tmp_path
@@ -191,30 +216,49 @@ class TestFashionMnist:
         found = load("fashion_mnist", folder, label_map="fashion5")
         for prefix, split in ("train", found.trainval), ("t10k", found.test):
             np.testing.assert_array_equal(
-                split.images[..., 0], self.arrays[f"{prefix}-images-idx3"])
+                split.images[..., 0], self.arrays[f"{prefix}-images-idx3"]
+            )
             np.testing.assert_array_equal(split.labels, self.arrays[f"{prefix}-labels-idx1"])
         assert found.trainval.images.shape == (30, 28, 28, 1)
         assert found.class_names[9] == "ankle boot"
         coarse = [found.coarse.names[c] for c in found.coarse(np.arange(10))]
-        assert coarse == ["tops", "trouser", "tops", "dress", "tops", "shoes", "tops", "shoes",
-                          "bag", "shoes"]
+        assert coarse == [
+            "tops",
+            "trouser",
+            "tops",
+            "dress",
+            "tops",
+            "shoes",
+            "tops",
+            "shoes",
+            "bag",
+            "shoes",
+        ]
 
     def test_missing_file_is_named_with_the_package_that_has_it(self, folder):
         (folder / "t10k-labels-idx1-ubyte.gz").unlink()
-        with pytest.raises(InputError, match=r"t10k-labels-idx1-ubyte\.gz is missing.*"
-                           r"dataset-fashion-mnist.*data\.path"):
+        with pytest.raises(
+            InputError,
+            match=r"t10k-labels-idx1-ubyte\.gz is missing.*"
+            r"dataset-fashion-mnist.*data\.path",
+        ):
             load("fashion_mnist", folder)
 
-    @pytest.mark.parametrize("spoil, message", [
-        (lambda data: data[:len(data) // 2], "cannot be read as gzip"),
-        (lambda data: data[:20] + bytes(100) + data[120:], "cannot be read as gzip"),
-        (lambda data: gzip.decompress(data), "cannot be read as gzip"),
-        (lambda data: gzip.compress(gzip.decompress(data)[:-7]),
-         r"is truncated: its header says \[30, 28, 28\], but it holds 23513 bytes"),
-        (lambda data: gzip.compress(gzip.decompress(data)[:9]), "is no IDX file"),
-        (lambda data: gzip.compress(b"<html>not found</html>"), "is no IDX file"),
-        (lambda data: b"", "is no IDX file"),
-    ])
+    @pytest.mark.parametrize(
+        "spoil, message",
+        [
+            (lambda data: data[: len(data) // 2], "cannot be read as gzip"),
+            (lambda data: data[:20] + bytes(100) + data[120:], "cannot be read as gzip"),
+            (lambda data: gzip.decompress(data), "cannot be read as gzip"),
+            (
+                lambda data: gzip.compress(gzip.decompress(data)[:-7]),
+                r"is truncated: its header says \[30, 28, 28\], but it holds 23513 bytes",
+            ),
+            (lambda data: gzip.compress(gzip.decompress(data)[:9]), "is no IDX file"),
+            (lambda data: gzip.compress(b"<html>not found</html>"), "is no IDX file"),
+            (lambda data: b"", "is no IDX file"),
+        ],
+    )
     def test_broken_file_is_named(self, folder, spoil, message):
         path = folder / "train-images-idx3-ubyte.gz"
         path.write_bytes(spoil(path.read_bytes()))
@@ -247,8 +291,9 @@ class TestFolder:
         np.testing.assert_array_equal(found.trainval.labels, [0] * 5 + [1] * 5)
         np.testing.assert_array_equal(found.test.labels, [0, 0, 1, 1])
         # Every image is of one grey, so the values tell which file stands where.
-        np.testing.assert_array_equal(found.trainval.images[:, 0, 0, 0],
-                                      [0, 1, 2, 3, 4, 50, 51, 52, 53, 54])
+        np.testing.assert_array_equal(
+            found.trainval.images[:, 0, 0, 0], [0, 1, 2, 3, 4, 50, 51, 52, 53, 54]
+        )
 
     def test_grey_images_alone_stay_grey(self, root):
         assert load("folder", root).trainval.images.shape == (10, 8, 8, 1)
@@ -277,9 +322,9 @@ class TestFolder:
         # Halves of 40 and 200: the edge between them lies in the middle of the crop.
         pixels = np.full((height, width), 40)
         if width > height:
-            pixels[:, width // 2:] = 200
+            pixels[:, width // 2 :] = 200
         else:
-            pixels[height // 2:] = 200
+            pixels[height // 2 :] = 200
         save_image(root / "train" / "ant" / "0.png", pixels)
         image = load("folder", root).trainval.images[0, :, :, 0]
         assert image.shape == (8, 8)
@@ -345,7 +390,7 @@ class TestFolder:
         path = root / "test" / "bee" / "1.png"
         save_image(path, np.random.default_rng(0).integers(0, 256, (64, 64)))
         data = path.read_bytes()
-        path.write_bytes(data[:int(share * len(data))])
+        path.write_bytes(data[: int(share * len(data))])
         with pytest.raises(InputError, match=r"test/bee/1\.png cannot be read as an image"):
             load("folder", root)
 
@@ -386,21 +431,27 @@ class TestLevelsAndLists:
             load("folder", root, label_map=f"level:{level}")
 
     def test_a_list_gives_the_same(self, root):
-        lines = ["path,coarse,fine", *(f"train/{name}/x.png,{name.replace('/', ',')}"
-                                       for name in self.FILES)]
+        lines = [
+            "path,coarse,fine",
+            *(f"train/{name}/x.png,{name.replace('/', ',')}" for name in self.FILES),
+        ]
         (root / "mine.csv").write_text("\n".join(lines) + "\n\n")
         found, whole = load("folder", root / "mine.csv"), load("folder", root)
         assert found.class_names == whole.class_names and len(found.test.ids) == 0
         np.testing.assert_array_equal(found.trainval.images, whole.trainval.images)
         np.testing.assert_array_equal(found.trainval.labels, whole.trainval.labels)
 
-    @pytest.mark.parametrize("text, message", [
-        ("", "lists no images"),
-        ("train/animal/cat/x.png\n", "line 1: expected path,label"),
-        ("train/animal/cat/x.png,a\nx.png,\n", "line 2: expected path,label"),
-        ("../outside.png,a\n", "leads out of"),
-        ("/etc/passwd,a\n", "line 1: '/etc/passwd' is no path from"),
-        ("x\0.png,\"a", "cannot be read as a list|no path|unexpected end")])
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("", "lists no images"),
+            ("train/animal/cat/x.png\n", "line 1: expected path,label"),
+            ("train/animal/cat/x.png,a\nx.png,\n", "line 2: expected path,label"),
+            ("../outside.png,a\n", "leads out of"),
+            ("/etc/passwd,a\n", "line 1: '/etc/passwd' is no path from"),
+            ('x\0.png,"a', "cannot be read as a list|no path|unexpected end"),
+        ],
+    )
     def test_bad_lists(self, text, message, root):
         (root / "mine.csv").write_text(text)
         with pytest.raises(InputError, match=message):
@@ -413,11 +464,15 @@ class TestLevelsAndLists:
         assert found.coarse.names == ("x", "y")
         np.testing.assert_array_equal(found.coarse(np.arange(3)), [0, 1, 0])
 
-    @pytest.mark.parametrize("text, message", [
-        ("animal/cat,x\n", r"lacks the classes \['animal/dog', 'tool/saw'\]"),
-        ("animal/cat,x\nanimal/dog,y\ntool/saw,x\nsaw,x\n", r"data has not: \['saw'\]"),
-        ("animal/cat,x\nanimal/cat,y\n", "line 2: 'animal/cat' has two coarse"),
-        ("animal/cat\n", "line 1: expected fine,coarse")])
+    @pytest.mark.parametrize(
+        "text, message",
+        [
+            ("animal/cat,x\n", r"lacks the classes \['animal/dog', 'tool/saw'\]"),
+            ("animal/cat,x\nanimal/dog,y\ntool/saw,x\nsaw,x\n", r"data has not: \['saw'\]"),
+            ("animal/cat,x\nanimal/cat,y\n", "line 2: 'animal/cat' has two coarse"),
+            ("animal/cat\n", "line 1: expected fine,coarse"),
+        ],
+    )
     def test_bad_maps(self, text, message, root):
         (root / "map.csv").write_text(text)
         with pytest.raises(InputError, match=message):
@@ -439,8 +494,11 @@ class TestBroken:
 
     @pytest.mark.parametrize("resident", ["yes", "no"])
     def test_stop_names_them(self, resident, root):
-        with pytest.raises(InputError, match=r"2 of 12 images cannot be used: .*a/00\.png cannot "
-                           r".*b/01\.png cannot .*data\.broken to skip; jaxpt data check "):
+        with pytest.raises(
+            InputError,
+            match=r"2 of 12 images cannot be used: .*a/00\.png cannot "
+            r".*b/01\.png cannot .*data\.broken to skip; jaxpt data check ",
+        ):
             load("folder", root, resident=resident)
 
     @pytest.mark.parametrize("resident", ["yes", "no"])
@@ -449,8 +507,9 @@ class TestBroken:
             found = load("folder", root, resident=resident, broken="skip")
             assert [text.split()[0][-8:] for text in found.broken] == ["a/00.png", "b/01.png"]
             images = np.asarray(found.trainval.images)
-            np.testing.assert_array_equal(images[:, 0, 0, 0], [20, 40, 60, 80, 100, 30, 50, 70,
-                                                               90, 110])
+            np.testing.assert_array_equal(
+                images[:, 0, 0, 0], [20, 40, 60, 80, 100, 30, 50, 70, 90, 110]
+            )
             np.testing.assert_array_equal(found.trainval.images[-1], images[-1])
             np.testing.assert_array_equal(found.train.images[1:3], images[found.train.ids][1:3])
 
@@ -467,12 +526,15 @@ class TestBroken:
 
 
 class TestLabelMap:
-    @pytest.mark.parametrize("name, coarse, n_names", [
-        ("fine", range(10), 10),
-        ("halves", [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], 2),
-        ("parity", [0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 2),
-        ("fashion5", [0, 1, 0, 2, 0, 3, 0, 3, 4, 3], 5),
-    ])
+    @pytest.mark.parametrize(
+        "name, coarse, n_names",
+        [
+            ("fine", range(10), 10),
+            ("halves", [0, 0, 0, 0, 0, 1, 1, 1, 1, 1], 2),
+            ("parity", [0, 1, 0, 1, 0, 1, 0, 1, 0, 1], 2),
+            ("fashion5", [0, 1, 0, 2, 0, 3, 0, 3, 4, 3], 5),
+        ],
+    )
     def test_of_ten_classes(self, name, coarse, n_names):
         found = label_map(name, TEN)
         np.testing.assert_array_equal(found(np.arange(10, dtype=np.int32)), list(coarse))
@@ -480,8 +542,9 @@ class TestLabelMap:
         assert len(found.names) == n_names
 
     def test_maps_labels_in_any_order(self):
-        np.testing.assert_array_equal(label_map("halves", TEN)(np.array([9, 0, 5, 4])),
-                                      [1, 0, 1, 0])
+        np.testing.assert_array_equal(
+            label_map("halves", TEN)(np.array([9, 0, 5, 4])), [1, 0, 1, 0]
+        )
 
     def test_fine_and_parity_take_any_number_of_classes(self):
         assert label_map("fine", ("cat", "dog", "eel")).names == ("cat", "dog", "eel")
@@ -503,7 +566,10 @@ class TestLabelMap:
 
 def test_tfds_without_tensorflow(monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec",
-                        lambda name, *args: None if name == "tensorflow" else found(name, *args))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *args: None if name == "tensorflow" else found(name, *args),
+    )
     with pytest.raises(InputError, match=r"tfds:mnist needs TensorFlow.*jaxpt\[tfds\]"):
         load("tfds:mnist")

@@ -39,11 +39,25 @@ def cache(tmp_path_factory, monkeypatch):
 
 
 def config(folder, **changes):
-    return config_of("look", RUN | {
-        "data.source": "folder", "data.path": str(folder), "data.image_size": 8, "data.limit": 0,
-        "data.resident": "no", "batch_size": BATCH, "memory": 36, "duration": f"{STEPS} steps",
-        "knn_every": "0 steps", "k_warmup": "0 steps", "checkpoint_every": "1 steps",
-        "keep_checkpoints": 9} | changes)
+    return config_of(
+        "look",
+        RUN
+        | {
+            "data.source": "folder",
+            "data.path": str(folder),
+            "data.image_size": 8,
+            "data.limit": 0,
+            "data.resident": "no",
+            "batch_size": BATCH,
+            "memory": 36,
+            "duration": f"{STEPS} steps",
+            "knn_every": "0 steps",
+            "k_warmup": "0 steps",
+            "checkpoint_every": "1 steps",
+            "keep_checkpoints": 9,
+        }
+        | changes,
+    )
 
 
 def same_bits(a, b):
@@ -51,11 +65,13 @@ def same_bits(a, b):
 
 
 @pytest.mark.slow
-def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(folder, tmp_path,
-                                                                      monkeypatch):
+def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(
+    folder, tmp_path, monkeypatch
+):
     def run(workdir, **changes):
-        return jax.device_get(pretrain.run(config(folder, **changes), str(workdir),
-                                           quiet=True).state)
+        return jax.device_get(
+            pretrain.run(config(folder, **changes), str(workdir), quiet=True).state
+        )
 
     def until(step, source, name):  # a copy as if killed there
         workdir = shutil.copytree(tmp_path / source, tmp_path / name)
@@ -64,8 +80,9 @@ def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(folder, tm
         return workdir
 
     paced, pace = [], StreamedFeed.pace
-    monkeypatch.setattr(StreamedFeed, "pace", lambda self, done: (paced.append(done),
-                                                                  pace(self, done)))
+    monkeypatch.setattr(
+        StreamedFeed, "pace", lambda self, done: (paced.append(done), pace(self, done))
+    )
     whole = run(tmp_path / "whole")
     assert len(paced) == 36 // BATCH + STEPS  # while the memory is filled, too
     for step in range(1, STEPS):
@@ -114,11 +131,28 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     two = config(folder, devices=2, **{"optimizer.name": "sgd"})
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=1",
-                                "JAX_PLATFORMS": "cpu"}
-    processes = [subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, address, str(i), str(folder), str(tmp_path),
-         two.to_json()], env=environment, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+        "JAX_PLATFORMS": "cpu",
+    }
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                address,
+                str(i),
+                str(folder),
+                str(tmp_path),
+                two.to_json(),
+            ],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
@@ -134,8 +168,12 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
             for step, (index, epoch) in enumerate(rows):
                 at = index[half]
                 for name, value in {
-                        "image": np.asarray(split.images)[at], "id": split.ids[at], "index": at,
-                        "label": dataset.coarse(split.labels)[at], "epoch": epoch[half]}.items():
+                    "image": np.asarray(split.images)[at],
+                    "id": split.ids[at],
+                    "index": at,
+                    "label": dataset.coarse(split.labels)[at],
+                    "epoch": epoch[half],
+                }.items():
                     np.testing.assert_array_equal(own[f"{name}{step}"], value)
 
     alone = pretrain.run(two, quiet=True, dataset=dataset).state.params
@@ -179,10 +217,14 @@ print(peak() - before)
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="Linux tells the peak")
 def test_host_memory_is_a_few_batches_whatever_the_set(tmp_path):
     Image.fromarray(np.zeros((256, 256, 3), np.uint8)).save(tmp_path / "one.png")
-    output = subprocess.run([sys.executable, "-c", GROWTH, tmp_path / "one.png"], check=True,
-                            stdout=subprocess.PIPE, text=True,
-                            env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}).stdout
-    batch = 64 * 256 * 256 * 3 / 2 ** 20  # 12 MiB; the set has 25 of them
+    output = subprocess.run(
+        [sys.executable, "-c", GROWTH, tmp_path / "one.png"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+    ).stdout
+    batch = 64 * 256 * 256 * 3 / 2**20  # 12 MiB; the set has 25 of them
     # Here the device's own batches are in the host's memory, too, and the allocator's reserve.
     bound = (2 + IN_FLIGHT + 1 + IN_FLIGHT + 1) * batch + 24
     assert 2 * batch < float(output) < bound < 25 * batch / 2

@@ -16,8 +16,11 @@ pytest.importorskip("importlib_resources")  # tfds needs it, and does not ask fo
 
 
 def digit_images():
-    return sources.load(ml_collections.ConfigDict(
-        {"source": "digits", "path": "", "image_size": 8, "label_map": "fine", "limit": 0}))
+    return sources.load(
+        ml_collections.ConfigDict(
+            {"source": "digits", "path": "", "image_size": 8, "label_map": "fine", "limit": 0}
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +31,15 @@ def prepared(tmp_path_factory):
     train = digits.trainval.images[:300], digits.trainval.labels[:300]
     test = digits.test.images[:90], digits.test.labels[:90]
     for name, splits, shape, frame in (
-            ("LocalDigits", {"train": train, "test": test}, (8, 8, 1), np.asarray),
-            ("OnePart", {"train": train}, (8, 8, 1), np.asarray),
-            ("OblongDigits", {"train": train, "test": test}, (None, None, 3),
-             lambda image: np.repeat(np.pad(image, ((0, 0), (4, 4), (0, 0))), 3, -1))):
+        ("LocalDigits", {"train": train, "test": test}, (8, 8, 1), np.asarray),
+        ("OnePart", {"train": train}, (8, 8, 1), np.asarray),
+        (
+            "OblongDigits",
+            {"train": train, "test": test},
+            (None, None, 3),
+            lambda image: np.repeat(np.pad(image, ((0, 0), (4, 4), (0, 0))), 3, -1),
+        ),
+    ):
         builder = make_builder(name, splits, shape, frame)(data_dir=data_dir)
         builder.download_and_prepare()
     return data_dir
@@ -39,8 +47,9 @@ def prepared(tmp_path_factory):
 
 def load(source, path, **changes):
     fields = {"image_size": 8, "label_map": "fine", "limit": 0}
-    return sources.load(ml_collections.ConfigDict(
-        {"source": source, "path": str(path), **fields, **changes}))
+    return sources.load(
+        ml_collections.ConfigDict({"source": source, "path": str(path), **fields, **changes})
+    )
 
 
 def same_rows(split, original):
@@ -77,8 +86,11 @@ class TestPrepared:
         assert load("tfds:oblong_digits", prepared, image_size=12).test.images.shape[1] == 12
 
     def test_no_size_for_images_of_several_shapes(self, prepared):
-        with pytest.raises(InputError, match=r"oblong_digits has images of several shapes: "
-                           r"data\.image_size must be at least 1, got 0"):
+        with pytest.raises(
+            InputError,
+            match=r"oblong_digits has images of several shapes: "
+            r"data\.image_size must be at least 1, got 0",
+        ):
             load("tfds:oblong_digits", prepared, image_size=0)
 
     def test_limit_and_label_map(self, prepared):
@@ -86,17 +98,28 @@ class TestPrepared:
         assert len(found.trainval.ids) == 50 and found.coarse.names == ("even", "odd")
 
     def test_pretraining_runs_on_it(self, prepared, tmp_path):
-        config = config_of("cross_entropy", RUN | {
-            "duration": "4 steps", "knn_every": "4 steps", "data.limit": 0,
-            "data.source": "tfds:local_digits", "data.path": str(prepared)})
+        config = config_of(
+            "cross_entropy",
+            RUN
+            | {
+                "duration": "4 steps",
+                "knn_every": "4 steps",
+                "data.limit": 0,
+                "data.source": "tfds:local_digits",
+                "data.path": str(prepared),
+            },
+        )
         trained = pretrain.run(config, tmp_path / "run")
         assert int(trained.state.step) == 4
 
 
 class TestSplits:
     def test_missing_test_split_says_how_to_choose(self, prepared):
-        with pytest.raises(InputError, match=r"one_part has no split 'test' .*only \['train'\]: "
-                           r"choose with data\.train_split and data\.test_split.*'train\[80%:\]'"):
+        with pytest.raises(
+            InputError,
+            match=r"one_part has no split 'test' .*only \['train'\]: "
+            r"choose with data\.train_split and data\.test_split.*'train\[80%:\]'",
+        ):
             load("tfds:one_part", prepared)
 
     def test_slices(self, prepared):
@@ -104,7 +127,8 @@ class TestSplits:
         assert len(found.trainval.ids) == 240 and len(found.test.ids) == 60
         whole = load("tfds:one_part", prepared, test_split="train").test
         np.testing.assert_array_equal(
-            whole.images, np.concatenate([found.trainval.images, found.test.images]))
+            whole.images, np.concatenate([found.trainval.images, found.test.images])
+        )
 
     @pytest.mark.parametrize("split", ["dev", "train[500:600]", "train[", ""])
     def test_no_such_split(self, split, prepared):
@@ -122,8 +146,12 @@ class TestCannotBeRead:
             load("tfds:local_digits", prepared / "one_part" / "1.0.0")
 
     def test_no_classified_images(self, tmp_path):
-        with tfds.testing.mock_data(), pytest.raises(
-                InputError, match=r"tfds:voc is no set of classified images.*it has \['image'"):
+        with (
+            tfds.testing.mock_data(),
+            pytest.raises(
+                InputError, match=r"tfds:voc is no set of classified images.*it has \['image'"
+            ),
+        ):
             load("tfds:voc", tmp_path)
 
     def test_try_gcs_is_passed_on(self, monkeypatch, prepared):
@@ -133,6 +161,7 @@ class TestCannotBeRead:
         def spy(name, **options):
             seen.append(options.pop("try_gcs"))
             return builder(name, **options)
+
         monkeypatch.setattr(tfds, "builder", spy)
         load("tfds:local_digits", prepared)
         load("tfds:local_digits", prepared, try_gcs=True)
@@ -146,14 +175,16 @@ class TestAccelerators:
 
     def test_both_kinds_are_hidden(self, monkeypatch):
         hidden = []
-        monkeypatch.setattr(tf.config, "set_visible_devices",
-                            lambda devices, kind: hidden.append((devices, kind)))
+        monkeypatch.setattr(
+            tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind))
+        )
         tfds_source.keep_to_cpu()
         assert sorted(hidden) == [([], "GPU"), ([], "TPU")]
 
     def test_a_tensorflow_that_already_holds_one_is_refused(self, monkeypatch):
         def too_late(devices, kind):
             raise RuntimeError("Visible devices cannot be modified after being initialized")
+
         device = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
         monkeypatch.setattr(tf.config, "set_visible_devices", too_late)
         monkeypatch.setattr(tf.config, "get_visible_devices", lambda: [device])

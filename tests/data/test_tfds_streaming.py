@@ -43,7 +43,8 @@ def prepared(tmp_path_factory):
     data_dirs = {form: tmp_path_factory.mktemp(form) for form in FORMATS}
     for form, data_dir in data_dirs.items():
         builder(data_dir=data_dir, file_format=form).download_and_prepare(
-            download_config=tfds.download.DownloadConfig(num_shards=SHARDS))
+            download_config=tfds.download.DownloadConfig(num_shards=SHARDS)
+        )
         assert len(shards(data_dir)) == SHARDS
     return data_dirs
 
@@ -64,15 +65,22 @@ def shards(data_dir):
 
 
 def data(path, resident="no", **changes):
-    return {"data.source": "tfds:local_pictures", "data.path": str(path), "data.image_size": 8,
-            "data.label_map": "fine", "data.limit": 0, "data.resident": resident,
-            **{f"data.{name}": value for name, value in changes.items()}}
+    return {
+        "data.source": "tfds:local_pictures",
+        "data.path": str(path),
+        "data.image_size": 8,
+        "data.label_map": "fine",
+        "data.limit": 0,
+        "data.resident": resident,
+        **{f"data.{name}": value for name, value in changes.items()},
+    }
 
 
 def load(path, resident="no", **changes):
     fields = data(path, resident, **changes).items()
-    return sources.load(ml_collections.ConfigDict(
-        {name.removeprefix("data."): value for name, value in fields}))
+    return sources.load(
+        ml_collections.ConfigDict({name.removeprefix("data."): value for name, value in fields})
+    )
 
 
 def same_sets(one, other):
@@ -94,8 +102,9 @@ class TestImages:
     @pytest.mark.parametrize("form", FORMATS)
     @pytest.mark.parametrize("split", ["train[10%:70%]", "train[3:5]", "train[30:]+test"])
     def test_of_slices(self, split, form, prepared):
-        same_sets(*(load(prepared[form], resident, train_split=split)
-                    for resident in ("yes", "no")))
+        same_sets(
+            *(load(prepared[form], resident, train_split=split) for resident in ("yes", "no"))
+        )
 
     def test_size_decides(self, prepared):
         one = load(prepared["tfrecord"], "auto", resident_limit_mb=1).trainval.images
@@ -103,13 +112,21 @@ class TestImages:
         assert isinstance(one, np.ndarray) and isinstance(other, Pictures)
 
     def test_of_a_protocol(self, prepared, monkeypatch):
-        split = Protocol("tfds:local_pictures:1.*.*", 10,
-                         {"train": 20, "validation": 30, "trainval": 50, "test": TEST},
-                         train="train[30:]", validation="train[:30]", resize=8, crop=0)
+        split = Protocol(
+            "tfds:local_pictures:1.*.*",
+            10,
+            {"train": 20, "validation": 30, "trainval": 50, "test": TEST},
+            train="train[30:]",
+            validation="train[:30]",
+            resize=8,
+            crop=0,
+        )
         monkeypatch.setitem(protocols.PROTOCOLS, "local", split)
         for limit in 0, 33:
-            found, expected = (protocols.load("local", path=str(prepared["array_record"]),
-                                              limit=limit, keep=keep) for keep in (0, None))
+            found, expected = (
+                protocols.load("local", path=str(prepared["array_record"]), limit=limit, keep=keep)
+                for keep in (0, None)
+            )
             assert isinstance(found.test.images, Pictures)
             same_sets(found, expected)
 
@@ -118,32 +135,41 @@ class TestTraining:
     @pytest.mark.parametrize("form", FORMATS)
     def test_batches_are_those_of_a_resident_set_from_any_step_on_any_devices(self, form, prepared):
         def batches(resident, devices, start):
-            config = config_of("cross_entropy", RUN | {"batch_size": BATCH}
-                               | data(prepared[form], resident))
+            config = config_of(
+                "cross_entropy", RUN | {"batch_size": BATCH} | data(prepared[form], resident)
+            )
             split = sources.load(config.data).trainval
             feed = make_feed(config, split, split.labels, Devices(limit=devices))
             assert isinstance(feed, StreamedFeed) == (resident == "no")
             rows = (rows_of_step(i, BATCH, n=feed.n, seed=0) for i in range(start, 10))
-            found = [jax.device_get(feed.gather(feed.data, placed))
-                     for placed in feed.batches(rows)]
+            found = [
+                jax.device_get(feed.gather(feed.data, placed)) for placed in feed.batches(rows)
+            ]
             feed.close()
             return found
 
         expected = batches("yes", 1, 0)
         for devices, start in (1, 0), (2, 3), (2, 9):
-            jax.tree.map(np.testing.assert_array_equal, batches("no", devices, start),
-                         expected[start:])
+            jax.tree.map(
+                np.testing.assert_array_equal, batches("no", devices, start), expected[start:]
+            )
 
     def test_a_run_ends_as_the_resident_one(self, prepared):
         def run(resident):
-            config = config_of("cross_entropy", RUN | {
-                "batch_size": BATCH, "duration": "5 steps", "knn_every": "5 steps"} | data(
-                    prepared["tfrecord"], resident))
+            config = config_of(
+                "cross_entropy",
+                RUN
+                | {"batch_size": BATCH, "duration": "5 steps", "knn_every": "5 steps"}
+                | data(prepared["tfrecord"], resident),
+            )
             return pretrain.run(config, quiet=True)
 
         one, other = run("yes"), run("no")
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-                     one.state.params, other.state.params)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
+            one.state.params,
+            other.state.params,
+        )
         assert one.history[-1]["knn"] == other.history[-1]["knn"]
 
 
@@ -152,8 +178,7 @@ class TestEveryImageIsDecodedOnce:
     def test_and_remembered_until_a_file_changes(self, form, prepared, tmp_path, monkeypatch):
         copy = shutil.copytree(prepared[form], tmp_path / "copy")
         opened = []
-        monkeypatch.setattr(tfds_records, "open_image",
-                            lambda encoded, name: opened.append(name))
+        monkeypatch.setattr(tfds_records, "open_image", lambda encoded, name: opened.append(name))
         first = load(copy)
         assert len(set(opened)) == len(opened) == IMAGES + TEST
         same_sets(load(copy), first)
@@ -172,14 +197,24 @@ class TestEveryImageIsDecodedOnce:
         shard = shards(own_copy)[0]
         content = shard.read_bytes()
         shard.write_bytes(content.replace(b"\x89PNG", b"\x89GNP", 1))
-        with pytest.raises(InputError, match=r"local_pictures, train, example \d+ cannot be read "
-                           "as an image"):
+        with pytest.raises(
+            InputError,
+            match=r"local_pictures, train, example \d+ cannot be read "
+            "as an image",
+        ):
             load(own_copy)
 
 
 class TestDamagedFiles:
-    @pytest.mark.parametrize("spoil", [lambda x: x[:-5], lambda x: x + b"12345", lambda x: b"",
-                                       lambda x: x[:1] + b"\xff" + x[2:]])
+    @pytest.mark.parametrize(
+        "spoil",
+        [
+            lambda x: x[:-5],
+            lambda x: x + b"12345",
+            lambda x: b"",
+            lambda x: x[:1] + b"\xff" + x[2:],
+        ],
+    )
     def test_tfrecord(self, spoil, own_copy):
         shard = shards(own_copy)[1]
         shard.write_bytes(spoil(shard.read_bytes()))
@@ -204,8 +239,11 @@ class TestDamagedFiles:
         next(batches)
         for shard in shards(own_copy):
             shard.unlink()
-        with pytest.raises(RunError, match=r"train, example \d+ cannot be read .*No such file.* "
-                           "start the run again"):
+        with pytest.raises(
+            RunError,
+            match=r"train, example \d+ cannot be read .*No such file.* "
+            "start the run again",
+        ):
             list(batches)
         feed.close()
 

@@ -15,20 +15,34 @@ def make_builder(name, splits, shape, frame):
     import tensorflow_datasets as tfds
 
     def info(self):
-        return tfds.core.DatasetInfo(builder=self, supervised_keys=("image", "label"),
-                                     features=tfds.features.FeaturesDict({
-                                         "image": tfds.features.Image(shape=shape),
-                                         "label": tfds.features.ClassLabel(num_classes=10)}))
+        return tfds.core.DatasetInfo(
+            builder=self,
+            supervised_keys=("image", "label"),
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": tfds.features.Image(shape=shape),
+                    "label": tfds.features.ClassLabel(num_classes=10),
+                }
+            ),
+        )
 
     def generate(self, split):
         for i, (image, label) in enumerate(zip(*splits[split])):
             yield i, {"image": frame(image), "label": int(label)}
 
-    return type(name, (tfds.core.GeneratorBasedBuilder,), {
-        "VERSION": tfds.core.Version("1.0.0"), "_info": info,
-        "_split_generators": lambda self, _: {split: self._generate_examples(split)
-                                              for split in splits},
-        "_generate_examples": generate, "__module__": __name__})
+    return type(
+        name,
+        (tfds.core.GeneratorBasedBuilder,),
+        {
+            "VERSION": tfds.core.Version("1.0.0"),
+            "_info": info,
+            "_split_generators": lambda self, _: {
+                split: self._generate_examples(split) for split in splits
+            },
+            "_generate_examples": generate,
+            "__module__": __name__,
+        },
+    )
 
 
 def write_metadata(data_dir, source, sizes):
@@ -39,11 +53,19 @@ def write_metadata(data_dir, source, sizes):
     import tensorflow_datasets as tfds
 
     builder = tfds.builder(source, data_dir=data_dir)
-    template = tfds.core.ShardedFileTemplate(data_dir=builder.data_path, dataset_name=builder.name,
-                                             filetype_suffix="tfrecord")
-    builder.info.set_splits(tfds.core.splits.SplitDict([
-        tfds.core.SplitInfo(name=name, shard_lengths=[n], num_bytes=0, filename_template=template)
-        for name, n in sizes.items()]))
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=builder.data_path, dataset_name=builder.name, filetype_suffix="tfrecord"
+    )
+    builder.info.set_splits(
+        tfds.core.splits.SplitDict(
+            [
+                tfds.core.SplitInfo(
+                    name=name, shard_lengths=[n], num_bytes=0, filename_template=template
+                )
+                for name, n in sizes.items()
+            ]
+        )
+    )
     builder.data_path.mkdir(parents=True)
     builder.info.write_to_directory(builder.data_dir)
     return builder.data_dir
@@ -73,7 +95,8 @@ def fake_examples(data_dir, changes=None):
         flat = tf.data.Dataset.from_generator(
             lambda: (features.encode_example(example) for example in examples),
             output_types=tf.nest.map_structure(lambda t: t.dtype, specs),
-            output_shapes=tf.nest.map_structure(lambda t: t.shape, specs))
+            output_shapes=tf.nest.map_structure(lambda t: t.shape, specs),
+        )
         return flat.map(lambda e: features.decode_example(e, decoders=decoders.decoders))
 
     with tfds.testing.mock_data(as_dataset_fn=as_dataset, data_dir=str(data_dir)):

@@ -26,8 +26,11 @@ def hsic(x, y):
     k, l = x @ x.T, y @ y.T
     np.fill_diagonal(k, 0)
     np.fill_diagonal(l, 0)
-    return (np.trace(k @ l) + (ones @ k @ ones) * (ones @ l @ ones) / ((n - 1) * (n - 2))
-            - 2 / (n - 2) * (ones @ k @ l @ ones)) / (n * (n - 3))
+    return (
+        np.trace(k @ l)
+        + (ones @ k @ ones) * (ones @ l @ ones) / ((n - 1) * (n - 2))
+        - 2 / (n - 2) * (ones @ k @ l @ ones)
+    ) / (n * (n - 3))
 
 
 def whole_cka(x, y):
@@ -44,8 +47,10 @@ def test_hsic_is_the_mean_over_quadruples_of_different_examples():
     # The U-statistic that the closed form stands for: E k(l + l'' − 2l').
     x, y = related(4, 6, (2, 3))
     k, l = x @ x.T, y @ y.T
-    terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q])
-             for i, j, q, r in itertools.permutations(range(6), 4)]
+    terms = [
+        k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q])
+        for i, j, q, r in itertools.permutations(range(6), 4)
+    ]
     assert cka._hsic(x, y) == pytest.approx(np.mean(terms), abs=1e-12)
 
 
@@ -137,8 +142,9 @@ def test_the_matrix_is_the_table_of_pairs(batch_size):
     x, y = related(14)
     a, b = {"stem": x, "head": y}, {"one": y, "two": features(15, 60, 3), "three": x + y[:, :5]}
     found = cka_matrix(a, b, batch_size=batch_size, seed=2)
-    expected = [[linear_cka(p, q, batch_size=batch_size, seed=2) for q in b.values()]
-                for p in a.values()]
+    expected = [
+        [linear_cka(p, q, batch_size=batch_size, seed=2) for q in b.values()] for p in a.values()
+    ]
     assert found.shape == (2, 3)
     np.testing.assert_allclose(found, expected, atol=1e-12)
     assert found[1, 0] == pytest.approx(1)
@@ -151,16 +157,19 @@ def test_float32_and_lists_are_summed_in_float64():
     assert linear_cka(x, y) == pytest.approx(whole_cka(x.astype(float), y.astype(float)), abs=1e-12)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"first": np.full((9, 2), np.nan)}, "first features of 9 examples are not finite"),
-    ({"second": np.ones(9)}, r"second features must be \[n, dim\]"),
-    ({"first": np.ones((0, 2))}, "first features must be"),
-    ({"second": features(0, 8)}, "second has 8 rows and first 9"),
-    ({"first": features(0, 3), "second": features(1, 3)}, "at least 4 rows, got 3"),
-    ({"second": np.full((9, 3), 0.1)}, "second features are all alike"),
-    ({"first": np.eye(9)}, "all pairs of first features are equally similar"),
-    ({"batch_size": 7}, "batch_size must be None or at least 8, .* got 7"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"first": np.full((9, 2), np.nan)}, "first features of 9 examples are not finite"),
+        ({"second": np.ones(9)}, r"second features must be \[n, dim\]"),
+        ({"first": np.ones((0, 2))}, "first features must be"),
+        ({"second": features(0, 8)}, "second has 8 rows and first 9"),
+        ({"first": features(0, 3), "second": features(1, 3)}, "at least 4 rows, got 3"),
+        ({"second": np.full((9, 3), 0.1)}, "second features are all alike"),
+        ({"first": np.eye(9)}, "all pairs of first features are equally similar"),
+        ({"batch_size": 7}, "batch_size must be None or at least 8, .* got 7"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         linear_cka(**{"first": features(0, 9), "second": features(1, 9)} | change)

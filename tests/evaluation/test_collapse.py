@@ -11,16 +11,28 @@ from jaxpt.evaluation import collapse
 
 def features_like(kind, rng=np.random.default_rng(0)):
     noise = rng.normal(size=(200, 16))
-    return {"random": noise, "classes": np.eye(16)[rng.integers(0, 2, 200)] + 0.01 * noise,
-            "offset": noise + 2.0,
-            "alike": 1.0 + 1e-4 * noise, "same": np.ones((200, 16)),
-            "zero": np.zeros((200, 16)),
-            "line": rng.normal(size=(200, 1)) * np.ones((1, 16)) + 1e-4 * noise}[kind]
+    return {
+        "random": noise,
+        "classes": np.eye(16)[rng.integers(0, 2, 200)] + 0.01 * noise,
+        "offset": noise + 2.0,
+        "alike": 1.0 + 1e-4 * noise,
+        "same": np.ones((200, 16)),
+        "zero": np.zeros((200, 16)),
+        "line": rng.normal(size=(200, 1)) * np.ones((1, 16)) + 1e-4 * noise,
+    }[kind]
 
 
-@pytest.mark.parametrize("kind, words", [
-    ("random", None), ("classes", None), ("offset", None),
-    ("alike", "nearly alike"), ("same", "nearly alike"), ("line", "nearly on one line")])
+@pytest.mark.parametrize(
+    "kind, words",
+    [
+        ("random", None),
+        ("classes", None),
+        ("offset", None),
+        ("alike", "nearly alike"),
+        ("same", "nearly alike"),
+        ("line", "nearly on one line"),
+    ],
+)
 def test_made_up_features(kind, words):
     found = collapse.warnings(collapse.spread(features_like(kind)))
     assert len(found) == (words is not None) and all(words in text for text in found)
@@ -35,12 +47,19 @@ def test_values_by_hand():
     assert collapse.spread(np.zeros((5, 3))) == {"feature_spread": 0.0, "feature_rank": 0.0}
 
 
-@pytest.mark.parametrize("values, count", [
-    ({}, 0), ({"loss": 0.0}, 0), ({"zero_loss": 0.99}, 0), ({"zero_loss": 0.995}, 1),
-    ({"feature_spread": 0.01, "feature_rank": 1.5}, 0),
-    ({"feature_spread": 0.0099, "feature_rank": 1.0}, 1),  # one sentence for one trouble
-    ({"feature_spread": 0.5, "feature_rank": 1.4}, 1),
-    ({"feature_spread": 0.0, "feature_rank": 0.0, "zero_loss": 1.0}, 2)])
+@pytest.mark.parametrize(
+    "values, count",
+    [
+        ({}, 0),
+        ({"loss": 0.0}, 0),
+        ({"zero_loss": 0.99}, 0),
+        ({"zero_loss": 0.995}, 1),
+        ({"feature_spread": 0.01, "feature_rank": 1.5}, 0),
+        ({"feature_spread": 0.0099, "feature_rank": 1.0}, 1),  # one sentence for one trouble
+        ({"feature_spread": 0.5, "feature_rank": 1.4}, 1),
+        ({"feature_spread": 0.0, "feature_rank": 0.0, "zero_loss": 1.0}, 2),
+    ],
+)
 def test_thresholds(values, count):
     assert len(collapse.warnings(values)) == count
 
@@ -54,8 +73,9 @@ def dataset():
 @pytest.mark.parametrize("steps", [1, pytest.param(150, marks=pytest.mark.slow)])
 def test_no_false_alarm_in_the_shipped_configs(method, steps, dataset, capsys):
     config = digits.get_config(method)
-    config.update(duration=f"{steps} steps", log_every="5 steps", knn_every=f"{steps} steps",
-                  devices=1)
+    config.update(
+        duration=f"{steps} steps", log_every="5 steps", knn_every=f"{steps} steps", devices=1
+    )
     pretrain.run(config, quiet=True, dataset=dataset)
     assert "warning" not in capsys.readouterr().err
 
@@ -68,4 +88,5 @@ def test_a_run_that_collapses_is_warned_of(dataset, capsys):
     config.max_skipped = 2
     pretrain.run(config, quiet=True, dataset=dataset)
     assert "jaxpt: warning at step 2: the features of all images are nearly" in (
-        capsys.readouterr().err)
+        capsys.readouterr().err
+    )

@@ -20,8 +20,10 @@ class Maker:
     def __call__(self):
         self.made += 1
         rng = np.random.default_rng(0)
-        return {"z": rng.normal(size=(5, 3)).astype(np.float32),
-                "a": rng.normal(size=(5, 2)).astype(np.float32)}
+        return {
+            "z": rng.normal(size=(5, 3)).astype(np.float32),
+            "a": rng.normal(size=(5, 2)).astype(np.float32),
+        }
 
 
 def assert_same(found):
@@ -50,9 +52,15 @@ def test_without_a_folder_nothing_is_kept(tmp_path, monkeypatch):
     assert make.made == 2 and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("other", [
-    {"checkpoint": "abd", "part": "test"}, {"checkpoint": "abc", "part": "trainval"},
-    {"checkpoint": "abc"}, {**WHAT, "images": "x"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"checkpoint": "abd", "part": "test"},
+        {"checkpoint": "abc", "part": "trainval"},
+        {"checkpoint": "abc"},
+        {**WHAT, "images": "x"},
+    ],
+)
 def test_anything_that_differs_is_another_entry(other, tmp_path):
     make, cache = Maker(), FeatureCache(tmp_path)
     cache.get(WHAT, make)
@@ -83,8 +91,9 @@ def _reshape(path):
     np.save(path, array.T)
 
 
-@pytest.mark.parametrize("harm", [lambda path: path.unlink(), _cut, _flip, _empty, _pickle,
-                                  _reshape])
+@pytest.mark.parametrize(
+    "harm", [lambda path: path.unlink(), _cut, _flip, _empty, _pickle, _reshape]
+)
 @pytest.mark.parametrize("name", ["a.npy", "z.npy"])
 def test_a_damaged_array_is_made_anew(harm, name, tmp_path):
     make, cache = Maker(), FeatureCache(tmp_path)

@@ -47,11 +47,13 @@ def test_batch_norm_uses_running_statistics_so_neighbors_in_the_batch_do_not_mat
     encoder = Encoder(SmallCNN(widths=(8, 8), strides=(2, 2), norm="batch"), Classifier(2))
     x = images(7)
     variables = jax.jit(encoder.init, static_argnums=2)(
-        jax.random.key(0), x.astype(np.float32), False)
+        jax.random.key(0), x.astype(np.float32), False
+    )
     stats = jax.tree.map(lambda s: s + 0.5, variables["batch_stats"])
     together = extract(encoder, variables["params"], stats, x, batch_size=4)
-    alone = np.concatenate([extract(encoder, variables["params"], stats, x[i:i + 1], batch_size=4)
-                            for i in range(7)])
+    alone = np.concatenate(
+        [extract(encoder, variables["params"], stats, x[i : i + 1], batch_size=4) for i in range(7)]
+    )
     np.testing.assert_allclose(together, alone, rtol=1e-5, atol=1e-6)
     fresh = extract(encoder, variables["params"], variables["batch_stats"], x, batch_size=4)
     assert together.shape == (7, 8) and not np.allclose(together, fresh)
@@ -67,23 +69,29 @@ def test_an_empty_set_is_refused():
 @pytest.fixture(scope="module")
 def network():
     """A network with batch statistics, and its variables."""
-    encoder = Encoder(SmallCNN(widths=(8, 16), strides=(1, 2), norm="sync_batch",
-                               axis_name="batch"))
+    encoder = Encoder(
+        SmallCNN(widths=(8, 16), strides=(1, 2), norm="sync_batch", axis_name="batch")
+    )
     variables = jax.jit(encoder.init, static_argnums=2)(
-        jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), False)
+        jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32), False
+    )
     return encoder, variables["params"], variables["batch_stats"]
 
 
 @pytest.mark.parametrize("n", [1, 8, 37])
 def test_eight_devices_give_the_bits_of_one_whatever_the_size_of_the_set(n, network):
-    one, three, eight = (extract(*network, images(n), batch_size=2, devices=Devices(limit=limit))
-                         for limit in (1, 3, 8))
+    one, three, eight = (
+        extract(*network, images(n), batch_size=2, devices=Devices(limit=limit))
+        for limit in (1, 3, 8)
+    )
     assert one.shape == (n, 16) and isinstance(eight, np.ndarray)
     np.testing.assert_array_equal(one, eight)
     np.testing.assert_array_equal(one, three)
     np.testing.assert_allclose(extract(*network, images(n), batch_size=2), one, rtol=1e-6)
-    layers = [extract_layers(*network, images(n), batch_size=2, devices=Devices(limit=limit))
-              for limit in (1, 8)]
+    layers = [
+        extract_layers(*network, images(n), batch_size=2, devices=Devices(limit=limit))
+        for limit in (1, 8)
+    ]
     jax.tree.map(np.testing.assert_array_equal, *layers)
 
 
@@ -91,8 +99,11 @@ def test_layers_are_averaged_over_positions_from_first_to_last(network):
     x = images(5)
     encoder, params, stats = network
     layers = extract_layers(*network, x, batch_size=2)
-    _, raw = encoder.backbone.apply({"params": params["backbone"], "batch_stats":
-                                     stats["backbone"]}, x / np.float32(127.5) - 1, False)
+    _, raw = encoder.backbone.apply(
+        {"params": params["backbone"], "batch_stats": stats["backbone"]},
+        x / np.float32(127.5) - 1,
+        False,
+    )
     assert list(layers) == list(raw) == ["layer1", "layer2"]
     for name, layer in layers.items():
         assert layer.dtype == np.float32
@@ -102,8 +113,9 @@ def test_layers_are_averaged_over_positions_from_first_to_last(network):
 
 def test_layers_keep_their_order_where_the_alphabet_has_another():
     encoder = Encoder(ResNet18(stem="small", width=8, norm="group"))
-    params = jax.eval_shape(lambda: encoder.init(
-        jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), False)["params"])
+    params = jax.eval_shape(
+        lambda: encoder.init(jax.random.key(0), np.zeros((1, 8, 8, 3), np.float32), False)["params"]
+    )
     params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params)
     x = np.zeros((2, 8, 8, 3), np.uint8)
     layers = extract_layers(encoder, params, {}, x, batch_size=2)

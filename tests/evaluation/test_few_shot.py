@@ -42,8 +42,10 @@ def test_every_draw_takes_the_same_number_of_each_class():
     x, labels = classes(3, labels=(0, 1), seed=3, noise=3)
     x, labels = x[:5], labels[:5]  # three of class 0, two of class 1
     test = classes(150, labels=(0, 1), seed=4, noise=3)
-    possible = {primal_accuracy(x[[i, j]], labels[[i, j]], *test, 10.0)
-                for i, j in itertools.product(range(3), range(3, 5))}
+    possible = {
+        primal_accuracy(x[[i, j]], labels[[i, j]], *test, 10.0)
+        for i, j in itertools.product(range(3), range(3, 5))
+    }
     found = set(few_shot(x, labels, *test, shots=1, draws=60, l2=10.0))
     assert len(possible) > 3 and found == possible
 
@@ -58,8 +60,9 @@ def test_draws_depend_on_the_seed_alone():
 
 def test_defaults_belong_to_the_protocol():
     train, test = classes(20, seed=13), classes(100, seed=14)
-    np.testing.assert_array_equal(few_shot(*train, *test),
-                                  few_shot(*train, *test, shots=5, draws=5, seed=0, l2=1024.0))
+    np.testing.assert_array_equal(
+        few_shot(*train, *test), few_shot(*train, *test, shots=5, draws=5, seed=0, l2=1024.0)
+    )
 
 
 def test_lists_will_do():
@@ -71,8 +74,9 @@ def test_lists_will_do():
 def test_labels_may_be_any_integers():
     test = classes(50, seed=8)
     plain = few_shot(*classes(5, seed=7), *test, draws=3)
-    renamed = few_shot(*classes(5, seed=7, labels=(-4, 9, 70)), test[0],
-                       np.array([-4, 9, 70])[test[1]], draws=3)
+    renamed = few_shot(
+        *classes(5, seed=7, labels=(-4, 9, 70)), test[0], np.array([-4, 9, 70])[test[1]], draws=3
+    )
     np.testing.assert_array_equal(plain, renamed)
 
 
@@ -87,17 +91,23 @@ def test_constant_features_change_nothing():
     np.testing.assert_array_equal(few_shot(*wider[0], *wider[1]), few_shot(*train, *test))
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"train_features": np.full((15, 12), np.inf)}, "train features of 15 examples are not finite"),
-    ({"test_features": np.full((6, 12), np.nan)}, "test features of 6 examples are not finite"),
-    ({"test_labels": np.zeros(5)}, r"test features have 6 rows but labels of shape \[5\]"),
-    ({"test_features": np.ones((6, 3))}, "train features have 12 columns but test features 3"),
-    ({"shots": 6}, "6 shots need 6 examples of every class, but class 0 has 5"),
-    ({"shots": 0}, "shots must be at least 1, got 0"),
-    ({"draws": 0}, "draws must be at least 1, got 0"),
-    ({"head": "svm"}, "head must be 'ridge' or 'logistic', got 'svm'"),
-    ({"l2": -1.0}, "l2 must be positive, got -1.0"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"train_features": np.full((15, 12), np.inf)},
+            "train features of 15 examples are not finite",
+        ),
+        ({"test_features": np.full((6, 12), np.nan)}, "test features of 6 examples are not finite"),
+        ({"test_labels": np.zeros(5)}, r"test features have 6 rows but labels of shape \[5\]"),
+        ({"test_features": np.ones((6, 3))}, "train features have 12 columns but test features 3"),
+        ({"shots": 6}, "6 shots need 6 examples of every class, but class 0 has 5"),
+        ({"shots": 0}, "shots must be at least 1, got 0"),
+        ({"draws": 0}, "draws must be at least 1, got 0"),
+        ({"head": "svm"}, "head must be 'ridge' or 'logistic', got 'svm'"),
+        ({"l2": -1.0}, "l2 must be positive, got -1.0"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     names = ("train_features", "train_labels", "test_features", "test_labels")
     arguments = dict(zip(names, (*classes(5), *classes(2)), strict=True)) | change
@@ -119,8 +129,10 @@ def centroid_accuracy(x, labels, ways, shots, queries, seed, episode):
     """One episode in loops: the class whose mean of unit vectors is nearest."""
     rng, names = np.random.default_rng((seed, episode)), np.unique(labels)
     chosen, unit, hits = rng.choice(len(names), ways, replace=False), oracles.unit(x), []
-    rows = [rng.choice(np.flatnonzero(labels == names[c]), shots + queries, replace=False)
-            for c in chosen]
+    rows = [
+        rng.choice(np.flatnonzero(labels == names[c]), shots + queries, replace=False)
+        for c in chosen
+    ]
     means = [unit[r[:shots]].mean(axis=0) for r in rows]
     for way, r in enumerate(rows):
         for q in r[shots:]:
@@ -159,24 +171,34 @@ def test_the_logistic_head_of_episodes_is_scikit_learns():
     found = episodes(x, labels, ways=3, shots=2, queries=2, count=2, head="logistic").accuracies
     for episode in range(2):
         rng = np.random.default_rng((0, episode))
-        rows = np.stack([rng.choice(np.flatnonzero(labels == c), 4, replace=False)
-                         for c in rng.choice(3, 3, replace=False)])
+        rows = np.stack(
+            [
+                rng.choice(np.flatnonzero(labels == c), 4, replace=False)
+                for c in rng.choice(3, 3, replace=False)
+            ]
+        )
         known, new = rows[:, :2].ravel(), rows[:, 2:].ravel()
         model = LogisticRegression(C=1, tol=1e-8).fit(oracles.unit(x[known]), labels[known])
         assert found[episode] == model.score(oracles.unit(x[new]), labels[new])
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"ways": 1}, "ways must be at least 2, got 1"),
-    ({"shots": 0}, "shots must be at least 1, got 0"),
-    ({"queries": 0}, "queries must be at least 1, got 0"),
-    ({"count": 1}, "count must be at least 2, got 1"),
-    ({"head": "ridge"}, "head must be 'centroid' or 'logistic', got 'ridge'"),
-    ({"l2": 0}, "l2 must be positive, got 0"),
-    ({"ways": 4}, "4-way episodes need that many classes, got 3"),
-    ({"shots": 5}, "5 shots and 15 queries need 20 examples of every class, but class 0 has 19"),
-    ({"features": np.full((57, 12), np.nan)}, "features of 57 examples are not finite"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ways": 1}, "ways must be at least 2, got 1"),
+        ({"shots": 0}, "shots must be at least 1, got 0"),
+        ({"queries": 0}, "queries must be at least 1, got 0"),
+        ({"count": 1}, "count must be at least 2, got 1"),
+        ({"head": "ridge"}, "head must be 'centroid' or 'logistic', got 'ridge'"),
+        ({"l2": 0}, "l2 must be positive, got 0"),
+        ({"ways": 4}, "4-way episodes need that many classes, got 3"),
+        (
+            {"shots": 5},
+            "5 shots and 15 queries need 20 examples of every class, but class 0 has 19",
+        ),
+        ({"features": np.full((57, 12), np.nan)}, "features of 57 examples are not finite"),
+    ],
+)
 def test_bad_episodes_are_named(change, message):
     names = ("features", "labels")
     with pytest.raises(InputError, match=message):

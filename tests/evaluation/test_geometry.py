@@ -6,8 +6,15 @@ import pytest
 from scipy.special import ive
 
 from jaxpt.errors import InputError
-from jaxpt.evaluation import (alignment, cdnv, class_separation, effective_rank, fine_purity,
-                              rank_me, uniformity)
+from jaxpt.evaluation import (
+    alignment,
+    cdnv,
+    class_separation,
+    effective_rank,
+    fine_purity,
+    rank_me,
+    uniformity,
+)
 
 # class_separation
 
@@ -75,7 +82,8 @@ def test_random_features_have_the_purity_of_chance():
     rng = np.random.default_rng(3)
     fine = rng.integers(10, size=2000)
     assert fine_purity(rng.normal(size=(2000, 16)), fine // 5, fine, k=20) == pytest.approx(
-        1 / 5, abs=0.01)
+        1 / 5, abs=0.01
+    )
 
 
 def test_a_coarse_class_of_one_example_has_no_neighbors_to_count():
@@ -100,7 +108,8 @@ def test_effective_rank_is_exp_of_the_entropy_and_the_mean_over_classes():
     x *= np.geomspace(0.1, 10, 10)[:, None]  # lengths do not count
     entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert effective_rank(x, np.repeat([0, 1], [8, 2])) == pytest.approx(
-        (math.exp(entropy) + 1) / 2)
+        (math.exp(entropy) + 1) / 2
+    )
 
 
 def test_effective_rank_is_that_of_the_differences_from_the_mean():
@@ -129,10 +138,15 @@ def test_alignment_is_the_mean_distance_on_the_sphere_to_a_power():
 @pytest.mark.parametrize("t", [0.5, 2])
 def test_uniformity_is_the_loop_over_pairs(batch_size, t):
     x = np.random.default_rng(5).normal(size=(7, 3))
-    potentials = [math.exp(-t * np.sum((oracles.unit(x)[i] - oracles.unit(x)[j]) ** 2))
-                  for i in range(7) for j in range(7) if i != j]
+    potentials = [
+        math.exp(-t * np.sum((oracles.unit(x)[i] - oracles.unit(x)[j]) ** 2))
+        for i in range(7)
+        for j in range(7)
+        if i != j
+    ]
     assert uniformity(x, t, batch_size=batch_size) == pytest.approx(
-        math.log(np.mean(potentials)), abs=1e-12)
+        math.log(np.mean(potentials)), abs=1e-12
+    )
 
 
 def test_uniformity_of_one_point_is_zero_and_of_two_poles_minus_4t():
@@ -203,50 +217,71 @@ def test_rank_me_does_not_center():
 # Bad input
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda x, y: alignment(x, np.ones((4, 3))), r"one shape, got \[4, 2\] and \[4, 3\]"),
-    (lambda x, y: alignment(x, np.full((4, 2), np.nan)), "second features of 4 examples are not"),
-    (lambda x, y: alignment(x[:0], x[:0]), "first features must be"),
-    (lambda x, y: alignment(x, x, power=0), "power must be positive, got 0"),
-    (lambda x, y: uniformity(x * np.inf), "features of 4 examples are not finite"),
-    (lambda x, y: uniformity(x[:1]), "at least two rows, got 1"),
-    (lambda x, y: uniformity(x, t=-1), "t must be positive, got -1"),
-    (lambda x, y: uniformity(x, batch_size=0), "batch_size must be at least 1, got 0"),
-    (lambda x, y: cdnv(x, y[:3]), r"4 rows but labels of shape \[3\]"),
-    (lambda x, y: cdnv(x * np.nan, y), "features of 4 examples are not finite"),
-    (lambda x, y: cdnv(x, np.full(4, 3)), r"at least two classes are needed, got \[3\]"),
-    (lambda x, y: cdnv(x, [0, 0, 0, 7]), "class 7 has one: leave it out"),
-    (lambda x, y: cdnv([[0], [4], [1], [3], [2], [2]], [1, 1, 5, 5, 7, 7]),
-     "classes 1 and 5 have the same mean"),
-    (lambda x, y: cdnv([[9], [4], [1], [3], [2], [2]], [1, 1, 5, 5, 7, 7]),
-     "classes 5 and 7 have the same mean"),
-    (lambda x, y: rank_me(0 * x), "features are all zero"),
-    (lambda x, y: rank_me(x[0]), r"features must be \[n, dim\]"),
-    (lambda x, y: rank_me(x, epsilon=-1e-3), "epsilon must not be negative, got -0.001"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x, y: alignment(x, np.ones((4, 3))), r"one shape, got \[4, 2\] and \[4, 3\]"),
+        (
+            lambda x, y: alignment(x, np.full((4, 2), np.nan)),
+            "second features of 4 examples are not",
+        ),
+        (lambda x, y: alignment(x[:0], x[:0]), "first features must be"),
+        (lambda x, y: alignment(x, x, power=0), "power must be positive, got 0"),
+        (lambda x, y: uniformity(x * np.inf), "features of 4 examples are not finite"),
+        (lambda x, y: uniformity(x[:1]), "at least two rows, got 1"),
+        (lambda x, y: uniformity(x, t=-1), "t must be positive, got -1"),
+        (lambda x, y: uniformity(x, batch_size=0), "batch_size must be at least 1, got 0"),
+        (lambda x, y: cdnv(x, y[:3]), r"4 rows but labels of shape \[3\]"),
+        (lambda x, y: cdnv(x * np.nan, y), "features of 4 examples are not finite"),
+        (lambda x, y: cdnv(x, np.full(4, 3)), r"at least two classes are needed, got \[3\]"),
+        (lambda x, y: cdnv(x, [0, 0, 0, 7]), "class 7 has one: leave it out"),
+        (
+            lambda x, y: cdnv([[0], [4], [1], [3], [2], [2]], [1, 1, 5, 5, 7, 7]),
+            "classes 1 and 5 have the same mean",
+        ),
+        (
+            lambda x, y: cdnv([[9], [4], [1], [3], [2], [2]], [1, 1, 5, 5, 7, 7]),
+            "classes 5 and 7 have the same mean",
+        ),
+        (lambda x, y: rank_me(0 * x), "features are all zero"),
+        (lambda x, y: rank_me(x[0]), r"features must be \[n, dim\]"),
+        (lambda x, y: rank_me(x, epsilon=-1e-3), "epsilon must not be negative, got -0.001"),
+    ],
+)
 def test_bad_input_of_the_others_is_named(call, message):
     with pytest.raises(InputError, match=message):
         call(np.arange(8.0).reshape(4, 2) + 1, np.array([0, 0, 1, 1]))
 
 
-@pytest.mark.parametrize("measure", [
-    class_separation, effective_rank, lambda x, y: fine_purity(x, y, y)])
-@pytest.mark.parametrize("features, labels, message", [
-    (np.full((4, 2), np.nan), np.zeros(4), "^features of 4 examples are not finite, .* at row 0"),
-    (np.ones((0, 2)), np.zeros(0), r"^features must be \[n, dim\] .* got \[0, 2\]"),
-    (np.ones(4), np.zeros(4), r"^features must be \[n, dim\] .* got \[4\]"),
-    (np.ones((4, 2)), np.zeros(3), r"^features have 4 rows but labels of shape \[3\]"),
-])
+@pytest.mark.parametrize(
+    "measure", [class_separation, effective_rank, lambda x, y: fine_purity(x, y, y)]
+)
+@pytest.mark.parametrize(
+    "features, labels, message",
+    [
+        (
+            np.full((4, 2), np.nan),
+            np.zeros(4),
+            "^features of 4 examples are not finite, .* at row 0",
+        ),
+        (np.ones((0, 2)), np.zeros(0), r"^features must be \[n, dim\] .* got \[0, 2\]"),
+        (np.ones(4), np.zeros(4), r"^features must be \[n, dim\] .* got \[4\]"),
+        (np.ones((4, 2)), np.zeros(3), r"^features have 4 rows but labels of shape \[3\]"),
+    ],
+)
 def test_bad_input_is_named(measure, features, labels, message):
     with pytest.raises(InputError, match=message):
         measure(features, labels)
 
 
-@pytest.mark.parametrize("coarse, k, message", [
-    (np.zeros(3), 1, r"^features have 4 rows but labels of shape \[3\]"),
-    (np.zeros(4), 0, "k must be at least 1, got 0"),
-    (np.arange(4), 1, "no coarse class has two examples"),
-])
+@pytest.mark.parametrize(
+    "coarse, k, message",
+    [
+        (np.zeros(3), 1, r"^features have 4 rows but labels of shape \[3\]"),
+        (np.zeros(4), 0, "k must be at least 1, got 0"),
+        (np.arange(4), 1, "no coarse class has two examples"),
+    ],
+)
 def test_bad_input_of_fine_purity_is_named(coarse, k, message):
     with pytest.raises(InputError, match=message):
         fine_purity(np.eye(4), coarse, np.zeros(4), k=k)

@@ -12,8 +12,11 @@ from jaxpt.evaluation import knn_classify
 
 def features(seed=0, train=40, test=9, dim=6, classes=4):
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(train, dim)).astype(np.float32), rng.integers(classes, size=train),
-            rng.normal(size=(test, dim)).astype(np.float32))
+    return (
+        rng.normal(size=(train, dim)).astype(np.float32),
+        rng.integers(classes, size=train),
+        rng.normal(size=(test, dim)).astype(np.float32),
+    )
 
 
 def vote(bank, labels, queries, *, k, temperature, train_ids=None, test_ids=None):
@@ -52,8 +55,10 @@ def test_ids_leave_an_example_out_of_its_own_bank():
 def test_lengths_of_features_do_not_matter():
     bank, labels, queries = features(4)
     stretch = np.geomspace(1e-20, 1e20, 40, dtype=np.float32)[:, None]
-    np.testing.assert_array_equal(knn_classify(stretch * bank, labels, 1e-10 * queries, k=7),
-                                  knn_classify(bank, labels, queries, k=7))
+    np.testing.assert_array_equal(
+        knn_classify(stretch * bank, labels, 1e-10 * queries, k=7),
+        knn_classify(bank, labels, queries, k=7),
+    )
 
 
 def test_temperature_decides_between_one_near_and_two_far():
@@ -89,8 +94,12 @@ def exact_vote(bank, labels, queries, k, temperature):
         quarters = bank.astype(int) @ q
         nearest = sorted(range(len(bank)), key=lambda j: (-quarters[j], j))[:k]
         # Neighbours of each cosine and class; equal counts are equal votes whatever the weights.
-        votes = {c: math.fsum(math.exp((quarters[j] - 4) / 4 / temperature)
-                              for j in nearest if labels[j] == c) for c in set(labels.tolist())}
+        votes = {
+            c: math.fsum(
+                math.exp((quarters[j] - 4) / 4 / temperature) for j in nearest if labels[j] == c
+            )
+            for c in set(labels.tolist())
+        }
         predictions.append(min(votes, key=lambda c: (-votes[c], c)))
     return np.array(predictions)
 
@@ -101,8 +110,9 @@ def test_ties_of_cosines_and_of_votes_are_those_of_whole_numbers(seed, k, temper
     rng = np.random.default_rng(seed)
     signs, stretch = rng.choice([-1, 1], size=(48, 4)), rng.choice([1, 2, 3, 5, 7], size=(48, 1))
     labels, queries = rng.choice([-5, 0, 3, 900], size=48), rng.choice([-1, 1], size=(16, 4))
-    found = knn_classify((signs * stretch).astype(np.float32), labels, 3.0 * queries, k=k,
-                         temperature=temperature)
+    found = knn_classify(
+        (signs * stretch).astype(np.float32), labels, 3.0 * queries, k=k, temperature=temperature
+    )
     np.testing.assert_array_equal(found, exact_vote(signs, labels, queries, k, temperature))
 
 
@@ -121,29 +131,50 @@ def test_equal_votes_of_many_neighbours_are_equal_to_the_last_digit():
 def test_the_batch_size_does_not_matter(batch_size):
     bank, labels, _ = features(5)
     args, ids = (bank, labels, bank[:9]), {"train_ids": np.arange(40), "test_ids": np.arange(9)}
-    np.testing.assert_array_equal(knn_classify(*args, k=5, batch_size=batch_size, **ids),
-                                  vote(*args, k=5, temperature=0.07, **ids))
+    np.testing.assert_array_equal(
+        knn_classify(*args, k=5, batch_size=batch_size, **ids),
+        vote(*args, k=5, temperature=0.07, **ids),
+    )
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"train_features": np.full((40, 6), np.nan)}, "train features of 40 examples are not finite"),
-    ({"test_features": np.array([[0.0] * 6, [np.inf] * 6])},
-     "test features of 1 examples are not finite, the first at row 1"),
-    ({"train_features": np.ones((0, 6))}, "train features must be .* at least 1, got .0, 6"),
-    ({"test_features": np.ones((0, 6))}, "test features must be .* at least 1, got .0, 6"),
-    ({"test_features": np.ones(6)}, r"test features must be \[n, dim\] .* got \[6\]"),
-    ({"train_labels": np.zeros(39, int)}, r"train features have 40 rows but labels .* \[39\]"),
-    ({"test_features": np.ones((9, 5))}, "train features have 6 columns but test features 5"),
-    ({"train_ids": np.arange(40)}, "train_ids and test_ids belong together"),
-    ({"train_ids": np.arange(40), "test_ids": np.arange(8)}, r"test_ids must have shape \[9\]"),
-    ({"train_ids": np.arange(9), "test_ids": np.arange(9)}, r"train_ids must have shape \[40\]"),
-    ({"train_ids": np.full(40, 3), "test_ids": np.array([0, 1, 3, 4, 5, 6, 7, 8, 9])},
-     "the query in row 2 has no neighbour"),
-    ({"train_ids": np.full(40, 3), "test_ids": np.array([0, 1, 2, 4, 5, 3, 7, 8, 3]),
-      "batch_size": 4}, "the query in row 5 has no neighbour"),
-    ({"k": 0}, "k must be at least 1, got 0"),
-    ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"train_features": np.full((40, 6), np.nan)},
+            "train features of 40 examples are not finite",
+        ),
+        (
+            {"test_features": np.array([[0.0] * 6, [np.inf] * 6])},
+            "test features of 1 examples are not finite, the first at row 1",
+        ),
+        ({"train_features": np.ones((0, 6))}, "train features must be .* at least 1, got .0, 6"),
+        ({"test_features": np.ones((0, 6))}, "test features must be .* at least 1, got .0, 6"),
+        ({"test_features": np.ones(6)}, r"test features must be \[n, dim\] .* got \[6\]"),
+        ({"train_labels": np.zeros(39, int)}, r"train features have 40 rows but labels .* \[39\]"),
+        ({"test_features": np.ones((9, 5))}, "train features have 6 columns but test features 5"),
+        ({"train_ids": np.arange(40)}, "train_ids and test_ids belong together"),
+        ({"train_ids": np.arange(40), "test_ids": np.arange(8)}, r"test_ids must have shape \[9\]"),
+        (
+            {"train_ids": np.arange(9), "test_ids": np.arange(9)},
+            r"train_ids must have shape \[40\]",
+        ),
+        (
+            {"train_ids": np.full(40, 3), "test_ids": np.array([0, 1, 3, 4, 5, 6, 7, 8, 9])},
+            "the query in row 2 has no neighbour",
+        ),
+        (
+            {
+                "train_ids": np.full(40, 3),
+                "test_ids": np.array([0, 1, 2, 4, 5, 3, 7, 8, 3]),
+                "batch_size": 4,
+            },
+            "the query in row 5 has no neighbour",
+        ),
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     names = ("train_features", "train_labels", "test_features")
     with pytest.raises(InputError, match=message):

@@ -57,8 +57,9 @@ def test_the_solution_is_scikit_learns(l2):
     # The same weights, where the penalty is strong enough to pin them down.
     if l2 >= 1e-2:
         np.testing.assert_allclose(weights, model.coef_.T, atol=5e-3)
-        np.testing.assert_allclose(bias - bias.mean(), model.intercept_ - model.intercept_.mean(),
-                                   atol=5e-3)
+        np.testing.assert_allclose(
+            bias - bias.mean(), model.intercept_ - model.intercept_.mean(), atol=5e-3
+        )
     assert np.mean(np.argmax(x @ weights + bias, axis=1) == model.predict(x)) > 0.995
 
 
@@ -131,40 +132,54 @@ def test_units_of_features_do_not_matter():
     train, _, test, _, _ = digits()
     unit, shift = np.geomspace(1e-3, 1e3, 64), np.linspace(-5, 5, 64)
     before = probe(l2_grid=(0.1,))
-    after = probe(train_features=train * unit + shift, test_features=test * unit + shift,
-                  l2_grid=(0.1,))
+    after = probe(
+        train_features=train * unit + shift, test_features=test * unit + shift, l2_grid=(0.1,)
+    )
     assert np.mean(after.predictions == before.predictions) > 0.995
 
 
 def test_constant_features_change_nothing():
     train, _, test, _, _ = digits()
     constant = np.full((400, 3), [0.0, 1e-7, 1e5], np.float32)
-    before, after = probe(), probe(train_features=np.hstack([train, constant]),
-                                   test_features=np.hstack([test, constant]))
+    before, after = (
+        probe(),
+        probe(
+            train_features=np.hstack([train, constant]), test_features=np.hstack([test, constant])
+        ),
+    )
     assert np.mean(after.predictions == before.predictions) > 0.995
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"train_features": np.full((400, 64), np.nan)}, "train features of 400 examples are not fin"),
-    ({"test_features": np.ones((0, 64)), "test_labels": np.ones(0)}, "test features must be"),
-    ({"train_labels": np.zeros(3)}, r"train features have 400 rows but labels of shape \[3\]"),
-    ({"test_labels": np.zeros(3)}, r"test features have 400 rows but labels of shape \[3\]"),
-    ({"test_features": np.ones((400, 5))}, "train features have 64 columns but test features 5"),
-    ({"validation": np.zeros(400, bool)}, "hold out some but not all of the 400 .* got 0"),
-    ({"validation": np.ones(400, bool)}, "hold out some but not all of the 400 .* got 400"),
-    ({"validation": np.arange(5) < 2}, r"validation must have shape \[400\], got \[5\]"),
-    ({"train_labels": np.full(400, 3)}, r"at least two classes, got \[3\]"),
-    ({"l2_grid": ()}, "l2_grid must hold at least one strength"),
-    ({"l2_grid": [1.0, 0.0]}, r"must hold positive strengths, got \[0.0\]: without a penalty"),
-    ({"l2_grid": [-2.0]}, r"must hold positive strengths, got \[-2.0\]"),
-    ({"l2_grid": [np.nan]}, r"must hold positive strengths, got \[nan\]"),
-    ({"l2_grid": 1.0}, r"l2_grid must be \[strengths\], got \[\]"),
-    ({"validation": 0.0}, "a share between 0 and 1 or a mask of 400 rows, got 0.0"),
-    ({"validation": 1.0}, "a share between 0 and 1 or a mask of 400 rows, got 1.0"),
-    ({"validation": 1e-6}, "hold out some but not all of the 400 .* got 0"),
-    ({"validation": np.arange(400)}, "validation must be a mask of bool, got int64"),
-    ({"validation": digits()[1] == 3}, r"all examples of class \[3\] are held out"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"train_features": np.full((400, 64), np.nan)},
+            "train features of 400 examples are not fin",
+        ),
+        ({"test_features": np.ones((0, 64)), "test_labels": np.ones(0)}, "test features must be"),
+        ({"train_labels": np.zeros(3)}, r"train features have 400 rows but labels of shape \[3\]"),
+        ({"test_labels": np.zeros(3)}, r"test features have 400 rows but labels of shape \[3\]"),
+        (
+            {"test_features": np.ones((400, 5))},
+            "train features have 64 columns but test features 5",
+        ),
+        ({"validation": np.zeros(400, bool)}, "hold out some but not all of the 400 .* got 0"),
+        ({"validation": np.ones(400, bool)}, "hold out some but not all of the 400 .* got 400"),
+        ({"validation": np.arange(5) < 2}, r"validation must have shape \[400\], got \[5\]"),
+        ({"train_labels": np.full(400, 3)}, r"at least two classes, got \[3\]"),
+        ({"l2_grid": ()}, "l2_grid must hold at least one strength"),
+        ({"l2_grid": [1.0, 0.0]}, r"must hold positive strengths, got \[0.0\]: without a penalty"),
+        ({"l2_grid": [-2.0]}, r"must hold positive strengths, got \[-2.0\]"),
+        ({"l2_grid": [np.nan]}, r"must hold positive strengths, got \[nan\]"),
+        ({"l2_grid": 1.0}, r"l2_grid must be \[strengths\], got \[\]"),
+        ({"validation": 0.0}, "a share between 0 and 1 or a mask of 400 rows, got 0.0"),
+        ({"validation": 1.0}, "a share between 0 and 1 or a mask of 400 rows, got 1.0"),
+        ({"validation": 1e-6}, "hold out some but not all of the 400 .* got 0"),
+        ({"validation": np.arange(400)}, "validation must be a mask of bool, got int64"),
+        ({"validation": digits()[1] == 3}, r"all examples of class \[3\] are held out"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         probe(**change)
@@ -175,7 +190,7 @@ def test_a_share_holds_out_that_part_of_every_class():
     rng, mask = np.random.default_rng(0), np.zeros(400, bool)
     for c in range(10):
         rows = rng.permutation(np.flatnonzero(labels == c))
-        mask[rows[:round(0.3 * len(rows))]] = True
+        mask[rows[: round(0.3 * len(rows))]] = True
     assert same(probe(validation=0.3), probe(validation=mask))
     assert same(probe(validation=0.2), linear_probe(*digits()[:4], l2_grid=GRID))
     assert not same(probe(validation=0.2), probe(validation=0.3))
@@ -189,8 +204,11 @@ def test_a_share_leaves_one_example_of_every_class():
 
 
 def same(a, b):
-    return a.l2 == b.l2 and (a.scores == b.scores).all() and list(a.validation_accuracy) == list(
-        b.validation_accuracy)
+    return (
+        a.l2 == b.l2
+        and (a.scores == b.scores).all()
+        and list(a.validation_accuracy) == list(b.validation_accuracy)
+    )
 
 
 def test_defaults_belong_to_the_protocol():
@@ -226,8 +244,9 @@ def test_features_can_stay_as_they_are():
     # In float64: in float32 scikit-learn stops where the processor's rounding makes it.
     model = LogisticRegression(C=1 / 400, tol=1e-8, max_iter=5000).fit(train.astype(float), labels)
     assert np.mean(plain.predictions == model.predict(test)) > 0.995
-    scaled = probe(train_features=train * units, test_features=test * units, l2_grid=[1.0],
-                   standardize=False)
+    scaled = probe(
+        train_features=train * units, test_features=test * units, l2_grid=[1.0], standardize=False
+    )
     assert np.mean(scaled.predictions == plain.predictions) < 0.99
 
 

@@ -20,8 +20,9 @@ def mixture(seed=0, spread=1.0, decades=0.0, collinear=False):
     labels = np.arange(1300) % 5
     x = spread * rng.normal(size=(5, 12))[labels] + rng.normal(size=(1300, 12)) + 3
     if collinear:
-        x = np.hstack([x, x[:, :3] @ rng.normal(size=(3, 3)),
-                       x[:, :2] + 1e-6 * rng.normal(size=(1300, 2))])
+        x = np.hstack(
+            [x, x[:, :3] @ rng.normal(size=(3, 3)), x[:, :2] + 1e-6 * rng.normal(size=(1300, 2))]
+        )
     x = x * 10.0 ** rng.permutation(np.linspace(-decades / 2, decades / 2, x.shape[1]))
     return x[:300], labels[:300], x[300:], labels[300:]
 
@@ -88,11 +89,12 @@ def test_float32_keeps_the_small_digits_of_what_is_almost_certain():
     one_hot = np.broadcast_to(np.arange(3) == 0, (7, 1, 3))
     others = np.exp(-lead) * (1 + np.exp(-3))
     for i in range(7):
-        loss, residuals = logistic._losses(np.float32(logits[i:i + 1]), one_hot[i:i + 1])
+        loss, residuals = logistic._losses(np.float32(logits[i : i + 1]), one_hot[i : i + 1])
         np.testing.assert_allclose(loss, [np.log1p(others[i])], rtol=1e-5)
         np.testing.assert_allclose(residuals[0, 0, 0], -others[i] / (1 + others[i]), rtol=1e-5)
-        np.testing.assert_allclose(residuals[0, 0, 1], np.exp(-lead[i]) / (1 + others[i]),
-                                   rtol=1e-5)
+        np.testing.assert_allclose(
+            residuals[0, 0, 1], np.exp(-lead[i]) / (1 + others[i]), rtol=1e-5
+        )
 
 
 def test_groups_do_not_matter(monkeypatch):
@@ -104,12 +106,15 @@ def test_groups_do_not_matter(monkeypatch):
     np.testing.assert_allclose(apart.objective, together.objective, rtol=1e-6)
 
 
-@pytest.mark.parametrize("shape, size", [
-    ((100, 10, 10, 45), 45),  # 450 columns at once
-    ((10_000, 513, 50, 45), 9),  # at most ten: five groups of nine
-    ((10_000, 513, 1000, 45), 1),
-    ((10**6, 513, 10, 45), 5),  # 50 a group would be 20 GB
-])
+@pytest.mark.parametrize(
+    "shape, size",
+    [
+        ((100, 10, 10, 45), 45),  # 450 columns at once
+        ((10_000, 513, 50, 45), 9),  # at most ten: five groups of nine
+        ((10_000, 513, 1000, 45), 1),
+        ((10**6, 513, 10, 45), 5),  # 50 a group would be 20 GB
+    ],
+)
 def test_a_group_stays_under_its_bounds(shape, size):
     assert logistic._group_size(*shape) == size
 
@@ -189,7 +194,8 @@ print(found.accuracy.hex(), found.l2, found.validation_accuracy.tolist(), found.
 def test_one_and_eight_devices_give_the_same_numbers():
     def run(devices):
         env = os.environ | {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
-        return subprocess.run([sys.executable, "-c", PROGRAM], env=env, check=True,
-                              capture_output=True, text=True).stdout
+        return subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=env, check=True, capture_output=True, text=True
+        ).stdout
 
     assert run(1) == run(8) != ""

@@ -31,11 +31,18 @@ def by_definition(x, labels):
     within = np.mean([np.atleast_2d(np.cov(x[labels == c].T, bias=True)) for c in classes], axis=0)
     between = np.mean([np.outer(m - center, m - center) for m in means], axis=0)
     lengths = [np.linalg.norm(m - center) for m in means]
-    cosines = [(means[i] - center) @ (means[j] - center) / (lengths[i] * lengths[j])
-               for i in range(len(classes)) for j in range(len(classes)) if i != j]
-    return (np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / len(classes),
-            np.std(lengths) / np.mean(lengths), np.std(cosines),
-            np.mean([abs(cosine + 1 / (len(classes) - 1)) for cosine in cosines]))
+    cosines = [
+        (means[i] - center) @ (means[j] - center) / (lengths[i] * lengths[j])
+        for i in range(len(classes))
+        for j in range(len(classes))
+        if i != j
+    ]
+    return (
+        np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / len(classes),
+        np.std(lengths) / np.mean(lengths),
+        np.std(cosines),
+        np.mean([abs(cosine + 1 / (len(classes) - 1)) for cosine in cosines]),
+    )
 
 
 @pytest.mark.parametrize("classes, dim", [(2, 2), (3, 5), (10, 12)])
@@ -77,23 +84,26 @@ def test_it_follows_the_definition(seed, classes, dim):
     rng = np.random.default_rng(seed)
     labels = np.concatenate([np.repeat(np.arange(classes), 2), rng.integers(classes, size=20)])
     x = rng.normal(size=(len(labels), dim)) + 3 * rng.normal(size=(classes, dim))[labels]
-    np.testing.assert_allclose(neural_collapse(x, 5 * labels - 7)[:4], by_definition(x, labels),
-                               rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(
+        neural_collapse(x, 5 * labels - 7)[:4], by_definition(x, labels), rtol=1e-6, atol=1e-12
+    )
 
 
 def test_classes_count_alike_however_many_examples_they_have():
     x, labels = around(np.array([[1.0, 0], [0, 2], [-3, 0]]), [[0.3, 0.1], [0.1, -0.4]])
     repeats = np.array([1, 4, 2])[labels]
-    np.testing.assert_allclose(neural_collapse(np.repeat(x, repeats, axis=0),
-                                               np.repeat(labels, repeats))[:4],
-                               neural_collapse(x, labels)[:4])
+    np.testing.assert_allclose(
+        neural_collapse(np.repeat(x, repeats, axis=0), np.repeat(labels, repeats))[:4],
+        neural_collapse(x, labels)[:4],
+    )
 
 
 def test_units_rotation_and_shift_change_nothing():
     x, labels = around(np.random.default_rng(1).normal(size=(4, 5)), 0.1 * np.eye(5))
     turn = np.linalg.qr(np.random.default_rng(2).normal(size=(5, 5)))[0]
-    np.testing.assert_allclose(neural_collapse(1e-4 * x @ turn + 3, labels)[:4],
-                               neural_collapse(x, labels)[:4], rtol=1e-6)
+    np.testing.assert_allclose(
+        neural_collapse(1e-4 * x @ turn + 3, labels)[:4], neural_collapse(x, labels)[:4], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 2, math.pi])
@@ -103,7 +113,8 @@ def test_distance_from_duality_is_that_of_two_unit_matrices(angle):
     weights = math.cos(angle) * means + math.sin(angle) * unrelated
     x, labels = around(5 * means, np.zeros((2, 6)))
     assert neural_collapse(x, labels, weights=8 * weights.T).nc3 == pytest.approx(
-        2 - 2 * math.cos(angle), abs=1e-12)
+        2 - 2 * math.cos(angle), abs=1e-12
+    )
 
 
 def test_disagreement_counts_examples_off_their_nearest_mean():
@@ -131,8 +142,11 @@ def test_disagreement_is_that_of_the_loop(seed, classes):
     x = rng.normal(size=(40, 3)) + rng.normal(size=(classes, 3))[labels] * [0.1, 1, 3]
     weights, bias = rng.normal(size=(3, classes)), rng.normal(size=classes)
     means = [x[labels == c].mean(axis=0) for c in range(classes)]
-    disagree = [max(range(classes), key=lambda c: z @ weights[:, c] + bias[c])
-                != min(range(classes), key=lambda c: np.linalg.norm(z - means[c])) for z in x]
+    disagree = [
+        max(range(classes), key=lambda c: z @ weights[:, c] + bias[c])
+        != min(range(classes), key=lambda c: np.linalg.norm(z - means[c]))
+        for z in x
+    ]
     assert neural_collapse(x, labels, weights=weights, bias=bias).nc4 == np.mean(disagree)
 
 
@@ -141,8 +155,9 @@ def test_rounding_of_float32_is_no_direction_between_classes():
     means[:, :2] = [[3, 0], [-3, 0], [0, 4], [0, -4]]
     x, labels = around(means, 0.1 * np.eye(6))
     exact = neural_collapse(x, labels)
-    assert neural_collapse((x + 1e-8 * np.random.default_rng(0).normal(size=x.shape)),
-                           labels).nc1 == pytest.approx(exact.nc1, rel=1e-6)
+    assert neural_collapse(
+        (x + 1e-8 * np.random.default_rng(0).normal(size=x.shape)), labels
+    ).nc1 == pytest.approx(exact.nc1, rel=1e-6)
 
 
 def test_lists_will_do_and_fields_have_names():
@@ -151,24 +166,40 @@ def test_lists_will_do_and_fields_have_names():
     assert isinstance(found, NeuralCollapse) and all(isinstance(v, float) for v in found)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"features": np.full((6, 3), np.nan)}, "features of 6 examples are not finite"),
-    ({"features": np.ones((0, 3)), "labels": []}, "features must be"),
-    ({"labels": [0, 1]}, r"6 rows but labels of shape \[2\]"),
-    ({"labels": [2] * 6}, r"at least two classes are needed, got \[2\]"),
-    ({"labels": [0, 0, 0, 1, 1, 2]}, "class 2 has one: leave it out"),
-    ({"features": np.tile([[1e3, 1, 0], [1e3, -1, 0]], (3, 1))}, "all class means coincide"),
-    ({"features": np.repeat([[1, 0, 0], [2, 0, 0], [3, 0, 0]], 2, axis=0)},
-     "the mean of class 1 lies on the centre"),
-    ({"features": [[1e3, 0.1], [3, 0.2], [0, 0.3], [0, 0.3], [3, 0.2], [1e3, 0.1]],
-      "labels": [0] * 3 + [1] * 3}, "all class means coincide"),
-    ({"weights": np.ones((2, 3))}, r"weights must be \[dim, classes\] = \[3, 3\], got \[2, 3\]"),
-    ({"weights": np.full((3, 3), np.inf)}, "weights must be finite and not all zero"),
-    ({"weights": np.zeros((3, 3))}, "weights must be finite and not all zero"),
-    ({"weights": np.eye(3), "bias": [1, 2]}, r"bias must be finite and of shape \[3\], got \[1"),
-    ({"weights": np.eye(3), "bias": [1, 2, np.nan]}, "bias must be finite"),
-    ({"bias": [0, 0, 0]}, "a bias without weights is no classifier"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"features": np.full((6, 3), np.nan)}, "features of 6 examples are not finite"),
+        ({"features": np.ones((0, 3)), "labels": []}, "features must be"),
+        ({"labels": [0, 1]}, r"6 rows but labels of shape \[2\]"),
+        ({"labels": [2] * 6}, r"at least two classes are needed, got \[2\]"),
+        ({"labels": [0, 0, 0, 1, 1, 2]}, "class 2 has one: leave it out"),
+        ({"features": np.tile([[1e3, 1, 0], [1e3, -1, 0]], (3, 1))}, "all class means coincide"),
+        (
+            {"features": np.repeat([[1, 0, 0], [2, 0, 0], [3, 0, 0]], 2, axis=0)},
+            "the mean of class 1 lies on the centre",
+        ),
+        (
+            {
+                "features": [[1e3, 0.1], [3, 0.2], [0, 0.3], [0, 0.3], [3, 0.2], [1e3, 0.1]],
+                "labels": [0] * 3 + [1] * 3,
+            },
+            "all class means coincide",
+        ),
+        (
+            {"weights": np.ones((2, 3))},
+            r"weights must be \[dim, classes\] = \[3, 3\], got \[2, 3\]",
+        ),
+        ({"weights": np.full((3, 3), np.inf)}, "weights must be finite and not all zero"),
+        ({"weights": np.zeros((3, 3))}, "weights must be finite and not all zero"),
+        (
+            {"weights": np.eye(3), "bias": [1, 2]},
+            r"bias must be finite and of shape \[3\], got \[1",
+        ),
+        ({"weights": np.eye(3), "bias": [1, 2, np.nan]}, "bias must be finite"),
+        ({"bias": [0, 0, 0]}, "a bias without weights is no classifier"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     sound = {"features": np.repeat(np.eye(3), 2, axis=0), "labels": [0, 0, 1, 1, 2, 2]}
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,3 @@
-
 import numpy as np
 import oracles
 import pytest
@@ -20,13 +19,15 @@ def loop(gallery, labels, queries, wanted, ids, query_ids, at):
     gallery, queries, recall, precisions = oracles.unit(gallery), oracles.unit(queries), [], []
     for i, q in enumerate(queries):
         allowed = oracles.admissible(i, len(gallery), query_ids, ids, None)
-        ranking = sorted(allowed, key=lambda j: (-round(float(gallery[j] @ q), 9),
-                                                 labels[j] == wanted[i]))
+        ranking = sorted(
+            allowed, key=lambda j: (-round(float(gallery[j] @ q), 9), labels[j] == wanted[i])
+        )
         right = [labels[j] == wanted[i] for j in ranking]
         if any(right):
             recall.append([any(right[:k]) for k in at])
-            precisions.append(np.mean([np.mean(right[:r + 1]) for r in range(len(right))
-                                       if right[r]]))
+            precisions.append(
+                np.mean([np.mean(right[: r + 1]) for r in range(len(right)) if right[r]])
+            )
     return dict(zip(at, np.mean(recall, axis=0))), np.mean(precisions), len(precisions)
 
 
@@ -50,8 +51,16 @@ def test_queries_of_their_own_are_the_loop(with_ids):
     x, labels = features(1)
     queries, wanted = features(2, n=11, classes=7)  # classes 5 and 6 are not in the gallery
     ids, query_ids = (np.arange(30) // 3, np.arange(11)) if with_ids else (None, None)
-    found = retrieval(x, labels, query_features=queries, query_labels=wanted, ids=ids,
-                      query_ids=query_ids, at=(2, 5), batch_size=4)
+    found = retrieval(
+        x,
+        labels,
+        query_features=queries,
+        query_labels=wanted,
+        ids=ids,
+        query_ids=query_ids,
+        at=(2, 5),
+        batch_size=4,
+    )
     assert_same(found, loop(x, labels, queries, wanted, ids, query_ids, (2, 5)))
     assert found.queries < 11
 
@@ -61,8 +70,9 @@ def test_average_precision_is_scikit_learns_where_nothing_is_tied():
     queries, wanted = features(4, n=9)
     found = retrieval(x, labels, query_features=queries, query_labels=wanted)
     cosine = oracles.unit(queries) @ oracles.unit(x).T
-    assert found.map == pytest.approx(np.mean(
-        [average_precision_score(labels == w, s) for w, s in zip(wanted, cosine)]))
+    assert found.map == pytest.approx(
+        np.mean([average_precision_score(labels == w, s) for w, s in zip(wanted, cosine)])
+    )
 
 
 def test_a_ranking_by_hand():
@@ -103,24 +113,39 @@ def test_a_class_of_one_example_does_not_count():
     assert retrieval(x, [0, 0, 5], at=(1,)) == Retrieval({1: 1.0}, 1.0, 2)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"features": np.full((4, 2), np.nan)}, "features of 4 examples are not finite"),
-    ({"features": np.ones((0, 2)), "labels": []}, "features must be"),
-    ({"labels": [0, 1]}, r"4 rows but labels of shape \[2\]"),
-    ({"labels": [0, 1, 2, 3]}, "no query has another example of its class"),
-    ({"at": ()}, r"at must hold ks of at least 1, got \(\)"),
-    ({"at": (1, 0)}, r"at must hold ks of at least 1, got \(1, 0\)"),
-    ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
-    ({"query_features": np.ones((2, 2))}, "query_features and query_labels belong together"),
-    ({"query_features": np.ones((2, 3)), "query_labels": [0, 1]}, "2 columns but test features 3"),
-    ({"query_features": np.ones((2, 2)), "query_labels": [0]}, r"labels of shape \[1\]"),
-    ({"query_ids": [0, 1, 2, 3]}, "query_ids belong to query_features"),
-    ({"ids": [0, 1]}, r"ids must have shape \[4\], got \[2\]"),
-    ({"query_features": np.ones((2, 2)), "query_labels": [0, 1], "ids": [0, 1, 2, 3]},
-     "ids and query_ids belong together"),
-    ({"query_features": np.ones((2, 2)), "query_labels": [0, 1], "ids": [0, 1, 2, 3],
-      "query_ids": [3]}, r"query_ids must have shape \[2\], got \[1\]"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"features": np.full((4, 2), np.nan)}, "features of 4 examples are not finite"),
+        ({"features": np.ones((0, 2)), "labels": []}, "features must be"),
+        ({"labels": [0, 1]}, r"4 rows but labels of shape \[2\]"),
+        ({"labels": [0, 1, 2, 3]}, "no query has another example of its class"),
+        ({"at": ()}, r"at must hold ks of at least 1, got \(\)"),
+        ({"at": (1, 0)}, r"at must hold ks of at least 1, got \(1, 0\)"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"query_features": np.ones((2, 2))}, "query_features and query_labels belong together"),
+        (
+            {"query_features": np.ones((2, 3)), "query_labels": [0, 1]},
+            "2 columns but test features 3",
+        ),
+        ({"query_features": np.ones((2, 2)), "query_labels": [0]}, r"labels of shape \[1\]"),
+        ({"query_ids": [0, 1, 2, 3]}, "query_ids belong to query_features"),
+        ({"ids": [0, 1]}, r"ids must have shape \[4\], got \[2\]"),
+        (
+            {"query_features": np.ones((2, 2)), "query_labels": [0, 1], "ids": [0, 1, 2, 3]},
+            "ids and query_ids belong together",
+        ),
+        (
+            {
+                "query_features": np.ones((2, 2)),
+                "query_labels": [0, 1],
+                "ids": [0, 1, 2, 3],
+                "query_ids": [3],
+            },
+            r"query_ids must have shape \[2\], got \[1\]",
+        ),
+    ],
+)
 def test_bad_input_is_named(change, message):
     sound = {"features": np.arange(8.0).reshape(4, 2), "labels": [0, 0, 1, 1]}
     with pytest.raises(InputError, match=message):

@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import scipy.optimize
@@ -34,8 +33,9 @@ def test_an_exact_law_is_found_and_predicts_the_held_out_size(a, b, c):
     assert found.measured == pytest.approx(law(a, b, c)[-1]) and found.held_out == 30_000
 
 
-@pytest.mark.parametrize("a, b, c", [(2.0, 0.3, 0.05), (30.0, 0.9, 0.2), (0.9, 0.15, 0.0),
-                                     (1e10, 3.0, 0.01)])
+@pytest.mark.parametrize(
+    "a, b, c", [(2.0, 0.3, 0.05), (30.0, 0.9, 0.2), (0.9, 0.15, 0.0), (1e10, 3.0, 0.01)]
+)
 def test_parameters_of_an_exact_law(a, b, c):
     found = fit_power_law(SIZES, law(a, b, c)[:, None], bootstrap=0)
     np.testing.assert_allclose(found[:3], (a, b, c), rtol=1e-5, atol=1e-6)
@@ -51,10 +51,17 @@ def test_it_is_weighted_least_squares_by_another_solver(seed, offset):
     fitted, means = SIZES[:-1], errors[:-1].mean(axis=1)
     found = fit_power_law(SIZES, errors, offset=offset, bootstrap=0)
     loss = relative_loss(found[:3], fitted, means)
-    best = min((scipy.optimize.least_squares(
-        lambda p: law(np.exp(p[0]), p[1], p[2] if offset else 0, fitted) / means - 1,
-        start, bounds=([-20, 1e-3, 0], [40, 10, 1])) for start in ([1, 0.5, 0.05], [0, 0.1, 0.2])),
-        key=lambda solution: solution.cost)
+    best = min(
+        (
+            scipy.optimize.least_squares(
+                lambda p: law(np.exp(p[0]), p[1], p[2] if offset else 0, fitted) / means - 1,
+                start,
+                bounds=([-20, 1e-3, 0], [40, 10, 1]),
+            )
+            for start in ([1, 0.5, 0.05], [0, 0.1, 0.2])
+        ),
+        key=lambda solution: solution.cost,
+    )
     assert loss <= 2 * best.cost * (1 + 1e-9)
     assert found.b == pytest.approx(best.x[1], rel=1e-3)
     assert found.predicted == pytest.approx(law(*found[:3])[-1])
@@ -92,9 +99,10 @@ def test_the_offset_and_the_factor_are_never_negative():
 def test_an_offset_fits_no_worse():
     errors = noisy(2)
     means = errors[:-1].mean(axis=1)
-    with_offset, without = (relative_loss(
-        fit_power_law(SIZES, errors, offset=o, bootstrap=0)[:3], SIZES[:-1], means)
-        for o in (True, False))
+    with_offset, without = (
+        relative_loss(fit_power_law(SIZES, errors, offset=o, bootstrap=0)[:3], SIZES[:-1], means)
+        for o in (True, False)
+    )
     assert with_offset < without
 
 
@@ -104,11 +112,13 @@ def test_units_of_size_and_of_error_carry_over(factor):
     before = fit_power_law(SIZES, errors, bootstrap=20)
     after = fit_power_law(factor * SIZES, errors, bootstrap=20)
     assert (after.b, after.c, after.predicted) == pytest.approx(
-        (before.b, before.c, before.predicted), rel=1e-5)
+        (before.b, before.c, before.predicted), rel=1e-5
+    )
     assert after.a == pytest.approx(before.a * factor**before.b, rel=1e-4)
     percent = fit_power_law(SIZES, 100 * errors, bootstrap=20)
     assert (percent.a, percent.b, percent.c) == pytest.approx(
-        (100 * before.a, before.b, 100 * before.c), rel=1e-5)
+        (100 * before.a, before.b, 100 * before.c), rel=1e-5
+    )
 
 
 def test_the_bootstrap_draws_whole_seeds():
@@ -119,7 +129,8 @@ def test_the_bootstrap_draws_whole_seeds():
     assert found.b_interval == pytest.approx((0.5, 0.5), abs=1e-6)
     assert found.a_interval == pytest.approx((0.8, 1.5), rel=1e-4)
     assert found.predicted_interval == pytest.approx(
-        (0.8 * 30_000**-0.5, 1.5 * 30_000**-0.5), rel=1e-4)
+        (0.8 * 30_000**-0.5, 1.5 * 30_000**-0.5), rel=1e-4
+    )
     assert found.c_interval == (0, 0)
 
 
@@ -135,7 +146,8 @@ def test_intervals_narrow_with_coverage_and_follow_the_seed():
     errors = noisy(4)
     wide, narrow, again, other = (
         fit_power_law(SIZES, errors, bootstrap=200, coverage=c, seed=s)
-        for c, s in ((0.95, 0), (0.5, 0), (0.95, 0), (0.95, 1)))
+        for c, s in ((0.95, 0), (0.5, 0), (0.95, 0), (0.95, 1))
+    )
     assert wide == again and wide != other and wide[:3] == other[:3]
     for name in ("a_interval", "b_interval", "c_interval", "predicted_interval"):
         (low, high), (inner_low, inner_high) = getattr(wide, name), getattr(narrow, name)
@@ -155,27 +167,43 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
 def test_defaults():
     errors = noisy(5, seeds=2)
     assert fit_power_law(SIZES, errors) == fit_power_law(
-        SIZES, errors, offset=True, bootstrap=1000, seed=0, coverage=0.95)
+        SIZES, errors, offset=True, bootstrap=1000, seed=0, coverage=0.95
+    )
     assert isinstance(fit_power_law(SIZES.tolist(), errors.tolist(), bootstrap=0), PowerLaw)
     assert fit_power_law(SIZES, errors, bootstrap=0).predicted_interval is None
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"sizes": [1, 2, 3], "errors": np.ones((3, 2))}, r"at least 4 sizes, .* got sizes of .* \[3"),
-    ({"sizes": [1, 2], "errors": np.ones((2, 2)), "offset": False}, "at least 3 sizes"),
-    ({"sizes": [], "errors": np.ones((0, 2))}, r"at least 4 sizes, .* got sizes of shape \[0\]"),
-    ({"errors": np.ones((4, 2))}, r"errors must be \[sizes, seeds\] with 6 sizes, got \[4, 2\]"),
-    ({"errors": np.ones(6)}, r"errors must be \[sizes, seeds\] with 6 sizes, got \[6\]"),
-    ({"errors": np.ones((6, 0))}, r"errors must be \[sizes, seeds\]"),
-    ({"errors": np.zeros((6, 2))}, r"errors must be positive and finite, got \[0.0, 0.0, 0.0\]"),
-    ({"errors": np.full((6, 2), np.inf)}, r"errors must be positive and finite, got \[inf"),
-    ({"errors": np.full((6, 2), np.nan)}, r"errors must be positive and finite, got \[nan"),
-    ({"sizes": [0, 1, 2, 3, 4, 5]}, r"sizes must be positive and finite, got \[0.0\]"),
-    ({"sizes": [1, 2, 2, 3, 4, 5]}, "every size must be given once"),
-    ({"errors": np.ones((6, 1))}, "one seed has no spread .* or bootstrap=0"),
-    ({"bootstrap": -1}, "bootstrap must not be negative, got -1"),
-    ({"coverage": 95}, "coverage must lie between 0 and 1, got 95"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            {"sizes": [1, 2, 3], "errors": np.ones((3, 2))},
+            r"at least 4 sizes, .* got sizes of .* \[3",
+        ),
+        ({"sizes": [1, 2], "errors": np.ones((2, 2)), "offset": False}, "at least 3 sizes"),
+        (
+            {"sizes": [], "errors": np.ones((0, 2))},
+            r"at least 4 sizes, .* got sizes of shape \[0\]",
+        ),
+        (
+            {"errors": np.ones((4, 2))},
+            r"errors must be \[sizes, seeds\] with 6 sizes, got \[4, 2\]",
+        ),
+        ({"errors": np.ones(6)}, r"errors must be \[sizes, seeds\] with 6 sizes, got \[6\]"),
+        ({"errors": np.ones((6, 0))}, r"errors must be \[sizes, seeds\]"),
+        (
+            {"errors": np.zeros((6, 2))},
+            r"errors must be positive and finite, got \[0.0, 0.0, 0.0\]",
+        ),
+        ({"errors": np.full((6, 2), np.inf)}, r"errors must be positive and finite, got \[inf"),
+        ({"errors": np.full((6, 2), np.nan)}, r"errors must be positive and finite, got \[nan"),
+        ({"sizes": [0, 1, 2, 3, 4, 5]}, r"sizes must be positive and finite, got \[0.0\]"),
+        ({"sizes": [1, 2, 2, 3, 4, 5]}, "every size must be given once"),
+        ({"errors": np.ones((6, 1))}, "one seed has no spread .* or bootstrap=0"),
+        ({"bootstrap": -1}, "bootstrap must not be negative, got -1"),
+        ({"coverage": 95}, "coverage must lie between 0 and 1, got 95"),
+    ],
+)
 def test_bad_input_is_named(change, message):
     with pytest.raises(InputError, match=message):
         fit_power_law(**{"sizes": SIZES, "errors": noisy()} | change)

@@ -11,9 +11,22 @@ from PIL import Image
 from jaxpt.data.labels import LabelMap
 from jaxpt.data.sources import Dataset, Split
 from jaxpt.errors import InputError
-from jaxpt.evaluation import (cdnv, class_separation, cka_matrix, episodes, few_shot, fine_purity,
-                              knn_classify, linear_probe, mean_per_class_accuracy,
-                              neural_collapse, rank_me, retrieval, suites, uniformity)
+from jaxpt.evaluation import (
+    cdnv,
+    class_separation,
+    cka_matrix,
+    episodes,
+    few_shot,
+    fine_purity,
+    knn_classify,
+    linear_probe,
+    mean_per_class_accuracy,
+    neural_collapse,
+    rank_me,
+    retrieval,
+    suites,
+    uniformity,
+)
 from jaxpt.evaluation import logistic
 from jaxpt.evaluation.task import Measured, make_task, some_rows
 
@@ -31,12 +44,20 @@ def split(n, seed):
 def dataset():
     trainval, test = split(N_TRAIN, 0), split(N_TEST, 1)
     held_out = np.arange(N_TRAIN) % 3 == 0
-    return Dataset("toy", ("a", "b", "c", "d"), LabelMap((0, 0, 1, 1), ("low", "high")),
-                   trainval.take(~held_out), trainval.take(held_out), trainval, test)
+    return Dataset(
+        "toy",
+        ("a", "b", "c", "d"),
+        LabelMap((0, 0, 1, 1), ("low", "high")),
+        trainval.take(~held_out),
+        trainval.take(held_out),
+        trainval,
+        test,
+    )
 
 
 def features_of(dataset):
     """Noisy class means, so that nothing is perfect."""
+
     def features(part):
         examples = getattr(dataset, part)
         noise = np.random.default_rng(len(examples.ids)).normal(size=(len(examples.ids), DIM))
@@ -86,15 +107,21 @@ def test_without_a_label_map_only_fine_labels_are_measured(dataset):
     assert suites.measure("confusion", found).values == {}
 
 
-@pytest.mark.parametrize(("change", "arguments", "message"), [
-    ({}, {"part": "train"}, "part must be one of .*, got 'train'"),
-    ({}, {"metric": "f1"}, "metric must be one of .*, got 'f1'"),
-    ({"features": lambda part: np.zeros((3, 2))}, {}, r"must be \[120, dim\], got \[3, 2\]"),
-    ({"features": lambda part: np.full((120 if part == "trainval" else 60, 2), np.nan)}, {},
-     "120 examples are not finite"),
-    ({"swap": True}, {}, "disjoint parts of trainval"),
-    ({"empty": True}, {}, "toy has no test images"),
-])
+@pytest.mark.parametrize(
+    ("change", "arguments", "message"),
+    [
+        ({}, {"part": "train"}, "part must be one of .*, got 'train'"),
+        ({}, {"metric": "f1"}, "metric must be one of .*, got 'f1'"),
+        ({"features": lambda part: np.zeros((3, 2))}, {}, r"must be \[120, dim\], got \[3, 2\]"),
+        (
+            {"features": lambda part: np.full((120 if part == "trainval" else 60, 2), np.nan)},
+            {},
+            "120 examples are not finite",
+        ),
+        ({"swap": True}, {}, "disjoint parts of trainval"),
+        ({"empty": True}, {}, "toy has no test images"),
+    ],
+)
 def test_bad_tasks_are_refused(change, arguments, message, dataset):
     features = change.get("features") or features_of(dataset)
     if "swap" in change:
@@ -106,8 +133,10 @@ def test_bad_tasks_are_refused(change, arguments, message, dataset):
 
 
 def both(task):
-    return (("fine", task.fit.fine, task.score.fine), ("coarse", task.fit.coarse,
-                                                       task.score.coarse))
+    return (
+        ("fine", task.fit.fine, task.score.fine),
+        ("coarse", task.fit.coarse, task.score.coarse),
+    )
 
 
 def test_knn_is_the_share_of_right_votes(task):
@@ -120,13 +149,24 @@ def test_knn_is_the_share_of_right_votes(task):
 
 @pytest.mark.parametrize("metric", ["top1", "mean_per_class"])
 def test_linear_is_scored_in_the_metric_of_the_set(metric, task):
-    few = task._replace(metric=metric, score=task.score._replace(
-        features=task.score.features[:30], fine=task.score.fine[:30],
-        coarse=task.score.coarse[:30]))
+    few = task._replace(
+        metric=metric,
+        score=task.score._replace(
+            features=task.score.features[:30],
+            fine=task.score.fine[:30],
+            coarse=task.score.coarse[:30],
+        ),
+    )
     found = suites.measure("linear", few, l2_grid=(0.1, 1e-4)).values
     for name, known, wanted in both(few):
-        probe = linear_probe(few.fit.features, known, few.score.features, wanted,
-                             validation=few.validation, l2_grid=(0.1, 1e-4))
+        probe = linear_probe(
+            few.fit.features,
+            known,
+            few.score.features,
+            wanted,
+            validation=few.validation,
+            l2_grid=(0.1, 1e-4),
+        )
         per_class = mean_per_class_accuracy(probe.predictions, wanted)
         assert found[f"{name}_linear"] == (probe.accuracy if metric == "top1" else per_class)
         assert found.get(f"{name}_linear_top1") == (None if metric == "top1" else probe.accuracy)
@@ -139,15 +179,25 @@ def test_few_shot_is_the_mean_over_draws_at_the_shots_that_there_are(task):
     found = suites.measure("few_shot", task, shots=(1, 5, 30, 40), draws=3, l2=2.0)
     for name, known, wanted in both(task):
         for shots in 1, 5, 30:  # 30 are all of a class
-            expected = few_shot(task.fit.features, known, task.score.features, wanted,
-                                shots=shots, draws=3, l2=2.0).mean()
+            expected = few_shot(
+                task.fit.features, known, task.score.features, wanted, shots=shots, draws=3, l2=2.0
+            ).mean()
             assert found.values[f"{name}_{shots}shot"] == expected
     assert "coarse_40shot" in found.values and "fine_40shot" not in found.values
     assert found.notes == ("no fine_40shot: class 0 has 30 examples to draw from.",)
     logistic = suites.measure("few_shot_logistic", task, shots=(5, 99), draws=2)
-    assert logistic.values["fine_5shot_logistic"] == few_shot(
-        task.fit.features, task.fit.fine, task.score.features, task.score.fine, shots=5, draws=2,
-        head="logistic").mean()
+    assert (
+        logistic.values["fine_5shot_logistic"]
+        == few_shot(
+            task.fit.features,
+            task.fit.fine,
+            task.score.features,
+            task.score.fine,
+            shots=5,
+            draws=2,
+            head="logistic",
+        ).mean()
+    )
     assert logistic.values.keys() == {"fine_5shot_logistic", "coarse_5shot_logistic"}
     assert logistic.notes[1].startswith("no coarse_99shot_logistic: class 0 has 60")
 
@@ -155,13 +205,17 @@ def test_few_shot_is_the_mean_over_draws_at_the_shots_that_there_are(task):
 def test_episodes_are_of_scored_images_and_fine_classes(task):
     found = suites.measure("episodes", task, ways=3, shots=(1, 5, 9), queries=10, count=20)
     for shots in 1, 5:
-        assert found.values[f"fine_3way{shots}shot"] == episodes(
-            task.score.features, task.score.fine, ways=3, shots=shots, queries=10,
-            count=20).accuracy
+        assert (
+            found.values[f"fine_3way{shots}shot"]
+            == episodes(
+                task.score.features, task.score.fine, ways=3, shots=shots, queries=10, count=20
+            ).accuracy
+        )
     assert found.values.keys() == {"fine_3way1shot", "fine_3way5shot"}
     assert found.notes == ("no fine_3way9shot with 10 queries: class 0 has 15 examples.",)
     assert suites.measure("episodes", task, shots=(1,)).notes == (
-        "no fine_5way1shot: there are 4 classes.",)
+        "no fine_5way1shot: there are 4 classes.",
+    )
 
 
 def test_retrieval_queries_scored_images_among_themselves(task):
@@ -179,10 +233,12 @@ def test_retrieval_queries_scored_images_among_themselves(task):
 def test_geometry_is_of_coarse_classes_of_scored_images(task):
     x, coarse, fine = task.score.features, task.score.coarse, task.score.fine
     assert suites.measure("class_separation", task).values == {
-        "class_separation": class_separation(x, coarse)}
+        "class_separation": class_separation(x, coarse)
+    }
     assert suites.measure("cdnv", task).values == {"cdnv": cdnv(x, coarse)}
     assert suites.measure("fine_purity", task, k=4).values == {
-        "fine_purity": fine_purity(x, coarse, fine, k=4)}
+        "fine_purity": fine_purity(x, coarse, fine, k=4)
+    }
     assert suites.measure("effective_rank", task).values["effective_rank"] > 1
 
 
@@ -206,12 +262,18 @@ def test_alignment_pairs_images_of_one_fine_class(task):
     assert found["alignment"] == pytest.approx(0, abs=1e-12)
     assert found["uniformity"] == pytest.approx(uniformity(tight, 2))
     # Two unit vectors of angle a in turn: half of the pairs of a class are |1 − e^{ia}|² apart.
-    one = task._replace(score=task.score._replace(fine=np.array([0, 0, 1, 2, 2, 2]),
-                                                  ids=task.score.ids[:6],
-                                                  features=np.eye(6)))
+    one = task._replace(
+        score=task.score._replace(
+            fine=np.array([0, 0, 1, 2, 2, 2]), ids=task.score.ids[:6], features=np.eye(6)
+        )
+    )
     assert suites.measure("alignment_uniformity", one).values["alignment"] == pytest.approx(2)
-    lonely = task._replace(score=one.score._replace(fine=np.array([0, 0, 1, 2, 3, 4]), features=(
-        np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1]]))))
+    lonely = task._replace(
+        score=one.score._replace(
+            fine=np.array([0, 0, 1, 2, 3, 4]),
+            features=(np.array([[1, 0], [1, 0], [0, 1], [0, 1], [0, 1], [0, 1]])),
+        )
+    )
     assert suites.measure("alignment_uniformity", lonely).values["alignment"] == 0
 
 
@@ -220,8 +282,11 @@ def test_cka_compares_layers(task):
     other = {"first": task.score.features[:, ::-1] * 2}
     found = suites.EVALUATORS["cka"].measure(layers, other, batch_size=32, seed=1)
     expected = cka_matrix(layers, other, batch_size=32, seed=1)
-    assert found.details == {"layers": ["one", "two"], "other_layers": ["first"],
-                             "matrix": expected.tolist()}
+    assert found.details == {
+        "layers": ["one", "two"],
+        "other_layers": ["first"],
+        "matrix": expected.tolist(),
+    }
     assert found.values == {"cka_features": expected[-1, -1]}
     assert found.details["matrix"][0][0] == pytest.approx(1)
     with pytest.raises(InputError, match="cka compares two networks"):
@@ -230,25 +295,36 @@ def test_cka_compares_layers(task):
 
 def test_confusion_counts_true_against_predicted(task):
     found = suites.measure("confusion", task, k=5, temperature=0.1)
-    votes = knn_classify(task.fit.features, task.fit.fine, task.score.features, k=5,
-                         temperature=0.1)
-    matrix = [[int(np.sum((task.score.fine == true) & (votes == said))) for said in range(CLASSES)]
-              for true in range(CLASSES)]
+    votes = knn_classify(
+        task.fit.features, task.fit.fine, task.score.features, k=5, temperature=0.1
+    )
+    matrix = [
+        [int(np.sum((task.score.fine == true) & (votes == said))) for said in range(CLASSES)]
+        for true in range(CLASSES)
+    ]
     wrong = votes != task.score.fine
     within = votes[wrong] // 2 == task.score.fine[wrong] // 2
     assert found.values == {"confused_within": pytest.approx(within.mean())}
-    assert found.details == {"matrix": matrix, "class_names": ["a", "b", "c", "d"],
-                             "coarse_of": [0, 0, 1, 1], "coarse_names": ["low", "high"]}
-    perfect = task._replace(fit=task.fit._replace(features=np.eye(CLASSES)[task.fit.fine]),
-                            score=task.score._replace(features=np.eye(CLASSES)[task.score.fine]))
+    assert found.details == {
+        "matrix": matrix,
+        "class_names": ["a", "b", "c", "d"],
+        "coarse_of": [0, 0, 1, 1],
+        "coarse_names": ["low", "high"],
+    }
+    perfect = task._replace(
+        fit=task.fit._replace(features=np.eye(CLASSES)[task.fit.fine]),
+        score=task.score._replace(features=np.eye(CLASSES)[task.score.fine]),
+    )
     found = suites.measure("confusion", perfect)
     assert found.values == {} and found.notes == ("no confused_within: there are no errors.",)
 
 
 def test_neighbors_are_the_nearest_and_come_with_their_images(task, dataset):
     found = suites.measure("neighbors", task, queries=6, k=3).details
-    unit = [x / np.linalg.norm(x, axis=1, keepdims=True)
-            for x in (task.fit.features, task.score.features)]
+    unit = [
+        x / np.linalg.norm(x, axis=1, keepdims=True)
+        for x in (task.fit.features, task.score.features)
+    ]
     assert len(found["queries"]) == 6
     # Class by class in turn: the first four queries are of four classes, the six of six images.
     assert sorted(q["label"] for q in found["queries"][:4]) == [0, 1, 2, 3]
@@ -259,14 +335,15 @@ def test_neighbors_are_the_nearest_and_come_with_their_images(task, dataset):
         cosine = unit[0] @ unit[1][row]
         nearest = np.argsort(-cosine)[:3]
         assert [n["id"] for n in query["neighbors"]] == [f"train/{i}" for i in nearest]
-        assert [n["label"] for n in query["neighbors"]] == dataset.trainval.labels[
-            nearest].tolist()
+        assert [n["label"] for n in query["neighbors"]] == dataset.trainval.labels[nearest].tolist()
         assert [n["cosine"] for n in query["neighbors"]] == pytest.approx(cosine[nearest], abs=1e-4)
-        for name, part in [(query["id"], "test")] + [(n["id"], "trainval")
-                                                     for n in query["neighbors"]]:
+        for name, part in [(query["id"], "test")] + [
+            (n["id"], "trainval") for n in query["neighbors"]
+        ]:
             picture = Image.open(io.BytesIO(base64.b64decode(found["images"][name])))
             np.testing.assert_array_equal(
-                np.asarray(picture), getattr(dataset, part).images[int(name.split("/")[1]), ..., 0])
+                np.asarray(picture), getattr(dataset, part).images[int(name.split("/")[1]), ..., 0]
+            )
 
 
 def test_pictures_are_made_smaller_and_may_have_colours(task):
@@ -300,10 +377,13 @@ def test_a_map_shows_the_same_examples_in_plane_and_neighbourhoods(task):
     assert np.mean(task.score.fine[order][near] == task.score.fine[order]) > 0.5
 
 
-@pytest.mark.parametrize(("features", "message"), [
-    (np.ones((N_TEST, 3)), "all features point the same way"),
-    (np.arange(N_TEST)[:, None], "three examples of two features"),
-])
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.ones((N_TEST, 3)), "all features point the same way"),
+        (np.arange(N_TEST)[:, None], "three examples of two features"),
+    ],
+)
 def test_features_without_a_map_are_refused(features, message, task):
     flat = task._replace(score=task.score._replace(features=features))
     with pytest.raises(InputError, match=message):
@@ -314,8 +394,10 @@ def test_every_constant_is_pinned():
     """Changed, results no longer compare with those before: mind docs/evaluation.md."""
     grid = suites.EVALUATORS["linear"].constants["l2_grid"]
     np.testing.assert_allclose(grid, np.logspace(-6, 5, 45))
-    assert {name: {k: v for k, v in e.constants.items() if k != "l2_grid"}
-            for name, e in suites.EVALUATORS.items()} == {
+    assert {
+        name: {k: v for k, v in e.constants.items() if k != "l2_grid"}
+        for name, e in suites.EVALUATORS.items()
+    } == {
         "knn": {"k": 20, "temperature": 0.07},
         "linear": {},
         "few_shot": {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
@@ -332,7 +414,8 @@ def test_every_constant_is_pinned():
         "cka": {"batch_size": 256, "seed": 0},
         "confusion": {"k": 20, "temperature": 0.07},
         "neighbors": {"queries": 20, "k": 8, "side": 64},
-        "map": {"examples": 1500, "perplexity": 30, "seed": 0}}
+        "map": {"examples": 1500, "perplexity": 30, "seed": 0},
+    }
 
 
 def test_constants_are_all_arguments_but_the_task():

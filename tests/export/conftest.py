@@ -31,7 +31,8 @@ def resnet18(tmp_path_factory):
     network = models.BACKBONES["resnet18"]()
     shapes = jax.eval_shape(
         lambda key: network.init(key, np.zeros((1, 32, 32, 3), np.float32), False),
-        jax.random.key(0))
+        jax.random.key(0),
+    )
     empty = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
     head = {"Dense_0": {"kernel": np.zeros((512, CLASSES)), "bias": np.zeros(CLASSES)}}
     state = weights.export_state(network, empty["params"], empty["batch_stats"], head)

@@ -15,23 +15,29 @@ HOSTILE = "<script>alert(1)</script> [x](javascript:y) ![i](http://e.test/i) `c`
 
 
 def plan_of(backbone, **changes):
-    return card.Plan(backbone, "jaxpt", Counterpart(), ("safetensors",), False, (8, 8, 1), [], ""
-                     )._replace(**changes)
+    return card.Plan(
+        backbone, "jaxpt", Counterpart(), ("safetensors",), False, (8, 8, 1), [], ""
+    )._replace(**changes)
 
 
 def config_of(text):
-    found, = re.findall(r"(?s)<details>.*?(`{3,})json\n(.*?)\n\1\n\n</details>", text)
+    (found,) = re.findall(r"(?s)<details>.*?(`{3,})json\n(.*?)\n\1\n\n</details>", text)
     return json.loads(found[1])
 
 
 def test_it_says_how_the_run_was_made(run, opened, tmp_path):
     text = (export.run(run, tmp_path / "out", classifier=True).folder / "README.md").read_text()
-    for row in (r"| method | cross\_entropy |", r"| network | small\_cnn, 1,272 parameters |",
-                "| features | 16 |", "| classifier | 2 classes (first five, last five) |",
-                "| images | 8 × 8 × 1, normalisation unit |",
-                "| trained on | digits: 300 images, 2 classes (first five, last five) |",
-                "| duration | 2 steps (2 steps of 120 images) |", "| seed | 3 |",
-                f"| weights | in the names of jaxpt, fingerprint {opened.checkpoint} |"):
+    for row in (
+        r"| method | cross\_entropy |",
+        r"| network | small\_cnn, 1,272 parameters |",
+        "| features | 16 |",
+        "| classifier | 2 classes (first five, last five) |",
+        "| images | 8 × 8 × 1, normalisation unit |",
+        "| trained on | digits: 300 images, 2 classes (first five, last five) |",
+        "| duration | 2 steps (2 steps of 120 images) |",
+        "| seed | 3 |",
+        f"| weights | in the names of jaxpt, fingerprint {opened.checkpoint} |",
+    ):
         assert row in text
     assert "a linear classifier on the backbone" in text  # the method's own first sentence
     assert config_of(text)["duration"] == "2 steps"
@@ -75,8 +81,7 @@ def test_names_that_are_markup_stay_text(opened):
     data = {"name": HOSTILE, "images": 3, "shape": [8, 8, 1], "classes": [HOSTILE, "b"]}
     opened.made["data"] = data
     opened.config.data.update(path=f"/x/{HOSTILE.replace('/', '')} ``` ````")
-    evil = record(HOSTILE, 3, (0.9, 0.8, 0.7, 0.6, 0.5), checkpoint=opened.checkpoint,
-                  data=HOSTILE)
+    evil = record(HOSTILE, 3, (0.9, 0.8, 0.7, 0.6, 0.5), checkpoint=opened.checkpoint, data=HOSTILE)
     text = card.write(plan_of(opened, records=[evil]))
     config_of(text)  # still one block of JSON
     shown = re.sub(r"(?s)<details>.*?</details>", "", text)
@@ -93,8 +98,10 @@ def test_headers_of_others_do_not_break_it(opened):
     assert not re.search(r"(?<!\\)<script", text.split("---\n", 2)[2])
 
 
-@pytest.mark.parametrize(("classifier", "torchvision"), [
-    (False, "network.fc = torch.nn.Identity()\n"), (True, "resnet18(num_classes=3)")])
+@pytest.mark.parametrize(
+    ("classifier", "torchvision"),
+    [(False, "network.fc = torch.nn.Identity()\n"), (True, "resnet18(num_classes=3)")],
+)
 def test_how_it_is_loaded(classifier, torchvision, resnet18, tmp_path):
     made = export.run(resnet18, tmp_path / "out", classifier=classifier)
     text = (made.folder / "README.md").read_text()

@@ -32,8 +32,9 @@ def files(path):
 
 
 def model(name, **options):
-    return ml_collections.ConfigDict({"name": name, "norm": "group", "dtype": "float32",
-                                      "options": options, "normalisation": ""})
+    return ml_collections.ConfigDict(
+        {"name": name, "norm": "group", "dtype": "float32", "options": options, "normalisation": ""}
+    )
 
 
 def test_a_run_reads_back_bit_for_bit(run, opened, tmp_path):
@@ -63,11 +64,24 @@ def test_the_header_says_what_it_is(run, opened, tmp_path):
     assert header.keys() == {"format", "jaxpt"} and header["format"] == "pt"
     said = json.loads(header["jaxpt"])
     assert (said["version"], said["method"], said["step"], said["seed"], said["fingerprint"]) == (
-        __version__, "cross_entropy", 2, 3, opened.checkpoint)
-    assert said["model"] == {"name": "small_cnn", "norm": "group", "dtype": "float32",
-                             "options": {"widths": [8, 16], "strides": [2, 1]}}
-    assert said["made"]["data"] == {"name": "digits", "images": 300, "shape": [8, 8, 1],
-                                    "classes": ["first five", "last five"]}
+        __version__,
+        "cross_entropy",
+        2,
+        3,
+        opened.checkpoint,
+    )
+    assert said["model"] == {
+        "name": "small_cnn",
+        "norm": "group",
+        "dtype": "float32",
+        "options": {"widths": [8, 16], "strides": [2, 1]},
+    }
+    assert said["made"]["data"] == {
+        "name": "digits",
+        "images": 300,
+        "shape": [8, 8, 1],
+        "classes": ["first five", "last five"],
+    }
     assert said["made"]["date"] and "jax" in said["made"]["packages"]
     assert "params/backbone/Conv_0/kernel" in names
     assert not any("classifier" in name for name in names)
@@ -76,8 +90,9 @@ def test_the_header_says_what_it_is(run, opened, tmp_path):
 def test_paths_of_the_machine_stay_here(opened, tmp_path):
     opened.config.data.update(path="/home/somebody/secret/photos", label_map="/srv/maps/a.csv")
     opened.config.model.weights = "/home/somebody/start.pth"
-    plan = folders.card.Plan(opened, "jaxpt", Counterpart(), ("safetensors",), False,
-                             (8, 8, 1), [], "")
+    plan = folders.card.Plan(
+        opened, "jaxpt", Counterpart(), ("safetensors",), False, (8, 8, 1), [], ""
+    )
     said = json.dumps(folders.about(plan)) + folders.card.write(plan)
     assert "photos" in said and "a.csv" in said and "start.pth" in said
     assert "somebody" not in said and "srv" not in said
@@ -94,13 +109,21 @@ def test_a_resnet_has_the_names_and_shapes_of_timm_and_torchvision(layout, resne
     shapes |= {"fc.weight": (1000, 512), "fc.bias": (1000,)}
     assert references.digest(shapes) == STORED["shapes"]["resnet18"][layout]
     back, before = open_backbone(made.folder), open_backbone(resnet18)
-    assert_equal((back.params, back.batch_stats, back.classifier),
-                 (before.params, before.batch_stats, before.classifier))
+    assert_equal(
+        (back.params, back.batch_stats, back.classifier),
+        (before.params, before.batch_stats, before.classifier),
+    )
     assert (back.label, back.method, back.config, back.encoder.normalisation) == (
-        "out", "weights", None, "imagenet")
+        "out",
+        "weights",
+        None,
+        "imagenet",
+    )
     bare = export.run(resnet18, tmp_path / "bare", layout=layout)
     assert source.keys() - load_file(bare.folder / "model.safetensors").keys() == {
-        "fc.weight", "fc.bias"}
+        "fc.weight",
+        "fc.bias",
+    }
     assert ("config.json" in files(made.folder)) == (layout == "timm")
 
 
@@ -131,15 +154,18 @@ def test_an_edited_file_is_found_out(run, tmp_path):
         open_backbone(path)
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda text: text[:-1], "is damaged"),
-    (lambda text: "[]", "is none of format 1"),
-    (lambda text: text.replace('"format": 1', '"format": 2'), "is none of format 1"),
-    (lambda text: text.replace('"model": {', '"odel": {'), "has no sound model"),
-    (lambda text: text.replace('"small_cnn"', "7"), "has no sound name"),
-    (lambda text: text.replace('"images": 300', '"images": "many"'), "has no sound images"),
-    (lambda text: text.replace('"small_cnn"', '"vgg"'), "model.name must be one of"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text[:-1], "is damaged"),
+        (lambda text: "[]", "is none of format 1"),
+        (lambda text: text.replace('"format": 1', '"format": 2'), "is none of format 1"),
+        (lambda text: text.replace('"model": {', '"odel": {'), "has no sound model"),
+        (lambda text: text.replace('"small_cnn"', "7"), "has no sound name"),
+        (lambda text: text.replace('"images": 300', '"images": "many"'), "has no sound images"),
+        (lambda text: text.replace('"small_cnn"', '"vgg"'), "model.name must be one of"),
+    ],
+)
 def test_a_header_that_makes_no_sense_is_an_input_error(change, message, run, tmp_path):
     path = export.run(run, tmp_path / "out").folder / "model.safetensors"
     with safe_open(path, "numpy") as file:
@@ -181,13 +207,21 @@ def test_records_of_this_backbone_alone_count(run, opened, tmp_path):
 
 
 def test_networks_without_a_counterpart_are_saved_all_the_same(tmp_path):
-    made = export.run("scratch:5", tmp_path / "out", layout="torchvision",
-                      model=model("small_cnn", widths=(8, 16), strides=(2, 1)))
+    made = export.run(
+        "scratch:5",
+        tmp_path / "out",
+        layout="torchvision",
+        model=model("small_cnn", widths=(8, 16), strides=(2, 1)),
+    )
     assert made.layout == "jaxpt" and "(strides=(2, 1), widths=(8, 16))" in made.notes[0]
     back = open_backbone(made.folder)
     assert back.encoder.backbone.widths == (8, 16) and back.seed == 5
-    assert back.checkpoint == open_backbone(
-        "scratch:5", model=model("small_cnn", widths=(8, 16), strides=(2, 1))).checkpoint
+    assert (
+        back.checkpoint
+        == open_backbone(
+            "scratch:5", model=model("small_cnn", widths=(8, 16), strides=(2, 1))
+        ).checkpoint
+    )
 
 
 def test_own_names_are_nested_again():

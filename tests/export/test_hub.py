@@ -38,30 +38,50 @@ def pushed(monkeypatch):
 def test_a_folder_goes_to_a_private_repository(run, tmp_path, pushed, capsys):
     made = export.run(run, tmp_path / "out", push="me/my-encoder_1.0")
     assert made.url == "https://hub.test/me/my-encoder_1.0"
-    (name, options), = pushed.made
+    ((name, options),) = pushed.made
     assert name == "me/my-encoder_1.0" and options["private"] and options["exist_ok"]
-    (folder, options), = pushed.uploads
+    ((folder, options),) = pushed.uploads
     assert folder == str(made.folder) and options["repo_id"] == "me/my-encoder_1.0"
     assert pushed.tokens == [TOKEN]
     card = (made.folder / "README.md").read_text()
     assert "hf download me/my-encoder_1.0" in card
     said = capsys.readouterr()
-    for text in said.out, said.err, *(path.read_bytes().decode("latin-1")
-                                      for path in made.folder.iterdir()):
+    for text in (
+        said.out,
+        said.err,
+        *(path.read_bytes().decode("latin-1") for path in made.folder.iterdir()),
+    ):
         assert TOKEN not in text
 
 
 def test_what_the_hub_refuses_is_told_without_the_token(run, tmp_path, pushed):
     pushed.fails = OSError(f"403 for Bearer {TOKEN}:\n forbidden")
-    with pytest.raises(RunError, match="me/x could not be pushed .OSError: 403 for Bearer …: "
-                       "forbidden.*is whole: hf upload me/x ") as error:
+    with pytest.raises(
+        RunError,
+        match="me/x could not be pushed .OSError: 403 for Bearer …: "
+        "forbidden.*is whole: hf upload me/x ",
+    ) as error:
         export.run(run, tmp_path / "out", push="me/x")
     assert error.value.__cause__ is None and error.value.__suppress_context__
     assert (tmp_path / "out" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize("name", ["x", "a/b/c", "me/", "/x", "me/a b", "me/a--b", "me/a..b",
-                                  "me/x.git", "-me/x", "me/é", "me/" + "x" * 97])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x",
+        "a/b/c",
+        "me/",
+        "/x",
+        "me/a b",
+        "me/a--b",
+        "me/a..b",
+        "me/x.git",
+        "-me/x",
+        "me/é",
+        "me/" + "x" * 97,
+    ],
+)
 def test_names_of_no_repository(name, pushed):
     with pytest.raises(InputError, match="USER/REPO"):
         hub.connect(name)

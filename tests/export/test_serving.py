@@ -40,16 +40,24 @@ def test_any_number_of_images_has_the_encoders_features(count, opened, images):
 
 
 def test_the_lines_of_the_card_need_jax_alone(run, opened, images, tmp_path):
-    made = export.run(run, tmp_path / "FOLDER", formats=("safetensors", "stablehlo"),
-                      classifier=True)
+    made = export.run(
+        run, tmp_path / "FOLDER", formats=("safetensors", "stablehlo"), classifier=True
+    )
     card = (made.folder / "README.md").read_text()
-    lines, = [code for code in re.findall("```python\n(.*?)```", card, re.DOTALL)
-              if "encoder.stablehlo" in code]
+    (lines,) = [
+        code
+        for code in re.findall("```python\n(.*?)```", card, re.DOTALL)
+        if "encoder.stablehlo" in code
+    ]
     assert len([line for line in lines.splitlines() if line]) == 3
     np.save(tmp_path / "images.npy", images)
     result = subprocess.run(
-        [sys.executable, "-c", ALONE.format(lines=lines, what="logits")], cwd=tmp_path,
-        capture_output=True, text=True, check=True)
+        [sys.executable, "-c", ALONE.format(lines=lines, what="logits")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     dense = opened.classifier["Dense_0"]
     wanted = opened.features(images) @ dense["kernel"] + dense["bias"]
     assert np.abs(wanted).max() > 1e-4
@@ -59,7 +67,9 @@ def test_the_lines_of_the_card_need_jax_alone(run, opened, images, tmp_path):
 def test_the_encoder_alone(run, tmp_path):
     made = export.run(run, tmp_path / "out", formats=("stablehlo",), image_size=16)
     assert sorted(path.name for path in pathlib.Path(made.folder).iterdir()) == [
-        "README.md", "encoder.stablehlo"]
+        "README.md",
+        "encoder.stablehlo",
+    ]
     read = jax_export.deserialize(bytearray((made.folder / "encoder.stablehlo").read_bytes()))
     assert read.in_avals[0].shape[1:] == (16, 16, 1)
     assert "open_backbone" not in (made.folder / "README.md").read_text()

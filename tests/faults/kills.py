@@ -40,10 +40,20 @@ KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 RECORDS = pathlib.Path(__file__).parents[2] / "benchmarks" / "records" / "faults.jsonl"
 STEPS = 100
 CONFIG = {
-    "data.limit": 300, "batch_size": 60, "duration": f"{STEPS} steps", "log_every": "2 steps",
-    "knn_every": "8 steps", "checkpoint_every": "4 steps", "keep_checkpoints": 2, "k": 10,
-    "memory": 240, "model.options.widths": "(8, 16)", "model.options.strides": "(2, 2)",
-    "model.projector.hidden": "(16,)", "model.projector.dim": 16}
+    "data.limit": 300,
+    "batch_size": 60,
+    "duration": f"{STEPS} steps",
+    "log_every": "2 steps",
+    "knn_every": "8 steps",
+    "checkpoint_every": "4 steps",
+    "keep_checkpoints": 2,
+    "k": 10,
+    "memory": 240,
+    "model.options.widths": "(8, 16)",
+    "model.options.strides": "(2, 2)",
+    "model.projector.hidden": "(16,)",
+    "model.projector.dim": 16,
+}
 LONGEST = 300.0  # seconds that a process may take
 START = 1.5  # seconds that no start of a run is quicker than
 
@@ -77,23 +87,81 @@ class Chain(NamedTuple):
 RANDOM = tuple(Kill(number=number) for number in (KILL, KILL, KILL, TERM, INT, KILL))
 CHAINS = (
     # The first two are what the ordinary tests take.
-    Chain((Kill("batch", 3), Kill("saving", 2), Kill("monitor", 2, TERM), Kill("written", 2),
-           Kill("row", 5))),
+    Chain(
+        (
+            Kill("batch", 3),
+            Kill("saving", 2),
+            Kill("monitor", 2, TERM),
+            Kill("written", 2),
+            Kill("row", 5),
+        )
+    ),
     Chain((Kill("batch", 2, INT), Kill("step", 7, TERM), Kill(number=KILL))),
-    Chain((Kill("moving", 1), Kill("moving", 2), Kill("batch", 4, TERM), Kill("saving", 1),
-           Kill("tidy"), Kill("batch", 1, TERM), Kill("whole", 2))),
-    Chain((Kill("removing", 1), Kill("restore"), Kill("removing", 2), Kill("restored"),
-           Kill("removed", 1), Kill("moving", 2))),
-    Chain((Kill("monitored", 1), Kill("monitor", 3, INT), Kill("row", 2), Kill("written", 1),
-           Kill("written", 1), Kill("saving", 1, TERM), Kill("saving", 1, INT))),
-    Chain((Kill("step", 9, INT), Kill("step", 9, TERM, twice=True),
-           Kill("step", 6, INT, twice=True),
-           Kill("restored", 1, TERM), Kill("whole", 1, INT), Kill("removing", 1, TERM))),
+    Chain(
+        (
+            Kill("moving", 1),
+            Kill("moving", 2),
+            Kill("batch", 4, TERM),
+            Kill("saving", 1),
+            Kill("tidy"),
+            Kill("batch", 1, TERM),
+            Kill("whole", 2),
+        )
+    ),
+    Chain(
+        (
+            Kill("removing", 1),
+            Kill("restore"),
+            Kill("removing", 2),
+            Kill("restored"),
+            Kill("removed", 1),
+            Kill("moving", 2),
+        )
+    ),
+    Chain(
+        (
+            Kill("monitored", 1),
+            Kill("monitor", 3, INT),
+            Kill("row", 2),
+            Kill("written", 1),
+            Kill("written", 1),
+            Kill("saving", 1, TERM),
+            Kill("saving", 1, INT),
+        )
+    ),
+    Chain(
+        (
+            Kill("step", 9, INT),
+            Kill("step", 9, TERM, twice=True),
+            Kill("step", 6, INT, twice=True),
+            Kill("restored", 1, TERM),
+            Kill("whole", 1, INT),
+            Kill("removing", 1, TERM),
+        )
+    ),
     *(Chain(RANDOM) for _ in range(3)),
-    Chain((Kill("saving", 1, KILL, 0), Kill("saving", 2, KILL, 1), Kill("step", 7, TERM, 0),
-           Kill("step", 5, TERM, 1), Kill("monitor", 1, KILL, 1), Kill("written", 2, KILL, 0)), 2),
-    Chain((Kill("batch", 2, KILL, 0), Kill("step", 9, INT, 0), Kill("removing", 1, KILL, 0),
-           Kill(number=KILL), Kill("monitor", 1, TERM, 0), Kill("step", 3, TERM)), 2),
+    Chain(
+        (
+            Kill("saving", 1, KILL, 0),
+            Kill("saving", 2, KILL, 1),
+            Kill("step", 7, TERM, 0),
+            Kill("step", 5, TERM, 1),
+            Kill("monitor", 1, KILL, 1),
+            Kill("written", 2, KILL, 0),
+        ),
+        2,
+    ),
+    Chain(
+        (
+            Kill("batch", 2, KILL, 0),
+            Kill("step", 9, INT, 0),
+            Kill("removing", 1, KILL, 0),
+            Kill(number=KILL),
+            Kill("monitor", 1, TERM, 0),
+            Kill("step", 3, TERM),
+        ),
+        2,
+    ),
 )
 
 
@@ -113,7 +181,7 @@ def main() -> None:
     total = survived = 0
     with tempfile.TemporaryDirectory() as folder:
         whole = {}
-        for number, chain in enumerate(CHAINS[:args.chains]):
+        for number, chain in enumerate(CHAINS[: args.chains]):
             if chain.processes not in whole:
                 whole[chain.processes] = pathlib.Path(folder, f"whole{chain.processes}")
                 _go_on(whole[chain.processes], chain.processes)
@@ -183,19 +251,26 @@ def _last_row(workdir) -> int:
 
 def _start(workdir: pathlib.Path, processes: int, kill: Kill | None = None) -> list[int]:
     """Forks the processes of a run; one that is to be struck at a moment is told so."""
-    argv = ["pretrain", "--config=pretrain/digits.py:look", f"--workdir={workdir}",
-            *(f"--config.{name}={value}" for name, value in CONFIG.items())]
+    argv = [
+        "pretrain",
+        "--config=pretrain/digits.py:look",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in CONFIG.items()),
+    ]
     address = _free_address() if processes > 1 else ""
     pids = []
     for i in range(processes):
         fault = {}
         if kill and kill.moment and kill.process in (-1, i):
-            fault = {"moment": kill.moment, "count": kill.count, "number": kill.number,
-                     "twice": kill.twice}
+            fault = {
+                "moment": kill.moment,
+                "count": kill.count,
+                "number": kill.number,
+                "twice": kill.twice,
+            }
         pid = os.fork()
         if pid == 0:
-            victim.run(argv, **fault, peers=(address, i) if address else None,
-                       log=f"{workdir}.log")
+            victim.run(argv, **fault, peers=(address, i) if address else None, log=f"{workdir}.log")
         pids.append(pid)
     return pids
 
@@ -211,7 +286,7 @@ def _wait(pids, *, end_them: bool = False) -> list[int]:
             if ended:
                 break
             if time.monotonic() > until:
-                for other in pids[len(statuses):]:
+                for other in pids[len(statuses) :]:
                     os.kill(other, KILL)
                     os.waitpid(other, 0)
                 raise Failed(f"a process did not end within {LONGEST:g} s")
@@ -238,15 +313,20 @@ def _same(whole, workdir) -> bool:
     import numpy as np
 
     steps = [checkpoint.newest(folder) for folder in (whole, workdir)]
-    states = [jax.tree.leaves_with_path(checkpoint.read_arrays(folder, steps[0]))
-              for folder in (whole, workdir)]
-    rows = [[{k: v for k, v in row.items() if k != "images_per_second"}
-             for row in read_metrics(folder)] for folder in (whole, workdir)]
-    bits = all(p == q and np.asarray(a).tobytes() == np.asarray(b).tobytes()
-               for (p, a), (q, b) in zip(*states, strict=True))
+    states = [
+        jax.tree.leaves_with_path(checkpoint.read_arrays(folder, steps[0]))
+        for folder in (whole, workdir)
+    ]
+    rows = [
+        [{k: v for k, v in row.items() if k != "images_per_second"} for row in read_metrics(folder)]
+        for folder in (whole, workdir)
+    ]
+    bits = all(
+        p == q and np.asarray(a).tobytes() == np.asarray(b).tobytes()
+        for (p, a), (q, b) in zip(*states, strict=True)
+    )
     if rows[0] != rows[1]:
-        print(f"rows {[r['step'] for r in rows[0]]} and {[r['step'] for r in rows[1]]}",
-              flush=True)
+        print(f"rows {[r['step'] for r in rows[0]]} and {[r['step'] for r in rows[1]]}", flush=True)
     if not bits:
         print("the states differ", flush=True)
     return bits and rows[0] == rows[1] and steps[0] == steps[1] == STEPS and len(states[0]) > 10
@@ -264,11 +344,20 @@ def _tail(workdir: pathlib.Path) -> str:
 
 
 def _record(args, survived: int, total: int) -> None:
-    chains = [chain._asdict() | {"kills": [k._asdict() for k in chain.kills]}
-              for chain in CHAINS[:args.chains]]
+    chains = [
+        chain._asdict() | {"kills": [k._asdict() for k in chain.kills]}
+        for chain in CHAINS[: args.chains]
+    ]
     protocol = json.loads(json.dumps({"config": CONFIG, "seed": args.seed, "chains": chains}))
-    records.append(args.out, {"key": records.key_of({"faults": protocol}), "values": {
-        "kills": total, "survived": survived}, "protocol": protocol, **records.surroundings()})
+    records.append(
+        args.out,
+        {
+            "key": records.key_of({"faults": protocol}),
+            "values": {"kills": total, "survived": survived},
+            "protocol": protocol,
+            **records.surroundings(),
+        },
+    )
 
 
 if __name__ == "__main__":

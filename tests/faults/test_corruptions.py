@@ -75,8 +75,9 @@ def assert_goes_on_from_the_one_before(workdir, capsys):
     assert checkpoint.newest(workdir) == 2 and is_state(checkpoint.read_arrays(workdir, 2), 2)
 
 
-@pytest.mark.parametrize("damage", [truncated, emptied, flipped, longer, deleted,
-                                    replaced_by_a_folder])
+@pytest.mark.parametrize(
+    "damage", [truncated, emptied, flipped, longer, deleted, replaced_by_a_folder]
+)
 def test_any_damage_to_any_file_is_noticed(damage, sound, tmp_path, capsys):
     names = files_of(sound)
     assert len(names) >= 8  # so that there are more than forty cases in all
@@ -133,6 +134,7 @@ def manifest_rewritten(change):
         content = json.loads((folder / manifest.FILE).read_text())
         change(content)
         (folder / manifest.FILE).write_text(json.dumps(content))
+
     return damage
 
 
@@ -148,14 +150,26 @@ def no_text(folder):
     (folder / manifest.FILE).write_bytes(b"\xff\xfe\xff")
 
 
-@pytest.mark.parametrize("damage", [
-    a_file_too_many, a_folder_too_many, nothing_in_it, half_copied, a_file_in_its_place,
-    of_another_step, manifest_of_another_step, no_json, no_object, no_text,
-    pytest.param(manifest_rewritten(lambda c: c.update(score=9.0)), id="another score"),
-    pytest.param(manifest_rewritten(lambda c: c["config"].update(k=6)), id="another config"),
-    pytest.param(manifest_rewritten(lambda c: c.pop("files")), id="no files"),
-    pytest.param(manifest_rewritten(lambda c: c.pop("sha256")), id="no sum"),
-    pytest.param(manifest_rewritten(lambda c: c.update(format=2)), id="a number alone changed")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        a_file_too_many,
+        a_folder_too_many,
+        nothing_in_it,
+        half_copied,
+        a_file_in_its_place,
+        of_another_step,
+        manifest_of_another_step,
+        no_json,
+        no_object,
+        no_text,
+        pytest.param(manifest_rewritten(lambda c: c.update(score=9.0)), id="another score"),
+        pytest.param(manifest_rewritten(lambda c: c["config"].update(k=6)), id="another config"),
+        pytest.param(manifest_rewritten(lambda c: c.pop("files")), id="no files"),
+        pytest.param(manifest_rewritten(lambda c: c.pop("sha256")), id="no sum"),
+        pytest.param(manifest_rewritten(lambda c: c.update(format=2)), id="a number alone changed"),
+    ],
+)
 def test_any_damage_to_the_folder_is_noticed(damage, workdir, capsys):
     damage(newest_of(workdir))
     assert_goes_on_from_the_one_before(workdir, capsys)
@@ -170,12 +184,19 @@ def of_format(number, folder):
     content = manifest.read(folder) | {"format": number}
     del content["files"]  # which may be another thing there
     (folder / manifest.FILE).write_text(
-        json.dumps(content | {"sha256": manifest._own_sum(content)}))
+        json.dumps(content | {"sha256": manifest._own_sum(content)})
+    )
 
 
-@pytest.mark.parametrize("use", [
-    lambda workdir: Checkpointer(workdir, keep=2, about={}), checkpoint.newest,
-    lambda workdir: checkpoint.about(workdir, 2)], ids=["open", "newest", "about"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda workdir: Checkpointer(workdir, keep=2, about={}),
+        checkpoint.newest,
+        lambda workdir: checkpoint.about(workdir, 2),
+    ],
+    ids=["open", "newest", "about"],
+)
 def test_another_format_is_refused_with_both_numbers_and_left_in_place(use, workdir):
     of_format(manifest.FORMAT + 1, newest_of(workdir))
     with pytest.raises(InputError, match="checkpoint of format 2, but .* reads format 1: use"):

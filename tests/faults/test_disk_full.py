@@ -12,11 +12,19 @@ from jaxpt import cli, pretrain
 from jaxpt.train import checkpoint
 from jaxpt.train.metrics import FILE, read_metrics
 
-COMMAND = ["pretrain", "--config=pretrain/digits.py:cross_entropy", "--config.data.limit=120",
-           "--config.batch_size=30", "--config.devices=1", "--config.duration=12 steps",
-           "--config.log_every=1 steps", "--config.knn_every=0 steps",
-           "--config.checkpoint_every=2 steps", "--config.model.options.widths=(8,)",
-           "--config.model.options.strides=(4,)"]
+COMMAND = [
+    "pretrain",
+    "--config=pretrain/digits.py:cross_entropy",
+    "--config.data.limit=120",
+    "--config.batch_size=30",
+    "--config.devices=1",
+    "--config.duration=12 steps",
+    "--config.log_every=1 steps",
+    "--config.knn_every=0 steps",
+    "--config.checkpoint_every=2 steps",
+    "--config.model.options.widths=(8,)",
+    "--config.model.options.strides=(4,)",
+]
 SENTENCE = "could not be written under '"
 FULL = ("no space left on the disk", "No space left on device", "File too large")
 
@@ -62,8 +70,9 @@ def disk(request, tmp_path):
         yield disk
         disk.free()
         return
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False,
-                           capture_output=True)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", folder], check=False, capture_output=True
+    )
     if mount.returncode:
         pytest.skip(f"nothing can be mounted here: {mount.stderr.decode().strip()}")
     disk = SmallDisk(folder)
@@ -110,14 +119,18 @@ def assert_same_end(a, b):
     states = [jax.tree.leaves(checkpoint.read_arrays(folder, 12)) for folder in (a, b)]
     for x, y in zip(*states, strict=True):
         np.testing.assert_array_equal(x, y)
-    rows = [[(row["step"], row.get("loss"), row.get("knn")) for row in read_metrics(folder)]
-            for folder in (a, b)]
+    rows = [
+        [(row["step"], row.get("loss"), row.get("knn")) for row in read_metrics(folder)]
+        for folder in (a, b)
+    ]
     assert rows[0] == rows[1]
 
 
 def assert_no_torn_line(folder):
-    assert all(line.startswith('{"step": ') and line.endswith("}\n")
-               for line in (folder / FILE).read_text().splitlines(keepends=True))
+    assert all(
+        line.startswith('{"step": ') and line.endswith("}\n")
+        for line in (folder / FILE).read_text().splitlines(keepends=True)
+    )
 
 
 def told(capsys):
@@ -130,10 +143,11 @@ def test_the_run_stops_and_the_same_command_goes_on(disk, whole, at_step, capsys
     workdir = disk.folder / "run"
     at_step[5] = fill_after(disk, workdir, 4)
     assert cli.main([*COMMAND, f"--workdir={workdir}"]) == 1
-    sentence, = told(capsys)
+    (sentence,) = told(capsys)
     assert sentence.startswith("jaxpt pretrain: the checkpoint of step 6 ")
-    assert sentence.endswith("the newest whole one is of step 4: make room, then start the same "
-                             "command again.")
+    assert sentence.endswith(
+        "the newest whole one is of step 4: make room, then start the same command again."
+    )
     assert checkpoint.newest(workdir) == 4
     assert_no_torn_line(workdir)
     at_step.clear()
@@ -148,12 +162,12 @@ def test_or_it_goes_on_and_saves_when_there_is_room_again(disk, whole, at_step, 
     at_step[5], at_step[11] = fill_after(disk, workdir, 4), disk.free
     seen = []
     at_step[10] = lambda: seen.append((checkpoint.newest(workdir), assert_no_torn_line(workdir)))
-    assert cli.main([*COMMAND, "--config.stop_on_save_failure=false",
-                     f"--workdir={workdir}"]) == 0
+    assert cli.main([*COMMAND, "--config.stop_on_save_failure=false", f"--workdir={workdir}"]) == 0
     sentences = told(capsys)
     assert len(sentences) in (2, 3)  # of steps 6, 8 and, told late, 10
-    assert all(s.endswith("is of step 4. The run goes on and saves again next time.")
-               for s in sentences)
+    assert all(
+        s.endswith("is of step 4. The run goes on and saves again next time.") for s in sentences
+    )
     assert seen == [(4, None)]
     assert_same_end(whole, workdir)
 
@@ -161,9 +175,8 @@ def test_or_it_goes_on_and_saves_when_there_is_room_again(disk, whole, at_step, 
 def test_a_last_checkpoint_that_fails_is_status_1_in_any_case(disk, at_step, capsys):
     workdir = disk.folder / "run"
     at_step[12] = fill_after(disk, workdir, 10)
-    assert cli.main([*COMMAND, "--config.stop_on_save_failure=false",
-                     f"--workdir={workdir}"]) == 1
-    sentence, = told(capsys)
+    assert cli.main([*COMMAND, "--config.stop_on_save_failure=false", f"--workdir={workdir}"]) == 1
+    (sentence,) = told(capsys)
     assert "the checkpoint of step 12 " in sentence and "is of step 10: make room" in sentence
     assert checkpoint.newest(workdir) == 10
 

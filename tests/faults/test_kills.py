@@ -11,7 +11,12 @@ import pytest
 @pytest.mark.slow
 def test_killed_runs_end_with_the_same_bits_and_rows():
     program = pathlib.Path(__file__).with_name("kills.py")
-    done = subprocess.run([sys.executable, program, "--chains=2", "--out="], capture_output=True,
-                          text=True, timeout=900, check=False)
+    done = subprocess.run(
+        [sys.executable, program, "--chains=2", "--out="],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^8/8 kills survived", done.stdout, re.MULTILINE)

@@ -19,8 +19,11 @@ def listening():
     for fd in os.listdir("/proc/self/fd"):
         with contextlib.suppress(OSError):
             mine.add(os.readlink(f"/proc/self/fd/{fd}"))
-    rows = [line.split() for name in ("tcp", "tcp6")
-            for line in pathlib.Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]]
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in pathlib.Path(f"/proc/self/net/{name}").read_text().splitlines()[1:]
+    ]
     return {row[9] for row in rows if row[3] == LISTENS and f"socket:[{row[9]}]" in mine}
 
 
@@ -34,8 +37,13 @@ def test_a_run_listens_to_nobody(tmp_path, monkeypatch):
 
     monkeypatch.setattr(pretrain, "rows_of_step", rows)
     config = digits.get_config("cross_entropy")
-    config.update(batch_size=30, devices=1, duration="6 steps", knn_every="3 steps",
-                  checkpoint_every="2 steps")
+    config.update(
+        batch_size=30,
+        devices=1,
+        duration="6 steps",
+        knn_every="3 steps",
+        checkpoint_every="2 steps",
+    )
     config.data.limit = 120
     config.model.options.update(widths=(8,), strides=(4,))
     pretrain.run(config, str(tmp_path), quiet=True)

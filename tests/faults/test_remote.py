@@ -117,8 +117,12 @@ print(digest.hexdigest())
 def test_a_run_that_dies_on_a_store_goes_on_with_the_same_bits(tmp_path):
     def run(workdir, dies_at=0):
         return subprocess.run(
-            [sys.executable, "-c", PROGRAM, str(tmp_path), workdir, str(dies_at)], text=True,
-            cwd=object_store.__file__.rpartition("/")[0], capture_output=True, timeout=200)
+            [sys.executable, "-c", PROGRAM, str(tmp_path), workdir, str(dies_at)],
+            text=True,
+            cwd=object_store.__file__.rpartition("/")[0],
+            capture_output=True,
+            timeout=200,
+        )
 
     whole = run(str(tmp_path / "local"))
     assert whole.returncode == 0, whole.stderr

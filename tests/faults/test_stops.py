@@ -11,11 +11,20 @@ from jaxpt import cli, pretrain
 from jaxpt.train import checkpoint, lock
 from jaxpt.train.stopping import STATUS
 
-COMMAND = ["pretrain", "--config=pretrain/digits.py:look", "--config.data.limit=120",
-           "--config.batch_size=30", "--config.devices=1", "--config.duration=9 steps",
-           "--config.knn_every=0 steps", "--config.checkpoint_every=0 steps", "--config.memory=60",
-           "--config.model.options.widths=(8,)", "--config.model.options.strides=(4,)",
-           "--config.k=5"]
+COMMAND = [
+    "pretrain",
+    "--config=pretrain/digits.py:look",
+    "--config.data.limit=120",
+    "--config.batch_size=30",
+    "--config.devices=1",
+    "--config.duration=9 steps",
+    "--config.knn_every=0 steps",
+    "--config.checkpoint_every=0 steps",
+    "--config.memory=60",
+    "--config.model.options.widths=(8,)",
+    "--config.model.options.strides=(4,)",
+    "--config.k=5",
+]
 
 
 @pytest.fixture
@@ -41,17 +50,25 @@ def run(capsys, tmp_path, *more):
 def test_a_signal_in_the_memory_fill_is_heard_there(calls, tmp_path, capsys):
     calls[1] = lambda: os.kill(os.getpid(), signal.SIGTERM)
     calls[3] = lambda: pytest.fail("a step was made")
-    assert run(capsys, tmp_path) == (STATUS, [
-        "jaxpt pretrain: stopped by SIGTERM before the first step: the same command begins "
-        f"again: {tmp_path}"])
+    assert run(capsys, tmp_path) == (
+        STATUS,
+        [
+            "jaxpt pretrain: stopped by SIGTERM before the first step: the same command begins "
+            f"again: {tmp_path}"
+        ],
+    )
     assert checkpoint.newest(tmp_path) is None
 
 
 def test_a_signal_in_a_step_saves_it_and_the_same_command_goes_on(calls, tmp_path, capsys):
     calls[6] = lambda: os.kill(os.getpid(), signal.SIGINT)
-    assert run(capsys, tmp_path) == (STATUS, [
-        "jaxpt pretrain: stopped by SIGINT at step 4: the state is saved, the same command goes "
-        f"on from there: {tmp_path}"])
+    assert run(capsys, tmp_path) == (
+        STATUS,
+        [
+            "jaxpt pretrain: stopped by SIGINT at step 4: the state is saved, the same command goes "
+            f"on from there: {tmp_path}"
+        ],
+    )
     assert checkpoint.newest(tmp_path) == 4
     assert run(capsys, tmp_path) == (0, [])
     assert checkpoint.newest(tmp_path) == 9

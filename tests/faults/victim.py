@@ -31,8 +31,16 @@ MOMENTS = {
 PAUSE = 0.03  # seconds a step, so that a kill at a random time may meet any of them
 
 
-def run(argv: list[str], *, moment: str = "", count: int = 1, number: int = signal.SIGKILL,
-        twice: bool = False, peers: tuple[str, int] | None = None, log: str = os.devnull) -> None:
+def run(
+    argv: list[str],
+    *,
+    moment: str = "",
+    count: int = 1,
+    number: int = signal.SIGKILL,
+    twice: bool = False,
+    peers: tuple[str, int] | None = None,
+    log: str = os.devnull,
+) -> None:
     """Runs the command in this process, and ends the process; never returns.
 
     Args:
@@ -54,8 +62,10 @@ def run(argv: list[str], *, moment: str = "", count: int = 1, number: int = sign
             _arm(*MOMENTS[moment], count, number, 2 if twice else 1)
         if peers:
             import jax
-            jax.distributed.initialize(peers[0], num_processes=2, process_id=peers[1],
-                                       heartbeat_timeout_seconds=10)
+
+            jax.distributed.initialize(
+                peers[0], num_processes=2, process_id=peers[1], heartbeat_timeout_seconds=10
+            )
         status = cli.main(argv)
         if peers:
             jax.distributed.shutdown()
@@ -91,7 +101,7 @@ def _arm(owner, name, when, count, number, times):
         if left == 0 and when == "within":
             path, text = args
             with open(path, "a") as file:
-                file.write(text[:len(text) // 2])
+                file.write(text[: len(text) // 2])
             strike()
         if left == 0 and when == "before":
             strike()

@@ -18,11 +18,27 @@ from jaxpt import losses
 # Axes of each argument: b batch, m memory, d dim, c classes or prototypes, v views (of them t the
 # teacher's).
 AXES = {
-    "embeddings": "bd", "queries": "bd", "positives": "bd", "predictions": "bd", "keys": "md",
-    "logits": "bc", "labels": "b", "query_labels": "b", "key_labels": "m", "ids": "b",
-    "query_ids": "b", "key_ids": "m", "key_mask": "m", "where": "b",
-    "first": "bd", "second": "bd", "targets": "bd", "prototypes": "cd", "student": "vbc",
-    "teacher": "tbc", "centre": "c",
+    "embeddings": "bd",
+    "queries": "bd",
+    "positives": "bd",
+    "predictions": "bd",
+    "keys": "md",
+    "logits": "bc",
+    "labels": "b",
+    "query_labels": "b",
+    "key_labels": "m",
+    "ids": "b",
+    "query_ids": "b",
+    "key_ids": "m",
+    "key_mask": "m",
+    "where": "b",
+    "first": "bd",
+    "second": "bd",
+    "targets": "bd",
+    "prototypes": "cd",
+    "student": "vbc",
+    "teacher": "tbc",
+    "centre": "c",
 }
 # Batch and memory: two and three rows for each of 8 devices.
 SIZES = {"b": 16, "m": 24, "d": 4, "c": 5, "v": 3, "t": 2}
@@ -78,16 +94,22 @@ class Case(NamedTuple):
     key_mask: str = "some"
 
 
-CHOICES = Case(rows=("gaussian", "duplicates", "some zero", "zero", "one"),
-               lengths=("alike", "tiny", "huge", "mixed"), labels=("few", "single", "lonely"),
-               ids=("few", "lonely", "single"), where=("all", "some", "one", "none"),
-               key_mask=("all", "some", "one", "none"))
+CHOICES = Case(
+    rows=("gaussian", "duplicates", "some zero", "zero", "one"),
+    lengths=("alike", "tiny", "huge", "mixed"),
+    labels=("few", "single", "lonely"),
+    ids=("few", "lonely", "single"),
+    where=("all", "some", "one", "none"),
+    key_mask=("all", "some", "one", "none"),
+)
 
 
 def draw(call, rng, case=Case(), sizes=SIZES):
     """Arrays by name for a call."""
-    return {name: _draw(name, call, rng, case, tuple(sizes[axis] for axis in AXES[name]))
-            for name in call.names}
+    return {
+        name: _draw(name, call, rng, case, tuple(sizes[axis] for axis in AXES[name]))
+        for name in call.names
+    }
 
 
 def _draw(name, call, rng, case, shape):
@@ -103,9 +125,12 @@ def _draw(name, call, rng, case, shape):
 
 
 def _mask(kind, rng, shape):
-    return {"all": np.ones(shape, bool), "none": np.zeros(shape, bool),
-            "some": rng.random(shape) < 0.7, "one": np.arange(shape[0]) == rng.integers(shape[0]),
-            }[kind]
+    return {
+        "all": np.ones(shape, bool),
+        "none": np.zeros(shape, bool),
+        "some": rng.random(shape) < 0.7,
+        "one": np.arange(shape[0]) == rng.integers(shape[0]),
+    }[kind]
 
 
 def _integers(kind, rng, shape, name, n):
@@ -167,56 +192,112 @@ def first(function):
 
 _MEMORY = ("query_ids", "key_ids", "key_mask")
 _neighbors = Call(
-    first(losses.nca), first(oracles.nca), ("queries",), ("keys",),
-    ("query_labels", "key_labels", *_MEMORY), split="bm")
+    first(losses.nca),
+    first(oracles.nca),
+    ("queries",),
+    ("keys",),
+    ("query_labels", "key_labels", *_MEMORY),
+    split="bm",
+)
 _sup_con = Call(losses.sup_con, oracles.sup_con, ("embeddings",), others=("labels",), split="b")
 _supervised = dataclasses.replace(_neighbors, targets=("positives", "keys"))
 
 
 def _batch(name, options, **traits):
-    return Call(getattr(losses, name), getattr(oracles_batch, name), ("first", "second"),
-                options=options, temperatures=(), split="b", per_example=False, **traits)
+    return Call(
+        getattr(losses, name),
+        getattr(oracles_batch, name),
+        ("first", "second"),
+        options=options,
+        temperatures=(),
+        split="b",
+        per_example=False,
+        **traits,
+    )
 
 
 LOSSES = {
-    "look": dataclasses.replace(_neighbors, loss=first(losses.look), oracle=first(oracles.look),
-                                options={"k": 5}),
+    "look": dataclasses.replace(
+        _neighbors, loss=first(losses.look), oracle=first(oracles.look), options={"k": 5}
+    ),
     "nca": _neighbors,
     "sup_con": _sup_con,
     "sup_con in": dataclasses.replace(_sup_con, options={"form": "in"}),
     "sup_con memory": dataclasses.replace(
-        _sup_con, targets=("keys",), others=("labels", "key_labels", "ids", "key_ids",
-                                             "key_mask")),
+        _sup_con, targets=("keys",), others=("labels", "key_labels", "ids", "key_ids", "key_mask")
+    ),
     "sup_con in memory": dataclasses.replace(
-        _sup_con, targets=("keys",), others=("labels", "key_labels"), options={"form": "in"}),
+        _sup_con, targets=("keys",), others=("labels", "key_labels"), options={"form": "in"}
+    ),
     "nt_xent": Call(losses.nt_xent, oracles.nt_xent, ("embeddings",), others=("ids",), split="b"),
-    "info_nce": Call(losses.info_nce, oracles.info_nce, ("queries",), ("positives", "keys"),
-                     _MEMORY, split="bm"),
-    "info_nce batch": Call(losses.info_nce, oracles.info_nce, ("queries",), ("positives",),
-                           ("query_ids",), split="b"),
-    "nn_clr": Call(losses.nn_clr, oracles.nn_clr, ("predictions",), ("embeddings", "keys"),
-                   _MEMORY, split="b"),
+    "info_nce": Call(
+        losses.info_nce, oracles.info_nce, ("queries",), ("positives", "keys"), _MEMORY, split="bm"
+    ),
+    "info_nce batch": Call(
+        losses.info_nce, oracles.info_nce, ("queries",), ("positives",), ("query_ids",), split="b"
+    ),
+    "nn_clr": Call(
+        losses.nn_clr, oracles.nn_clr, ("predictions",), ("embeddings", "keys"), _MEMORY, split="b"
+    ),
     "sup_moco": dataclasses.replace(_supervised, loss=losses.sup_moco, oracle=oracles.sup_moco),
     "exemplar": dataclasses.replace(_supervised, loss=losses.exemplar, oracle=oracles.exemplar),
-    "mask_con": dataclasses.replace(_supervised, loss=losses.mask_con, oracle=oracles.mask_con,
-                                    options={"target_temperature": 0.2, "weight": 0.7}),
-    "grafit": dataclasses.replace(_supervised, loss=losses.grafit, oracle=oracles.grafit,
-                                  options={"weight": 0.3}),
-    "spread": Call(losses.spread, oracles.spread, ("embeddings",), others=("labels", "ids"),
-                   options={"weight": 0.3}, split="b"),
-    "cross_entropy": Call(losses.cross_entropy, oracles.cross_entropy, ("logits",),
-                          others=("labels",), options={"label_smoothing": 0.1}, temperatures=(),
-                          closed=True, any_length=False),
-    "cosine_softmax": Call(losses.cosine_softmax, oracles_batch.cosine_softmax,
-                           ("embeddings", "prototypes"), others=("labels",),
-                           options={"label_smoothing": 0.1}, closed=True),
+    "mask_con": dataclasses.replace(
+        _supervised,
+        loss=losses.mask_con,
+        oracle=oracles.mask_con,
+        options={"target_temperature": 0.2, "weight": 0.7},
+    ),
+    "grafit": dataclasses.replace(
+        _supervised, loss=losses.grafit, oracle=oracles.grafit, options={"weight": 0.3}
+    ),
+    "spread": Call(
+        losses.spread,
+        oracles.spread,
+        ("embeddings",),
+        others=("labels", "ids"),
+        options={"weight": 0.3},
+        split="b",
+    ),
+    "cross_entropy": Call(
+        losses.cross_entropy,
+        oracles.cross_entropy,
+        ("logits",),
+        others=("labels",),
+        options={"label_smoothing": 0.1},
+        temperatures=(),
+        closed=True,
+        any_length=False,
+    ),
+    "cosine_softmax": Call(
+        losses.cosine_softmax,
+        oracles_batch.cosine_softmax,
+        ("embeddings", "prototypes"),
+        others=("labels",),
+        options={"label_smoothing": 0.1},
+        closed=True,
+    ),
     "prototype_softmax": dataclasses.replace(
-        _neighbors, loss=losses.prototype_softmax, oracle=oracles_batch.prototype_softmax,
-        options={"classes": SIZES["c"]}, closed=True),
-    "cosine_regression": Call(losses.cosine_regression, oracles_batch.cosine_regression,
-                              ("predictions",), ("targets",), temperatures=()),
+        _neighbors,
+        loss=losses.prototype_softmax,
+        oracle=oracles_batch.prototype_softmax,
+        options={"classes": SIZES["c"]},
+        closed=True,
+    ),
+    "cosine_regression": Call(
+        losses.cosine_regression,
+        oracles_batch.cosine_regression,
+        ("predictions",),
+        ("targets",),
+        temperatures=(),
+    ),
     "barlow_twins": _batch("barlow_twins", {"redundancy": 0.3}),
     "vicreg": _batch("vicreg", {"covariance": 3.0}, any_length=False),
-    "dino": Call(losses.dino, oracles_batch.dino, ("student",), ("teacher", "centre"),
-                 temperatures=("student_temperature", "teacher_temperature"), any_length=False),
+    "dino": Call(
+        losses.dino,
+        oracles_batch.dino,
+        ("student",),
+        ("teacher", "centre"),
+        temperatures=("student_temperature", "teacher_temperature"),
+        any_length=False,
+    ),
 }

@@ -13,8 +13,19 @@ BATCH, MEMORY, DIM, CLASSES = 7, 24, 5, 3
 WIDTH = 24  # no fewer than MEMORY, so that the axes can be the keys
 
 
-def padded(queries, keys, query_labels, key_labels, *, temperature=0.1, query_ids=None,
-           key_ids=None, key_mask=None, where=None, **k):
+def padded(
+    queries,
+    keys,
+    query_labels,
+    key_labels,
+    *,
+    temperature=0.1,
+    query_ids=None,
+    key_ids=None,
+    key_mask=None,
+    where=None,
+    **k,
+):
     """All array arguments in one shape and dtype: compiling is what costs, so tests share it."""
 
     def pad(x, dtype, *shape, fill=0):
@@ -26,13 +37,16 @@ def padded(queries, keys, query_labels, key_labels, *, temperature=0.1, query_id
     if query_ids is None:
         query_ids, key_ids = np.full(b, -1), np.arange(n)
     arrays = {
-        "queries": pad(queries, dtype, BATCH, WIDTH), "keys": pad(keys, dtype, MEMORY, WIDTH),
+        "queries": pad(queries, dtype, BATCH, WIDTH),
+        "keys": pad(keys, dtype, MEMORY, WIDTH),
         "query_labels": pad(query_labels, np.int32, BATCH),
         "key_labels": pad(key_labels, np.int32, MEMORY),
-        "query_ids": pad(query_ids, np.int32, BATCH), "key_ids": pad(key_ids, np.int32, MEMORY),
+        "query_ids": pad(query_ids, np.int32, BATCH),
+        "key_ids": pad(key_ids, np.int32, MEMORY),
         "key_mask": pad(np.ones(n) if key_mask is None else key_mask, bool, MEMORY),
         "where": pad(np.ones(b) if where is None else where, bool, BATCH),
-        "temperature": np.float32(temperature)}
+        "temperature": np.float32(temperature),
+    }
     if "k" in k:
         arrays["k"] = pad(np.broadcast_to(k["k"], b), np.int32, BATCH, fill=1)
     return arrays
@@ -45,18 +59,24 @@ def program(arrays, loss, **static):
         return losses.sum(), (losses, stats)
 
     (_, (losses, stats)), gradients = jax.value_and_grad(total, (0, 1), has_aux=True)(
-        arrays["queries"], arrays["keys"])
+        arrays["queries"], arrays["keys"]
+    )
     return losses, stats, *gradients
 
 
 def evaluate(loss, queries, *args, no_positive=None, normalize=True, **options):
     """(losses, stats, gradient of the summed losses by the queries, the same by the keys)."""
     static = {"normalize": normalize} | ({"no_positive": no_positive} if no_positive else {})
-    losses, stats, gradient, key_gradient = program(padded(queries, *args, **options), loss,
-                                                    **static)
+    losses, stats, gradient, key_gradient = program(
+        padded(queries, *args, **options), loss, **static
+    )
     rows, columns = np.shape(queries)
-    return (np.asarray(losses[:rows]), np.array(stats), np.asarray(gradient[:rows, :columns]),
-            np.asarray(key_gradient))
+    return (
+        np.asarray(losses[:rows]),
+        np.array(stats),
+        np.asarray(gradient[:rows, :columns]),
+        np.asarray(key_gradient),
+    )
 
 
 def run_look(*args, no_positive="nearest", **options):
@@ -70,10 +90,12 @@ def run_nca(*args, **options):
 def gaussian(seed=0):
     """queries, keys, query_labels, key_labels."""
     rng = np.random.default_rng(seed)
-    return (rng.normal(size=(BATCH, DIM)).astype(np.float32),
-            rng.normal(size=(MEMORY, DIM)).astype(np.float32),
-            rng.integers(CLASSES, size=BATCH).astype(np.int32),
-            rng.integers(CLASSES, size=MEMORY).astype(np.int32))
+    return (
+        rng.normal(size=(BATCH, DIM)).astype(np.float32),
+        rng.normal(size=(MEMORY, DIM)).astype(np.float32),
+        rng.integers(CLASSES, size=BATCH).astype(np.int32),
+        rng.integers(CLASSES, size=MEMORY).astype(np.int32),
+    )
 
 
 def case(name):
@@ -102,17 +124,26 @@ def case(name):
     elif name == "unnormalised bf16":
         queries, keys = (3 * queries).astype(jnp.bfloat16), (3 * keys).astype(jnp.bfloat16)
     return (queries, keys, query_labels, key_labels), name not in (
-        "duplicates", "unnormalised", "unnormalised bf16")
+        "duplicates",
+        "unnormalised",
+        "unnormalised bf16",
+    )
 
 
 def masks(seed=2):
     rng = np.random.default_rng(seed)
-    return {"query_ids": rng.integers(MEMORY, size=BATCH), "key_ids": rng.permutation(MEMORY),
-            "key_mask": rng.random(MEMORY) < 0.8}
+    return {
+        "query_ids": rng.integers(MEMORY, size=BATCH),
+        "key_ids": rng.permutation(MEMORY),
+        "key_mask": rng.random(MEMORY) < 0.8,
+    }
 
 
 def rounding(arrays, normalize, temperature):
     """Float32 rounding of the largest logit, several times over."""
-    largest = 1.0 if normalize else np.abs(
-        oracles.as_float64(arrays[0]) @ oracles.as_float64(arrays[1]).T).max()
+    largest = (
+        1.0
+        if normalize
+        else np.abs(oracles.as_float64(arrays[0]) @ oracles.as_float64(arrays[1]).T).max()
+    )
     return {"rtol": 1e-5, "atol": 1e-6 * (1 + largest / float(temperature))}

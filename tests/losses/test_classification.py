@@ -43,8 +43,10 @@ def test_smoothing_spreads_its_share_over_all_classes_the_right_one_included():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
-@pytest.mark.parametrize("scale, dtype", [(1, np.float32), (100, np.float32), (1e30, np.float32),
-                                          (1, jnp.bfloat16), (300, jnp.float16)])
+@pytest.mark.parametrize(
+    "scale, dtype",
+    [(1, np.float32), (100, np.float32), (1e30, np.float32), (1, jnp.bfloat16), (300, jnp.float16)],
+)
 def test_it_equals_the_oracle(scale, dtype, smoothing):
     logits, labels = random()
     logits = (scale * logits).astype(dtype)
@@ -54,9 +56,11 @@ def test_it_equals_the_oracle(scale, dtype, smoothing):
     assert losses.dtype == jnp.float32
 
 
-@given(logits=hnp.arrays(np.float32, (BATCH, CLASSES), elements=st.floats(-50, 50, width=16)),
-       labels=hnp.arrays(np.int32, BATCH, elements=st.integers(0, CLASSES - 1)),
-       smoothing=st.sampled_from([0.0, 0.1]))
+@given(
+    logits=hnp.arrays(np.float32, (BATCH, CLASSES), elements=st.floats(-50, 50, width=16)),
+    labels=hnp.arrays(np.int32, BATCH, elements=st.integers(0, CLASSES - 1)),
+    smoothing=st.sampled_from([0.0, 0.1]),
+)
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_it_equals_the_oracle_and_its_gradients_sum_to_zero(logits, labels, smoothing):
     losses = fast(logits, labels, label_smoothing=smoothing)
@@ -71,8 +75,12 @@ def test_the_gradient_is_softmax_minus_target(smoothing):
     logits, labels = random(1)
     target = (1 - smoothing) * np.eye(CLASSES)[labels] + smoothing / CLASSES
     softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(gradient_of(logits, labels, label_smoothing=smoothing),
-                               softmax - target, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        gradient_of(logits, labels, label_smoothing=smoothing),
+        softmax - target,
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_gradients_pass_jaxs_own_check():
@@ -81,10 +89,9 @@ def test_gradients_pass_jaxs_own_check():
     check_grads(loss, (jnp.asarray(logits),), order=2, modes=("fwd", "rev"), atol=2e-2, rtol=2e-2)
 
 
-@pytest.mark.parametrize("row, label, expected", [
-    ([0.0, -np.inf, 0.0], 0, math.log(2)),
-    ([3e38, -3e38, -3e38], 0, 0.0),
-])
+@pytest.mark.parametrize(
+    "row, label, expected", [([0.0, -np.inf, 0.0], 0, math.log(2)), ([3e38, -3e38, -3e38], 0, 0.0)]
+)
 def test_classes_ruled_out_by_their_logit_cost_nothing_without_smoothing(row, label, expected):
     logits, labels = np.array([row], np.float32), np.array([label])
     np.testing.assert_allclose(fast(logits, labels), [expected], rtol=1e-6)
@@ -112,15 +119,26 @@ def test_where_zeroes_rows_even_with_a_label_outside():
         assert gradient[where].any(axis=1).all() and not gradient[~where].any()
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"logits": np.ones((3, 2), int)}, TypeError, "logits must be floating point, got dtype int"),
-    ({"logits": np.ones(3, np.float32)}, ValueError, r"logits must be \[batch, classes\]"),
-    ({"labels": np.zeros(2, int)}, ValueError, r"got shapes \(3, 2\) and \(2,\)"),
-    ({"labels": np.zeros((3, 2), np.float32)}, ValueError, r"got shapes \(3, 2\) and \(3, 2\)"),
-    ({"label_smoothing": 1.0}, ValueError, "label_smoothing must be at least 0 and below 1, got 1"),
-    ({"label_smoothing": -0.1}, ValueError, "got -0.1"),
-    ({"where": np.ones((3, 1), bool)}, ValueError, r"where must have shape \[3\], got .*3, 1"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (
+            {"logits": np.ones((3, 2), int)},
+            TypeError,
+            "logits must be floating point, got dtype int",
+        ),
+        ({"logits": np.ones(3, np.float32)}, ValueError, r"logits must be \[batch, classes\]"),
+        ({"labels": np.zeros(2, int)}, ValueError, r"got shapes \(3, 2\) and \(2,\)"),
+        ({"labels": np.zeros((3, 2), np.float32)}, ValueError, r"got shapes \(3, 2\) and \(3, 2\)"),
+        (
+            {"label_smoothing": 1.0},
+            ValueError,
+            "label_smoothing must be at least 0 and below 1, got 1",
+        ),
+        ({"label_smoothing": -0.1}, ValueError, "got -0.1"),
+        ({"where": np.ones((3, 1), bool)}, ValueError, r"where must have shape \[3\], got .*3, 1"),
+    ],
+)
 def test_bad_arguments_are_named(change, error, message):
     arguments = {"logits": np.ones((3, 2), np.float32), "labels": np.zeros(3, int)} | change
     with pytest.raises(error, match=message):
@@ -168,19 +186,29 @@ def test_nan_in_a_masked_embedding_reaches_neither_loss_nor_gradient():
     assert np.isfinite(value) and all(np.isfinite(x).all() for x in gradients)
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"embeddings": np.ones((3, 2), int)}, TypeError, "embeddings must be floating point"),
-    ({"prototypes": np.ones((5, 2), int)}, TypeError, "prototypes must be floating point"),
-    ({"prototypes": np.ones((5, 4), np.float32)}, ValueError, "dimension 2 but prototypes 4"),
-    ({"prototypes": np.ones(2, np.float32)}, ValueError, r"prototypes must have shape \[rows, dim"),
-    ({"labels": np.zeros(5, int)}, ValueError, r"got shapes \(3, 5\) and \(5,\)"),
-    ({"temperature": 0.0}, ValueError, "temperature must be positive"),
-    ({"label_smoothing": 1.0}, ValueError, "label_smoothing must be"),
-    ({"where": np.ones(5, bool)}, ValueError, r"where must have shape \[3\]"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"embeddings": np.ones((3, 2), int)}, TypeError, "embeddings must be floating point"),
+        ({"prototypes": np.ones((5, 2), int)}, TypeError, "prototypes must be floating point"),
+        ({"prototypes": np.ones((5, 4), np.float32)}, ValueError, "dimension 2 but prototypes 4"),
+        (
+            {"prototypes": np.ones(2, np.float32)},
+            ValueError,
+            r"prototypes must have shape \[rows, dim",
+        ),
+        ({"labels": np.zeros(5, int)}, ValueError, r"got shapes \(3, 5\) and \(5,\)"),
+        ({"temperature": 0.0}, ValueError, "temperature must be positive"),
+        ({"label_smoothing": 1.0}, ValueError, "label_smoothing must be"),
+        ({"where": np.ones(5, bool)}, ValueError, r"where must have shape \[3\]"),
+    ],
+)
 def test_bad_arguments_of_cosine_softmax_are_named(change, error, message):
-    arguments = {"embeddings": np.ones((3, 2), np.float32), "labels": np.zeros(3, int),
-                 "prototypes": np.ones((5, 2), np.float32)} | change
+    arguments = {
+        "embeddings": np.ones((3, 2), np.float32),
+        "labels": np.zeros(3, int),
+        "prototypes": np.ones((5, 2), np.float32),
+    } | change
     with pytest.raises(error, match=message):
         jax.eval_shape(lambda: cosine_softmax(**arguments))
 
@@ -193,8 +221,11 @@ ocm = jax.jit(prototype_softmax, static_argnames=("classes", "normalize"))
 def labelled_memory(seed=0):
     """(queries, keys, query_labels, key_labels), classes 0 … 3 in the memory."""
     rng = np.random.default_rng(seed)
-    return (*(rng.normal(size=(n, DIM)).astype(np.float32) for n in (BATCH, MEMORY)),
-            rng.integers(CLASSES - 1, size=BATCH), np.arange(MEMORY) % (CLASSES - 1))
+    return (
+        *(rng.normal(size=(n, DIM)).astype(np.float32) for n in (BATCH, MEMORY)),
+        rng.integers(CLASSES - 1, size=BATCH),
+        np.arange(MEMORY) % (CLASSES - 1),
+    )
 
 
 def test_a_class_is_the_direction_of_the_mean_of_its_unit_keys():
@@ -203,10 +234,20 @@ def test_a_class_is_the_direction_of_the_mean_of_its_unit_keys():
     losses = ocm(AXES, keys, np.array([0, 0, 1]), np.array([0, 0, 1]), classes=2, temperature=0.5)
     right = math.log(1 + math.exp(-2))
     np.testing.assert_allclose(losses, [right, math.log(2), right], rtol=1e-5)
-    raw = ocm(AXES, keys, np.array([0, 0, 1]), np.array([0, 0, 1]), classes=2, temperature=10.0,
-              normalize=False)  # plain means: (15.5, −14.5, 0) and (0, 0, 2)
-    np.testing.assert_allclose(raw, [math.log(1 + math.exp(-1.55)), math.log(1 + math.exp(1.45)),
-                                     math.log(1 + math.exp(-0.2))], rtol=1e-5)
+    raw = ocm(
+        AXES,
+        keys,
+        np.array([0, 0, 1]),
+        np.array([0, 0, 1]),
+        classes=2,
+        temperature=10.0,
+        normalize=False,
+    )  # plain means: (15.5, −14.5, 0) and (0, 0, 2)
+    np.testing.assert_allclose(
+        raw,
+        [math.log(1 + math.exp(-1.55)), math.log(1 + math.exp(1.45)), math.log(1 + math.exp(-0.2))],
+        rtol=1e-5,
+    )
 
 
 def test_classes_without_a_key_are_not_in_the_softmax_and_cost_their_queries_nothing():
@@ -229,8 +270,9 @@ def test_keys_in_no_class_and_masked_keys_do_not_exist_even_nan():
             np.testing.assert_allclose(losses, expected, rtol=1e-5)
 
     def total(queries):
-        return prototype_softmax(queries, keys, query_labels, key_labels, classes=CLASSES,
-                                 key_mask=~gone).sum()
+        return prototype_softmax(
+            queries, keys, query_labels, key_labels, classes=CLASSES, key_mask=~gone
+        ).sum()
 
     value, gradient = jax.jit(jax.value_and_grad(total))(queries)
     np.testing.assert_allclose(value, expected.sum(), rtol=1e-5)
@@ -243,8 +285,16 @@ def test_a_querys_own_keys_are_left_out_of_its_class_alone():
 
     def loss(own, label):
         ids = np.where(np.isin(np.arange(3), own), 7, np.arange(3))
-        return ocm(query, keys, np.array([label]), labels, classes=2, temperature=1.0,
-                   query_ids=np.array([7]), key_ids=ids)[0]
+        return ocm(
+            query,
+            keys,
+            np.array([label]),
+            labels,
+            classes=2,
+            temperature=1.0,
+            query_ids=np.array([7]),
+            key_ids=ids,
+        )[0]
 
     mean, alone = math.sqrt(2 / 3), math.sqrt(1 / 3)  # cosines with two axes' mean and with one
     np.testing.assert_allclose(loss([], 0), math.log(1 + math.exp(alone - mean)), rtol=1e-5)
@@ -265,8 +315,11 @@ def test_what_is_left_of_a_large_class_is_exact():
     for queries in arguments[0], queries_side:
         losses = ocm(queries, *arguments[1:], **options)
         np.testing.assert_allclose(
-            losses, oracles_batch.prototype_softmax(queries, *arguments[1:], **options),
-            rtol=1e-4, atol=1e-6)
+            losses,
+            oracles_batch.prototype_softmax(queries, *arguments[1:], **options),
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 def test_a_query_label_outside_of_the_classes_gives_nan_unless_masked():
@@ -278,8 +331,9 @@ def test_a_query_label_outside_of_the_classes_gives_nan_unless_masked():
     queries[~where] = np.nan
 
     def total(queries):
-        masked = prototype_softmax(queries, keys, query_labels, key_labels, classes=CLASSES,
-                                   where=where)
+        masked = prototype_softmax(
+            queries, keys, query_labels, key_labels, classes=CLASSES, where=where
+        )
         return masked.sum(), masked
 
     gradient, masked = jax.jit(jax.grad(total, has_aux=True))(queries)
@@ -290,24 +344,34 @@ def test_a_query_label_outside_of_the_classes_gives_nan_unless_masked():
 def test_no_gradient_flows_into_the_keys():
     queries, keys, *labels = labelled_memory()
     options = {"query_ids": np.arange(BATCH), "key_ids": np.arange(MEMORY)}
-    gradient = jax.jit(jax.grad(lambda q, k: prototype_softmax(
-        q, k, *labels, classes=CLASSES, **options).sum(), (0, 1)))(queries, keys)
+    gradient = jax.jit(
+        jax.grad(
+            lambda q, k: prototype_softmax(q, k, *labels, classes=CLASSES, **options).sum(), (0, 1)
+        )
+    )(queries, keys)
     assert gradient[0].any(axis=1).all() and not gradient[1].any()
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"queries": np.ones((3, 2), int)}, TypeError, "queries must be floating point"),
-    ({"keys": np.ones((5, 2), int)}, TypeError, "keys must be floating point"),
-    ({"keys": np.ones((5, 4), np.float32)}, ValueError, "dimension 2 but keys 4"),
-    ({"query_labels": np.zeros(5, int)}, ValueError, r"query_labels must have shape \[3\]"),
-    ({"key_labels": np.zeros(3, int)}, ValueError, r"key_labels must have shape \[5\]"),
-    ({"query_ids": np.zeros(3, int)}, ValueError, "give both or neither"),
-    ({"key_mask": np.ones(3, bool)}, ValueError, r"key_mask must have shape \[5\]"),
-    ({"temperature": 0.0}, ValueError, "temperature must be positive"),
-    ({"where": np.ones(5, bool)}, ValueError, r"where must have shape \[3\]"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"queries": np.ones((3, 2), int)}, TypeError, "queries must be floating point"),
+        ({"keys": np.ones((5, 2), int)}, TypeError, "keys must be floating point"),
+        ({"keys": np.ones((5, 4), np.float32)}, ValueError, "dimension 2 but keys 4"),
+        ({"query_labels": np.zeros(5, int)}, ValueError, r"query_labels must have shape \[3\]"),
+        ({"key_labels": np.zeros(3, int)}, ValueError, r"key_labels must have shape \[5\]"),
+        ({"query_ids": np.zeros(3, int)}, ValueError, "give both or neither"),
+        ({"key_mask": np.ones(3, bool)}, ValueError, r"key_mask must have shape \[5\]"),
+        ({"temperature": 0.0}, ValueError, "temperature must be positive"),
+        ({"where": np.ones(5, bool)}, ValueError, r"where must have shape \[3\]"),
+    ],
+)
 def test_bad_arguments_of_prototype_softmax_are_named(change, error, message):
-    arguments = {"queries": np.ones((3, 2), np.float32), "keys": np.ones((5, 2), np.float32),
-                 "query_labels": np.zeros(3, int), "key_labels": np.zeros(5, int)} | change
+    arguments = {
+        "queries": np.ones((3, 2), np.float32),
+        "keys": np.ones((5, 2), np.float32),
+        "query_labels": np.zeros(3, int),
+        "key_labels": np.zeros(5, int),
+    } | change
     with pytest.raises(error, match=message):
         jax.eval_shape(lambda: prototype_softmax(**arguments, classes=2))

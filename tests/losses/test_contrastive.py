@@ -27,17 +27,21 @@ def compiled(loss, **options):
 # SupCon
 
 
-@pytest.mark.parametrize("labels, expected", [
-    ([0, 0, 1, 1], [math.log(3)] * 4),
-    ([0, 0, 0, 0], [math.log(3)] * 4),
-    ([0, 0, 1, 2], [math.log(3), math.log(3), 0, 0]),
-    ([0, 1, 2, 3], [0] * 4),
-])
+@pytest.mark.parametrize(
+    "labels, expected",
+    [
+        ([0, 0, 1, 1], [math.log(3)] * 4),
+        ([0, 0, 0, 0], [math.log(3)] * 4),
+        ([0, 0, 1, 2], [math.log(3), math.log(3), 0, 0]),
+        ([0, 1, 2, 3], [0] * 4),
+    ],
+)
 @pytest.mark.parametrize("form", ["out", "in"])
 def test_corners_of_a_tetrahedron_give_log_3_wherever_there_is_a_positive(form, labels, expected):
     for temperature in 0.1, 1.0:
-        losses = compiled(sup_con, form=form, temperature=temperature)(TETRAHEDRON,
-                                                                       np.array(labels))
+        losses = compiled(sup_con, form=form, temperature=temperature)(
+            TETRAHEDRON, np.array(labels)
+        )
         np.testing.assert_allclose(losses, expected, rtol=1e-6)
 
 
@@ -70,8 +74,13 @@ def test_keys_are_contrast_as_the_rows_of_the_batch_are(form):
 def test_an_anchors_own_keys_are_left_out_but_not_its_other_views():
     z, keys = AXES[[0, 0]], AXES[[0, 1]]
     losses = compiled(sup_con, temperature=1.0)(
-        z, np.zeros(2, int), keys=keys, key_labels=np.array([0, 1]), ids=np.array([7, 7]),
-        key_ids=np.array([7, 8]))
+        z,
+        np.zeros(2, int),
+        keys=keys,
+        key_labels=np.array([0, 1]),
+        ids=np.array([7, 7]),
+        key_ids=np.array([7, 8]),
+    )
     np.testing.assert_allclose(losses, [math.log(math.e + 1) - 1] * 2, rtol=1e-6)
 
 
@@ -123,9 +132,11 @@ def test_a_negative_like_the_positive_gives_log_2_and_a_nearer_one_more():
 
 def test_info_nce_without_negatives_is_zero():
     queries, positives, keys = gaussian(3, BATCH, DIM)
-    for losses in (compiled(info_nce)(queries, positives, keys, key_mask=np.zeros(BATCH, bool)),
-                   compiled(info_nce)(queries, positives, query_ids=np.zeros(BATCH, int)),
-                   compiled(info_nce)(queries[:1], positives[:1])):
+    for losses in (
+        compiled(info_nce)(queries, positives, keys, key_mask=np.zeros(BATCH, bool)),
+        compiled(info_nce)(queries, positives, query_ids=np.zeros(BATCH, int)),
+        compiled(info_nce)(queries[:1], positives[:1]),
+    ):
         np.testing.assert_allclose(losses, 0, atol=1e-6)
 
 
@@ -145,7 +156,9 @@ def test_in_batch_info_nce_is_the_queue_form_with_the_positives_for_keys():
     rows = np.arange(BATCH)
     np.testing.assert_allclose(
         compiled(info_nce)(queries, positives),
-        compiled(info_nce)(queries, positives, positives, query_ids=rows, key_ids=rows), rtol=1e-5)
+        compiled(info_nce)(queries, positives, positives, query_ids=rows, key_ids=rows),
+        rtol=1e-5,
+    )
 
 
 # NNCLR
@@ -195,8 +208,9 @@ def test_means_are_those_of_solo_learn():
     # Its SupCon is the "in" form with a sum for the mean.
     labels = np.tile(labels % 2, 2)
     n_positives = (labels[:, None] == labels).sum(axis=1) - 1
-    losses = compiled(sup_con, form="in", temperature=0.5)(np.concatenate([queries, positives]),
-                                                           labels)
+    losses = compiled(sup_con, form="in", temperature=0.5)(
+        np.concatenate([queries, positives]), labels
+    )
     np.testing.assert_allclose((losses - np.log(n_positives)).mean(), 0.677665, rtol=1e-6)
 
 
@@ -208,25 +222,66 @@ TRIPLE = dict.fromkeys(("queries", "positives", "keys"), TETRAHEDRON)
 NARROW = np.ones((4, 2), np.float32)
 
 
-@pytest.mark.parametrize("loss, arguments, message", [
-    (sup_con, CORNERS | {"embeddings": TETRAHEDRON[0]}, r"embeddings must have shape \[rows, dim"),
-    (sup_con, CORNERS | {"labels": np.ones(3, int)}, r"labels must have shape \[4\], got .*\(3,\)"),
-    (sup_con, CORNERS | {"form": "inside"}, "form must be one of .*'out', 'in'.*, got 'inside'"),
-    (sup_con, CORNERS | {"keys": TETRAHEDRON}, "keys need key_labels"),
-    (sup_con, CORNERS | {"key_mask": np.ones(4, bool)}, "key_labels, key_ids and key_mask need"),
-    (sup_con, CORNERS | {"keys": NARROW, "key_labels": np.zeros(4, int)}, "embeddings .* 3 but ke"),
-    (sup_con, CORNERS | {"keys": TETRAHEDRON, "key_labels": np.zeros(4, int),
-                         "ids": np.zeros(4, int)}, "give both or neither"),
-    (nt_xent, {"embeddings": TETRAHEDRON, "ids": np.ones(3, int)}, r"^ids must have shape \[4\]"),
-    (info_nce, TRIPLE | {"positives": TETRAHEDRON[:2]}, r"shape of queries, \(4, 3\), got \(2, 3"),
-    (info_nce, TRIPLE | {"keys": NARROW}, "queries have dimension 3 but keys 2"),
-    (info_nce, TRIPLE | {"query_ids": np.arange(4)}, "give both or neither"),
-    (info_nce, TRIPLE | {"keys": None, "key_mask": np.ones(4, bool)}, "key_mask need keys"),
-    (nn_clr, {"embeddings": TETRAHEDRON, "predictions": NARROW, "keys": TETRAHEDRON},
-     r"predictions must have the shape of embeddings, \(4, 3\)"),
-    (nn_clr, {"embeddings": TETRAHEDRON, "predictions": TETRAHEDRON, "keys": NARROW},
-     "embeddings have dimension 3 but keys 2"),
-])
+@pytest.mark.parametrize(
+    "loss, arguments, message",
+    [
+        (
+            sup_con,
+            CORNERS | {"embeddings": TETRAHEDRON[0]},
+            r"embeddings must have shape \[rows, dim",
+        ),
+        (
+            sup_con,
+            CORNERS | {"labels": np.ones(3, int)},
+            r"labels must have shape \[4\], got .*\(3,\)",
+        ),
+        (
+            sup_con,
+            CORNERS | {"form": "inside"},
+            "form must be one of .*'out', 'in'.*, got 'inside'",
+        ),
+        (sup_con, CORNERS | {"keys": TETRAHEDRON}, "keys need key_labels"),
+        (
+            sup_con,
+            CORNERS | {"key_mask": np.ones(4, bool)},
+            "key_labels, key_ids and key_mask need",
+        ),
+        (
+            sup_con,
+            CORNERS | {"keys": NARROW, "key_labels": np.zeros(4, int)},
+            "embeddings .* 3 but ke",
+        ),
+        (
+            sup_con,
+            CORNERS
+            | {"keys": TETRAHEDRON, "key_labels": np.zeros(4, int), "ids": np.zeros(4, int)},
+            "give both or neither",
+        ),
+        (
+            nt_xent,
+            {"embeddings": TETRAHEDRON, "ids": np.ones(3, int)},
+            r"^ids must have shape \[4\]",
+        ),
+        (
+            info_nce,
+            TRIPLE | {"positives": TETRAHEDRON[:2]},
+            r"shape of queries, \(4, 3\), got \(2, 3",
+        ),
+        (info_nce, TRIPLE | {"keys": NARROW}, "queries have dimension 3 but keys 2"),
+        (info_nce, TRIPLE | {"query_ids": np.arange(4)}, "give both or neither"),
+        (info_nce, TRIPLE | {"keys": None, "key_mask": np.ones(4, bool)}, "key_mask need keys"),
+        (
+            nn_clr,
+            {"embeddings": TETRAHEDRON, "predictions": NARROW, "keys": TETRAHEDRON},
+            r"predictions must have the shape of embeddings, \(4, 3\)",
+        ),
+        (
+            nn_clr,
+            {"embeddings": TETRAHEDRON, "predictions": TETRAHEDRON, "keys": NARROW},
+            "embeddings have dimension 3 but keys 2",
+        ),
+    ],
+)
 def test_bad_arguments_are_named(loss, arguments, message):
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: loss(**arguments))

@@ -24,17 +24,27 @@ def pair(seed=0):
 
 def evaluate(name, first, second, **options):
     """(value, gradients by both views)."""
-    value, gradients = jax.jit(jax.value_and_grad(
-        functools.partial(getattr(losses, name), **options), (0, 1)))(first, second)
+    value, gradients = jax.jit(
+        jax.value_and_grad(functools.partial(getattr(losses, name), **options), (0, 1))
+    )(first, second)
     return value, *gradients
 
 
 # Barlow Twins
 
 
-@pytest.mark.parametrize("second, expected", [
-    (CORNERS, 0), (CORNERS[:, ::-1], 2 + 0.5 * 2), (-CORNERS, 2 * 4), (0 * CORNERS, 2),
-    (CORNERS * [1, -1], 4), (CORNERS + 9, 0), (CORNERS[:, [0, 0]], 1 + 0.5)])
+@pytest.mark.parametrize(
+    "second, expected",
+    [
+        (CORNERS, 0),
+        (CORNERS[:, ::-1], 2 + 0.5 * 2),
+        (-CORNERS, 2 * 4),
+        (0 * CORNERS, 2),
+        (CORNERS * [1, -1], 4),
+        (CORNERS + 9, 0),
+        (CORNERS[:, [0, 0]], 1 + 0.5),
+    ],
+)
 def test_barlow_twins_of_a_squares_corners(second, expected):
     value = jax.jit(barlow_twins)(CORNERS, second.astype(np.float32), redundancy=0.5)
     np.testing.assert_allclose(value, expected, atol=1e-4)  # the 1e-5 beside variances of 1
@@ -64,8 +74,9 @@ def test_barlow_twins_of_very_different_columns_equals_the_oracle():
     first, second = pair()
     first *= np.array([1e-4, 1e-2, 1, 1e3, 1e20], np.float32)
     second = second + np.array([0, 1e2, -1e3, 3, 1], np.float32)
-    np.testing.assert_allclose(jax.jit(barlow_twins)(first, second),
-                               oracles_batch.barlow_twins(first, second), rtol=1e-4)
+    np.testing.assert_allclose(
+        jax.jit(barlow_twins)(first, second), oracles_batch.barlow_twins(first, second), rtol=1e-4
+    )
 
 
 # VICReg
@@ -74,12 +85,20 @@ def test_barlow_twins_of_very_different_columns_equals_the_oracle():
 NARROW = 1 - math.sqrt(1 / 3 + 1e-4)  # of half the square's corners: unbiased variance 1/4 · 4/3
 
 
-@pytest.mark.parametrize("second, weights, expected", [
-    (CORNERS, (1, 1, 1), 0), (CORNERS + 3, (1, 1, 1), 9), (CORNERS / 2, (1, 0, 0), 1 / 4),
-    (CORNERS / 2, (0, 1, 0), NARROW / 2), (CORNERS / 2, (2, 3, 5), 2 / 4 + 3 * NARROW / 2)])
+@pytest.mark.parametrize(
+    "second, weights, expected",
+    [
+        (CORNERS, (1, 1, 1), 0),
+        (CORNERS + 3, (1, 1, 1), 9),
+        (CORNERS / 2, (1, 0, 0), 1 / 4),
+        (CORNERS / 2, (0, 1, 0), NARROW / 2),
+        (CORNERS / 2, (2, 3, 5), 2 / 4 + 3 * NARROW / 2),
+    ],
+)
 def test_vicreg_of_a_squares_corners(second, weights, expected):
-    value = jax.jit(vicreg)(CORNERS, second, **dict(zip(
-        ("invariance", "variance", "covariance"), weights)))
+    value = jax.jit(vicreg)(
+        CORNERS, second, **dict(zip(("invariance", "variance", "covariance"), weights))
+    )
     np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
     assert value.shape == () and value.dtype == jnp.float32
 
@@ -88,7 +107,7 @@ def test_vicreg_adds_the_squared_covariances_of_both_views():
     line = CORNERS[:, [0, 0]]  # covariance 4/3 twice a view, over 2 features
     for second, views in (line, 2), (CORNERS, 1), (-line, 2), (CORNERS[:, [1, 1]], 2):
         value = jax.jit(vicreg)(line, second, invariance=0.0, variance=0.0)
-        np.testing.assert_allclose(value, views * (4 / 3)**2, rtol=1e-6)
+        np.testing.assert_allclose(value, views * (4 / 3) ** 2, rtol=1e-6)
 
 
 def test_covariances_of_different_views_do_not_count_in_vicreg():
@@ -145,14 +164,19 @@ def parameters_and_views():
 def mapped(mapping, function, mesh):
     """The function of (weights, first, second, where) over 8 devices, the last three split."""
     if mapping == "shard_map":
-        return jax.jit(jax.shard_map(
-            lambda *args: jax.tree.map(lambda x: x[None], function(*args)), mesh=mesh,
-            in_specs=(P(), *[P("shard")] * 3), out_specs=P("shard"), check_vma=False))
+        return jax.jit(
+            jax.shard_map(
+                lambda *args: jax.tree.map(lambda x: x[None], function(*args)),
+                mesh=mesh,
+                in_specs=(P(), *[P("shard")] * 3),
+                out_specs=P("shard"),
+                check_vma=False,
+            )
+        )
     over = jax.pmap if mapping == "pmap" else jax.vmap
     inner = over(function, axis_name="shard", in_axes=(None, 0, 0, 0))
     inner = inner if mapping == "pmap" else jax.jit(inner)
-    return lambda weights, *rows: inner(
-        weights, *(x.reshape(8, -1, *x.shape[1:]) for x in rows))
+    return lambda weights, *rows: inner(weights, *(x.reshape(8, -1, *x.shape[1:]) for x in rows))
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap", "vmap"])
@@ -161,8 +185,10 @@ def test_training_on_eight_devices_uses_the_gradient_of_the_full_batch(name, map
     # As methods do: each device differentiates, then gradients of what they share are averaged.
     def step(axis_name, reduce, weights, first, second, where):
         def loss(weights):
-            return getattr(losses, name)(first @ weights, second @ weights**2, where=where,
-                                         axis_name=axis_name)
+            return getattr(losses, name)(
+                first @ weights, second @ weights**2, where=where, axis_name=axis_name
+            )
+
         value, gradient = jax.value_and_grad(loss)(weights)
         return value, reduce(gradient)
 
@@ -173,7 +199,8 @@ def test_training_on_eight_devices_uses_the_gradient_of_the_full_batch(name, map
     value, gradient = jax.jit(functools.partial(step, None, lambda x: x))(*arguments)
     values, gradients = mapped(mapping, functools.partial(step, "shard", average), mesh)(*arguments)
     alone, alone_gradients = mapped(mapping, functools.partial(step, None, average), mesh)(
-        *arguments)
+        *arguments
+    )
     np.testing.assert_allclose(values, [value] * 8, rtol=1e-5)
     np.testing.assert_allclose(gradients, [gradient] * 8, rtol=1e-4, atol=1e-5)
     assert not np.allclose(alone.mean(), value, rtol=0.05)
@@ -183,26 +210,37 @@ def test_training_on_eight_devices_uses_the_gradient_of_the_full_batch(name, map
 @BOTH
 def test_where_shard_map_tracks_what_varies_the_averaged_loss_is_differentiated(name, mesh):
     def loss(weights, first, second, where, axis_name=None):
-        value = getattr(losses, name)(first @ weights, second @ weights**2, where=where,
-                                      axis_name=axis_name)
+        value = getattr(losses, name)(
+            first @ weights, second @ weights**2, where=where, axis_name=axis_name
+        )
         return value if axis_name is None else jax.lax.pmean(value, axis_name)
 
     weights, *rows = parameters_and_views()
-    sharded = jax.shard_map(jax.value_and_grad(functools.partial(loss, axis_name="shard")),
-                            mesh=mesh, in_specs=(P(), *[P("shard")] * 3), out_specs=P())
+    sharded = jax.shard_map(
+        jax.value_and_grad(functools.partial(loss, axis_name="shard")),
+        mesh=mesh,
+        in_specs=(P(), *[P("shard")] * 3),
+        out_specs=P(),
+    )
     full = jax.jit(jax.value_and_grad(loss))(weights, *rows)
     for ours, expected in zip(jax.jit(sharded)(weights, *rows), full):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"first": np.ones((3, 2), int)}, TypeError, "first must be floating point"),
-    ({"second": np.ones((3, 2), int)}, TypeError, "second must be floating point"),
-    ({"first": np.ones(3, np.float32)}, ValueError, r"first must have shape \[rows, dim\]"),
-    ({"second": np.ones((3, 4), np.float32)}, ValueError,
-     r"second must have the shape of first, \(3, 2\), got \(3, 4\)"),
-    ({"where": np.ones((3, 1), bool)}, ValueError, r"where must have shape \[3\]"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"first": np.ones((3, 2), int)}, TypeError, "first must be floating point"),
+        ({"second": np.ones((3, 2), int)}, TypeError, "second must be floating point"),
+        ({"first": np.ones(3, np.float32)}, ValueError, r"first must have shape \[rows, dim\]"),
+        (
+            {"second": np.ones((3, 4), np.float32)},
+            ValueError,
+            r"second must have the shape of first, \(3, 2\), got \(3, 4\)",
+        ),
+        ({"where": np.ones((3, 1), bool)}, ValueError, r"where must have shape \[3\]"),
+    ],
+)
 @BOTH
 def test_bad_arguments_are_named(name, change, error, message):
     arguments = dict.fromkeys(("first", "second"), np.ones((3, 2), np.float32)) | change

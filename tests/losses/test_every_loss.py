@@ -20,8 +20,9 @@ import jaxpt.losses
 
 DEVICES = 8
 EVERY = pytest.mark.parametrize("name", LOSSES)
-NORMALIZING = [name for name, call in LOSSES.items()
-               if "normalize" in inspect.signature(call.loss).parameters]
+NORMALIZING = [
+    name for name, call in LOSSES.items() if "normalize" in inspect.signature(call.loss).parameters
+]
 NOT_LOSSES = {"move_centre"}
 
 
@@ -32,6 +33,7 @@ def evaluate(call, arrays, temperature, **options):
 
 def with_gradients(call, arrays, temperature, weights, **options):
     """(values, gradients by name) of the values' sum, each with a weight of its own."""
+
     def total(floats):
         values = evaluate(call, arrays | floats, temperature, **options)
         return jnp.sum(values * weights), values
@@ -68,15 +70,21 @@ def test_every_loss_is_called_here():
 
 
 @EVERY
-@given(seed=st.integers(0, 2**32 - 1), temperature=st.sampled_from([1e-3, 0.05, 0.5, 1e3]),
-       case=st.builds(Case, *map(st.sampled_from, calls.CHOICES)))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    temperature=st.sampled_from([1e-3, 0.05, 0.5, 1e3]),
+    case=st.builds(Case, *map(st.sampled_from, calls.CHOICES)),
+)
 @settings(derandomize=True, deadline=None, database=None, max_examples=500)
 def test_values_are_the_oracles_and_all_is_finite_whatever_comes(name, seed, temperature, case):
     call = LOSSES[name]
     arrays = calls.draw(call, rng(seed), case)
     values, gradients = run(name, arrays, temperature)
-    np.testing.assert_allclose(values, calls.expected(call, arrays, np.float32(temperature)),
-                               **calls.tolerance(call, temperature))
+    np.testing.assert_allclose(
+        values,
+        calls.expected(call, arrays, np.float32(temperature)),
+        **calls.tolerance(call, temperature),
+    )
     assert values.dtype == np.float32
     for float_name, gradient in gradients.items():
         assert np.isfinite(gradient).all(), float_name
@@ -93,6 +101,7 @@ def test_gradients_are_the_oracles_slope(name):
         arrays = calls.draw(call, rng(1, seed))
         _, gradients = run(name, arrays)
         for float_name in call.online:
+
             def total(x):
                 values = calls.expected(call, arrays | {float_name: x}, 0.5)
                 return np.sum(weights_of(call) * values)
@@ -100,8 +109,9 @@ def test_gradients_are_the_oracles_slope(name):
             assert gradients[float_name].any()
             direction = rng(2, seed).normal(size=arrays[float_name].shape)
             slope = oracles.slope(total, arrays[float_name], direction)
-            np.testing.assert_allclose(np.sum(gradients[float_name] * direction), slope, rtol=1e-3,
-                                       atol=1e-4)
+            np.testing.assert_allclose(
+                np.sum(gradients[float_name] * direction), slope, rtol=1e-3, atol=1e-4
+            )
 
 
 @EVERY
@@ -121,21 +131,24 @@ def test_rows_that_are_masked_might_as_well_be_absent_even_where_they_are_nan(na
     arrays["where"] = where = rng(5).permutation(np.arange(calls.SIZES["b"]) < kept)
     few = {key: calls.cut(key, x, where) for key, x in arrays.items()}
     weights = weights_of(call)
-    few_values, few_gradients = run(name, few, weights=weights[where] if call.per_example
-                                    else weights)
+    few_values, few_gradients = run(
+        name, few, weights=weights[where] if call.per_example else weights
+    )
     for float_name in call.floats:
         for letter, mask in ("b", "where"), ("m", "key_mask"):
             if letter in calls.AXES[float_name] and mask in arrays:
                 np.moveaxis(arrays[float_name], calls.AXES[float_name].index(letter), 0)[
-                    ~arrays[mask]] = np.nan
+                    ~arrays[mask]
+                ] = np.nan
     values, gradients = run(name, arrays)
     if call.per_example:
         assert not values[~where].any()
         values = values[where]
     np.testing.assert_allclose(values, few_values, rtol=1e-5, atol=1e-5)
     for float_name, gradient in gradients.items():
-        np.testing.assert_allclose(calls.cut(float_name, gradient, where),
-                                   few_gradients[float_name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            calls.cut(float_name, gradient, where), few_gradients[float_name], rtol=1e-4, atol=1e-5
+        )
         if "b" in calls.AXES[float_name]:
             assert not calls.cut(float_name, gradient, ~where).any()
 
@@ -148,8 +161,9 @@ def test_float32_comes_out_whatever_the_dtype_of_the_embeddings(name, dtype):
     arrays |= {float_name: arrays[float_name].astype(dtype) for float_name in call.floats}
     values = jax.jit(lambda arrays: evaluate(call, arrays, 0.1))(arrays)
     assert values.dtype == jnp.float32
-    np.testing.assert_allclose(values, calls.expected(call, arrays, 0.1),
-                               **calls.tolerance(call, 0.1))
+    np.testing.assert_allclose(
+        values, calls.expected(call, arrays, 0.1), **calls.tolerance(call, 0.1)
+    )
 
 
 @pytest.mark.parametrize("name", NORMALIZING)
@@ -219,7 +233,8 @@ def test_no_temporary_is_larger_than_the_similarities_and_products_are_exact(nam
     limit = sizes["b"] * (sizes["b"] + sizes["m"] + 1)
     for options in ({}, {"normalize": False}) if name in NORMALIZING else ({},):
         program = jax.make_jaxpr(
-            lambda arrays: with_gradients(call, arrays, 0.5, weights, **options))(arrays)
+            lambda arrays: with_gradients(call, arrays, 0.5, weights, **options)
+        )(arrays)
         for equation in equations(program.jaxpr):
             assert all(variable.aval.size <= limit for variable in equation.outvars), equation
             if equation.primitive.name == "dot_general":
@@ -250,12 +265,12 @@ def mapped(mapping, function, mesh):
         return jax.pmap(function, axis_name="shard")
 
     def one(*stacked):
-        return jax.tree.map(lambda x: x[None],
-                            function(*jax.tree.map(lambda x: x[0], stacked)))
+        return jax.tree.map(lambda x: x[None], function(*jax.tree.map(lambda x: x[0], stacked)))
 
     # Unchecked, as jaxpt's own training step is: gradients of sums are then as under pmap.
-    return jax.jit(jax.shard_map(one, mesh=mesh, in_specs=P("shard"), out_specs=P("shard"),
-                                 check_vma=False))
+    return jax.jit(
+        jax.shard_map(one, mesh=mesh, in_specs=P("shard"), out_specs=P("shard"), check_vma=False)
+    )
 
 
 SPLIT = [name for name, call in LOSSES.items() if call.split]
@@ -268,8 +283,11 @@ def test_eight_devices_give_values_and_gradients_of_the_full_batch(name, mapping
     arrays = calls.draw(call, rng(12))
     values, gradients = run(name, arrays)
     parts = {key: shards(key, x, call.split) for key, x in arrays.items()}
-    weights = np.stack(np.broadcast_to(weights_of(call), (DEVICES,)) if not call.per_example
-                       else np.split(weights_of(call), DEVICES))
+    weights = np.stack(
+        np.broadcast_to(weights_of(call), (DEVICES,))
+        if not call.per_example
+        else np.split(weights_of(call), DEVICES)
+    )
 
     def local(parts, weights):
         return with_gradients(call, parts, 0.5, weights, axis_name="shard")
@@ -282,8 +300,12 @@ def test_eight_devices_give_values_and_gradients_of_the_full_batch(name, mapping
         values = np.broadcast_to(values, DEVICES)
     np.testing.assert_allclose(sharded, values, rtol=1e-5, atol=1e-5)
     for key, gradient in gradients.items():
-        np.testing.assert_allclose(whole(key, np.asarray(sharded_gradients[key]), call.split),
-                                   gradient, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            whole(key, np.asarray(sharded_gradients[key]), call.split),
+            gradient,
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 @pytest.mark.parametrize("name", SPLIT)

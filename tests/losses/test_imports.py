@@ -8,15 +8,17 @@ import pytest
 
 import jaxpt.losses
 
-FUNCTIONS = [name for name in jaxpt.losses.__all__
-             if inspect.isfunction(getattr(jaxpt.losses, name))]
+FUNCTIONS = [
+    name for name in jaxpt.losses.__all__ if inspect.isfunction(getattr(jaxpt.losses, name))
+]
 
 
 def modules_after(statement):
     """Names of all modules that a fresh interpreter holds after a statement."""
     code = f"{statement}\nimport sys, json\nprint(json.dumps(sorted(sys.modules)))"
-    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True,
-                            text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
     return set(json.loads(result.stdout.splitlines()[-1]))
 
 

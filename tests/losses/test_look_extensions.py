@@ -20,10 +20,21 @@ def program(queries, arrays, k, gate, no_positive, balanced, robustness, soft):
     keys, query_labels, key_labels, query_ids, key_ids, key_mask = arrays
 
     def total(q):
-        losses, _ = look(q, keys, query_labels, key_labels, k=k, temperature=0.2,
-                         query_ids=query_ids, key_ids=key_ids, key_mask=key_mask,
-                         no_positive=no_positive, gate=gate if soft else None, balanced=balanced,
-                         robustness=robustness)
+        losses, _ = look(
+            q,
+            keys,
+            query_labels,
+            key_labels,
+            k=k,
+            temperature=0.2,
+            query_ids=query_ids,
+            key_ids=key_ids,
+            key_mask=key_mask,
+            no_positive=no_positive,
+            gate=gate if soft else None,
+            balanced=balanced,
+            robustness=robustness,
+        )
         return jnp.sum(losses), losses
 
     gradient, losses = jax.grad(total, has_aux=True)(queries)
@@ -32,20 +43,43 @@ def program(queries, arrays, k, gate, no_positive, balanced, robustness, soft):
 
 def run(queries, arrays, *, k=5, gate=None, no_positive="nearest", balanced=False, robustness=0.0):
     """(losses, gradient of their sum)."""
-    return map(np.asarray, program(
-        queries, arrays, k, 0.0 if gate is None else gate, no_positive, balanced, robustness,
-        gate is not None))
+    return map(
+        np.asarray,
+        program(
+            queries,
+            arrays,
+            k,
+            0.0 if gate is None else gate,
+            no_positive,
+            balanced,
+            robustness,
+            gate is not None,
+        ),
+    )
 
 
 def example(seed, classes=5, equal=False):
     """(queries, arrays): some queries lack a positive near them, ids and masks matter."""
     rng = np.random.default_rng(seed)
-    key_labels = np.arange(MEMORY) % classes if equal else rng.choice(
-        classes, MEMORY, p=np.arange(1, classes + 1) / (classes * (classes + 1) / 2))
+    key_labels = (
+        np.arange(MEMORY) % classes
+        if equal
+        else rng.choice(
+            classes, MEMORY, p=np.arange(1, classes + 1) / (classes * (classes + 1) / 2)
+        )
+    )
     key_mask = np.ones(MEMORY, bool) if equal else rng.random(MEMORY) < 0.8
-    return (rng.normal(size=(BATCH, DIM)).astype(np.float32),
-            (rng.normal(size=(MEMORY, DIM)).astype(np.float32), rng.integers(classes, size=BATCH),
-             key_labels, np.arange(BATCH), rng.integers(20, size=MEMORY), key_mask))
+    return (
+        rng.normal(size=(BATCH, DIM)).astype(np.float32),
+        (
+            rng.normal(size=(MEMORY, DIM)).astype(np.float32),
+            rng.integers(classes, size=BATCH),
+            key_labels,
+            np.arange(BATCH),
+            rng.integers(20, size=MEMORY),
+            key_mask,
+        ),
+    )
 
 
 def weighted_oracle(queries, arrays, *, k, gate, balanced, robustness, temperature=0.2):
@@ -57,26 +91,40 @@ def weighted_oracle(queries, arrays, *, k, gate, balanced, robustness, temperatu
     mean_count = len(valid) / len(set(valid))
     losses = []
     for i, q in enumerate(queries):
-        s = {j: float(q @ keys[j]) for j in oracles.admissible(i, MEMORY, query_ids, key_ids,
-                                                               key_mask)}
+        s = {
+            j: float(q @ keys[j])
+            for j in oracles.admissible(i, MEMORY, query_ids, key_ids, key_mask)
+        }
         if balanced:
-            s = {j: v - temperature * math.log(np.sum(valid == key_labels[j]) / mean_count)
-                 for j, v in s.items()}
+            s = {
+                j: v - temperature * math.log(np.sum(valid == key_labels[j]) / mean_count)
+                for j, v in s.items()
+            }
         near = sorted(s, key=lambda j: -s[j])
         edge = (s[near[k - 1]] + s[near[k]]) / 2
-        weight = {j: math.exp(s[j] / temperature)
-                  * (1 / (1 + math.exp(-gate * (s[j] - edge))) if gate else j in near[:k])
-                  for j in near}
-        p = (sum(w for j, w in weight.items() if key_labels[j] == query_labels[i])
-             / sum(weight.values()))
+        weight = {
+            j: math.exp(s[j] / temperature)
+            * (1 / (1 + math.exp(-gate * (s[j] - edge))) if gate else j in near[:k])
+            for j in near
+        }
+        p = sum(w for j, w in weight.items() if key_labels[j] == query_labels[i]) / sum(
+            weight.values()
+        )
         is_missing = not any(key_labels[j] == query_labels[i] for j in near[:k])
-        losses.append(math.nan if is_missing else
-                      (1 - p ** robustness) / robustness if robustness else -math.log(p))
+        losses.append(
+            math.nan
+            if is_missing
+            else (1 - p**robustness) / robustness
+            if robustness
+            else -math.log(p)
+        )
     return np.array(losses)
 
 
-@pytest.mark.parametrize("gate, balanced, robustness", [
-    (3.0, False, 0.0), (None, True, 0.0), (None, False, 0.5), (30.0, True, 0.7)])
+@pytest.mark.parametrize(
+    "gate, balanced, robustness",
+    [(3.0, False, 0.0), (None, True, 0.0), (None, False, 0.5), (30.0, True, 0.7)],
+)
 def test_equals_the_weights_written_out(gate, balanced, robustness):
     for seed in range(10):
         queries, arrays = example(seed)
@@ -92,8 +140,9 @@ class TestGate:
     def test_one_key_on_either_side_of_the_edge(self):
         queries = jnp.array([[1.0, 0.0]])
         keys = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # cosines 1 and 0: the edge of k = 1 is 0.5
-        losses, _ = look(queries, keys, jnp.array([0]), jnp.array([0, 1]), k=1, temperature=1.0,
-                         gate=2.0)
+        losses, _ = look(
+            queries, keys, jnp.array([0]), jnp.array([0, 1]), k=1, temperature=1.0, gate=2.0
+        )
         inside, outside = math.e / (1 + math.exp(-1)), 1 / (1 + math.e)
         assert float(losses[0]) == pytest.approx(-math.log(inside / (inside + outside)), rel=1e-5)
 
@@ -117,8 +166,9 @@ class TestGate:
 
         def gradient(last, gate):
             keys = jnp.array([[1.0, 0.2], [1.0, -0.3], last])
-            return jax.grad(lambda q: look(q, keys, jnp.array([0]), labels, k=2, gate=gate)[0][0]
-                            )(query)
+            return jax.grad(lambda q: look(q, keys, jnp.array([0]), labels, k=2, gate=gate)[0][0])(
+                query
+            )
 
         near, far = [0.5, 0.5], [0.0, 1.0]
         np.testing.assert_array_equal(gradient(near, None), gradient(far, None))
@@ -152,8 +202,9 @@ class TestBalanced:
     def test_masked_keys_do_not_count(self):
         keys, labels = jnp.ones((5, 2)), jnp.array([0, 0, 1, 1, 1])
         mask = jnp.array([True, True, True, False, False])
-        losses, _ = look(jnp.ones((1, 2)), keys, jnp.array([1]), labels, k=5, key_mask=mask,
-                         balanced=True)
+        losses, _ = look(
+            jnp.ones((1, 2)), keys, jnp.array([1]), labels, k=5, key_mask=mask, balanced=True
+        )
         assert float(losses[0]) == pytest.approx(math.log(2), rel=1e-5)
 
 
@@ -177,8 +228,16 @@ class TestRobustness:
 
         def size_of_gradient(query, robustness):
             def loss(q):
-                return look(q[None], keys, jnp.array([1]), labels, k=2, temperature=0.1,
-                            robustness=robustness)[0][0]
+                return look(
+                    q[None],
+                    keys,
+                    jnp.array([1]),
+                    labels,
+                    k=2,
+                    temperature=0.1,
+                    robustness=robustness,
+                )[0][0]
+
             return float(jnp.linalg.norm(jax.grad(loss)(jnp.array(query))))
 
         hopeless, doubtful = [1.0, 0.1], [1.0, 0.9]
@@ -190,17 +249,23 @@ def test_gradients_equal_finite_differences():
     # All keys are neighbours, since the selection and the gate's edge are not differentiated.
     queries, (keys, *rest) = example(3)
     for options in {"gate": 4.0}, {"balanced": True}, {"robustness": 0.5}:
+
         def loss(q):
             return look(q, keys, rest[0], rest[1], k=MEMORY, temperature=0.5, **options)[0]
+
         check_grads(jax.jit(loss), (queries,), order=1, modes="rev", eps=1e-3, rtol=2e-2, atol=2e-3)
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"gate": 0.0}, "gate must be positive and finite, got 0.0"),
-    ({"gate": math.nan}, "gate must be positive and finite, got nan"),
-    ({"gate": math.inf}, "gate must be positive and finite, got inf"),
-    ({"robustness": -0.1}, "robustness must lie in 0 … 1, got -0.1"),
-    ({"robustness": 1.1}, "robustness must lie in 0 … 1, got 1.1")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"gate": 0.0}, "gate must be positive and finite, got 0.0"),
+        ({"gate": math.nan}, "gate must be positive and finite, got nan"),
+        ({"gate": math.inf}, "gate must be positive and finite, got inf"),
+        ({"robustness": -0.1}, "robustness must lie in 0 … 1, got -0.1"),
+        ({"robustness": 1.1}, "robustness must lie in 0 … 1, got 1.1"),
+    ],
+)
 def test_a_value_that_makes_no_sense_is_named(options, message):
     queries, (keys, query_labels, key_labels, *_) = example(0)
     with pytest.raises(ValueError, match=message):

@@ -34,8 +34,12 @@ def test_gradients_equal_the_oracles_slope(no_positive, normalize):
         return oracles.look(q, *rest, no_positive=no_positive, **options)[0][rows].sum()
 
     for direction in np.random.default_rng(0).normal(size=(4, BATCH, DIM)):
-        np.testing.assert_allclose(np.sum(gradient[rows] * direction[rows]),
-                                   oracles.slope(loss, queries, direction), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            np.sum(gradient[rows] * direction[rows]),
+            oracles.slope(loss, queries, direction),
+            rtol=1e-4,
+            atol=1e-5,
+        )
 
 
 def test_gradients_pass_jaxs_own_check():
@@ -60,8 +64,9 @@ def test_nothing_is_ever_nan(no_positive, temperature):
     scales = np.array([0, 1e-30, 1e-10, 1, 1e10, 1e30, 1], np.float32)[:, None]
     args = scales * queries, np.resize(scales, (MEMORY, 1)) * keys, *labels
     for mask in np.ones(MEMORY, bool), np.arange(MEMORY) == 3, np.zeros(MEMORY, bool):
-        losses, stats, gradient, _ = run_look(*args, k=5, temperature=temperature, key_mask=mask,
-                                              no_positive=no_positive)
+        losses, stats, gradient, _ = run_look(
+            *args, k=5, temperature=temperature, key_mask=mask, no_positive=no_positive
+        )
         assert all(np.isfinite(x).all() for x in (losses, stats, gradient)) and (losses >= 0).all()
         assert not gradient[0].any()  # of a zero vector
     # The last mask was an empty memory.
@@ -103,30 +108,52 @@ def test_where_may_leave_out_every_query():
 # Bad arguments
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"k": 0}, ValueError, "k must be a whole number of at least 1, got 0"),
-    ({"k": np.int64(-3)}, ValueError, "k must be a whole number of at least 1, got -3"),
-    ({"k": 2.5}, ValueError, "k must be a whole number of at least 1, got 2.5"),
-    ({"k": jnp.ones(2, int)}, ValueError, "broadcast"),
-    ({"temperature": 0.0}, ValueError, "temperature must be positive, got 0"),
-    ({"temperature": np.float32(-1)}, ValueError, "temperature must be positive, got -1"),
-    ({"temperature": math.inf}, ValueError, "temperature must be finite, got inf"),
-    ({"keys": np.ones((0, DIM), np.float32), "key_labels": np.ones(0, int)}, ValueError,
-     "keys must have at least one row"),
-    ({"no_positive": "ignore"}, ValueError, "no_positive must be one of .*got 'ignore'"),
-    ({"queries": np.ones((BATCH, DIM), int)}, TypeError, "queries must be floating point, got"),
-    ({"keys": np.ones((MEMORY, DIM), int)}, TypeError, "keys must be floating point, got"),
-    ({"keys": np.ones((MEMORY, 9), np.float32)}, ValueError, "dimension 5 but keys 9"),
-    ({"queries": np.ones(DIM, np.float32)}, ValueError, r"queries must have shape \[rows, dim\]"),
-    ({"query_labels": np.ones(3, int)}, ValueError, r"query_labels must have shape \[7\]"),
-    ({"key_labels": np.ones((MEMORY, 1), int)}, ValueError, r"key_labels must have shape \[24\]"),
-    ({"query_ids": np.arange(BATCH)}, ValueError, "give both or neither"),
-    ({"key_ids": np.arange(MEMORY)}, ValueError, "give both or neither"),
-    ({"query_ids": np.arange(3), "key_ids": np.arange(MEMORY)}, ValueError, "query_ids must have"),
-    ({"query_ids": np.arange(BATCH), "key_ids": np.arange(3)}, ValueError, "key_ids must have"),
-    ({"key_mask": np.ones(3, bool)}, ValueError, r"key_mask must have shape \[24\], got .*3"),
-    ({"where": np.ones((BATCH, 1), bool)}, ValueError, r"where must have shape \[7\], got .*7, 1"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"k": 0}, ValueError, "k must be a whole number of at least 1, got 0"),
+        ({"k": np.int64(-3)}, ValueError, "k must be a whole number of at least 1, got -3"),
+        ({"k": 2.5}, ValueError, "k must be a whole number of at least 1, got 2.5"),
+        ({"k": jnp.ones(2, int)}, ValueError, "broadcast"),
+        ({"temperature": 0.0}, ValueError, "temperature must be positive, got 0"),
+        ({"temperature": np.float32(-1)}, ValueError, "temperature must be positive, got -1"),
+        ({"temperature": math.inf}, ValueError, "temperature must be finite, got inf"),
+        (
+            {"keys": np.ones((0, DIM), np.float32), "key_labels": np.ones(0, int)},
+            ValueError,
+            "keys must have at least one row",
+        ),
+        ({"no_positive": "ignore"}, ValueError, "no_positive must be one of .*got 'ignore'"),
+        ({"queries": np.ones((BATCH, DIM), int)}, TypeError, "queries must be floating point, got"),
+        ({"keys": np.ones((MEMORY, DIM), int)}, TypeError, "keys must be floating point, got"),
+        ({"keys": np.ones((MEMORY, 9), np.float32)}, ValueError, "dimension 5 but keys 9"),
+        (
+            {"queries": np.ones(DIM, np.float32)},
+            ValueError,
+            r"queries must have shape \[rows, dim\]",
+        ),
+        ({"query_labels": np.ones(3, int)}, ValueError, r"query_labels must have shape \[7\]"),
+        (
+            {"key_labels": np.ones((MEMORY, 1), int)},
+            ValueError,
+            r"key_labels must have shape \[24\]",
+        ),
+        ({"query_ids": np.arange(BATCH)}, ValueError, "give both or neither"),
+        ({"key_ids": np.arange(MEMORY)}, ValueError, "give both or neither"),
+        (
+            {"query_ids": np.arange(3), "key_ids": np.arange(MEMORY)},
+            ValueError,
+            "query_ids must have",
+        ),
+        ({"query_ids": np.arange(BATCH), "key_ids": np.arange(3)}, ValueError, "key_ids must have"),
+        ({"key_mask": np.ones(3, bool)}, ValueError, r"key_mask must have shape \[24\], got .*3"),
+        (
+            {"where": np.ones((BATCH, 1), bool)},
+            ValueError,
+            r"where must have shape \[7\], got .*7, 1",
+        ),
+    ],
+)
 def test_bad_arguments_are_named(change, error, message):
     names = ("queries", "keys", "query_labels", "key_labels")
     arguments = dict(zip(names, gaussian(), strict=True)) | {"k": 3} | change

@@ -29,11 +29,15 @@ def example(seed, nan=False):
     rng = np.random.default_rng(seed)
     labels = rng.choice(9, QUERIES + KEYS, p=np.arange(1, 10) / 45)
     labels[0] = 10
-    arrays = {"queries": rng.normal(size=(QUERIES, DIM)).astype(np.float32),
-              "keys": rng.normal(size=(KEYS, DIM)).astype(np.float32),
-              "query_labels": labels[:QUERIES], "key_labels": labels[QUERIES:],
-              "query_ids": np.arange(QUERIES), "key_ids": rng.integers(40, size=KEYS),
-              "key_mask": rng.random(KEYS) < 0.8}
+    arrays = {
+        "queries": rng.normal(size=(QUERIES, DIM)).astype(np.float32),
+        "keys": rng.normal(size=(KEYS, DIM)).astype(np.float32),
+        "query_labels": labels[:QUERIES],
+        "key_labels": labels[QUERIES:],
+        "query_ids": np.arange(QUERIES),
+        "key_ids": rng.integers(40, size=KEYS),
+        "key_mask": rng.random(KEYS) < 0.8,
+    }
     if nan:
         arrays["keys"][~arrays["key_mask"]] = np.nan
     return arrays
@@ -41,6 +45,7 @@ def example(seed, nan=False):
 
 def program(loss, form, **options):
     """arrays, temperature → (losses, stats, gradients of the weighted losses by both)."""
+
     def total(queries, temperature, rest):
         losses, stats = loss(queries, temperature=temperature, form=form, **rest, **options)
         return jnp.sum(losses * (1 + jnp.arange(losses.shape[0]))), (losses, stats)
@@ -48,8 +53,9 @@ def program(loss, form, **options):
     @jax.jit
     def run(arrays, temperature):
         rest = {name: x for name, x in arrays.items() if name != "queries"}
-        gradients, found = jax.grad(total, (0, 1), has_aux=True)(arrays["queries"], temperature,
-                                                                 rest)
+        gradients, found = jax.grad(total, (0, 1), has_aux=True)(
+            arrays["queries"], temperature, rest
+        )
         return *found, *gradients
 
     return run
@@ -62,11 +68,17 @@ def assert_same(one, other, largest_logit=10):
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=rounding * max(1, np.abs(y).max()))
 
 
-@pytest.mark.parametrize("options", [
-    {"k": 3, "no_positive": "nearest"}, {"k": 3, "no_positive": "drop"},
-    {"k": 3, "no_positive": "floor"}, {"k": 40, "no_positive": "nearest", "normalize": False},
-    {"k": 3, "no_positive": "nearest", "balanced": True, "robustness": 0.5},
-    {"k": 2 * KEYS, "no_positive": "floor", "balanced": True}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"k": 3, "no_positive": "nearest"},
+        {"k": 3, "no_positive": "drop"},
+        {"k": 3, "no_positive": "floor"},
+        {"k": 40, "no_positive": "nearest", "normalize": False},
+        {"k": 3, "no_positive": "nearest", "balanced": True, "robustness": 0.5},
+        {"k": 2 * KEYS, "no_positive": "floor", "balanced": True},
+    ],
+)
 def test_both_forms_of_look_agree(options):
     dense, streamed = (program(look, form, **options) for form in ("dense", "streamed"))
     for seed in range(3):
@@ -80,17 +92,27 @@ def test_both_forms_of_nca_agree(normalize):
     for seed in range(3):
         arrays = example(seed, nan=seed == 2)
         for temperature in 0.05, 1.0:
-            assert_same(streamed(arrays, temperature), dense(arrays, temperature),
-                        (1 if normalize else 30) / temperature)
+            assert_same(
+                streamed(arrays, temperature),
+                dense(arrays, temperature),
+                (1 if normalize else 30) / temperature,
+            )
 
 
-@pytest.mark.parametrize("loss, options, millionths", [
-    (look, {"k": 3, "no_positive": "nearest"}, 1), (look, {"k": 3, "no_positive": "drop"}, 1),
-    (look, {"k": 3, "no_positive": "floor"}, 1), (look, {"k": 40}, 1),
-    (look, {"k": 3, "balanced": True, "robustness": 0.5}, 1),
-    (nca, {}, 2)])  # sums over all keys, in another order
-def test_gradients_of_both_forms_agree_to_a_millionth_of_the_largest_entry(loss, options,
-                                                                           millionths):
+@pytest.mark.parametrize(
+    "loss, options, millionths",
+    [
+        (look, {"k": 3, "no_positive": "nearest"}, 1),
+        (look, {"k": 3, "no_positive": "drop"}, 1),
+        (look, {"k": 3, "no_positive": "floor"}, 1),
+        (look, {"k": 40}, 1),
+        (look, {"k": 3, "balanced": True, "robustness": 0.5}, 1),
+        (nca, {}, 2),
+    ],
+)  # sums over all keys, in another order
+def test_gradients_of_both_forms_agree_to_a_millionth_of_the_largest_entry(
+    loss, options, millionths
+):
     dense, streamed = (program(loss, form, **options) for form in ("dense", "streamed"))
     for seed in range(3):
         for temperature in 0.1, 0.3:
@@ -126,13 +148,16 @@ def test_hard_arrays_equal_the_oracle(name):
             static = tuple({name: x for name, x in options.items() if name != "k"}.items())
             bound = (("k_max", 5),) if loss is look else ()
             k = {"k": 5} if loss is look else {}
-            losses, stats = with_oracle(padded(*arrays, **k, **extra, temperature=0.2), loss,
-                                        static + bound)
+            losses, stats = with_oracle(
+                padded(*arrays, **k, **extra, temperature=0.2), loss, static + bound
+            )
             expected, missing, purity = getattr(oracles, loss.__name__)(
-                *arrays, temperature=0.2, **options, **extra)
+                *arrays, temperature=0.2, **options, **extra
+            )
             np.testing.assert_allclose(losses, expected, **rounding(arrays, True, 0.2))
-            np.testing.assert_allclose(stats, (missing.mean(), (losses == 0).mean(),
-                                               purity.mean()), rtol=1e-6)
+            np.testing.assert_allclose(
+                stats, (missing.mean(), (losses == 0).mean(), purity.mean()), rtol=1e-6
+            )
 
 
 def test_a_traced_k_has_a_bound():
@@ -177,29 +202,42 @@ def test_an_empty_memory_teaches_nothing(loss, options):
 
 
 @pytest.mark.parametrize("shards", [1, 2, 8])
-@pytest.mark.parametrize("loss, options", [
-    (look, {"k": 4, "no_positive": "nearest", "balanced": True}), (look, {"k": 4}), (nca, {})])
+@pytest.mark.parametrize(
+    "loss, options",
+    [(look, {"k": 4, "no_positive": "nearest", "balanced": True}), (look, {"k": 4}), (nca, {})],
+)
 def test_keys_on_several_devices_give_the_same(loss, options, shards):
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:shards]), ("shard",))
     rows, everywhere = PartitionSpec("shard"), PartitionSpec()
 
     def of_device(arrays):
         def total(queries):
-            losses, stats = loss(**arrays | {"queries": queries}, form="streamed",
-                                 axis_name="shard", temperature=0.3, **options)
+            losses, stats = loss(
+                **arrays | {"queries": queries},
+                form="streamed",
+                axis_name="shard",
+                temperature=0.3,
+                **options,
+            )
             return jnp.sum(losses), (losses, jax.lax.pmean(stats, "shard"))
+
         gradient, (losses, stats) = jax.grad(total, has_aux=True)(arrays["queries"])
         return gradient, losses, stats
 
-    sharded = jax.jit(jax.shard_map(of_device, mesh=mesh, in_specs=rows,
-                                    out_specs=(rows, rows, everywhere), check_vma=False))
+    sharded = jax.jit(
+        jax.shard_map(
+            of_device, mesh=mesh, in_specs=rows, out_specs=(rows, rows, everywhere), check_vma=False
+        )
+    )
 
     @jax.jit
     def whole(arrays):
         def total(queries):
-            losses, stats = loss(**arrays | {"queries": queries}, form="dense", temperature=0.3,
-                                 **options)
+            losses, stats = loss(
+                **arrays | {"queries": queries}, form="dense", temperature=0.3, **options
+            )
             return jnp.sum(losses), (losses, stats)
+
         gradient, found = jax.grad(total, has_aux=True)(arrays["queries"])
         return gradient, *found
 
@@ -211,14 +249,24 @@ def test_keys_on_several_devices_give_the_same(loss, options, shards):
 # Memory and choice of form
 
 
-@pytest.mark.parametrize("loss, options", [
-    (look, {"k": 10, "balanced": False}), (look, {"k": 10, "no_positive": "drop"}), (nca, {})])
+@pytest.mark.parametrize(
+    "loss, options",
+    [(look, {"k": 10, "balanced": False}), (look, {"k": 10, "no_positive": "drop"}), (nca, {})],
+)
 def test_temporaries_do_not_grow_with_the_memory(loss, options):
     def temporaries(n):
         def total(q, z, a, b):
             return loss(q, z, a, b, **options)[0].sum()
-        arrays = (jax.ShapeDtypeStruct(*x) for x in (
-            ((16, 8), jnp.float32), ((n, 8), jnp.float32), ((16,), jnp.int32), ((n,), jnp.int32)))
+
+        arrays = (
+            jax.ShapeDtypeStruct(*x)
+            for x in (
+                ((16, 8), jnp.float32),
+                ((n, 8), jnp.float32),
+                ((16,), jnp.int32),
+                ((n,), jnp.int32),
+            )
+        )
         compiled = jax.jit(jax.grad(total)).lower(*arrays).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -228,10 +276,15 @@ def test_temporaries_do_not_grow_with_the_memory(loss, options):
 
 
 def is_streamed(loss, batch, memory, **options):
-    shapes = (((batch, 2), jnp.float32), ((memory, 2), jnp.float32), ((batch,), int),
-              ((memory,), int))
+    shapes = (
+        ((batch, 2), jnp.float32),
+        ((memory, 2), jnp.float32),
+        ((batch,), int),
+        ((memory,), int),
+    )
     program = jax.make_jaxpr(lambda *a: loss(*a, **options)[0])(
-        *(jax.ShapeDtypeStruct(*x) for x in shapes))
+        *(jax.ShapeDtypeStruct(*x) for x in shapes)
+    )
     return "custom_vjp" in str(program)
 
 
@@ -251,17 +304,28 @@ def test_the_form_goes_by_the_shapes():
     assert is_streamed(look, 4, 10, k=3, form="streamed")
 
 
-@pytest.mark.parametrize("options, message", [
-    ({"form": "sparse"}, "form must be one of ('auto', 'dense', 'streamed'), got 'sparse'"),
-    ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
-    ({"form": "streamed", "k": jnp.int32(3)}, "a traced k needs k_max"),
-    ({"recall": 1.5}, "recall must lie between 0 and 1, or be None for exact, got 1.5"),
-    ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
-    ({"gate": 1.0, "keys": 2**26}, "gate weighs every key, which takes a matrix of 7 × 67108864"),
-    ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which takes a matrix of 7 × 67108864")])
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"form": "sparse"}, "form must be one of ('auto', 'dense', 'streamed'), got 'sparse'"),
+        ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
+        ({"form": "streamed", "k": jnp.int32(3)}, "a traced k needs k_max"),
+        ({"recall": 1.5}, "recall must lie between 0 and 1, or be None for exact, got 1.5"),
+        ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
+        (
+            {"gate": 1.0, "keys": 2**26},
+            "gate weighs every key, which takes a matrix of 7 × 67108864",
+        ),
+        ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which takes a matrix of 7 × 67108864"),
+    ],
+)
 def test_a_form_that_cannot_be_is_named(options, message):
     n = options.pop("keys", MEMORY)
-    shapes = (jax.ShapeDtypeStruct((BATCH, 2), jnp.float32), jax.ShapeDtypeStruct(
-        (n, 2), jnp.float32), jax.ShapeDtypeStruct((BATCH,), int), jax.ShapeDtypeStruct((n,), int))
+    shapes = (
+        jax.ShapeDtypeStruct((BATCH, 2), jnp.float32),
+        jax.ShapeDtypeStruct((n, 2), jnp.float32),
+        jax.ShapeDtypeStruct((BATCH,), int),
+        jax.ShapeDtypeStruct((n,), int),
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(lambda *a: look(*a, **{"k": 3} | options)[0], *shapes)

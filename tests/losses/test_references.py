@@ -13,19 +13,26 @@ RECORD = json.loads(pathlib.Path(__file__).with_name("reference_values.json").re
 
 
 def cases(loss, project=None):
-    chosen = [case for case in RECORD["cases"]
-              if case["loss"] == loss and project in (None, case["project"])]
+    chosen = [
+        case
+        for case in RECORD["cases"]
+        if case["loss"] == loss and project in (None, case["project"])
+    ]
     assert chosen
     return pytest.mark.parametrize(
-        "case", chosen, ids=[f"{case['project']}-{case['seed']}" for case in chosen])
+        "case", chosen, ids=[f"{case['project']}-{case['seed']}" for case in chosen]
+    )
 
 
 def draw(case):
     """The inputs, in the order in which they were drawn."""
     rng = np.random.default_rng(case["seed"])
-    return [rng.integers(array["below"], size=array["shape"]) if "below" in array
-            else (rng.normal(size=array["shape"]) * array["scale"]).astype(np.float32)
-            for array in case["draw"]]
+    return [
+        rng.integers(array["below"], size=array["shape"])
+        if "below" in array
+        else (rng.normal(size=array["shape"]) * array["scale"]).astype(np.float32)
+        for array in case["draw"]
+    ]
 
 
 def both_views(features):
@@ -52,9 +59,13 @@ def test_sup_con(case):
 
 @cases("nt_xent")
 def test_nt_xent(case):
-    features, = draw(case)
-    values = run(case, both_views(features), np.tile(np.arange(len(features)), 2),
-                 temperature=case["options"]["temperature"])
+    (features,) = draw(case)
+    values = run(
+        case,
+        both_views(features),
+        np.tile(np.arange(len(features)), 2),
+        temperature=case["options"]["temperature"],
+    )
     assert_agrees(values.mean(), case["value"])
 
 
@@ -69,16 +80,26 @@ def test_barlow_twins(case):
 def test_vicreg(case):
     first, noise = draw(case)
     options = case["options"]
-    value = run(case, first, first + noise, invariance=options["sim_coeff"],
-                variance=options["std_coeff"], covariance=options["cov_coeff"])
+    value = run(
+        case,
+        first,
+        first + noise,
+        invariance=options["sim_coeff"],
+        variance=options["std_coeff"],
+        covariance=options["cov_coeff"],
+    )
     assert_agrees(value, case["value"])
 
 
 @cases("dino")
 def test_dino(case):
     options = case["options"]
-    values = run(case, *draw(case), student_temperature=options["student_temp"],
-                 teacher_temperature=options["teacher_temp"])
+    values = run(
+        case,
+        *draw(case),
+        student_temperature=options["student_temp"],
+        teacher_temperature=options["teacher_temp"],
+    )
     assert_agrees(values.mean(), case["value"])
 
 

@@ -11,11 +11,14 @@ fast = jax.jit(cosine_regression)
 @jax.jit
 def gradients(predictions, targets, where=None):
     return jax.grad(lambda p, t: cosine_regression(p, t, where=where).sum(), (0, 1))(
-        predictions, targets)
+        predictions, targets
+    )
 
 
-@pytest.mark.parametrize("target, expected", [
-    ([2.0, 0.0], 0), ([0.0, 7.0], 2), ([-0.1, 0.0], 4), ([3.0, 4.0], 0.8), ([0.0, 0.0], 2)])
+@pytest.mark.parametrize(
+    "target, expected",
+    [([2.0, 0.0], 0), ([0.0, 7.0], 2), ([-0.1, 0.0], 4), ([3.0, 4.0], 0.8), ([0.0, 0.0], 2)],
+)
 def test_it_is_two_less_twice_the_cosine(target, expected):
     prediction = np.array([[5.0, 0.0]], np.float32)
     for dtype in np.float32, jnp.bfloat16:
@@ -46,13 +49,19 @@ def test_nan_in_a_masked_row_reaches_neither_loss_nor_gradient():
     assert gradient[0].all() and not gradient[1].any()
 
 
-@pytest.mark.parametrize("change, error, message", [
-    ({"predictions": np.ones((3, 2), int)}, TypeError, "predictions must be floating point"),
-    ({"targets": np.ones((3, 2), int)}, TypeError, "targets must be floating point"),
-    ({"targets": np.ones((3, 1), np.float32)}, ValueError,
-     r"targets must have the shape of predictions, \(3, 2\), got \(3, 1\)"),
-    ({"where": np.ones((3, 1), bool)}, ValueError, r"where must have shape \[3\], got .*3, 1"),
-])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        ({"predictions": np.ones((3, 2), int)}, TypeError, "predictions must be floating point"),
+        ({"targets": np.ones((3, 2), int)}, TypeError, "targets must be floating point"),
+        (
+            {"targets": np.ones((3, 1), np.float32)},
+            ValueError,
+            r"targets must have the shape of predictions, \(3, 2\), got \(3, 1\)",
+        ),
+        ({"where": np.ones((3, 1), bool)}, ValueError, r"where must have shape \[3\], got .*3, 1"),
+    ],
+)
 def test_bad_arguments_are_named(change, error, message):
     arguments = dict.fromkeys(("predictions", "targets"), np.ones((3, 2), np.float32)) | change
     with pytest.raises(error, match=message):

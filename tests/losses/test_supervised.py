@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxpt.losses import (exemplar, grafit, info_nce, mask_con, nt_xent, spread, sup_con,
-                          sup_moco)
+from jaxpt.losses import exemplar, grafit, info_nce, mask_con, nt_xent, spread, sup_con, sup_moco
 
 BATCH, MEMORY, DIM = 6, 14, 4
 AXES = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
@@ -58,8 +57,9 @@ def test_grafit_weighs_the_class_against_the_instance(weight):
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("target_temperature", [0.05, 0.5])
 def test_mask_cons_own_positive_weighs_as_much_as_the_nearest_key(weight, target_temperature):
-    losses = compiled(mask_con, temperature=1.0, target_temperature=target_temperature,
-                      weight=weight)(QUERY, OWN, KEYS, *LABELS)
+    losses = compiled(
+        mask_con, temperature=1.0, target_temperature=target_temperature, weight=weight
+    )(QUERY, OWN, KEYS, *LABELS)
     # The second key is the nearer one to the own positive (0.8, not 0.6), though not to the query.
     far = math.exp((0.6 - 0.8) / target_temperature)
     soft = (0.6 + 0 + 1 * far) / (1 + 1 + far)
@@ -89,14 +89,17 @@ def test_spread_adds_infonce_within_the_class():
         same(losses[2:], [(1 - weight) * math.log(2 + 1), 0])
 
 
-@pytest.mark.parametrize("loss, options, value", [
-    (mask_con, {"weight": 0.5, "target_temperature": 0.05}, 7.357745),
-    (mask_con, {"weight": 0.5, "target_temperature": 0.1}, 7.405140),
-    (mask_con, {"weight": 1.0, "target_temperature": 0.05}, 7.641303),
-    (mask_con, {"weight": 1.0, "target_temperature": 0.1}, 7.736096),
-    (grafit, {"weight": 0.5}, 7.352699),
-    (grafit, {"weight": 1.0}, 7.631213),
-])
+@pytest.mark.parametrize(
+    "loss, options, value",
+    [
+        (mask_con, {"weight": 0.5, "target_temperature": 0.05}, 7.357745),
+        (mask_con, {"weight": 0.5, "target_temperature": 0.1}, 7.405140),
+        (mask_con, {"weight": 1.0, "target_temperature": 0.05}, 7.641303),
+        (mask_con, {"weight": 1.0, "target_temperature": 0.1}, 7.736096),
+        (grafit, {"weight": 0.5}, 7.352699),
+        (grafit, {"weight": 1.0}, 7.631213),
+    ],
+)
 def test_the_mean_is_that_of_mask_cons_own_code(loss, options, value):
     # Run once, models/model.py of github.com/MrChenFeng/MaskCon_CVPR2023 at 3d18a4c.
     rng = np.random.default_rng(0)
@@ -119,8 +122,12 @@ def test_a_query_of_sup_moco_is_an_anchor_of_sup_con_with_its_own_positive_among
     for i in range(BATCH):
         memory = {"ids": np.ones(1, int), "key_ids": np.append(key_ids, -1)} if ids else {}
         expected = compiled(sup_con, temperature=0.07)(
-            queries[i:i + 1], query_labels[i:i + 1], keys=np.append(keys, positives[i:i + 1], 0),
-            key_labels=np.append(key_labels, query_labels[i]), **memory)
+            queries[i : i + 1],
+            query_labels[i : i + 1],
+            keys=np.append(keys, positives[i : i + 1], 0),
+            key_labels=np.append(key_labels, query_labels[i]),
+            **memory,
+        )
         same(losses[i], expected[0])
 
 
@@ -128,8 +135,10 @@ def test_all_are_info_nce_where_no_key_has_the_label():
     queries, positives, keys, query_labels, key_labels = drawn(1)
     expected = compiled(info_nce, temperature=0.1)(queries, positives, keys)
     for loss in LOSSES:
-        same(compiled(loss, temperature=0.1)(queries, positives, keys, query_labels + 9,
-                                             key_labels), expected)
+        same(
+            compiled(loss, temperature=0.1)(queries, positives, keys, query_labels + 9, key_labels),
+            expected,
+        )
 
 
 def test_mask_con_lies_between_info_nce_and_sup_moco():
@@ -158,16 +167,22 @@ def test_spread_is_sup_con_or_in_one_class_nt_xent():
 # Extremes and arguments
 
 
-@pytest.mark.parametrize("loss, defaults", [
-    (sup_moco, {"temperature": 0.07}),
-    (exemplar, {"temperature": 0.2}),
-    (mask_con, {"temperature": 0.1, "target_temperature": 0.05, "weight": 1.0}),
-    (grafit, {"temperature": 0.1, "weight": 0.5}),
-    (spread, {"temperature": 0.5, "weight": 0.5}),
-])
+@pytest.mark.parametrize(
+    "loss, defaults",
+    [
+        (sup_moco, {"temperature": 0.07}),
+        (exemplar, {"temperature": 0.2}),
+        (mask_con, {"temperature": 0.1, "target_temperature": 0.05, "weight": 1.0}),
+        (grafit, {"temperature": 0.1, "weight": 0.5}),
+        (spread, {"temperature": 0.5, "weight": 0.5}),
+    ],
+)
 def test_defaults_are_the_documented_ones(loss, defaults):
-    arrays = drawn() if loss is not spread else (drawn()[2], np.arange(MEMORY) % 3,
-                                                 np.arange(MEMORY) % 6)
+    arrays = (
+        drawn()
+        if loss is not spread
+        else (drawn()[2], np.arange(MEMORY) % 3, np.arange(MEMORY) % 6)
+    )
     same(compiled(loss)(*arrays), compiled(loss, **defaults)(*arrays))
 
 
@@ -176,8 +191,13 @@ def test_mask_cons_targets_are_finite_where_keys_of_other_classes_are_nearest(ta
     arrays = [QUERY, AXES[:1], np.array([[1, 0], [-1, 0]], np.float32)]
 
     def loss(*arrays):
-        return mask_con(*arrays, np.array([0]), np.array([1, 0]), temperature=1.0,
-                        target_temperature=target_temperature)[0]
+        return mask_con(
+            *arrays,
+            np.array([0]),
+            np.array([1, 0]),
+            temperature=1.0,
+            target_temperature=target_temperature,
+        )[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss, (0, 1, 2)))(*arrays)
     # The far key is the only one of its class, and so its target is that of the own positive.
@@ -188,8 +208,11 @@ def test_mask_cons_targets_are_finite_where_keys_of_other_classes_are_nearest(ta
 @pytest.mark.parametrize("weight", [-0.1, 1.1])
 def test_weights_outside_0_1_are_refused(weight):
     arrays = drawn()
-    for loss, arguments in ((mask_con, arrays), (grafit, arrays),
-                            (spread, (arrays[0], arrays[3], arrays[3]))):
+    for loss, arguments in (
+        (mask_con, arrays),
+        (grafit, arrays),
+        (spread, (arrays[0], arrays[3], arrays[3])),
+    ):
         with pytest.raises(ValueError, match=f"weight must lie in 0 … 1, got {weight}"):
             jax.eval_shape(lambda: loss(*arguments, weight=weight))
 

@@ -22,11 +22,16 @@ def train(dataset):
     @functools.cache
     def train(method, **changes):
         config = small_runs.config_of(
-            method, small_runs.RUN | small_runs.OF_METHOD.get(method, {}) | changes)
+            method, small_runs.RUN | small_runs.OF_METHOD.get(method, {}) | changes
+        )
         result = pretrain.run(config, quiet=True, dataset=dataset)
         return types.SimpleNamespace(
-            method=method, config=config, state=result.state, features=result.features,
-            history=result.history, losses=[row["loss"] for row in result.history
-                                            if "loss" in row])
+            method=method,
+            config=config,
+            state=result.state,
+            features=result.features,
+            history=result.history,
+            losses=[row["loss"] for row in result.history if "loss" in row],
+        )
 
     return train

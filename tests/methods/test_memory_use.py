@@ -19,8 +19,10 @@ def remembering(request, train):
 class TestQueue:
     def expected_ids(self, config, dataset):
         """The example of every slot: what was written last where fill and steps wrap round."""
-        filled, seen = (dataset.trainval.ids[batch_at(0, n, n=IMAGES, seed=0)[0]]
-                        for n in (min(config.memory, IMAGES) // BATCH * BATCH, STEPS * BATCH))
+        filled, seen = (
+            dataset.trainval.ids[batch_at(0, n, n=IMAGES, seed=0)[0]]
+            for n in (min(config.memory, IMAGES) // BATCH * BATCH, STEPS * BATCH)
+        )
         ids = np.full(config.memory, -1)
         for position, example in enumerate([*filled, *seen]):
             ids[position % config.memory] = example
@@ -34,8 +36,7 @@ class TestQueue:
     def test_labels_are_those_of_the_ids(self, remembering, dataset):
         label_of = dict(zip(dataset.trainval.ids, dataset.trainval.labels))
         ids = self.expected_ids(remembering.config, dataset)
-        np.testing.assert_array_equal(remembering.state.memory.labels,
-                                      [label_of[i] for i in ids])
+        np.testing.assert_array_equal(remembering.state.memory.labels, [label_of[i] for i in ids])
 
     def test_keys_are_unit_vectors(self, remembering):
         lengths = np.linalg.norm(remembering.state.memory.keys, axis=1)
@@ -43,19 +44,24 @@ class TestQueue:
 
     def test_was_filled_with_real_keys_before_the_first_update(self, train, dataset):
         look = train("look")
-        filled = jax.tree.map(lambda x: np.asarray(x)[:IMAGES],
-                              look.state.memory._replace(cursor=np.zeros(IMAGES)))
+        filled = jax.tree.map(
+            lambda x: np.asarray(x)[:IMAGES], look.state.memory._replace(cursor=np.zeros(IMAGES))
+        )
         assert sorted(filled.ids) == sorted(dataset.trainval.ids)  # every example once
         # The same keys by hand, from the encoder as it was initialised, batch by batch as there.
         method, _ = pretrain.prepare(look.config, dataset)
         first = pretrain.init_state(method, look.config, dataset.trainval.images)
-        target_keys = small_runs.jit(lambda target, batch: encoding.target_keys(
-            method.encoder, target, batch, look.config)[0])
+        target_keys = small_runs.jit(
+            lambda target, batch: encoding.target_keys(method.encoder, target, batch, look.config)[
+                0
+            ]
+        )
         for start in range(0, IMAGES, BATCH):
-            rows = np.searchsorted(dataset.trainval.ids, filled.ids[start:start + BATCH])
+            rows = np.searchsorted(dataset.trainval.ids, filled.ids[start : start + BATCH])
             batch = small_runs.batch_of(dataset, rows, epoch=pretrain.FILL_EPOCH)
-            np.testing.assert_allclose(filled.keys[start:start + BATCH],
-                                       target_keys(first.target, batch), atol=1e-4)
+            np.testing.assert_allclose(
+                filled.keys[start : start + BATCH], target_keys(first.target, batch), atol=1e-4
+            )
 
 
 class TestBank:
@@ -74,8 +80,12 @@ class TestBank:
 
     def test_without_momentum_it_is_a_queue_of_all_examples_for_one_pass(self, train):
         # The queue was filled in the order of the first pass: each batch drops its own old keys.
-        options = {"duration": "1 epochs", "k_warmup": "0 steps", "memory": IMAGES,
-                   "knn_every": "0 steps"}
+        options = {
+            "duration": "1 epochs",
+            "k_warmup": "0 steps",
+            "memory": IMAGES,
+            "knn_every": "0 steps",
+        }
         queue = train("look", **options)
         bank = train("look", **options, memory_kind="bank", memory_momentum=0.0)
         assert len(bank.losses) == IMAGES // BATCH

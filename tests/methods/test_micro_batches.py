@@ -4,8 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import (HAND, METHODS, assert_close, batch_of, config_of, jit, over_one_device,
-                        some_state)
+from small_runs import (
+    HAND,
+    METHODS,
+    assert_close,
+    batch_of,
+    config_of,
+    jit,
+    over_one_device,
+    some_state,
+)
 
 from jaxpt import pretrain
 from jaxpt.methods import encoding
@@ -39,12 +47,14 @@ def test_every_part_has_all_views_of_its_examples(part, dataset):
     state = state.replace(batch_stats=jax.tree.map(lambda x: jnp.ones(x.shape), stats))
 
     def outputs(config, batch):
-        return jit(lambda: encoding.queries(method.encoder, state.params, state, batch, config)
-                   .output)()
+        return jit(
+            lambda: encoding.queries(method.encoder, state.params, state, batch, config).output
+        )()
 
     mine = np.arange(16) % 4 == part
-    alone = outputs(config_of("look", changes | {"micro_batches": 1}),
-                    batch_of(dataset, [part, part + 4]))
+    alone = outputs(
+        config_of("look", changes | {"micro_batches": 1}), batch_of(dataset, [part, part + 4])
+    )
     np.testing.assert_allclose(outputs(config, batch)[mine], alone, atol=1e-5)
 
 
@@ -58,9 +68,16 @@ def test_running_statistics_move_once_for_each_part(dataset):
 
 def test_temporaries_fall_with_the_number_of_parts(dataset):
     def temporaries(parts):
-        config = config_of("look", HAND | {
-            "micro_batches": parts, "batch_size": 64, "memory": 64,
-            "model.options": {"widths": (32, 32), "strides": (1, 1)}})
+        config = config_of(
+            "look",
+            HAND
+            | {
+                "micro_batches": parts,
+                "batch_size": 64,
+                "memory": 64,
+                "model.options": {"widths": (32, 32), "strides": (1, 1)},
+            },
+        )
         method, _ = pretrain.prepare(config, dataset)
         batch = jax.tree.map(jnp.asarray, batch_of(dataset, range(64)))
         state = jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))

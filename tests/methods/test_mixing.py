@@ -17,24 +17,33 @@ def test_a_step_of_cross_entropy_with_mixed_images_and_labels(changes, dataset):
     config, batch = step.config, step.batch
     draw = mixup.draw(batch.seed, step.before.step, **{"mixup": 0.0, "cutmix": 0.0} | changes)
     images = np.asarray(encoding.global_images(config, batch))
-    images, share = jax.tree.map(lambda x: np.asarray(x[0]), jax.vmap(
-        lambda x: mixup.mix_views(draw, x, 8, "batch"), axis_name="batch")(images[None]))
-    logits = np.asarray(models.encode(step.method.encoder, step.before.params, {}, images,
-                                      train=True).output)
+    images, share = jax.tree.map(
+        lambda x: np.asarray(x[0]),
+        jax.vmap(lambda x: mixup.mix_views(draw, x, 8, "batch"), axis_name="batch")(images[None]),
+    )
+    logits = np.asarray(
+        models.encode(step.method.encoder, step.before.params, {}, images, train=True).output
+    )
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    target = sum(weight[:, None] * (0.9 * np.eye(10)[labels] + 0.01) for weight, labels in (
-        (share, batch.label), (1 - share, np.roll(batch.label, -1))))
+    target = sum(
+        weight[:, None] * (0.9 * np.eye(10)[labels] + 0.01)
+        for weight, labels in ((share, batch.label), (1 - share, np.roll(batch.label, -1)))
+    )
     assert 0.01 < share[0] < 0.99
-    np.testing.assert_allclose(step.metrics["loss"], -(target * log_p).sum(axis=1).mean(),
-                               rtol=1e-5)
+    np.testing.assert_allclose(
+        step.metrics["loss"], -(target * log_p).sum(axis=1).mean(), rtol=1e-5
+    )
 
 
-@pytest.mark.parametrize("method, changes, message", [
-    ("look", {"mixup": 0.2}, "are for method cross_entropy.*0 for look"),
-    ("simclr", {"cutmix": 0.2}, "are for method cross_entropy.*0 for simclr"),
-    ("cross_entropy", {"mixup": -0.1}, r"mixup must lie .*got -0\.1"),
-    ("cross_entropy", {"cutmix": 1e6}, r"cutmix must lie .*got 1000000"),
-])
+@pytest.mark.parametrize(
+    "method, changes, message",
+    [
+        ("look", {"mixup": 0.2}, "are for method cross_entropy.*0 for look"),
+        ("simclr", {"cutmix": 0.2}, "are for method cross_entropy.*0 for simclr"),
+        ("cross_entropy", {"mixup": -0.1}, r"mixup must lie .*got -0\.1"),
+        ("cross_entropy", {"cutmix": 1e6}, r"cutmix must lie .*got 1000000"),
+    ],
+)
 def test_mixing_that_cannot_be(method, changes, message, dataset):
     with pytest.raises(InputError, match=message):
         pretrain.prepare(small_runs.config_of(method, small_runs.HAND | changes), dataset)

@@ -8,19 +8,37 @@ import small_runs
 from jaxpt import pretrain
 
 # Centre, prototypes, predictor, bank; and losses of the whole batch's statistics.
-KEEPERS = {"dino": ("dino", {"local_views": 0}), "t-ReX": ("t_rex", {"local_views": 0}),
-           "NNCLR": ("nn_clr", {}), "bank": ("look", {"memory_kind": "bank"}),
-           "MoCo v3": ("moco_v3", {}), "Barlow Twins": ("barlow_twins", {})}
+KEEPERS = {
+    "dino": ("dino", {"local_views": 0}),
+    "t-ReX": ("t_rex", {"local_views": 0}),
+    "NNCLR": ("nn_clr", {}),
+    "bank": ("look", {"memory_kind": "bank"}),
+    "MoCo v3": ("moco_v3", {}),
+    "Barlow Twins": ("barlow_twins", {}),
+}
 
 
 def run(name, dataset, workdir=None, **changes):
     method, settings = KEEPERS[name]
-    config = small_runs.config_of(method, small_runs.RUN | settings | {
-        "batch_size": 40, "memory": 120, "k_warmup": "0 steps", "duration": "4 steps",
-        "checkpoint_every": "2 steps", "knn_every": "0 steps", "log_every": "1 steps",
-        # SGD: Adam divides by gradients of almost nothing, which blows rounding up.
-        "optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "model.norm": "sync_batch",
-        } | changes)
+    config = small_runs.config_of(
+        method,
+        small_runs.RUN
+        | settings
+        | {
+            "batch_size": 40,
+            "memory": 120,
+            "k_warmup": "0 steps",
+            "duration": "4 steps",
+            "checkpoint_every": "2 steps",
+            "knn_every": "0 steps",
+            "log_every": "1 steps",
+            # SGD: Adam divides by gradients of almost nothing, which blows rounding up.
+            "optimizer.name": "sgd",
+            "optimizer.learning_rate": 0.05,
+            "model.norm": "sync_batch",
+        }
+        | changes,
+    )
     return pretrain.run(config, workdir, quiet=True, dataset=dataset)
 
 

@@ -7,8 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from small_runs import (AUGMENT, HAND, assert_close, batch_of, config_of, jit, over_one_device,
-                        some_state, step_of)
+from small_runs import (
+    AUGMENT,
+    HAND,
+    assert_close,
+    batch_of,
+    config_of,
+    jit,
+    over_one_device,
+    some_state,
+    step_of,
+)
 
 from jaxpt import losses, memory, models, pretrain
 from jaxpt.data.augment import draw_view
@@ -44,16 +53,19 @@ class TestViews:
         assert (large.shape, small.shape) == ((16, 8, 8, 1), (24, 6, 6, 1))
         method, _ = pretrain.prepare(config, dataset)
         state = some_state(method, config, dataset, batch)
-        queries = jit(lambda: encoding.queries(method.encoder, state.params, state, batch,
-                                               config))()
+        queries = jit(
+            lambda: encoding.queries(method.encoder, state.params, state, batch, config)
+        )()
         assert queries.output.shape == (40, 6)
         np.testing.assert_array_equal(queries.labels, np.tile(batch.label, 5))
         np.testing.assert_array_equal(queries.ids, np.tile(batch.id, 5))
 
     def test_small_crops_that_are_no_crops_are_views_like_the_others(self, dataset):
         still = {"augment": AUGMENT, "key_augment": AUGMENT, "local_augment": AUGMENT}
-        losses = [float(step_of("look", dataset, views=1, local_views=1, **still).metrics["loss"]),
-                  float(step_of("look", dataset, views=2, local_views=0, **still).metrics["loss"])]
+        losses = [
+            float(step_of("look", dataset, views=1, local_views=1, **still).metrics["loss"]),
+            float(step_of("look", dataset, views=2, local_views=0, **still).metrics["loss"]),
+        ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
     def test_the_other_view(self):
@@ -62,8 +74,9 @@ class TestViews:
     def test_keys_are_made_from_a_view_of_their_own(self, look_step):
         s = look_step
         same_encoder = s.before.target.replace(params=s.before.params)
-        keys = jit(lambda: encoding.target_keys(s.method.encoder, same_encoder, s.batch,
-                                                s.config)[0])()
+        keys = jit(
+            lambda: encoding.target_keys(s.method.encoder, same_encoder, s.batch, s.config)[0]
+        )()
         queries = oracles.unit(s.outputs)
         for view in queries[:8], queries[8:]:
             assert np.abs(view - keys).max() > 1e-3
@@ -75,7 +88,11 @@ class TestLossOfAStep:
     def neighbours(self, s):
         m = jax.device_get(s.before.memory)
         return (s.outputs, m.keys, s.labels, m.labels), {
-            "query_ids": s.ids, "key_ids": m.ids, "key_mask": m.valid, "temperature": 0.2}
+            "query_ids": s.ids,
+            "key_ids": m.ids,
+            "key_mask": m.valid,
+            "temperature": 0.2,
+        }
 
     def test_look(self, look_step):
         arrays, options = self.neighbours(look_step)
@@ -93,8 +110,15 @@ class TestLossOfAStep:
     def test_look_with_the_own_view_alone_is_info_nce(self, info_nce_step):
         s = info_nce_step
         m = jax.device_get(s.before.memory)
-        values = oracles.info_nce(s.outputs, np.tile(s.keys, (2, 1)), m.keys, query_ids=s.ids,
-                                  key_ids=m.ids, key_mask=m.valid, temperature=0.2)
+        values = oracles.info_nce(
+            s.outputs,
+            np.tile(s.keys, (2, 1)),
+            m.keys,
+            query_ids=s.ids,
+            key_ids=m.ids,
+            key_mask=m.valid,
+            temperature=0.2,
+        )
         assert float(s.metrics["loss"]) == pytest.approx(values.mean(), rel=1e-4)
 
     def test_sup_con(self, dataset):
@@ -121,23 +145,39 @@ def against_memory(loss, **options):
 
     def expected(s):
         keys, labels, of_keys = memory_of(s)
-        return loss(s.outputs, np.tile(s.keys, (2, 1)), keys, s.labels, labels, query_ids=s.ids,
-                    temperature=0.2, **of_keys, **options)
+        return loss(
+            s.outputs,
+            np.tile(s.keys, (2, 1)),
+            keys,
+            s.labels,
+            labels,
+            query_ids=s.ids,
+            temperature=0.2,
+            **of_keys,
+            **options,
+        )
 
     return expected
 
 
 def moco_v2(s):
     keys, _, of_keys = memory_of(s)
-    return losses.info_nce(s.outputs, np.tile(s.keys, (2, 1)), keys, query_ids=s.ids,
-                           temperature=0.2, **of_keys)
+    return losses.info_nce(
+        s.outputs, np.tile(s.keys, (2, 1)), keys, query_ids=s.ids, temperature=0.2, **of_keys
+    )
 
 
 def nn_clr(s):
     keys, _, of_keys = memory_of(s)
     views = [(s.outputs[:8], s.predictions[8:]), (s.outputs[8:], s.predictions[:8])]
-    return np.stack([losses.nn_clr(outputs, predictions, keys, query_ids=s.batch.id,
-                                   temperature=0.2, **of_keys) for outputs, predictions in views])
+    return np.stack(
+        [
+            losses.nn_clr(
+                outputs, predictions, keys, query_ids=s.batch.id, temperature=0.2, **of_keys
+            )
+            for outputs, predictions in views
+        ]
+    )
 
 
 def swapped(rows):
@@ -156,15 +196,21 @@ EXPECTED = {
     "simclr": lambda s: losses.nt_xent(s.outputs, s.ids, temperature=0.2),
     "byol": lambda s: 2 * losses.cosine_regression(s.predictions, swapped(s.targets)),
     "simsiam": lambda s: 0.5 * losses.cosine_regression(s.predictions, swapped(s.outputs)),
-    "moco_v3": lambda s: 0.8 * losses.info_nce(s.predictions, swapped(s.targets), temperature=0.2,
-                                               query_ids=s.ids),
+    "moco_v3": lambda s: (
+        0.8 * losses.info_nce(s.predictions, swapped(s.targets), temperature=0.2, query_ids=s.ids)
+    ),
     "barlow_twins": lambda s: losses.barlow_twins(s.outputs[:8], s.outputs[8:]),
     "vicreg": lambda s: losses.vicreg(s.outputs[:8], s.outputs[8:]),
     "dino": lambda s: losses.dino(
-        s.outputs.reshape(2, 8, -1), s.targets.reshape(2, 8, -1), s.before.centre,
-        student_temperature=0.2, teacher_temperature=0.04),
-    "t_rex": lambda s: losses.cosine_softmax(s.outputs, s.before.params["prototypes"], s.labels,
-                                             temperature=0.2),
+        s.outputs.reshape(2, 8, -1),
+        s.targets.reshape(2, 8, -1),
+        s.before.centre,
+        student_temperature=0.2,
+        teacher_temperature=0.04,
+    ),
+    "t_rex": lambda s: losses.cosine_softmax(
+        s.outputs, s.before.params["prototypes"], s.labels, temperature=0.2
+    ),
 }
 
 
@@ -174,18 +220,34 @@ def test_loss_of_a_step_is_the_loss_of_its_views(name, dataset):
     expected = np.mean(np.asarray(EXPECTED[name](step)))
     assert float(step.metrics["loss"]) == pytest.approx(float(expected), rel=1e-4)
     if name == "dino":
-        centre = losses.move_centre(step.before.centre, step.targets.reshape(2, 8, -1),
-                                    momentum=0.9)
+        centre = losses.move_centre(
+            step.before.centre, step.targets.reshape(2, 8, -1), momentum=0.9
+        )
         np.testing.assert_allclose(step.after.centre, centre, atol=1e-5)
 
 
 def test_the_prototypes_of_t_rex_star_are_those_of_the_memory(dataset):
     step = step_of("t_rex", dataset, prototypes_from="memory")
     keys, labels, of_keys = memory_of(step)
-    plain = losses.prototype_softmax(step.outputs, keys, step.labels, labels, classes=10,
-                                     key_mask=of_keys["key_mask"], temperature=0.2)
-    expected = losses.prototype_softmax(step.outputs, keys, step.labels, labels, classes=10,
-                                        query_ids=step.ids, **of_keys, temperature=0.2)
+    plain = losses.prototype_softmax(
+        step.outputs,
+        keys,
+        step.labels,
+        labels,
+        classes=10,
+        key_mask=of_keys["key_mask"],
+        temperature=0.2,
+    )
+    expected = losses.prototype_softmax(
+        step.outputs,
+        keys,
+        step.labels,
+        labels,
+        classes=10,
+        query_ids=step.ids,
+        **of_keys,
+        temperature=0.2,
+    )
     assert float(step.metrics["loss"]) == pytest.approx(float(np.mean(expected)), rel=1e-4)
     assert abs(float(np.mean(expected) - np.mean(plain))) > 1e-2  # own keys are left out
 
@@ -195,8 +257,9 @@ class TestUpdateOfAStep:
         assert int(look_step.after.step) == int(look_step.before.step) + 1
 
     def test_target_moves_by_the_ema_towards_the_updated_encoder(self, look_step):
-        half = jax.tree.map(lambda t, p: 0.5 * t + 0.5 * p, look_step.before.target.params,
-                            look_step.after.params)
+        half = jax.tree.map(
+            lambda t, p: 0.5 * t + 0.5 * p, look_step.before.target.params, look_step.after.params
+        )
         assert_close(look_step.after.target.params, half)
         with pytest.raises(AssertionError):  # the update was large enough to tell which encoder
             assert_close(look_step.before.params, look_step.after.params)
@@ -228,8 +291,9 @@ class TestUpdateOfAStep:
             everything = jnp.concatenate([own[:, None], others], axis=1)
             return jnp.mean(jax.nn.logsumexp(everything, axis=1) - own)
 
-        expected = jax.tree.map(lambda p, g: p - 0.1 * g, s.before.params,
-                                gradient(s.before.params))
+        expected = jax.tree.map(
+            lambda p, g: p - 0.1 * g, s.before.params, gradient(s.before.params)
+        )
         assert_close(s.after.params, expected)
 
     def test_no_gradient_reaches_the_target(self, info_nce_step):
@@ -255,15 +319,22 @@ class TestTargetNorm:
         method, _ = pretrain.prepare(config, dataset)
         shapes = jax.eval_shape(method.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))).target
         rng = np.random.default_rng(0)
-        target = Target(jax.tree.map(lambda x: rng.normal(size=x.shape), shapes.params),
-                        jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), shapes.batch_stats))
+        target = Target(
+            jax.tree.map(lambda x: rng.normal(size=x.shape), shapes.params),
+            jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), shapes.batch_stats),
+        )
         keys_of = jit(lambda batch: encoding.target_keys(method.encoder, target, batch, config))
-        (together, stats), (apart, _) = (keys_of(batch_of(dataset, rows))
-                                         for rows in ([0, 1, 2, 3], [0, 7, 8, 9]))
+        (together, stats), (apart, _) = (
+            keys_of(batch_of(dataset, rows)) for rows in ([0, 1, 2, 3], [0, 7, 8, 9])
+        )
         by_batch = target_norm == "batch"
         assert (np.abs(together[0] - apart[0]).max() > 1e-3) == by_batch
-        changed = [np.any(np.abs(a - b) > 1e-3) for a, b in zip(
-            jax.tree.leaves(stats), jax.tree.leaves(target.batch_stats), strict=True)]
+        changed = [
+            np.any(np.abs(a - b) > 1e-3)
+            for a, b in zip(
+                jax.tree.leaves(stats), jax.tree.leaves(target.batch_stats), strict=True
+            )
+        ]
         assert changed == [by_batch] * 2  # a mean and a variance
 
     def test_running_statistics_follow_those_of_the_online_encoder(self, dataset):
@@ -317,14 +388,16 @@ class TestEma:
         config = config_of("byol", HAND | {"ema": 0.5, "ema_end": 1.0, "duration": "10 steps"})
         method, _ = pretrain.prepare(config, dataset)
         state = some_state(method, config, dataset, batch_of(dataset, range(8)))
-        setup = types.SimpleNamespace(config=config, steps=lambda text: int(text.split()[0]),
-                                      axis_name=AXIS)
+        setup = types.SimpleNamespace(
+            config=config, steps=lambda text: int(text.split()[0]), axis_name=AXIS
+        )
 
         def share_of_old(step):
             there = jax.tree.map(jnp.ones_like, state.target)
             online = jax.tree.map(jnp.zeros_like, state.params)
             moved = over_one_device(lambda s, _: updating.follow(setup, s, {}))(
-                state.replace(step=jnp.int32(step), target=there, params=online), jnp.zeros(1))
+                state.replace(step=jnp.int32(step), target=there, params=online), jnp.zeros(1)
+            )
             return float(jax.tree.leaves(moved.target.params)[0].ravel()[0])
 
         expected = [0.5, 1 - 0.25 * (1 + np.cos(0.2 * np.pi)), 0.75, 1.0]
@@ -349,8 +422,10 @@ class TestApproximateNeighbours:
         assert float(step.metrics["recall"]) == pytest.approx(3 / 4)
         assert abs(float(step.metrics["loss"]) - float(exact.metrics["loss"])) > 1e-3
 
-    @pytest.mark.parametrize("change", [{"gate": 1.0}, {"k_by_class": True},
-                                        {"k_warmup": "2 steps"}, {"neighbors": "near"}])
+    @pytest.mark.parametrize(
+        "change",
+        [{"gate": 1.0}, {"k_by_class": True}, {"k_warmup": "2 steps"}, {"neighbors": "near"}],
+    )
     def test_what_it_cannot_be_with(self, change, dataset):
         config = config_of("look", HAND | {"neighbors": "approximate"} | change)
         with pytest.raises(InputError, match="neighbors"):

@@ -6,15 +6,26 @@ from small_runs import METHODS, STEPS, TWO_VIEWS, WITH_MEMORY, WITH_TARGET
 
 from jaxpt.evaluation.geometry import effective_rank
 
-UNSUPERVISED = ("moco_v2", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins", "vicreg", "dino",
-                "nn_clr")
+UNSUPERVISED = (
+    "moco_v2",
+    "moco_v3",
+    "simclr",
+    "byol",
+    "simsiam",
+    "barlow_twins",
+    "vicreg",
+    "dino",
+    "nn_clr",
+)
 # LOOK beyond the paper, and options of others, each by the fields that turn it on.
 VARIANTS = {
     "soft gate": ("look", {"gate": 20.0}),
     "multi-crop": ("look", {"local_views": 2}),
     "bank": ("look", {"memory_kind": "bank"}),
-    "robust, balanced, k by class": ("look", {"robustness": 0.5, "balanced": True,
-                                              "k_by_class": True}),
+    "robust, balanced, k by class": (
+        "look",
+        {"robustness": 0.5, "balanced": True, "k_by_class": True},
+    ),
     "SL-MLP": ("cross_entropy", {"classifier": "mlp"}),
     "t-ReX*": ("t_rex", {"prototypes_from": "memory", "memory": 250}),
 }

@@ -20,16 +20,20 @@ def test_a_resnet_freezes_from_the_stem_upwards(frozen):
 
     def loss(params):
         (features, _), changed = network.clone(frozen=frozen).apply(
-            {"params": params, "batch_stats": variables["batch_stats"]}, images, True,
-            mutable=["batch_stats"])
-        return jnp.sum(features ** 2), changed["batch_stats"]
+            {"params": params, "batch_stats": variables["batch_stats"]},
+            images,
+            True,
+            mutable=["batch_stats"],
+        )
+        return jnp.sum(features**2), changed["batch_stats"]
 
     gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
     depths = layerwise.depths({"backbone": params})["backbone"]
     for name, part in gradients.items():
-        depth, = set(jax.tree.leaves(depths[name]))
+        (depth,) = set(jax.tree.leaves(depths[name]))
         assert (float(optax.tree.norm(part)) > 0) == (depth >= frozen), name
         if name in stats:
-            change = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), stats[name],
-                                  variables["batch_stats"][name])
+            change = jax.tree.map(
+                lambda a, b: jnp.abs(a - b).max(), stats[name], variables["batch_stats"][name]
+            )
             assert (max(jax.tree.leaves(change)) > 0) == (depth >= frozen), name

@@ -10,8 +10,10 @@ def test_the_spinal_head_is_the_papers_formula():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(3, 7)).astype(np.float32)
     head = models.SpinalClassifier(width=4, classes=2)
-    params = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32),
-                          head.init(jax.random.key(0), x, False)["params"])
+    params = jax.tree.map(
+        lambda p: rng.normal(size=p.shape).astype(np.float32),
+        head.init(jax.random.key(0), x, False)["params"],
+    )
 
     def layer(name, *inputs):
         p = params[name]
@@ -24,5 +26,6 @@ def test_the_spinal_head_is_the_papers_formula():
     h4 = layer("Dense_3", b, h3)
     out = params["Classifier_0"]["Dense_0"]
     wanted = np.concatenate([h1, h2, h3, h4], axis=1) @ out["kernel"] + out["bias"]
-    np.testing.assert_allclose(head.apply({"params": params}, x, False), wanted, rtol=1e-4,
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        head.apply({"params": params}, x, False), wanted, rtol=1e-4, atol=1e-5
+    )

@@ -20,7 +20,8 @@ SMALL = {"widths": (8, 8), "strides": (1, 2)}
 
 def backbone(name, *, norm="batch", dtype="float32", axis_name=None, **options):
     config = ml_collections.ConfigDict(
-        {"name": name, "norm": norm, "dtype": dtype, "options": options})
+        {"name": name, "norm": norm, "dtype": dtype, "options": options}
+    )
     return models.make_backbone(config, axis_name=axis_name)
 
 
@@ -28,8 +29,9 @@ def shapes_of(net, *image_shape):
     """Shapes and dtypes of (variables, (features, intermediates)); nothing is computed."""
     images = jnp.zeros((2, *image_shape))
     variables = jax.eval_shape(lambda: net.init(jax.random.key(0), images, False))
-    outputs = jax.eval_shape(lambda v: net.apply(v, images, True, mutable=["batch_stats"])[0],
-                             variables)
+    outputs = jax.eval_shape(
+        lambda v: net.apply(v, images, True, mutable=["batch_stats"])[0], variables
+    )
     return variables, outputs
 
 
@@ -46,14 +48,17 @@ def count(tree):
 
 
 class TestShapes:
-    @pytest.mark.parametrize("shape, sides", [
-        ((8, 8, 1), (8, 4, 4, 2)), ((28, 28, 1), (28, 14, 14, 7)), ((32, 32, 3), (32, 16, 16, 8))])
+    @pytest.mark.parametrize(
+        "shape, sides",
+        [((8, 8, 1), (8, 4, 4, 2)), ((28, 28, 1), (28, 14, 14, 7)), ((32, 32, 3), (32, 16, 16, 8))],
+    )
     def test_small_cnn(self, shape, sides):
         _, (features, stages) = shapes_of(backbone("small_cnn"), *shape)
         assert features.shape == (2, 64) and features.dtype == jnp.float32
         assert {name: x.shape for name, x in stages.items()} == {
             f"layer{i + 1}": (2, side, side, width)
-            for i, (side, width) in enumerate(zip(sides, (16, 32, 32, 64)))}
+            for i, (side, width) in enumerate(zip(sides, (16, 32, 32, 64)))
+        }
 
     def test_small_cnn_of_other_widths_and_strides(self):
         net = backbone("small_cnn", widths=[8, 24], strides=[2, 2])  # lists, as JSON gives them
@@ -70,7 +75,8 @@ class TestShapes:
         assert features.shape == (2, dim) and features.dtype == jnp.float32
         expected = {"stem": (2, stem_side, stem_side, 8)} | {
             f"stage{i + 1}": (2, stem_side >> i, stem_side >> i, 8 * 2**i * expansion)
-            for i in range(4)}
+            for i in range(4)
+        }
         assert {stage: x.shape for stage, x in stages.items()} == expected
         kernel = variables["params"]["conv_stem"]["kernel"]
         assert kernel.shape == ((3, 3) if stem == "small" else (7, 7)) + (channels, 8)
@@ -79,8 +85,9 @@ class TestShapes:
 class TestParameterCounts:
     """Those of torchvision's networks without their classifiers."""
 
-    @pytest.mark.parametrize("name, parameters", [("resnet50", 23_508_032),
-                                                  ("resnet18", 11_176_512)])
+    @pytest.mark.parametrize(
+        "name, parameters", [("resnet50", 23_508_032), ("resnet18", 11_176_512)]
+    )
     def test_imagenet_stem(self, name, parameters):
         variables, _ = shapes_of(backbone(name), 64, 64, 3)
         assert count(variables["params"]) == parameters
@@ -91,8 +98,9 @@ class TestParameterCounts:
 
 
 class TestDtype:
-    @pytest.mark.parametrize("name, options", [("small_cnn", {}),
-                                               ("resnet18", {"stem": "small", "width": 8})])
+    @pytest.mark.parametrize(
+        "name, options", [("small_cnn", {}), ("resnet18", {"stem": "small", "width": 8})]
+    )
     @pytest.mark.parametrize("norm", ["batch", "group"])
     def test_bf16_computes_in_bf16_with_float32_parameters(self, name, options, norm):
         net = backbone(name, norm=norm, dtype="bfloat16", **options)
@@ -102,8 +110,9 @@ class TestDtype:
         assert features.dtype == jnp.float32
 
     def test_bf16_is_close_to_float32(self, images):
-        narrow, wide = (backbone("small_cnn", norm="group", dtype=d, **SMALL)
-                        for d in ("bfloat16", "float32"))
+        narrow, wide = (
+            backbone("small_cnn", norm="group", dtype=d, **SMALL) for d in ("bfloat16", "float32")
+        )
         variables = initial(wide, images)
         a, b = (np.asarray(run(net, variables, images)[0]) for net in (narrow, wide))
         difference = np.linalg.norm(a - b) / np.linalg.norm(b)
@@ -138,13 +147,19 @@ class TestBatchNorm:
 
         def forward(x, axis_name=None):
             (features, _), changed = net(axis_name=axis_name).apply(
-                variables, x, True, mutable=["batch_stats"])
+                variables, x, True, mutable=["batch_stats"]
+            )
             return features, changed["batch_stats"]
 
         if mesh is None:
             return jit(forward)(images)
-        mapped = jax.shard_map(lambda x: forward(x, "shard"), mesh=mesh, in_specs=P("shard"),
-                               out_specs=(P("shard"), P()), check_vma=False)
+        mapped = jax.shard_map(
+            lambda x: forward(x, "shard"),
+            mesh=mesh,
+            in_specs=P("shard"),
+            out_specs=(P("shard"), P()),
+            check_vma=False,
+        )
         return jit(mapped)(images)
 
     @pytest.fixture
@@ -169,8 +184,12 @@ class TestBatchNorm:
     def test_running_statistics_move_a_tenth_towards_the_batch(self, images, whole):
         variables = initial(backbone("small_cnn", norm="batch", **SMALL), images)
         convolved = jax.lax.conv_general_dilated(
-            images, variables["params"]["Conv_0"]["kernel"], (1, 1), "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            images,
+            variables["params"]["Conv_0"]["kernel"],
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
         moved = whole[1]["BatchNorm_0"]
         np.testing.assert_allclose(moved["mean"], 0.1 * convolved.mean((0, 1, 2)), atol=1e-5)
         np.testing.assert_allclose(moved["var"], 0.9 + 0.1 * convolved.var((0, 1, 2)), rtol=1e-4)
@@ -206,10 +225,14 @@ class TestGroupNorm:
         # Single channels are not normalised: their scales within a group stay apart.
         assert np.ptp(np.asarray(y).std((1, 2)), axis=1).min() > 0.5
 
-    @pytest.mark.parametrize("net, images", [
-        (backbone("small_cnn", norm="group", widths=(16, 12), strides=(1, 2)), (1, 8, 8, 1)),
-        (backbone("resnet18", norm="group", stem="small", width=12), (1, 8, 8, 1)),
-        (models.Projector((12,), 4, norm="group"), (1, 8))])
+    @pytest.mark.parametrize(
+        "net, images",
+        [
+            (backbone("small_cnn", norm="group", widths=(16, 12), strides=(1, 2)), (1, 8, 8, 1)),
+            (backbone("resnet18", norm="group", stem="small", width=12), (1, 8, 8, 1)),
+            (models.Projector((12,), 4, norm="group"), (1, 8)),
+        ],
+    )
     def test_widths_that_do_not_divide(self, net, images):
         with pytest.raises(InputError, match="norm group needs .* multiples of 8, got .*12"):
             net.init(jax.random.key(0), jnp.zeros(images), False)
@@ -234,16 +257,23 @@ def test_bottlenecks_start_as_their_shortcut():
 def test_bottlenecks_stride_in_the_3x3_convolution():
     """Version 1.5, as torchvision has it; no shape or count of parameters would tell."""
     net, images = backbone("resnet50", stem="small", width=8), jnp.zeros((2, 16, 16, 3))
-    _, inside = jax.eval_shape(lambda: net.init_with_output(
-        jax.random.key(0), images, False, capture_intermediates=True,
-        mutable=["params", "batch_stats", "intermediates"]))
+    _, inside = jax.eval_shape(
+        lambda: net.init_with_output(
+            jax.random.key(0),
+            images,
+            False,
+            capture_intermediates=True,
+            mutable=["params", "batch_stats", "intermediates"],
+        )
+    )
     block = inside["intermediates"]["stage2_block1"]
     assert [block[f"conv{i}"]["__call__"][0].shape[1] for i in (1, 2, 3)] == [16, 8, 8]
 
 
 def shapes_of_head(head):
-    return jax.eval_shape(lambda: head.init_with_output(
-        jax.random.key(0), jnp.zeros((2, 5)), False))[::-1]
+    return jax.eval_shape(
+        lambda: head.init_with_output(jax.random.key(0), jnp.zeros((2, 5)), False)
+    )[::-1]
 
 
 class TestHeads:
@@ -261,7 +291,8 @@ class TestHeads:
         a, b = jnp.arange(5.0)[None], jnp.array([[2.0, -1, 0, 3, 1]])
         total = head.apply(variables, a + b, False)
         np.testing.assert_allclose(
-            total, head.apply(variables, a, False) + head.apply(variables, b, False), atol=1e-5)
+            total, head.apply(variables, a, False) + head.apply(variables, b, False), atol=1e-5
+        )
 
     def test_classifier_starts_at_zero(self):
         head = models.Classifier(3)
@@ -270,24 +301,26 @@ class TestHeads:
         assert count(variables) == 5 * 3 + 3
 
     def test_make_projector_follows_the_config(self):
-        config = ml_collections.ConfigDict({"norm": "group", "dtype": "bfloat16",
-                                            "projector": {"hidden": [16, 24], "dim": 7}})
+        config = ml_collections.ConfigDict(
+            {"norm": "group", "dtype": "bfloat16", "projector": {"hidden": [16, 24], "dim": 7}}
+        )
         head = models.make_projector(config, axis_name="batch")
-        assert (head.hidden, head.dim, head.norm, head.axis_name) == (
-            (16, 24), 7, "group", "batch")
+        assert (head.hidden, head.dim, head.norm, head.axis_name) == ((16, 24), 7, "group", "batch")
         assert head.dtype == jnp.bfloat16
 
     def test_projector_of_no_width(self):
-        config = ml_collections.ConfigDict({"norm": "group", "dtype": "float32",
-                                            "projector": {"hidden": (16,), "dim": 0}})
+        config = ml_collections.ConfigDict(
+            {"norm": "group", "dtype": "float32", "projector": {"hidden": (16,), "dim": 0}}
+        )
         with pytest.raises(InputError, match=r"projector\.dim must be at least 1, got 0"):
             models.make_projector(config)
 
 
 class TestEncoder:
     def test_gives_head_output_features_and_changed_statistics(self, images):
-        encoder = models.Encoder(backbone("small_cnn", norm="batch", widths=(8,), strides=(2,)),
-                                 models.Projector((), 3))
+        encoder = models.Encoder(
+            backbone("small_cnn", norm="batch", widths=(8,), strides=(2,)), models.Projector((), 3)
+        )
         params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
         assert set(params) == {"backbone", "head"}
         encoded = models.encode(encoder, params, stats, images, train=False)
@@ -297,8 +330,9 @@ class TestEncoder:
         np.testing.assert_allclose(output, features @ head["kernel"] + head["bias"], atol=1e-5)
         assert encoded.batch_stats is stats and encoded.prediction is None
         changed = models.encode(encoder, params, stats, images, train=True).batch_stats
-        before, after = (np.concatenate([x.ravel() for x in jax.tree.leaves(tree)])
-                         for tree in (stats, changed))
+        before, after = (
+            np.concatenate([x.ravel() for x in jax.tree.leaves(tree)]) for tree in (stats, changed)
+        )
         assert before.shape == after.shape and np.abs(before - after).max() > 0.01
 
     def test_without_batch_norm_there_are_no_statistics(self, images):
@@ -306,18 +340,22 @@ class TestEncoder:
         params, stats = jax.eval_shape(lambda: models.init(encoder, jax.random.key(0), images))
         assert not stats
         encoded = jax.eval_shape(
-            lambda p: models.encode(encoder, p, stats, images, train=True), params)
+            lambda p: models.encode(encoder, p, stats, images, train=True), params
+        )
         assert not encoded.batch_stats
 
     def test_a_predictor_takes_the_output_of_the_head(self, images):
-        encoder = models.Encoder(backbone("small_cnn", norm="group", widths=(8,), strides=(2,)),
-                                 models.Projector((), 3, norm="group"),
-                                 models.Projector((), 3, norm="group"))
+        encoder = models.Encoder(
+            backbone("small_cnn", norm="group", widths=(8,), strides=(2,)),
+            models.Projector((), 3, norm="group"),
+            models.Projector((), 3, norm="group"),
+        )
         params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
         encoded = models.encode(encoder, params, stats, images, train=False)
         last = params["predictor"]["Dense_0"]
-        np.testing.assert_allclose(encoded.prediction,
-                                   encoded.output @ last["kernel"] + last["bias"], atol=1e-5)
+        np.testing.assert_allclose(
+            encoded.prediction, encoded.output @ last["kernel"] + last["bias"], atol=1e-5
+        )
         without = models.encode(encoder.clone(predictor=None), params, stats, images, train=False)
         np.testing.assert_array_equal(without.output, encoded.output)
         assert without.prediction is None
@@ -330,8 +368,11 @@ class TestHeadsOfMethods:
         params = head.init(jax.random.key(0), x, False)["params"]
         projected = x @ params["projector"]["Dense_0"]["kernel"]
         rows = np.asarray(params["prototypes"])
-        cosines = (projected / np.linalg.norm(projected, axis=1, keepdims=True)
-                   @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T)
+        cosines = (
+            projected
+            / np.linalg.norm(projected, axis=1, keepdims=True)
+            @ (rows / np.linalg.norm(rows, axis=1, keepdims=True)).T
+        )
         np.testing.assert_allclose(head.apply({"params": params}, x, False), cosines, atol=1e-5)
 
     def test_mlp_classifier_starts_at_zero_behind_a_projector(self):
@@ -347,11 +388,13 @@ class TestBadConfigs:
         with pytest.raises(InputError, match=r"resnet18.*resnet50.*small_cnn.*got 'vgg'"):
             backbone("vgg")
 
-    @pytest.mark.parametrize("name, option", [("small_cnn", "stem"), ("resnet50", "widths"),
-                                              ("resnet18", "norm")])
+    @pytest.mark.parametrize(
+        "name, option", [("small_cnn", "stem"), ("resnet50", "widths"), ("resnet18", "norm")]
+    )
     def test_unknown_option(self, name, option):
         config = ml_collections.ConfigDict(
-            {"name": name, "norm": "group", "dtype": "float32", "options": {option: "small"}})
+            {"name": name, "norm": "group", "dtype": "float32", "options": {option: "small"}}
+        )
         with pytest.raises(InputError, match=rf"model\.options of {name}: .*'{option}'"):
             models.make_backbone(config)
 
@@ -387,27 +430,38 @@ class TestRemat:
         (plain, shapes), (again, shapes_again) = map(self.value_and_gradient, (False, True))
         assert shapes == shapes_again
         rng = np.random.default_rng(0)
-        params, images = jax.tree.map(lambda x: jnp.asarray(
-            rng.normal(size=x.shape, scale=0.3), jnp.float32), (shapes, self.IMAGES))
-        for a, b in zip(*(jax.tree.leaves(jit(f)(params, images)) for f in (plain, again)),
-                        strict=True):
+        params, images = jax.tree.map(
+            lambda x: jnp.asarray(rng.normal(size=x.shape, scale=0.3), jnp.float32),
+            (shapes, self.IMAGES),
+        )
+        for a, b in zip(
+            *(jax.tree.leaves(jit(f)(params, images)) for f in (plain, again)), strict=True
+        ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 
     def test_less_waits_for_the_backward_pass(self):
         """By JAX's account: XLA's CPU compiler undoes it, its temporaries stay."""
+
         def kept(remat):
             net = backbone("resnet18", norm="group", stem="small", width=8, remat=remat)
             params = self.value_and_gradient(remat)[1]
-            _, pullback = jax.eval_shape(lambda params, images: jax.vjp(
-                lambda p: net.apply({"params": p}, images, True)[0], params), params, self.IMAGES)
+            _, pullback = jax.eval_shape(
+                lambda params, images: jax.vjp(
+                    lambda p: net.apply({"params": p}, images, True)[0], params
+                ),
+                params,
+                self.IMAGES,
+            )
             return sum(x.size for x in jax.tree.leaves(pullback))
 
         parameters = sum(x.size for x in jax.tree.leaves(self.value_and_gradient(False)[1]))
         assert kept(True) - parameters < 0.5 * (kept(False) - parameters)
 
     def test_a_network_without_blocks_refuses_it(self):
-        config = ml_collections.ConfigDict({"name": "small_cnn", "norm": "group", "remat": True,
-                                            "dtype": "float32", "options": {}})
-        with pytest.raises(InputError, match="model.remat is for networks of blocks, got True for "
-                           "small_cnn"):
+        config = ml_collections.ConfigDict(
+            {"name": "small_cnn", "norm": "group", "remat": True, "dtype": "float32", "options": {}}
+        )
+        with pytest.raises(
+            InputError, match="model.remat is for networks of blocks, got True for small_cnn"
+        ):
             models.make_backbone(config)

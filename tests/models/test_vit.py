@@ -17,9 +17,11 @@ from jaxpt.train import layerwise
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 VIT = models.ViT(8, 3, 2, patch=8, image_size=32)
 CONVNEXT = models.ConvNeXt((1, 1), (8, 8))
-NETWORKS = {"vit": VIT, "convnext": CONVNEXT,
-            "mobilenet": models.MobileNetV2(((1, 8, 1, 1), (2, 8, 2, 2)), stem=8, last=16,
-                                            norm="group")}
+NETWORKS = {
+    "vit": VIT,
+    "convnext": CONVNEXT,
+    "mobilenet": models.MobileNetV2(((1, 8, 1, 1), (2, 8, 2, 2)), stem=8, last=16, norm="group"),
+}
 IMAGES = np.random.default_rng(0).normal(size=(4, 32, 32, 3)).astype(np.float32)
 
 
@@ -42,8 +44,10 @@ def test_blocks_computed_again_are_the_same_function(kind):
     def gradient(network):
         return jit(jax.grad(lambda p: jnp.sum(network.apply(p, IMAGES, True)[0] ** 2)))(params)
 
-    for a, b in zip(*(jax.tree.leaves(gradient(network.clone(remat=remat)))
-                      for remat in (False, True)), strict=True):
+    for a, b in zip(
+        *(jax.tree.leaves(gradient(network.clone(remat=remat))) for remat in (False, True)),
+        strict=True,
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 
 
@@ -54,10 +58,11 @@ def test_parts_freeze_from_the_stem_upwards(kind):
     parts = layerwise.parts_of({"backbone": params["params"]})
     assert parts == {"vit": 4, "convnext": 3, "mobilenet": 4}[kind]
     for frozen in 2, parts:
-        gradients = jit(jax.grad(lambda p: jnp.sum(network.clone(frozen=frozen).apply(
-            p, IMAGES, True)[0] ** 2)))(params)["params"]
+        gradients = jit(
+            jax.grad(lambda p: jnp.sum(network.clone(frozen=frozen).apply(p, IMAGES, True)[0] ** 2))
+        )(params)["params"]
         for name, part in gradients.items():
-            depth, = set(jax.tree.leaves(depths[name]))
+            (depth,) = set(jax.tree.leaves(depths[name]))
             assert (float(optax.tree.norm(part)) > 0) == (depth >= frozen), (name, frozen)
 
 
@@ -80,8 +85,9 @@ class TestStochasticDepth:
         params = {"backbone": drawn(network)["params"]}
 
         def run(train, key):
-            return jit(lambda p: models.encode(encoder, p, {}, IMAGES, train=train,
-                                               key=key).features)(params)
+            return jit(
+                lambda p: models.encode(encoder, p, {}, IMAGES, train=train, key=key).features
+            )(params)
 
         plain = features(network, drawn(network), IMAGES)
         for train, key in (False, None), (False, jax.random.key(0)), (True, None):
@@ -91,9 +97,10 @@ class TestStochasticDepth:
         assert np.abs(first - plain).max() > 1e-3 and np.abs(first - other).max() > 1e-3
 
     def test_no_two_steps_or_devices_have_the_same_key(self):
-        batches = [ml_collections.ConfigDict({"seed": s, "epoch": np.array([e]),
-                                              "id": np.array([i])})
-                   for s, e, i in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))]
+        batches = [
+            ml_collections.ConfigDict({"seed": s, "epoch": np.array([e]), "id": np.array([i])})
+            for s, e, i in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+        ]
         keys = [jax.random.key_data(stochastic_depth.key_of(b)).tolist() for b in batches]
         assert len(set(map(tuple, keys))) == 4
 
@@ -105,8 +112,12 @@ class TestPositions:
         assert table.shape == (1, 7, 8)
         np.testing.assert_array_equal(table[0, 0], np.zeros(8))
         row, column = 1, 2
-        wanted = [f(place / 10_000 ** (i / 2)) for place in (column, row)
-                  for f in (np.sin, np.cos) for i in (0, 1)]
+        wanted = [
+            f(place / 10_000 ** (i / 2))
+            for place in (column, row)
+            for f in (np.sin, np.cos)
+            for i in (0, 1)
+        ]
         np.testing.assert_allclose(table[0, 1 + row * 3 + column], wanted, rtol=1e-5)
         variables = drawn(network)
         assert "positions" not in variables["params"]
@@ -118,8 +129,10 @@ class TestPositions:
         found = features(VIT, drawn(VIT), images)
         grid = shape[0] // 8, shape[1] // 8
         if grid[0] == grid[1]:  # as a network for that size computes with those put in
-            variables = {"params": drawn(VIT)["params"] | {
-                "positions": models.vit.resize_positions(positions, (4, 4), grid)}}
+            variables = {
+                "params": drawn(VIT)["params"]
+                | {"positions": models.vit.resize_positions(positions, (4, 4), grid)}
+            }
             wanted = features(VIT.clone(image_size=shape[0]), variables, images)
             np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
         assert found.shape == (2, 8) and np.isfinite(found).all()
@@ -129,26 +142,33 @@ def test_the_class_token_and_the_mean_are_other_features():
     mean = VIT.clone(pool="mean")
     params = drawn(VIT)["params"]
     without = {name: part for name, part in params.items() if name != "cls_token"} | {
-        "positions": params["positions"][:, 1:]}
+        "positions": params["positions"][:, 1:]
+    }
     _, tokens = mean.apply({"params": without}, IMAGES, False)
     assert tokens["block3"].shape == (4, 16, 8)
     x = np.asarray(tokens["block3"]).mean(1)
     x = (x - x.mean(1, keepdims=True)) / np.sqrt(x.var(1, keepdims=True) + 1e-6)
-    np.testing.assert_allclose(features(mean, {"params": without}, IMAGES),
-                               x * params["norm"]["scale"] + params["norm"]["bias"], rtol=1e-3,
-                               atol=1e-4)
+    np.testing.assert_allclose(
+        features(mean, {"params": without}, IMAGES),
+        x * params["norm"]["scale"] + params["norm"]["bias"],
+        rtol=1e-3,
+        atol=1e-4,
+    )
 
 
-@pytest.mark.parametrize(("network", "message"), [
-    (VIT.clone(pool="max"), "pool must be one of .*got 'max'"),
-    (VIT.clone(positions="none"), "positions must be one of .*got 'none'"),
-    (VIT.clone(heads=3), "heads must divide the width 8, got 3"),
-    (VIT.clone(image_size=30), "image_size must be a multiple of the patch's 8 pixels, got 30"),
-    (VIT.clone(patch=16, image_size=48), r"multiples of the patch's 16 pixels, got 40×32"),
-    (VIT.clone(drop_path=1.0), "drop_path must be at least 0 and below 1, got 1.0"),
-    (CONVNEXT.clone(drop_path=-0.1), "drop_path must be at least 0 and below 1, got -0.1"),
-    (CONVNEXT.clone(blocks=(1,)), r"got \(1,\) and \(8, 8\)"),
-])
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (VIT.clone(pool="max"), "pool must be one of .*got 'max'"),
+        (VIT.clone(positions="none"), "positions must be one of .*got 'none'"),
+        (VIT.clone(heads=3), "heads must divide the width 8, got 3"),
+        (VIT.clone(image_size=30), "image_size must be a multiple of the patch's 8 pixels, got 30"),
+        (VIT.clone(patch=16, image_size=48), r"multiples of the patch's 16 pixels, got 40×32"),
+        (VIT.clone(drop_path=1.0), "drop_path must be at least 0 and below 1, got 1.0"),
+        (CONVNEXT.clone(drop_path=-0.1), "drop_path must be at least 0 and below 1, got -0.1"),
+        (CONVNEXT.clone(blocks=(1,)), r"got \(1,\) and \(8, 8\)"),
+    ],
+)
 def test_what_cannot_be_is_refused(network, message):
     with pytest.raises(InputError, match=message):
         network.init(jax.random.key(0), np.zeros((1, 40, 32, 3), np.float32), False)
@@ -161,12 +181,20 @@ def test_a_convnext_refuses_images_that_it_would_shrink_to_nothing():
 
 @pytest.mark.parametrize("name", ["vit_ti16", "convnext_tiny"])
 def test_by_name_they_take_bfloat16_and_no_norm(name):
-    network = models.make_backbone(ml_collections.ConfigDict(
-        {"name": name, "norm": "batch", "dtype": "bfloat16", "options": {}, "remat": True}))
-    variables, (found, stages) = (jax.eval_shape(f) for f in (
-        lambda: network.init(jax.random.key(0), models.sample(network, 3), False),
-        lambda: network.init_with_output(
-            jax.random.key(0), models.sample(network, 3), False)[0]))
+    network = models.make_backbone(
+        ml_collections.ConfigDict(
+            {"name": name, "norm": "batch", "dtype": "bfloat16", "options": {}, "remat": True}
+        )
+    )
+    variables, (found, stages) = (
+        jax.eval_shape(f)
+        for f in (
+            lambda: network.init(jax.random.key(0), models.sample(network, 3), False),
+            lambda: network.init_with_output(jax.random.key(0), models.sample(network, 3), False)[
+                0
+            ],
+        )
+    )
     assert network.remat and found.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert {x.dtype for x in jax.tree.leaves(stages)} == {jnp.dtype("bfloat16")}

@@ -44,10 +44,21 @@ class Browser:
     def __enter__(self):
         self.loop = asyncio.new_event_loop()
         self.process = subprocess.Popen(
-            [executable(), "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
-             "--disable-dev-shm-usage", "--remote-debugging-port=0",
-             f"--user-data-dir={self.profile}", "about:blank"],
-            stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+            [
+                executable(),
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--hide-scrollbars",
+                "--disable-dev-shm-usage",
+                "--remote-debugging-port=0",
+                f"--user-data-dir={self.profile}",
+                "about:blank",
+            ],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
         for line in self.process.stderr:
             found = re.search(r"DevTools listening on (ws://\S+)", line)
             if found:
@@ -77,19 +88,28 @@ class Browser:
         socket = await websocket_connect(self.address, max_message_size=2**28)
         page = _Page(socket)
         target = await page.call("Target.createTarget", url="about:blank")
-        attached = await page.call("Target.attachToTarget", targetId=target["targetId"],
-                                   flatten=True)
+        attached = await page.call(
+            "Target.attachToTarget", targetId=target["targetId"], flatten=True
+        )
         page.session = attached["sessionId"]
         for domain in "Page", "Log", "Runtime":
             await page.call(f"{domain}.enable")
-        await page.call("Emulation.setDeviceMetricsOverride", width=width, height=height,
-                        deviceScaleFactor=2 if width < 600 else 1, mobile=width < 600)
-        await page.call("Emulation.setEmulatedMedia", features=[
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        await page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=2 if width < 600 else 1,
+            mobile=width < 600,
+        )
+        await page.call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         await page.call("Page.navigate", url=path.resolve().as_uri())
         await page.until("Page.loadEventFired")
-        found = await page.call("Runtime.evaluate", expression=PROBE, awaitPromise=True,
-                                returnByValue=True)
+        found = await page.call(
+            "Runtime.evaluate", expression=PROBE, awaitPromise=True, returnByValue=True
+        )
         if picture:
             shot = await page.call("Page.captureScreenshot", captureBeyondViewport=True)
             picture.write_bytes(base64.b64decode(shot["data"]))
@@ -126,7 +146,10 @@ class _Page:
         text = await asyncio.wait_for(self.socket.read_message(), 60)
         message = json.loads(text)
         self.events.append(message.get("method"))
-        if message.get("method") in ("Log.entryAdded", "Runtime.consoleAPICalled",
-                                     "Runtime.exceptionThrown"):
+        if message.get("method") in (
+            "Log.entryAdded",
+            "Runtime.consoleAPICalled",
+            "Runtime.exceptionThrown",
+        ):
             self.errors.append(message["params"])
         return message

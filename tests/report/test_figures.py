@@ -27,21 +27,24 @@ def test_diamonds_and_whiskers_are_means_and_intervals(metric):
     scale = 100 if metric.percent else 1
     assert drawn_on.get_title().startswith(metric.title)
     assert [text.get_text() for text in drawn_on.get_xticklabels()] == [
-        results.name(label) for label in results.methods]
+        results.name(label) for label in results.methods
+    ]
     drawn = [c.lines for c in drawn_on.containers if isinstance(c, ErrorbarContainer)]
     for (diamond, _, (whisker,)), label in zip(drawn, results.methods, strict=True):
         mean, half_width, _ = results.summary(label, metric.key)
         assert diamond.get_ydata() == pytest.approx([scale * mean])
         assert whisker.get_segments()[0][:, 1] == pytest.approx(
-            [scale * (mean - half_width), scale * (mean + half_width)])
+            [scale * (mean - half_width), scale * (mean + half_width)]
+        )
 
 
 def test_one_seed_is_drawn_without_whisker_and_a_missing_metric_not_at_all():
     records = [fake_records.record("nca", 0, (0.9,)), fake_records.record("look", 0, (0.8, 0.7))]
     results, drawn_on = collect(records), axis()
     plots.measurement(drawn_on, results, FINE[0])
-    (diamond, caps, (whisker,)), = [c.lines for c in drawn_on.containers
-                                    if isinstance(c, ErrorbarContainer)]
+    ((diamond, caps, (whisker,)),) = [
+        c.lines for c in drawn_on.containers if isinstance(c, ErrorbarContainer)
+    ]
     assert diamond.get_xydata().tolist() == [[1, 70]]
     assert np.ptp(whisker.get_segments()[0][:, 1]) == 0
 
@@ -49,8 +52,11 @@ def test_one_seed_is_drawn_without_whisker_and_a_missing_metric_not_at_all():
 def test_curves_are_the_histories():
     records = fake_records.all_tied()
     for i, record in enumerate(r for r in records if r["history"]):
-        record["history"] = [{"step": 10, "loss": 2.0 + i}, {"step": 20, "loss": 1.0 + i},
-                             {"step": 20, "knn": 0.5 + 0.1 * i}]
+        record["history"] = [
+            {"step": 10, "loss": 2.0 + i},
+            {"step": 20, "loss": 1.0 + i},
+            {"step": 20, "knn": 0.5 + 0.1 * i},
+        ]
     results = collect(records)
     found, monitor = plots.histories(results), axis()
     assert list(found) == ["cross_entropy", "sup_con", "nca", "look"]
@@ -86,16 +92,21 @@ def test_the_map_colours_and_names_the_classes_it_says():
     assert len({a.get_xlim() for a in (*nca[:2], *look[:2])}) == 1
     spread = [np.ptp(a.collections[0].get_offsets(), axis=0).max() for a in (nca[0], look[0])]
     assert spread[0] < 0.8 * spread[1]
-    for drawn_on, labels, colors in zip(look, (given.coarse, given.fine, given.fine),
-                                        (maps.COARSE_COLORS, maps.FINE_COLORS, maps.FINE_COLORS)):
+    for drawn_on, labels, colors in zip(
+        look,
+        (given.coarse, given.fine, given.fine),
+        (maps.COARSE_COLORS, maps.FINE_COLORS, maps.FINE_COLORS),
+    ):
         shown = drawn_on.collections[0].get_facecolors()[:, :3]
         for c in np.unique(labels):
             assert sum(same_color(color, colors[c]) for color in shown) == np.sum(labels == c)
     points = look[2].collections[0]
     for text in look[2].texts:  # a name lies on a point of its class
         nearest = np.linalg.norm(points.get_offsets() - text.xy, axis=1).argmin()
-        assert same_color(points.get_facecolors()[nearest][:3],
-                          maps.FINE_COLORS[given.fine_names.index(text.get_text())])
+        assert same_color(
+            points.get_facecolors()[nearest][:3],
+            maps.FINE_COLORS[given.fine_names.index(text.get_text())],
+        )
     assert len(look[2].texts) == 10
 
 
@@ -112,9 +123,12 @@ def test_a_recorded_map_is_shown_as_it_is():
     assert list(maps.legends(many)) == ["coarse label"]  # colours repeat, so they tell nothing
 
 
-CONFUSION = {"matrix": [[8, 0, 2, 0], [1, 9, 0, 0], [3, 0, 7, 0], [0, 4, 0, 16]],
-             "class_names": ["a0", "b0", "a1", "b1"], "coarse_of": [0, 1, 0, 1],
-             "coarse_names": ["a", "b"]}
+CONFUSION = {
+    "matrix": [[8, 0, 2, 0], [1, 9, 0, 0], [3, 0, 7, 0], [0, 4, 0, 16]],
+    "class_names": ["a0", "b0", "a1", "b1"],
+    "coarse_of": [0, 1, 0, 1],
+    "coarse_names": ["a", "b"],
+}
 
 
 def test_confusion_is_in_blocks_by_coarse_class_and_shares_of_rows():
@@ -125,27 +139,32 @@ def test_confusion_is_in_blocks_by_coarse_class_and_shares_of_rows():
     # Row by row: a0, a1, b0, b1, each in % of its images, nothing where there is nothing.
     assert re.findall(r">(\d+)<", svg) == ["80", "20", "30", "70", "10", "90", "20", "80"]
     shares, order, coarse = matrices._ordered(CONFUSION)
-    np.testing.assert_allclose(shares, [[.8, .2, 0, 0], [.3, .7, 0, 0], [.1, 0, .9, 0],
-                                        [0, 0, .2, .8]])
+    np.testing.assert_allclose(
+        shares, [[0.8, 0.2, 0, 0], [0.3, 0.7, 0, 0], [0.1, 0, 0.9, 0], [0, 0, 0.2, 0.8]]
+    )
     assert order.tolist() == [0, 2, 1, 3] and coarse.tolist() == [0, 0, 1, 1]
 
 
 def test_errors_inside_and_out_of_a_coarse_class_differ_in_colour(monkeypatch):
     drawn = []
-    monkeypatch.setattr(matrices, "_heat_map", lambda axis, colors, strength: drawn.append(
-        (colors, strength)))
+    monkeypatch.setattr(
+        matrices, "_heat_map", lambda axis, colors, strength: drawn.append((colors, strength))
+    )
     matrices.confusion(collect([fake_records.record("look", 0, (0.9,))]), "look", CONFUSION)
-    (colors, strength), = drawn
+    ((colors, strength),) = drawn
     assert same_color(colors[0, 1], drawing.VERMILLION) and same_color(colors[2, 0], drawing.BLUE)
     assert not same_color(colors[0, 0], colors[0, 1])
-    assert strength[1, 0] == pytest.approx(0.3 ** 0.5)
-    assert strength[0, 0] < strength[0, 0] / 0.5 == pytest.approx(0.8 ** 0.5)
+    assert strength[1, 0] == pytest.approx(0.3**0.5)
+    assert strength[0, 0] < strength[0, 0] / 0.5 == pytest.approx(0.8**0.5)
 
 
 def test_the_worst_confusions_are_those_inside_a_coarse_class():
     # b0 → a0 (10 %) crosses the coarse classes.
-    assert matrices.worst_confusions(CONFUSION) == ["a1 → a0 30.0 %", "a0 → a1 20.0 %",
-                                                    "b1 → b0 20.0 %"]
+    assert matrices.worst_confusions(CONFUSION) == [
+        "a1 → a0 30.0 %",
+        "a0 → a1 20.0 %",
+        "b1 → b0 20.0 %",
+    ]
 
 
 @pytest.mark.parametrize("change", [{"coarse_of": [0, 1]}, {"matrix": [[1, 2]]}])
@@ -155,9 +174,13 @@ def test_a_confusion_that_does_not_fit_is_one_sentence(change):
 
 
 def test_cka_names_both_networks_and_writes_every_cell():
-    details = {"layers": ["stem", "features"], "other_layers": ["one", "two", "three"],
-               "other_label": "cross_entropy", "other_seed": 4,
-               "matrix": [[0.91, 0.22, 0.33], [0.44, 0.55, 0.66]]}
+    details = {
+        "layers": ["stem", "features"],
+        "other_layers": ["one", "two", "three"],
+        "other_label": "cross_entropy",
+        "other_seed": 4,
+        "matrix": [[0.91, 0.22, 0.33], [0.44, 0.55, 0.66]],
+    }
     results = collect([fake_records.record("look", 0, (0.9,))])
     svg = matrices.cka(results, "look", details)
     assert re.findall(r">(0\.\d\d)<", svg) == ["0.91", "0.22", "0.33", "0.44", "0.55", "0.66"]
@@ -177,9 +200,19 @@ class TestNeighbours:
         page = neighbors.sheet(results, {"look": details})
         assert page.count("LOOK: 2 of 3 right") == 2
         assert re.findall(r"<span>(.) (\w+)</span>", page) == [
-            ("✓", "cat"), ("✓", "cat"), ("✗", "dog"), ("✓", "dog"), ("✓", "dog"), ("✗", "cat")]
+            ("✓", "cat"),
+            ("✓", "cat"),
+            ("✗", "dog"),
+            ("✓", "dog"),
+            ("✓", "dog"),
+            ("✗", "cat"),
+        ]
         assert re.findall(r'alt="(\w+): (\w+)"', page)[:4] == [
-            ("query", "cat"), ("right", "cat"), ("right", "cat"), ("wrong", "dog")]
+            ("query", "cat"),
+            ("right", "cat"),
+            ("right", "cat"),
+            ("wrong", "dog"),
+        ]
         assert "<small>0.99</small>" in page and page.count('class="wrong"') == 2
 
     def test_methods_are_compared_on_the_same_images(self, details):
@@ -195,9 +228,14 @@ class TestNeighbours:
         page = neighbors.sheet(results, {"look": details})
         assert "image/jpeg" in page and len(page) < 8 * 12_000
 
-    @pytest.mark.parametrize("image, message", [
-        ("bm8gaW1hZ2U=", "'test/0' of a neighbour sheet is no PNG"),
-        ('"><script>', "'test/0' of a neighbour sheet is no PNG"), (None, "no image 'test/0'")])
+    @pytest.mark.parametrize(
+        "image, message",
+        [
+            ("bm8gaW1hZ2U=", "'test/0' of a neighbour sheet is no PNG"),
+            ('"><script>', "'test/0' of a neighbour sheet is no PNG"),
+            (None, "no image 'test/0'"),
+        ],
+    )
     def test_what_is_no_image_is_refused(self, details, image, message):
         details["images"].pop("test/0")
         if image:
@@ -211,8 +249,14 @@ class TestScaling:
         records = fake_records.scaling()
         found = scaling.curves(collect(records), FINE[0])
         assert list(found) == ["cross_entropy", "look"]
-        errors = [[1 - r["values"]["fine_knn"] for r in records if r["label"] == "look"
-                   and r["config"]["data"]["pretrain_limit"] == n] for n in (150, 300, 600, 1200)]
+        errors = [
+            [
+                1 - r["values"]["fine_knn"]
+                for r in records
+                if r["label"] == "look" and r["config"]["data"]["pretrain_limit"] == n
+            ]
+            for n in (150, 300, 600, 1200)
+        ]
         np.testing.assert_allclose(found["look"].errors, errors)
         assert found["look"].sizes.tolist() == [150, 300, 600, 1200]
         assert found["look"].law == fit_power_law([150, 300, 600, 1200], errors, offset=False)
@@ -222,8 +266,9 @@ class TestScaling:
         results = collect(fake_records.scaling())
         assert {run["limit"] for run in results.runs} == {1200} and len(results.sizes) == 24
         full = fake_records.record("look", 0, (0.5,) * 5)
-        assert {r["limit"] for r in collect([*fake_records.scaling(), full]).methods[
-            "look"].values()} == {0}
+        assert {
+            r["limit"] for r in collect([*fake_records.scaling(), full]).methods["look"].values()
+        } == {0}
 
     def test_a_run_on_all_images_counts_where_its_record_says_how_many(self):
         records = fake_records.scaling()
@@ -232,8 +277,9 @@ class TestScaling:
                 record["config"]["data"]["pretrain_limit"] = 0
         sizes = scaling.curves(collect(records), FINE[0])["look"].sizes
         assert sizes.tolist() == [150, 300, 600]
-        records = [r | {"pretrain_images": r["config"]["data"]["pretrain_limit"] or 1200}
-                   for r in records]
+        records = [
+            r | {"pretrain_images": r["config"]["data"]["pretrain_limit"] or 1200} for r in records
+        ]
         sizes = scaling.curves(collect(records), FINE[0])["look"].sizes
         assert sizes.tolist() == [150, 300, 600, 1200]
 
@@ -241,10 +287,14 @@ class TestScaling:
         records = [r for r in fake_records.scaling() if r["key"] != "look-300-1"]
         found = scaling.curves(collect(records), FINE[0])
         assert {label: curve.errors.shape for label, curve in found.items()} == {
-            "cross_entropy": (4, 3), "look": (4, 2)}
+            "cross_entropy": (4, 3),
+            "look": (4, 2),
+        }
 
-    @pytest.mark.parametrize("sizes, offset", [((150, 300, 600), None), ((150, 300, 600, 1200), 0),
-                                               ((100, 150, 300, 600, 1200), 1)])
+    @pytest.mark.parametrize(
+        "sizes, offset",
+        [((150, 300, 600), None), ((150, 300, 600, 1200), 0), ((100, 150, 300, 600, 1200), 1)],
+    )
     def test_an_offset_is_fitted_only_where_sizes_are_left_to_test_it(self, sizes, offset):
         records = fake_records.scaling(sizes)
         for record in records:
@@ -268,8 +318,9 @@ class TestScaling:
         row = dict(zip(scaling.headings(), scaling.rows(results)[1]))
         law = scaling.curves(results, FINE[0])["look"].law
         low, high = law.predicted_interval
-        assert row["predicted error %"] == (f"{100 * law.predicted:.1f} [{100 * low:.1f}, "
-                                            f"{100 * high:.1f}]")
+        assert row["predicted error %"] == (
+            f"{100 * law.predicted:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+        )
         assert row["measured error %"] == f"{100 * law.measured:.1f}"
         assert row["largest n, held out"] == "1,200"
         assert row["E(n)"] == f"{law.a:.3g}·n^−{law.b:.3g}"

@@ -58,8 +58,11 @@ def written(tmp_path_factory):
 def test_the_page_is_well_formed_and_loads_nothing(written):
     page = _Page(written[1])
     assert not page.wrong and not page.open
-    links = [value for _, name, value in page.attributes
-             if name in ("src", "href", "srcset", "xlink:href")]
+    links = [
+        value
+        for _, name, value in page.attributes
+        if name in ("src", "href", "srcset", "xlink:href")
+    ]
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert any(link.startswith("data:image/") for link in links)
     assert all(link.startswith("data:image/") or link[1:] in ids for link in links)
@@ -114,8 +117,10 @@ def test_without_features_there_is_no_map(tmp_path):
 def test_when_all_tie_the_page_says_tie_and_nothing_more(tmp_path):
     records = fake_records.all_tied()
     text = _Page(report.write_report(records, tmp_path).read_text(encoding="utf-8")).text
-    assert ("in coarse kNN, fine kNN, fine linear, 5-shot and class separation R², LOOK ties with "
-            "cross-entropy, SupCon and NCA." in text)
+    assert (
+        "in coarse kNN, fine kNN, fine linear, 5-shot and class separation R², LOOK ties with "
+        "cross-entropy, SupCon and NCA." in text
+    )
     assert not re.search(r"better|\bbest|worse|outperform|\bwin|is above|is below|apart \(", text)
     for metric in HEADLINE:
         for verdict in collect(records).verdicts(metric.key).values():
@@ -129,8 +134,9 @@ def test_nasty_text_is_escaped_wherever_it_comes_from(tmp_path):
     """Labels, sets, classes, layers, ids, devices, settings: all of them are names."""
     records = []
     for seed in range(2):
-        made = fake_records.everything(NASTY, seed=seed, data=NASTY, class_names=(NASTY, "b"),
-                                       coarse_names=(NASTY, "c"))
+        made = fake_records.everything(
+            NASTY, seed=seed, data=NASTY, class_names=(NASTY, "b"), coarse_names=(NASTY, "c")
+        )
         for record in made:
             record |= {"device": NASTY, "revision": NASTY, "packages": {NASTY: NASTY}}
             record["protocol"] |= {NASTY: {NASTY: NASTY}}
@@ -151,16 +157,28 @@ def test_nasty_text_is_escaped_wherever_it_comes_from(tmp_path):
 
 
 def test_several_sets_have_a_section_each_and_tables_over_all(tmp_path):
-    records = [record for data in ("dtd", "pets") for label in ("nca", "look")
-               for seed in range(2) for record in fake_records.everything(
-                   label, seed=seed, data=data, class_names=("cat", "dog"))]
+    records = [
+        record
+        for data in ("dtd", "pets")
+        for label in ("nca", "look")
+        for seed in range(2)
+        for record in fake_records.everything(
+            label, seed=seed, data=data, class_names=("cat", "dog")
+        )
+    ]
     path = report.write_report(records, tmp_path / "deep" / "page.html")
     assert path == tmp_path / "deep" / "page.html"
     page = _Page(path.read_text())
     assert not page.wrong and not page.open
-    for text in ("Over all sets", "fine linear, test parts of 2 sets", "mean log-odds",
-                 "dtd, test part", "pets, test part", "LOOK and its peers on dtd and pets",
-                 "pre-trained on digits (two coarse classes (0–4 and 5–9))"):
+    for text in (
+        "Over all sets",
+        "fine linear, test parts of 2 sets",
+        "mean log-odds",
+        "dtd, test part",
+        "pets, test part",
+        "LOOK and its peers on dtd and pets",
+        "pre-trained on digits (two coarse classes (0–4 and 5–9))",
+    ):
         assert text in page.text
     assert page.text.count("Settings") == 2
     ids = [value for _, name, value in page.attributes if name == "id"]
@@ -168,8 +186,12 @@ def test_several_sets_have_a_section_each_and_tables_over_all(tmp_path):
 
 
 def test_everything_of_two_methods_stays_small(tmp_path):
-    records = [record for label in ("cross_entropy", "look") for seed in range(3)
-               for record in fake_records.everything(label, seed=seed, images=28)]
+    records = [
+        record
+        for label in ("cross_entropy", "look")
+        for seed in range(3)
+        for record in fake_records.everything(label, seed=seed, images=28)
+    ]
     assert report.write_report(records, tmp_path).stat().st_size < 1_500_000
 
 
@@ -218,8 +240,12 @@ def test_the_procedure_names_the_labels_and_the_part():
 
 def test_long_lists_of_constants_are_told_by_their_ends():
     grid = [10.0**p for p in range(-6, 6)]
-    found = collect([fake_records.evaluated("look", "linear", {}, constants={"l2": grid[:10]}),
-                     fake_records.evaluated("look", "knn", {}, constants={"l2": grid})])
+    found = collect(
+        [
+            fake_records.evaluated("look", "linear", {}, constants={"l2": grid[:10]}),
+            fake_records.evaluated("look", "knn", {}, constants={"l2": grid}),
+        ]
+    )
     rows = dict(settings.protocol_rows(found))
     assert rows["knn"] == "l2 = 1e-06, 1e-05, …, 100000 (12 values)"
     assert rows["linear"].endswith("0.1, 1, 10, 100, 1000")
@@ -244,7 +270,7 @@ def test_kept_features_come_back_and_broken_ones_are_none(tmp_path):
         np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
     assert (found.key, found.fine_names) == (given.key, given.fine_names)
     whole = features.path_of(tmp_path, "look").read_bytes()
-    for broken in b"", b"no file of numpy", whole[:len(whole) // 2]:
+    for broken in b"", b"no file of numpy", whole[: len(whole) // 2]:
         features.path_of(tmp_path, "look").write_bytes(broken)
         assert features.load(tmp_path, "look") is None
     assert features.load(tmp_path, "nca") is None

@@ -21,12 +21,19 @@ def pages(tmp_path_factory):
     for label in "cross_entropy", "look":
         (folder / "demo").mkdir(exist_ok=True)
         features.save(folder / "demo", label, fake_records.features(f"{label}-0"))
-    full = [record for data in ("digits", "x" * 60) for label in ("cross_entropy", "look", LONG)
-            for record in fake_records.everything(label, data=data, class_names=(
-                "cat", "a class with a long name", *map(str, range(8))))]
-    return {"demo": report.write_report(demo, folder / "demo"),
-            "everything": report.write_report(full, folder / "everything"),
-            "scaling": report.write_report(fake_records.scaling(), folder / "scaling")}
+    full = [
+        record
+        for data in ("digits", "x" * 60)
+        for label in ("cross_entropy", "look", LONG)
+        for record in fake_records.everything(
+            label, data=data, class_names=("cat", "a class with a long name", *map(str, range(8)))
+        )
+    ]
+    return {
+        "demo": report.write_report(demo, folder / "demo"),
+        "everything": report.write_report(full, folder / "everything"),
+        "scaling": report.write_report(fake_records.scaling(), folder / "scaling"),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,8 @@ def test_the_probe_sees_what_is_wrong(tmp_path, chromium):
     (tmp_path / "bad.html").write_text(
         "<meta name=viewport content='width=device-width'>"
         "<main><div style='width: 900px'>wide</div><img src='nowhere.png'></main>"
-        "<script>console.error('told')</script>")
+        "<script>console.error('told')</script>"
+    )
     seen = chromium.look(tmp_path / "bad.html", 390)
     assert seen["outside"] and seen["missing"] == 1 and seen["errors"]
     assert seen["scrollWidth"] >= 900

@@ -19,15 +19,16 @@ def test_values_protocols_and_details_are_united():
     first = fake_records.evaluated("look", "knn", {"fine_knn": 0.9}, constants={"k": 5})
     second = fake_records.evaluated("look", "linear", {"fine_linear": 0.8}, details={"l2": 1})
     third = fake_records.evaluated("look", "confusion", {}, details={"x": 1})
-    run, = merge([first, second, third])
+    (run,) = merge([first, second, third])
     assert run["values"] == {"fine_knn": 0.9, "fine_linear": 0.8}
     assert run["protocol"] == {"knn": {"k": 5}, "linear": {"k": 20}, "confusion": {"k": 20}}
     assert run["details"] == {"linear": [{"l2": 1}], "confusion": [{"x": 1}]}
     assert run["sources"] == [first, second, third]
 
 
-@pytest.mark.parametrize("change", [{"data": "dtd"}, {"part": "validation"}, {"label": "mine"},
-                                    {"seed": 3}])
+@pytest.mark.parametrize(
+    "change", [{"data": "dtd"}, {"part": "validation"}, {"label": "mine"}, {"seed": 3}]
+)
 def test_what_is_another_run_is_kept_apart(change):
     made = fake_records.evaluated("look", "knn", {"fine_knn": 0.9})
     assert len(merge([made, made | {"key": "another"} | change])) == 2
@@ -35,22 +36,32 @@ def test_what_is_another_run_is_kept_apart(change):
 
 def test_runs_on_fewer_images_are_kept_apart():
     assert [run["limit"] for run in merge(fake_records.scaling(seeds=1, methods=("look",)))] == [
-        150, 300, 600, 1200]
+        150,
+        300,
+        600,
+        1200,
+    ]
 
 
 def test_fine_tuning_seeds_are_averaged():
-    found = [fake_records.evaluated("look", "finetune", {"fine_finetune": accuracy},
-                                    finetune_seed=s) for s, accuracy in enumerate((0.8, 0.9, 1.0))]
-    run, = merge([fake_records.evaluated("look", "knn", {"fine_knn": 0.7}), *found])
+    found = [
+        fake_records.evaluated("look", "finetune", {"fine_finetune": accuracy}, finetune_seed=s)
+        for s, accuracy in enumerate((0.8, 0.9, 1.0))
+    ]
+    (run,) = merge([fake_records.evaluated("look", "knn", {"fine_knn": 0.7}), *found])
     assert run["values"] == {"fine_knn": 0.7, "fine_finetune": pytest.approx(0.9)}
     with pytest.raises(InputError, match="two records of one fine-tuning seed: keep one"):
         merge([*found, found[0] | {"key": "another"}])
 
 
 def test_cka_with_several_networks_has_a_value_each():
-    found = [fake_records.evaluated("look", "cka", {"cka_features": value}, key=other, details={
-        "other_label": other}) for other, value in (("nca", 0.5), ("byol", 0.6))]
-    run, = merge(found)
+    found = [
+        fake_records.evaluated(
+            "look", "cka", {"cka_features": value}, key=other, details={"other_label": other}
+        )
+        for other, value in (("nca", 0.5), ("byol", 0.6))
+    ]
+    (run,) = merge(found)
     assert run["values"] == {"cka_features with nca": 0.5, "cka_features with byol": 0.6}
     assert [pair["other_label"] for pair in run["details"]["cka"]] == ["nca", "byol"]
 
@@ -65,22 +76,28 @@ def test_two_records_may_not_contradict_each_other():
 
 def sets(accuracies):
     """Three seeds of two methods on sets with given mean accuracies of (nca, look)."""
-    return [fake_records.evaluated(label, "linear", {"fine_linear": mean + 0.01 * step}, seed=seed,
-                                   data=data)
-            for data, means in accuracies.items() for label, mean in zip(("nca", "look"), means)
-            for seed, step in enumerate((-1, 0, 2) if label == "nca" else (-1, 1, 0))]
+    return [
+        fake_records.evaluated(
+            label, "linear", {"fine_linear": mean + 0.01 * step}, seed=seed, data=data
+        )
+        for data, means in accuracies.items()
+        for label, mean in zip(("nca", "look"), means)
+        for seed, step in enumerate((-1, 0, 2) if label == "nca" else (-1, 1, 0))
+    ]
 
 
 def test_means_and_mean_log_odds_over_sets_by_hand():
-    found, = overall.tables(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
+    (found,) = overall.tables(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
     assert found.title == "fine linear, test parts of 2 sets"
     assert found.headings == ["method", "dtd", "pets", "mean %", "mean log-odds"]
     nca, look = found.rows
     means = np.array([0.59, 0.60, 0.62])
     half = stats.t.ppf(0.975, 2) * means.std(ddof=1) / np.sqrt(3)
     assert nca[3] == f"{100 * means.mean():.1f} ± {100 * half:.1f}"
-    odds = [np.mean([np.log(a / (1 - a)) for a in pair])
-            for pair in ((0.79, 0.89), (0.81, 0.91), (0.8, 0.9))]
+    odds = [
+        np.mean([np.log(a / (1 - a)) for a in pair])
+        for pair in ((0.79, 0.89), (0.81, 0.91), (0.8, 0.9))
+    ]
     half = stats.t.ppf(0.975, 2) * np.std(odds, ddof=1) / np.sqrt(3)
     assert look[4] == f"{np.mean(odds):.3f} ± {half:.3f}"
     assert [isinstance(cell, tables.Best) for cell in look] == [False, True, True, True, True]
@@ -90,7 +107,7 @@ def test_means_and_mean_log_odds_over_sets_by_hand():
 def test_over_sets_a_method_counts_only_where_it_has_all():
     records = sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})
     records = [r for r in records if (r["label"], r["data"]) != ("nca", "pets")]
-    found, = overall.tables(collect_sets(records))
+    (found,) = overall.tables(collect_sets(records))
     nca, look = found.rows
     assert nca[2:] == ["–", "–", "–"] and look[3] != "–"
     assert overall.tables(collect_sets(sets({"dtd": (0.5, 0.8)}))) == []
@@ -102,14 +119,17 @@ def test_an_accuracy_of_one_has_log_odds_only_of_so_many_examples():
     assert overall.tables(collect_sets(records))[0].rows[1][4] == "–"
     records = [r | {"examples": 100} for r in records]
     odds = np.mean([np.log(0.8 / 0.2), np.log(0.995 / 0.005)])
-    values = overall._over_sets(collect_sets(records), "look", overall.SUMMARY[1],
-                                overall.LOG_ODDS)
+    values = overall._over_sets(collect_sets(records), "look", overall.SUMMARY[1], overall.LOG_ODDS)
     assert values[2] == pytest.approx(odds)
-    records = [{k: v for k, v in r.items() if k != "examples"}
-               | {"evaluator": "confusion", "details": {"matrix": [[60, 0], [0, 40]]}}
-               for r in records]
-    assert overall._over_sets(collect_sets(records), "look", overall.SUMMARY[1],
-                              overall.LOG_ODDS) == values
+    records = [
+        {k: v for k, v in r.items() if k != "examples"}
+        | {"evaluator": "confusion", "details": {"matrix": [[60, 0], [0, 40]]}}
+        for r in records
+    ]
+    assert (
+        overall._over_sets(collect_sets(records), "look", overall.SUMMARY[1], overall.LOG_ODDS)
+        == values
+    )
 
 
 def test_parts_are_not_averaged():
@@ -123,10 +143,15 @@ def test_csv_holds_every_value_in_full(tmp_path):
     report.write_report(records, tmp_path, csv=tmp_path / "values.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "values.csv").read_text())))
     assert tuple(rows[0]) == export.COLUMNS
-    found = {(row["label"], int(row["seed"]), row["measurement"]): float(row["value"])
-             for row in rows}
-    expected = {(run["label"], run["seed"], name): value for results in collect_sets(records)
-                for run in results.runs for name, value in run["values"].items()}
+    found = {
+        (row["label"], int(row["seed"]), row["measurement"]): float(row["value"]) for row in rows
+    }
+    expected = {
+        (run["label"], run["seed"], name): value
+        for results in collect_sets(records)
+        for run in results.runs
+        for name, value in run["values"].items()
+    }
     assert found == expected and len(rows) == len(expected)
     assert {row["method"] for row in rows if row["label"] == "look"} == {"look"}
 
@@ -141,7 +166,8 @@ def test_csv_of_a_scaling_study_has_every_size():
 def test_markdown_of_one_set_begins_with_its_tables_and_escapes_names(tmp_path):
     records = fake_records.separated() + [
         fake_records.record("<b>|", seed, (0.9 + 0.01 * seed,) * 5, method="look")
-        for seed in range(2)]
+        for seed in range(2)
+    ]
     report.write_report(records, tmp_path, markdown=tmp_path / "tables.md")
     text = (tmp_path / "tables.md").read_text()
     assert text.startswith("## digits, test part\n\n| method | coarse kNN % | fine kNN % |")

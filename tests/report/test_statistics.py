@@ -28,9 +28,14 @@ def test_identical_values_have_an_interval_of_width_zero():
     assert statistics.summary([0.5] * 4) == (0.5, 0.0, 4)
 
 
-@pytest.mark.parametrize("values, message", [
-    ([], "at least 2 seeds, got 0"), ([0.9], "at least 2 seeds, got 1"),
-    ([0.9, float("nan")], "must be finite")])
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ([], "at least 2 seeds, got 0"),
+        ([0.9], "at least 2 seeds, got 1"),
+        ([0.9, float("nan")], "must be finite"),
+    ],
+)
 def test_too_little_or_broken_input_is_refused(values, message):
     with pytest.raises(InputError, match=message):
         statistics.summary(values)
@@ -43,8 +48,10 @@ def test_comparison_equals_scipys_paired_test():
     expected = stats.ttest_rel(a, b)
     interval = expected.confidence_interval(0.95)
     assert found.p == pytest.approx(expected.pvalue)
-    np.testing.assert_allclose((found.mean - found.half_width, found.mean + found.half_width),
-                               (interval.low, interval.high))
+    np.testing.assert_allclose(
+        (found.mean - found.half_width, found.mean + found.half_width),
+        (interval.low, interval.high),
+    )
 
 
 def test_pairs_are_matched_by_seed_whatever_their_order():
@@ -76,11 +83,17 @@ def test_a_difference_without_spread_falls_back_on_the_sign_test(n, p):
     assert found.mean == pytest.approx(0.3)
 
 
-@pytest.mark.parametrize("given, expected", [
-    # 3 × 0.01; 2 × 0.02; 1 × 0.03, raised to what stands before it.
-    ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]),
-    ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
-    ([0.6, 0.7], [1.0, 1.0]), ([0.02], [0.02]), ([], [])])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        # 3 × 0.01; 2 × 0.02; 1 × 0.03, raised to what stands before it.
+        ([0.03, 0.01, 0.02], [0.04, 0.03, 0.04]),
+        ([0.01, 0.04, 0.03], [0.03, 0.06, 0.06]),
+        ([0.6, 0.7], [1.0, 1.0]),
+        ([0.02], [0.02]),
+        ([], []),
+    ],
+)
 def test_holm_by_hand(given, expected):
     assert statistics.holm(given) == pytest.approx(expected)
 
@@ -95,7 +108,10 @@ def test_verdicts_have_a_sign_and_are_adjusted_over_the_peers():
     peers = {"higher": shifted(0.1), "lower": shifted(-0.1), "same": shifted(0.0)}
     found = statistics.against(one, peers)
     assert {name: verdict.word for name, verdict in found.items()} == {
-        "higher": "apart (−)", "lower": "apart (+)", "same": "tie"}
+        "higher": "apart (−)",
+        "lower": "apart (+)",
+        "same": "tie",
+    }
     raw = [statistics.compare(one, peer).p for peer in peers.values()]
     assert [v.p_adjusted for v in found.values()] == pytest.approx(statistics.holm(raw))
 

@@ -15,16 +15,21 @@ from jaxpt.report.results import collect, join, sentence
 
 @pytest.fixture
 def two_methods():
-    return [fake_records.record(label, seed, values) for label, rows in {
-        "look": [(0.99, 0.95, 0.96, 0.85, 0.50), (0.98, 0.97, 0.96, 0.89, 0.52)],
-        "nca": [(0.95, 0.90, 0.92, 0.80, 0.30), (0.97, 0.95, 0.92, 0.70, 0.30)]}.items()
-        for seed, values in enumerate(rows)]
+    return [
+        fake_records.record(label, seed, values)
+        for label, rows in {
+            "look": [(0.99, 0.95, 0.96, 0.85, 0.50), (0.98, 0.97, 0.96, 0.89, 0.52)],
+            "nca": [(0.95, 0.90, 0.92, 0.80, 0.30), (0.97, 0.95, 0.92, 0.70, 0.30)],
+        }.items()
+        for seed, values in enumerate(rows)
+    ]
 
 
 # t(0.975, 1) = 12.706 and the standard error of two values is half their distance: ± 6.353 × it.
 ROWS = [
     ["NCA", "96.0 ± 12.7", "92.5 ± 31.8", "92.0 ± 0.0", "75.0 ± 63.5", "0.300 ± 0.000", "7.5"],
-    ["LOOK", "98.5 ± 6.4", "96.0 ± 12.7", "96.0 ± 0.0", "87.0 ± 25.4", "0.510 ± 0.127", "7.5"]]
+    ["LOOK", "98.5 ± 6.4", "96.0 ± 12.7", "96.0 ± 0.0", "87.0 ± 25.4", "0.510 ± 0.127", "7.5"],
+]
 
 
 def test_rows_are_means_with_half_widths_in_the_methods_order(two_methods):
@@ -35,10 +40,14 @@ def test_markdown_holds_the_rows_the_verdicts_and_the_sentence(two_methods):
     text = tables.markdown(two_methods)
     for row in ROWS:
         assert f"| {' | '.join(row)} |" in text
-    assert ("| NCA | +2.5 ± 19.1 tie | +3.5 ± 19.1 tie | +4.0 ± 0.0 tie | +12.0 ± 88.9 tie | "
-            "+0.210 ± 0.127 **apart (+)** |") in text
-    assert text.endswith("On digits (test part, 2 seeds): in coarse kNN, fine kNN, fine linear and "
-                         "5-shot, LOOK ties with NCA; in class separation R², LOOK is above NCA.\n")
+    assert (
+        "| NCA | +2.5 ± 19.1 tie | +3.5 ± 19.1 tie | +4.0 ± 0.0 tie | +12.0 ± 88.9 tie | "
+        "+0.210 ± 0.127 **apart (+)** |"
+    ) in text
+    assert text.endswith(
+        "On digits (test part, 2 seeds): in coarse kNN, fine kNN, fine linear and "
+        "5-shot, LOOK ties with NCA; in class separation R², LOOK is above NCA.\n"
+    )
 
 
 def test_one_slow_run_does_not_count():
@@ -62,7 +71,8 @@ def test_the_sentence_says_what_the_verdicts_say():
         "On digits (test part, 5 seeds): in coarse kNN, fine linear and 5-shot, LOOK ties with "
         "cross-entropy, SupCon and NCA; in fine kNN, LOOK is above NCA and ties with cross-entropy "
         "and SupCon; in class separation R², LOOK is below cross-entropy and ties with SupCon and "
-        "NCA.")
+        "NCA."
+    )
 
 
 def test_without_look_nothing_is_compared(two_methods):
@@ -72,8 +82,9 @@ def test_without_look_nothing_is_compared(two_methods):
 
 
 def test_a_label_of_ones_own_comes_last_and_cannot_break_the_table(two_methods):
-    records = two_methods + [fake_records.record("k|20 [red]", seed, (0.9,) * 5, method="look")
-                             for seed in range(2)]
+    records = two_methods + [
+        fake_records.record("k|20 [red]", seed, (0.9,) * 5, method="look") for seed in range(2)
+    ]
     assert "| k\\|20 [red] |" in tables.markdown(records)
     assert list(collect(records).methods) == ["nca", "look", "k|20 [red]"]
     console = Console(width=100, record=True, file=io.StringIO())
@@ -89,13 +100,26 @@ def test_records_read_from_a_file_mix_with_new_ones_and_the_later_counts(two_met
     assert tables.rows(collect([stale, *two_methods[:2], *old[2:]])) == ROWS
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"data": "fashion_mnist"}, "one table holds one data, but the records have 2"),
-    ({"part": "validation"}, "one table holds one part"),
-    ({"protocol": {"knn": {"k": 5}}}, "one table holds one protocol, but 'knn' was measured with"),
-    ({"seed": 1}, "'look' on digits .test., seed 1, has two records of one seed that differ in"),
-    ({"values": {"fine_knn": float("nan")}}, "has nan for 'fine_knn': a value is a finite number"),
-    ({"values": {"fine_knn": "0.9"}}, "has '0.9' for 'fine_knn'")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"data": "fashion_mnist"}, "one table holds one data, but the records have 2"),
+        ({"part": "validation"}, "one table holds one part"),
+        (
+            {"protocol": {"knn": {"k": 5}}},
+            "one table holds one protocol, but 'knn' was measured with",
+        ),
+        (
+            {"seed": 1},
+            "'look' on digits .test., seed 1, has two records of one seed that differ in",
+        ),
+        (
+            {"values": {"fine_knn": float("nan")}},
+            "has nan for 'fine_knn': a value is a finite number",
+        ),
+        ({"values": {"fine_knn": "0.9"}}, "has '0.9' for 'fine_knn'"),
+    ],
+)
 def test_records_that_make_no_table_are_refused(two_methods, change, message):
     broken = [two_methods[0] | change, *two_methods[1:]]
     with pytest.raises(InputError, match=message):
@@ -107,8 +131,10 @@ def test_no_records_are_refused():
         tables.markdown([])
 
 
-@pytest.mark.parametrize("words, text", [
-    (["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c"), ([], "")])
+@pytest.mark.parametrize(
+    "words, text",
+    [(["a"], "a"), (["a", "b"], "a and b"), (["a", "b", "c"], "a, b and c"), ([], "")],
+)
 def test_join(words, text):
     assert join(words) == text
 
@@ -120,8 +146,10 @@ def test_one_seed_has_values_but_no_interval_and_no_verdict():
     assert tables.rows(results) == [["NCA", "90.0", "80.0", "7.0"], ["LOOK", "90.0", "80.0", "7.0"]]
     assert tables.verdict_rows(results) == []
     assert tables.notes(results) == [tables.ONE_SEED]
-    assert sentence(results) == ("On digits (test part, 1 seed): no verdict, which takes two seeds "
-                                 "or more of LOOK and a peer.")
+    assert sentence(results) == (
+        "On digits (test part, 1 seed): no verdict, which takes two seeds "
+        "or more of LOOK and a peer."
+    )
     assert "no interval and no verdict" in tables.markdown(records)
 
 
@@ -135,15 +163,20 @@ def test_what_a_method_lacks_is_a_dash(two_methods):
 
 def test_bold_is_the_best_that_is_apart_from_all_others():
     records = fake_records.separated()
-    assert not any(isinstance(cell, tables.Best) for row in tables.rows(collect(records))
-                   for cell in row)
+    assert not any(
+        isinstance(cell, tables.Best) for row in tables.rows(collect(records)) for cell in row
+    )
     for record in records:
         if record["label"] == "look":
             record["values"]["fine_knn"] += 0.03
             record["values"]["class_separation"] += 0.5
     results = collect(records)
-    bold = [(row[0], column) for row in tables.rows(results)
-            for column, cell in zip(tables.headings(results), row) if isinstance(cell, tables.Best)]
+    bold = [
+        (row[0], column)
+        for row in tables.rows(results)
+        for column, cell in zip(tables.headings(results), row)
+        if isinstance(cell, tables.Best)
+    ]
     assert bold == [("LOOK", "fine kNN %")]  # R² is no score
     assert "| **98.0 ± 0.5** |" in tables.markdown(records)
     assert tables.BEST_CAPTION in tables.markdown(records)
@@ -165,10 +198,15 @@ def test_leader_needs_seeds_in_common_and_somebody_to_lead():
 def test_tables_beside_the_main_one_hold_the_rest():
     records = fake_records.everything("look") + fake_records.everything("nca")
     groups = collect(records).groups
-    assert list(groups) == ["Few shots", "Retrieval", "Geometry of the features",
-                            "Other measurements"]
+    assert list(groups) == [
+        "Few shots",
+        "Retrieval",
+        "Geometry of the features",
+        "Other measurements",
+    ]
     assert [m.title for m in groups["Other measurements"]] == [
-        "CKA of last layers with cross_entropy"]
+        "CKA of last layers with cross_entropy"
+    ]
     columns, rows = tables.group_table(collect(records), groups["Retrieval"])
     assert columns == ["method", "R@1 %", "R@5 %", "R@10 %", "mAP %"] and len(rows) == 2
     columns, rows = tables.group_table(collect(records), groups["Few shots"])  # ten of them
@@ -179,8 +217,13 @@ def test_tables_beside_the_main_one_hold_the_rest():
     assert groups_of(["linear_l2", "fine_knn", "pretrain_seconds", "fine_5shot"]) == {}
 
 
-@pytest.mark.parametrize("metric, value, text", [
-    (FINE[0], 0.9656, "96.6"), (SEPARATION, -0.5221, "−0.522"),
-    (GROUPS["Geometry of the features"][2], 15.25, "15.2")])
+@pytest.mark.parametrize(
+    "metric, value, text",
+    [
+        (FINE[0], 0.9656, "96.6"),
+        (SEPARATION, -0.5221, "−0.522"),
+        (GROUPS["Geometry of the features"][2], 15.25, "15.2"),
+    ],
+)
 def test_how_numbers_are_written(metric, value, text):
     assert metric.text(value) == text

@@ -50,10 +50,17 @@ def test_a_gpu_that_is_not_seen(tmp_path):
         accelerator.require_visible()
 
 
-@pytest.mark.parametrize("argv", [
-    ["demo"], ["replay", "run"], ["transfer", "scratch", "--out=r"], ["evaluate", "r", "--out=r"],
-    ["scaling", "--sizes=100,200,400", "--out=s"],
-    ["pretrain", "--config=pretrain/digits.py", "--workdir=run"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["demo"],
+        ["replay", "run"],
+        ["transfer", "scratch", "--out=r"],
+        ["evaluate", "r", "--out=r"],
+        ["scaling", "--sizes=100,200,400", "--out=s"],
+        ["pretrain", "--config=pretrain/digits.py", "--workdir=run"],
+    ],
+)
 def test_no_command_computes_beside_it(argv, machine, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     machine("0x1ae0", "0x0063")
@@ -66,7 +73,17 @@ def test_no_command_computes_beside_it(argv, machine, tmp_path, monkeypatch, cap
 def test_a_platform_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "tpu")
     found = subprocess.run(
-        [sys.executable, "-m", "jaxpt.cli", "pretrain", "--config=pretrain/digits.py",
-         "--workdir=run"], cwd=tmp_path, capture_output=True, text=True)
+        [
+            sys.executable,
+            "-m",
+            "jaxpt.cli",
+            "pretrain",
+            "--config=pretrain/digits.py",
+            "--workdir=run",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert found.returncode == 2 and "JAX_PLATFORMS='tpu'" in found.stderr, found.stderr
     assert "Traceback" not in found.stderr and not list(tmp_path.iterdir())

@@ -10,10 +10,20 @@ from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import calls
 
-TINY = {"data.limit": 120, "batch_size": 24, "devices": 2, "duration": "11 steps",
-        "log_every": "4 steps", "knn_every": "0 steps", "checkpoint_every": "5 steps",
-        "model.options": {"widths": (8,), "strides": (4,)}, "optimizer.name": "sgd",
-        "model.projector": {"hidden": (), "dim": 4}, "k": 5, "memory": 60}
+TINY = {
+    "data.limit": 120,
+    "batch_size": 24,
+    "devices": 2,
+    "duration": "11 steps",
+    "log_every": "4 steps",
+    "knn_every": "0 steps",
+    "checkpoint_every": "5 steps",
+    "model.options": {"widths": (8,), "strides": (4,)},
+    "optimizer.name": "sgd",
+    "model.projector": {"hidden": (), "dim": 4},
+    "k": 5,
+    "memory": 60,
+}
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,18 @@ def steps_in(workdir):
     return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
 
 
-@pytest.mark.parametrize("scores, keep, best, stay", [
-    ((1, 2, 3, 4), 2, False, {3, 4}), ((1, 2, 3, 4), 1, False, {4}),
-    ((1, 9, 3, 4), 2, True, {2, 3, 4}), ((1, 2, 3, 9), 2, True, {3, 4}),
-    ((9, 9, 3, 4), 1, True, {2, 4}), ((None, None, None, None), 1, True, {4}),
-    ((None, 2, None, 1), 1, True, {2, 4})])
+@pytest.mark.parametrize(
+    "scores, keep, best, stay",
+    [
+        ((1, 2, 3, 4), 2, False, {3, 4}),
+        ((1, 2, 3, 4), 1, False, {4}),
+        ((1, 9, 3, 4), 2, True, {2, 3, 4}),
+        ((1, 2, 3, 9), 2, True, {3, 4}),
+        ((9, 9, 3, 4), 1, True, {2, 4}),
+        ((None, None, None, None), 1, True, {4}),
+        ((None, 2, None, 1), 1, True, {2, 4}),
+    ],
+)
 def test_the_latest_stay_and_the_best(scores, keep, best, stay, tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=keep, best=best, about={})
     for step, score in enumerate(scores, 1):
@@ -92,11 +99,15 @@ def of_another_type(like):
     return like | {"step": jnp.float32(0)}
 
 
-@pytest.mark.parametrize("change, message", [
-    (without_kernel, r"params.kernel is float32\[20, 15\] there and missing here\.$"),
-    (with_more, r"more is missing there and float32\[3\] here\.$"),
-    (of_another_shape, r"step is int32\[\] there and int32\[4\] here\.$"),
-    (of_another_type, r"step is int32\[\] there and float32\[\] here\.$")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (without_kernel, r"params.kernel is float32\[20, 15\] there and missing here\.$"),
+        (with_more, r"more is missing there and float32\[3\] here\.$"),
+        (of_another_shape, r"step is int32\[\] there and int32\[4\] here\.$"),
+        (of_another_type, r"step is int32\[\] there and float32\[\] here\.$"),
+    ],
+)
 def test_what_does_not_fit_is_named(change, message, tmp_path):
     saved(tmp_path, 1)
     with pytest.raises(InputError, match="of step 1 does not fit the config: " + message):
@@ -121,8 +132,10 @@ def full_disk(monkeypatch):
     return fill
 
 
-SENTENCE = (r"the checkpoint of step {} could not be written under '.*' \(no space left on the "
-            r"disk\); the newest whole one is {}")
+SENTENCE = (
+    r"the checkpoint of step {} could not be written under '.*' \(no space left on the "
+    r"disk\); the newest whole one is {}"
+)
 
 
 def test_a_save_that_fails_ends_the_run_and_leaves_nothing(full_disk, tmp_path):

@@ -14,10 +14,19 @@ from jaxpt.train.guard import guarded
 from jaxpt.train.metrics import read_metrics
 from jaxpt.train.state import TrainState
 
-TINY = {"data.limit": 120, "batch_size": 30, "devices": 1, "duration": "8 steps",
-        "log_every": "1 steps", "knn_every": "0 steps", "checkpoint_every": "0 steps",
-        "model.options": {"widths": (8,), "strides": (4,)},
-        "model.projector": {"hidden": (), "dim": 4}, "k": 5, "memory": 60}
+TINY = {
+    "data.limit": 120,
+    "batch_size": 30,
+    "devices": 1,
+    "duration": "8 steps",
+    "log_every": "1 steps",
+    "knn_every": "0 steps",
+    "checkpoint_every": "0 steps",
+    "model.options": {"widths": (8,), "strides": (4,)},
+    "model.projector": {"hidden": (), "dim": 4},
+    "k": 5,
+    "memory": 60,
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +36,19 @@ def dataset():
 
 def toy(step, value=0.0):
     """A state, and a step that adds the batch's mean to its one parameter."""
-    state = TrainState(step=jnp.int32(step), params={"w": jnp.float32(value)}, batch_stats={},
-                       opt_state=(), target=None, memory=None, centre=None, skipped=jnp.int32(0))
+    state = TrainState(
+        step=jnp.int32(step),
+        params={"w": jnp.float32(value)},
+        batch_stats={},
+        opt_state=(),
+        target=None,
+        memory=None,
+        centre=None,
+        skipped=jnp.int32(0),
+    )
 
     def run(state, batch):
-        new = state.replace(step=state.step + 1,
-                            params={"w": state.params["w"] + batch.mean()})
+        new = state.replace(step=state.step + 1, params={"w": state.params["w"] + batch.mean()})
         return new, {"loss": jnp.where(jnp.isinf(batch).any(), jnp.nan, 1.0)}
 
     return state, run
@@ -51,13 +67,17 @@ def run_toy(batches, max_skipped):
 NAN = np.nan
 
 
-@pytest.mark.parametrize("batches, max_skipped, expected", [
-    ((1, 2, 3), 0, [(1, 1, 0), (2, 3, 0), (3, 6, 0)]),
-    ((1, NAN, 3, 4), 0, [(1, 1, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)]),
-    ((1, NAN, 3, 4), 1, [(1, 1, 0), (2, 1, 1), (3, 4, 1), (4, 8, 1)]),
-    ((NAN, 1, NAN, 4, NAN), 1, [(1, 0, 1), (2, 1, 1), (2, 1, 2), (2, 1, 2), (2, 1, 2)]),
-    ((NAN, NAN, NAN, 1), 2, [(1, 0, 1), (2, 0, 2), (2, 0, 3), (2, 0, 3)]),
-    ((np.inf, 1), 0, [(0, 0, 1), (0, 0, 1)])])
+@pytest.mark.parametrize(
+    "batches, max_skipped, expected",
+    [
+        ((1, 2, 3), 0, [(1, 1, 0), (2, 3, 0), (3, 6, 0)]),
+        ((1, NAN, 3, 4), 0, [(1, 1, 0), (1, 1, 1), (1, 1, 1), (1, 1, 1)]),
+        ((1, NAN, 3, 4), 1, [(1, 1, 0), (2, 1, 1), (3, 4, 1), (4, 8, 1)]),
+        ((NAN, 1, NAN, 4, NAN), 1, [(1, 0, 1), (2, 1, 1), (2, 1, 2), (2, 1, 2), (2, 1, 2)]),
+        ((NAN, NAN, NAN, 1), 2, [(1, 0, 1), (2, 0, 2), (2, 0, 3), (2, 0, 3)]),
+        ((np.inf, 1), 0, [(0, 0, 1), (0, 0, 1)]),
+    ],
+)
 def test_skips_so_many_and_then_stands_still(batches, max_skipped, expected):
     assert run_toy(batches, max_skipped) == expected
 
@@ -83,8 +103,9 @@ def test_one_broken_device_stops_all():
 @pytest.mark.parametrize("method", ["look", "cross_entropy"])
 def test_on_sound_data_the_guard_changes_no_bit(method, dataset, monkeypatch):
     def last_state():
-        return jax.device_get(pretrain.run(config_of(method, TINY), quiet=True,
-                                           dataset=dataset).state)
+        return jax.device_get(
+            pretrain.run(config_of(method, TINY), quiet=True, dataset=dataset).state
+        )
 
     with_it = last_state()
 
@@ -92,6 +113,7 @@ def test_on_sound_data_the_guard_changes_no_bit(method, dataset, monkeypatch):
         def run(state, batch):
             state, metrics = step(state, batch)
             return state, metrics | {"skipped": jnp.float32(0)}
+
         return run
 
     monkeypatch.setattr(pretrain, "guarded", without_guard)
@@ -112,8 +134,9 @@ def breaks(monkeypatch):
             def step(state, batch):
                 new, metrics = method.step(state, batch)
                 broken = jnp.isin(state.step + 1, jnp.array(steps))
-                return new.replace(params=jax.tree.map(
-                    lambda x: jnp.where(broken, jnp.nan, x), new.params)), metrics
+                return new.replace(
+                    params=jax.tree.map(lambda x: jnp.where(broken, jnp.nan, x), new.params)
+                ), metrics
 
             return method._replace(step=step), durations
 
@@ -134,11 +157,13 @@ def test_a_run_skips_what_it_may_and_counts_it(breaks, tmp_path, dataset):
 
 @pytest.mark.parametrize("max_skipped, step", [(0, 3), (1, 5)])
 @pytest.mark.parametrize("log_every", [1, 0])
-def test_and_stops_with_the_last_good_state(max_skipped, step, log_every, breaks, tmp_path,
-                                            dataset):
+def test_and_stops_with_the_last_good_state(
+    max_skipped, step, log_every, breaks, tmp_path, dataset
+):
     breaks(3, 5)
-    config = config_of("look", TINY | {"max_skipped": max_skipped,
-                                       "log_every": f"{log_every} steps"})
+    config = config_of(
+        "look", TINY | {"max_skipped": max_skipped, "log_every": f"{log_every} steps"}
+    )
     with pytest.raises(RunError, match=f"not finite at step {step}: .*jaxpt replay") as stopped:
         pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
     assert ("max_skipped=1 such steps were skipped before" in str(stopped.value)) == max_skipped
@@ -150,15 +175,19 @@ def test_and_stops_with_the_last_good_state(max_skipped, step, log_every, breaks
     assert checkpoint.newest(tmp_path) is None  # nothing was due
 
 
-def test_where_the_last_good_state_cannot_be_kept_that_is_said_too(breaks, tmp_path, dataset,
-                                                                   monkeypatch):
+def test_where_the_last_good_state_cannot_be_kept_that_is_said_too(
+    breaks, tmp_path, dataset, monkeypatch
+):
     def full(folder, about):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint.manifest, "write", full)
     breaks(3)
-    with pytest.raises(RunError, match="not finite at step 3: .* was not kept: the checkpoint of "
-                                       "step 2 could not be written"):
+    with pytest.raises(
+        RunError,
+        match="not finite at step 3: .* was not kept: the checkpoint of "
+        "step 2 could not be written",
+    ):
         pretrain.run(config_of("look", TINY), str(tmp_path), quiet=True, dataset=dataset)
 
 

@@ -17,8 +17,9 @@ def resident():
     return int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * 4096
 
 
-@pytest.mark.skipif(sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"),
-                    reason="needs glibc")
+@pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="needs glibc"
+)
 def test_what_was_freed_goes_back():
     blocks = [bytes(4096) for _ in range(50 * MIB // 4096)]
     on_top = bytes(4096)  # the end of the heap: nothing below it is returned by itself

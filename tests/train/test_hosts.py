@@ -21,14 +21,35 @@ from jaxpt.train.stopping import STATUS
 
 # More than 2,048 keys and few neighbours: LOOK is streamed. SGD does not blow rounding up.
 CONFIG = {
-    "data.limit": 400, "batch_size": 40, "duration": "20 steps", "log_every": "5 steps",
-    "knn_every": "0 steps", "checkpoint_every": "10 steps", "memory": 4000, "k": 10,
-    "optimizer.name": "sgd", "optimizer.learning_rate": 0.05, "model.options.widths": "(8,)",
-    "model.options.strides": "(4,)", "model.projector.hidden": "()", "model.projector.dim": 8}
+    "data.limit": 400,
+    "batch_size": 40,
+    "duration": "20 steps",
+    "log_every": "5 steps",
+    "knn_every": "0 steps",
+    "checkpoint_every": "10 steps",
+    "memory": 4000,
+    "k": 10,
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.05,
+    "model.options.widths": "(8,)",
+    "model.options.strides": "(4,)",
+    "model.projector.hidden": "()",
+    "model.projector.dim": 8,
+}
 LONG = {"duration": "100000 steps", "checkpoint_every": "5 steps"}
-VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID", "SLURM_JOB_ID",
-             "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS",
-             "SLURM_STEP_NUM_TASKS", "OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE")
+VARIABLES = (
+    "JAX_COORDINATOR_ADDRESS",
+    "JAX_NUM_PROCESSES",
+    "JAX_PROCESS_ID",
+    "SLURM_JOB_ID",
+    "SLURM_STEP_NODELIST",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NTASKS",
+    "SLURM_STEP_NUM_TASKS",
+    "OMPI_MCA_orte_hnp_uri",
+    "OMPI_COMM_WORLD_SIZE",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -39,16 +60,27 @@ def alone(monkeypatch):
 
 
 def command(workdir, changes=None):
-    return ["pretrain", "--config=pretrain/digits.py:look", f"--workdir={workdir}",
-            *(f"--config.{name}={value}" for name, value in (CONFIG | (changes or {})).items())]
+    return [
+        "pretrain",
+        "--config=pretrain/digits.py:look",
+        f"--workdir={workdir}",
+        *(f"--config.{name}={value}" for name, value in (CONFIG | (changes or {})).items()),
+    ]
 
 
 def start(argv, **more):
     """The command as a process of its own, with one device where nothing says otherwise."""
-    environment = os.environ | {"JAX_PLATFORMS": "cpu",
-                                "XLA_FLAGS": "--xla_backend_optimization_level=1"}
-    return subprocess.Popen([sys.executable, "-m", "jaxpt.cli", *argv], env=environment | more,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=1",
+    }
+    return subprocess.Popen(
+        [sys.executable, "-m", "jaxpt.cli", *argv],
+        env=environment | more,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def launch(processes, devices, argv):
@@ -115,27 +147,40 @@ def test_commands_of_one_process_do_not_wait_for_others(alone, monkeypatch, caps
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "3")
     out = [f"--out={tmp_path / 'x'}"] if alone != "replay" else []
     assert cli.main([alone, "run", *out]) == 2
-    assert (f"jaxpt {alone} runs as one process, but Open MPI starts 3: start it once"
-            in capsys.readouterr().err)
+    assert (
+        f"jaxpt {alone} runs as one process, but Open MPI starts 3: start it once"
+        in capsys.readouterr().err
+    )
 
 
-@pytest.mark.parametrize(("given", "message"), [
-    (("here:1", None, None), "belong together: --processes and --process are missing"),
-    ((None, 2, 0), "--coordinator is missing"),
-    (("here", 2, 0), "--coordinator must be HOST:PORT, got 'here'"),
-    (("here:1", "two", 0), "--processes must be a whole number, got 'two'"),
-    (("here:1", 0, 0), "--processes must be at least 1, got 0"),
-    (("here:1", 2, 2), r"--process must lie in 0 … 1, got 2")])
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("here:1", None, None), "belong together: --processes and --process are missing"),
+        ((None, 2, 0), "--coordinator is missing"),
+        (("here", 2, 0), "--coordinator must be HOST:PORT, got 'here'"),
+        (("here:1", "two", 0), "--processes must be a whole number, got 'two'"),
+        (("here:1", 0, 0), "--processes must be at least 1, got 0"),
+        (("here:1", 2, 2), r"--process must lie in 0 … 1, got 2"),
+    ],
+)
 def test_what_makes_no_sense_is_refused(given, message):
     with pytest.raises(InputError, match=message):
         find_place(*given)
 
 
-@pytest.mark.parametrize(("argv", "message"), [
-    (["--processes=0", "pretrain"], "--processes must be at least 1, got 0"),
-    (["--devices-per-process=0", "pretrain"], "--devices-per-process must be at least 1, got 0"),
-    (["demo"], "jaxpt launch starts jaxpt pretrain, got 'demo'"),
-    ([], "got 'no command'")])
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--processes=0", "pretrain"], "--processes must be at least 1, got 0"),
+        (
+            ["--devices-per-process=0", "pretrain"],
+            "--devices-per-process must be at least 1, got 0",
+        ),
+        (["demo"], "jaxpt launch starts jaxpt pretrain, got 'demo'"),
+        ([], "got 'no command'"),
+    ],
+)
 def test_launch_refuses_what_it_cannot_start(argv, message, capsys):
     assert cli.main(["launch", *argv]) == 2
     assert message in capsys.readouterr().err
@@ -150,8 +195,10 @@ def final_state(workdir):
 
 
 def leaves(tree):
-    return {jax.tree_util.keystr(path): np.asarray(x)
-            for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): np.asarray(x)
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def assert_same(one, other, tolerance=2e-6):
@@ -163,8 +210,7 @@ def assert_same(one, other, tolerance=2e-6):
         if x.dtype.kind in "ib":
             np.testing.assert_array_equal(x, other[name], err_msg=name)
         else:
-            np.testing.assert_allclose(x, other[name], rtol=tolerance, atol=tolerance,
-                                       err_msg=name)
+            np.testing.assert_allclose(x, other[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
 @pytest.mark.slow
@@ -173,8 +219,9 @@ def test_one_two_and_four_processes_of_eight_devices_are_equal(tmp_path):
     for processes in 1, 2, 4:
         for sharding in "replicated", "sharded":
             workdir = tmp_path / f"{processes}{sharding}"
-            status, _, err = end(launch(processes, 8 // processes, command(
-                workdir, {"memory_sharding": sharding})))
+            status, _, err = end(
+                launch(processes, 8 // processes, command(workdir, {"memory_sharding": sharding}))
+            )
             assert status == 0, err
             states[processes, sharding] = final_state(workdir)
     first = states.pop((1, "replicated"))
@@ -187,10 +234,22 @@ def test_one_two_and_four_processes_of_eight_devices_are_equal(tmp_path):
 def test_parameters_in_parts_on_two_processes_are_those_of_one(tmp_path):
     states = []
     for processes in 1, 2:
-        status, _, err = end(launch(processes, 4 // processes, command(
-            tmp_path / str(processes), {
-                "param_sharding": "sharded", "duration": "5 steps", "knn_every": "5 steps",
-                "model.projector.hidden": "(64,)", "model.projector.dim": 64})))
+        status, _, err = end(
+            launch(
+                processes,
+                4 // processes,
+                command(
+                    tmp_path / str(processes),
+                    {
+                        "param_sharding": "sharded",
+                        "duration": "5 steps",
+                        "knn_every": "5 steps",
+                        "model.projector.hidden": "(64,)",
+                        "model.projector.dim": 64,
+                    },
+                ),
+            )
+        )
         assert status == 0, err
         states.append(final_state(tmp_path / str(processes)))
     assert_same(*states)
@@ -205,8 +264,10 @@ def test_fewer_processes_go_on_from_the_last_checkpoint(before, after, tmp_path)
     os.kill(children_of(process)[-1], signal.SIGKILL)
     status, _, err = end(process, 30)
     assert status == 1
-    assert f"jaxpt launch: process {before - 1} of {before} was killed by SIGKILL: the others " \
-           "are ended." in err
+    assert (
+        f"jaxpt launch: process {before - 1} of {before} was killed by SIGKILL: the others "
+        "are ended." in err
+    )
     reached = checkpoint.newest(tmp_path / "a")
     total = f"{reached + 3} steps"
     status, out, err = end(launch(after, 2, [*argv, f"--config.duration={total}"]))
@@ -220,8 +281,9 @@ def test_fewer_processes_go_on_from_the_last_checkpoint(before, after, tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "victim"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0),
-                                                (signal.SIGSTOP, 1)])
+@pytest.mark.parametrize(
+    ("number", "victim"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
+)
 def test_a_host_that_dies_ends_the_others_in_under_a_minute(number, victim, tmp_path):
     from jaxpt.launch import _free_port
 
@@ -233,8 +295,12 @@ def test_a_host_that_dies_ends_the_others_in_under_a_minute(number, victim, tmp_
     processes[victim].send_signal(number)
     status, _, err = end(processes[1 - victim], 60)
     assert status == 1 and time.monotonic() - began < 60
-    assert re.search(rf"^jaxpt.*: process {victim} of 2 (has not been heard of for 25 seconds|"
-                     rf"cannot be reached). This one, {1 - victim}, stops too", err, re.MULTILINE)
+    assert re.search(
+        rf"^jaxpt.*: process {victim} of 2 (has not been heard of for 25 seconds|"
+        rf"cannot be reached). This one, {1 - victim}, stops too",
+        err,
+        re.MULTILINE,
+    )
     assert "Traceback" not in err
     processes[victim].kill()
     processes[victim].communicate()
@@ -248,8 +314,9 @@ def test_launch_passes_a_signal_on_and_all_save_the_same_step(number, tmp_path):
     process.send_signal(number)
     status, _, err = end(process, 60)
     assert status == STATUS, err
-    steps = re.findall(r"^\[[01]\] jaxpt pretrain: stopped.* at step (\d+): the state is saved",
-                       err, re.MULTILINE)
+    steps = re.findall(
+        r"^\[[01]\] jaxpt pretrain: stopped.* at step (\d+): the state is saved", err, re.MULTILINE
+    )
     assert len(steps) == 2 and set(steps) == {str(checkpoint.newest(tmp_path / "a"))}
 
 

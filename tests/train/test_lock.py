@@ -40,8 +40,7 @@ def test_two_runs_in_one_folder_are_refused(folder):
 
 
 def test_the_lock_of_a_dead_process_does_not_hold(folder):
-    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)],
-                               stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match=f"is in use by process {process.pid} on "):
         with lock.hold(folder):
@@ -153,8 +152,9 @@ class TestLease:
         assert capsys.readouterr().err == ""
 
     def test_of_two_at_the_same_moment_the_later_has_it(self, path, monkeypatch):
-        monkeypatch.setattr(lock.time, "sleep", lambda seconds: path.write_text(
-            f"{OTHER} at {time.time():.3f}"))
+        monkeypatch.setattr(
+            lock.time, "sleep", lambda seconds: path.write_text(f"{OTHER} at {time.time():.3f}")
+        )
         with pytest.raises(InputError, match=f"in use by {OTHER}"):
             with lock._lease(path):
                 pass

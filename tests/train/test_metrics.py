@@ -29,8 +29,8 @@ def events_in(folder):
     for path in sorted(folder.glob("events.out.tfevents.*")):
         data, at = path.read_bytes(), 0
         while at < len(data):
-            length = struct.unpack("<Q", data[at:at + 8])[0]
-            event = Event.FromString(data[at + 12:at + 12 + length])
+            length = struct.unpack("<Q", data[at : at + 8])[0]
+            event = Event.FromString(data[at + 12 : at + 12 + length])
             at += 16 + length
             if event.HasField("session_log"):
                 starts.append(event.step)
@@ -53,12 +53,17 @@ def test_a_resumed_run_writes_its_rows_again(tmp_path):
             writer.write(step, {"from": resumed})
         writer.close()
     assert [(row["step"], row["from"]) for row in read_metrics(tmp_path)] == [
-        (2, 0), (4, 0), (6, 4)]
+        (2, 0),
+        (4, 0),
+        (6, 4),
+    ]
     assert sorted(events_in(tmp_path)[1]) == [1, 5]
 
 
-@pytest.mark.parametrize("damage", [
-    b'{"step": 6, "lo', b"\xff\xfe\n", b"nonsense\n", b"[1]\n", b'{"loss": 1}\n', b"{}\n", b"\n"])
+@pytest.mark.parametrize(
+    "damage",
+    [b'{"step": 6, "lo', b"\xff\xfe\n", b"nonsense\n", b"[1]\n", b'{"loss": 1}\n', b"{}\n", b"\n"],
+)
 def test_what_is_no_row_is_dropped(damage, tmp_path):
     good = b'{"step": 2}\n'
     for text in good + damage, damage + b"\n" * (not damage.endswith(b"\n")) + good:
@@ -91,7 +96,7 @@ class Full:
             def write(self, data):
                 if disk.room == 0:
                     raise OSError(errno.ENOSPC, "No space left on device")
-                written = file.write(data[:disk.room])
+                written = file.write(data[: disk.room])
                 disk.room -= written
                 return written
 
@@ -168,8 +173,9 @@ def test_a_log_writes_one_row_late_but_all_before_a_checkpoint(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path)] == [2]
     log.sync(None)
     assert [row["step"] for row in read_metrics(tmp_path)] == [2, 4]
-    assert json.dumps(read_metrics(tmp_path)) == json.dumps([
-        {"step": s, "loss": s / 2, "skipped": 0.0, "images_per_second": 5.0} for s in (2, 4)])
+    assert json.dumps(read_metrics(tmp_path)) == json.dumps(
+        [{"step": s, "loss": s / 2, "skipped": 0.0, "images_per_second": 5.0} for s in (2, 4)]
+    )
     assert log.history == []  # a writer keeps them, so memory does not
     log.sync(None)
     writer.close()

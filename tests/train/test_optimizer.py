@@ -15,10 +15,25 @@ jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_lev
 
 
 class TestSteps:
-    @pytest.mark.parametrize("text, expected", [
-        ("100 steps", 100), ("1 step", 1), ("0 steps", 0), ("  7   steps ", 7), ("7steps", 7),
-        ("2 epochs", 20), ("1 epoch", 10), ("0.5 epochs", 5), ("1.26 epochs", 13), ("0 epochs", 0),
-        ("240 examples", 2), ("1 example", 0), ("170 examples", 1), ("190 examples", 2)])
+    @pytest.mark.parametrize(
+        "text, expected",
+        [
+            ("100 steps", 100),
+            ("1 step", 1),
+            ("0 steps", 0),
+            ("  7   steps ", 7),
+            ("7steps", 7),
+            ("2 epochs", 20),
+            ("1 epoch", 10),
+            ("0.5 epochs", 5),
+            ("1.26 epochs", 13),
+            ("0 epochs", 0),
+            ("240 examples", 2),
+            ("1 example", 0),
+            ("170 examples", 1),
+            ("190 examples", 2),
+        ],
+    )
     def test_units(self, text, expected):
         found = steps(text, batch_size=120, n_examples=1200)
         assert found == expected and isinstance(found, int)
@@ -27,9 +42,22 @@ class TestSteps:
         assert steps("3 epochs", batch_size=100, n_examples=150) == 4  # 4.5, to the even one
         assert steps("4 epochs", batch_size=100, n_examples=150) == 6
 
-    @pytest.mark.parametrize("text", [
-        "", "soon", "60", "epochs", "-3 steps", "3 hours", "1e3 steps", "3 steps or so",
-        "3,5 epochs", "steps 3", "nan epochs"])
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "",
+            "soon",
+            "60",
+            "epochs",
+            "-3 steps",
+            "3 hours",
+            "1e3 steps",
+            "3 steps or so",
+            "3,5 epochs",
+            "steps 3",
+            "nan epochs",
+        ],
+    )
     def test_text_that_is_no_duration(self, text):
         with pytest.raises(InputError, match=f"a duration reads like .*got {text!r}"):
             steps(text, batch_size=120, n_examples=1200)
@@ -60,7 +88,8 @@ class TestLearningRate:
 
 def optimizer(name, *, rate=0.1, momentum=0.0, weight_decay=0.0):
     config = ml_collections.ConfigDict(
-        {"name": name, "momentum": momentum, "weight_decay": weight_decay})
+        {"name": name, "momentum": momentum, "weight_decay": weight_decay}
+    )
     return make_optimizer(config, optax.constant_schedule(rate))
 
 
@@ -79,8 +108,11 @@ def descend(chosen, params, gradient_of, n):
     return path
 
 
-PARAMS = {"kernel": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32),
-          "bias": np.array([1.0, -1.0], np.float32), "scale": np.float32(2.0)}
+PARAMS = {
+    "kernel": np.array([[1.0, -2.0], [0.5, 3.0]], np.float32),
+    "bias": np.array([1.0, -1.0], np.float32),
+    "scale": np.float32(2.0),
+}
 
 
 def no_gradient(params):
@@ -90,16 +122,24 @@ def no_gradient(params):
 class TestOptimizers:
     # LARS moves a matrix by a thousandth of its length, times the rate, whatever the gradient;
     # vectors take plain steps, so one rate does not suit both.
-    @pytest.mark.parametrize("name, rate, keys", [
-        ("sgd", 0.02, ["kernel", "bias", "scale"]), ("adamw", 0.1, ["kernel", "bias", "scale"]),
-        ("lars", 10.0, ["kernel"]), ("lars", 0.02, ["bias", "scale"])])
+    @pytest.mark.parametrize(
+        "name, rate, keys",
+        [
+            ("sgd", 0.02, ["kernel", "bias", "scale"]),
+            ("adamw", 0.1, ["kernel", "bias", "scale"]),
+            ("lars", 10.0, ["kernel"]),
+            ("lars", 0.02, ["bias", "scale"]),
+        ],
+    )
     def test_lowers_a_quadratic_to_its_minimum(self, name, rate, keys):
         goal = {key: PARAMS[key] for key in keys}
         start = jax.tree.map(lambda p: p + 1, goal)
 
         def distance(params):
-            return sum(jnp.sum((p - g) ** 2) for p, g in zip(
-                jax.tree.leaves(params), jax.tree.leaves(goal)))
+            return sum(
+                jnp.sum((p - g) ** 2)
+                for p, g in zip(jax.tree.leaves(params), jax.tree.leaves(goal))
+            )
 
         path = descend(optimizer(name, rate=rate, momentum=0.5), start, jax.grad(distance), 120)
         assert distance(path[0]) < distance(start)
@@ -117,8 +157,12 @@ class TestOptimizers:
 
     @pytest.mark.parametrize("name", OPTIMIZERS)
     def test_weight_decay_leaves_a_vits_token_and_positions(self, name):
-        params = {"backbone": {part: np.ones((1, 2, 2), np.float32) for part in (
-            "cls_token", "positions", "kernel")}}
+        params = {
+            "backbone": {
+                part: np.ones((1, 2, 2), np.float32)
+                for part in ("cls_token", "positions", "kernel")
+            }
+        }
         after = descend(optimizer(name, rate=0.1, weight_decay=0.5), params, no_gradient, 1)[0]
         kept = {part: bool((x == 1).all()) for part, x in after["backbone"].items()}
         assert kept == {"cls_token": True, "positions": True, "kernel": False}
@@ -131,14 +175,22 @@ class TestOptimizers:
 
     @pytest.mark.parametrize("name", ["sgd", "lars"])
     def test_momentum_adds_up(self, name):
-        path = descend(optimizer(name, rate=0.1, momentum=0.9), {"bias": PARAMS["bias"]},
-                       lambda params: jax.tree.map(jnp.ones_like, params), 3)
+        path = descend(
+            optimizer(name, rate=0.1, momentum=0.9),
+            {"bias": PARAMS["bias"]},
+            lambda params: jax.tree.map(jnp.ones_like, params),
+            3,
+        )
         steps_taken = -np.diff([PARAMS["bias"][0], *(p["bias"][0] for p in path)])
         np.testing.assert_allclose(steps_taken, [0.1, 0.19, 0.271], rtol=1e-4)
 
     def test_lars_scales_matrices_but_not_vectors(self):
-        after = descend(optimizer("lars", rate=1.0), PARAMS, lambda params: jax.tree.map(
-            lambda p: 1e-3 * jnp.ones_like(p), params), 1)[0]
+        after = descend(
+            optimizer("lars", rate=1.0),
+            PARAMS,
+            lambda params: jax.tree.map(lambda p: 1e-3 * jnp.ones_like(p), params),
+            1,
+        )[0]
         moved = np.linalg.norm(after["kernel"] - PARAMS["kernel"])
         assert moved == pytest.approx(1e-3 * np.linalg.norm(PARAMS["kernel"]), rel=1e-3)
         np.testing.assert_allclose(after["bias"], PARAMS["bias"] - 1e-3, rtol=1e-5)
@@ -146,8 +198,9 @@ class TestOptimizers:
     def test_follows_the_schedule(self):
         config = ml_collections.ConfigDict({"name": "sgd", "momentum": 0.0, "weight_decay": 0.0})
         chosen = make_optimizer(config, lambda step: jnp.array([0.5, 0.25, 0.0])[step])
-        path = descend(chosen, {"bias": PARAMS["bias"]},
-                       lambda params: jax.tree.map(jnp.ones_like, params), 3)
+        path = descend(
+            chosen, {"bias": PARAMS["bias"]}, lambda params: jax.tree.map(jnp.ones_like, params), 3
+        )
         np.testing.assert_allclose([p["bias"][0] for p in path], [0.5, 0.25, 0.25])
 
     def test_unknown(self):

@@ -25,16 +25,18 @@ def dataset():
 
 def train(dataset, method="look", *, workdir=None, **changes):
     config = digits.get_config(method)
-    config.update(duration="4 steps", knn_every="0 steps", log_every="1 steps",
-                  checkpoint_every="2 steps")
+    config.update(
+        duration="4 steps", knn_every="0 steps", log_every="1 steps", checkpoint_every="2 steps"
+    )
     config.update_from_flattened_dict(changes)
     return pretrain.run(config, workdir, quiet=True, dataset=dataset)
 
 
 def assert_close(a, b, tolerance=2e-4):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(np.asarray(x, np.float32), np.asarray(y, np.float32),
-                                   rtol=tolerance, atol=tolerance)
+        np.testing.assert_allclose(
+            np.asarray(x, np.float32), np.asarray(y, np.float32), rtol=tolerance, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize(("method", "norm"), [("look", "sync_batch"), ("sup_con", "group")])
@@ -43,16 +45,22 @@ def test_eight_devices_by_shard_map_or_pmap_equal_one(method, norm, dataset):
     changes = {"model.norm": norm, "optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
     one, eight, pmapped = (
         train(dataset, method, devices=devices, mapping=mapping, **changes)
-        for devices, mapping in ((1, "shard_map"), (8, "shard_map"), (8, "pmap")))
+        for devices, mapping in ((1, "shard_map"), (8, "shard_map"), (8, "pmap"))
+    )
     assert_close(one.state, eight.state)
     assert_close(eight.state, pmapped.state, 1e-6)
-    np.testing.assert_allclose([row["loss"] for row in one.history if "loss" in row],
-                               [row["loss"] for row in eight.history if "loss" in row], rtol=1e-4)
+    np.testing.assert_allclose(
+        [row["loss"] for row in one.history if "loss" in row],
+        [row["loss"] for row in eight.history if "loss" in row],
+        rtol=1e-4,
+    )
 
 
 def test_batch_statistics_of_each_device_alone_are_another_thing(dataset):
-    one, eight = (train(dataset, devices=devices, **{"model.norm": "batch"}).history[-2]["loss"]
-                  for devices in (1, 8))
+    one, eight = (
+        train(dataset, devices=devices, **{"model.norm": "batch"}).history[-2]["loss"]
+        for devices in (1, 8)
+    )
     assert abs(one - eight) > 1e-3
 
 
@@ -79,18 +87,23 @@ def test_a_batch_is_split_in_order_and_the_state_is_not():
     for mapping in "shard_map", "pmap":
         devices.mapping = mapping
         state, metrics = devices.map(step)(
-            devices.replicate(np.float32(1)), devices.replicate(np.float32(2)),
-            devices.split(np.arange(12)))
+            devices.replicate(np.float32(1)),
+            devices.replicate(np.float32(2)),
+            devices.split(np.arange(12)),
+        )
         assert state == 3 and state.shape == ()
         np.testing.assert_array_equal(metrics["first"], [0, 3, 6, 9])
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"batch_size": 30}, "batch_size 30 does not divide over 8 devices"),
-    ({"batch_size": 0}, "batch_size must be at least 1"),
-    ({"devices": 9}, "devices must be between 0 .all. and 8, got 9"),
-    ({"mapping": "vmap"}, "mapping must be one of"),
-])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 30}, "batch_size 30 does not divide over 8 devices"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"devices": 9}, "devices must be between 0 .all. and 8, got 9"),
+        ({"mapping": "vmap"}, "mapping must be one of"),
+    ],
+)
 def test_bad_devices_are_refused_with_the_numbers(changes, message, dataset):
     with pytest.raises(InputError, match=message):
         train(dataset, **{"memory": 1200, "devices": 8, **changes})
@@ -122,13 +135,20 @@ def test_two_processes_equal_one(tmp_path, dataset):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
-    processes = [subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, address, str(i), str(tmp_path / "params.npz")],
-        env=environment, stderr=subprocess.PIPE, text=True) for i in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(i), str(tmp_path / "params.npz")],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
     for process in processes:
         _, errors = process.communicate(timeout=180)
         assert process.returncode == 0, errors
-    alone = train(dataset, devices=1,
-                  **{"optimizer.name": "sgd", "optimizer.learning_rate": 0.05}).state.params
+    alone = train(
+        dataset, devices=1, **{"optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
+    ).state.params
     with np.load(tmp_path / "params.npz") as saved:
         assert_close(jax.tree.leaves(alone), [jnp.asarray(saved[name]) for name in saved.files])

@@ -27,8 +27,10 @@ def told(clock, *, quiet=False):
 def test_a_line_now_and_then_and_one_at_the_end(clock, capsys):
     told(clock)
     said = capsys.readouterr()
-    assert said.err.splitlines() == ["look 2/4  loss 0.500  2 images/s  12 s left",
-                                     "look 4/4  kNN 0.750  2 images/s  0 s left"]
+    assert said.err.splitlines() == [
+        "look 2/4  loss 0.500  2 images/s  12 s left",
+        "look 4/4  kNN 0.750  2 images/s  0 s left",
+    ]
     assert said.out == ""
 
 

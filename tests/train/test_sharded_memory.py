@@ -12,11 +12,21 @@ from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 
 # Small, and steady: SGD does not blow rounding up as Adam does.
-RUN = {"duration": "6 steps", "knn_every": "0 steps", "log_every": "1 steps", "batch_size": 40,
-       "checkpoint_every": "3 steps", "optimizer.name": "sgd", "optimizer.learning_rate": 0.05,
-       "data.limit": 400, "memory": 400, "k": 20, "model.options": {"widths": (8,),
-                                                                    "strides": (4,)},
-       "model.projector": {"hidden": (), "dim": 8}, "local_views": 0}
+RUN = {
+    "duration": "6 steps",
+    "knn_every": "0 steps",
+    "log_every": "1 steps",
+    "batch_size": 40,
+    "checkpoint_every": "3 steps",
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.05,
+    "data.limit": 400,
+    "memory": 400,
+    "k": 20,
+    "model.options": {"widths": (8,), "strides": (4,)},
+    "model.projector": {"hidden": (), "dim": 8},
+    "local_views": 0,
+}
 SHARDED = {"memory_sharding": "sharded"}
 
 
@@ -37,8 +47,9 @@ def assert_same(one, other, tolerance=1e-5):
         if x.dtype.kind in "ib":
             np.testing.assert_array_equal(x, y)
         else:
-            np.testing.assert_allclose(x.astype(np.float32), y.astype(np.float32),
-                                       rtol=tolerance, atol=tolerance)
+            np.testing.assert_allclose(
+                x.astype(np.float32), y.astype(np.float32), rtol=tolerance, atol=tolerance
+            )
 
 
 def losses_of(trained):
@@ -49,16 +60,26 @@ def devices_of(memory):
     return [len({s.index[0].start for s in x.addressable_shards}) for x in memory[:4]]
 
 
-@pytest.mark.parametrize(("method", "changes"), [
-    ("look", {"own_view": 0.3, "k_by_class": True, "balanced": True}),
-    ("look", {"memory": 4000, "k": 10}),  # streamed
-    ("look", {"neighbors": "approximate", "steps_per_call": 2}),
-    ("look", {"memory_kind": "bank", "k_warmup": "4 steps"}),
-    ("nca", {"memory": 4000}), ("sup_moco", {}), ("exemplar", {}), ("mask_con", {}),
-    ("grafit", {}), ("moco_v2", {}), ("t_rex", {"prototypes_from": "memory"})])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("look", {"own_view": 0.3, "k_by_class": True, "balanced": True}),
+        ("look", {"memory": 4000, "k": 10}),  # streamed
+        ("look", {"neighbors": "approximate", "steps_per_call": 2}),
+        ("look", {"memory_kind": "bank", "k_warmup": "4 steps"}),
+        ("nca", {"memory": 4000}),
+        ("sup_moco", {}),
+        ("exemplar", {}),
+        ("mask_con", {}),
+        ("grafit", {}),
+        ("moco_v2", {}),
+        ("t_rex", {"prototypes_from": "memory"}),
+    ],
+)
 def test_every_method_learns_the_same(method, changes, dataset):
-    whole, parts = (train(dataset, method, devices=8, **changes, **sharding)
-                    for sharding in ({}, SHARDED))
+    whole, parts = (
+        train(dataset, method, devices=8, **changes, **sharding) for sharding in ({}, SHARDED)
+    )
     assert devices_of(whole.state.memory) == [1] * 4
     assert devices_of(parts.state.memory) == [8] * 4
     assert_same(whole.state, parts.state)
@@ -66,22 +87,28 @@ def test_every_method_learns_the_same(method, changes, dataset):
 
 
 def test_bfloat16_keys_stay_bfloat16_and_train(dataset):
-    exact, rounded = (train(dataset, devices=2, **SHARDED, memory_dtype=dtype)
-                      for dtype in ("float32", "bfloat16"))
+    exact, rounded = (
+        train(dataset, devices=2, **SHARDED, memory_dtype=dtype)
+        for dtype in ("float32", "bfloat16")
+    )
     assert rounded.state.memory.keys.dtype == "bfloat16"
     assert_same(exact.state.memory, rounded.state.memory, 0.02)
 
 
-@pytest.mark.parametrize(("first", "then"), [
-    (8, {"devices": 2, **SHARDED}), (8, {"devices": 1}), (0, {"devices": 4, **SHARDED})])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [(8, {"devices": 2, **SHARDED}), (8, {"devices": 1}), (0, {"devices": 4, **SHARDED})],
+)
 def test_a_checkpoint_restores_on_any_devices_whole_or_in_parts(first, then, tmp_path, dataset):
     begun = {"devices": first, **SHARDED} if first else {"devices": 2}
     whole = train(dataset, workdir=str(tmp_path / "a"), **begun)
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     shutil.rmtree(tmp_path / "b" / "checkpoints" / "6")  # as if killed after step 3
     resumed = train(dataset, workdir=str(tmp_path / "b"), **then)
-    assert devices_of(resumed.state.memory) == [
-        then["devices"] if "memory_sharding" in then else 1] * 4
+    assert (
+        devices_of(resumed.state.memory)
+        == [then["devices"] if "memory_sharding" in then else 1] * 4
+    )
     assert_same(whole.state, resumed.state)
 
 
@@ -100,13 +127,17 @@ def test_a_number_that_is_not_finite_in_one_part_is_seen_by_all(dataset):
     config = config_of("look", RUN | SHARDED)
     method, _ = pretrain.prepare(config, dataset)
     state = pretrain.place_state(
-        pretrain.init_state(method, config, dataset.trainval.images), config, devices)
+        pretrain.init_state(method, config, dataset.trainval.images), config, devices
+    )
 
     def breaks(state, batch):
         row = jax.lax.axis_index("batch") * 100 + np.arange(100)
         keys = np.nan * (row == 250)[:, None] + state.memory.keys
-        return state.replace(memory=state.memory._replace(keys=jax.numpy.where(
-            (row == 250)[:, None], keys, state.memory.keys))), {"loss": np.float32(0)}
+        return state.replace(
+            memory=state.memory._replace(
+                keys=jax.numpy.where((row == 250)[:, None], keys, state.memory.keys)
+            )
+        ), {"loss": np.float32(0)}
 
     guard = guarded(breaks, max_skipped=3)
     step = devices.map(lambda state, data, rows: guard(state, None), like=state)

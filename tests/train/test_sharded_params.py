@@ -21,11 +21,22 @@ from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.parallel import AXIS, Devices
 
 # Small, but for the projector, so that there is something to cut. SGD does not blow rounding up.
-RUN = {"duration": "4 steps", "knn_every": "0 steps", "log_every": "1 steps", "batch_size": 40,
-       "checkpoint_every": "2 steps", "optimizer.name": "sgd", "optimizer.learning_rate": 0.05,
-       "data.limit": 400, "memory": 400, "k": 20, "local_views": 0, "devices": 8,
-       "model.options": {"widths": (8,), "strides": (4,)},
-       "model.projector": {"hidden": (64,), "dim": 64}}
+RUN = {
+    "duration": "4 steps",
+    "knn_every": "0 steps",
+    "log_every": "1 steps",
+    "batch_size": 40,
+    "checkpoint_every": "2 steps",
+    "optimizer.name": "sgd",
+    "optimizer.learning_rate": 0.05,
+    "data.limit": 400,
+    "memory": 400,
+    "k": 20,
+    "local_views": 0,
+    "devices": 8,
+    "model.options": {"widths": (8,), "strides": (4,)},
+    "model.projector": {"hidden": (64,), "dim": 64},
+}
 # Gradients are longer than what they are cut to.
 LOOK = {"memory_sharding": "sharded", "optimizer.clip_norm": 0.02, "steps_per_call": 2}
 SHARDED = {"param_sharding": "sharded"}
@@ -56,21 +67,34 @@ def assert_same(one, other, tolerance=1e-6):
 
 def pieces(tree):
     """Into how many pieces the large arrays are cut."""
-    return {len({tuple(s.start for s in piece.index) for piece in x.addressable_shards})
-            for x in jax.tree.leaves(tree) if x.size >= parts.SMALLEST}
+    return {
+        len({tuple(s.start for s in piece.index) for piece in x.addressable_shards})
+        for x in jax.tree.leaves(tree)
+        if x.size >= parts.SMALLEST
+    }
 
 
 def networks(state):
     return state.params, state.opt_state, state.target and state.target.params
 
 
-@pytest.mark.parametrize(("method", "changes", "tolerance"), [
-    ("look", LOOK, 1e-6),
-    ("t_rex", {"optimizer.name": "adamw", "micro_batches": 5,
-               "model.projector": {"hidden": (), "dim": 2048}}, 1e-5)])  # prototypes are cut
+@pytest.mark.parametrize(
+    ("method", "changes", "tolerance"),
+    [
+        ("look", LOOK, 1e-6),
+        (
+            "t_rex",
+            {
+                "optimizer.name": "adamw",
+                "micro_batches": 5,
+                "model.projector": {"hidden": (), "dim": 2048},
+            },
+            1e-5,
+        ),
+    ],
+)  # prototypes are cut
 def test_parameters_in_parts_learn_the_same(method, changes, tolerance, dataset):
-    whole, cut = (train(dataset, method, **changes | sharding).state
-                  for sharding in ({}, SHARDED))
+    whole, cut = (train(dataset, method, **changes | sharding).state for sharding in ({}, SHARDED))
     assert pieces(networks(whole)) == {1} and pieces(networks(cut)) == {8}
     assert_same(whole, cut, tolerance)
 
@@ -87,31 +111,41 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, dataset):
 WHOLE = {"param_sharding": "replicated"}
 
 
-@pytest.mark.parametrize(("first", "then"), [
-    ({"devices": 8, **SHARDED}, {"devices": 2, **SHARDED}),
-    ({"devices": 4, **SHARDED}, {"devices": 1, **WHOLE}),
-    ({"devices": 8, **WHOLE}, {"devices": 4, **SHARDED})])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"devices": 8, **SHARDED}, {"devices": 2, **SHARDED}),
+        ({"devices": 4, **SHARDED}, {"devices": 1, **WHOLE}),
+        ({"devices": 8, **WHOLE}, {"devices": 4, **SHARDED}),
+    ],
+)
 def test_a_checkpoint_restores_on_any_devices_whole_or_in_parts(first, then, tmp_path, dataset):
     saved, like = (first_state(dataset, changes)[1] for changes in (first, then))
     checkpointer = Checkpointer(tmp_path, keep=1, about={})
     checkpointer.save(0, saved, final=True)
     checkpointer.close()
     restored = checkpoint.restore(tmp_path, 0, like)
-    assert pieces(networks(restored)) == {1 if then["param_sharding"] == "replicated"
-                                          else then["devices"]}
+    assert pieces(networks(restored)) == {
+        1 if then["param_sharding"] == "replicated" else then["devices"]
+    }
     jax.tree.map(np.testing.assert_array_equal, saved, restored)
 
 
 def test_a_device_holds_less(dataset):
-    large = {"model.projector": {"hidden": (512, 512), "dim": 64}, "batch_size": 8,
-             "optimizer.name": "adamw", "data.limit": 400}
+    large = {
+        "model.projector": {"hidden": (512, 512), "dim": 64},
+        "batch_size": 8,
+        "optimizer.name": "adamw",
+        "data.limit": 400,
+    }
     bytes_of = {}
     for sharding in "replicated", "sharded":
         method, state, devices, config = first_state(dataset, large | {"param_sharding": sharding})
         feed = make_feed(config, dataset.trainval, dataset.trainval.labels, devices)
         rows = devices.split(rows_of_step(0, config.batch_size, n=400, seed=0))
-        program = devices.map(lambda state, data, rows: method.step(
-            state, feed.gather(data, rows)), like=state).lower(state, feed.data, rows)
+        program = devices.map(
+            lambda state, data, rows: method.step(state, feed.gather(data, rows)), like=state
+        ).lower(state, feed.data, rows)
         account = program.compile().memory_analysis()
         bytes_of[sharding] = account.argument_size_in_bytes, account.temp_size_in_bytes
     params = 4 * sum(x.size for x in jax.tree.leaves(state.params))
@@ -120,9 +154,13 @@ def test_a_device_holds_less(dataset):
     assert held_cut + temporaries_cut < 0.6 * (held + temporaries)
 
 
-@pytest.mark.parametrize(("make", "n"), [
-    (functools.partial(ResNet, (1, 1), BasicBlock, stem="small", width=16, norm="group"), 2),
-    (functools.partial(ViT, width=64, depth=1, heads=2, patch=4, image_size=8), 4)])
+@pytest.mark.parametrize(
+    ("make", "n"),
+    [
+        (functools.partial(ResNet, (1, 1), BasicBlock, stem="small", width=16, norm="group"), 2),
+        (functools.partial(ViT, width=64, depth=1, heads=2, patch=4, image_size=8), 4),
+    ],
+)
 def test_blocks_put_their_parameters_together_when_they_read_them(make, n):
     """Twice with ``remat``: the pieces alone wait for the backward pass."""
     gathers, gradients = {}, {}
@@ -149,16 +187,31 @@ def test_blocks_put_their_parameters_together_when_they_read_them(make, n):
 
 
 def test_large_arrays_are_cut_along_their_longest_axis_that_divides():
-    cut = {(3, 3, 64, 64): 2, (3, 3, 64, 128): 3, (1000, 512): 0, (1001, 512): 1, (64, 63): None,
-           (63, 65): None, (65, 65): None, (8192,): 0}
+    cut = {
+        (3, 3, 64, 64): 2,
+        (3, 3, 64, 128): 3,
+        (1000, 512): 0,
+        (1001, 512): 1,
+        (64, 63): None,
+        (63, 65): None,
+        (65, 65): None,
+        (8192,): 0,
+    }
     assert {shape: parts.cut_axis(shape, 8) for shape in cut} == cut
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"param_sharding": "some"}, "param_sharding must be one of .*got 'some'"),
-    ({"mapping": "pmap"}, "param_sharding sharded needs mapping shard_map, got pmap"),
-    ({"optimizer.name": "lars"}, "optimizer.name lars scales each array by its norm"),
-    ({"model.projector": {"hidden": (), "dim": 64}}, "none of the parameters has 4,096 entries")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"param_sharding": "some"}, "param_sharding must be one of .*got 'some'"),
+        ({"mapping": "pmap"}, "param_sharding sharded needs mapping shard_map, got pmap"),
+        ({"optimizer.name": "lars"}, "optimizer.name lars scales each array by its norm"),
+        (
+            {"model.projector": {"hidden": (), "dim": 64}},
+            "none of the parameters has 4,096 entries",
+        ),
+    ],
+)
 def test_what_cannot_be_cut_is_refused(changes, message, dataset):
     with pytest.raises(InputError, match=message):
         train(dataset, **SHARDED | changes)

@@ -122,9 +122,13 @@ def test_without_a_limit_time_is_no_reason(clock):
     assert stop.reason(1) == ""
 
 
-@pytest.mark.parametrize("step, message", [
-    (7, "asked at step 7: the state is saved, the same command goes on from there"),
-    (0, "asked before the first step: the same command begins again")])
+@pytest.mark.parametrize(
+    "step, message",
+    [
+        (7, "asked at step 7: the state is saved, the same command goes on from there"),
+        (0, "asked before the first step: the same command begins again"),
+    ],
+)
 def test_what_is_said(step, message):
     stopped = Stopped(step, "asked")
     assert (str(stopped), stopped.step, stopped.reason) == (message, step, "asked")
@@ -144,8 +148,11 @@ class TestOfManyProcesses:
             return np.array([own, *self.asked])
 
         monkeypatch.setattr(stopping.multihost_utils, "process_allgather", gather)
-        monkeypatch.setattr(stopping.multihost_utils, "reached_preemption_sync_point",
-                            lambda step: step == self.preempted)
+        monkeypatch.setattr(
+            stopping.multihost_utils,
+            "reached_preemption_sync_point",
+            lambda step: step == self.preempted,
+        )
 
     def test_sigterm_is_left_to_the_preemption_service(self):
         before = signal.getsignal(signal.SIGTERM)
@@ -153,7 +160,10 @@ class TestOfManyProcesses:
             assert signal.getsignal(signal.SIGTERM) == before
             self.preempted = 3  # times asked, for it may be asked after every fourth step
             assert [stop.reason(step, agree_every=9) for step in (4, 8, 12)] == [
-                "", "", "stopped by SIGTERM or maintenance"]
+                "",
+                "",
+                "stopped by SIGTERM or maintenance",
+            ]
 
     def test_they_ask_each_other_every_so_often(self):
         with StopRequest() as stop:

@@ -10,8 +10,12 @@ import tensorstore
 from jaxpt.train import tensorstore_leak
 from jaxpt.train.checkpoint import Checkpointer
 
-FOLDERS = [{"driver": "file", "path": "/a/"}, {"driver": "file", "path": "/b/"},
-           {"driver": "file", "path": "/a/", "file_io_sync": False}, {"driver": "memory"}]
+FOLDERS = [
+    {"driver": "file", "path": "/a/"},
+    {"driver": "file", "path": "/b/"},
+    {"driver": "file", "path": "/a/", "file_io_sync": False},
+    {"driver": "memory"},
+]
 
 
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="counts CPython's objects")
@@ -29,8 +33,10 @@ def test_a_save_leaves_few_objects_of_python(tmp_path):
 
 def test_what_is_avoided_is_there():
     """Should this fail, tensorstore has mended it, and the module can go."""
-    as_it_is, spec = tensorstore.KvStore.Spec.to_json.__wrapped__, tensorstore.KvStore.Spec(
-        FOLDERS[0])
+    as_it_is, spec = (
+        tensorstore.KvStore.Spec.to_json.__wrapped__,
+        tensorstore.KvStore.Spec(FOLDERS[0]),
+    )
     gc.collect()
     before = sys.getallocatedblocks()
     for _ in range(1000):

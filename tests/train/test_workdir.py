@@ -33,27 +33,43 @@ def test_an_empty_folder_is_anybody_s(tmp_path):
     assert check(tmp_path / "new") == check(tmp_path, resume=False) == []
 
 
-@pytest.mark.parametrize("changes, told", [
-    ({}, []), ({"checkpoint_every": "1 steps", "keep_best": True, "devices": 4}, []),
-    ({"log_every": "3 steps", "stop_on_save_failure": False, "keep_checkpoints": 7}, []),
-    ({"duration": "90 epochs"}, ["duration (60 epochs there, 90 epochs here)"]),
-    ({"model.remat": True}, ["model.remat (False there, True here)"]),
-    ({"max_skipped": 3}, ["max_skipped (0 there, 3 here)"]),
-    ({"optimizer.learning_rate": 0.5, "k": 7},
-     ["k (50 there, 7 here)", "optimizer.learning_rate (0.001 there, 0.5 here)"]),
-    ({"augment.crop_area": (0.5, 1.0)},
-     ["augment.crop_area ([1.0, 1.0] there, [0.5, 1.0] here)"])])
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({}, []),
+        ({"checkpoint_every": "1 steps", "keep_best": True, "devices": 4}, []),
+        ({"log_every": "3 steps", "stop_on_save_failure": False, "keep_checkpoints": 7}, []),
+        ({"duration": "90 epochs"}, ["duration (60 epochs there, 90 epochs here)"]),
+        ({"model.remat": True}, ["model.remat (False there, True here)"]),
+        ({"max_skipped": 3}, ["max_skipped (0 there, 3 here)"]),
+        (
+            {"optimizer.learning_rate": 0.5, "k": 7},
+            ["k (50 there, 7 here)", "optimizer.learning_rate (0.001 there, 0.5 here)"],
+        ),
+        (
+            {"augment.crop_area": (0.5, 1.0)},
+            ["augment.crop_area ([1.0, 1.0] there, [0.5, 1.0] here)"],
+        ),
+    ],
+)
 def test_what_may_change(changes, told, folder):
     assert check(folder, **changes) == told
 
 
-@pytest.mark.parametrize("changes, named", [
-    ({"seed": 3}, r"seed \(0 there, 3 here\)"), ({"method": "nca"}, "method"),
-    ({"batch_size": 60, "temperature": 0.5}, r"batch_size \(120 there, 60 here\): use"),
-    ({"data.limit": 5}, "data.limit"), ({"model.projector.dim": 8}, "model.projector.dim"),
-    ({"memory": 9}, "memory"), ({"memory_kind": "bank"}, "memory_kind"),
-    ({"optimizer.name": "sgd"}, "optimizer.name"),
-    ({"seed": 3, "data.limit": 5}, r"data.limit .*; seed")])
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"seed": 3}, r"seed \(0 there, 3 here\)"),
+        ({"method": "nca"}, "method"),
+        ({"batch_size": 60, "temperature": 0.5}, r"batch_size \(120 there, 60 here\): use"),
+        ({"data.limit": 5}, "data.limit"),
+        ({"model.projector.dim": 8}, "model.projector.dim"),
+        ({"memory": 9}, "memory"),
+        ({"memory_kind": "bank"}, "memory_kind"),
+        ({"optimizer.name": "sgd"}, "optimizer.name"),
+        ({"seed": 3, "data.limit": 5}, r"data.limit .*; seed"),
+    ],
+)
 def test_what_would_be_another_run_is_refused_by_name(changes, named, folder):
     with pytest.raises(InputError, match=f"holds a run with another config, different in {named}"):
         check(folder, **changes)
@@ -98,7 +114,9 @@ def test_changes_are_recorded_one_line_each_time(folder, capsys):
         workdirs.claim(folder, config_with(), changes)
     lines = [json.loads(x) for x in (folder / workdirs.CHANGES).read_text().splitlines()]
     assert [(line["after_step"], line["changes"]) for line in lines] == [
-        (7, ["k (1 there, 2 here)"]), (7, ["duration (x there, y here)", "ema (a, b)"])]
+        (7, ["k (1 there, 2 here)"]),
+        (7, ["duration (x there, y here)", "ema (a, b)"]),
+    ]
     assert all(line["date"].startswith("20") for line in lines)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 2 and "goes on with another config: k (1 there, 2 here). config_" in said[0]

@@ -27,18 +27,29 @@ def stored_file(name, folder):
 
 # Files by hand, in the opcodes of pickle protocol 0.
 
+
 def tensor(*, kind="FloatStorage", key="0", size=6, offset=0, shape=(2, 3), strides=(3, 1)):
     def whole(values):
         return b"(" + b"".join(b"I%d\n" % v for v in values) + b"t"
 
-    return (b"ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\n" + kind.encode() + b"\nV"
-            + key.encode() + b"\nVcpu\nI%d\ntQI%d\n" % (size, offset) + whole(shape)
-            + whole(strides) + b"I00\nNtR")
+    return (
+        b"ctorch._utils\n_rebuild_tensor_v2\n((Vstorage\nctorch\n"
+        + kind.encode()
+        + b"\nV"
+        + key.encode()
+        + b"\nVcpu\nI%d\ntQI%d\n" % (size, offset)
+        + whole(shape)
+        + whole(strides)
+        + b"I00\nNtR"
+    )
 
 
 def state_of(**tensors):
-    return b"(d" + b"".join(b"V" + name.encode() + b"\n" + value + b"s"
-                            for name, value in tensors.items()) + b"."
+    return (
+        b"(d"
+        + b"".join(b"V" + name.encode() + b"\n" + value + b"s" for name, value in tensors.items())
+        + b"."
+    )
 
 
 def zip_of(pickled, *, members=None, compression=zipfile.ZIP_STORED):
@@ -52,8 +63,13 @@ def zip_of(pickled, *, members=None, compression=zipfile.ZIP_STORED):
 
 def legacy_of(pickled, *, magic=0x1950A86A20F9469CFC6C, little=True, size=6):
     head = [pickle.dumps(part, 2) for part in (magic, 1001, {"little_endian": little})]
-    return (b"".join(head) + pickled + pickle.dumps(["0"], 2) + np.int64(size).tobytes()
-            + np.arange(6, dtype="<f4").tobytes())
+    return (
+        b"".join(head)
+        + pickled
+        + pickle.dumps(["0"], 2)
+        + np.int64(size).tobytes()
+        + np.arange(6, dtype="<f4").tobytes()
+    )
 
 
 def load_bytes(content, folder):
@@ -77,8 +93,11 @@ def test_reads_what_pytorch_wrote(name, tmp_path):
 @pytest.mark.parametrize("wrapper", ["", "state_dict", "model", "model_state_dict"])
 def test_looks_into_training_checkpoints(make, wrapper, tmp_path):
     inner = state_of(**{"module.a": tensor(), "module.b": tensor(shape=(3,), strides=(2,))})
-    pickled = inner if not wrapper else (
-        b"(dVepoch\nI3\nsV" + wrapper.encode() + b"\n" + inner[:-1] + b"s.")
+    pickled = (
+        inner
+        if not wrapper
+        else (b"(dVepoch\nI3\nsV" + wrapper.encode() + b"\n" + inner[:-1] + b"s.")
+    )
     state = load_bytes(make(pickled), tmp_path)
     np.testing.assert_array_equal(state["a"], [[0, 1, 2], [3, 4, 5]])
     np.testing.assert_array_equal(state["b"], [0, 2, 4])
@@ -97,9 +116,15 @@ class Evil:
         return os.system, (self.command,)
 
 
-@pytest.mark.parametrize("make", [
-    lambda evil: zip_of(pickle.dumps(evil, 2)), lambda evil: legacy_of(pickle.dumps(evil, 2)),
-    lambda evil: legacy_of(state_of(a=tensor()), magic=evil), lambda evil: pickle.dumps(evil, 2)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda evil: zip_of(pickle.dumps(evil, 2)),
+        lambda evil: legacy_of(pickle.dumps(evil, 2)),
+        lambda evil: legacy_of(state_of(a=tensor()), magic=evil),
+        lambda evil: pickle.dumps(evil, 2),
+    ],
+)
 def test_a_file_that_would_run_a_command_is_refused_and_runs_none(make, tmp_path):
     content = make(Evil(f"touch {tmp_path}/was_run"))
     with pytest.raises(InputError, match=r"refused: it wants to use (posix|nt)\.system"):
@@ -107,10 +132,21 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_none(make, tmp_path
     assert not (tmp_path / "was_run").exists()
 
 
-@pytest.mark.parametrize("name", [
-    "builtins\neval", "builtins\ngetattr", "torch\nload", "torch.nn\nLinear", "numpy\nload",
-    "collections\nnamedtuple", "torch\n_utils", "torch._utils\n_rebuild_device_tensor_from_numpy",
-    "jaxpt.torch_pickle\nload", "torch_pickle\n_Tensor"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "builtins\neval",
+        "builtins\ngetattr",
+        "torch\nload",
+        "torch.nn\nLinear",
+        "numpy\nload",
+        "collections\nnamedtuple",
+        "torch\n_utils",
+        "torch._utils\n_rebuild_device_tensor_from_numpy",
+        "jaxpt.torch_pickle\nload",
+        "torch_pickle\n_Tensor",
+    ],
+)
 def test_every_other_name_is_refused(name, tmp_path):
     with pytest.raises(InputError, match=f"use {name.replace(chr(10), '.')}, which tensors do not"):
         load_bytes(zip_of(b"c" + name.encode() + b"\n(tR."), tmp_path)
@@ -122,42 +158,48 @@ def test_a_pickle_changes_no_function_of_ours(tmp_path):
     before = vars(torch_pickle._rebuild_tensor).copy(), torch_pickle._rebuild_tensor.__defaults__
     state = load_bytes(zip_of(change + state_of(a=tensor())), tmp_path)
     assert state.keys() == {"a"}
-    assert before == (vars(torch_pickle._rebuild_tensor),
-                      torch_pickle._rebuild_tensor.__defaults__)
+    assert before == (vars(torch_pickle._rebuild_tensor), torch_pickle._rebuild_tensor.__defaults__)
 
 
-@pytest.mark.parametrize(("content", "message"), [
-    (b"", "no whole PyTorch file"),
-    (b"not a pickle", "no whole PyTorch file"),
-    (zip_of(state_of(a=tensor(size=5))), "storage 0 has 24 bytes instead of 20"),
-    (zip_of(state_of(a=tensor(kind="DoubleStorage"))), "24 bytes instead of 48"),
-    (zip_of(state_of(a=tensor(key="1"))), "no whole PyTorch file"),
-    (zip_of(state_of(a=tensor(offset=1))), r"shape \[2, 3\] does not lie within its 6 numbers"),
-    (zip_of(state_of(a=tensor(offset=-1))), "does not lie within"),
-    (zip_of(state_of(a=tensor(strides=(4, 1)))), "does not lie within"),
-    (zip_of(state_of(a=tensor(strides=(-1, 1)))), "does not lie within"),
-    (zip_of(state_of(a=tensor(strides=(1,)))), "does not lie within"),
-    (zip_of(state_of(a=tensor(shape=(1 << 40,), strides=(0,)))), "does not lie within"),
-    (zip_of(state_of(a=tensor(shape=(1 << 62, 4), strides=(0, 1)))), "does not lie within"),
-    (zip_of(state_of(a=tensor(kind="CharTensor"))), r"torch\.CharTensor"),
-    (zip_of(state_of(a=b"I3\n")), "holds no state dict"),
-    (zip_of(b"(d."), "holds no state dict"),
-    (zip_of(b"(dI1\n" + tensor() + b"s."), "holds no state dict"),
-    (zip_of(tensor() + b"."), "holds no state dict"),
-    (zip_of(b"]p0\ng0\na."), "no whole PyTorch file"),  # a list that holds itself
-    (zip_of(state_of(a=tensor()), compression=zipfile.ZIP_DEFLATED), "is compressed"),
-    (zip_of(state_of(a=tensor()), members={"data/0": b"0" * 24, "byteorder": b"big"}),
-     "big-endian"),
-    (zip_of(state_of(a=tensor()), members={"x/data.pkl": b"N.", "data/0": b"0" * 24}),
-     "2 members data.pkl"),
-    (legacy_of(state_of(a=tensor()), magic=3), "does not begin"),
-    (legacy_of(state_of(a=tensor()), little=False), "big-endian"),
-    (legacy_of(state_of(a=tensor()), size=5), "storage 0 has 5 numbers"),
-    (legacy_of(state_of(a=tensor(size=7)), size=7), "ends within storage 0 of 28 bytes"),
-    (legacy_of(state_of(a=tensor(key="1"))), "storage 0 has 6 numbers"),
-    (legacy_of(state_of(a=tensor(), b=tensor(key="1"))), "no whole PyTorch file"),
-    (legacy_of(state_of(a=tensor(size=1 << 40)), size=1 << 40), "ends within storage 0"),
-])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no whole PyTorch file"),
+        (b"not a pickle", "no whole PyTorch file"),
+        (zip_of(state_of(a=tensor(size=5))), "storage 0 has 24 bytes instead of 20"),
+        (zip_of(state_of(a=tensor(kind="DoubleStorage"))), "24 bytes instead of 48"),
+        (zip_of(state_of(a=tensor(key="1"))), "no whole PyTorch file"),
+        (zip_of(state_of(a=tensor(offset=1))), r"shape \[2, 3\] does not lie within its 6 numbers"),
+        (zip_of(state_of(a=tensor(offset=-1))), "does not lie within"),
+        (zip_of(state_of(a=tensor(strides=(4, 1)))), "does not lie within"),
+        (zip_of(state_of(a=tensor(strides=(-1, 1)))), "does not lie within"),
+        (zip_of(state_of(a=tensor(strides=(1,)))), "does not lie within"),
+        (zip_of(state_of(a=tensor(shape=(1 << 40,), strides=(0,)))), "does not lie within"),
+        (zip_of(state_of(a=tensor(shape=(1 << 62, 4), strides=(0, 1)))), "does not lie within"),
+        (zip_of(state_of(a=tensor(kind="CharTensor"))), r"torch\.CharTensor"),
+        (zip_of(state_of(a=b"I3\n")), "holds no state dict"),
+        (zip_of(b"(d."), "holds no state dict"),
+        (zip_of(b"(dI1\n" + tensor() + b"s."), "holds no state dict"),
+        (zip_of(tensor() + b"."), "holds no state dict"),
+        (zip_of(b"]p0\ng0\na."), "no whole PyTorch file"),  # a list that holds itself
+        (zip_of(state_of(a=tensor()), compression=zipfile.ZIP_DEFLATED), "is compressed"),
+        (
+            zip_of(state_of(a=tensor()), members={"data/0": b"0" * 24, "byteorder": b"big"}),
+            "big-endian",
+        ),
+        (
+            zip_of(state_of(a=tensor()), members={"x/data.pkl": b"N.", "data/0": b"0" * 24}),
+            "2 members data.pkl",
+        ),
+        (legacy_of(state_of(a=tensor()), magic=3), "does not begin"),
+        (legacy_of(state_of(a=tensor()), little=False), "big-endian"),
+        (legacy_of(state_of(a=tensor()), size=5), "storage 0 has 5 numbers"),
+        (legacy_of(state_of(a=tensor(size=7)), size=7), "ends within storage 0 of 28 bytes"),
+        (legacy_of(state_of(a=tensor(key="1"))), "storage 0 has 6 numbers"),
+        (legacy_of(state_of(a=tensor(), b=tensor(key="1"))), "no whole PyTorch file"),
+        (legacy_of(state_of(a=tensor(size=1 << 40)), size=1 << 40), "ends within storage 0"),
+    ],
+)
 def test_what_does_not_fit_is_refused(content, message, tmp_path):
     with pytest.raises(InputError, match=message):
         load_bytes(content, tmp_path)
@@ -183,10 +225,10 @@ def test_a_damaged_file_is_an_input_error_whatever_the_damage(name, tmp_path):
             pass
 
 
-@pytest.mark.parametrize(("path", "message"), [
-    ("nowhere.pth", "no file 'nowhere.pth'"),
-    ("weights.npz", "weights end in one of"),
-])
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("nowhere.pth", "no file 'nowhere.pth'"), ("weights.npz", "weights end in one of")],
+)
 def test_bad_paths_are_named(path, message):
     with pytest.raises(InputError, match=message):
         weights.load_torch(path)

@@ -24,19 +24,24 @@ NETWORKS = {
     "wide": ResNet(references.BLOCKS, WideBottleneck),
     "group32": ResNet(references.BLOCKS, Bottleneck, norm="group32"),
     "standardised": ResNet(references.BLOCKS, Bottleneck, norm="group32", standardised=True),
-    "vit": models.ViT(**references.VIT), "vit_mean": models.ViT(**references.VIT, pool="mean"),
+    "vit": models.ViT(**references.VIT),
+    "vit_mean": models.ViT(**references.VIT, pool="mean"),
     "vit_torchvision": models.ViT(**references.VIT),
     "convnext": models.ConvNeXt(**references.CONVNEXT),
     "convnext_torchvision": models.ConvNeXt(**references.CONVNEXT),
-    "mobilenet": models.MobileNetV2(references.MOBILENET)}
+    "mobilenet": models.MobileNetV2(references.MOBILENET),
+}
 # The layout that each of the small state dicts has.
-LAYOUT = {kind: "timm" if kind in ("vit", "vit_mean", "convnext") else "torchvision"
-          for kind in NETWORKS}
+LAYOUT = {
+    kind: "timm" if kind in ("vit", "vit_mean", "convnext") else "torchvision" for kind in NETWORKS
+}
 
 
 def small_state(kind):
-    return {name: references.drawn(name, shape)
-            for name, shape in STORED["outputs"][kind]["shapes"].items()}
+    return {
+        name: references.drawn(name, shape)
+        for name, shape in STORED["outputs"][kind]["shapes"].items()
+    }
 
 
 def logits_of(network, imported, images, classes):
@@ -66,13 +71,17 @@ def test_what_was_imported_is_exported_as_it_came(kind):
         np.testing.assert_array_equal(value, state[name])
     without = weights.export_state(network, *imported[:2], layout=LAYOUT[kind])
     assert {name.rpartition(".")[2] for name in exported.keys() - without.keys()} == {
-        "weight", "bias"}
+        "weight",
+        "bias",
+    }
     assert {name: value.shape for name, value in without.items()} == weights.state_shapes(
-        network, LAYOUT[kind])
+        network, LAYOUT[kind]
+    )
 
 
-@pytest.mark.parametrize(("kind", "other"), [
-    ("vit", "torchvision"), ("convnext", "torchvision"), ("mobilenet", "timm")])
+@pytest.mark.parametrize(
+    ("kind", "other"), [("vit", "torchvision"), ("convnext", "torchvision"), ("mobilenet", "timm")]
+)
 def test_both_layouts_hold_the_same_variables(kind, other):
     network = NETWORKS[kind]
     imported = weights.import_state(small_state(kind), network)
@@ -85,12 +94,15 @@ def test_both_layouts_hold_the_same_variables(kind, other):
 @pytest.mark.parametrize("name", references.NETWORKS)
 def test_names_shapes_and_counts_of_every_network_are_torchvisions_and_timms(name):
     network = models.BACKBONES[name]()
-    (features, _), _ = jax.eval_shape(lambda: network.init_with_output(
-        jax.random.key(0), models.sample(network, 3), False))
+    (features, _), _ = jax.eval_shape(
+        lambda: network.init_with_output(jax.random.key(0), models.sample(network, 3), False)
+    )
     for layout, digest in STORED["shapes"][name].items():
         head = weights.exchange._layout(network, layout).classifier
         shapes = weights.state_shapes(network, layout) | {
-            head[0]: (1000, features.shape[1]), head[1]: (1000,)}
+            head[0]: (1000, features.shape[1]),
+            head[1]: (1000,),
+        }
         assert references.digest(shapes) == digest
         arrays = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
         told = ml_collections.ConfigDict(weights.network_of(arrays) | {"dtype": "float32"})
@@ -104,11 +116,20 @@ def test_options_are_told_by_the_tensors():
     vit = models.BACKBONES["vit_ti16"](patch=8, image_size=32, pool="mean")
     grouped = models.BACKBONES["resnet50"](norm="group32", stem="small")
     for network, wanted in (
-            (vit, {"name": "vit_ti16", "norm": "batch",
-                   "options": {"patch": 8, "image_size": 32, "pool": "mean"}}),
-            (grouped, {"name": "resnet50", "norm": "group32", "options": {"stem": "small"}})):
-        arrays = {key: np.broadcast_to(np.float32(0), shape)
-                  for key, shape in weights.state_shapes(network).items()}
+        (
+            vit,
+            {
+                "name": "vit_ti16",
+                "norm": "batch",
+                "options": {"patch": 8, "image_size": 32, "pool": "mean"},
+            },
+        ),
+        (grouped, {"name": "resnet50", "norm": "group32", "options": {"stem": "small"}}),
+    ):
+        arrays = {
+            key: np.broadcast_to(np.float32(0), shape)
+            for key, shape in weights.state_shapes(network).items()
+        }
         assert weights.network_of(arrays) == wanted
 
 
@@ -135,9 +156,13 @@ def test_every_tensor_that_does_not_fit_is_named_at_once():
     state["bn1.num_batches_tracked"] = np.array(5)
     with pytest.raises(InputError) as error:
         weights.import_state(state, NETWORKS["basic"])
-    for part in ("bn1.bias is missing", "layer4.0.bn2.running_var is missing",
-                 "layer1.0.conv1.weight has shape [64, 32, 3, 3] instead of [64, 64, 3, 3]",
-                 "extra.weight is unexpected", "fc.weight is unexpected"):
+    for part in (
+        "bn1.bias is missing",
+        "layer4.0.bn2.running_var is missing",
+        "layer1.0.conv1.weight has shape [64, 32, 3, 3] instead of [64, 64, 3, 3]",
+        "extra.weight is unexpected",
+        "fc.weight is unexpected",
+    ):
         assert part in str(error.value)
     assert str(error.value).count(";") == 4
 
@@ -151,16 +176,18 @@ def test_a_classifier_is_optional():
 @pytest.mark.parametrize("side", [2, 5])
 def test_positions_are_resized_as_timm_resizes_them(side):
     positions = references.drawn("positions", (1, 1 + 9, 4))
-    np.testing.assert_allclose(resize_positions(positions, (3, 3), (side, side)),
-                               STORED["positions"][str(side)], atol=1e-5)
+    np.testing.assert_allclose(
+        resize_positions(positions, (3, 3), (side, side)), STORED["positions"][str(side)], atol=1e-5
+    )
 
 
 def test_a_vit_for_another_size_takes_resized_positions_and_says_so():
     state, larger = small_state("vit"), models.ViT(**references.VIT | {"image_size": 48})
     imported = weights.import_state(state, larger)
     assert imported.resized == ("pos_embed of shape [1, 26, 16] is resized to [1, 37, 16]",)
-    np.testing.assert_allclose(imported.params["positions"], resize_positions(
-        state["pos_embed"], (5, 5), (6, 6)))
+    np.testing.assert_allclose(
+        imported.params["positions"], resize_positions(state["pos_embed"], (5, 5), (6, 6))
+    )
     state["pos_embed"] = state["pos_embed"][:, :-1]  # 24 patches make no square
     with pytest.raises(InputError, match=r"pos_embed has shape \[1, 25, 16\] instead of \[1, 37"):
         weights.import_state(state, larger)
@@ -176,30 +203,43 @@ def test_fixed_positions_are_exported_and_known_again():
     assert "positions" not in imported.params
     exported = weights.export_state(network, *imported[:3])
     as_learnt = weights.import_state(exported, NETWORKS["vit"])
-    np.testing.assert_allclose(*(logits_of(net, found, references.images(), references.CLASSES)
-                                 for net, found in ((network, imported),
-                                                    (NETWORKS["vit"], as_learnt))), atol=1e-5)
+    np.testing.assert_allclose(
+        *(
+            logits_of(net, found, references.images(), references.CLASSES)
+            for net, found in ((network, imported), (NETWORKS["vit"], as_learnt))
+        ),
+        atol=1e-5,
+    )
 
 
 def tiny_model(monkeypatch, state):
     monkeypatch.setattr(weights, "load_torch", lambda path: state)
-    monkeypatch.setitem(models.BACKBONES, "tiny", functools.partial(
-        ResNet, references.BLOCKS, BasicBlock))
-    return ml_collections.ConfigDict({"name": "tiny", "norm": "batch", "dtype": "float32",
-                                      "options": {}, "normalisation": ""})
+    monkeypatch.setitem(
+        models.BACKBONES, "tiny", functools.partial(ResNet, references.BLOCKS, BasicBlock)
+    )
+    return ml_collections.ConfigDict(
+        {"name": "tiny", "norm": "batch", "dtype": "float32", "options": {}, "normalisation": ""}
+    )
 
 
 def test_a_weight_file_opens_as_a_backbone(tmp_path, monkeypatch):
     model = tiny_model(monkeypatch, small_state("basic"))
     opened = backbones.open_backbone(tmp_path / "r18.pth", model=model)
     assert (opened.label, opened.method, opened.seed, opened.step, opened.config) == (
-        "r18", "weights", 0, 0, None)
+        "r18",
+        "weights",
+        0,
+        0,
+        None,
+    )
     assert opened.encoder.normalisation == "imagenet"
     grey = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 1), np.uint8)
     features = opened.features(grey)
     wanted, _ = opened.encoder.backbone.apply(
         {"params": opened.params["backbone"], "batch_stats": opened.batch_stats["backbone"]},
-        ((grey / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32), False)
+        ((grey / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32),
+        False,
+    )
     np.testing.assert_allclose(features, wanted, rtol=1e-4, atol=1e-4)
     model.normalisation = "unit"
     as_they_are = backbones.open_backbone(f"x={tmp_path}/r18.pth", model=model)
@@ -208,13 +248,18 @@ def test_a_weight_file_opens_as_a_backbone(tmp_path, monkeypatch):
 
 
 def test_the_network_of_a_weight_file_may_be_told_by_its_names(monkeypatch):
-    state = {name: np.zeros(shape, np.float32) for name, shape
-             in weights.state_shapes(models.BACKBONES["resnet18"]()).items()}
+    state = {
+        name: np.zeros(shape, np.float32)
+        for name, shape in weights.state_shapes(models.BACKBONES["resnet18"]()).items()
+    }
     monkeypatch.setattr(weights, "load_torch", lambda path: state)
-    nameless = ml_collections.ConfigDict({"name": "", "dtype": "bfloat16", "options": {},
-                                          "normalisation": "unit"})
-    for model, dtype, normalisation in ((None, "float32", "imagenet"),
-                                        (nameless, "bfloat16", "unit")):
+    nameless = ml_collections.ConfigDict(
+        {"name": "", "dtype": "bfloat16", "options": {}, "normalisation": "unit"}
+    )
+    for model, dtype, normalisation in (
+        (None, "float32", "imagenet"),
+        (nameless, "bfloat16", "unit"),
+    ):
         encoder = backbones.open_backbone("a.pth", model=model).encoder
         assert encoder.backbone.blocks == (2, 2, 2, 2)
         assert (encoder.backbone.dtype, encoder.normalisation) == (dtype, normalisation)
@@ -235,18 +280,25 @@ def test_real_weights_recognise_a_photograph_as_torchvision_does(real_file):
     told = ml_collections.ConfigDict(weights.network_of(state) | {"dtype": "float32"})
     network = models.make_backbone(told)
     prepared = inputs.prepare(to_float(image[None]), "imagenet", 3)
-    found, = logits_of(network, weights.import_state(state, network), prepared, 1000)
+    (found,) = logits_of(network, weights.import_state(state, network), prepared, 1000)
     assert np.argsort(-found)[:5].tolist() == wanted["top"]
     assert wanted["names"][0] == "palace"
-    np.testing.assert_allclose(found, wanted["logits"],
-                               atol=1e-4 * np.abs(wanted["logits"]).max())
+    np.testing.assert_allclose(found, wanted["logits"], atol=1e-4 * np.abs(wanted["logits"]).max())
 
 
 def test_evaluate_measures_a_weight_file(real_file, tmp_path, capsys):
-    arguments = ["evaluate", f"mobile={real_file}", "--data=digits", "--image_size=8",
-                 "--limit=128", "--suite=knn", f"--out={tmp_path}/records.jsonl", "--cache="]
+    arguments = [
+        "evaluate",
+        f"mobile={real_file}",
+        "--data=digits",
+        "--image_size=8",
+        "--limit=128",
+        "--suite=knn",
+        f"--out={tmp_path}/records.jsonl",
+        "--cache=",
+    ]
     assert cli.main(arguments) == 0
-    record, = records.read(tmp_path / "records.jsonl")
+    (record,) = records.read(tmp_path / "records.jsonl")
     assert record["label"] == "mobile" and record["method"] == "weights"
     assert 0.3 < record["values"]["fine_knn"] < 1 and "1 new" in capsys.readouterr().out
 
@@ -254,7 +306,10 @@ def test_evaluate_measures_a_weight_file(real_file, tmp_path, capsys):
 def test_imagenet_normalisation_by_hand():
     images = np.array([[[[0, 128, 255]]]], np.uint8)
     found = inputs.prepare(to_float(jax.numpy.asarray(images)), "imagenet", 3)
-    np.testing.assert_allclose(found[0, 0, 0], [
-        -0.485 / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225], rtol=1e-5)
+    np.testing.assert_allclose(
+        found[0, 0, 0],
+        [-0.485 / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225],
+        rtol=1e-5,
+    )
     with pytest.raises(InputError, match="normalisation must be one of"):
         inputs.prepare(images, "cifar", None)

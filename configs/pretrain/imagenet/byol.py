@@ -15,15 +15,24 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.45, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
-    "optimizer.warmup": "10 epochs", "batch_size": 4096, "ema": 0.99,
-    "model.projector.hidden": (4096,), "model.projector.dim": 256,
+    "rate": 0.45,
+    "optimizer.name": "lars",
+    "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs",
+    "batch_size": 4096,
+    "ema": 0.99,
+    "model.projector.hidden": (4096,),
+    "model.projector.dim": 256,
     "model.predictor.hidden": (4096,),
 }
 LONGER = {
     "300ep": {"duration": "300 epochs", "rate": 0.3},
-    "1000ep": {"duration": "1000 epochs", "rate": 0.2, "ema": 0.996,
-               "optimizer.weight_decay": 1.5e-06},
+    "1000ep": {
+        "duration": "1000 epochs",
+        "rate": 0.2,
+        "ema": 0.996,
+        "optimizer.weight_decay": 1.5e-06,
+    },
 }
 
 

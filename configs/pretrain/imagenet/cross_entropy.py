@@ -15,16 +15,24 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.1, "optimizer.weight_decay": 0.0001, "label_smoothing": 0.1, "model.norm": "batch",
-    "model.projector.hidden": (2048,), "model.projector.dim": 2048,
+    "rate": 0.1,
+    "optimizer.weight_decay": 0.0001,
+    "label_smoothing": 0.1,
+    "model.norm": "batch",
+    "model.projector.hidden": (2048,),
+    "model.projector.dim": 2048,
 }
 VIT_S16 = {
-    "rate": 0.00025, "optimizer.weight_decay": 0.05, "mixup": 0.8, "cutmix": 1.0,
+    "rate": 0.00025,
+    "optimizer.weight_decay": 0.05,
+    "mixup": 0.8,
+    "cutmix": 1.0,
     "augment.rand_augment": 2,
 }
 LONGER = {"300ep": {"duration": "300 epochs"}}
 
 
 def get_config(variant: str = ""):
-    return recipes.imagenet("cross_entropy", variant, SETTINGS,
-                            augment="imagenet", vit=VIT_S16, longer=LONGER)
+    return recipes.imagenet(
+        "cross_entropy", variant, SETTINGS, augment="imagenet", vit=VIT_S16, longer=LONGER
+    )

@@ -17,14 +17,23 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.03, "optimizer.weight_decay": 0.0001, "optimizer.warmup": "10 epochs", "ema": 0.996,
-    "temperature": 0.1, "target_temperature": 0.04, "prototypes": 65536,
-    "augment.crop_area": (0.14, 1.0), "local_augment.crop_area": (0.05, 0.14),
-    "local_augment.crop_size": 96, "model.projector.hidden": (2048, 2048),
+    "rate": 0.03,
+    "optimizer.weight_decay": 0.0001,
+    "optimizer.warmup": "10 epochs",
+    "ema": 0.996,
+    "temperature": 0.1,
+    "target_temperature": 0.04,
+    "prototypes": 65536,
+    "augment.crop_area": (0.14, 1.0),
+    "local_augment.crop_area": (0.05, 0.14),
+    "local_augment.crop_size": 96,
+    "model.projector.hidden": (2048, 2048),
     "model.projector.dim": 256,
 }
 VIT_S16 = {
-    "rate": 0.0005, "augment.crop_area": (0.4, 1.0), "local_augment.crop_area": (0.05, 0.4),
+    "rate": 0.0005,
+    "augment.crop_area": (0.4, 1.0),
+    "local_augment.crop_area": (0.05, 0.4),
     "model.norm": "group",
 }
 LONGER = {"300ep": {"duration": "300 epochs"}}

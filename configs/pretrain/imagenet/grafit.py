@@ -14,8 +14,13 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.03, "optimizer.weight_decay": 0.0001, "batch_size": 256, "weight": 0.5,
-    "temperature": 0.1, "model.projector.hidden": (2048,), "model.projector.dim": 256,
+    "rate": 0.03,
+    "optimizer.weight_decay": 0.0001,
+    "batch_size": 256,
+    "weight": 0.5,
+    "temperature": 0.1,
+    "model.projector.hidden": (2048,),
+    "model.projector.dim": 256,
 }
 
 

@@ -16,8 +16,13 @@ from jaxpt.configs.pretrain import recipes
 from jaxpt.data import presets
 
 SETTINGS = {
-    "rate": 0.1, "optimizer.weight_decay": 0.0001, "duration": "90 epochs", "k": 400,
-    "temperature": 0.1, "model.projector.hidden": (2048, 2048), "model.projector.dim": 128,
+    "rate": 0.1,
+    "optimizer.weight_decay": 0.0001,
+    "duration": "90 epochs",
+    "k": 400,
+    "temperature": 0.1,
+    "model.projector.hidden": (2048, 2048),
+    "model.projector.dim": 128,
 }
 LONGER = {"300ep": {"duration": "300 epochs"}}
 

@@ -14,9 +14,16 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.03, "optimizer.weight_decay": 0.0001, "batch_size": 256, "memory": 8192, "ema": 0.99,
-    "temperature": 0.1, "target_temperature": 0.05, "weight": 1.0,
-    "model.projector.hidden": (2048,), "model.projector.dim": 128,
+    "rate": 0.03,
+    "optimizer.weight_decay": 0.0001,
+    "batch_size": 256,
+    "memory": 8192,
+    "ema": 0.99,
+    "temperature": 0.1,
+    "target_temperature": 0.05,
+    "weight": 1.0,
+    "model.projector.hidden": (2048,),
+    "model.projector.dim": 128,
 }
 
 

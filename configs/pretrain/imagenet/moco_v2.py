@@ -14,8 +14,12 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.03, "optimizer.weight_decay": 0.0001, "optimizer.warmup": "0 steps",
-    "batch_size": 256, "temperature": 0.2, "model.projector.hidden": (2048,),
+    "rate": 0.03,
+    "optimizer.weight_decay": 0.0001,
+    "optimizer.warmup": "0 steps",
+    "batch_size": 256,
+    "temperature": 0.2,
+    "model.projector.hidden": (2048,),
     "model.projector.dim": 128,
 }
 LONGER = {"200ep": {"duration": "200 epochs"}}

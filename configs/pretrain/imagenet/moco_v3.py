@@ -16,18 +16,28 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.6, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
-    "optimizer.warmup": "10 epochs", "batch_size": 4096, "ema": 0.99, "temperature": 1.0,
-    "augment.crop_area": (0.2, 1.0), "model.projector.hidden": (4096,), "model.projector.dim": 256,
+    "rate": 0.6,
+    "optimizer.name": "lars",
+    "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs",
+    "batch_size": 4096,
+    "ema": 0.99,
+    "temperature": 1.0,
+    "augment.crop_area": (0.2, 1.0),
+    "model.projector.hidden": (4096,),
+    "model.projector.dim": 256,
     "model.predictor.hidden": (4096,),
 }
 VIT_S16 = {
-    "temperature": 0.2, "optimizer.warmup": "40 epochs", "augment.crop_area": (0.08, 1.0),
+    "temperature": 0.2,
+    "optimizer.warmup": "40 epochs",
+    "augment.crop_area": (0.08, 1.0),
     "model.projector.hidden": (4096, 4096),
 }
 LONGER = {"300ep": {"duration": "300 epochs", "rate": 0.3}}
 
 
 def get_config(variant: str = ""):
-    return recipes.imagenet("moco_v3", variant, SETTINGS,
-                            augment="byol", vit=VIT_S16, longer=LONGER)
+    return recipes.imagenet(
+        "moco_v3", variant, SETTINGS, augment="byol", vit=VIT_S16, longer=LONGER
+    )

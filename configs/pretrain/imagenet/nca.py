@@ -15,8 +15,14 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.1, "optimizer.weight_decay": 0.0001, "batch_size": 256, "model.projector.hidden": (),
-    "model.projector.dim": 128, "memory_kind": "bank", "memory_momentum": 0.5, "ema": 0.0,
+    "rate": 0.1,
+    "optimizer.weight_decay": 0.0001,
+    "batch_size": 256,
+    "model.projector.hidden": (),
+    "model.projector.dim": 128,
+    "memory_kind": "bank",
+    "memory_momentum": 0.5,
+    "ema": 0.0,
 }
 LONGER = {"130ep": {"duration": "130 epochs"}}
 

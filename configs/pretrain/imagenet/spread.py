@@ -14,9 +14,15 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.3, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
-    "optimizer.warmup": "10 epochs", "batch_size": 2048, "temperature": 0.5, "weight": 0.5,
-    "model.projector.hidden": (2048,), "model.projector.dim": 128,
+    "rate": 0.3,
+    "optimizer.name": "lars",
+    "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs",
+    "batch_size": 2048,
+    "temperature": 0.5,
+    "weight": 0.5,
+    "model.projector.hidden": (2048,),
+    "model.projector.dim": 128,
 }
 
 

@@ -16,8 +16,12 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.1, "optimizer.weight_decay": 0.0001, "temperature": 0.1,
-    "local_augment.crop_size": 96, "model.projector.hidden": (2048,), "model.projector.dim": 256,
+    "rate": 0.1,
+    "optimizer.weight_decay": 0.0001,
+    "temperature": 0.1,
+    "local_augment.crop_size": 96,
+    "model.projector.hidden": (2048,),
+    "model.projector.dim": 256,
 }
 
 

@@ -15,8 +15,12 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
-    "rate": 0.3, "optimizer.name": "lars", "optimizer.weight_decay": 1e-06,
-    "optimizer.warmup": "10 epochs", "batch_size": 512, "model.projector.hidden": (8192, 8192),
+    "rate": 0.3,
+    "optimizer.name": "lars",
+    "optimizer.weight_decay": 1e-06,
+    "optimizer.warmup": "10 epochs",
+    "batch_size": 512,
+    "model.projector.hidden": (8192, 8192),
     "model.projector.dim": 8192,
 }
 LONGER = {"1000ep": {"duration": "1000 epochs", "batch_size": 2048, "rate": 0.2}}
