@@ -16,6 +16,7 @@ test: lint
 
 lint: $(STAMP)
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 	$(BIN)/shellcheck scripts/*.sh .ci/run .ci/advisories
 

@@ -20,7 +20,6 @@ import step as whole_step
 from jaxpt import pretrain, records
 from jaxpt.data.feed import make_feed
 from jaxpt.data.resident import rows_of_step
-from jaxpt.train import parts
 from jaxpt.train.guard import guarded
 from jaxpt.train.parallel import Devices
 

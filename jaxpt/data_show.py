@@ -1,4 +1,4 @@
-"""What a pre-training config makes of its images: counts, and a sheet of examples with their views."""
+"""What a config makes of its images: counts, and a sheet of examples with their views."""
 
 import os
 import pathlib

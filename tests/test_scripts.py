@@ -237,5 +237,5 @@ def test_slurm_queues_a_stopped_run_again(tmp_path):
         assert (tmp_path / "queued").exists() == (status == 75)
     assert (tmp_path / "queued").read_text() == "requeue 7\n"
     line = (tmp_path / "ran").read_text().split()
-    args, rest = cli._parser().parse_known_args(line)
+    args, rest = cli.parser().parse_known_args(line)
     assert args.workdir == "run" and not rest

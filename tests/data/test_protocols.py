@@ -1,4 +1,4 @@
-"""The table of protocols, those that need no TensorFlow, and the rules that make splits and labels."""
+"""The table of protocols, those without TensorFlow, and the rules that make splits and labels."""
 
 import hashlib
 import json
