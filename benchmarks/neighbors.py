@@ -189,6 +189,15 @@ def temporaries(n, batch, dim, k, classes) -> float:
 
 
 def markdown(found: list[dict]) -> str:
+    """A table for every machine, the last one first."""
+    devices = dict.fromkeys(record["device"] for record in reversed(found))
+    return "\n\n".join(
+        machine_markdown([record for record in found if record["device"] == device])
+        for device in devices
+    )
+
+
+def machine_markdown(found: list[dict]) -> str:
     """Ratios, times and floors of the newest record of each part as a table."""
     newest = {record["part"]: record for record in found}
     lines = ["| what | jaxpt | beside it | ratio | floor |", "| --- | ---: | ---: | ---: | --- |"]

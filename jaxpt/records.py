@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 from typing import Any, Sequence
 
@@ -28,12 +29,22 @@ def surroundings() -> dict[str, Any]:
     """Device, package versions, date and source revision of a measurement made here and now."""
     device = jax.devices()[0]
     return {
-        "device": f"{device.device_kind} ({platform.machine()}, {os.cpu_count()} CPU cores)",
+        "device": f"{device.device_kind} ({_processor()}, {os.cpu_count()} CPU cores)",
         "packages": packages(),
         "python": platform.python_version(),
         "date": datetime.date.today().isoformat(),
         "revision": _revision(),
     }
+
+
+def _processor() -> str:
+    """What Linux calls the processor; elsewhere, or where it has no name, its architecture."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    named = re.search(r"^model name\s*: (.+)$", text, re.MULTILINE)
+    return named[1].strip() if named else platform.machine()
 
 
 def packages() -> dict[str, str]:

@@ -67,7 +67,9 @@ MAY_IMPORT = {
     "scaling": {"study", "report", "records", "data", "train"},
     "data_show": {"pretrain", "methods", "data"},
     "launch": {"train"},
+    "arguments": {"config_files"},
     "cli": {
+        "arguments",
         "config_files",
         "launch",
         "train",
