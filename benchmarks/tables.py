@@ -114,7 +114,7 @@ TABLES = {
     "neighbor_engine": neighbor_engine,
     "look_grid": lambda: look_grid.markdown(records.read(look_grid.RECORDS)),
     "step": lambda: whole_step.markdown(records.read(whole_step.RECORDS)[-1]),
-    "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)),
+    "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)[-1]),
     "losses_cost": losses_cost,
     "plan": plan.markdown,
     "recipes": plan.recipes_markdown,
