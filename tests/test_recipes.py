@@ -103,10 +103,14 @@ def test_vit_runs_when_made_small(method):
 
 class TestCifar:
     @pytest.mark.parametrize("method", methods.METHODS)
-    def test_runs_when_made_small(self, method):
-        trained = pretrain.run(read(f"pretrain/cifar.py:{method},cifar100,smoke"), quiet=True)
+    def test_every_method_can_be_traced_when_made_small(self, method):
+        config = read(f"pretrain/cifar.py:{method},smoke")
+        step = plan.step_of(config, plan.sizes_of(config), 1)
+        assert step.counts.flops() > 0 and config.method == method
+
+    def test_runs_when_made_small(self):
+        trained = pretrain.run(read("pretrain/cifar.py:look,cifar100,smoke"), quiet=True)
         assert int(trained.state.step) == 2
-        assert np.isfinite([row["loss"] for row in trained.history if "loss" in row]).all()
 
     def test_words(self):
         config = cifar.get_config("byol,cifar100,1000ep")
