@@ -128,7 +128,7 @@ def dataset():
 NARROW = {
     "resnet18": {"stem": "small", "width": 8},
     "small_cnn": {"widths": (16, 32), "strides": (2, 1)},
-    "vit_ti16": {"patch": 4, "image_size": 8, "depth": 2},
+    "vit_ti16": {"patch": 4, "image_size": 8},
 }
 
 
