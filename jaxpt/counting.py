@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jaxpt import operations
+
 # Shape and place alone change: the result is the operand.
 SAME = {
     "reshape",
@@ -34,45 +36,7 @@ SAME = {
     "pvary",
     "sharding_constraint",
 }
-MOVES = {
-    "broadcast_in_dim",
-    "iota",
-    "slice",
-    "concatenate",
-    "pad",
-    "rev",
-    "tile",
-    "split",
-    "bitcast_convert_type",
-    "random_wrap",
-    "random_unwrap",
-    "random_seed",
-    "random_split",
-    "random_fold_in",
-    "axis_index",
-}
-TRANSCENDENTAL = {
-    "exp",
-    "exp2",
-    "expm1",
-    "log",
-    "log1p",
-    "logistic",
-    "tanh",
-    "erf",
-    "erf_inv",
-    "erfc",
-    "sqrt",
-    "rsqrt",
-    "cbrt",
-    "pow",
-    "sin",
-    "cos",
-    "tan",
-    "atan2",
-}
 PRODUCTS = {"dot_general", "conv_general_dilated"}
-IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice"}
 UPDATES = {"scatter": 2, "scatter-add": 2, "dynamic": 1}  # which operand holds the rows
 STORED = {"gather", "dynamic_slice", "sort", "top_k", "approx_top_k", "select_and_scatter_add"}
 COLLECTIVES = {
@@ -89,7 +53,6 @@ COLLECTIVES = {
 }
 INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 LOOPS = {"scan", "while", "cond"}
-RANDOM_BITS = 58  # operations of Threefry for 32 random bits
 
 
 class Work(NamedTuple):
@@ -226,33 +189,41 @@ class _Account:
             moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
             self._result(results, time)
             self._work.append(
-                Work(_kind(equation), _product_flops(equation), moved + self._bytes[results[0]])
+                Work(
+                    operations.kind(equation),
+                    operations.product_flops(equation),
+                    moved + self._bytes[results[0]],
+                )
             )
         elif name in COLLECTIVES:
             moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
             self._result(results, time)
             self._sent += sum(map(self._bytes_sent(equation), operands, results))
             self._work.append(Work("other", 0.0, moved + sum(self._bytes[v] for v in results)))
-        elif name in STORED or name in IN_PLACE:
+        elif name in STORED or name in operations.IN_PLACE:
             moved = sum(self._store(v, time) for v in operands)
-            if name in IN_PLACE:  # a few rows of it change
+            if name in operations.IN_PLACE:  # a few rows of it change
                 self._needs[results[0]] = self._needs[operands[0]]
                 rows = self._bytes[operands[UPDATES[name.partition("_")[0]]]]
             else:
                 self._result(results, time)
                 rows = sum(self._bytes[v] for v in results)
-            self._work.append(Work("other", _other_flops(equation), moved + 2 * rows))
-        elif _is_reduction(name):
+            self._work.append(Work("other", operations.other_flops(equation), moved + 2 * rows))
+        elif operations.is_reduction(name):
             needs = frozenset().union(*(self._needs[v] for v in operands))
             read = self._read(needs, time)
             moved = 0.0 if needs in self._reduced else read
             self._reduced.add(needs)  # reductions of the same numbers read them together
             self._result(results, time)
             self._work.append(
-                Work("other", _other_flops(equation), moved + sum(self._bytes[v] for v in results))
+                Work(
+                    "other",
+                    operations.other_flops(equation),
+                    moved + sum(self._bytes[v] for v in results),
+                )
             )
         else:
-            self._fused[0] += _other_flops(equation)
+            self._fused[0] += operations.other_flops(equation)
             needs = frozenset().union(*(self._needs[v] for v in operands))
             for value in results:
                 self._needs[value] = needs
@@ -335,72 +306,3 @@ def _size(aval) -> float:
     if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
         return 8.0 * math.prod(aval.shape)
     return float(math.prod(aval.shape) * aval.dtype.itemsize)
-
-
-def _is_reduction(name: str) -> bool:
-    return name.startswith(("reduce_", "arg", "cum")) and name != "reduce_precision"
-
-
-def _kind(equation) -> str:
-    precision = equation.params["precision"]
-    levels = precision if isinstance(precision, tuple) else (precision,)
-    if any(level in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST) for level in levels):
-        return "exact"
-    small = all(v.aval.dtype.itemsize <= 2 for v in equation.invars)
-    return "bfloat16" if small else "float32"
-
-
-def _product_flops(equation) -> float:
-    left, right = (v.aval.shape for v in equation.invars)
-    out, params = equation.outvars[0].aval.shape, equation.params
-    if equation.primitive.name == "dot_general":
-        contracted = params["dimension_numbers"][0][0]
-        return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
-    of_left, of_right, of_out = params["dimension_numbers"]
-    places = math.prod(
-        _places(
-            left[of_left[2 + i]],
-            right[of_right[2 + i]],
-            out[of_out[2 + i]],
-            params["window_strides"][i],
-            params["padding"][i][0],
-            params["lhs_dilation"][i],
-            params["rhs_dilation"][i],
-        )
-        for i in range(len(out) - 2)
-    )
-    return (
-        2.0
-        * places
-        * left[of_left[0]]
-        / params["batch_group_count"]
-        * out[of_out[1]]
-        * right[of_right[1]]
-    )
-
-
-def _places(size, kernel, out, stride, padding, dilation, kernel_dilation) -> int:
-    """Pairs of an output and a kernel position, along one axis, that meet an input."""
-    meet = np.arange(out)[:, None] * stride + np.arange(kernel) * kernel_dilation - padding
-    return int(np.sum((meet >= 0) & (meet <= (size - 1) * dilation) & (meet % dilation == 0)))
-
-
-def _other_flops(equation) -> float:
-    name, out = equation.primitive.name, equation.outvars[0].aval
-    if name in MOVES or name in TRANSCENDENTAL or name in ("gather", "dynamic_slice"):
-        return 0.0
-    size = float(math.prod(out.shape)) if hasattr(out, "shape") else 0.0
-    if name == "random_bits":
-        return RANDOM_BITS * size * equation.params["bit_width"] / 32
-    if name.startswith("reduce_window") or name == "select_and_scatter_add":
-        window = equation.params["window_dimensions"]
-        places = equation.invars[0].aval.shape if name == "select_and_scatter_add" else out.shape
-        return float(math.prod(window) * math.prod(places))
-    if _is_reduction(name):
-        return float(math.prod(equation.invars[0].aval.shape))
-    if name in ("sort", "top_k", "approx_top_k"):
-        shape = equation.invars[0].aval.shape
-        return math.prod(shape) * math.log2(max(2, shape[-1]))
-    if name in IN_PLACE:
-        return float(math.prod(equation.invars[-1].aval.shape)) if "add" in name else 0.0
-    return size

@@ -10,34 +10,19 @@ n.
 """
 
 import functools
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
+
+from jaxpt import comparison
+from jaxpt.comparison import Keys, Queries
 
 LARGEST_BLOCK, SMALLEST_BLOCK = 2**14, 2**10  # keys of one matrix product
 BLOCK = 2**22  # similarities of one: 16 MiB, which caches still hold
 BLOCKS_PER_SELECTION = 8  # products between two selections of groups
 LARGEST_GROUP = 16
 CHUNK = 2**16  # floats of gathered keys at a time
-
-
-class Queries(NamedTuple):
-    """What the products need to know of the queries; arrays [batch, …] or None."""
-
-    vectors: jax.Array
-    ids: jax.Array | None
-    labels: jax.Array | None
-
-
-class Keys(NamedTuple):
-    """The same of the keys; arrays [n, …] or None."""
-
-    vectors: jax.Array
-    ids: jax.Array | None
-    labels: jax.Array | None
-    mask: jax.Array | None
-    bias: jax.Array | None
 
 
 @functools.partial(
@@ -197,7 +182,7 @@ def _attach_backward(key_rows, axis_name, residuals, weights):
     def weighted_sum(of_query):
         weight, index = of_query
         # Zero, and not only weighted by zero: a masked key may hold NaN.
-        vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], key_rows), 0.0)
+        vectors = jnp.where(index[:, None] >= 0, comparison.float_rows(keys[index], key_rows), 0.0)
         return jnp.matmul(weight, vectors, precision=jax.lax.Precision.HIGHEST)
 
     gradient = jax.lax.map(
@@ -245,43 +230,6 @@ def _local_indices(indices, n, axis_name):
     return jnp.where((indices >= 0) & (local >= 0) & (local < n), local, -1)
 
 
-def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:
-    """The rows to compare of some keys: float32 [n, dim]."""
-    vectors = vectors.astype(jnp.float32)
-    return vectors if key_rows is None else key_rows(vectors)
-
-
-def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
-    """``size`` keys from ``start`` on."""
-    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
-
-
-def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
-    """Float32 [n, batch], −∞ where a key is not admissible for a query, ∞ in place of NaN.
-
-    Keys stand in rows, so that the maxima over groups of them are vectorised over the queries.
-    """
-    s = jnp.matmul(
-        float_rows(keys.vectors, key_rows), queries.vectors.T, precision=jax.lax.Precision.HIGHEST
-    )
-    if keys.bias is not None:
-        s = s + keys.bias[:, None]
-    s = jnp.where(jnp.isnan(s), jnp.inf, s)  # top_k sorts NaN here or there, by backend and sign
-    return jnp.where(admissible(queries, keys, s.shape), s, -jnp.inf)
-
-
-def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Array:
-    """Which keys each query may find: bool [n, batch]."""
-    allowed = jnp.ones(shape, bool)
-    if keys.mask is not None:
-        allowed &= keys.mask[:, None]
-    if keys.ids is not None:
-        allowed &= keys.ids[:, None] != queries.ids[None, :]
-    if keys.labels is not None:
-        allowed &= keys.labels[:, None] == queries.labels[None, :]
-    return allowed
-
-
 def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None):
     """The maxima of the k groups with the largest, or of all, and the groups' numbers.
 
@@ -324,7 +272,7 @@ def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_si
     """The largest similarity in each group of ``size`` keys: float32 [batch, groups]."""
 
     def of_block(start, size):
-        s = similarities(queries, block_of(keys, start, size), key_rows)
+        s = comparison.similarities(queries, comparison.block_of(keys, start, size), key_rows)
         s = jnp.pad(s, ((0, -size % group_size), (0, 0)), constant_values=-jnp.inf)
         return jnp.max(s.reshape(-1, group_size, s.shape[1]), axis=1)
 
@@ -355,7 +303,7 @@ def _best_keys(queries, keys, k, key_rows, groups, group_size):
         )
         gathered = jax.tree.map(lambda x: x.reshape((index.size,) + x.shape[2:]), gathered)
         one = jax.tree.map(lambda x: x[None], query)
-        s = similarities(one, gathered, key_rows)[:, 0]
+        s = comparison.similarities(one, gathered, key_rows)[:, 0]
         meant = (index >= first[:, None]) & (groups >= 0)[:, None]
         return jnp.where(meant.reshape(-1), s, -jnp.inf), index.reshape(-1)
 

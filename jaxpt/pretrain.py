@@ -1,7 +1,6 @@
 """The pre-training loop: config in, trained encoder out."""
 
 import contextlib
-import functools
 import os
 from typing import Any, NamedTuple
 
@@ -9,14 +8,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxpt import memory
+from jaxpt import memory, training_loop
 from jaxpt import start as start_from
 from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, mixup, sources
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import make_feed
-from jaxpt.data.resident import rows_of_step
 from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
@@ -26,18 +24,16 @@ from jaxpt.train import calls, checkpoint, lock, parts
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
-from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
 from jaxpt.train.parallel import AXIS, Devices, on_host
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState
-from jaxpt.train.stopping import Stopped, StopRequest
+from jaxpt.train.stopping import StopRequest
 
 BROKEN = "broken.txt"  # in the workdir: which files were left out, and why
 NOT_FINITE = "not_finite"  # folder with the state before a step that broke, for ``jaxpt replay``
 MONITOR_EXAMPLES = 2_000  # the kNN monitor is a monitor: it looks at no more than this
-FILL_EPOCH = -1  # the filling of the memory draws views of its own
 
 
 class Trained(NamedTuple):
@@ -116,7 +112,9 @@ def run(
         if start is not None:
             state = checkpointer.restore(start, state)
         elif method.fill is not None:
-            state = _fill_memory(method, devices, state, feed, config, len(train.ids), stop)
+            state = training_loop.fill_memory(
+                method, devices, state, feed, config, len(train.ids), stop
+            )
         if workdir is not None and jax.process_index() == 0:
             writer = MetricWriter(workdir, resumed_step=start or 0)
             stack.callback(writer.close)
@@ -132,7 +130,7 @@ def run(
         log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, train)
         try:
-            state = _train(
+            state = training_loop.train(
                 state,
                 feed,
                 start or 0,
@@ -350,90 +348,6 @@ def axes_of(state: TrainState, config: ml_collections.ConfigDict, devices: int) 
         )
         axes = axes.replace(memory=memory.SHARDED)
     return parts.of_state(axes, state, devices) if config.param_sharding == "sharded" else axes
-
-
-def _train(
-    state, feed, start, method, devices, config, durations, monitor, log, checkpointer, stop
-):
-    guard = guarded(method.step, max_skipped=config.max_skipped)
-    # With several processes, the host asks for stops where ``log`` is 0 too: see agree_every.
-    borders = (durations.total, durations.log or 10, durations.knn, durations.checkpoint)
-    most = calls.most_steps(config.steps_per_call, resident=feed.resident)
-
-    def one_step(state, data, rows):
-        return guard(state, feed.gather(data, rows))
-
-    def rows_of(steps):
-        rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
-        return rows[0] if most == 1 else calls.stack(rows, most)
-
-    advance = devices.map(one_step if most == 1 else calls.several(one_step), like=state)
-    score = checkpointer.score(start) if checkpointer and start else None
-    if start < durations.total:
-        _stop_before_steps(stop, start)
-    every_call = functools.partial(calls.spans, start, durations.total, most, borders)
-    for steps, rows in zip(every_call(), feed.batches(map(rows_of, every_call()))):
-        data = feed.data if most == 1 else (feed.data, devices.replicate(np.int32(len(steps))))
-        state, metrics = advance(state, data, rows)
-        feed.pace(metrics)
-        step = steps.stop
-        last = step == durations.total
-        if last or (durations.log and step % durations.log == 0):
-            log.later(step, metrics, state)
-        if last or (durations.knn and step % durations.knn == 0):
-            log.flush(state)
-            row = monitor(state)
-            score = row["knn"]
-            log.now(step, row)
-        reason = (
-            stop.reason(
-                step, agree_every=durations.log or 10, save_seconds=checkpointer.longest_save
-            )
-            if stop
-            else ""
-        )
-        if checkpointer and (
-            reason or last or (durations.checkpoint and step % durations.checkpoint == 0)
-        ):
-            log.check(metrics, state)  # what is saved is sound, and is the state of this step
-            log.sync(state)  # a resumed run does not make these rows again
-            checkpointer.save(step, state, score=score, final=bool(reason or last))
-        if reason and not last:
-            raise Stopped(step, reason)
-    return state
-
-
-def _stop_before_steps(stop, done: int):
-    reason = stop.before_steps() if stop else ""
-    if reason:
-        raise Stopped(done, reason)
-
-
-def _fill_memory(method, devices, state, feed, config, n_examples, stop):
-    """Fills the memory with real keys before the first update: a queue with as many whole batches
-    as it holds, each example at most once; a bank with all examples."""
-
-    def one_batch(state, data, rows):
-        return method.fill(state, feed.gather(data, rows)), jax.numpy.zeros(())  # when it is done
-
-    fill = devices.map(one_batch, like=state)
-    batches = (
-        -(-n_examples // config.batch_size)
-        if config.memory_kind == "bank"
-        else min(config.memory, n_examples) // config.batch_size
-    )
-    every = (
-        rows_of_step(i, config.batch_size, n=n_examples, seed=config.seed)._replace(
-            epoch=np.full(config.batch_size, FILL_EPOCH, np.int32)
-        )
-        for i in range(batches)
-    )
-    placed = feed.batches(every)
-    for _ in range(batches):
-        _stop_before_steps(stop, 0)
-        state, done = fill(state, feed.data, next(placed))
-        feed.pace(done)
-    return state
 
 
 def _make_monitor(encoder, config, dataset, train):

@@ -15,17 +15,20 @@ MAY_IMPORT = {
     "cache_home": set(),
     "config_check": set(),
     "config_files": {"configs"},
-    "knn": set(),
+    "comparison": set(),
+    "knn": {"comparison"},
     "selection": set(),
     "memory": {"losses"},
-    "losses": {"knn", "selection"},
+    "losses": {"knn", "comparison", "selection"},
     "models": {"losses"},
     "data": {"losses", "cache_home"},
     "train": {"memory", "data", "models", "records", "cache_home"},
     "methods": {"losses", "knn", "memory", "models", "data", "train"},
     "evaluation": {"losses", "knn", "models", "data", "train"},
     "records": set(),
+    "training_loop": {"data", "train"},
     "pretrain": {
+        "training_loop",
         "methods",
         "memory",
         "train",
@@ -37,7 +40,8 @@ MAY_IMPORT = {
         "start",
     },
     "chips": set(),
-    "counting": set(),
+    "operations": set(),
+    "counting": {"operations"},
     "plan": {"chips", "counting", "pretrain", "methods", "train", "data"},
     "torch_pickle": set(),
     "weights": {"models", "torch_pickle"},
@@ -88,7 +92,7 @@ MAY_IMPORT = {
         "data",
     },
 }
-PURE = ("losses", "knn", "selection", "memory")  # arrays in, arrays out
+PURE = ("losses", "knn", "comparison", "selection", "memory")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
@@ -121,5 +125,4 @@ def test_every_part_has_its_place():
 
 
 def test_files_stay_short():
-    # About 400 lines as one writes them; the formatter makes a fifth more of the same.
-    assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 480} == {}
+    assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}

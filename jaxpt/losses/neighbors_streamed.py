@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxpt import knn
+from jaxpt import comparison, knn
 from jaxpt.losses import similarity as sim
 from jaxpt.losses.neighbors_dense import class_counts, share, soft_knn_loss
 
@@ -111,7 +111,7 @@ def nca(
     total, same, n_total, n_same = _log_sums(
         queries / temperature,
         (query_ids, query_labels),
-        knn.Keys(keys, key_ids, key_labels, key_mask, None),
+        comparison.Keys(keys, key_ids, key_labels, key_mask, None),
         sim.unit_vectors if normalize else None,
         axis_name,
     )
@@ -192,13 +192,15 @@ _log_sums.defvjp(_forward, _backward)
 def _block_of_similarities(everyone, block, key_rows):
     """float32 [keys, batch], −∞ where not admissible; and where the labels are the same."""
     queries, ids, labels = everyone
-    s = knn.similarities(knn.Queries(queries, ids, None), block._replace(labels=None), key_rows)
+    s = comparison.similarities(
+        comparison.Queries(queries, ids, None), block._replace(labels=None), key_rows
+    )
     return s, block.labels[:, None] == labels[None, :]
 
 
 def _rows(block, key_rows):
     """The block's keys; those that are masked are zero, whatever they hold."""
-    vectors = knn.float_rows(block.vectors, key_rows)
+    vectors = comparison.float_rows(block.vectors, key_rows)
     return vectors if block.mask is None else jnp.where(block.mask[:, None], vectors, 0.0)
 
 
@@ -213,7 +215,7 @@ def _own_log_sum(log_sums, axis_name):
 def _over_blocks(visit, value, keys):
     """``value = visit(value, block)`` for the keys in blocks, the last one shorter."""
 
-    block = functools.partial(knn.block_of, keys)
+    block = functools.partial(comparison.block_of, keys)
     whole, rest = divmod(keys.vectors.shape[0], NCA_BLOCK)
     if whole:
         starts = NCA_BLOCK * jnp.arange(whole, dtype=jnp.int32)
