@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import pathlib
-import sys
 
 import neighbors
 import numpy as np
@@ -30,21 +29,12 @@ AXES = {
 }
 SMALL = {"n": (1024, 4096), "batch": (64, 128), "k": (10, 50), "dim": (32, 64)}
 TITLES = {"n": "keys", "batch": "batch", "k": "k", "dim": "dimension"}
-SIDES = {"jaxpt": "jaxpt", "top_k": "JAX's `top_k`", "torch": "torch"}
+SIDES = {"jaxpt": "jaxpt", "top_k": "JAX's `top_k`", "oracle": "torch"}
 
 
 def measured(shapes: dict, oracle_python: str, repeats: int) -> dict:
     """{side: {"seconds": median, "extra_mb": …}} of one point."""
-    commands = {
-        "jaxpt": (sys.executable, "neighbors.py", "look"),
-        "top_k": (sys.executable, "neighbors.py", "look_top_k"),
-    }
-    if oracle_python:
-        commands["torch"] = oracle_python, "neighbor_oracles.py", "look"
-    found = {
-        side: neighbors.summary([neighbors.run(*command, repeats, json.dumps(shapes))])
-        for side, command in commands.items()
-    }
+    found = neighbors.compared("look", shapes, oracle_python, 1, repeats)
     values = [side.pop("result")[0] for side in found.values()]
     if not np.allclose(values, values[0], rtol=1e-4):
         raise SystemExit(f"The sides disagree about the loss at {shapes}: {values}.")
@@ -53,11 +43,9 @@ def measured(shapes: dict, oracle_python: str, repeats: int) -> dict:
 
 def exponents(axis: list[dict], name: str, field: str) -> dict[str, float]:
     """Of the power law of every side along an axis."""
-    where = np.log([point["shapes"][name] for point in axis])
+    where = [point["shapes"][name] for point in axis]
     return {
-        side: float(
-            np.polyfit(where, np.log([point["found"][side][field] for point in axis]), 1)[0]
-        )
+        side: neighbors.exponent(where, [point["found"][side][field] for point in axis])
         for side in axis[0]["found"]
     }
 

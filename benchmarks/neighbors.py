@@ -40,28 +40,26 @@ QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
 
 def look_by_jaxpt(n, batch, dim, k, classes, no_positive="drop"):
     """Value and gradient of LOOK."""
-    a = jax.tree.map(jnp.asarray, neighbor_oracles.arrays(n, batch, dim, classes))
-    program = jax.jit(
-        jax.value_and_grad(
-            lambda queries, rest: jnp.mean(
-                losses.look(
-                    queries,
-                    **rest,
-                    k=k,
-                    no_positive=no_positive,
-                    temperature=neighbor_oracles.TEMPERATURE,
-                )[0]
-            )
-        )
+    return value_and_gradient(
+        lambda queries, rest: losses.look(
+            queries, **rest, k=k, no_positive=no_positive, temperature=neighbor_oracles.TEMPERATURE
+        )[0],
+        neighbor_oracles.arrays(n, batch, dim, classes),
     )
+
+
+def value_and_gradient(loss, arrays):
+    """What computes the mean loss and its gradient's norm; it is compiled before it is measured."""
+    a = jax.tree.map(jnp.asarray, arrays)
     queries = a.pop("queries")
+    program = jax.jit(jax.value_and_grad(lambda queries, rest: jnp.mean(loss(queries, rest))))
     program = program.lower(queries, a).compile()
 
-    def value_and_gradient():
+    def run_once():
         value, gradient = program(queries, a)
         return [float(value), float(jnp.linalg.norm(gradient))]
 
-    return value_and_gradient
+    return run_once
 
 
 def look_nearest_by_jaxpt(**shapes):
@@ -92,26 +90,17 @@ def knn_by_jaxpt(n, batch, dim, k, classes):
 
 def look_by_top_k(n, batch, dim, k, classes):
     """LOOK as it is written at first: every similarity, ``lax.top_k``, leave-one-out."""
-    a = jax.tree.map(jnp.asarray, neighbor_oracles.arrays(n, batch, dim, classes))
 
-    @jax.jit
-    @jax.value_and_grad
-    def program(queries, a):
+    def loss(queries, a):
         s = losses.similarity.unit_vectors(queries) @ a["keys"].T
         s = jnp.where(a["query_ids"][:, None] == a["key_ids"], -jnp.inf, s)
         s, index = jax.lax.top_k(s, k)
         same = a["key_labels"][index] == a["query_labels"][:, None]
         logits = s / neighbor_oracles.TEMPERATURE
-        loss = jax.nn.logsumexp(logits, 1) - jax.nn.logsumexp(jnp.where(same, logits, -1e30), 1)
-        return jnp.mean(jnp.where(same.any(1), loss, 0.0))
+        found = jax.nn.logsumexp(logits, 1) - jax.nn.logsumexp(jnp.where(same, logits, -1e30), 1)
+        return jnp.where(same.any(1), found, 0.0)
 
-    queries = a.pop("queries")
-
-    def value_and_gradient():
-        value, gradient = program(queries, a)
-        return [float(value), float(jnp.linalg.norm(gradient))]
-
-    return value_and_gradient
+    return value_and_gradient(loss, neighbor_oracles.arrays(n, batch, dim, classes))
 
 
 JAXPT = {
@@ -171,8 +160,13 @@ def growth(repeats) -> dict:
             ]
         )
         found["temporaries_mb"].append(temporaries(**shapes))
-    found["exponent"] = float(np.polyfit(np.log(GROWTH), np.log(found["seconds"]), 1)[0])
+    found["exponent"] = exponent(GROWTH, found["seconds"])
     return found
+
+
+def exponent(x, y) -> float:
+    """Of the power law fitted to positive values."""
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def temporaries(n, batch, dim, k, classes) -> float:

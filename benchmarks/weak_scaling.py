@@ -16,6 +16,7 @@ import re
 import jax
 import numpy as np
 import step as whole_step
+from neighbors import exponent
 
 from jaxpt import pretrain, records
 from jaxpt.data.feed import make_feed
@@ -99,12 +100,6 @@ def measured(count: int, shapes: dict, overrides: dict) -> dict:
     }
 
 
-def exponent(counts, values) -> float:
-    """Of the power law through the positive values."""
-    counts, values = np.array(counts, float), np.array(values, float)
-    return float(np.polyfit(np.log(counts), np.log(np.maximum(values, 1)), 1)[0])
-
-
 def markdown(record: dict) -> str:
     """Bytes by the number of devices as a table."""
     found = {int(count): x for count, x in record["found"].items()}
@@ -132,7 +127,7 @@ def markdown(record: dict) -> str:
         lines.append(
             "| exponent | "
             + " | ".join(
-                f"{exponent(many, [value(found[count]) for count in many]):.2f}"
+                f"{exponent(many, [max(1, value(found[count])) for count in many]):.2f}"
                 for value in columns.values()
             )
             + " |"
