@@ -1,26 +1,42 @@
 """From timm to jaxpt and back: exported weights load with strict=True and compute the same.
 
-    python benchmarks/round_trip.py [NETWORK …]
+    python benchmarks/round_trip.py [CASE …]
 
-Weights are drawn in timm, saved, exported by jaxpt, and loaded by timm and torchvision. Needs
-torch, torchvision and timm beside jaxpt. Prints a table and appends to
-``records/round_trip.jsonl``.
+A case is a network with its options (``CASES``). Weights are drawn in timm, saved, exported by
+jaxpt, and loaded by timm and torchvision. Needs torch, torchvision and timm beside jaxpt. Prints a
+table and appends to ``records/round_trip.jsonl``.
 """
 
 import argparse
 import pathlib
 import tempfile
 
+import ml_collections
 import numpy as np
 
-from jaxpt import export, records
+from jaxpt import export, models, records
 from jaxpt.backbones import open_backbone
+from jaxpt.configs.transfer import defaults as transfer_defaults
 from jaxpt.export import serving
-from jaxpt.export.counterparts import NAMES, counterpart
+from jaxpt.export.counterparts import counterpart
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "round_trip.jsonl"
-NETWORKS = ("resnet50", "vit_s16", "vit_b16", "convnext_tiny")
-SIZE, IMAGES = 224, 4
+# What a table calls it: the network, its norm and its options.
+CASES = {
+    "resnet18": ("resnet18", "batch", {}),
+    "resnet50": ("resnet50", "batch", {}),
+    "resnet50, GroupNorm": ("resnet50", "group32", {}),
+    "wide_resnet50_2": ("wide_resnet50_2", "batch", {}),
+    "vit_s16": ("vit_s16", "batch", {}),
+    "vit_s16, mean": ("vit_s16", "batch", {"pool": "mean"}),
+    "vit_s16, sincos": ("vit_s16", "batch", {"positions": "sincos"}),
+    "vit_ti16, 96 px, patch 8": ("vit_ti16", "batch", {"image_size": 96, "patch": 8}),
+    "vit_ti16, 6 blocks": ("vit_ti16", "batch", {"depth": 6}),
+    "vit_b16": ("vit_b16", "batch", {}),
+    "convnext_tiny": ("convnext_tiny", "batch", {}),
+    "mobilenet_v2": ("mobilenet_v2", "batch", {}),
+}
+IMAGES = 4
 COLUMNS = {
     "timm_logits": "timm, logits",
     "timm_features": "timm, features",
@@ -46,8 +62,17 @@ def prepared():
     return torch, timm, models
 
 
-def drawn(network, torch):
-    """Its weights drawn anew, so that every one of them bears on the output."""
+def model_of(name: str, norm: str, options: dict) -> ml_collections.ConfigDict:
+    """The model config of a case."""
+    model = transfer_defaults.get_config().model
+    model.update(name=name, norm=norm, dtype="float32")
+    model.options.update(options)
+    return model
+
+
+def drawn(network, positions, torch):
+    """Its weights drawn anew, so that every one of them bears on the output; fixed positions are
+    what they are."""
     generator = torch.Generator().manual_seed(0)
     for name, value in network.state_dict().items():
         if name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight")):
@@ -55,15 +80,27 @@ def drawn(network, torch):
         elif value.is_floating_point():
             fan_in = value[0].numel() if value.ndim > 1 else 25
             value.normal_(0, fan_in**-0.5, generator=generator)
+    if positions is not None:
+        network.pos_embed.copy_(torch.tensor(positions))
     return network.eval()
 
 
-def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
+def fixed_positions(network):
+    """Those that a ViT has as constants, or None."""
+    if getattr(network, "positions", "learnt") == "learnt":
+        return None
+    side = network.image_size // network.patch
+    return network.fixed_positions((side, side), int(network.pool == "token"))
+
+
+def measure(model: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, float]:
     """Largest absolute difference to jaxpt of everything that was made from the same weights."""
     from safetensors.torch import load_file, save_file
 
     torch, timm, torchvision = prepared()
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, SIZE, SIZE, 3), np.uint8)
+    ours = models.make_backbone(model)
+    size = getattr(ours, "image_size", 224)
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, 3), np.uint8)
 
     @torch.no_grad()
     def outputs(network, config):
@@ -71,17 +108,22 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
         x = torch.tensor(images.transpose(0, 3, 1, 2)).float() / 255
         return network.eval()((x - mean) / std).numpy()
 
+    names = counterpart(model.name, ours)
     with torch.no_grad():
-        network = drawn(timm.create_model(NAMES[name][0]), torch)
-    save_file(network.state_dict(), folder / f"{name}.safetensors")
+        network = drawn(
+            timm.create_model(names.timm, **names.arguments), fixed_positions(ours), torch
+        )
+    weights = folder / "drawn.safetensors"
+    save_file(network.state_dict(), weights)
 
     def exported(layout, classifier):
         made = export.run(
-            folder / f"{name}.safetensors",
+            weights,
             folder / f"{layout}_{classifier}",
+            model=model,
             layout=layout,
             classifier=classifier,
-            image_size=SIZE,
+            image_size=size,
             formats=export.FORMATS if classifier else export.FORMATS[:1],
         )
         assert made.layout == layout and not made.notes, made
@@ -89,7 +131,6 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
 
     full, bare = exported("timm", True), exported("timm", False)
     opened = open_backbone(full)
-    names = counterpart(opened)
     features, dense = opened.features(images), opened.classifier["Dense_0"]
     logits = features @ dense["kernel"] + dense["bias"]
     config = timm.data.resolve_model_data_config(
@@ -107,7 +148,7 @@ def measure(name: str, folder: pathlib.Path) -> dict[str, float]:
         ("timm_logits", full, logits, 1000),
         ("timm_features", bare, features, 0),
     ):
-        strict = timm.create_model(names.timm, num_classes=classes)
+        strict = timm.create_model(names.timm, num_classes=classes, **names.arguments)
         strict.load_state_dict(load_file(at / "model.safetensors"), strict=True)
         note(what, outputs(strict, config), wanted)
         alone = timm.create_model(f"local-dir:{at}", pretrained=True)
@@ -152,8 +193,8 @@ def markdown(found: list[dict]) -> str:
         [
             *lines,
             "",
-            f"Largest absolute difference to jaxpt over {IMAGES} images of "
-            f"{SIZE} × {SIZE} pixels, float32, drawn weights. {last['device']}, jax "
+            f"Largest absolute difference to jaxpt over {IMAGES} images of 224 × 224 pixels, or "
+            f"as many as it says, float32, drawn weights. {last['device']}, jax "
             f"{last['packages']['jax']}, {versions}, {last['date']}.",
         ]
     )
@@ -161,7 +202,7 @@ def markdown(found: list[dict]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("networks", nargs="*", default=NETWORKS)
+    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
     parser.add_argument("--small", action="store_true", help="no record")
     args = parser.parse_args()
     torch, timm, _ = prepared()
@@ -173,9 +214,9 @@ def main() -> None:
         "timm": timm.__version__,
     }
     found = []
-    for name in args.networks:
+    for name in args.cases:
         with tempfile.TemporaryDirectory() as folder:
-            values = measure(name, pathlib.Path(folder))
+            values = measure(model_of(*CASES[name]), pathlib.Path(folder))
         found.append({"network": name, "values": values, "peers": peers} | records.surroundings())
         print(name, values, flush=True)
         if not args.small:

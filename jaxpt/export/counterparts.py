@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import flax.linen as nn
+
 from jaxpt import models
 from jaxpt.backbones import Backbone
 from jaxpt.models.inputs import NORMALISATIONS
@@ -28,6 +30,8 @@ NAMES = {
     "vit_l16": ("vit_large_patch16_224", "vit_l_16"),
     "mobilenet_v2": ("mobilenetv2_100", "mobilenet_v2"),
 }
+# timm's names of networks with GroupNorm of 32 groups; torchvision has none.
+_GROUP_NORM = {"resnet50": "resnet50_gn"}
 # Beginning of jaxpt's name → timm's names of the first convolution and of the classifier, and
 # torchvision's of the classifier.
 _PARTS = {
@@ -39,8 +43,11 @@ _PARTS = {
 }
 # Fields that change no weight and no feature.
 _FREE = ("dtype", "axis_name", "remat", "frozen", "drop_path", "parent", "name")
-# Fields that timm has too: as which arguments.
-_ARGUMENTS = {
+# Fields of a ViT that timm's has too: as which arguments.
+_VIT_ARGUMENTS = {
+    "width": lambda width: {"embed_dim": width},
+    "depth": lambda depth: {"depth": depth},
+    "heads": lambda heads: {"num_heads": heads},
     "image_size": lambda side: {"img_size": side},
     "patch": lambda side: {"patch_size": side},
     "pool": lambda _: {"class_token": False, "global_pool": "avg"},
@@ -66,19 +73,28 @@ class Counterpart(NamedTuple):
     head: str = ""
 
 
-def counterpart(backbone: Backbone) -> Counterpart:
-    """The networks of timm and torchvision that compute the same from the same weights."""
-    name = backbone.model.name
-    if name not in NAMES or backbone.encoder.channels != 3:
+def counterpart(name: str, network: nn.Module, channels: int | None = 3) -> Counterpart:
+    """The networks of timm and torchvision that compute the same from the same weights.
+
+    Args:
+      name: of the backbone, a key of ``models.BACKBONES``.
+      network: the backbone itself.
+      channels: of the images that it takes, as ``models.Encoder.channels``.
+    """
+    if name not in NAMES or channels != 3:
         return Counterpart()
     timm, torchvision = NAMES[name]
-    different = _different(backbone.encoder.backbone, models.BACKBONES[name]())
-    parts = next(parts for start, parts in _PARTS.items() if name.startswith(start))
-    if different.keys() - _ARGUMENTS:
+    different = _different(network, models.BACKBONES[name]())
+    if different.get("norm") == "group32" and name in _GROUP_NORM:
+        timm, torchvision = _GROUP_NORM[name], None
+        del different["norm"]
+    known = _VIT_ARGUMENTS if isinstance(network, models.ViT) else {}
+    if different.keys() - known:
         return Counterpart()
     arguments = {}
     for field, value in different.items():
-        arguments |= _ARGUMENTS[field](value)
+        arguments |= known[field](value)
+    parts = next(parts for start, parts in _PARTS.items() if name.startswith(start))
     return Counterpart(timm, None if different else torchvision, arguments, *parts)
 
 

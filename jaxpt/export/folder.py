@@ -85,7 +85,8 @@ def run(
         f"{str(source)!r} has no linear classifier on its backbone (cross_entropy with "
         "classifier=linear trains one): leave --classifier out.",
     )
-    found = counterpart(backbone)
+    encoder = backbone.encoder
+    found = counterpart(backbone.model.name, encoder.backbone, encoder.channels)
     notes = []
     if layout != weight_file.OWN and getattr(found, layout) is None:
         notes.append(

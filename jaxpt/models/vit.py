@@ -179,4 +179,8 @@ SIZES = {
     "vit_b16": (768, 12, 12),
     "vit_l16": (1024, 24, 16),
 }  # width, depth, heads
-VITS = {name: functools.partial(ViT, *size) for name, size in SIZES.items()}
+# By name, so that options may say otherwise.
+VITS = {
+    name: functools.partial(ViT, width=width, depth=depth, heads=heads)
+    for name, (width, depth, heads) in SIZES.items()
+}
