@@ -1,8 +1,8 @@
-"""What ``jaxpt plan`` says of the recipes of ImageNet-1k, and of LOOK from one chip to 256.
+"""What ``jaxpt plan`` says of the recipes, and of LOOK from one chip to 256.
 
     python benchmarks/plan.py [NAME …]
 
-Counts all of it anew, or only what is named (look, v5e-8, …), keeps it as
+Counts all of it anew, or only what is named (look, cifar_look, v5e-8, …), keeps it as
 benchmarks/records/plan.jsonl, and writes its line into the header of each recipe;
 ``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
 """
@@ -13,23 +13,30 @@ import pathlib
 import re
 import sys
 
-from jaxpt import plan, records
-from jaxpt.configs.pretrain import recipes
+from jaxpt import plan, recipe as fine_tuning, records
+from jaxpt.configs.pretrain import cifar, recipes
 from jaxpt.configs.pretrain.imagenet import look
 from jaxpt.methods import METHODS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records" / "plan.jsonl"
-PAGES = ROOT / "configs" / "pretrain" / "imagenet"
-SLICE = "v5e-32"  # that the headers speak of
+CONFIGS = ROOT / "configs"
+SLICE = "v5e-32"  # that the headers of ImageNet's recipes speak of
+SIDE = 224  # of ImageNet's images
+CIFAR, CIFAR_CHIP, CIFAR_SIZE = "cifar_", "v5e-1", (50_000, 10)
+TRANSFERS = ("kornblith", "vtab1k", "bit")
 SLICES = ("v5e-1", "v5e-8", "v5e-64", "v5e-256")
 LINE = re.compile(r"^On paper: .*$", re.MULTILINE)
 
 
 def jobs() -> dict[str, tuple]:
-    """(config, chips) by name."""
-    found = {method: (recipe(method), SLICE) for method in METHODS}
-    return found | {chips: (scaled(chips), chips) for chips in SLICES}
+    """(config, chips, images and classes of the set) by name."""
+    imagenet = recipes.IMAGES, recipes.CLASSES
+    return (
+        {method: (recipe(method), SLICE, imagenet) for method in METHODS}
+        | {chips: (scaled(chips), chips, imagenet) for chips in SLICES}
+        | {CIFAR + name: (cifar.get_config(name), CIFAR_CHIP, CIFAR_SIZE) for name in METHODS}
+    )
 
 
 def recipe(method: str, variant: str = ""):
@@ -49,8 +56,8 @@ def scaled(chips: str):
 
 def made(name: str) -> dict:
     """The record of a job."""
-    config, chips = jobs()[name]
-    (found,) = plan.run(config, [chips], images=recipes.IMAGES, classes=recipes.CLASSES)
+    config, chips, (images, classes) = jobs()[name]
+    (found,) = plan.run(config, [chips], images=images, classes=classes)
     return {
         "benchmark": "plan",
         "name": name,
@@ -81,6 +88,36 @@ def line(record: dict) -> str:
     )
 
 
+def cifar_line() -> str:
+    """What the header of the CIFAR recipe says."""
+    hours = {name: plan_of(stored()[CIFAR + name]).hours for name in METHODS}
+    least, most = min(hours, key=hours.get), max(hours, key=hours.get)
+    return (
+        f"On paper: on {CIFAR_CHIP} {plan.told(hours[least])} hours ({least}) to "
+        f"{plan.told(hours[most])} ({most}), look {plan.told(hours['look'])} (benchmarks/plan.py)."
+    )
+
+
+def transfer_line(name: str) -> str:
+    """What the header of a transfer config says: its images, at the rate of cross-entropy's step
+    and in proportion to their pixels, as ResNet-50's convolutions cost them."""
+    config = importlib.import_module(f"jaxpt.configs.transfer.{name}").get_config()
+    side, kind = SIDE, "a set"
+    if config.rule:
+        kind = "a small set"
+        settings = fine_tuning.bit(examples=1, height=SIDE, width=SIDE)
+        side, config.duration = settings.crop, settings.duration
+    sweep = len(config.learning_rates) * len(config.weight_decays)
+    trainings = len(config.seeds) * (sweep + 1)
+    images = trainings * int(config.duration.removesuffix(" steps")) * config.batch_size
+    p = plan_of(stored()["cross_entropy"])
+    chip_hours = images / p.images_per_second / 3600 * p.count * (side / SIDE) ** 2
+    return (
+        f"On paper: {plan.told(chip_hours)} chip-hours of v5e {kind}: {trainings} trainings of "
+        f"ResNet-50 at {side} pixels."
+    )
+
+
 def markdown() -> str:
     """LOOK over numbers of chips."""
     found = [plan_of(stored()[chips]) for chips in SLICES]
@@ -96,10 +133,11 @@ def markdown() -> str:
 
 
 def recipes_markdown() -> str:
-    """The recipes of ImageNet-1k: what their headers say."""
+    """The recipes: what the headers of ImageNet-1k's say, and CIFAR-10's hours."""
     lines = [
-        "| recipe | what is expected, and of whom | hours on " + SLICE + " | chip-hours |",
-        "|---|---|---:|---:|",
+        f"| recipe | what is expected, and of whom | hours on {SLICE} | chip-hours | "
+        f"CIFAR-10, hours on {CIFAR_CHIP} |",
+        "|---|---|---:|---:|---:|",
     ]
     for method in METHODS:
         text = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").__doc__
@@ -107,10 +145,10 @@ def recipes_markdown() -> str:
         expected = " ".join(
             re.search(r"^Expected: (.*?)^On paper", text, re.MULTILINE | re.DOTALL)[1].split()
         )
-        p = plan_of(stored()[method])
+        p, small = (plan_of(stored()[name]) for name in (method, CIFAR + method))
         lines.append(
             f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
-            f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} |"
+            f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} | {plan.told(small.hours)} |"
         )
     return "\n".join(lines)
 
@@ -119,10 +157,18 @@ def main(names: list[str]) -> None:
     kept = stored()
     found = [kept[name] if names and name not in names else made(name) for name in jobs()]
     RECORDS.write_text("".join(json.dumps(record, default=list) + "\n" for record in found))
-    for record in found:
-        page = PAGES / f"{record['name']}.py"
-        if page.exists():
-            page.write_text(LINE.sub(lambda _, r=record: line(r), page.read_text()))
+    for page, text in headers().items():
+        page.write_text(LINE.sub(lambda _, text=text: text, page.read_text()))
+
+
+def headers() -> dict[pathlib.Path, str]:
+    """The line of each recipe's page."""
+    pretrain, transfer = CONFIGS / "pretrain", CONFIGS / "transfer"
+    return (
+        {pretrain / "imagenet" / f"{name}.py": line(stored()[name]) for name in METHODS}
+        | {pretrain / "cifar.py": cifar_line()}
+        | {transfer / f"{name}.py": transfer_line(name) for name in TRANSFERS}
+    )
 
 
 if __name__ == "__main__":

@@ -44,8 +44,7 @@ class TestImagenet:
     def test_what_it_takes_is_that_of_the_record_and_of_this_config(self, method):
         record = plans.stored()[method]
         assert plans.line(record) in page_of(method).__doc__
-        kept, now = record["config"], plans.recipe(method).to_dict()
-        assert records_view(defaults.completed(kept)) == records_view(now)
+        is_of(record, plans.recipe(method))
 
     def test_all_variants_are_sound(self, method):
         words = words_of(method)
@@ -78,6 +77,12 @@ def ran_two_steps(config):
     assert losses and np.isfinite(losses).all()
 
 
+def is_of(record, config):
+    """A record of the plan is of this config."""
+    kept = defaults.completed(record["config"])
+    assert records_view(kept) == records_view(config.to_dict())
+
+
 def records_view(config):
     """A config as a record has it, tuples as lists."""
     if isinstance(config, dict):
@@ -107,6 +112,14 @@ def test_vit_runs_when_made_small(method):
 
 
 class TestCifar:
+    def test_says_source_expectation_and_what_it_takes(self):
+        for part in ("Source: ", "Expected: ", plans.cifar_line()):
+            assert f"\n{part}" in cifar.__doc__
+
+    @pytest.mark.parametrize("method", methods.METHODS)
+    def test_what_it_takes_is_that_of_this_config(self, method):
+        is_of(plans.stored()[f"cifar_{method}"], cifar.get_config(method))
+
     @pytest.mark.parametrize("method", methods.METHODS)
     def test_runs_when_made_small(self, method):
         smoke = read(f"pretrain/cifar.py:{method},cifar100,smoke")
@@ -125,6 +138,14 @@ class TestCifar:
         assert plan.sizes_of(config) == (50_000, 100, 32, 3)
         with pytest.raises(InputError, match="variant 'fast' is unknown"):
             cifar.get_config("byol,fast")
+
+
+@pytest.mark.parametrize("name", plans.TRANSFERS)
+def test_transfer_says_source_expectation_command_and_what_it_takes(name):
+    text = importlib.import_module(f"jaxpt.configs.transfer.{name}").__doc__
+    for part in ("Source: ", "Expected: not yet run", plans.transfer_line(name), "Variant: smoke"):
+        assert f"\n{part}" in text
+    assert f"--config=transfer/{name}.py" in text
 
 
 def test_a_recipe_for_one_s_own_images_differs_in_three_lines_and_runs(tmp_path, monkeypatch):
