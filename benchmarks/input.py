@@ -228,7 +228,7 @@ def markdown(found: list[dict]) -> str:
     last = found[-1]
     lines.append(
         f"{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work on "
-        f"the machine: load {min(loads):.0f} … {max(loads):.0f}."
+        f"the machine: load up to {max(loads):.0f}."
     )
     return "\n".join(lines)
 

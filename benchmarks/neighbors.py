@@ -199,7 +199,7 @@ def machine_markdown(found: list[dict]) -> str:
     def line(what, ours, theirs, unit, digits, floor=""):
         beside = ratio = ""
         if theirs is not None:
-            beside, ratio = f"{theirs:,.{digits}f} {unit}", f"{ours / theirs:.3f}"
+            beside, ratio = f"{theirs:,.{digits}f} {unit}", f"{ours / theirs:.3g}"
         lines.append(f"| {what} | {ours:,.{digits}f} {unit} | {beside} | {ratio} | {floor} |")
 
     for part, title, beside in (
@@ -253,7 +253,7 @@ def machine_markdown(found: list[dict]) -> str:
     last = found[-1]
     lines.append(
         f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work "
-        f"on the machine: load {min(loads):.0f} … {max(loads):.0f}."
+        f"on the machine: load up to {max(loads):.0f}."
     )
     return "\n".join(lines)
 

@@ -213,11 +213,11 @@ def markdown(record: dict) -> str:
     lines = ["| step | ms | images/s | LOOK over it |", "| --- | ---: | ---: | ---: |"]
     for name, seconds in times.items():
         share = "" if name == "look" else f"{times['look'] / seconds - 1:+.1%}"
-        lines.append(f"| {name} | {1e3 * seconds:.1f} | {s['batch'] / seconds:,.0f} | {share} |")
+        lines.append(f"| {name} | {1e3 * seconds:,.1f} | {s['batch'] / seconds:,.0f} | {share} |")
     if record["torch"]:
         theirs = record["torch"]["seconds"]
         lines.append(
-            f"| look by PyTorch ({record['torch']['how']}) | {1e3 * theirs:.1f} | "
+            f"| look by PyTorch ({record['torch']['how']}) | {1e3 * theirs:,.1f} | "
             f"{s['batch'] / theirs:,.0f} | {times['look'] / theirs - 1:+.1%} |"
         )
     lines.append(

@@ -127,8 +127,9 @@ def markdown(record: dict) -> str:
         lines.append(
             "| exponent | "
             + " | ".join(
-                f"{exponent(many, [max(1, value(found[count])) for count in many]):.2f}"
+                f"{round(grown, 2) + 0:.2f}"  # + 0: no "-0.00"
                 for value in columns.values()
+                for grown in [exponent(many, [max(1, value(found[count])) for count in many])]
             )
             + " |"
         )

@@ -88,7 +88,7 @@ def _strip(figure, dataset, query, nearest, memory, label):
     right = [None, *(memory.labels[nearest] == label)]
     figure.suptitle(
         f"A query (left) and every {EVERY}rd of its neighbours, the nearest first: "
-        "of its coarse class (blue) or not (red)",
+        "of its coarse class (blue) or not (orange)",
         fontsize=10,
     )
     for axis, i, same in zip(figure.subplots(1, len(shown)), shown, right):

@@ -17,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = commands.add_parser("demo", help="four losses on real images, a table and a report")
+    demo = _command(commands, "demo", "four losses on real images, a table and a report")
     demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
     demo.add_argument("--out", help="folder for records and report.html; default runs/demo_DATA")
     demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")
@@ -50,8 +50,8 @@ def parser() -> argparse.ArgumentParser:
             help=f"{text}; default: as the environment, SLURM, Open MPI or the TPU pod slice says",
         )
     _plan_command(commands)
-    launch = commands.add_parser(
-        "launch", help="one pre-training run as several processes on this machine"
+    launch = _command(
+        commands, "launch", "one pre-training run as several processes on this machine"
     )
     launch.add_argument("--processes", type=int, default=2, metavar="N", help="how many (2)")
     launch.add_argument(
@@ -67,8 +67,8 @@ def parser() -> argparse.ArgumentParser:
         metavar="pretrain …",
         help="the command with its arguments",
     )
-    replay = commands.add_parser(
-        "replay", help="make again the step at which a run's numbers stopped being finite"
+    replay = _command(
+        commands, "replay", "make again the step at which a run's numbers stopped being finite"
     )
     replay.add_argument("workdir", help="folder of the run")
     scaling = _config_command(
@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
     _evaluate_command(commands)
     _export_command(commands)
     _data_command(commands)
-    report = commands.add_parser("report", help="records to tables, plots and one HTML page")
+    report = _command(commands, "report", "records to tables, plots and one HTML page")
     report.add_argument(
         "records",
         nargs="+",
@@ -128,9 +128,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _evaluate_command(commands):
-    evaluate = commands.add_parser(
+    evaluate = _command(
+        commands,
         "evaluate",
-        help="suites of frozen-feature measurements over checkpoints",
+        "suites of frozen-feature measurements over checkpoints",
         description="Measures checkpoints, one record a measurement; what the file of records "
         "already holds is not measured again.",
         epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the reasons printed.",
@@ -225,9 +226,10 @@ def _plan_command(commands):
 
 
 def _export_command(commands):
-    export = commands.add_parser(
+    export = _command(
+        commands,
         "export",
-        help="a backbone for timm, torchvision, or any program with jax",
+        "a backbone for timm, torchvision, or any program with jax",
         description="Writes a folder with a backbone's weights, its encoder and a model card.",
     )
     export.add_argument(
@@ -283,11 +285,12 @@ def _export_command(commands):
 
 
 def _data_command(commands):
-    data = commands.add_parser("data", help="look at images before they are trained on")
+    data = _command(commands, "data", "look at images before they are trained on")
     subcommands = data.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
-    check = subcommands.add_parser(
+    check = _command(
+        subcommands,
         "check",
-        help="unreadable, mislabelled and duplicate files of a folder of images",
+        "unreadable, mislabelled and duplicate files of a folder of images",
         epilog=f"Exit status 0: nothing was found; {FOUND}: something was.",
     )
     check.add_argument(
@@ -311,12 +314,18 @@ def _whole_numbers(text: str) -> list[int]:
     return [int(word) for word in text.split(",")]
 
 
+def _command(commands, name, text, **more):
+    """A command that says the same of itself in the list of all and in its own help."""
+    said = {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
+    return commands.add_parser(name, **said | more)
+
+
 def _config_command(commands, name, text, example, kind=None):
-    command = commands.add_parser(
+    command = _command(
+        commands,
         name,
-        help=text,
+        text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{text[0].upper()}{text[1:]}.",
         epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
         "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
         + "\n  ".join(config_files.installed(kind or name)),

@@ -28,8 +28,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(argv):
-    flags = parser()
-    args, rest = flags.parse_known_args(sys.argv[1:] if argv is None else argv)
+    flags, argv = parser(), sys.argv[1:] if argv is None else argv
+    if not argv:
+        flags.print_help(sys.stderr)
+        return BAD_INPUT
+    args, rest = flags.parse_known_args(argv)
     command = " ".join(filter(None, (args.command, getattr(args, "subcommand", ""))))
     try:
         kind = CONFIGS.get(command)

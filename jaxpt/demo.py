@@ -6,7 +6,14 @@ import pathlib
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from jaxpt import records as record_files
 from jaxpt import report, study
@@ -125,6 +132,7 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
     if done:
         console.print(f"{done} of {total} runs are there already.")
     live = Progress(
+        SpinnerColumn(),  # a run takes seconds: something must move
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

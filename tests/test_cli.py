@@ -34,10 +34,15 @@ def test_demo_without_fashion_mnist_names_the_package(folder, capsys, monkeypatc
     assert not (folder / "new").exists()
 
 
+def test_without_a_command_it_names_them_all(capsys):
+    assert cli.main([]) == 2
+    said = capsys.readouterr().err
+    assert all(f"\n    {command} " in said for command in COMMANDS)
+
+
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["pretrian"],
         ["pretrain"],
         ["transfer", "--out=x"],
