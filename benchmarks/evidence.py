@@ -16,7 +16,14 @@ from jaxpt.configs.pretrain import digits, fashion_mnist
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
-COLUMNS = ("fine_knn", "fine_linear", "fine_5shot", "coarse_knn", "class_separation", "fine_purity")
+COLUMNS = {
+    "fine_knn": "fine kNN",
+    "fine_linear": "fine linear",
+    "fine_5shot": "5-shot",
+    "coarse_knn": "coarse kNN",
+    "class_separation": "R²",
+    "fine_purity": "purity",
+}  # of a record's values: headings
 SEARCH_SEEDS = (200, 201, 202)
 CONFIRM_SEEDS = tuple(range(6))
 # What the search chose: where the losses differ most on fine labels, and the one change to LOOK
@@ -133,7 +140,8 @@ def _jobs(data, label, method, changes, seeds, part):
 
 def markdown(records: list[dict]) -> str:
     """A row for each label: mean (standard deviation over seeds)."""
-    lines = ["| setting | seeds | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
+    titles = ["setting", "seeds", *COLUMNS.values()]
+    lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
     for label in dict.fromkeys(r["label"] for r in records):
         group = [r["values"] for r in records if r["label"] == label]
         if len(group) < 2:  # no spread, no row

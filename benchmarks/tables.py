@@ -49,7 +49,10 @@ def demo() -> str:
 def tuning(data: str) -> str:
     """Every setting that was tried for the current grid, best first within each method."""
     found = study.stored(tune.jobs(data), RECORDS / f"tuning_{data}.jsonl")
-    lines = ["| setting | seeds | score | fine kNN | fine linear | 5-shot |", "|---" * 6 + "|"]
+    lines = [
+        "| setting | seeds | score | fine kNN | fine linear | 5-shot |",
+        "| --- |" + " ---: |" * 5,
+    ]
     for method in tune.METHODS:
         groups = {}
         for record in found:
