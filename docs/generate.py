@@ -120,9 +120,11 @@ def _inline(text):
 
 def methods_page() -> str:
     """Each method: what it is and where it comes from, what it keeps, its fields."""
-    meanings = dict(
-        re.findall(r"(?m)^    c\.(\w+) = .*?  # (.*)$", inspect.getsource(defaults.get_config))
-    )
+    commented = re.compile(r"(?m)^    c\.(\w+) = .*?(  # .*(?:\n    # .*)*)")
+    meanings = {
+        field: re.findall(r"(?m)# (.*)$", comments)
+        for field, comments in commented.findall(inspect.getsource(defaults.get_config))
+    }
     return "\n".join([METHODS_HEAD, *(_method(name, meanings) for name in METHODS)])
 
 
@@ -151,11 +153,18 @@ def _method(name, meanings):
     config = defaults.apply_variant(defaults.get_config(), name)
     fields = (_fields_read(code) & set(config)) - SHARED | set(defaults.OF_METHOD.get(name, {}))
     rows = [
-        f"| `{field}` | `{_value(config[field])}` | {meanings[field]} |" for field in sorted(fields)
+        f"| `{field}` | `{_value(config[field])}` | {_meaning(meanings[field], name)} |"
+        for field in sorted(fields)
     ]
     if rows:
         lines += ["| field | default | what it is |", "|---|---|---|", *rows]
     return "\n".join(lines)
+
+
+def _meaning(comments, method):
+    """That of a field's comments that is for the method; those for one begin with its name."""
+    of = dict(re.findall(r"(?m)^(\w+): (.*)$", "\n".join(comments)))
+    return of.get(method, comments[0])
 
 
 def _fields_read(code):

@@ -4,6 +4,7 @@ import importlib
 import pathlib
 import re
 import sys
+import types
 
 import pytest
 
@@ -86,3 +87,93 @@ def test_every_page_is_in_the_navigation():
     named = re.findall(r"([\w-]+\.md)", navigation)
     missing = {path.name for path in (ROOT / "docs").glob("*.md")} - set(named)
     assert not missing, f"name {sorted(missing)} under nav in mkdocs.yml"
+
+
+@pytest.fixture
+def hooks(monkeypatch):
+    """docs/hooks.py; without the docs extra beside stand-ins for the libraries of that."""
+    stand_ins = {
+        "griffe": types.SimpleNamespace(Extension=object),
+        "mkdocs.structure.files": types.SimpleNamespace(File=None),
+    }
+    for name, stand_in in stand_ins.items():
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError:
+            monkeypatch.setitem(sys.modules, name, stand_in)
+    return importlib.import_module("hooks")
+
+
+def test_attributes_that_share_a_description_keep_their_types(hooks):
+    text = "A net.\n\nAttributes:\n  norm: a.\n  size, dtype,\n    width: as\n    there.\n  k: b."
+    named = {"norm": "str", "size": "int", "dtype": "Any", "width": "int", "k": "bool"}
+    attributes = {name: types.SimpleNamespace(annotation=of) for name, of in named.items()}
+    cls = types.SimpleNamespace(docstring=types.SimpleNamespace(value=text), attributes=attributes)
+    hooks.Docstrings().on_instance(obj=cls)
+    hooks.Docstrings().on_class_members(cls=cls)
+    assert cls.docstring.value.splitlines()[3:] == [
+        "  norm: a.",
+        "  size,\N{NO-BREAK SPACE}width (int): as",
+        "    there.",
+        "  dtype (Any): as",
+        "    there.",
+        "  k: b.",
+    ]
+
+
+def test_attributes_of_the_api_have_the_types_of_the_code(hooks):
+    griffe = hooks.griffe
+    if not hasattr(griffe, "load"):
+        pytest.skip("needs the docs extra")
+    extensions = griffe.load_extensions(f"{ROOT / 'docs' / 'hooks.py'}:Docstrings")
+    loaded = griffe.load(
+        "jaxpt", search_paths=[ROOT], extensions=extensions, docstring_parser="google"
+    )
+    modules = [loaded[module] for _, modules in hooks.API.values() for module in modules]
+    shared = 0
+    for cls in (cls for module in modules for cls in module.classes.values()):
+        sections = cls.docstring.parsed if cls.docstring else []
+        for entry in (x for s in sections if s.kind.value == "attributes" for x in s.value):
+            names = entry.name.split(hooks.JOINT)
+            shared += len(names) > 1
+            for name in set(names) & set(cls.attributes):
+                assert str(entry.annotation) == str(cls.attributes[name].annotation), entry.name
+    assert shared
+
+
+def test_what_a_module_hands_on_stands_in_the_api_once(hooks):
+    listed = {module for _, modules in hooks.API.values() for module in modules}
+    handed_on = {}
+    for module in listed:
+        of = importlib.import_module(f"jaxpt.{module}")
+        for name in getattr(of, "__all__", ()):
+            origin = getattr(getattr(of, name), "__module__", "").removeprefix("jaxpt.")
+            if origin in listed - {module}:
+                handed_on.setdefault(module, set()).add(name)
+    assert handed_on == {module: set(x.split("|")) for module, x in hooks.HANDED_ON.items()}
+
+
+def test_flags_stay_in_one_line_and_settings_out_of_the_search(hooks):
+    def shown(html):
+        return hooks.on_page_content(html, None, None, None)
+
+    flag = '<span class="flag">--config.data.workers=64</span>'
+    assert shown(f"<code>x {re.sub('<.*?>', '', flag)}</code>") == f"<code>x {flag}</code>"
+    assert shown("<pre><code>x --k=20</code></pre>") == "<pre><code>x --k=20</code></pre>"
+    assert shown("<code>x--y</code>") == "<code>x--y</code>"
+    assert ".flag { white-space: nowrap; }" in (ROOT / "docs" / "site.css").read_text()
+    head = "<table>\n<thead>\n<tr>\n<th>{}</th>"
+    assert shown(head.format("setting")).startswith("<table data-search-exclude>")
+    assert shown(head.format("method")).startswith("<table>")
+    assert "\n| setting |" in (ROOT / "docs" / "evidence.md").read_text()
+
+
+def test_start_page_does_not_tell_its_reader_to_make_the_site(hooks):
+    text = (ROOT / "README.md").read_text()
+    assert "make docs" in text and "make docs" not in hooks.MAKE_DOCS.sub("", text)
+
+
+def test_fields_say_what_they_are_for_the_method():
+    page = generate.methods_page()
+    assert len(set(re.findall(r"(?m)^\| `weight` \| .*? \| (.*) \|$", page))) == 3
+    assert not re.search(rf"\| (?:{'|'.join(methods.METHODS)})\b[^|]*: ", page)

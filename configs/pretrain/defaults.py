@@ -91,27 +91,30 @@ def get_config() -> ml_collections.ConfigDict:
 
     # LOOK
     c.k = 100  # neighbours of a query
-    c.neighbors = "exact"  # or approximate: on TPUs faster, misses some (metric: recall)
+    c.neighbors = "exact"  # exact, or approximate: on TPUs faster, misses some (metric: recall)
     c.k_warmup = "0 steps"  # way from the whole memory down to k
     c.k_by_class = False  # k in proportion to the frequency of the query's class in the memory
-    c.no_positive = "nearest"  # or drop, floor
+    c.no_positive = "nearest"  # of a query without a same-class neighbour: nearest, drop or floor
     c.own_view = 0.0  # weight of an InfoNCE term: the query's own second view is its positive
     c.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: the hard edge
     c.balanced = False  # neighbours' weights in inverse proportion to their class's frequency
     c.robustness = 0.0  # q of (1 − p^q) / q, for noisy labels; 0: −log p
 
-    # Other methods
-    c.classifier = "linear"  # cross_entropy: or mlp, which is SL-MLP
+    # Other methods; docs/methods.md gives each the comment that begins with its name
+    c.classifier = "linear"  # cross_entropy: linear, or mlp, which is SL-MLP
     c.label_smoothing = 0.0  # cross_entropy: share of the target that all classes get
-    c.mixup = 0.0  # cross_entropy: alpha; 0: none
-    c.cutmix = 0.0  # cross_entropy: alpha; with mixup, each has every other step at random
-    c.form = "out"  # sup_con: or in
-    c.weight = 0.5  # spread, grafit, mask_con: see each
-    c.target_temperature = 0.05  # mask_con, dino: τ of the target's side
-    c.prototypes_from = "learnt"  # t_rex: or memory, which is t-ReX*
-    c.prototypes = 256  # dino: outputs that its softmax is over
-    c.centre_momentum = 0.9  # dino: of the mean that is taken off its targets
-    c.redundancy = 0.0051  # barlow_twins: weight of what is off the diagonal
+    c.mixup = 0.0  # cross_entropy: alpha of the Beta that weighs two images; 0: no mixup
+    c.cutmix = 0.0  # cross_entropy: alpha, as of mixup; with both, each step has one at random
+    c.form = "out"  # sup_con: out, or in: the mean over positives is out of the logarithm or in it
+    c.weight = 0.5  # spread: share of instance discrimination within classes; the rest is SupCon
+    # mask_con: share of the soft targets; the rest has the query's own key as the one positive
+    # grafit: share of SupCon over the memory; the rest is instance discrimination
+    c.target_temperature = 0.05  # mask_con: τ of the soft targets over the class's keys
+    # dino: τ of the target encoder's softmax, below that of the loss: sharper
+    c.prototypes_from = "learnt"  # t_rex: learnt, or memory, which is t-ReX*
+    c.prototypes = 256  # dino: outputs that the softmax is over
+    c.centre_momentum = 0.9  # dino: momentum of the mean that is taken off the target's outputs
+    c.redundancy = 0.0051  # barlow_twins: weight of the correlations off the diagonal
     c.vicreg = ml_collections.ConfigDict(  # weights of its three terms
         {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
     )
