@@ -184,6 +184,20 @@ def everything(
     )
 
 
+def without_coarse(label, **kind):
+    """The same of a set whose classes lie in no coarse ones."""
+    made = everything(label, coarse_names=CLASSES, **kind)
+    for record in made:
+        record["config"]["data"]["label_map"] = "fine"
+        record["data_config"] |= {"label_map": "fine"}
+        record["values"] = {
+            name: value
+            for name, value in record["values"].items()
+            if name not in ("coarse_knn", "confused_within")
+        }
+    return made
+
+
 def confusion(class_names, coarse_names, rng):
     """Most errors inside the coarse class; classes alternate between the coarse ones."""
     n, m = len(class_names), len(coarse_names)

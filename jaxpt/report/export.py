@@ -16,7 +16,7 @@ COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measure
 def markdown(sets: Sequence[Results]) -> str:
     """All tables: over the sets, then of each set."""
     parts = [
-        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.CAPTION}\n"
+        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.caption(sets)}\n"
         for t in overall.tables(sets)
     ]
     for results in sets:

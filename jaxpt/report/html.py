@@ -7,6 +7,7 @@ import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from jaxpt.report import (
+    captions,
     drawing,
     export,
     matrices,
@@ -28,49 +29,6 @@ from jaxpt.report.results import join as join_words
 FILE, MAP_FILE = "report.html", "features_map.png"
 CONTENTS = 5  # so many sections and more get a table of contents
 LEADS = 3  # of more sets, each one's sentence stands with its own numbers
-
-MEASURED = (
-    "Diamonds and bars are means over seeds, whiskers their 95 % t-intervals, dots single "
-    "seeds. The axes of the accuracies are zoomed, as marked. "
-)
-SEPARATED = (
-    "Class separation, shown from zero, is the share of the spread that lies between the "
-    "coarse classes: the higher it is, the less is left inside them. That is no merit in "
-    "itself."
-)
-CURVES = (
-    "Training of one seed. Each loss has an axis of its own, since losses of different "
-    "methods do not compare. The monitor is the kNN accuracy on the coarse labels, on "
-    "training images, each left out of its own neighbours."
-)
-MAPPED = (
-    "Unit-length backbone features of the {part} part, seed {seed}. Upper two: the plane of "
-    "the two largest principal components; its axes are the same for all methods, so "
-    "lengths compare, and the percentage is the share of all variance that it shows. "
-    "Lowest: t-SNE, which shows who is near whom; its lengths, sizes and densities mean "
-    "nothing. At most {most:,} examples, the same for every method. R² is that run's class "
-    "separation in the full feature space."
-)
-NEIGHBORS = (
-    "The same images in every method, each with its nearest ones by cosine, nearest "
-    "first: ✓ has the image's fine label, ✗ another. They are examples, not a score."
-)
-CONFUSED = (
-    "Weighted kNN on the fine labels, one seed: rows are true classes, columns predicted "
-    "ones, each row in % of its images. Lines part the coarse classes. Grey: right; "
-    "orange: wrong, but inside the true coarse class; blue: out of it. Strength is the "
-    "root of the share, so that rare errors show."
-)
-COMPARED = (
-    "Linear CKA between every layer of one network (rows) and of another (columns), same "
-    "images, one seed: 1 is the same representation up to rotation and scale."
-)
-SCALED = (
-    "Error on logarithmic axes against the number of images that pre-training saw, with the "
-    "same number of steps at every size. Small dots are seeds, filled marks their means, "
-    "lines E(n) = a·n^−b{offset} fitted to them, bands its 95 % bootstrap interval over "
-    "seeds (too narrow with few). The hollow mark is the largest size, which no fit saw."
-)
 
 
 def write_report(
@@ -183,14 +141,15 @@ def _sections(sets, kept) -> list[Section]:
         Section("Settings", _settings(everything)),
         Section(
             "Where and when",
-            [table(("", ""), settings.surroundings_rows(everything), "surroundings")],
+            [table(("", ""), settings.surroundings_rows(everything), "surroundings", "prose")],
         ),
     ]
     if len(sets) == 1:
         return [*per_set[0], *common]
     over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in overall.tables(sets)]
     parts = [_lead([results]) if len(sets) > LEADS else [] for results in sets]
-    first = [Section("Over all sets", [_note(overall.CAPTION), _note(tables.BEST_CAPTION)], over)]
+    notes = [overall.caption(sets), *[tables.BEST_CAPTION] * any(r.intervals for r in sets)]
+    first = [Section("Over all sets", list(map(_note, notes)), over)]
     return [
         *(first if over else []),
         *(
@@ -228,11 +187,9 @@ def _contents(sections):
 def _measured(results):
     parts = [
         table(tables.headings(results), tables.rows(results), results.title),
-        _note(tables.CAPTION),
-        *map(_note, tables.notes(results)),
+        *map(_note, filter(None, [tables.caption(results), *tables.notes(results)])),
+        figure(plots.measurements(results), captions.measured(results)),
     ]
-    separated = SEPARATED if results.has(SEPARATION) else ""
-    parts.append(figure(plots.measurements(results), MEASURED + separated))
     below = []
     compared = [
         [cell if isinstance(cell, str) else _verdict_cell(*cell) for cell in row]
@@ -265,7 +222,7 @@ def _scaled(results):
     if not panels:
         return []
     found = scaling.curves(results, scaling.metrics(results)[0]).values()
-    caption = SCALED.format(offset=" + c" if any(c.offset for c in found) else "")
+    caption = captions.SCALED.format(offset=" + c" if any(c.offset for c in found) else "")
     parts = [
         figure(panels, caption),
         table(scaling.headings(), scaling.rows(results), "power laws"),
@@ -296,18 +253,9 @@ def _mapped(results, kept):
     }
     if not found:
         return []
-    seeds = sorted({drawn.seed for drawn in found.values()})
-    caption = MAPPED.format(
-        part=results.part, seed=join_words(list(map(str, seeds))), most=maps.MAP_EXAMPLES
-    )
-    legends = [
-        legend(kind, entries) for kind, entries in maps.legends(next(iter(found.values()))).items()
-    ]
-    return [
-        Section(
-            "What the features look like", [figure(maps.columns(results, found), caption, *legends)]
-        )
-    ]
+    legends = [legend(*entry) for entry in maps.legends(maps.reference(found)).items()]
+    shown = figure(maps.columns(results, found), captions.mapped(results, found), *legends)
+    return [Section("What the features look like", [shown])]
 
 
 def _neighbors(results):
@@ -317,7 +265,8 @@ def _neighbors(results):
     }
     if not found:
         return []
-    return [Section("Nearest neighbours", [_note(NEIGHBORS), neighbors.sheet(results, found)])]
+    parts = [_note(captions.neighbors(results)), neighbors.sheet(results, found)]
+    return [Section("Nearest neighbours", parts)]
 
 
 def _confused(results):
@@ -327,7 +276,8 @@ def _confused(results):
     }
     if not found:
         return []
-    title = f"The {matrices.WORST} largest errors inside a coarse class"
+    inside = " inside a coarse class" * any(map(matrices.has_coarse, found.values()))
+    title = f"The {matrices.WORST} largest errors{inside}"
     worst = itertools.zip_longest(
         *map(matrices.worst_confusions, found.values()), fillvalue=tables.MISSING
     )
@@ -337,7 +287,7 @@ def _confused(results):
     return [
         Section(
             "Which classes are confused",
-            [figure(panels, CONFUSED)],
+            [figure(panels, captions.confused(found))],
             [Section(title, [table(columns, rows, title)])] if rows else [],
         )
     ]
@@ -351,12 +301,12 @@ def _compared(results):
     ]
     if not panels:
         return []
-    return [Section("Which layers are alike", [figure(panels, COMPARED)])]
+    return [Section("Which layers are alike", [figure(panels, captions.COMPARED)])]
 
 
 def _trained(results):
     panels = plots.curves(results)
-    return [Section("Training", [figure(panels, CURVES)])] if panels else []
+    return [Section("Training", [figure(panels, captions.curves(results))])] if panels else []
 
 
 def _procedure(results):
@@ -364,7 +314,9 @@ def _procedure(results):
         "How it was measured",
         [
             *(tag("p", text) for text in settings.procedure(results)),
-            table(("measurement", "constants"), settings.protocol_rows(results), "protocol"),
+            table(
+                ("measurement", "constants"), settings.protocol_rows(results), "protocol", "prose"
+            ),
         ],
     )
 
@@ -378,7 +330,7 @@ def _settings(everything):
     if same:
         inside = [
             tag("summary", "What is the same for all"),
-            table(("setting", "value"), same, "settings that are the same"),
+            table(("setting", "value"), same, "settings that are the same", "prose"),
         ]
         parts.append(tag("details", join(inside)))
     return parts

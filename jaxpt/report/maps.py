@@ -41,7 +41,6 @@ FINE_COLORS = (
     "#92dadd",
 )
 NAMED_CLASSES = 20  # with more, neither names nor colours tell fine classes apart
-_ROWS = ("PCA, coarse label", "PCA, fine label", "t-SNE, fine label")
 
 
 class Map(NamedTuple):
@@ -66,6 +65,11 @@ class Map(NamedTuple):
     tsne: np.ndarray
     separation: float | None = None
     seed: int = 0
+
+    @property
+    def has_coarse(self) -> bool:
+        """Whether the classes lie in coarse ones."""
+        return len(self.coarse_names) < len(self.class_names)
 
 
 def of_run(run: Mapping[str, Any]) -> Map:
@@ -100,8 +104,15 @@ def project(features: FeatureSet) -> Map:
     )
 
 
+def reference(maps: Mapping[str, Map]) -> Map:
+    """The map that says which rows and legends all have: one with coarse classes, if any."""
+    return max(maps.values(), key=lambda drawn: drawn.has_coarse)
+
+
 def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
     """One picture: the principal plane, coloured by coarse and by fine label, and t-SNE.
+
+    Where there are no coarse classes, the plane is there once.
 
     The plane's axes are the same in all columns, so that lengths compare. t-SNE shows who is near
     whom; its lengths, sizes and densities mean nothing.
@@ -110,15 +121,15 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
       results: the runs, for the names of methods.
       maps: by label, all of the same examples.
     """
-    reach, flat = _reach(maps)
+    reach, heights, rows = _layout(maps)
     with rc_context(drawing.STYLE):
-        figure = Figure(figsize=(3 * len(maps), 3 * (1 + 2 * flat) + 1.1), layout="constrained")
-        axes = figure.subplots(3, len(maps), squeeze=False, height_ratios=(flat, flat, 1))
+        figure = Figure(figsize=(3 * len(maps), 3 * sum(heights) + 1.1), layout="constrained")
+        axes = figure.subplots(len(rows), len(maps), squeeze=False, height_ratios=heights)
         for column, (label, drawn) in zip(axes.T, maps.items()):
             _draw(column, results, label, drawn, reach)
-        for axis, text in zip(axes[:, 0], _ROWS):
+        for axis, text in zip(axes[:, 0], rows):
             axis.set_ylabel(text)
-        for kind, entries in legends(next(iter(maps.values()))).items():
+        for kind, entries in legends(reference(maps)).items():
             dots = [Line2D([], [], ls="", marker="o", color=c) for c, _ in entries]
             figure.legend(
                 dots,
@@ -136,13 +147,13 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
 
 def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
     """The same as panels for a page, a column each."""
-    reach, flat = _reach(maps)
+    reach, heights, rows = _layout(maps)
     panels = []
     for label, drawn in maps.items():
-        with panel(2.36, 2.2 * (1 + 2 * flat) + 0.5) as figure:
-            axes = figure.subplots(3, 1, height_ratios=(flat, flat, 1))
+        with panel(2.36, 2.2 * sum(heights) + 0.5) as figure:
+            axes = figure.subplots(len(rows), 1, height_ratios=heights)
             _draw(axes, results, label, drawn, reach)
-            for axis, text in zip(axes, _ROWS):
+            for axis, text in zip(axes, rows):
                 axis.set_ylabel(text, fontsize=9)
             panels.append(to_svg(figure, f"maps of the features of {results.name(label)}"))
     return panels
@@ -150,30 +161,35 @@ def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
 
 def legends(drawn: Map) -> dict[str, list[tuple[str, str]]]:
     """(colour, name) of the classes, of those label sets whose colours tell them apart."""
+    fine = ("fine label" if drawn.has_coarse else "class", drawn.class_names, FINE_COLORS)
+    coarse = ("coarse label", drawn.coarse_names, COARSE_COLORS)
     found = {}
-    for kind, names, colors in (
-        ("coarse label", drawn.coarse_names, COARSE_COLORS),
-        ("fine label", drawn.class_names, FINE_COLORS),
-    ):
+    for kind, names, colors in [*[coarse] * drawn.has_coarse, fine]:
         if len(names) <= NAMED_CLASSES:
             found[kind] = [(colors[i % len(colors)], name) for i, name in enumerate(names)]
     return found
 
 
-def _reach(maps):
-    """Half the sides of the plane that holds all methods' points, and its height by its width."""
+def _layout(maps):
+    """Half the sides of the plane that holds all methods' points; heights and names of rows."""
     reach = 1.05 * np.max([np.abs(drawn.pca).max(axis=0) for drawn in maps.values()], axis=0)
     reach = np.maximum(reach, 0.2 * max(reach.max(), 1e-6))
-    return reach, reach[1] / reach[0]
+    flat = reach[1] / reach[0]
+    if reference(maps).has_coarse:
+        return reach, (flat, flat, 1), ("PCA, coarse label", "PCA, fine label", "t-SNE, fine label")
+    return reach, (flat, 1), ("PCA", "t-SNE")
 
 
 def _draw(axes, results, label, drawn, reach):
+    """A column: the plane by coarse label where there is a row for it, by fine label, t-SNE."""
     plane, near = drawn.pca, drawn.tsne - (drawn.tsne.min(axis=0) + drawn.tsne.max(axis=0)) / 2
-    _scatter(axes[0], plane, drawn.coarse, COARSE_COLORS, reach)
-    _scatter(axes[1], plane, drawn.fine, FINE_COLORS, reach)
-    _scatter(axes[2], near, drawn.fine, FINE_COLORS, [1.08 * np.abs(near).max()] * 2)
+    *coarse, by_fine, last = axes
+    for axis in coarse:
+        _scatter(axis, plane, drawn.coarse, COARSE_COLORS, reach)
+    _scatter(by_fine, plane, drawn.fine, FINE_COLORS, reach)
+    _scatter(last, near, drawn.fine, FINE_COLORS, [1.08 * np.abs(near).max()] * 2)
     if len(drawn.class_names) <= NAMED_CLASSES:
-        _name_classes(axes[2], near, drawn)
+        _name_classes(last, near, drawn)
     axes[0].set_title(_heading(results, label, drawn))
 
 

@@ -33,8 +33,12 @@ def tag(name: str, content="", **attributes) -> Markup:
     return Markup(f"<{name}{written}>{text(content)}</{name}>")
 
 
-def table(columns: Sequence, rows: Sequence[Sequence], name: str) -> Markup:
-    """A table that scrolls in a box of its own; ``name`` is read out, not shown."""
+def table(columns: Sequence, rows: Sequence[Sequence], name: str, kind: str = "") -> Markup:
+    """A table that scrolls in a box of its own; ``name`` is read out, not shown.
+
+    Args:
+      kind: "prose" for cells that are broken into lines, else numbers stay on theirs.
+    """
     head = tag("thead", tag("tr", join([tag("th", c, scope="col") for c in columns], "")))
     body = tag(
         "tbody",
@@ -51,12 +55,14 @@ def table(columns: Sequence, rows: Sequence[Sequence], name: str) -> Markup:
         ),
     )
     whole = tag("table", join([head, body] if any(columns) else [body]), aria_label=name)
-    return scrolling(whole, name)
+    return scrolling(whole, name, kind)
 
 
-def scrolling(content, name: str) -> Markup:
+def scrolling(content, name: str, kind: str = "") -> Markup:
     """A box that scrolls sideways by itself, also from the keyboard."""
-    return tag("div", content, kind="wide", tabindex=0, role="region", aria_label=name)
+    return tag(
+        "div", content, kind=f"wide {kind}".strip(), tabindex=0, role="region", aria_label=name
+    )
 
 
 def figure(panels: Sequence[Markup], caption, *below) -> Markup:

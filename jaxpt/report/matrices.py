@@ -34,7 +34,7 @@ def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
         axis = figure.subplots()
         _heat_map(axis, colors, strength)
         _write_cells(axis, 100 * shares, "{:.0f}", least=0.5)
-        for edge in np.flatnonzero(np.diff(coarse)) + 0.5:
+        for edge in np.flatnonzero(np.diff(coarse) * has_coarse(details)) + 0.5:
             axis.axhline(edge, color="black", lw=0.8)
             axis.axvline(edge, color="black", lw=0.8)
         if len(names) <= NAMED_ROWS:
@@ -47,11 +47,17 @@ def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
         return to_svg(figure, f"confusion matrix of {results.name(label)}")
 
 
+def has_coarse(details: dict[str, Any]) -> bool:
+    """Whether the classes of a confusion matrix lie in coarse ones."""
+    return len(details["coarse_names"]) < len(details["class_names"])
+
+
 def worst_confusions(details: dict[str, Any]) -> list[str]:
-    """The largest errors inside a coarse class: "shirt → T-shirt 12.3 %"."""
+    """The largest errors, inside a coarse class if there are any: "shirt → T-shirt 12.3 %"."""
     shares, order, coarse = _ordered(details)
     names = [str(details["class_names"][i]) for i in order]
-    errors = np.where(coarse[:, None] == coarse[None], shares, 0)
+    outside = (coarse[:, None] != coarse[None]) & has_coarse(details)
+    errors = np.where(outside, 0, shares)
     np.fill_diagonal(errors, 0)
     largest = np.argsort(-errors, axis=None, kind="stable")[:WORST]
     pairs = [np.unravel_index(i, errors.shape) for i in largest]

@@ -13,13 +13,6 @@ from jaxpt.report.tables import MISSING, Best, interval, metric_rows
 
 MEAN = Metric("mean", "mean")
 LOG_ODDS = Metric("log_odds", "mean log-odds", percent=False)
-CAPTION = (
-    "Accuracies in %, mean ± half width of the 95 % t-interval over seeds. The mean and the "
-    "mean log-odds log(a / (1 − a)) are taken over the sets for each seed, and only where a "
-    "method was measured on all of them. In log-odds a gain near 100 % counts as much as "
-    "its like elsewhere; accuracies of 0 and 100 % are clipped to half an example, and have "
-    "none where the number of examples is not recorded."
-)
 
 
 class Table(NamedTuple):
@@ -45,6 +38,18 @@ def tables(sets: Sequence[Results]) -> list[Table]:
                     )
                 )
     return found
+
+
+def caption(sets: Sequence[Results]) -> str:
+    """What the numbers of all these tables are."""
+    interval = ", mean ± half width of the 95 % t-interval over seeds"
+    return (
+        f"Accuracies in %{interval * any(results.intervals for results in sets)}. The mean and "
+        "the mean log-odds log(a / (1 − a)) are taken over the sets for each seed, and only "
+        "where a method was measured on all of them. In log-odds a gain near 100 % counts as "
+        "much as its like elsewhere; accuracies of 0 and 100 % are clipped to half an example, "
+        "and have none where the number of examples is not recorded."
+    )
 
 
 def _rows(sets, metric):

@@ -1,6 +1,7 @@
 """Figures from runs: measurements with their intervals, and training curves."""
 
 import math
+from typing import Mapping
 
 from matplotlib.ticker import MaxNLocator
 
@@ -111,7 +112,7 @@ def curves(results: Results) -> list[Markup]:
         with panel(2.3, 1.9) as figure:
             loss_curve(figure.subplots(), results, label, history)
             panels.append(to_svg(figure, f"training loss of {results.name(label)}"))
-    if any(_series(history, "knn")[0] for history in found.values()):
+    if monitored(found):
         with panel(4.4, 3.2) as figure:
             monitors(figure.subplots(), results, found)
             panels.append(to_svg(figure, "kNN monitor of every method"))
@@ -127,11 +128,18 @@ def histories(results: Results) -> dict[str, list[dict]]:
     return {label: history for label, history in found.items() if history}
 
 
+def monitored(found: Mapping[str, list[dict]]) -> bool:
+    """Whether any of these histories has a kNN monitor."""
+    return any(_series(history, "knn")[0] for history in found.values())
+
+
 def loss_curve(axis, results: Results, label: str, history) -> None:
     """The loss over steps, from zero."""
     axis.plot(*_series(history, "loss"), color=color(results, label))
     axis.set_title(f"loss: {short(results.name(label))}")
-    axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
+    low, high = axis.get_ylim()
+    # Room above a loss that hardly falls, whose own margin is next to nothing.
+    axis.set_ylim(min(0, low), max(high, 1.05 * axis.dataLim.y1))
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(4))
     axis.yaxis.set_major_locator(MaxNLocator(4))
@@ -151,7 +159,7 @@ def monitors(axis, results: Results, found) -> None:
             markersize=3.5,
             label=short(results.name(label)),
         )
-    axis.set_title("coarse kNN monitor, %")
+    axis.set_title(f"{'coarse ' * results.coarse}kNN monitor, %")
     axis.grid(axis="y", lw=0.5, alpha=0.4)
     axis.legend(frameon=False)
     _mark_zoom(axis)

@@ -78,6 +78,22 @@ class Results(NamedTuple):
         return [metric for metric in HEADLINE if self.has(metric)]
 
     @property
+    def coarse(self) -> bool:
+        """Whether the set has coarse classes that are not the fine ones."""
+        return any(_mapped(source) for run in self.runs for source in run["sources"])
+
+    @property
+    def classes(self) -> str:
+        """What its geometry is measured of: "coarse classes", or "classes" where they are all."""
+        return "coarse classes" if self.coarse else "classes"
+
+    @property
+    def intervals(self) -> bool:
+        """Whether any number of the first table has one, which takes two seeds."""
+        found = [self.summary(label, m.key) for label in self.methods for m in self.headline]
+        return any(summary and summary.half_width is not None for summary in found)
+
+    @property
     def groups(self) -> dict[str, tuple[Metric, ...]]:
         """The other tables: titles and metrics."""
         names = dict.fromkeys(name for run in self.runs for name in run["values"])
@@ -208,6 +224,12 @@ def _collect(runs) -> Results:
         methods,
         runs if len(sizes) > 1 else [],
     )
+
+
+def _mapped(record) -> bool:
+    # Where nothing is known of the measured set, a label map is taken for granted.
+    data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
+    return data.get("label_map") != "fine"
 
 
 def sentence(results: Results) -> str:

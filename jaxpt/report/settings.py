@@ -187,6 +187,7 @@ def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
     A field that a method does not read is "–" there.
     """
     columns = [_fields(label, by_seed) for label, by_seed in results.methods.items()]
+    columns = _without_copies(columns, "key_augment.", "augment.")
     different, same = [], []
     for field in dict.fromkeys(field for column in columns for field in column):
         values = [column.get(field, "–") for column in columns]
@@ -233,6 +234,25 @@ def _fields(label, by_seed) -> dict[str, str]:
             if field not in ASIDE and (read_by is None or record["method"] in read_by):
                 fields.setdefault(field, []).append(_value(value))
     return {field: _all(values) for field, values in fields.items()}
+
+
+def _without_copies(columns, part, source):
+    """The columns with one row for all fields of a part that equal those of ``source``."""
+    fields = dict.fromkeys(f for column in columns for f in column if f.startswith(part))
+    equal = {
+        field
+        for field in fields
+        if all(
+            column[field] == column.get(source + field.removeprefix(part))
+            for column in columns
+            if field in column
+        )
+    }
+    row = {f"{part}*" if len(equal) == len(fields) else f"other {part}*": f"as {source}*"}
+    return [
+        {f: v for f, v in column.items() if f not in equal} | (row if equal & column.keys() else {})
+        for column in columns
+    ]
 
 
 def _as_shipped(record) -> bool:

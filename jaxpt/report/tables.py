@@ -7,18 +7,13 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from jaxpt.report.metrics import Metric
+from jaxpt.report.metrics import SEPARATION, Metric
 from jaxpt.report.results import NAMES, SUBJECT, Results, collect, sentence
 from jaxpt.report.statistics import TIE, Verdict
 
 MISSING = "–"
 WIDEST = 6  # metrics side by side, in tables beside the main one
 SECONDS_TITLE = "time (s)"
-CAPTION = (
-    "Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
-    "of one pre-training run, start-up included. R² is how far the coarse classes lie "
-    "apart, 1 where each has collapsed to a point: it is no score."
-)
 BEST_CAPTION = (
     "Bold: above each of the other methods in paired t-tests over seeds, Holm-adjusted "
     "over them. Without bold, the best is not told apart by these seeds."
@@ -99,6 +94,25 @@ def verdict_headings(results: Results) -> list[str]:
     return [f"{NAMES[SUBJECT]} minus …", *(m.heading for m in results.headline)]
 
 
+def caption(results: Results) -> str:
+    """What the numbers of the main table are, of those that it has."""
+    several = results.intervals
+    kinds = [
+        *["mean ± half width of the 95 % t-interval over seeds"] * several,
+        *["accuracies in %"] * any(m.percent for m in results.headline),
+        *[f"{'median ' * several}seconds of one pre-training run, start-up included"]
+        * any(_seconds(results)),
+    ]
+    separation = (
+        f"R² is how far the {results.classes} lie apart, 1 where each has collapsed to a point: "
+        "it is no score."
+    )
+    numbers = "; ".join(kinds) + "."
+    return " ".join(
+        [*[numbers[0].upper() + numbers[1:]] * bool(kinds), *[separation] * results.has(SEPARATION)]
+    )
+
+
 def notes(results: Results) -> list[str]:
     """What the tables of a set need to be read rightly, beside the caption."""
     scores = [m for m in results.headline if m.score]
@@ -113,9 +127,9 @@ def terminal(records: Sequence[dict[str, Any]]) -> Group:
       InputError: see ``results.collect``.
     """
     results = collect(records)
-    caption = " ".join([CAPTION, *notes(results)])
+    below = " ".join([caption(results), *notes(results)])
     parts = [
-        rich_table(f"{results.title}, {results.seeds}", headings(results), rows(results), caption),
+        rich_table(f"{results.title}, {results.seeds}", headings(results), rows(results), below),
         "",
     ]
     compared = verdict_rows(results)
@@ -146,7 +160,7 @@ def markdown_of(results: Results) -> str:
     """Main table, verdicts and the sentence."""
     parts = [
         markdown_table(headings(results), rows(results)),
-        " ".join([f"{plain(results.title)}, {results.seeds}. {CAPTION}", *notes(results)]),
+        " ".join([f"{plain(results.title)}, {results.seeds}.", caption(results), *notes(results)]),
     ]
     compared = verdict_rows(results)
     if compared:

@@ -11,6 +11,18 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PROBE = """(async () => {
   await Promise.all([...document.images].map(image => image.decode().catch(() => {})));
   const width = document.documentElement.clientWidth;
+  const style = element => getComputedStyle(element);
+  const all = selector => [...document.querySelectorAll(selector)];
+  const box = element => {
+    element.scrollLeft = element.scrollWidth;
+    const [whole, first] = [element, element.querySelector('th')].map(
+      e => e.getBoundingClientRect());
+    const scrolled = element.scrollLeft > 0;
+    element.scrollLeft = 0;
+    return {scrolls: scrolled, prose: element.classList.contains('prose'),
+      right: whole.right, top: whole.top + scrollY, width: whole.width,
+      first: {left: first.left - whole.left, width: first.width}};
+  };
   const inside = element => element.closest('.wide') === null;
   return {
     width, scrollWidth: document.documentElement.scrollWidth,
@@ -21,8 +33,12 @@ PROBE = """(async () => {
       .filter(e => e.getBoundingClientRect().right > width + 0.5)
       .filter(e => !(e instanceof SVGElement) || e.tagName === 'svg').map(e => e.outerHTML
         .slice(0, 80)),
-    ground: getComputedStyle(document.body).backgroundColor,
-    ink: getComputedStyle(document.body).color,
+    ground: style(document.body).backgroundColor,
+    ink: style(document.body).color,
+    black: all('svg :is(path, text, use)').filter(e => !e.closest('defs'))
+      .filter(e => style(e).fill === 'rgb(0, 0, 0)').map(e => e.outerHTML.slice(0, 80)),
+    filters: [...new Set(all('.panels svg image, .legend i').map(e => style(e).filter))],
+    boxes: all('.wide').filter(e => e.getBoundingClientRect().width).map(box),
     text: document.body.innerText,
   };
 })()"""

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jaxpt.errors import InputError
 from jaxpt.evaluation import fit_power_law
-from jaxpt.report import drawing, maps, matrices, neighbors, plots, scaling
+from jaxpt.report import drawing, matrices, neighbors, plots, scaling
 from jaxpt.report.metrics import FINE, HEADLINE
 from jaxpt.report.results import collect
 
@@ -73,54 +73,23 @@ def test_curves_are_the_histories():
     assert len(plots.curves(results)) == 5
 
 
+@pytest.mark.parametrize("losses", [(4.0, 3.99, 3.98), (-0.5, -0.9, -0.95), (0.5, -0.2, -0.4)])
+def test_a_loss_does_not_lie_on_the_edge_of_its_panel(losses):
+    history, drawn_on = [{"step": i, "loss": loss} for i, loss in enumerate(losses)], axis()
+    plots.loss_curve(drawn_on, collect(fake_records.all_tied()), "look", history)
+    low, high = drawn_on.get_ylim()
+    assert high - max(losses) > 0.04 * (high - low) and low <= min(0, *losses)
+
+
+def test_a_history_without_a_loss_is_an_empty_panel():
+    drawn_on = axis()
+    plots.loss_curve(drawn_on, collect(fake_records.all_tied()), "look", [{"step": 1, "knn": 0.5}])
+    assert np.isfinite(drawn_on.get_ylim()).all()
+
+
 def test_without_histories_there_are_no_curves():
     records = [record | {"history": None} for record in fake_records.all_tied()]
     assert plots.curves(collect(records)) == []
-
-
-def test_the_map_colours_and_names_the_classes_it_says():
-    results = collect(fake_records.separated())
-    given = fake_records.features("look-2")
-    narrow = fake_records.features("nca-0")
-    narrow = narrow._replace(features=narrow.features + 1)  # unit vectors in a narrow cone
-    found = {"nca": maps.project(narrow)._replace(separation=0.25), "look": maps.project(given)}
-    figure = maps.feature_map(results, found)
-    nca, look = np.reshape(figure.axes, (3, 2)).T
-    assert "NCA\nR² 0.250" in nca[0].get_title()
-    assert re.match(r"LOOK\nplane \d+ %", look[0].get_title())
-    # One scale for all columns of the plane, so that lengths compare.
-    assert len({a.get_xlim() for a in (*nca[:2], *look[:2])}) == 1
-    spread = [np.ptp(a.collections[0].get_offsets(), axis=0).max() for a in (nca[0], look[0])]
-    assert spread[0] < 0.8 * spread[1]
-    for drawn_on, labels, colors in zip(
-        look,
-        (given.coarse, given.fine, given.fine),
-        (maps.COARSE_COLORS, maps.FINE_COLORS, maps.FINE_COLORS),
-    ):
-        shown = drawn_on.collections[0].get_facecolors()[:, :3]
-        for c in np.unique(labels):
-            assert sum(same_color(color, colors[c]) for color in shown) == np.sum(labels == c)
-    points = look[2].collections[0]
-    for text in look[2].texts:  # a name lies on a point of its class
-        nearest = np.linalg.norm(points.get_offsets() - text.xy, axis=1).argmin()
-        assert same_color(
-            points.get_facecolors()[nearest][:3],
-            maps.FINE_COLORS[given.fine_names.index(text.get_text())],
-        )
-    assert len(look[2].texts) == 10
-
-
-def test_a_recorded_map_is_shown_as_it_is():
-    records = fake_records.everything("look")
-    given = next(r["details"] for r in records if r["evaluator"] == "map")
-    run = collect(records).methods["look"][0]
-    found = maps.of_run(run)
-    np.testing.assert_array_equal(found.pca, given["pca"])
-    np.testing.assert_array_equal(found.tsne, given["tsne"])
-    assert (found.pca_share, found.seed) == (0.61, 0)
-    assert found.separation == run["values"]["class_separation"]
-    many = found._replace(class_names=tuple(map(str, range(100))))
-    assert list(maps.legends(many)) == ["coarse label"]  # colours repeat, so they tell nothing
 
 
 CONFUSION = {
@@ -165,6 +134,22 @@ def test_the_worst_confusions_are_those_inside_a_coarse_class():
         "a0 → a1 20.0 %",
         "b1 → b0 20.0 %",
     ]
+
+
+def test_without_coarse_classes_errors_are_of_one_kind():
+    names = CONFUSION["class_names"]
+    flat = CONFUSION | {"coarse_of": [0, 1, 2, 3], "coarse_names": names}
+    assert not matrices.has_coarse(flat) and matrices.has_coarse(CONFUSION)
+    assert matrices.worst_confusions(flat)[:3] == [
+        "a1 → a0 30.0 %",
+        "a0 → a1 20.0 %",
+        "b1 → b0 20.0 %",
+    ]
+    assert "b0 → a0 10.0 %" in matrices.worst_confusions(flat)
+    results = collect([fake_records.record("look", 0, (0.9,))])
+    lines = 'id="line2d_'
+    alone, parted = (matrices.confusion(results, "look", d) for d in (flat, CONFUSION))
+    assert parted.count(lines) - alone.count(lines) == 2  # one across, one down
 
 
 @pytest.mark.parametrize("change", [{"coarse_of": [0, 1]}, {"matrix": [[1, 2]]}])

@@ -95,6 +95,50 @@ def test_sections_without_data_are_left_out_and_contents_name_the_others(written
     assert "<nav" not in report.write_report(few, tmp_path).read_text()
 
 
+def test_captions_name_everything_that_is_there(written, tmp_path):
+    records = [
+        record
+        for label in ("nca", "look")
+        for seed in range(2)
+        for record in fake_records.everything(label, seed=seed)
+    ]
+    text = _Page(report.write_report(records, tmp_path).read_text()).text
+    for words in PROMISES[:-1]:
+        assert words in text
+    assert PROMISES[-1] in _Page(written[1]).text  # only studies have a monitor
+
+
+def test_captions_promise_nothing_that_is_not_there(tmp_path):
+    records = fake_records.without_coarse("nca") + fake_records.without_coarse("look")
+    text = _Page(report.write_report(records, tmp_path).read_text()).text
+    for words in PROMISES:
+        assert words not in text
+    assert "coarse" not in text
+    for words in (
+        "Accuracies in %. R² is how far the classes lie apart",
+        "Diamonds, dots and bars show one seed each.",
+        "between the classes:",
+        "seed 0. Upper: the plane",
+        "✓ has the image's label",
+        "Grey: right; blue: wrong.",
+        "The 5 largest errors",
+    ):
+        assert words in text
+
+
+def test_without_coarse_classes_the_monitor_is_of_the_labels(tmp_path):
+    records = fake_records.all_tied()
+    for record in records:
+        record["config"]["data"]["label_map"] = "fine"
+    text = _Page(report.write_report(records, tmp_path).read_text()).text
+    assert "the kNN accuracy on the labels, on training images" in text
+    assert "coarse kNN monitor" not in text and "kNN monitor, %" in text
+    for record in records:
+        record["history"] = record["history"] and record["history"][:2]
+    text = _Page(report.write_report(records, tmp_path).read_text()).text
+    assert "Training of one seed" in text and "monitor" not in text
+
+
 def test_tables_and_figures_are_named_for_who_cannot_see_them(written):
     assert written[1].count("<svg") == written[1].count('role="img" aria-label="') > 5
     assert written[1].count("<table") == written[1].count('<table aria-label="') > 5
@@ -127,6 +171,18 @@ def test_when_all_tie_the_page_says_tie_and_nothing_more(tmp_path):
             assert f"tie p = {verdict.p_adjusted:.3f}" in text
 
 
+PROMISES = (
+    "half width",
+    "whiskers",
+    "R² is how far the coarse classes lie apart",
+    "between the coarse classes:",
+    "Upper two",
+    "fine label, ✗ another",
+    "Lines part the coarse classes",
+    "orange",
+    "errors inside a coarse class",
+    "kNN accuracy on the coarse labels",
+)
 NASTY = '<script>alert(1)</script><img src=x onerror="alert(2)"> & $x$ \' |'
 
 
@@ -135,7 +191,7 @@ def test_nasty_text_is_escaped_wherever_it_comes_from(tmp_path):
     records = []
     for seed in range(2):
         made = fake_records.everything(
-            NASTY, seed=seed, data=NASTY, class_names=(NASTY, "b"), coarse_names=(NASTY, "c")
+            NASTY, seed=seed, data=NASTY, class_names=(NASTY, "b", "d"), coarse_names=(NASTY, "c")
         )
         for record in made:
             record |= {"device": NASTY, "revision": NASTY, "packages": {NASTY: NASTY}}
@@ -183,6 +239,18 @@ def test_several_sets_have_a_section_each_and_tables_over_all(tmp_path):
     assert page.text.count("Settings") == 2
     ids = [value for _, name, value in page.attributes if name == "id"]
     assert len(set(ids)) == len(ids)
+
+
+def test_one_seed_of_several_sets_has_no_interval_over_them(tmp_path):
+    records = [
+        record
+        for data in ("dtd", "pets")
+        for label in ("nca", "look")
+        for record in fake_records.everything(label, data=data)
+    ]
+    text = _Page(report.write_report(records, tmp_path).read_text()).text
+    assert "Accuracies in %. The mean and the mean log-odds" in text
+    assert "half width" not in text and "Bold" not in text
 
 
 def test_everything_of_two_methods_stays_small(tmp_path):
@@ -256,9 +324,19 @@ def test_settings_show_what_a_method_reads():
     table = {row[0]: row[1:] for row in different}
     assert table["k"][:3] == ["–"] * 3 and table["k"][3].isdigit()
     assert table["label_smoothing"][1:] == ["–"] * 3
-    assert table["key_augment.shift"] == ["–", "–", "1", "1"]
+    assert table["key_augment.*"] == ["–", "–", "as augment.*", "as augment.*"]
     assert ["batch_size", "120"] in same
     assert not {"seed", "method", "log_every"} & {row[0] for row in different + same}
+
+
+def test_augmentations_of_keys_have_a_row_where_they_are_not_those_of_queries():
+    records = fake_records.all_tied()
+    for record in records:
+        record["config"]["key_augment"]["shift"] = 3 if record["label"] == "look" else 1
+    table = {row[0]: row[1:] for row in settings.config_rows(collect(records))[0]}
+    assert table["key_augment.shift"] == ["–", "–", "1", "3"]
+    assert table["other key_augment.*"] == ["–", "–", "as augment.*", "as augment.*"]
+    assert not {"key_augment.*", "key_augment.noise"} & table.keys()
 
 
 def test_kept_features_come_back_and_broken_ones_are_none(tmp_path):

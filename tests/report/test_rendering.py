@@ -2,6 +2,7 @@
 
 import fake_records
 import pytest
+from PIL import Image
 
 from jaxpt import report
 from jaxpt.report import features
@@ -29,6 +30,9 @@ def pages(tmp_path_factory):
             label, data=data, class_names=("cat", "a class with a long name", *map(str, range(8)))
         )
     ]
+    for record in full:
+        if record["evaluator"] == "linear":
+            record["protocol"] = {"linear": {"grid": "many words " * 30}}
     return {
         "demo": report.write_report(demo, folder / "demo"),
         "everything": report.write_report(full, folder / "everything"),
@@ -56,14 +60,46 @@ def test_a_page_fits_and_is_whole(pages, chromium, name, width, dark):
     assert (luminance(seen["ground"]) < 0.1) == dark
 
 
+@pytest.mark.parametrize("width, dark", VIEWS)
+@pytest.mark.parametrize("name", ["demo", "everything"])
+def test_the_maps_follow_the_colour_scheme(pages, chromium, name, width, dark):
+    seen = chromium.look(pages[name], width, dark=dark)
+    assert seen["black"] == []  # the ink is none of the two schemes' black
+    # Dots of a map and those of its legend are made lighter alike.
+    (same,) = seen["filters"]
+    assert (same == "none") == (not dark)
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("name", ["demo", "everything"])
+def test_a_wide_table_on_a_phone_shows_that_it_goes_on(pages, chromium, tmp_path, name, dark):
+    seen = chromium.look(pages[name], 390, dark=dark, picture=tmp_path / "page.png")
+    picture = Image.open(tmp_path / "page.png").convert("RGB")
+    assert {box["scrolls"] for box in seen["boxes"]} == {False, True}
+    for box in seen["boxes"]:
+        edge = picture.getpixel((int(2 * box["right"]) - 2, int(2 * box["top"]) + 12))
+        assert (contrast(f"rgb{edge}", seen["ground"]) > 1.03) == box["scrolls"]
+        # Its first column stays, and leaves room for the others.
+        assert box["first"]["left"] == pytest.approx(0, abs=0.5)
+        assert not box["scrolls"] or box["first"]["width"] < 0.5 * box["width"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_sentences_in_tables_are_broken_into_lines(pages, chromium, width):
+    seen = chromium.look(pages["everything"], width)
+    prose = [box["scrolls"] for box in seen["boxes"] if box["prose"]]
+    assert len(prose) >= 3 and not any(prose)
+
+
 def test_the_probe_sees_what_is_wrong(tmp_path, chromium):
     (tmp_path / "bad.html").write_text(
         "<meta name=viewport content='width=device-width'>"
         "<main><div style='width: 900px'>wide</div><img src='nowhere.png'></main>"
+        "<svg><path d='M0 0h9v9z'/></svg>"
         "<script>console.error('told')</script>"
     )
     seen = chromium.look(tmp_path / "bad.html", 390)
-    assert seen["outside"] and seen["missing"] == 1 and seen["errors"]
+    assert seen["outside"] and seen["missing"] == 1 and seen["errors"] and seen["black"]
     assert seen["scrollWidth"] >= 900
 
 

@@ -153,6 +153,23 @@ def test_one_seed_has_values_but_no_interval_and_no_verdict():
     assert "no interval and no verdict" in tables.markdown(records)
 
 
+def test_the_caption_tells_of_all_columns_and_of_no_others(two_methods):
+    results = collect(two_methods)
+    assert tables.caption(results) == (
+        "Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds of "
+        "one pre-training run, start-up included. R² is how far the coarse classes lie apart, 1 "
+        "where each has collapsed to a point: it is no score."
+    )
+    one = [record for record in two_methods if record["seed"] == 0]
+    assert tables.caption(collect(one)).startswith(
+        "Accuracies in %; seconds of one pre-training run, start-up included. R² is how far"
+    )
+    bare = [fake_records.evaluated("look", "knn", {"fine_knn": 0.9})]
+    assert tables.caption(collect(bare)) == "Accuracies in %."
+    none = [fake_records.evaluated("look", "rank_me", {"rank_me": 9.0})]
+    assert tables.caption(collect(none)) == ""
+
+
 def test_what_a_method_lacks_is_a_dash(two_methods):
     records = two_methods + [fake_records.evaluated("grafit", "knn", {"fine_knn": 0.5})]
     records[-1]["protocol"] = {}

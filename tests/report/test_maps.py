@@ -1,0 +1,80 @@
+"""Maps show the features of the runs that they name, in the colours of their legends."""
+
+import re
+
+import fake_records
+import numpy as np
+from matplotlib.colors import same_color, to_rgb
+
+from jaxpt.report import maps
+from jaxpt.report.results import collect
+
+
+def test_the_map_colours_and_names_the_classes_it_says():
+    results = collect(fake_records.separated())
+    given = fake_records.features("look-2")
+    narrow = fake_records.features("nca-0")
+    narrow = narrow._replace(features=narrow.features + 1)  # unit vectors in a narrow cone
+    found = {"nca": maps.project(narrow)._replace(separation=0.25), "look": maps.project(given)}
+    figure = maps.feature_map(results, found)
+    nca, look = np.reshape(figure.axes, (3, 2)).T
+    assert "NCA\nR² 0.250" in nca[0].get_title()
+    assert re.match(r"LOOK\nplane \d+ %", look[0].get_title())
+    # One scale for all columns of the plane, so that lengths compare.
+    assert len({a.get_xlim() for a in (*nca[:2], *look[:2])}) == 1
+    spread = [np.ptp(a.collections[0].get_offsets(), axis=0).max() for a in (nca[0], look[0])]
+    assert spread[0] < 0.8 * spread[1]
+    for drawn_on, labels, colors in zip(
+        look,
+        (given.coarse, given.fine, given.fine),
+        (maps.COARSE_COLORS, maps.FINE_COLORS, maps.FINE_COLORS),
+    ):
+        shown = drawn_on.collections[0].get_facecolors()[:, :3]
+        for c in np.unique(labels):
+            assert sum(same_color(color, colors[c]) for color in shown) == np.sum(labels == c)
+    points = look[2].collections[0]
+    for text in look[2].texts:  # a name lies on a point of its class
+        nearest = np.linalg.norm(points.get_offsets() - text.xy, axis=1).argmin()
+        assert same_color(
+            points.get_facecolors()[nearest][:3],
+            maps.FINE_COLORS[given.fine_names.index(text.get_text())],
+        )
+    assert len(look[2].texts) == 10
+
+
+def test_a_recorded_map_is_shown_as_it_is():
+    records = fake_records.everything("look")
+    given = next(r["details"] for r in records if r["evaluator"] == "map")
+    run = collect(records).methods["look"][0]
+    found = maps.of_run(run)
+    np.testing.assert_array_equal(found.pca, given["pca"])
+    np.testing.assert_array_equal(found.tsne, given["tsne"])
+    assert (found.pca_share, found.seed) == (0.61, 0)
+    assert found.separation == run["values"]["class_separation"]
+    many = found._replace(class_names=tuple(map(str, range(100))))
+    assert list(maps.legends(many)) == ["coarse label"]  # colours repeat, so they tell nothing
+
+
+def test_without_coarse_classes_the_plane_is_there_once():
+    records = fake_records.without_coarse("look")
+    results = collect(records)
+    found = {"look": maps.of_run(results.methods["look"][0])}
+    figure = maps.feature_map(results, found)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["PCA", "t-SNE"]
+    assert list(maps.legends(found["look"])) == ["class"]
+    assert [legend.get_title().get_text() for legend in figure.legends] == ["class"]
+    (svg,) = maps.columns(results, found)
+    assert re.findall(r">(PCA[^<]*|t-SNE[^<]*)<", svg) == ["PCA", "t-SNE"]
+    colors = figure.axes[0].collections[0].get_facecolors()[:, :3]
+    assert {to_rgb(c) for c in maps.FINE_COLORS} == set(map(tuple, colors))
+
+
+def test_one_method_with_coarse_classes_gives_all_their_row():
+    fine, both = (
+        maps.of_run(collect(made).methods["look"][0])
+        for made in (fake_records.without_coarse("look"), fake_records.everything("look"))
+    )
+    results = collect(fake_records.all_tied())
+    found = {"nca": fine, "look": both}
+    assert maps.reference(found) is both
+    assert len(maps.feature_map(results, found).axes) == 6
