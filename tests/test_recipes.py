@@ -8,19 +8,16 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from small_recipes import is_of, ran_two_steps, read
 
-from jaxpt import cli, config_files, methods, plan, pretrain
-from jaxpt.configs.pretrain import cifar, defaults, recipes
+from jaxpt import cli, methods, pretrain
+from jaxpt.configs.pretrain import recipes
 from jaxpt.errors import InputError
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import plan as plans  # noqa: E402
-
-
-def read(name):
-    return config_files.read("pretrain", name, [])
 
 
 def page_of(method):
@@ -70,26 +67,6 @@ class TestImagenet:
         ran_two_steps(smoke)
 
 
-def ran_two_steps(config):
-    trained = pretrain.run(config, quiet=True)
-    assert int(trained.state.step) == 2
-    losses = [row["loss"] for row in trained.history if "loss" in row]
-    assert losses and np.isfinite(losses).all()
-
-
-def is_of(record, config):
-    """A record of the plan is of this config."""
-    kept = defaults.completed(record["config"])
-    assert records_view(kept) == records_view(config.to_dict())
-
-
-def records_view(config):
-    """A config as a record has it, tuples as lists."""
-    if isinstance(config, dict):
-        return {name: records_view(value) for name, value in config.items()}
-    return list(config) if isinstance(config, tuple) else config
-
-
 @pytest.mark.parametrize("method", ["look", "simclr"])
 def test_the_plans_of_the_record_are_those_of_the_code(method):
     assert plans.line(plans.made(method)) == plans.line(plans.stored()[method])
@@ -104,40 +81,6 @@ def test_rates_follow_the_batch_and_the_words():
         pytest.approx(1.5e-4 * 16),
         "300 epochs",
     )
-
-
-@pytest.mark.parametrize("method", methods.METHODS)
-def test_vit_runs_when_made_small(method):
-    ran_two_steps(read(f"pretrain/imagenet/{method}.py:vit_s16,smoke"))
-
-
-class TestCifar:
-    def test_says_source_expectation_and_what_it_takes(self):
-        for part in ("Source: ", "Expected: ", plans.cifar_line()):
-            assert f"\n{part}" in cifar.__doc__
-
-    @pytest.mark.parametrize("method", methods.METHODS)
-    def test_what_it_takes_is_that_of_this_config(self, method):
-        is_of(plans.stored()[f"cifar_{method}"], cifar.get_config(method))
-
-    @pytest.mark.parametrize("method", methods.METHODS)
-    def test_runs_when_made_small(self, method):
-        smoke = read(f"pretrain/cifar.py:{method},cifar100,smoke")
-        assert smoke.method == method and smoke.optimizer.name == "sgd"
-        ran_two_steps(smoke)
-
-    def test_words(self):
-        config = cifar.get_config("byol,cifar100,1000ep")
-        assert (config.method, config.data.source, config.duration, config.views) == (
-            "byol",
-            "tfds:cifar100",
-            "1000 epochs",
-            2,
-        )
-        assert config.model.options.to_dict() == {"stem": "small"}
-        assert plan.sizes_of(config) == (50_000, 100, 32, 3)
-        with pytest.raises(InputError, match="variant 'fast' is unknown"):
-            cifar.get_config("byol,fast")
 
 
 @pytest.mark.parametrize("name", plans.TRANSFERS)
