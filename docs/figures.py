@@ -71,7 +71,7 @@ def draw(dataset, rows, memory, k: int):
     centre = memory.keys.mean(axis=0)
     axes_2d = np.linalg.svd(memory.keys - centre, full_matrices=False)[2][:2].T
     points, here = (memory.keys[others] - centre) @ axes_2d, (rows[query] - centre) @ axes_2d
-    with drawing.panel(9, 4.7) as figure:
+    with drawing.panel(9, 4.4) as figure:
         figure.set_facecolor("white")
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 3.6))
         _strip(top, dataset, query, nearest[query, :k:EVERY], memory, coarse[query])

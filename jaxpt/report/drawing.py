@@ -97,7 +97,7 @@ def _follow_page(tag):
     return re.sub(r"#[0-9a-f]{6}\b", lambda found: _FOLLOWS_PAGE.get(found[0], found[0]), tag)
 
 
-def to_png(figure: Figure, dpi: int = 110) -> bytes:
+def to_png(figure: Figure, dpi: int = 144) -> bytes:
     """The figure as PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")

@@ -123,7 +123,7 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
     """
     reach, heights, rows = _layout(maps)
     with rc_context(drawing.STYLE):
-        figure = Figure(figsize=(3 * len(maps), 3 * sum(heights) + 1.1), layout="constrained")
+        figure = Figure(figsize=(2.3 * len(maps), 2.3 * sum(heights) + 1.1), layout="constrained")
         axes = figure.subplots(len(rows), len(maps), squeeze=False, height_ratios=heights)
         for column, (label, drawn) in zip(axes.T, maps.items()):
             _draw(column, results, label, drawn, reach)
