@@ -100,7 +100,7 @@ def shrunk(config) -> ml_collections.ConfigDict:
     config.model.predictor.hidden = tuple(16 for _ in config.model.predictor.hidden)
     config.model.projector.dim = 8
     if config.model.name.startswith("vit"):
-        options = {"patch": 4, "image_size": 8, "depth": 2}
+        options = {"patch": 4, "image_size": 8, "depth": 1}
     else:
         config.model.name, options = "small_cnn", {"widths": (8, 16), "strides": (2, 1)}
     config.model.options = ml_collections.ConfigDict(options, allow_dotted_keys=False)
