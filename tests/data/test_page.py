@@ -1,16 +1,18 @@
 """The commands that docs/data.md shows work as they are written there."""
 
-import pathlib
-import shlex
-
 import numpy as np
 import pytest
+import shown
 from PIL import Image
 
 from jaxpt import cli
 
-PAGE = pathlib.Path(__file__).parents[2] / "docs" / "data.md"
-COMMANDS = [line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    jaxpt ")]
+PAGE = shown.ROOT / "docs" / "data.md"
+COMMANDS = [
+    command.words[1:]
+    for command in shown.commands(PAGE.read_text())
+    if command.whole and command.words[0] == "jaxpt"
+]
 # What makes a run short, and what a set of this size allows.
 SHORT = {"duration": "2 steps", "batch_size": 8, "memory": 16, "k": 4, "knn_k": 3, "devices": 1}
 
@@ -33,9 +35,8 @@ def test_there_are_commands():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("command", [c for c in COMMANDS if "tfds:" not in c])
-def test_commands_of_the_page_work(command, folder, monkeypatch):
+@pytest.mark.parametrize("argv", [c for c in COMMANDS if "tfds:" not in " ".join(c)], ids=" ".join)
+def test_commands_of_the_page_work(argv, folder, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    argv = shlex.split(command)[1:]
     short = [f"--config.{name}={value}" for name, value in SHORT.items()]
     assert cli.main(argv + (short if argv[0] == "pretrain" else [])) == 0
