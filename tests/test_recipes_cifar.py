@@ -32,6 +32,13 @@ def test_runs_when_made_small(method):
     ran_two_steps(smoke)
 
 
+@pytest.mark.parametrize("method", methods.METHODS)
+def test_every_method_can_be_traced_when_made_small(method):
+    config = read(f"pretrain/cifar.py:{method},smoke")
+    step = plan.step_of(config, plan.sizes_of(config), 1)
+    assert step.counts.flops() > 0 and config.method == method
+
+
 def test_words():
     config = cifar.get_config("byol,cifar100,1000ep")
     assert (config.method, config.data.source, config.duration, config.views) == (
