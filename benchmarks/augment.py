@@ -18,7 +18,7 @@ from neighbor_steps import in_turns
 
 from jaxpt import models, records
 from jaxpt.data import augment, presets
-from jaxpt.data.batch import Batch
+from jaxpt.data.feed import Batch
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "augment.jsonl"
 SHARES = {

@@ -10,9 +10,9 @@ import argparse
 import pathlib
 
 import numpy as np
-
-from jaxpt import study
 from jaxpt.configs.pretrain import digits, fashion_mnist
+
+from jaxpt.studies import study
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")

@@ -9,8 +9,10 @@ benchmarks/evidence.py fashion_mnist.
 
 import pathlib
 
-from jaxpt import report, study
 from jaxpt.configs.pretrain import fashion_mnist
+
+from jaxpt import report
+from jaxpt.studies import study
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "fashion_mnist.jsonl"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")

@@ -21,14 +21,13 @@ import time
 
 import jax
 import numpy as np
+from jaxpt.configs.pretrain import digits
 from PIL import Image
 
 from jaxpt import records
-from jaxpt.configs.pretrain import digits
 from jaxpt.data import augment, presets, sources
-from jaxpt.data.feed import make_feed
+from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.data.parallel import make_pool
-from jaxpt.data.resident import rows_of_step
 from jaxpt.train.parallel import Devices
 
 HERE = pathlib.Path(__file__).parent

@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import neighbor_oracles
 import numpy as np
 
-from jaxpt import knn, losses, records
+from jaxpt import losses, records
+from jaxpt.ops import knn
 
 HERE = pathlib.Path(__file__).parent
 RECORDS = HERE / "records" / "neighbors.jsonl"

@@ -13,9 +13,12 @@ import pathlib
 import re
 import sys
 
-from jaxpt import plan, recipe as fine_tuning, records
 from jaxpt.configs.pretrain import cifar, recipes
 from jaxpt.configs.pretrain.imagenet import look
+
+from jaxpt import recipe as fine_tuning
+from jaxpt import records
+from jaxpt.cost import plan
 from jaxpt.methods import METHODS
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent

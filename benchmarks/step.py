@@ -20,12 +20,11 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxpt.configs.pretrain import defaults
 
 from jaxpt import pretrain, records
-from jaxpt.configs.pretrain import defaults
 from jaxpt.data import dataset
-from jaxpt.data.feed import make_feed
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.methods import Setup, memory_contrast
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train.guard import guarded

@@ -25,7 +25,8 @@ import step as whole_step  # noqa: E402
 import tune  # noqa: E402
 import weak_scaling  # noqa: E402
 
-from jaxpt import records, report, study  # noqa: E402
+from jaxpt import records, report  # noqa: E402
+from jaxpt.studies import study  # noqa: E402
 
 RECORDS = ROOT / "benchmarks" / "records"
 PAGES = (

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jaxpt import study
+from jaxpt.studies import study
 
 RECORDS = pathlib.Path(__file__).parent / "records"
 METHODS = ("cross_entropy", "sup_con", "nca", "look")

@@ -19,8 +19,7 @@ import step as whole_step
 from neighbors import exponent
 
 from jaxpt import pretrain, records
-from jaxpt.data.feed import make_feed
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.train.guard import guarded
 from jaxpt.train.parallel import Devices
 

@@ -21,7 +21,7 @@ OF_ROOT = {
 # Page → title and modules.
 API = {
     "losses": ("Losses", ["losses"]),
-    "neighbors": ("Neighbours and memory", ["knn", "selection", "memory"]),
+    "neighbors": ("Neighbours and memory", ["ops.knn", "ops.selection", "ops.memory"]),
     "models": ("Models", ["models"]),
     "data": (
         "Data",
@@ -36,15 +36,12 @@ API = {
     ),
     "methods": (
         "Methods",
-        [
-            "methods",
-            "methods.setup",
-            "methods.encoding",
-            "methods.updating",
-            "methods.memory_contrast",
-        ],
+        ["methods", "methods.encoding", "methods.updating", "methods.memory_contrast"],
     ),
-    "runs": ("Runs", ["pretrain", "finetune", "transfer", "evaluate", "scaling", "study"]),
+    "runs": (
+        "Runs",
+        ["pretrain", "finetune", "transfer", "evaluate", "studies.scaling", "studies.study"],
+    ),
     "evaluation": (
         "Evaluation",
         ["evaluation", "evaluation.task", "evaluation.suites", "evaluation.measure"],
@@ -55,7 +52,7 @@ API = {
     ),
 }
 # Module → names that it hands on, which stand under the module that they come from.
-HANDED_ON = {"data.sources": "Dataset|Split|validation_mask", "methods": "Method|Setup"}
+HANDED_ON = {"data.sources": "Dataset|Split|validation_mask"}
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 PROSE = re.compile(r"(?m)^(Use|Returns|References):\n((?: +.*\n?|\n)+)")  # sections of text alone
 IMAGE = re.compile(r"\]\(docs/(images/[^)\s]+)\)")  # shown, or what one that is shown links to

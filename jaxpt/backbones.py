@@ -10,12 +10,13 @@ import jax
 import ml_collections
 import numpy as np
 
-from jaxpt import models, records, weight_file, weights
+from jaxpt import models, records, weights
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract, extract_layers
 from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.workdir import open_run
+from jaxpt.weights import header
 
 SCRATCH = "scratch"
 
@@ -91,7 +92,7 @@ def open_backbone(
         those of the network.
     """
     label, source = _split_label(str(source))
-    exported = pathlib.Path(source) / weight_file.FILE
+    exported = pathlib.Path(source) / header.FILE
     source = str(exported) if exported.is_file() else source
     name, _, seed = source.partition(":")
     if name == SCRATCH and not pathlib.Path(source).exists():
@@ -145,7 +146,7 @@ def _classifier(config, params):
 
 def _from_weights(path, model) -> Backbone:
     state = weights.load_torch(path)
-    about = weight_file.read_about(path) if path.suffix == ".safetensors" else None
+    about = header.read_about(path) if path.suffix == ".safetensors" else None
     if about is not None:
         return _from_export(path, state, about)
     normalisation = model and model.get("normalisation") or "imagenet"
@@ -174,8 +175,8 @@ def _from_export(path, state, about) -> Backbone:
         about[name] and ml_collections.ConfigDict(about[name]) for name in ("model", "config")
     )
     network = models.make_backbone(model, axis_name=AXIS)
-    if about["layout"] == weight_file.OWN:
-        tree = weight_file.nested(state)
+    if about["layout"] == header.OWN:
+        tree = header.nested(state)
         params, stats = tree.get("params", {}), tree.get("batch_stats", {})
         classifier = tree.get("classifier")
         encoder = _fitting(models.Encoder(network), (params, stats), repr(str(path)))
@@ -183,7 +184,7 @@ def _from_export(path, state, about) -> Backbone:
         params, stats, classifier, _ = weights.import_state(state, network)
         params, stats = {"backbone": params}, {"backbone": stats}
         encoder = models.Encoder(network, channels=3)
-    name = path.parent.name if path.name == weight_file.FILE else path.stem
+    name = path.parent.name if path.name == header.FILE else path.stem
     opened = _backbone(
         encoder.clone(normalisation=about["normalisation"]),
         params,

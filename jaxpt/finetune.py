@@ -14,14 +14,13 @@ import optax
 from jaxpt import losses, models
 from jaxpt.backbones import Backbone
 from jaxpt.data import augment, mixup, sources
-from jaxpt.data.batch import Batch
-from jaxpt.data.resident import Resident, gather, rows_of_step
+from jaxpt.data.feed import Batch, Resident, gather, rows_of_step
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
 from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import resize
-from jaxpt.train import layerwise, schedules
+from jaxpt.train import layerwise, optimizer
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train.parallel import AXIS, Devices
 
@@ -137,7 +136,7 @@ class Task:
         if config.schedule.name == "cosine":
             schedule = optimizers.learning_rate(chosen, total_steps=total, warmup_steps=warmup)
         else:
-            schedule = schedules.step_decay(
+            schedule = optimizer.step_decay(
                 1.0,
                 total_steps=total,
                 warmup_steps=warmup,

@@ -1,39 +1,57 @@
-"""The pre-training loop: config in, trained encoder out."""
+"""Pre-training: a config in, a trained encoder out.
+
+What ``run`` does, in the order in which this file has it:
+
+1. loads the images (``data/sources.py``) and takes the part to train on;
+2. makes the method (``methods/NAME.py``: first state, step, memory fill) and the durations;
+3. makes the first state, from a seed or a weight file, and lays it on the devices
+   (``train/parallel.py``);
+4. claims the workdir and restores its newest checkpoint (``train/checkpoint.py``), or fills the
+   memory with real keys;
+5. calls the step: batch (``data/feed.py``) → views → loss → update, for one or several steps at a
+   time; between the calls it logs, runs the kNN monitor, saves, and stops if it was asked to.
+"""
 
 import contextlib
+import functools
+import math
 import os
-from typing import Any, NamedTuple
+from typing import Any, Callable, NamedTuple
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxpt import memory, training_loop
-from jaxpt import start as start_from
-from jaxpt.config_check import check_numbers
+from jaxpt import weights
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, mixup, sources
 from jaxpt.data.dataset import Dataset
-from jaxpt.data.feed import make_feed
+from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
 from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.methods import Method, Setup, encoding, make_method
+from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
+from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
 from jaxpt.train.parallel import AXIS, Devices, on_host
 from jaxpt.train.progress import ProgressLine, tell
-from jaxpt.train.state import TrainState
-from jaxpt.train.stopping import StopRequest
+from jaxpt.train.state import TrainState, copy
+from jaxpt.train.stopping import Stopped, StopRequest
 
 BROKEN = "broken.txt"  # in the workdir: which files were left out, and why
 NOT_FINITE = "not_finite"  # folder with the state before a step that broke, for ``jaxpt replay``
-MONITOR_EXAMPLES = 2_000  # the kNN monitor is a monitor: it looks at no more than this
+MONITOR_EXAMPLES = 2_000  # images of the kNN monitor, at most: it is read every few epochs
+FILL_EPOCH = -1  # so that the memory is filled from views of its own
+LARGEST = 2**31 - 1  # whole numbers are int32 on the devices
 
 
 class Trained(NamedTuple):
@@ -72,11 +90,11 @@ def run(
 
     Args:
       config: see ``configs/pretrain/defaults.py``.
-      workdir: where config, metrics and checkpoints go; None keeps everything in memory.
+      workdir: folder for config, metrics and checkpoints; None keeps everything in memory.
       resume: False refuses a workdir that already holds a run.
       quiet: no progress line.
-      dataset: the set, where it is loaded already.
-      max_minutes: the run saves and stops before so many minutes are over; 0: no limit.
+      dataset: the set, if it is loaded already.
+      max_minutes: the run saves and stops before this many minutes are over; 0: no limit.
 
     Raises:
       InputError: for a config, data or workdir that cannot work.
@@ -94,27 +112,27 @@ def run(
     devices.check_batch(config.batch_size)
     encoding.check_micro_batches(config, devices.count)
     dataset = dataset or sources.load(config.data)
-    train = train_split(config, dataset)
+    split = train_split(config, dataset)
     method, durations = prepare(config, dataset)
-    state = init_state(method, config, train.images)
+    state = init_state(method, config, split.images)
     if config.model.weights and (workdir is None or checkpoint.newest(workdir) is None):
-        state = start_from.from_weights(state, method.encoder.backbone, config.model.weights)
+        state = from_weights(state, method.encoder.backbone, config.model.weights)
     state = place_state(state, config, devices)
-    feed = make_feed(config, train, dataset.coarse(train.labels), devices)
+    feed = make_feed(config, split, dataset.coarse(split.labels), devices)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
-        if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
+        if (
+            workdir is not None
+        ):  # after all other checks, so that a bad config leaves nothing behind
             stack.enter_context(stop)
-            about = {"config": config.to_dict(), "data": _about(dataset, train)}
+            about = {"config": config.to_dict(), "data": _about(dataset, split)}
             checkpointer = _open_folder(stack, workdir, config, durations, resume, about)
         start = checkpointer.latest_step() if checkpointer else None
         if start is not None:
             state = checkpointer.restore(start, state)
         elif method.fill is not None:
-            state = training_loop.fill_memory(
-                method, devices, state, feed, config, len(train.ids), stop
-            )
+            state = fill_memory(state, method, devices, feed, config, stop)
         if workdir is not None and jax.process_index() == 0:
             writer = MetricWriter(workdir, resumed_step=start or 0)
             stack.callback(writer.close)
@@ -128,95 +146,45 @@ def run(
         stack.callback(progress.close)
         _tell(devices, feed, dataset, workdir, quiet)
         log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
-        monitor = _make_monitor(method.encoder, config, dataset, train)
+        monitor = _make_monitor(method.encoder, config, dataset, split)
+        loop = Loop(config, durations, log, monitor, checkpointer, stop)
         try:
-            state = training_loop.train(
-                state,
-                feed,
-                start or 0,
-                method,
-                devices,
-                config,
-                durations,
-                monitor,
-                log,
-                checkpointer,
-                stop,
-            )
+            state = train_steps(state, start or 0, method, devices, feed, loop)
         except TooManySkipped as error:
             raise _not_finite(error, config, workdir) from error
     return Trained(method.encoder, state, log.history if workdir is None else read_metrics(workdir))
 
 
-def _tell(devices, feed, dataset, workdir, quiet) -> None:
-    """Says on what a run runs and how its set travels, and keeps the names of broken files."""
-    if jax.process_index() > 0:
-        return
-    if not quiet:
-        tell(f"jaxpt: {devices.about}. {feed.about}")
-    if workdir is not None and dataset.broken:
-        (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
+def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
+    """The part of the set that a config trains on.
 
+    With ``data.pretrain_limit`` = n it is the first n of a shuffle that depends on the seed alone:
+    the same images for every method, those of a smaller n among those of a larger, and others
+    with another seed, so that the spread over seeds holds that choice too.
 
-def _about(dataset, train) -> dict[str, Any]:
-    """What a checkpoint says of the images that it saw."""
-    return {
-        "name": dataset.name,
-        "images": len(train.ids),
-        "shape": list(train.images.shape[1:]),
-        "classes": list(dataset.coarse.names),
-    }
-
-
-def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpointer:
-    """Claims the folder for this run, for as long as ``stack`` is open."""
-    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(), resume=resume)
-    finished = changes and (checkpoint.newest(workdir) or 0) >= durations.total
+    Raises:
+      InputError: for an unknown part, or a limit that is negative or above its size.
+    """
+    parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(
-        not finished,
-        f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
-        f"in {'; '.join(changes)}: choose another workdir.",
+        config.data.train_on in parts,
+        f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.",
     )
-    folder = workdirs.make(workdir)
-    if jax.process_index() == 0:
-        stack.enter_context(lock.hold(folder))
-    checkpointer = Checkpointer(
-        workdir,
-        keep=config.keep_checkpoints,
-        best=config.keep_best,
-        stop_on_failure=config.stop_on_save_failure,
-        about=about,
+    require(
+        not dataset.trainval.multi_label,
+        f"{dataset.name} has several labels an image: it is "
+        "for measuring transfer, not for pre-training.",
     )
-    stack.callback(checkpointer.close)
-    if jax.process_index() == 0:
-        workdirs.claim(workdir, config, changes)
-    return checkpointer
-
-
-def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
-    """Keeps the state before the step that broke, and says what happened."""
-    step = int(error.state.step)
-    text = (
-        f"the loss or a gradient is not finite at step {step + 1}: lower "
-        "optimizer.learning_rate, set optimizer.clip_norm, or look at the labels and the "
-        "temperature"
+    split, limit = parts[config.data.train_on], config.data.pretrain_limit
+    require(
+        0 <= limit <= len(split.ids),
+        f"data.pretrain_limit must lie between 0 (all) and "
+        f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.",
     )
-    if config.max_skipped:
-        text += f"; max_skipped={config.max_skipped} such steps were skipped before"
-    if workdir is None:
-        return RunError(text + ".")
-    folder = workdirs.make(os.path.join(workdir, NOT_FINITE))
-    if jax.process_index() == 0 and (folder / checkpoint.FOLDER).exists():
-        (folder / checkpoint.FOLDER).rmtree()
-    try:
-        dump = Checkpointer(folder, keep=1, about={"config": config.to_dict()})
-        dump.save(step, error.state, final=True)
-        dump.close()
-    except RunError as failed:
-        return RunError(f"{text}. The state before it was not kept: {failed}")
-    return RunError(
-        f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
-        f"jaxpt replay {os.fspath(workdir)} shows where it breaks."
+    if not limit:
+        return split
+    return split.take(
+        np.sort(np.random.default_rng(config.seed).permutation(len(split.ids))[:limit])
     )
 
 
@@ -234,7 +202,7 @@ def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method
     method, durations = prepare_for(
         config, n_examples=len(train_split(config, dataset).ids), classes=len(dataset.coarse.names)
     )
-    start_from.check_image_size(method.encoder.backbone, config, dataset.train.images)
+    _check_image_size(method.encoder.backbone, config, dataset.train.images)
     return method, durations
 
 
@@ -278,36 +246,34 @@ def prepare_for(
     )
 
 
-def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
-    """The part of the set that a config trains on.
+def check_numbers(config: ml_collections.ConfigDict, prefix: str = "") -> None:
+    """Raises InputError for a number that is not finite, or a whole one beyond int32.
 
-    With ``data.pretrain_limit`` = n it is the first n of a shuffle that depends on the seed alone:
-    the same images for every method, those of a smaller n among those of a larger, and others
-    with another seed, so that the spread over seeds holds that choice too.
-
-    Raises:
-      InputError: for an unknown part, or a limit that is negative or above its size.
+    Args:
+      config: ConfigDict, whose parts are looked through too.
+      prefix: what its fields' names begin with.
     """
-    parts = {"train": dataset.train, "trainval": dataset.trainval}
+    for name, value in config.items():
+        for part in value if isinstance(value, (tuple, list)) else (value,):
+            if hasattr(part, "items"):
+                check_numbers(part, f"{prefix}{name}.")
+            elif isinstance(part, float):
+                require(math.isfinite(part), f"{prefix}{name} must be finite, got {part}.")
+            elif isinstance(part, int):
+                require(
+                    abs(part) <= LARGEST, f"{prefix}{name} must lie within ±{LARGEST}, got {part}."
+                )
+
+
+def _check_image_size(network, config, images) -> None:
+    """Raises InputError where learnt positions are not those of the images that views show."""
+    side = config.augment.crop_size or images.shape[1]
+    learnt = getattr(network, "positions", "") == "learnt"
     require(
-        config.data.train_on in parts,
-        f"data.train_on must be one of {sorted(parts)}, got {config.data.train_on!r}.",
-    )
-    require(
-        not dataset.trainval.multi_label,
-        f"{dataset.name} has several labels an image: it is "
-        "for measuring transfer, not for pre-training.",
-    )
-    split, limit = parts[config.data.train_on], config.data.pretrain_limit
-    require(
-        0 <= limit <= len(split.ids),
-        f"data.pretrain_limit must lie between 0 (all) and "
-        f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.",
-    )
-    if not limit:
-        return split
-    return split.take(
-        np.sort(np.random.default_rng(config.seed).permutation(len(split.ids))[:limit])
+        not learnt or side == network.image_size,
+        f"this ViT's positions are for images of "
+        f"{learnt and network.image_size} pixels, but views have {side}: set "
+        f"model.options.image_size to {side}, and model.options.patch to a divisor of it.",
     )
 
 
@@ -317,6 +283,36 @@ def init_state(method: Method, config: ml_collections.ConfigDict, images: np.nda
     shape = (side, side) if side else images.shape[1:3]
     sample = np.zeros((1, *shape, images.shape[3]), np.float32)
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
+
+
+def from_weights(state: TrainState, network: nn.Module, path: str) -> TrainState:
+    """The first state with the backbone's variables from a file, in the target encoder too.
+
+    Heads keep their initial parameters; a classifier in the file is not used.
+
+    Args:
+      state: before the first step.
+      network: the backbone of its encoder.
+      path: see ``weights.load_torch``.
+
+    Raises:
+      InputError: for a file that cannot be read, or whose tensors are not exactly the network's.
+    """
+    imported = weights.import_state(weights.load_torch(path), network)
+    weights.tell_resized(imported, path)
+    parts = {"params": imported.params, "batch_stats": imported.batch_stats}
+
+    def started(holder):
+        return holder.replace(
+            **{
+                name: {**getattr(holder, name), "backbone": copy(part)}
+                for name, part in parts.items()
+                if jax.tree.leaves(part)
+            }
+        )
+
+    state = started(state)
+    return state if state.target is None else state.replace(target=started(state.target))
 
 
 def place_state(
@@ -350,6 +346,130 @@ def axes_of(state: TrainState, config: ml_collections.ConfigDict, devices: int) 
     return parts.of_state(axes, state, devices) if config.param_sharding == "sharded" else axes
 
 
+class Loop(NamedTuple):
+    """What the host does between steps.
+
+    Attributes:
+      config: the pre-training config.
+      durations: when it does it.
+      log: takes the metrics.
+      monitor: TrainState → row of metrics, with "knn".
+      checkpointer: None without a workdir.
+      stop: None without a workdir.
+    """
+
+    config: ml_collections.ConfigDict
+    durations: Durations
+    log: Log
+    monitor: Callable[[TrainState], dict[str, float]]
+    checkpointer: Checkpointer | None
+    stop: StopRequest | None
+
+
+def fill_memory(
+    state: TrainState,
+    method: Method,
+    devices: Devices,
+    feed: ResidentFeed | StreamedFeed,
+    config: ml_collections.ConfigDict,
+    stop: StopRequest | None = None,
+) -> TrainState:
+    """The state with its memory full of real keys, so that no update meets random ones.
+
+    A queue gets as many whole batches as it holds, each example at most once; a bank all examples.
+    """
+
+    def one_batch(state, data, rows):
+        return method.fill(state, feed.gather(data, rows)), jnp.zeros(())  # ready when it is done
+
+    fill = devices.map(one_batch, like=state)
+    batches = (
+        -(-feed.n // config.batch_size)
+        if config.memory_kind == "bank"
+        else min(config.memory, feed.n) // config.batch_size
+    )
+    every = (
+        rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed)._replace(
+            epoch=np.full(config.batch_size, FILL_EPOCH, np.int32)
+        )
+        for i in range(batches)
+    )
+    placed = feed.batches(every)
+    for _ in range(batches):
+        _stop_before_steps(stop, 0)
+        state, done = fill(state, feed.data, next(placed))
+        feed.pace(done)
+    return state
+
+
+def train_steps(
+    state: TrainState,
+    start: int,
+    method: Method,
+    devices: Devices,
+    feed: ResidentFeed | StreamedFeed,
+    loop: Loop,
+) -> TrainState:
+    """The state after the last step.
+
+    Raises:
+      Stopped: if the run is to end before that; the state is saved.
+      TooManySkipped: if more steps than ``config.max_skipped`` were not finite.
+    """
+    config, durations, log, monitor, checkpointer, stop = loop
+    guard = guarded(method.step, max_skipped=config.max_skipped)
+    # Several processes agree on a stop every ``agree_every`` steps, so a call must end there too.
+    agree_every = durations.log or 10
+    borders = (durations.total, agree_every, durations.knn, durations.checkpoint)
+    most = calls.most_steps(config.steps_per_call, resident=feed.resident)
+
+    def one_step(state, data, rows):
+        return guard(state, feed.gather(data, rows))
+
+    def rows_of(steps):
+        rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
+        return rows[0] if most == 1 else calls.stack(rows, most)
+
+    def due(every: int, step: int) -> bool:
+        return step == durations.total or bool(every and step % every == 0)
+
+    advance = devices.map(one_step if most == 1 else calls.several(one_step), like=state)
+    score = checkpointer.score(start) if checkpointer and start else None
+    if start < durations.total:
+        _stop_before_steps(stop, start)
+    every_call = functools.partial(calls.spans, start, durations.total, most, borders)
+    for steps, rows in zip(every_call(), feed.batches(map(rows_of, every_call()))):
+        data = feed.data if most == 1 else (feed.data, devices.replicate(np.int32(len(steps))))
+        state, metrics = advance(state, data, rows)
+        feed.pace(metrics)
+        step = steps.stop
+        if due(durations.log, step):
+            log.later(step, metrics, state)  # read one row late: the host does not wait
+        if due(durations.knn, step):
+            log.flush(state)
+            row = monitor(state)
+            score = row["knn"]
+            log.now(step, row)
+        reason = ""
+        if stop:
+            save_seconds = checkpointer.longest_save
+            reason = stop.reason(step, agree_every=agree_every, save_seconds=save_seconds)
+        last = step == durations.total
+        if checkpointer and (reason or due(durations.checkpoint, step)):
+            log.check(metrics, state)  # what is saved is sound, and is the state of this step
+            log.sync(state)  # rows reach the disk first: a resumed run does not make them again
+            checkpointer.save(step, state, score=score, final=bool(reason or last))
+        if reason and not last:
+            raise Stopped(step, reason)
+    return state
+
+
+def _stop_before_steps(stop, done: int) -> None:
+    reason = stop.before_steps() if stop else ""
+    if reason:
+        raise Stopped(done, reason)
+
+
 def _make_monitor(encoder, config, dataset, train):
     """kNN accuracy on the training labels: of validation, where the run leaves one out, else of
     training images with themselves left out."""
@@ -374,3 +494,75 @@ def _make_monitor(encoder, config, dataset, train):
         }
 
     return monitor
+
+
+def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpointer:
+    """Claims the folder for this run, for as long as ``stack`` is open."""
+    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(), resume=resume)
+    finished = changes and (checkpoint.newest(workdir) or 0) >= durations.total
+    require(
+        not finished,
+        f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
+        f"in {'; '.join(changes)}: choose another workdir.",
+    )
+    folder = workdirs.make(workdir)
+    if jax.process_index() == 0:
+        stack.enter_context(lock.hold(folder))
+    checkpointer = Checkpointer(
+        workdir,
+        keep=config.keep_checkpoints,
+        best=config.keep_best,
+        stop_on_failure=config.stop_on_save_failure,
+        about=about,
+    )
+    stack.callback(checkpointer.close)
+    if jax.process_index() == 0:
+        workdirs.claim(workdir, config, changes)
+    return checkpointer
+
+
+def _about(dataset, train) -> dict[str, Any]:
+    """What a checkpoint says of the images that it saw."""
+    return {
+        "name": dataset.name,
+        "images": len(train.ids),
+        "shape": list(train.images.shape[1:]),
+        "classes": list(dataset.coarse.names),
+    }
+
+
+def _tell(devices, feed, dataset, workdir, quiet) -> None:
+    """Says on what a run runs and how its set travels, and keeps the names of broken files."""
+    if jax.process_index() > 0:
+        return
+    if not quiet:
+        tell(f"jaxpt: {devices.about}. {feed.about}")
+    if workdir is not None and dataset.broken:
+        (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
+
+
+def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
+    """Keeps the state before the step that broke, and says what happened."""
+    step = int(error.state.step)
+    text = (
+        f"the loss or a gradient is not finite at step {step + 1}: lower "
+        "optimizer.learning_rate, set optimizer.clip_norm, or look at the labels and the "
+        "temperature"
+    )
+    if config.max_skipped:
+        text += f"; max_skipped={config.max_skipped} such steps were skipped before"
+    if workdir is None:
+        return RunError(text + ".")
+    folder = workdirs.make(os.path.join(workdir, NOT_FINITE))
+    if jax.process_index() == 0 and (folder / checkpoint.FOLDER).exists():
+        (folder / checkpoint.FOLDER).rmtree()
+    try:
+        dump = Checkpointer(folder, keep=1, about={"config": config.to_dict()})
+        dump.save(step, error.state, final=True)
+        dump.close()
+    except RunError as failed:
+        return RunError(f"{text}. The state before it was not kept: {failed}")
+    return RunError(
+        f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
+        f"jaxpt replay {os.fspath(workdir)} shows where it breaks."
+    )

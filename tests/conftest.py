@@ -13,7 +13,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-from jaxpt.train.cache import use_compile_cache  # noqa: E402
+from jaxpt.cache import use_compile_cache  # noqa: E402
 
 use_compile_cache()
 

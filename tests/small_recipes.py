@@ -5,9 +5,10 @@ from unittest import mock
 import jax
 import numpy as np
 import small_runs
-
-from jaxpt import config_files, pretrain
 from jaxpt.configs.pretrain import defaults
+
+from jaxpt import pretrain
+from jaxpt.cli import config_files
 
 
 def read(name):

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
-
-from jaxpt import memory, methods, models, pretrain
 from jaxpt.configs.pretrain import digits
-from jaxpt.data.batch import Batch
+
+from jaxpt import methods, models, pretrain
+from jaxpt.data.feed import Batch
 from jaxpt.methods import encoding
+from jaxpt.ops import memory
 from jaxpt.train.parallel import AXIS
 
 # What is compiled here runs once: optimising it would take longer than running it.

@@ -8,7 +8,8 @@ import types
 
 import pytest
 
-from jaxpt import losses, methods, study
+from jaxpt import losses, methods
+from jaxpt.studies import study
 
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "benchmarks"), str(ROOT / "docs")]

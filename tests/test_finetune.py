@@ -9,13 +9,12 @@ import ml_collections
 import numpy as np
 import optax
 import pytest
-
-from jaxpt import backbones, finetune, models, recipe
 from jaxpt.configs.pretrain import digits
 from jaxpt.configs.transfer import defaults
+
+from jaxpt import backbones, finetune, models, recipe
 from jaxpt.data import augment, sources
-from jaxpt.data.batch import Batch
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import Batch, rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.evaluation.features import extract
 from jaxpt.train.parallel import Devices

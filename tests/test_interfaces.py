@@ -7,9 +7,9 @@ import pytest
 
 PUBLIC = (
     "jaxpt.losses",
-    "jaxpt.knn",
-    "jaxpt.memory",
-    "jaxpt.selection",
+    "jaxpt.ops.knn",
+    "jaxpt.ops.memory",
+    "jaxpt.ops.selection",
     "jaxpt.evaluation",
     "jaxpt.models",
     "jaxpt.weights",
@@ -22,12 +22,12 @@ PUBLIC = (
     "jaxpt.methods",
     "jaxpt.report",
     "jaxpt.data.sources",
-    "jaxpt.study",
-    "jaxpt.scaling",
-    "jaxpt.demo",
-    "jaxpt.launch",
+    "jaxpt.studies.study",
+    "jaxpt.studies.scaling",
+    "jaxpt.studies.demo",
+    "jaxpt.cli.launch",
     "jaxpt.export",
-    "jaxpt.plan",
+    "jaxpt.cost.plan",
 )
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpt import pretrain, training_loop
+from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
@@ -81,7 +81,7 @@ def test_the_seed_decides_start_order_and_views(dataset, monkeypatch):
         config = short(seed=seed, duration="1 steps")
         return pretrain.run(config, quiet=True, dataset=dataset).state
 
-    init, rows = pretrain.init_state, training_loop.rows_of_step
+    init, rows = pretrain.init_state, pretrain.rows_of_step
     method, _ = pretrain.prepare(short(), dataset)
     a, b = (init(method, short(seed=seed), dataset.train.images).params for seed in (0, 1))
     assert not any(
@@ -96,9 +96,7 @@ def test_the_seed_decides_start_order_and_views(dataset, monkeypatch):
     monkeypatch.setattr(
         pretrain, "init_state", lambda method, config, images: init(method, short(), images)
     )
-    monkeypatch.setattr(
-        training_loop, "rows_of_step", lambda *args, n, seed: rows(*args, n=n, seed=0)
-    )
+    monkeypatch.setattr(pretrain, "rows_of_step", lambda *args, n, seed: rows(*args, n=n, seed=0))
     same_but_views = one_step(1).memory
     np.testing.assert_array_equal(a.ids, same_but_views.ids)
     assert not np.array_equal(a.keys, same_but_views.keys)

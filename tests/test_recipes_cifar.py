@@ -4,10 +4,11 @@ import pathlib
 import sys
 
 import pytest
+from jaxpt.configs.pretrain import cifar
 from small_recipes import is_of, ran_two_steps, read
 
-from jaxpt import methods, plan
-from jaxpt.configs.pretrain import cifar
+from jaxpt import methods
+from jaxpt.cost import plan
 from jaxpt.errors import InputError
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))

@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from jaxpt import cli, launch
+from jaxpt import cli
+from jaxpt.cli import launch
 from jaxpt.train.metrics import read_metrics
 
 SCRIPTS = pathlib.Path(__file__).parent.parent / "scripts"

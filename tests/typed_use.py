@@ -7,8 +7,9 @@ error is one where the call would be fine.
 import jax
 import numpy as np
 
-from jaxpt import backbones, evaluation, knn, losses, memory, records
+from jaxpt import backbones, evaluation, losses, records
 from jaxpt.losses import NeighborStats, look
+from jaxpt.ops import knn, memory
 
 
 def labelled(

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.data import colour, geometry
-from jaxpt.data.batch import Batch
+from jaxpt.data.feed import Batch
 from jaxpt.data.rand_augment import rand_augment
 from jaxpt.errors import require
 

@@ -6,6 +6,7 @@ which makes the ``Batch`` of these inside the jitted step.
 """
 
 import collections
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -14,15 +15,74 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxpt.data import resident as resident_sets
-from jaxpt.data.batch import Batch
 from jaxpt.data.dataset import Split
 from jaxpt.data.parallel import make_pool
-from jaxpt.data.resident import Resident, Rows
 from jaxpt.errors import InputError, RunError, require
+
 
 TASKS = 64  # that the images of a batch are shared among, so that no thread waits for another
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each holds a batch
+
+
+class Batch(NamedTuple):
+    """One batch of decoded images.
+
+    Attributes:
+      image: uint8 [batch, height, width, channels].
+      label: int32 [batch].
+      id: int32 [batch], which example of the set.
+      index: int32 [batch], its place among the training examples, 0 … n − 1.
+      epoch: int32 [batch], how often the example was seen before; −1 while the memory is filled.
+      seed: int32 scalar, the run's; an input of the step, so that one compiled step serves all.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    id: jax.Array
+    index: jax.Array
+    epoch: jax.Array
+    seed: jax.Array
+
+
+class Rows(NamedTuple):
+    """Which examples make a batch, and how often each was seen before; int32 [batch] both."""
+
+    index: np.ndarray
+    epoch: np.ndarray
+
+
+def rows_of_step(step: int, batch_size: int, *, n: int, seed: int) -> Rows:
+    """The rows of step 0, 1, … of a run over ``n`` examples."""
+    return Rows(*batch_at(step * batch_size, batch_size, n=n, seed=seed))
+
+
+def batch_at(position: int, size: int, *, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which examples the stream holds from ``position`` on.
+
+    The stream is one shuffled pass over the set after another; a batch may end one pass and begin
+    the next, so every example is seen exactly once in every pass and none is dropped.
+
+    Args:
+      position: examples seen before.
+      size: examples wanted.
+      n: examples in the set.
+      seed: the run's seed.
+
+    Returns:
+      (indices int32 [size] into the set, epochs int32 [size]).
+    """
+    positions = np.arange(position, position + size)
+    epochs, places = np.divmod(positions, n)
+    indices = np.empty(size, np.int32)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        indices[here] = _permutation(n, seed, int(epoch))[places[here]]
+    return indices, epochs.astype(np.int32)
+
+
+@functools.lru_cache(maxsize=4)
+def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(n)
 
 
 def make_feed(config, split: Split, labels: np.ndarray, devices):
@@ -58,11 +118,39 @@ def make_feed(config, split: Split, labels: np.ndarray, devices):
     return StreamedFeed(split, labels, config.seed, devices, config.batch_size, workers, prefetch)
 
 
+class Resident(NamedTuple):
+    """The training set as arrays.
+
+    Attributes:
+      image: uint8 [n, height, width, channels].
+      label: int32 [n].
+      id: int32 [n].
+      seed: int32 scalar, the run's seed.
+    """
+
+    image: jax.Array
+    label: jax.Array
+    id: jax.Array
+    seed: jax.Array
+
+
+def gather(data: Resident, rows: Rows) -> Batch:
+    """The batch of those rows, inside a jitted step."""
+    return Batch(
+        data.image[rows.index],
+        data.label[rows.index],
+        data.id[rows.index],
+        rows.index,
+        rows.epoch,
+        data.seed,
+    )
+
+
 class ResidentFeed:
-    """The whole set on every device; see ``resident.py``."""
+    """The whole set on every device: batches are gathered from it by index inside the step."""
 
     resident = True
-    gather = staticmethod(resident_sets.gather)
+    gather = staticmethod(gather)
 
     def __init__(self, split: Split, labels, seed: int, devices):
         self.n = len(split.ids)

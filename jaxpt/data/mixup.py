@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpt.data.resident import Rows
+from jaxpt.data.feed import Rows
 from jaxpt.errors import require
 
 _STREAM = 1  # apart from the draws of ``order``, which are from (seed, epoch)

@@ -9,7 +9,7 @@ import zlib
 import ml_collections
 import numpy as np
 
-from jaxpt.cache_home import cache_home
+from jaxpt.cache import cache_home
 from jaxpt.data import folder, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split, validation_mask
 from jaxpt.errors import InputError, require

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxpt import __version__
-from jaxpt.cache_home import cache_home
+from jaxpt.cache import cache_home
 from jaxpt.data.decode import open_image
 from jaxpt.data.parallel import in_parallel
 from jaxpt.data.tfds_tasks import Task

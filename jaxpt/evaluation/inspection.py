@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from jaxpt import knn as nearest
 from jaxpt.errors import require
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.evaluation.projection import project
 from jaxpt.evaluation.task import Measured, Task
-from jaxpt.losses.similarity import unit_vectors
+from jaxpt.ops import knn as nearest
+from jaxpt.ops.similarity import unit_vectors
 
 
 def confusion(task: Task, *, k: int, temperature: float) -> Measured:

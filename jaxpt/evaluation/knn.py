@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpt import knn
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_split
-from jaxpt.losses.similarity import unit_vectors
+from jaxpt.ops import knn
+from jaxpt.ops.similarity import unit_vectors
 
 
 def knn_classify(

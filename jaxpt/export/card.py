@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxpt import __version__, methods, models, weight_file
+from jaxpt import __version__, methods, models
 from jaxpt.backbones import Backbone
 from jaxpt.export import serving
 from jaxpt.export.counterparts import Counterpart
 from jaxpt.report import export as report_export
 from jaxpt.report.results import NAMES, collect_sets
+from jaxpt.weights import header
 
 LISTED = 20  # more classes than these are counted, not named
 
@@ -224,12 +225,12 @@ network = timm.create_model("{source}", pretrained=True).eval()
 config = timm.data.resolve_model_data_config(network)
 transform = timm.data.create_transform(**config)  # of PIL images''')
         )
-    if tensors and plan.layout != weight_file.OWN and plan.found.torchvision:
+    if tensors and plan.layout != header.OWN and plan.found.torchvision:
         parts.append(_code(_torchvision(plan)))
     if tensors:
         own = (
             "The weights have jaxpt's own names, which timm and torchvision do not know:\n\n"
-            if plan.layout == weight_file.OWN
+            if plan.layout == header.OWN
             else ""
         )
         parts.append(
@@ -263,7 +264,7 @@ from safetensors.torch import load_file
 from torchvision.models import {network}
 
 network = {make}.eval()
-{head}network.load_state_dict(load_file("FOLDER/{weight_file.FILE}"))
+{head}network.load_state_dict(load_file("FOLDER/{header.FILE}"))
 # It takes images in 0 … 1, {side} × {side}, less ({mean}), over ({std})."""
 
 

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple, Sequence
 
 import ml_collections
 
-from jaxpt import __version__, records, weight_file, weights
+from jaxpt import __version__, records, weights
 from jaxpt.backbones import Backbone, open_backbone
 from jaxpt.errors import InputError, require
 from jaxpt.export import card, hub, serving
 from jaxpt.export.counterparts import counterpart, timm_config
 from jaxpt.train.files import is_remote
+from jaxpt.weights import header
 
-LAYOUTS = ("timm", "torchvision", weight_file.OWN)
+LAYOUTS = ("timm", "torchvision", header.OWN)
 FORMATS = ("safetensors", "stablehlo")
 CONFIG, CARD = "config.json", "README.md"
 SIDE = 224  # of images, where neither the run nor the network says
@@ -88,12 +89,12 @@ def run(
     encoder = backbone.encoder
     found = counterpart(backbone.model.name, encoder.backbone, encoder.channels)
     notes = []
-    if layout != weight_file.OWN and getattr(found, layout) is None:
+    if layout != header.OWN and getattr(found, layout) is None:
         notes.append(
             f"{_network(backbone)} has no counterpart in {layout}: its weights are "
             "written in jaxpt's own names."
         )
-        layout = weight_file.OWN
+        layout = header.OWN
     plan = card.Plan(
         backbone,
         layout,
@@ -158,7 +159,7 @@ def _files(plan: card.Plan) -> dict[str, bytes]:
     """Name → content of all files."""
     files = {}
     if "safetensors" in plan.formats:
-        files[weight_file.FILE] = weight_file.dump(_tensors(plan), about(plan))
+        files[header.FILE] = header.dump(_tensors(plan), about(plan))
         if plan.layout == "timm":
             config = timm_config(plan.backbone, plan.found, plan.shape, plan.features, plan.classes)
             files[CONFIG] = json.dumps(config, indent=2).encode() + b"\n"
@@ -171,7 +172,7 @@ def _files(plan: card.Plan) -> dict[str, bytes]:
 def _tensors(plan):
     backbone = plan.backbone
     classifier = backbone.classifier if plan.classifier else None
-    if plan.layout != weight_file.OWN:
+    if plan.layout != header.OWN:
         return weights.export_state(
             backbone.encoder.backbone,
             backbone.params["backbone"],
@@ -180,7 +181,7 @@ def _tensors(plan):
             plan.layout,
         )
     variables = {"params": backbone.params, "batch_stats": backbone.batch_stats}
-    return weight_file.flat(variables | ({"classifier": classifier} if classifier else {}))
+    return header.flat(variables | ({"classifier": classifier} if classifier else {}))
 
 
 def about(plan: card.Plan) -> dict[str, Any]:

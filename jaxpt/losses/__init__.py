@@ -1,13 +1,11 @@
 """Pure losses: arrays in, float32 out, mostly a value per example. Needs jax and numpy alone."""
 
-from jaxpt.losses.class_spread import spread
 from jaxpt.losses.classification import cosine_softmax, cross_entropy, prototype_softmax
 from jaxpt.losses.contrastive import FORMS, info_nce, nn_clr, nt_xent, sup_con
 from jaxpt.losses.decorrelation import barlow_twins, vicreg
-from jaxpt.losses.distillation import dino, move_centre
+from jaxpt.losses.distillation import cosine_regression, dino, move_centre
 from jaxpt.losses.neighbors import NO_POSITIVE, NeighborStats, look, nca
-from jaxpt.losses.regression import cosine_regression
-from jaxpt.losses.supervised import exemplar, grafit, mask_con, sup_moco
+from jaxpt.losses.supervised import exemplar, grafit, mask_con, spread, sup_moco
 
 __all__ = [
     "FORMS",

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jaxpt.losses import similarity as sim
+from jaxpt.ops import similarity as sim
 
 
 def cross_entropy(

@@ -14,7 +14,7 @@ what varies, its rule, take the mean over devices of the loss before differentia
 import jax
 import jax.numpy as jnp
 
-from jaxpt.losses import similarity as sim
+from jaxpt.ops import similarity as sim
 
 BATCH_NORM_EPSILON = 1e-5  # of the BatchNorm that standardises in Barlow Twins' published code
 STD_EPSILON = 1e-4  # VICReg's ε, under the square root

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.losses import neighbors_dense, neighbors_streamed
-from jaxpt.losses import similarity as sim
+from jaxpt.ops import similarity as sim
 
 NO_POSITIVE = ("nearest", "drop", "floor")
 NEIGHBOR_FORMS = ("auto", "dense", "streamed")
@@ -76,9 +76,9 @@ def look(
 
     Use:
       To pre-train on coarse labels for tasks that need finer ones: a class need not collapse to a
-      point. Keys come from a memory of an EMA encoder (``jaxpt.memory``) several times the batch.
-      k, temperature and memory of the paper are not public; jaxpt's configs use k = 50 of 1,200
-      keys (digits) and temperature 0.1.
+      point. Keys come from a memory of an EMA encoder (``jaxpt.ops.memory``), several times the
+      batch. k, temperature and memory of the paper could not be read by us; jaxpt's configs use
+      k = 50 of 1,200 keys (digits) and temperature 0.1.
 
     Args:
       queries: float [batch, dim], embeddings of anything.
@@ -108,12 +108,12 @@ def look(
         needs none. Streamed, the keys stay where they are and only candidates travel.
       form: "dense" holds a few arrays batch × memory; "streamed" none, forward or backward: blocks
         of keys are compared one after another and only the neighbours are looked at again
-        (``jaxpt.knn``; reverse mode only). Both agree to rounding. "auto" is dense up to 2,048
+        (``jaxpt.ops.knn``; reverse mode only). Both agree to rounding. "auto" is dense up to 2,048
         keys, up to 40 keys for each neighbour while the matrix has at most 2²⁴ entries, up to 8
         while it has at most 2²⁸, and where ``gate`` or a traced k needs it.
       k_max: static bound of a traced k, with which it can be streamed; a larger k is cut to it.
       recall: None finds the exact neighbours. Between 0 and 1, "streamed" alone is approximate: the
-        share of them that is to be found, faster on TPUs (see ``jaxpt.knn.search``).
+        share of them that is to be found, faster on TPUs (see ``jaxpt.ops.knn.search``).
 
     Returns:
       (float32 losses [batch], NeighborStats).

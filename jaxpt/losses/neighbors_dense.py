@@ -7,8 +7,8 @@ needs to know which keys are neighbours, never their order: they are a mask of t
 import jax
 import jax.numpy as jnp
 
-from jaxpt import selection
-from jaxpt.losses import similarity as sim
+from jaxpt.ops import selection
+from jaxpt.ops import similarity as sim
 
 
 def look(

@@ -10,9 +10,9 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from jaxpt import comparison, knn
-from jaxpt.losses import similarity as sim
 from jaxpt.losses.neighbors_dense import class_counts, share, soft_knn_loss
+from jaxpt.ops import knn
+from jaxpt.ops import similarity as sim
 
 NCA_BLOCK = 4096  # keys of one block of NCA: several passes over its similarities, so it is small
 
@@ -111,7 +111,7 @@ def nca(
     total, same, n_total, n_same = _log_sums(
         queries / temperature,
         (query_ids, query_labels),
-        comparison.Keys(keys, key_ids, key_labels, key_mask, None),
+        knn.Keys(keys, key_ids, key_labels, key_mask, None),
         sim.unit_vectors if normalize else None,
         axis_name,
     )
@@ -192,15 +192,13 @@ _log_sums.defvjp(_forward, _backward)
 def _block_of_similarities(everyone, block, key_rows):
     """float32 [keys, batch], −∞ where not admissible; and where the labels are the same."""
     queries, ids, labels = everyone
-    s = comparison.similarities(
-        comparison.Queries(queries, ids, None), block._replace(labels=None), key_rows
-    )
+    s = knn.similarities(knn.Queries(queries, ids, None), block._replace(labels=None), key_rows)
     return s, block.labels[:, None] == labels[None, :]
 
 
 def _rows(block, key_rows):
     """The block's keys; those that are masked are zero, whatever they hold."""
-    vectors = comparison.float_rows(block.vectors, key_rows)
+    vectors = knn.float_rows(block.vectors, key_rows)
     return vectors if block.mask is None else jnp.where(block.mask[:, None], vectors, 0.0)
 
 
@@ -215,7 +213,7 @@ def _own_log_sum(log_sums, axis_name):
 def _over_blocks(visit, value, keys):
     """``value = visit(value, block)`` for the keys in blocks, the last one shorter."""
 
-    block = functools.partial(comparison.block_of, keys)
+    block = functools.partial(knn.block_of, keys)
     whole, rest = divmod(keys.vectors.shape[0], NCA_BLOCK)
     if whole:
         starts = NCA_BLOCK * jnp.arange(whole, dtype=jnp.int32)

@@ -7,8 +7,7 @@ after the other.
 import jax.numpy as jnp
 
 from jaxpt import losses
-from jaxpt.methods import encoding, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, updating
 
 
 def make(setup: Setup) -> Method:

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 from jaxpt import losses, models
 from jaxpt.data import mixup
 from jaxpt.errors import require
-from jaxpt.methods import encoding, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, updating
 
 CLASSIFIERS = ("linear", "mlp")
 

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxpt import models
 from jaxpt.data import augment
 from jaxpt.errors import require
-from jaxpt.losses.similarity import unit_vectors
 from jaxpt.models import stochastic_depth
+from jaxpt.ops.similarity import unit_vectors
 
 KEY_VIEW = 1_000  # far from the query views' numbers 0, 1, …
 LOCAL_VIEW = 2_000

@@ -4,8 +4,7 @@ The only positive is the query's own key; labels say which keys are no negatives
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
 
 def make(setup: Setup) -> Method:

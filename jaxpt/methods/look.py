@@ -12,11 +12,11 @@ Beyond the paper, and off by default: ``own_view``, ``gate``, ``balanced``, ``ro
 import jax
 import jax.numpy as jnp
 
-from jaxpt import knn, losses
+from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.losses.similarity import unit_vectors
-from jaxpt.methods import encoding, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, updating
+from jaxpt.ops import knn
+from jaxpt.ops.similarity import unit_vectors
 
 NEIGHBORS = ("exact", "approximate")
 RECALL = 0.95  # that "approximate" asks for

@@ -4,8 +4,7 @@ The target encoder's view of the query says how much each key of its class shoul
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
 
 def make(setup: Setup) -> Method:

@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from jaxpt.methods import encoding, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, updating
 
 
 def contrast_with_memory(setup: Setup, loss_of) -> Method:

@@ -5,8 +5,7 @@ matters; BatchNorm does not shuffle over devices: use ``model.norm = "sync_batch
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
 
 def make(setup: Setup) -> Method:

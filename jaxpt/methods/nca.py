@@ -5,8 +5,7 @@ key for each training example (``memory_kind = "bank"``) from the online encoder
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
 
 def make(setup: Setup) -> Method:

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.losses.similarity import unit_vectors
-from jaxpt.methods import encoding, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, updating
+from jaxpt.ops.similarity import unit_vectors
 
 
 def make(setup: Setup) -> Method:

@@ -7,8 +7,7 @@ together, the projector ends without one, and the predictor's learning rate fall
 import jax.numpy as jnp
 
 from jaxpt import losses
-from jaxpt.methods import encoding, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, updating
 
 
 def make(setup: Setup) -> Method:

@@ -4,8 +4,7 @@ A query's positives are its own key and all keys of its class.
 """
 
 from jaxpt import losses
-from jaxpt.methods import encoding, memory_contrast, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
 
 def make(setup: Setup) -> Method:

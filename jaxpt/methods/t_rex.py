@@ -11,8 +11,7 @@ from flax.core import meta
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import encoding, memory_contrast, updating
-from jaxpt.methods.setup import Method, Setup
+from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
 SOURCES = ("learnt", "memory")
 

@@ -3,11 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from jaxpt import memory as memories
 from jaxpt import models
 from jaxpt.errors import require
-from jaxpt.losses.similarity import gather, unit_vectors
 from jaxpt.methods import encoding
+from jaxpt.ops import memory as memories
+from jaxpt.ops.similarity import gather, unit_vectors
 from jaxpt.train.parts import SHARDINGS
 from jaxpt.train.state import Target, TrainState, apply_gradients, copy, move_target
 

@@ -5,8 +5,8 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from jaxpt.losses.similarity import similarities, unit_vectors
 from jaxpt.models.norm import check_widths, make_norm
+from jaxpt.ops.similarity import similarities, unit_vectors
 
 
 class Projector(nn.Module):

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxpt.errors import require
-from jaxpt.memory import Memory
+from jaxpt.ops.memory import Memory
 from jaxpt.train.parts import Part, over_parts
 
 AXIS = "batch"

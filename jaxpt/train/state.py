@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxpt.memory import Memory
+from jaxpt.ops.memory import Memory
 from jaxpt.train import parts
 
 

@@ -6,8 +6,8 @@ import pathlib
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from jaxpt import torch_pickle
 from jaxpt.errors import InputError, require
+from jaxpt.weights import torch_pickle
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 

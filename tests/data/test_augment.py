@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxpt.data import augment, presets
-from jaxpt.data.batch import Batch
+from jaxpt.data.feed import Batch
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
 

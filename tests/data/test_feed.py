@@ -7,8 +7,7 @@ from small_runs import RUN, config_of
 
 from jaxpt import pretrain
 from jaxpt.data import sources
-from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
 

@@ -9,7 +9,7 @@ import pytest
 
 from jaxpt import losses
 from jaxpt.data import mixup
-from jaxpt.data.resident import Rows
+from jaxpt.data.feed import Rows
 
 
 def test_mixed_labels_in_closed_form():

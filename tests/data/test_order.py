@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxpt.data.order import batch_at
-from jaxpt.data.resident import Resident, Rows, gather, rows_of_step
+from jaxpt.data.feed import Resident, Rows, batch_at, gather, rows_of_step
 
 
 def stream(length, **options):

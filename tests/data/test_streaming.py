@@ -14,8 +14,7 @@ from small_runs import RUN, config_of
 
 from jaxpt import pretrain
 from jaxpt.data import sources
-from jaxpt.data.feed import IN_FLIGHT, StreamedFeed
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import IN_FLIGHT, StreamedFeed, rows_of_step
 
 IMAGES, BATCH, STEPS = 50, 12, 5  # the fifth batch ends one pass and begins the next
 
@@ -101,7 +100,7 @@ jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv
 import ml_collections, numpy as np
 from jaxpt import pretrain
 from jaxpt.data import feed as feeds, pictures, sources
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import rows_of_step
 from jaxpt.train.parallel import Devices
 folder, saved, config = sys.argv[3], sys.argv[4], json.loads(sys.argv[5])
 config = ml_collections.ConfigDict(config)
@@ -188,7 +187,7 @@ import jax, numpy as np
 from jaxpt.data import feed as feeds, sources
 from jaxpt.data.decode import Framing
 from jaxpt.data.pictures import Pictures
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import rows_of_step
 from jaxpt.train.parallel import Devices
 
 def peak():

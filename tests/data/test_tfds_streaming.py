@@ -14,10 +14,9 @@ from small_runs import RUN, config_of
 
 from jaxpt import pretrain
 from jaxpt.data import decode, protocols, sources, tfds_records
-from jaxpt.data.feed import StreamedFeed, make_feed
+from jaxpt.data.feed import StreamedFeed, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
 from jaxpt.data.protocol_sets import Protocol
-from jaxpt.data.resident import rows_of_step
 from jaxpt.errors import InputError, RunError
 from jaxpt.train.parallel import Devices
 

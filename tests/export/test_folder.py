@@ -8,16 +8,17 @@ import ml_collections
 import numpy as np
 import pytest
 import weight_references as references
+from jaxpt.configs.pretrain import digits
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from jaxpt import __version__, export, weight_file
+from jaxpt import __version__, export
 from jaxpt.backbones import open_backbone
-from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 from jaxpt.errors import InputError
 from jaxpt.export import folder as folders
 from jaxpt.export.counterparts import Counterpart
+from jaxpt.weights import header
 
 STORED = json.loads(references.FILE.read_text())
 
@@ -226,8 +227,8 @@ def test_networks_without_a_counterpart_are_saved_all_the_same(tmp_path):
 
 def test_own_names_are_nested_again():
     tree = {"a": {"b": np.ones(2), "c": {"d": np.zeros((1, 3))}}}
-    flat = weight_file.flat(tree)
+    flat = header.flat(tree)
     assert flat.keys() == {"a/b", "a/c/d"}
-    assert_equal(weight_file.nested(flat), tree)
+    assert_equal(header.nested(flat), tree)
     with pytest.raises(InputError, match="'a/b' lies below another tensor"):
-        weight_file.nested({"a": np.ones(1), "a/b": np.ones(1)})
+        header.nested({"a": np.ones(1), "a/b": np.ones(1)})

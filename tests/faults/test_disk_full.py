@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxpt import cli, training_loop
+from jaxpt import cli, pretrain
 from jaxpt.train import checkpoint
 from jaxpt.train.metrics import FILE, read_metrics
 
@@ -92,13 +92,13 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def at_step(monkeypatch):
     """Has things done when a step begins."""
-    rows_of_step, doings = training_loop.rows_of_step, {}
+    rows_of_step, doings = pretrain.rows_of_step, {}
 
     def rows(step, *args, **kwargs):
         doings.get(step + 1, lambda: None)()
         return rows_of_step(step, *args, **kwargs)
 
-    monkeypatch.setattr(training_loop, "rows_of_step", rows)
+    monkeypatch.setattr(pretrain, "rows_of_step", rows)
     return doings
 
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from jaxpt import pretrain, training_loop
+from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 
 LISTENS = "0A"  # state of a TCP socket in /proc
@@ -29,13 +29,13 @@ def listening():
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/net/tcp").exists(), reason="asks Linux")
 def test_a_run_listens_to_nobody(tmp_path, monkeypatch):
-    rows_of_step, found, before = training_loop.rows_of_step, [], listening()
+    rows_of_step, found, before = pretrain.rows_of_step, [], listening()
 
     def rows(*args, **kwargs):
         found.append(listening())
         return rows_of_step(*args, **kwargs)
 
-    monkeypatch.setattr(training_loop, "rows_of_step", rows)
+    monkeypatch.setattr(pretrain, "rows_of_step", rows)
     config = digits.get_config("cross_entropy")
     config.update(
         batch_size=30,

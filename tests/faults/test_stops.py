@@ -7,7 +7,7 @@ import signal
 import pytest
 from etils import epath
 
-from jaxpt import cli, training_loop
+from jaxpt import cli, pretrain
 from jaxpt.train import checkpoint, lock
 from jaxpt.train.stopping import STATUS
 
@@ -30,14 +30,14 @@ COMMAND = [
 @pytest.fixture
 def calls(monkeypatch):
     """Has things done when rows are drawn for the n-th time: twice for the memory, then a step."""
-    rows_of_step, doings, count = training_loop.rows_of_step, {}, [0]
+    rows_of_step, doings, count = pretrain.rows_of_step, {}, [0]
 
     def rows(*args, **kwargs):
         count[0] += 1
         doings.get(count[0], lambda: None)()
         return rows_of_step(*args, **kwargs)
 
-    monkeypatch.setattr(training_loop, "rows_of_step", rows)
+    monkeypatch.setattr(pretrain, "rows_of_step", rows)
     return doings
 
 

@@ -8,12 +8,12 @@ import time
 from etils import epath
 from orbax.checkpoint import StandardCheckpointer
 
-from jaxpt import cli, pretrain, training_loop
+from jaxpt import cli, pretrain
 from jaxpt.train import checkpoint, manifest, metrics
 
 # Name → what is called at the moment, and whether the signal falls before or after it.
 MOMENTS = {
-    "batch": (training_loop, "rows_of_step", "before"),  # of the memory fill, then of the steps
+    "batch": (pretrain, "rows_of_step", "before"),  # of the memory fill, then of the steps
     "step": (pretrain.StopRequest, "reason", "before"),
     "monitor": (pretrain, "knn_classify", "before"),
     "monitored": (pretrain, "knn_classify", "after"),
@@ -78,13 +78,13 @@ def run(
 
 
 def _slow_down():
-    rows_of_step = training_loop.rows_of_step
+    rows_of_step = pretrain.rows_of_step
 
     def slow(*args, **kwargs):
         time.sleep(PAUSE)
         return rows_of_step(*args, **kwargs)
 
-    training_loop.rows_of_step = slow
+    pretrain.rows_of_step = slow
 
 
 def _arm(owner, name, when, count, number, times):

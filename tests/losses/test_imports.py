@@ -30,7 +30,13 @@ def test_the_losses_need_nothing_but_jax_and_numpy():
     assert not {name.partition(".")[0] for name in extra} & heavy
     ours = {name for name in extra if name.partition(".")[0] == "jaxpt"}
     other = {n for n in ours if not n.startswith("jaxpt.losses")}
-    assert other == {"jaxpt", "jaxpt.comparison", "jaxpt.knn", "jaxpt.selection"}
+    assert other == {
+        "jaxpt",
+        "jaxpt.ops",
+        "jaxpt.ops.knn",
+        "jaxpt.ops.selection",
+        "jaxpt.ops.similarity",
+    }
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -12,8 +12,7 @@ from jax.test_util import check_grads
 from losses.neighbor_cases import BATCH, CLASSES, DIM, MEMORY, gaussian, run_look, run_nca
 
 from jaxpt.losses import NO_POSITIVE, look, nca
-from jaxpt.losses.similarity import masked_logsumexp
-
+from jaxpt.ops.similarity import masked_logsumexp
 
 # Gradients
 

@@ -6,8 +6,8 @@ import pytest
 import small_runs
 from small_runs import BATCH, IMAGES, STEPS
 
-from jaxpt import pretrain, training_loop
-from jaxpt.data.order import batch_at
+from jaxpt import pretrain
+from jaxpt.data.feed import batch_at
 from jaxpt.methods import encoding
 
 
@@ -58,7 +58,7 @@ class TestQueue:
         )
         for start in range(0, IMAGES, BATCH):
             rows = np.searchsorted(dataset.trainval.ids, filled.ids[start : start + BATCH])
-            batch = small_runs.batch_of(dataset, rows, epoch=training_loop.FILL_EPOCH)
+            batch = small_runs.batch_of(dataset, rows, epoch=pretrain.FILL_EPOCH)
             np.testing.assert_allclose(
                 filled.keys[start : start + BATCH], target_keys(first.target, batch), atol=1e-4
             )

@@ -19,10 +19,11 @@ from small_runs import (
     step_of,
 )
 
-from jaxpt import losses, memory, models, pretrain
+from jaxpt import losses, models, pretrain
 from jaxpt.data.augment import draw_view
 from jaxpt.errors import InputError
 from jaxpt.methods import encoding, look, updating
+from jaxpt.ops import memory
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.state import Target
 

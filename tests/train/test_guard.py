@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small_runs import config_of, over_one_device
 
-from jaxpt import pretrain, training_loop
+from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import checkpoint
@@ -116,7 +116,7 @@ def test_on_sound_data_the_guard_changes_no_bit(method, dataset, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(training_loop, "guarded", without_guard)
+    monkeypatch.setattr(pretrain, "guarded", without_guard)
     without = last_state()
     for a, b in zip(jax.tree.leaves(with_it), jax.tree.leaves(without), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -285,7 +285,7 @@ def test_fewer_processes_go_on_from_the_last_checkpoint(before, after, tmp_path)
     ("number", "victim"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
 )
 def test_a_host_that_dies_ends_the_others_in_under_a_minute(number, victim, tmp_path):
-    from jaxpt.launch import _free_port
+    from jaxpt.cli.launch import _free_port
 
     argv = command(tmp_path / "a", LONG)
     address = f"--coordinator=127.0.0.1:{_free_port()}"

@@ -11,8 +11,7 @@ from small_runs import config_of
 
 from jaxpt import pretrain
 from jaxpt.data import sources
-from jaxpt.data.feed import make_feed
-from jaxpt.data.resident import rows_of_step
+from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.models.resnet import BasicBlock, ResNet
 from jaxpt.models.vit import ViT

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import weight_references as references
 
-from jaxpt import torch_pickle, weights
+from jaxpt import weights
 from jaxpt.errors import InputError
+from jaxpt.weights import torch_pickle
 
 STORED = json.loads(references.FILE.read_text())
 FILES = [name for name in STORED["files"] if name != "values"]
@@ -143,7 +144,7 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_none(make, tmp_path
         "collections\nnamedtuple",
         "torch\n_utils",
         "torch._utils\n_rebuild_device_tensor_from_numpy",
-        "jaxpt.torch_pickle\nload",
+        "jaxpt.weights.torch_pickle\nload",
         "torch_pickle\n_Tensor",
     ],
 )

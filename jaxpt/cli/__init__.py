@@ -1,0 +1,256 @@
+"""The command ``jaxpt``: reads flags, calls one function, turns bad input into one sentence."""
+
+import collections
+import pathlib
+import sys
+
+from jaxpt.cli import config_files
+from jaxpt.cli.arguments import BAD_INPUT, FOUND, SKIPPED, parser
+from jaxpt.errors import InputError, RunError, require
+from jaxpt.train import distributed
+
+# Commands that take a config, and which kind of it.
+CONFIGS = {
+    "pretrain": "pretrain",
+    "plan": "pretrain",
+    "scaling": "pretrain",
+    "data show": "pretrain",
+    "transfer": "transfer",
+}
+ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay")  # one process each
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a subcommand; returns the exit status, 2 for bad input."""
+    status = _run(argv)
+    distributed.leave(status)
+    return status
+
+
+def _run(argv):
+    flags, argv = parser(), sys.argv[1:] if argv is None else argv
+    if not argv:
+        flags.print_help(sys.stderr)
+        return BAD_INPUT
+    args, rest = flags.parse_known_args(argv)
+    command = " ".join(filter(None, (args.command, getattr(args, "subcommand", ""))))
+    try:
+        kind = CONFIGS.get(command)
+        if rest and not kind:
+            flags.error(f"unrecognized arguments: {' '.join(rest)}")
+        if command == "scaling":
+            args.configs = config_files.read_of_methods(args.config, args.methods, rest)
+        elif kind:
+            args.config = config_files.read(kind, args.config, rest)
+        if command in ALONE:
+            distributed.require_alone(command)
+        return COMMANDS[command](args) or 0
+    except InputError as error:
+        print(f"jaxpt {args.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except RunError as error:
+        print(f"jaxpt {args.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"jaxpt {args.command}: stopped.", file=sys.stderr)
+        return 130
+
+
+def _begin() -> None:
+    """What comes before anything is computed, and after a process has joined others."""
+    from jaxpt.cache import use_compile_cache
+    from jaxpt.train import accelerator
+
+    use_compile_cache()
+    accelerator.require_visible()
+
+
+def _demo(args):
+    from jaxpt.studies import demo
+
+    _begin()
+    demo.run(args.data, args.out or f"runs/demo_{args.data}", args.seeds)
+
+
+def _pretrain(args):
+    from jaxpt import pretrain
+    from jaxpt.train.stopping import STATUS, Stopped
+
+    require(bool(args.workdir), "--workdir must not be empty.")
+    try:
+        with distributed.joined(args.coordinator, args.processes, args.process):
+            _begin()
+            pretrain.run(
+                args.config, args.workdir, resume=not args.noresume, max_minutes=args.max_minutes
+            )
+    except Stopped as stopped:
+        print(f"jaxpt pretrain: {stopped}: {args.workdir}", file=sys.stderr)
+        return STATUS
+    print(f"done: {args.workdir}")
+    return 0
+
+
+def _plan(args):
+    from rich.console import Console
+    from rich.table import Table
+
+    from jaxpt.cost import plan
+
+    require(
+        0 <= args.dollars_per_chip_hour < float("inf"),
+        f"--dollars-per-chip-hour must be 0 or more, got {args.dollars_per_chip_hour}.",
+    )
+    chips = args.chips.split(",")
+    plans = plan.run(
+        args.config, chips, images=args.images, classes=args.classes, utilisation=args.utilisation
+    )
+    table = Table("", *chips)
+    for title, cells in plan.rows(plans, args.dollars_per_chip_hour):
+        table.add_row(title, *cells)
+    Console().print(table)
+    for sentence in plan.notes(plans, args.utilisation):
+        print(sentence)
+
+
+def _launch(args):
+    from jaxpt.cli import launch
+
+    return launch.run(
+        args.argv, processes=args.processes, devices_per_process=args.devices_per_process
+    )
+
+
+def _replay(args):
+    from jaxpt.cli import replay
+
+    _begin()
+    print(replay.run(args.workdir))
+
+
+def _scaling(args):
+    from jaxpt.studies import scaling
+
+    _begin()
+    scaling.run(args.configs, args.sizes, args.seeds, args.out)
+
+
+def _transfer(args):
+    from jaxpt import transfer
+
+    _begin()
+    transfer.run(args.config, args.backbones, args.out)
+    print(f"records: {args.out}")
+
+
+def _evaluate(args):
+    from rich.console import Console
+
+    from jaxpt import evaluate
+    from jaxpt.configs.transfer import defaults
+
+    _begin()
+    require(bool(args.out), "--out must not be empty.")
+    fields = {
+        name: getattr(args, name)
+        for name in ("path", "image_size", "label_map", "limit")
+        if getattr(args, name) is not None
+    }
+    network = defaults.get_config().model
+    network.name = args.model
+    cache = pathlib.Path(args.out).parent / "features" if args.cache is None else args.cache
+    outcome = evaluate.run(
+        args.models,
+        args.out,
+        suite=args.suite.split(","),
+        quiet=False,
+        fields=fields,
+        data=list(filter(None, args.data.split(","))),
+        part=args.part,
+        cache=cache or None,
+        model_config=network,
+        strict=args.strict,
+    )
+    console = Console()
+    for table in evaluate.tables(outcome.records):
+        console.print(table)
+    print(
+        f"records: {args.out} ({outcome.made} new, {len(outcome.records) - outcome.made} were "
+        "there already)"
+    )
+    for sentence in evaluate.notes(outcome.records):
+        print(f"note: {sentence}")
+    for sentence in evaluate.reasons(outcome.skipped):
+        print(f"skipped: {sentence}", file=sys.stderr)
+    return SKIPPED if outcome.skipped else 0
+
+
+def _export(args):
+    from jaxpt import export
+    from jaxpt.cache import use_compile_cache
+    from jaxpt.configs.transfer import defaults
+
+    use_compile_cache()
+    network = defaults.get_config().model
+    network.name = args.model
+    made = export.run(
+        args.source,
+        args.out,
+        layout=args.layout,
+        formats=args.format.split(","),
+        classifier=args.classifier,
+        image_size=args.image_size,
+        record_files=args.records,
+        push=args.push,
+        model=network,
+    )
+    for sentence in made.notes:
+        print(f"note: {sentence}")
+    print(f"exported: {args.out}")
+    if made.url:
+        print(f"pushed: {made.url}")
+
+
+def _data_check(args):
+    from jaxpt.data import check
+
+    counts = collections.Counter()
+    for finding in check.findings(pathlib.Path(args.folder)):
+        print(f"{finding.kind}: {finding.text}")
+        counts[finding.kind] += 1
+    print("; ".join(f"{n:,} {kind}" for kind, n in counts.items()) or "nothing was found.")
+    return FOUND if counts else 0
+
+
+def _data_show(args):
+    from rich.console import Console
+
+    from jaxpt.cli import data_show
+
+    sheet = data_show.run(args.config, args.out, examples=args.examples, epoch=args.epoch)
+    Console().print(sheet.table)
+    print(f"sheet: {sheet.path}")
+
+
+def _report(args):
+    from jaxpt import records, report
+
+    page = report.write_report(
+        records.read_given(args.records), args.out, markdown=args.markdown, csv=args.csv
+    )
+    print(f"report: {page}")
+
+
+COMMANDS = {
+    "demo": _demo,
+    "pretrain": _pretrain,
+    "plan": _plan,
+    "launch": _launch,
+    "replay": _replay,
+    "scaling": _scaling,
+    "transfer": _transfer,
+    "evaluate": _evaluate,
+    "export": _export,
+    "data check": _data_check,
+    "data show": _data_show,
+    "report": _report,
+}

@@ -1,0 +1,340 @@
+"""The flags of the command ``jaxpt``, with their help."""
+
+import argparse
+
+from jaxpt import __version__
+from jaxpt.cli import config_files
+
+# Exit statuses beside 0, and 1 of a run that cannot go on.
+BAD_INPUT = 2
+FOUND = 3  # a check found something
+SKIPPED = 3  # a part of what was asked for could not be had
+
+
+def parser() -> argparse.ArgumentParser:
+    """Of the command line; what it reads has ``command`` and, of data, ``subcommand``."""
+    top = argparse.ArgumentParser(
+        prog="jaxpt", description="Label-aware pre-training of image encoders that transfer."
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = _command(commands, "demo", "four losses on real images, a table and a report")
+    demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
+    demo.add_argument("--out", help="folder for records and report.html; default runs/demo_DATA")
+    demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")
+    pretrain = _config_command(
+        commands, "pretrain", "pre-train an encoder", "pretrain/digits.py:look"
+    )
+    pretrain.add_argument(
+        "--workdir", required=True, help="folder for config, metrics and checkpoints"
+    )
+    pretrain.add_argument(
+        "--noresume",
+        action="store_true",
+        help="refuse a workdir that holds a run, rather than go on with it",
+    )
+    pretrain.add_argument(
+        "--max-minutes",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="save and stop, with status 75, before M minutes are over",
+    )
+    for name, metavar, text in (
+        ("coordinator", "HOST:PORT", "address of process 0"),
+        ("processes", "N", "how many processes are this run"),
+        ("process", "I", "which of them, from 0, this one is"),
+    ):
+        pretrain.add_argument(
+            f"--{name}",
+            metavar=metavar,
+            help=f"{text}; default: as the environment, SLURM, Open MPI or the TPU pod slice says",
+        )
+    _plan_command(commands)
+    launch = _command(
+        commands, "launch", "one pre-training run as several processes on this machine"
+    )
+    launch.add_argument("--processes", type=int, default=2, metavar="N", help="how many (2)")
+    launch.add_argument(
+        "--devices-per-process",
+        type=int,
+        default=1,
+        metavar="D",
+        help="virtual devices of each on CPUs, devices of each on GPUs (1)",
+    )
+    launch.add_argument(
+        "argv",
+        nargs=argparse.REMAINDER,
+        metavar="pretrain …",
+        help="the command with its arguments",
+    )
+    replay = _command(
+        commands, "replay", "make again the step at which a run's numbers stopped being finite"
+    )
+    replay.add_argument("workdir", help="folder of the run")
+    scaling = _config_command(
+        commands,
+        "scaling",
+        "error against the number of pre-training images, with power laws",
+        "pretrain/digits.py",
+        kind="pretrain",
+    )
+    scaling.add_argument(
+        "--methods",
+        default="cross_entropy,look",
+        metavar="A,B",
+        help="methods, each a variant of the config; default cross_entropy,look",
+    )
+    scaling.add_argument(
+        "--sizes",
+        required=True,
+        type=_whole_numbers,
+        metavar="N,N,…",
+        help="numbers of images; the largest is held out of the fit",
+    )
+    scaling.add_argument("--seeds", type=int, default=3, help="runs per size and method (3)")
+    scaling.add_argument("--out", required=True, help="folder for records and report.html")
+    transfer = _config_command(
+        commands,
+        "transfer",
+        "fine-tune checkpoints and weight files, and measure them frozen",
+        "transfer/defaults.py",
+    )
+    transfer.add_argument(
+        "backbones",
+        nargs="+",
+        metavar="[LABEL=]WORKDIR",
+        help="workdirs of pre-training runs (one a seed), weight files of "
+        "torchvision or timm (.pth, .safetensors), or scratch:SEED",
+    )
+    transfer.add_argument(
+        "--out", required=True, help="file that records are added to (JSON lines)"
+    )
+    _evaluate_command(commands)
+    _export_command(commands)
+    _data_command(commands)
+    report = _command(commands, "report", "records to tables, plots and one HTML page")
+    report.add_argument(
+        "records",
+        nargs="+",
+        metavar="RECORDS",
+        help="files of records (JSON lines), of any command and any sets",
+    )
+    report.add_argument(
+        "--out", required=True, help="folder for report.html, or a file that ends in .html"
+    )
+    report.add_argument("--markdown", metavar="FILE", help="write all tables as Markdown, too")
+    report.add_argument("--csv", metavar="FILE", help="write every value of every run, too")
+    return top
+
+
+def _evaluate_command(commands):
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "suites of frozen-feature measurements over checkpoints",
+        description="Measures checkpoints, one record a measurement; what the file of records "
+        "already holds is not measured again.",
+        epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the reasons printed.",
+    )
+    evaluate.add_argument(
+        "models",
+        nargs="+",
+        metavar="[LABEL=]WORKDIR",
+        help="workdirs of pre-training runs, weight files, or scratch:SEED",
+    )
+    evaluate.add_argument(
+        "--suite",
+        default="coarse_to_fine,geometry",
+        metavar="NAME,…",
+        help="coarse_to_fine, geometry, transfer12, vtab1k or single evaluators; "
+        "default coarse_to_fine,geometry",
+    )
+    evaluate.add_argument(
+        "--data",
+        default="",
+        metavar="NAME,…",
+        help="sets to measure on; default: the set of pre-training",
+    )
+    for name, type_, text in (
+        ("path", str, "folder or file of the set"),
+        ("image_size", int, "side of its images, pixels"),
+        ("label_map", str, "fine, halves, parity, fashion5, level:K or FILE.csv"),
+        ("limit", int, "only so many of its training images"),
+    ):
+        evaluate.add_argument(f"--{name}", type=type_, help=f"{text}; default: as pre-trained on")
+    evaluate.add_argument(
+        "--part",
+        default="test",
+        choices=("test", "validation"),
+        help="which part is scored (default test)",
+    )
+    evaluate.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="network of scratch, and of weight files that do not tell it",
+    )
+    evaluate.add_argument(
+        "--out", required=True, help="file that records are added to (JSON lines)"
+    )
+    evaluate.add_argument(
+        "--cache",
+        help="folder where features are kept; default: features, "
+        "beside the file of records; --cache= keeps none",
+    )
+    evaluate.add_argument(
+        "--strict", action="store_true", help="stop at the first measurement that cannot be made"
+    )
+
+
+def _plan_command(commands):
+    plan = _config_command(
+        commands,
+        "plan",
+        "time, memory and chip-hours of a pre-training run, on paper",
+        "pretrain/digits.py:look",
+        kind="pretrain",
+    )
+    plan.add_argument(
+        "--chips",
+        required=True,
+        metavar="KIND-N,…",
+        help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 and how many, as v5e-8",
+    )
+    for name in "images", "classes":
+        plan.add_argument(
+            f"--{name}",
+            type=int,
+            default=0,
+            metavar="N",
+            help=f"training {name}; default: as the set's name or its folder says",
+        )
+    plan.add_argument(
+        "--utilisation",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="of the published peaks that is reached: an assumption (0.5)",
+    )
+    plan.add_argument(
+        "--dollars-per-chip-hour",
+        type=float,
+        default=0.0,
+        metavar="PRICE",
+        help="what you pay; default: the cost stays a formula",
+    )
+
+
+def _export_command(commands):
+    export = _command(
+        commands,
+        "export",
+        "a backbone for timm, torchvision, or any program with jax",
+        description="Writes a folder with a backbone's weights, its encoder and a model card.",
+    )
+    export.add_argument(
+        "source",
+        metavar="WORKDIR",
+        help="workdir of a pre-training run, a weight file, an export, or scratch:SEED",
+    )
+    export.add_argument("--out", required=True, help="the folder; it must not be there yet")
+    export.add_argument(
+        "--layout",
+        default="timm",
+        choices=("timm", "torchvision", "jaxpt"),
+        help="names of the weights (default timm; jaxpt's own where it has no such network)",
+    )
+    export.add_argument(
+        "--format",
+        default="safetensors",
+        metavar="NAME,…",
+        help="safetensors (weights), stablehlo (the encoder for jax.export); default safetensors",
+    )
+    export.add_argument(
+        "--classifier",
+        action="store_true",
+        help="with the linear classifier that it was trained with",
+    )
+    export.add_argument(
+        "--image-size",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="side of the images that it is meant for; default: as trained, or 224",
+    )
+    export.add_argument(
+        "--records",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="records of this backbone, for the tables of the model card",
+    )
+    export.add_argument(
+        "--model",
+        default="",
+        metavar="NAME",
+        help="network of scratch, and of weight files that do not tell it",
+    )
+    export.add_argument(
+        "--push",
+        default="",
+        metavar="USER/REPO",
+        help="then upload it to the Hugging Face hub; the token is HF_TOKEN of the "
+        "environment, and a new repository is private",
+    )
+
+
+def _data_command(commands):
+    data = _command(commands, "data", "look at images before they are trained on")
+    subcommands = data.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    check = _command(
+        subcommands,
+        "check",
+        "unreadable, mislabelled and duplicate files of a folder of images",
+        epilog=f"Exit status 0: nothing was found; {FOUND}: something was.",
+    )
+    check.add_argument(
+        "folder",
+        help="class folders, train and test parts of them, or a list "
+        "file, as pre-training with data.source=folder takes them",
+    )
+    show = _config_command(
+        subcommands,
+        "show",
+        "a picture of examples with their augmented views, and counts",
+        "pretrain/digits.py:look",
+        kind="pretrain",
+    )
+    show.add_argument("--out", default="sheet.png", help="the picture (default sheet.png)")
+    show.add_argument("--examples", type=int, default=8, help="rows of the picture (default 8)")
+    show.add_argument("--epoch", type=int, default=0, help="whose views are shown (default 0)")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _command(commands, name, text, **more):
+    """A command that says the same of itself in the list of all and in its own help."""
+    said = {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
+    return commands.add_parser(name, **said | more)
+
+
+def _config_command(commands, name, text, example, kind=None):
+    command = _command(
+        commands,
+        name,
+        text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
+        "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
+        + "\n  ".join(config_files.installed(kind or name)),
+    )
+    command.add_argument(
+        "--config",
+        default=example,
+        metavar="FILE[:VARIANT]",
+        help=f"a Python file with get_config(variant); default {example}",
+    )
+    return command

@@ -1,0 +1,129 @@
+"""The step at which a run's numbers stopped being finite, made again and looked at."""
+
+import contextlib
+import functools
+import os
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from jaxpt import models, pretrain
+from jaxpt.configs.pretrain import defaults
+from jaxpt.data import augment, sources
+from jaxpt.data.feed import Batch, make_feed, rows_of_step
+from jaxpt.errors import require
+from jaxpt.train import checkpoint
+from jaxpt.train.parallel import AXIS, Devices
+
+SHOWN = 5  # arrays that broke, images with the longest features
+
+
+def run(workdir: str | os.PathLike) -> str:
+    """Makes the step again from the state that was kept before it, and tells what breaks.
+
+    Args:
+      workdir: of a run that stopped because a number was not finite.
+
+    Returns:
+      Lines: the metrics, the arrays of the new state that are not finite, the images of the batch
+      with the longest features.
+
+    Raises:
+      InputError: where the folder holds no such run.
+    """
+    kept = os.path.join(workdir, pretrain.NOT_FINITE)
+    step = checkpoint.newest(kept)
+    require(
+        step is not None,
+        f"{os.fspath(workdir)!r} holds nothing to replay: no run there "
+        "stopped because of numbers that are not finite.",
+    )
+    config = ml_collections.ConfigDict(defaults.completed(checkpoint.about(kept, step)["config"]))
+    devices = Devices(config.mapping, config.devices)
+    dataset = sources.load(config.data)
+    method, _ = pretrain.prepare(config, dataset)
+    split = pretrain.train_split(config, dataset)
+    before = checkpoint.restore(
+        kept,
+        step,
+        pretrain.place_state(pretrain.init_state(method, config, split.images), config, devices),
+    )
+    rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
+    lengths = _feature_lengths(method.encoder, config, before, split, rows)
+    with contextlib.closing(
+        make_feed(config, split, dataset.coarse(split.labels), devices)
+    ) as feed:
+        step_fn = devices.map(
+            lambda state, data, rows: method.step(state, feed.gather(data, rows)), like=before
+        )
+        after, metrics = step_fn(before, feed.data, next(feed.batches(iter([rows]))))
+    return "\n".join(
+        [
+            f"step {step + 1} again, from {kept}",
+            *(f"  {name:24} {float(value):.6g}" for name, value in metrics.items()),
+            *_broken(after),
+            *_longest(lengths, split, rows, dataset.class_names),
+        ]
+    )
+
+
+def _broken(state) -> list[str]:
+    leaves = [
+        (jax.tree_util.keystr(path), np.asarray(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+    ]
+    broken = [
+        (name, int((~np.isfinite(x)).sum()), x.size)
+        for name, x in leaves
+        if not np.isfinite(x).all()
+    ]
+    if not broken:
+        return ["every array is finite after it: here the step does not break"]
+    more = [f"  … and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
+    return [
+        f"not finite after it: {len(broken)} of {len(leaves)} arrays",
+        *(f"  {name}: {bad:,} of {size:,} values" for name, bad, size in broken[:SHOWN]),
+        *more,
+    ]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _lengths(encoder, params, batch_stats, images):
+    encoded = models.encode(encoder, params, batch_stats, images, train=True)
+    return jnp.linalg.norm(encoded.features.astype(jnp.float32), axis=-1)
+
+
+def _feature_lengths(encoder, config, state, split, rows):
+    """Lengths of the features of the batch's first views, in training mode."""
+    index = rows.index
+    batch = Batch(
+        np.asarray(split.images[index]),
+        split.labels[index],
+        split.ids[index],
+        index,
+        rows.epoch,
+        np.int32(config.seed),
+    )
+    images = augment.draw_view(config.augment, batch, view=0)
+    # On one device, with the axis that synchronised batch statistics need.
+    over_axis = jax.vmap(
+        functools.partial(_lengths, encoder, state.params, state.batch_stats), axis_name=AXIS
+    )
+    return np.asarray(over_axis(images[None])[0])
+
+
+def _longest(lengths, split, rows, class_names) -> list[str]:
+    order = np.argsort(-np.nan_to_num(lengths, nan=np.inf))[:SHOWN]
+    finite = lengths[np.isfinite(lengths)]
+    median = f"{np.median(finite):.3g}" if finite.size else "not finite"
+    return [
+        f"longest features of the batch's {len(lengths)} images, median {median}",
+        *(
+            f"  image {split.ids[rows.index[i]]} ({class_names[split.labels[rows.index[i]]]}): "
+            f"{lengths[i]:.3g}"
+            for i in order
+        ),
+    ]

@@ -1,0 +1,408 @@
+"""What a traced function costs a device: operations, and bytes that are moved, held and sent.
+
+Counted in the jaxpr, before a compiler has seen it. Three rules stand for the compiler:
+
+- What nobody uses is not computed.
+- Operations on single elements, and those that only move or convert them, are fused into whatever
+  reads their results.
+- What products take and give, and what reductions, gathers and the like give, lies in memory from
+  then until it is last read.
+
+FLOPs are counted as XLA's cost analysis does: two for each multiplication and addition of a
+product, without those with the zero border of a convolution; one for each element of other
+arithmetic, none for exp, log and their kin. Loops count as often as they run; a ``while`` of
+unknown length once.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+MOVES = {
+    "broadcast_in_dim",
+    "iota",
+    "slice",
+    "concatenate",
+    "pad",
+    "rev",
+    "tile",
+    "split",
+    "bitcast_convert_type",
+    "random_wrap",
+    "random_unwrap",
+    "random_seed",
+    "random_split",
+    "random_fold_in",
+    "axis_index",
+}
+TRANSCENDENTAL = {
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log1p",
+    "logistic",
+    "tanh",
+    "erf",
+    "erf_inv",
+    "erfc",
+    "sqrt",
+    "rsqrt",
+    "cbrt",
+    "pow",
+    "sin",
+    "cos",
+    "tan",
+    "atan2",
+}
+IN_PLACE = {"scatter", "scatter-add", "dynamic_update_slice"}
+RANDOM_BITS = 58  # operations of Threefry for 32 random bits
+
+
+def is_reduction(name: str) -> bool:
+    return name.startswith(("reduce_", "arg", "cum")) and name != "reduce_precision"
+
+
+def kind(equation) -> str:
+    precision = equation.params["precision"]
+    levels = precision if isinstance(precision, tuple) else (precision,)
+    if any(level in (jax.lax.Precision.HIGH, jax.lax.Precision.HIGHEST) for level in levels):
+        return "exact"
+    small = all(v.aval.dtype.itemsize <= 2 for v in equation.invars)
+    return "bfloat16" if small else "float32"
+
+
+def product_flops(equation) -> float:
+    left, right = (v.aval.shape for v in equation.invars)
+    out, params = equation.outvars[0].aval.shape, equation.params
+    if equation.primitive.name == "dot_general":
+        contracted = params["dimension_numbers"][0][0]
+        return 2.0 * math.prod(out) * math.prod(left[axis] for axis in contracted)
+    of_left, of_right, of_out = params["dimension_numbers"]
+    places = math.prod(
+        _places(
+            left[of_left[2 + i]],
+            right[of_right[2 + i]],
+            out[of_out[2 + i]],
+            params["window_strides"][i],
+            params["padding"][i][0],
+            params["lhs_dilation"][i],
+            params["rhs_dilation"][i],
+        )
+        for i in range(len(out) - 2)
+    )
+    return (
+        2.0
+        * places
+        * left[of_left[0]]
+        / params["batch_group_count"]
+        * out[of_out[1]]
+        * right[of_right[1]]
+    )
+
+
+def _places(size, kernel, out, stride, padding, dilation, kernel_dilation) -> int:
+    """Pairs of an output and a kernel position, along one axis, that meet an input."""
+    meet = np.arange(out)[:, None] * stride + np.arange(kernel) * kernel_dilation - padding
+    return int(np.sum((meet >= 0) & (meet <= (size - 1) * dilation) & (meet % dilation == 0)))
+
+
+def other_flops(equation) -> float:
+    name, out = equation.primitive.name, equation.outvars[0].aval
+    if name in MOVES or name in TRANSCENDENTAL or name in ("gather", "dynamic_slice"):
+        return 0.0
+    size = float(math.prod(out.shape)) if hasattr(out, "shape") else 0.0
+    if name == "random_bits":
+        return RANDOM_BITS * size * equation.params["bit_width"] / 32
+    if name.startswith("reduce_window") or name == "select_and_scatter_add":
+        window = equation.params["window_dimensions"]
+        places = equation.invars[0].aval.shape if name == "select_and_scatter_add" else out.shape
+        return float(math.prod(window) * math.prod(places))
+    if is_reduction(name):
+        return float(math.prod(equation.invars[0].aval.shape))
+    if name in ("sort", "top_k", "approx_top_k"):
+        shape = equation.invars[0].aval.shape
+        return math.prod(shape) * math.log2(max(2, shape[-1]))
+    if name in IN_PLACE:
+        return float(math.prod(equation.invars[-1].aval.shape)) if "add" in name else 0.0
+    return size
+
+
+# Shape and place alone change: the result is the operand.
+SAME = {
+    "reshape",
+    "squeeze",
+    "expand_dims",
+    "transpose",
+    "stop_gradient",
+    "copy",
+    "copy_p",
+    "optimization_barrier",
+    "reduce_precision",
+    "pvary",
+    "sharding_constraint",
+}
+PRODUCTS = {"dot_general", "conv_general_dilated"}
+UPDATES = {"scatter": 2, "scatter-add": 2, "dynamic": 1}  # which operand holds the rows
+STORED = {"gather", "dynamic_slice", "sort", "top_k", "approx_top_k", "select_and_scatter_add"}
+COLLECTIVES = {
+    "psum",
+    "pmax",
+    "pmin",
+    "all_gather",
+    "psum_scatter",
+    "reduce_scatter",
+    "all_to_all",
+    "ppermute",
+    "psum_invariant",
+    "all_gather_invariant",
+}
+INNER = ("jaxpr", "call_jaxpr", "fun_jaxpr")
+LOOPS = {"scan", "while", "cond"}
+
+
+class Work(NamedTuple):
+    """One operation, or all that are fused into others.
+
+    Attributes:
+      kind: of products "bfloat16", "float32" (at JAX's default precision) or "exact" (at a higher
+        one); else "other".
+      flops: of one time.
+      bytes: read and written, of one time.
+      times: how often.
+    """
+
+    kind: str
+    flops: float
+    bytes: float
+    times: float = 1.0
+
+
+class Counts(NamedTuple):
+    """What one device does and needs.
+
+    Attributes:
+      work: all operations.
+      sent: bytes that it sends to others.
+      held: the most bytes of intermediate results at a time: no arguments, no final results.
+    """
+
+    work: tuple[Work, ...]
+    sent: float
+    held: float
+
+    def flops(self, *kinds: str) -> float:
+        """Of those kinds, or of all."""
+        return sum(w.times * w.flops for w in self.work if not kinds or w.kind in kinds)
+
+    def bytes(self) -> float:
+        """Read and written."""
+        return sum(w.times * w.bytes for w in self.work)
+
+
+def count(jaxpr, devices: int = 1) -> Counts:
+    """Counts a jaxpr's work on one device.
+
+    Args:
+      jaxpr: a (Closed)Jaxpr whose shapes are those of one device.
+      devices: how many there are along every axis that its collectives name.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    graph = _Graph()
+    arguments = [graph.new(v.aval) for v in (*jaxpr.constvars, *jaxpr.invars)]
+    results = graph.inline(jaxpr, arguments)
+    return _Account(graph, devices).of(results)
+
+
+class _Node(NamedTuple):
+    equation: Any
+    operands: tuple[int, ...]
+    results: tuple[int, ...]
+
+
+class _Graph:
+    """Equations without calls in them, each value with a number of its own."""
+
+    def __init__(self):
+        self.nodes, self.bytes = [], []
+
+    def new(self, aval) -> int:
+        self.bytes.append(_size(aval))
+        return len(self.bytes) - 1
+
+    def inline(self, jaxpr, arguments) -> list[int]:
+        """Adds a jaxpr's equations; the values of its results."""
+        numbers = dict(zip((*jaxpr.constvars, *jaxpr.invars), arguments, strict=True))
+
+        def number(atom):
+            return self.new(None) if hasattr(atom, "val") else numbers[atom]  # or a literal
+
+        for equation in jaxpr.eqns:
+            results = self._add(equation, tuple(map(number, equation.invars)))
+            numbers.update(zip(equation.outvars, results, strict=True))
+        return [number(atom) for atom in jaxpr.outvars]
+
+    def _add(self, equation, operands):
+        name, avals = equation.primitive.name, [v.aval for v in equation.outvars]
+        if name in SAME:
+            return operands[: len(avals)]
+        inner = next((equation.params[k] for k in INNER if k in equation.params), None)
+        if inner is not None and name not in LOOPS:
+            constants = [self.new(jax.typeof(c)) for c in getattr(inner, "consts", ())]
+            return self.inline(getattr(inner, "jaxpr", inner), [*constants, *operands])
+        results = tuple(map(self.new, avals))
+        self.nodes.append(_Node(equation, operands, results))
+        return results
+
+
+class _Account:
+    """Walks a graph's nodes in order and notes what each reads, writes and keeps alive."""
+
+    def __init__(self, graph: _Graph, devices: int):
+        self._nodes, self._bytes, self._devices = graph.nodes, graph.bytes, devices
+        made = {value for node in graph.nodes for value in node.results}
+        # What must be in memory for a value to be there: itself, if it is.
+        self._needs = {
+            value: frozenset([value]) for value in range(len(graph.bytes)) if value not in made
+        }
+        self._given = set(self._needs)
+        self._work, self._fused, self._sent = [], [0.0], 0.0
+        self._born, self._last, self._inside = {}, {}, {}
+        self._reduced = set()
+
+    def of(self, results) -> Counts:
+        needed = set(results)
+        for node in reversed(self._nodes):
+            if needed.intersection(node.results):
+                needed.update(node.operands)
+        for time, node in enumerate(self._nodes):
+            if needed.intersection(node.results):
+                self._visit(time, node)
+        end = len(self._nodes)
+        written = 0.0
+        for value in set(results):
+            if value not in self._born and value not in self._given:
+                written += self._bytes[value] + self._read(self._needs[value], end)
+        self._work.append(Work("other", self._fused[0], written))
+        return Counts(tuple(self._work), self._sent, self._peak(set(results)))
+
+    def _visit(self, time, node):
+        equation, operands, results = node
+        name = equation.primitive.name
+        if name in LOOPS:
+            self._loop(time, node)
+        elif name in PRODUCTS:
+            moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
+            self._result(results, time)
+            self._work.append(
+                Work(kind(equation), product_flops(equation), moved + self._bytes[results[0]])
+            )
+        elif name in COLLECTIVES:
+            moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
+            self._result(results, time)
+            self._sent += sum(map(self._bytes_sent(equation), operands, results))
+            self._work.append(Work("other", 0.0, moved + sum(self._bytes[v] for v in results)))
+        elif name in STORED or name in IN_PLACE:
+            moved = sum(self._store(v, time) for v in operands)
+            if name in IN_PLACE:  # a few rows of it change
+                self._needs[results[0]] = self._needs[operands[0]]
+                rows = self._bytes[operands[UPDATES[name.partition("_")[0]]]]
+            else:
+                self._result(results, time)
+                rows = sum(self._bytes[v] for v in results)
+            self._work.append(Work("other", other_flops(equation), moved + 2 * rows))
+        elif is_reduction(name):
+            needs = frozenset().union(*(self._needs[v] for v in operands))
+            read = self._read(needs, time)
+            moved = 0.0 if needs in self._reduced else read
+            self._reduced.add(needs)  # reductions of the same numbers read them together
+            self._result(results, time)
+            self._work.append(
+                Work("other", other_flops(equation), moved + sum(self._bytes[v] for v in results))
+            )
+        else:
+            self._fused[0] += other_flops(equation)
+            needs = frozenset().union(*(self._needs[v] for v in operands))
+            for value in results:
+                self._needs[value] = needs
+
+    def _loop(self, time, node):
+        equation, operands, results = node
+        moved = sum(self._store(v, time) for v in operands)
+        self._result(results, time)
+        inner, times = _body(equation, self._devices)
+        self._work.append(Work("other", 0.0, moved))
+        self._work += [work._replace(times=work.times * times) for work in inner.work]
+        self._sent += times * inner.sent
+        self._inside[time] = inner.held
+
+    def _read(self, needs, time) -> float:
+        """Marks values as read now; their bytes."""
+        for value in needs:
+            self._last[value] = time
+        return sum(self._bytes[value] for value in needs)
+
+    def _store(self, value, time) -> float:
+        """Sees to it that a value is in memory now; the bytes that this moves."""
+        if self._needs[value] == {value}:
+            self._last[value] = time
+            return 0.0
+        moved = self._read(self._needs[value], time)
+        if not self._needs[value]:
+            return 0.0  # a constant
+        self._result([value], time)
+        return moved + self._bytes[value]
+
+    def _result(self, values, time):
+        for value in values:
+            self._needs[value] = frozenset([value])
+            self._born[value] = self._last[value] = time
+
+    def _bytes_sent(self, equation):
+        """Bytes that a device sends for (operand, result), by rings."""
+        name, share = equation.primitive.name, (self._devices - 1) / self._devices
+        if name.startswith(("psum_scatter", "reduce_scatter", "all_to_all")):
+            return lambda operand, result: share * self._bytes[operand]
+        if name.startswith("all_gather"):
+            return lambda operand, result: share * self._bytes[result]
+        if name == "ppermute":
+            return lambda operand, result: self._bytes[operand]
+        return lambda operand, result: 2 * share * self._bytes[operand]
+
+    def _peak(self, results) -> float:
+        change = np.zeros(len(self._nodes) + 2)
+        for value, born in self._born.items():
+            if value not in results:
+                change[born] += self._bytes[value]
+                change[self._last[value] + 1] -= self._bytes[value]
+        held = np.cumsum(change)
+        for time, size in self._inside.items():
+            held[time] += size
+        return float(held.max())
+
+
+def _body(equation, devices) -> tuple[Counts, float]:
+    """What happens in a loop's body, or the dearest of its branches, and how often."""
+    name, params = equation.primitive.name, equation.params
+    if name == "cond":
+        return max(
+            (count(branch, devices) for branch in params["branches"]),
+            key=lambda counts: counts.flops(),
+        ), 1.0
+    if name == "scan":
+        return count(params["jaxpr"], devices), float(params["length"])
+    parts = [count(params[part], devices) for part in ("cond_jaxpr", "body_jaxpr")]
+    return Counts(
+        parts[0].work + parts[1].work, sum(p.sent for p in parts), max(p.held for p in parts)
+    ), 1.0
+
+
+def _size(aval) -> float:
+    """Bytes; random keys are two words each, and what has no shape is none."""
+    if not hasattr(aval, "shape"):
+        return 0.0
+    if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):
+        return 8.0 * math.prod(aval.shape)
+    return float(math.prod(aval.shape) * aval.dtype.itemsize)

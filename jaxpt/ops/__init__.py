@@ -1,0 +1,1 @@
+"""Operations on arrays that losses and evaluators share: neighbours, selection, memory."""

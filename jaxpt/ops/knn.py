@@ -1,0 +1,409 @@
+"""Nearest neighbours, exact unless asked: one engine for loss, monitor and evaluator.
+
+Keys are read in blocks, so that no batch × keys array exists, and selected in two rounds. Groups
+are ``group_size`` keys that follow one another. The first round finds the k groups with the largest
+maxima, the second compares the keys of these groups alone (in groups of one it has nothing to do).
+That is exact: a key in a group that was not chosen has k keys before it, the best one of each
+chosen group. Ties go to the lower group in the first round and to the lower key in the second, so
+ties of keys go to the lower index. A sort sees n / group_size and k · group_size entries instead of
+n.
+"""
+
+import functools
+from typing import Any, Callable, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Queries(NamedTuple):
+    """What the products need to know of the queries; arrays [batch, …] or None."""
+
+    vectors: jax.Array
+    ids: jax.Array | None
+    labels: jax.Array | None
+
+
+class Keys(NamedTuple):
+    """The same of the keys; arrays [n, …] or None."""
+
+    vectors: jax.Array
+    ids: jax.Array | None
+    labels: jax.Array | None
+    mask: jax.Array | None
+    bias: jax.Array | None
+
+
+def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:
+    """The rows to compare of some keys: float32 [n, dim]."""
+    vectors = vectors.astype(jnp.float32)
+    return vectors if key_rows is None else key_rows(vectors)
+
+
+def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
+    """``size`` keys from ``start`` on."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
+
+
+def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
+    """Float32 [n, batch], −∞ where a key is not admissible for a query, ∞ in place of NaN.
+
+    Keys stand in rows, so that the maxima over groups of them are vectorised over the queries.
+    """
+    s = jnp.matmul(
+        float_rows(keys.vectors, key_rows), queries.vectors.T, precision=jax.lax.Precision.HIGHEST
+    )
+    if keys.bias is not None:
+        s = s + keys.bias[:, None]
+    s = jnp.where(jnp.isnan(s), jnp.inf, s)  # top_k sorts NaN here or there, by backend and sign
+    return jnp.where(admissible(queries, keys, s.shape), s, -jnp.inf)
+
+
+def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Array:
+    """Which keys each query may find: bool [n, batch]."""
+    allowed = jnp.ones(shape, bool)
+    if keys.mask is not None:
+        allowed &= keys.mask[:, None]
+    if keys.ids is not None:
+        allowed &= keys.ids[:, None] != queries.ids[None, :]
+    if keys.labels is not None:
+        allowed &= keys.labels[:, None] == queries.labels[None, :]
+    return allowed
+
+
+LARGEST_BLOCK, SMALLEST_BLOCK = 2**14, 2**10  # keys of one matrix product
+BLOCK = 2**22  # similarities of one: 16 MiB, which caches still hold
+BLOCKS_PER_SELECTION = 8  # products between two selections of groups
+LARGEST_GROUP = 16
+CHUNK = 2**16  # floats of gathered keys at a time
+
+
+@functools.partial(
+    jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
+)
+def search(
+    queries,
+    keys,
+    k: int,
+    *,
+    query_ids=None,
+    key_ids=None,
+    query_labels=None,
+    key_labels=None,
+    key_mask=None,
+    key_bias=None,
+    key_rows: Callable | None = None,
+    block_size: int | None = None,
+    group_size: int | None = None,
+    axis_name=None,
+    recall: float | None = None,
+):
+    """The k nearest keys of every query by inner product, exact, streamed over blocks of keys.
+
+    Temporaries are of the order of batch × block_size, however many keys there are; the keys are
+    neither copied nor padded. Products are float32; keys of another dtype (bfloat16) become float32
+    block by block, but on CPUs, where XLA does not slice bfloat16, all at once.
+
+    Args:
+      queries: float [batch, dim]; unit rows give cosines.
+      keys: float [n, dim].
+      k: how many neighbours; fewer are found where fewer keys are admissible.
+      query_ids, key_ids: int32 [batch], [n]; a key with its query's id is left out before the
+        selection (leave-one-out). Both or neither.
+      query_labels, key_labels: int [batch], [n]; only keys with the query's label are admissible.
+        Both or neither.
+      key_mask: bool [n]; False keys are never neighbours.
+      key_bias: float32 [n], added to the similarities of each key.
+      key_rows: what makes rows to compare of keys as they are stored, ``unit_vectors`` say: a
+        function of float32 [rows, dim] to the same, of each row by itself.
+      block_size: keys per product; None chooses by the batch. The result is the same for all.
+      group_size: keys per group; None chooses by n / k. The result is the same for all.
+      axis_name: where given, keys (with ids, labels, mask and bias) are this device's part of all
+        keys, in equal parts in device order, and queries its own part of all queries. Each device
+        searches its keys for the queries of all; k candidates of every query travel. Indices are
+        those of all keys in device order.
+      recall: None is exact. Else the candidates of each round over the keys are chosen by
+        ``jax.lax.approx_max_k``, which on TPUs is faster and misses neighbours, expected to be at
+        most 1 − recall of them. On CPUs and GPUs it is exact too, and no faster.
+
+    Returns:
+      (similarities float32 [batch, k] in falling order, indices int32 [batch, k]); ties go to the
+      lower index; where no neighbour is left the similarity is −∞ and the index −1. A
+      similarity that is not a number counts as ∞, so that a NaN is not passed over in silence.
+
+    Raises:
+      ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are
+        no queries or no keys, only one of the ids or one of the labels is given, or shapes do not
+        match.
+    """
+    if recall is not None and not 0 < recall < 1:
+        raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
+    _check(
+        queries,
+        keys,
+        k,
+        block_size,
+        group_size,
+        {"query_ids": query_ids, "query_labels": query_labels},
+        {"key_ids": key_ids, "key_labels": key_labels, "key_mask": key_mask, "key_bias": key_bias},
+    )
+    n = keys.shape[0]
+    asked = Queries(queries.astype(jnp.float32), query_ids, query_labels)
+    asked = jax.tree.map(lambda x: of_all_devices(x, axis_name), asked)
+    stored = Keys(keys, key_ids, key_labels, key_mask, key_bias)
+    group_size = min(n, group_size or (choose_group_size(n, k) if recall is None else 1))
+    block_size = block_size or choose_block_size(asked.vectors.shape[0])
+    found = _best_groups(asked, stored, k, key_rows, block_size, group_size, recall)
+    if group_size > 1:
+        found = _best_keys(asked, stored, k, key_rows, jnp.sort(found[1], axis=1), group_size)
+    similarities, indices = _filled(*found, k)
+    if axis_name is None:
+        return similarities, indices
+    first = n * jax.lax.axis_index(axis_name)
+    indices = jnp.where(indices >= 0, first + indices, -1)
+    # Of every device the candidates of the own queries: lower devices first, so lower indices.
+    similarities, indices = (
+        jax.lax.all_to_all(x, axis_name, split_axis=0, concat_axis=1, tiled=True)
+        for x in (similarities, indices)
+    )
+    return _largest(similarities, indices, k)
+
+
+def measured_recall(
+    queries: jax.Array, keys: jax.Array, k: int, *, recall: float, **options: Any
+) -> jax.Array:
+    """The share of the exact neighbours that an approximate search finds: float32 scalar.
+
+    Of no neighbours at all it is 1.
+
+    Args:
+      queries: a few, for each costs an exact search.
+      keys, k, recall, options: as for ``search``.
+    """
+    exact, found = (search(queries, keys, k, recall=r, **options)[1] for r in (None, recall))
+    there = exact >= 0
+    hits = there & jnp.any(exact[:, :, None] == found[:, None, :], axis=-1)
+    return jnp.where(jnp.any(there), jnp.sum(hits) / jnp.maximum(jnp.sum(there), 1), 1.0)
+
+
+def choose_block_size(batch: int) -> int:
+    """Keys per product for so many queries: on CPUs products that leave the caches are slower."""
+    return min(LARGEST_BLOCK, max(SMALLEST_BLOCK, BLOCK // batch))
+
+
+def choose_group_size(n: int, k: int) -> int:
+    """A power of two up to 16: near √(n / k) / 2, where both rounds cost about the same.
+
+    1, which needs no second round, up to 100 keys for each neighbour: sorting k entries costs as
+    much as looking through that many.
+    """
+    if n <= 100 * k:
+        return 1
+    size = 4
+    while size < LARGEST_GROUP and (4 * size) ** 2 * k <= n * 2:
+        size *= 2
+    return size
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def attach_gradient(similarities, queries, keys, indices, key_rows=None, axis_name=None):
+    """``similarities`` as they are, with their gradient by the queries.
+
+    ``search`` does not differentiate: the selection has no gradient, and the one of the
+    similarities it found is a weighted sum of the keys found, gathered again a few queries at a
+    time. No gradient flows into the keys. Reverse mode only.
+
+    Args:
+      similarities, indices: what ``search`` returned.
+      queries, keys, key_rows, axis_name: what it was given.
+
+    Returns:
+      float32 [batch, k], the similarities.
+    """
+    return similarities
+
+
+def _attach_forward(similarities, queries, keys, indices, key_rows, axis_name):
+    return similarities, (queries, keys, indices)
+
+
+def _attach_backward(key_rows, axis_name, residuals, weights):
+    queries, keys, indices = jax.tree.map(jnp.asarray, residuals)
+    weights, indices = (of_all_devices(x, axis_name) for x in (weights, indices))
+    indices = _local_indices(indices, keys.shape[0], axis_name)
+
+    def weighted_sum(of_query):
+        weight, index = of_query
+        # Zero, and not only weighted by zero: a masked key may hold NaN.
+        vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], key_rows), 0.0)
+        return jnp.matmul(weight, vectors, precision=jax.lax.Precision.HIGHEST)
+
+    gradient = jax.lax.map(
+        weighted_sum, (weights, indices), batch_size=_chunk(*indices.shape, keys.shape[1])
+    )
+    gradient = own_sum(gradient, axis_name).astype(queries.dtype)
+    return None, gradient, None, None
+
+
+attach_gradient.defvjp(_attach_forward, _attach_backward)
+
+
+def take(values: jax.Array, indices: jax.Array, axis_name: str | None = None) -> jax.Array:
+    """``values[indices]`` where each device along the axis holds its part of the values; 0 for −1.
+
+    Args:
+      values: [n], numbers.
+      indices: int32 [batch, k], as from ``search``.
+      axis_name: as there.
+
+    Returns:
+      [batch, k] of the dtype of ``values``.
+    """
+    indices = _local_indices(of_all_devices(indices, axis_name), values.shape[0], axis_name)
+    return own_sum(jnp.where(indices >= 0, jnp.asarray(values)[indices], 0), axis_name)
+
+
+def of_all_devices(array: jax.Array, axis_name: str | None) -> jax.Array:
+    """The rows of all devices along a named axis, in device order; the array itself without one."""
+    return array if axis_name is None else jax.lax.all_gather(array, axis_name, tiled=True)
+
+
+def own_sum(array: jax.Array, axis_name: str | None) -> jax.Array:
+    """Of arrays with the rows of all devices: their sum over the devices, at the own rows."""
+    if axis_name is None:
+        return array
+    return jax.lax.psum_scatter(array, axis_name, scatter_dimension=0, tiled=True)
+
+
+def _local_indices(indices, n, axis_name):
+    """Indices into this device's n keys; −1 for those of other devices."""
+    if axis_name is None:
+        return indices
+    local = indices - n * jax.lax.axis_index(axis_name)
+    return jnp.where((indices >= 0) & (local >= 0) & (local < n), local, -1)
+
+
+def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None):
+    """The maxima of the k groups with the largest, or of all, and the groups' numbers.
+
+    float32 and int32 [batch, groups], largest first; −∞ and −1 where no group with an admissible
+    key is left.
+    """
+    n, batch = keys.vectors.shape[0], queries.vectors.shape[0]
+    k = min(k, -(-n // group_size))
+    block_size = max(block_size // group_size, 1) * group_size
+
+    def visit(best, start, size):
+        maxima = _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size)
+        known, among = best[0].shape[1], None
+        if recall is not None:  # what was found before is not put at risk again
+            maxima, among = jax.lax.approx_max_k(
+                maxima, min(k, maxima.shape[1]), recall_target=recall
+            )
+        # Earlier groups stand first, so ties keep going to the lower one.
+        maxima, place = jax.lax.top_k(jnp.concatenate([best[0], maxima], axis=1), k)
+        new = place - known
+        if among is not None:
+            new = jnp.take_along_axis(among, jnp.maximum(new, 0), axis=1)
+        number = start // group_size + new
+        if known:
+            kept = jnp.take_along_axis(best[1], jnp.minimum(place, known - 1), axis=1)
+            number = jnp.where(place < known, kept, number)
+        return maxima, jnp.where(maxima > -jnp.inf, number, -1)
+
+    best = jnp.zeros((batch, 0)), jnp.zeros((batch, 0), jnp.int32)
+    stride = BLOCKS_PER_SELECTION * block_size
+    whole, rest = divmod(n, stride)
+    if whole:
+        best = (jnp.full((batch, k), -jnp.inf), jnp.full((batch, k), -1, jnp.int32))
+        starts = stride * jnp.arange(whole, dtype=jnp.int32)
+        best, _ = jax.lax.scan(lambda b, start: (visit(b, start, stride), None), best, starts)
+    return visit(best, whole * stride, rest) if rest else best
+
+
+def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size):
+    """The largest similarity in each group of ``size`` keys: float32 [batch, groups]."""
+
+    def of_block(start, size):
+        s = similarities(queries, block_of(keys, start, size), key_rows)
+        s = jnp.pad(s, ((0, -size % group_size), (0, 0)), constant_values=-jnp.inf)
+        return jnp.max(s.reshape(-1, group_size, s.shape[1]), axis=1)
+
+    whole, rest = divmod(size, block_size)
+    parts = []
+    if whole:
+        starts = start + block_size * jnp.arange(whole, dtype=jnp.int32)
+        maxima = jax.lax.map(lambda first: of_block(first, block_size), starts)
+        parts.append(maxima.reshape(-1, maxima.shape[-1]))
+    if rest:
+        parts.append(of_block(start + whole * block_size, rest))
+    return jnp.concatenate(parts).T
+
+
+def _best_keys(queries, keys, k, key_rows, groups, group_size):
+    """The k nearest keys, or all, of groups in rising order: (similarities, indices)."""
+    n, dim = keys.vectors.shape
+
+    def of_query(query, groups):
+        first = jnp.maximum(groups, 0) * group_size
+        # The last group may be cut short: it is read from further ahead, and what belongs to the
+        # group before is masked.
+        start = jnp.minimum(first, n - group_size)
+        index = start[:, None] + jnp.arange(group_size, dtype=jnp.int32)
+        gathered = jax.tree.map(
+            lambda x: jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(x, i, group_size))(start),
+            keys,
+        )
+        gathered = jax.tree.map(lambda x: x.reshape((index.size,) + x.shape[2:]), gathered)
+        one = jax.tree.map(lambda x: x[None], query)
+        s = similarities(one, gathered, key_rows)[:, 0]
+        meant = (index >= first[:, None]) & (groups >= 0)[:, None]
+        return jnp.where(meant.reshape(-1), s, -jnp.inf), index.reshape(-1)
+
+    s, index = jax.lax.map(
+        lambda a: of_query(*a),
+        (queries, groups),
+        batch_size=_chunk(*groups.shape, group_size * dim),
+    )
+    return _largest(s, index, min(k, s.shape[1]))
+
+
+def _largest(values, indices, k):
+    """The k largest values of each row, the first among equals, and their indices; −1 for −∞."""
+    values, place = jax.lax.top_k(values, k)
+    return values, jnp.where(values > -jnp.inf, jnp.take_along_axis(indices, place, axis=1), -1)
+
+
+def _filled(values, indices, k):
+    """Columns up to k of −∞ and −1, where there are fewer keys."""
+    missing = ((0, 0), (0, k - values.shape[1]))
+    return (
+        jnp.pad(values, missing, constant_values=-jnp.inf),
+        jnp.pad(indices, missing, constant_values=-1),
+    )
+
+
+def _chunk(batch, gathered, floats):
+    """Queries whose gathered keys are held at a time."""
+    return max(1, min(batch, CHUNK // (gathered * floats)))
+
+
+def _check(queries, keys, k, block_size, group_size, of_queries, of_keys):
+    shapes = [*queries.shape], [*keys.shape]
+    if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
+        raise ValueError(
+            "queries must be [batch, dim] and keys [n, dim], got {} and {}.".format(*shapes)
+        )
+    for what, array in ("queries", queries), ("keys", keys):
+        if array.shape[0] == 0:
+            raise ValueError(f"there are no {what} to search{' for' * (what == 'queries')}.")
+    for name, number in ("k", k), ("block_size", block_size), ("group_size", group_size):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}.")
+    for what in "ids", "labels":
+        if (of_queries[f"query_{what}"] is None) != (of_keys[f"key_{what}"] is None):
+            raise ValueError(f"query_{what} and key_{what} belong together: give both or neither.")
+    for arrays, rows in (of_queries, queries.shape[0]), (of_keys, keys.shape[0]):
+        for name, array in arrays.items():
+            if array is not None and array.shape != (rows,):
+                raise ValueError(f"{name} must have shape [{rows}], got {list(array.shape)}.")

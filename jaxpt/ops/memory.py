@@ -1,0 +1,160 @@
+"""The labelled keys that LOOK, NCA and their kin take their neighbours from.
+
+Either a queue of the latest keys (``push``), or a bank with one key for each training example,
+updated in place (``write``). With ``axis_name`` the slots lie in equal parts on the devices of that
+axis, in device order: each device passes its part and the batch of all, and writes the slots that
+are its own.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.ops.similarity import unit_vectors
+
+
+class Memory(NamedTuple):
+    """Keys with their labels and examples, as a pytree.
+
+    Attributes:
+      keys: float32 or bfloat16 [size, dim], unit rows where ``valid`` (to the dtype's rounding).
+      labels: int32 [size].
+      ids: int32 [size], the example that each key was made from.
+      valid: bool [size]; False until a slot was written, so that nothing random is a neighbour.
+      cursor: int32 scalar, the slot that a queue writes next; a bank has no use for it.
+    """
+
+    keys: jax.Array
+    labels: jax.Array
+    ids: jax.Array
+    valid: jax.Array
+    cursor: jax.Array
+
+
+# Along which axis its arrays are split over the devices where a memory is.
+SHARDED = Memory(keys=0, labels=0, ids=0, valid=0, cursor=None)
+
+
+def create(size: int, dim: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Memory:
+    """An empty memory of ``size`` slots for keys of length ``dim``, stored as ``dtype``.
+
+    Raises:
+      ValueError: if size or dim is below 1.
+    """
+    if size < 1 or dim < 1:
+        raise ValueError(f"a memory needs size and dim of at least 1, got {size} and {dim}.")
+    return Memory(
+        keys=jnp.zeros((size, dim), dtype),
+        labels=jnp.full(size, -1, jnp.int32),
+        ids=jnp.full(size, -1, jnp.int32),
+        valid=jnp.zeros(size, bool),
+        cursor=jnp.zeros((), jnp.int32),
+    )
+
+
+def push(
+    memory: Memory,
+    keys: jax.Array,
+    labels: jax.Array,
+    ids: jax.Array,
+    *,
+    axis_name: str | None = None,
+) -> Memory:
+    """Writes a batch over the oldest slots, wrapping round at the end.
+
+    Args:
+      memory: the memory, or this device's part; unchanged.
+      keys: float [batch, dim], of all devices.
+      labels, ids: int32 [batch].
+      axis_name: see above.
+
+    Returns:
+      The memory with ``batch`` slots replaced and the cursor moved on.
+
+    Raises:
+      ValueError: if the batch has more rows than the memory has slots, or shapes do not match.
+    """
+    size, batch = _size(memory, axis_name), keys.shape[0]
+    if batch > size:
+        raise ValueError(
+            f"a batch of {batch} keys does not fit a memory of {size}: make the memory at least "
+            f"{batch} long or the batch smaller."
+        )
+    _check_shapes(memory, keys, labels, ids)
+    slots = (memory.cursor + jnp.arange(batch, dtype=jnp.int32)) % size
+    memory = _set(memory, _own(slots, memory, axis_name), keys, labels, ids)
+    return memory._replace(cursor=(memory.cursor + batch) % size)
+
+
+def write(
+    memory: Memory,
+    slots: jax.Array,
+    keys: jax.Array,
+    labels: jax.Array,
+    ids: jax.Array,
+    *,
+    momentum: float,
+    axis_name: str | None = None,
+) -> Memory:
+    """Moves each slot's key towards a new one: unit(momentum · old + (1 − momentum) · new).
+
+    A slot that was never written holds zeros, so it takes the new key. Where a batch names a slot
+    twice (at the border of two passes over the data), its last row counts.
+
+    Args:
+      memory: the memory, or this device's part; unchanged.
+      slots: int32 [batch], each in 0 … size − 1 of the whole memory.
+      keys: float [batch, dim], unit rows, of all devices.
+      labels, ids: int32 [batch].
+      momentum: at least 0 and below 1; 0 replaces the key.
+      axis_name: see above.
+
+    Returns:
+      The memory with those slots written.
+
+    Raises:
+      ValueError: if shapes do not match.
+    """
+    _check_shapes(memory, keys, labels, ids)
+    rows = jnp.arange(keys.shape[0])
+    repeated = jnp.any((slots[:, None] == slots[None, :]) & (rows[None, :] > rows[:, None]), axis=1)
+    keys = jax.lax.stop_gradient(keys).astype(jnp.float32)
+    slots = _own(slots, memory, axis_name)
+    old = memory.keys[slots].astype(jnp.float32)  # anything where the slot is not its own
+    moved = unit_vectors(momentum * old + (1 - momentum) * keys)
+    return _set(memory, jnp.where(repeated, memory.keys.shape[0], slots), moved, labels, ids)
+
+
+def _size(memory, axis_name) -> int:
+    """Slots of all devices."""
+    return memory.keys.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+
+
+def _own(slots, memory, axis_name):
+    """Slots of the whole memory as slots of this device's part; out of range where not in it."""
+    if axis_name is None:
+        return slots
+    n = memory.keys.shape[0]
+    own = slots - n * jax.lax.axis_index(axis_name)
+    return jnp.where((own >= 0) & (own < n), own, n)
+
+
+def _set(memory, slots, keys, labels, ids):
+    """Writes those rows whose slot is in range."""
+    return memory._replace(
+        keys=memory.keys.at[slots].set(
+            jax.lax.stop_gradient(keys).astype(memory.keys.dtype), mode="drop"
+        ),
+        labels=memory.labels.at[slots].set(labels.astype(jnp.int32), mode="drop"),
+        ids=memory.ids.at[slots].set(ids.astype(jnp.int32), mode="drop"),
+        valid=memory.valid.at[slots].set(True, mode="drop"),
+    )
+
+
+def _check_shapes(memory, keys, labels, ids):
+    if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == keys.shape[:1]:
+        raise ValueError(
+            f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "
+            f"{keys.shape}, {labels.shape} and {ids.shape}."
+        )

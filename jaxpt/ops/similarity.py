@@ -1,0 +1,180 @@
+"""What every neighbour and contrastive loss needs: safe cosines, masks, masked log-sum-exp."""
+
+import math
+import numbers
+
+import jax
+import jax.numpy as jnp
+
+from jaxpt.ops import knn
+
+
+def unit_vectors(vectors: jax.Array) -> jax.Array:
+    """Float32 rows of length one; a zero row stays zero, and its gradient is zero.
+
+    Rows are divided by their largest magnitude first, so that squares neither overflow nor
+    underflow: lengths from 1e-30 to 1e30 are safe.
+
+    Args:
+      vectors: float [..., dim], any float dtype.
+
+    Returns:
+      float32 [..., dim].
+    """
+    x = jnp.asarray(vectors).astype(jnp.float32)
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=-1, keepdims=True))
+    is_zero = largest == 0
+    x = jnp.where(is_zero, 0.0, x / jnp.where(is_zero, 1.0, largest))
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return jnp.where(is_zero, 0.0, x * jax.lax.rsqrt(jnp.where(is_zero, 1.0, squared)))
+
+
+def rows(vectors: jax.Array, normalize: bool = True, where: jax.Array | None = None) -> jax.Array:
+    """Float32 rows, of length one if asked; those that ``where`` leaves out are zero.
+
+    What a row that does not exist holds, NaN even, must not reach the gradient of another.
+
+    Args:
+      vectors: float [rows, dim].
+      normalize: scale to length one.
+      where: bool [rows].
+
+    Returns:
+      float32 [rows, dim].
+    """
+    if where is not None:
+        vectors = jnp.where(where[:, None], vectors, 0)
+    return unit_vectors(vectors) if normalize else vectors.astype(jnp.float32)
+
+
+def similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
+    """Inner products in full float32, also where the hardware would rather use bf16 or TF32.
+
+    Args:
+      queries: float32 [batch, dim].
+      keys: float32 [memory, dim].
+
+    Returns:
+      float32 [batch, memory].
+    """
+    return jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
+
+
+def candidates(shape, query_ids, key_ids, key_mask) -> jax.Array:
+    """Which keys each query may look at: bool [batch, memory], leave-one-out by id.
+
+    Raises:
+      ValueError: where only one of the ids is given, or a length does not match.
+    """
+    check_ids(shape, query_ids, key_ids, key_mask)
+    allowed = jnp.ones(shape, bool)
+    if key_mask is not None:
+        allowed &= key_mask[None, :]
+    if query_ids is not None:
+        allowed &= query_ids[:, None] != key_ids[None, :]
+    return allowed
+
+
+def check_ids(shape, query_ids, key_ids, key_mask) -> None:
+    """Raises where only one of the ids is given, or a length does not match [batch, memory]."""
+    check_rows("query_ids", query_ids, shape[0])
+    check_rows("key_ids", key_ids, shape[1])
+    check_rows("key_mask", key_mask, shape[1])
+    if (query_ids is None) != (key_ids is None):
+        raise ValueError("query_ids and key_ids belong together: give both or neither.")
+
+
+def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
+    """log Σ exp(logits) over the last axis where ``where`` holds; 0 for an empty row.
+
+    Zero rather than −∞, so that the value and its gradient stay finite and a caller may select
+    away the row afterwards.
+
+    Args:
+      logits: float32 [batch, n].
+      where: bool [batch, n].
+
+    Returns:
+      float32 [batch].
+    """
+    # A large negative finite value, not −∞: (−∞) − (−∞) would be NaN in a row without an entry.
+    lowest = jnp.finfo(jnp.float32).min / 2
+    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, where=where, initial=lowest))
+    shifted = jnp.where(where, logits - largest[:, None], 0.0)
+    total = jnp.sum(jnp.where(where, jnp.exp(shifted), 0.0), axis=-1)
+    empty = total == 0
+    return jnp.where(empty, 0.0, jnp.log(jnp.where(empty, 1.0, total)) + largest)
+
+
+def masked_mean(values: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Mean of ``values`` [batch] over the rows that ``where`` keeps; 0 where it keeps none."""
+    if where is None:
+        return jnp.mean(values.astype(jnp.float32))
+    return jnp.sum(jnp.where(where, values, 0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def gather(array: jax.Array | None, axis_name) -> jax.Array | None:
+    """The rows of all devices along a named axis, in device order; the array itself without one."""
+    return None if array is None else knn.of_all_devices(array, axis_name)
+
+
+def own_rows(rows: int, axis_name) -> jax.Array:
+    """Where each row stands among the gathered rows: bool [rows, rows of all devices]."""
+    if axis_name is None:
+        return jnp.eye(rows, dtype=bool)
+    total = rows * jax.lax.axis_size(axis_name)
+    own = jax.lax.axis_index(axis_name) * rows + jnp.arange(rows)
+    return own[:, None] == jnp.arange(total)[None, :]
+
+
+def check_floats(name: str, array: jax.Array) -> None:
+    """Raises where ``array`` is not of a floating-point dtype."""
+    if not jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating):
+        raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(array).dtype}.")
+
+
+def check_embeddings(name: str, vectors: jax.Array) -> None:
+    """Raises where ``vectors`` is not a float array of shape [rows, dim]."""
+    check_floats(name, vectors)
+    if jnp.ndim(vectors) != 2:
+        raise ValueError(f"{name} must have shape [rows, dim], got shape {jnp.shape(vectors)}.")
+
+
+def check_like(name: str, vectors: jax.Array, other_name: str, other: jax.Array) -> None:
+    """Raises where ``vectors`` is not a float array of the shape of ``other``."""
+    check_embeddings(name, vectors)
+    if vectors.shape != other.shape:
+        raise ValueError(
+            f"{name} must have the shape of {other_name}, {other.shape}, got {vectors.shape}."
+        )
+
+
+def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
+    """Raises where ``keys`` are no floats, none at all, or in rows of another length."""
+    check_embeddings("keys", keys)
+    if keys.shape[0] == 0:
+        raise ValueError("keys must have at least one row, got none.")
+    if queries.shape[1] != keys.shape[1]:
+        raise ValueError(
+            f"{queries_name} have dimension {queries.shape[1]} but keys {keys.shape[1]}."
+        )
+
+
+def check_weight(weight) -> None:
+    """Raises where a weight that is known at trace time is not in 0 … 1."""
+    if isinstance(weight, numbers.Real) and not 0 <= weight <= 1:
+        raise ValueError(f"weight must lie in 0 … 1, got {weight}.")
+
+
+def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
+    """Raises where ``array`` is given and is not of shape [rows]."""
+    if array is not None and jnp.shape(array) != (rows,):
+        raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
+
+
+def check_temperature(temperature, name: str = "temperature") -> None:
+    """Raises where a temperature that is known at trace time is not positive, or is infinite."""
+    if isinstance(temperature, numbers.Real) and not temperature > 0:
+        raise ValueError(f"{name} must be positive, got {temperature}.")
+    if isinstance(temperature, numbers.Real) and math.isinf(temperature):
+        raise ValueError(f"{name} must be finite, got {temperature}.")

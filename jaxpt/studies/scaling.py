@@ -1,0 +1,122 @@
+"""Scaling studies: the error after pre-training on more and more images, with power-law fits.
+
+As in few-shot scaling laws (Prato et al. 2021, arXiv 2110.06990).
+"""
+
+import os
+import pathlib
+from typing import Mapping, Sequence
+
+import ml_collections
+from rich.console import Console
+
+from jaxpt import records as record_files
+from jaxpt import report
+from jaxpt.data import sources
+from jaxpt.errors import require
+from jaxpt.report import scaling as laws
+from jaxpt.report.metrics import FINE
+from jaxpt.report.results import NAMES, collect
+from jaxpt.studies import study
+from jaxpt.train import optimizer as optimizers
+
+RECORDS = "records.jsonl"
+# Durations that depend on the number of images where they are given in epochs.
+_DURATIONS = ("duration", "k_warmup", "optimizer.warmup")
+
+
+def run(
+    configs: Mapping[str, ml_collections.ConfigDict],
+    sizes: Sequence[int],
+    seeds: int,
+    out: str | os.PathLike,
+) -> pathlib.Path:
+    """Pre-trains on each number of images with each method and seed, then fits and reports.
+
+    Only pre-training sees fewer images: evaluators fit and score on all, so errors differ by what
+    the encoder learnt. Every size takes the same number of optimizer steps, those of the config's
+    duration on all images: in epochs, a smaller set would also train less, and the curve would
+    mix data with computation. The images of a smaller size are among those of a larger and are
+    the same for every method (``pretrain.train_split``). Interrupted and started again, it goes
+    on where it stopped.
+
+    Args:
+      configs: by label, pre-training configs of one set.
+      sizes: numbers of images; the largest is held out of the fit.
+      seeds: runs per size and method.
+      out: folder for ``records.jsonl`` and ``report.html``.
+
+    Returns:
+      The path of the report.
+
+    Raises:
+      InputError: for sizes or seeds that cannot work, before anything is run.
+    """
+    jobs = _jobs(configs, sizes, seeds)
+    folder = record_files.writable_folder(out)
+    path = folder / RECORDS
+    console = Console()
+    console.print(
+        f"{len(configs)} methods × {len(sizes)} sizes × {seeds} seeds. Records: {path}",
+        soft_wrap=True,
+    )
+    left = len(jobs) - len(study.stored(jobs, path))
+
+    def on_done(record):
+        nonlocal left
+        left -= 1
+        print(_progress(record, left), flush=True)
+
+    found = study.run(jobs, path, on_done=on_done)
+    console.print()
+    console.print(laws.terminal(collect(found)))
+    page = report.write_report(found, folder)
+    console.print(f"\nReport: {page}", soft_wrap=True)
+    return page
+
+
+def _jobs(configs, sizes, seeds) -> list[study.Job]:
+    """Seed by seed and size by size, so that an interrupted study has something of everything."""
+    sizes = sorted(sizes)
+    require(bool(configs), "methods is empty: name at least one.")
+    require(
+        len(sizes) >= 2 and len(set(sizes)) == len(sizes),
+        f"sizes must be two different numbers of images or more, got {sizes}.",
+    )
+    require(seeds >= 1, f"seeds must be at least 1, got {seeds}.")
+    prepared = {label: _in_steps(config, sizes) for label, config in configs.items()}
+    jobs = []
+    for seed in range(seeds):
+        for size in sizes:
+            for label, config in prepared.items():
+                config.data.pretrain_limit = size
+                jobs += study.seeds_of(label, config, [seed], "test")
+    return jobs
+
+
+def _in_steps(config, sizes) -> ml_collections.ConfigDict:
+    """The config with durations in steps, after a check of the sizes against its set."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    available = len(sources.load(config.data).trainval.ids)
+    require(
+        config.batch_size <= sizes[0] and sizes[-1] <= available,
+        "sizes must lie between the "
+        f"batch size, {config.batch_size}, and the {available} training images of "
+        f"{config.data.source}, got {sizes}.",
+    )
+    for field in _DURATIONS:
+        *path, name = field.split(".")
+        part = config[path[0]] if path else config
+        steps = optimizers.steps(part[name], batch_size=config.batch_size, n_examples=available)
+        part[name] = f"{steps} steps"
+    config.log_every = config.knn_every = "0 steps"  # nobody looks at the curves
+    return config
+
+
+def _progress(record, left) -> str:
+    metric = FINE[0]
+    label = NAMES.get(record["label"], record["label"])
+    return (
+        f"{label}, {record['pretrain_images']} images, seed {record['seed']}: {metric.title} "
+        f"{metric.text(record['values'][metric.key])} % ({left} to go)"
+    )

@@ -1,0 +1,168 @@
+"""Many runs side by side: pre-train, measure, write a record, go on where it stopped."""
+
+import concurrent.futures
+import multiprocessing
+import os
+import pathlib
+import time
+from typing import Any, Callable, Iterable, NamedTuple
+
+import jax
+import ml_collections
+
+from jaxpt import records
+from jaxpt.configs.pretrain import defaults
+
+
+class Job(NamedTuple):
+    """One run of a study.
+
+    Attributes:
+      label: what the run is called in tables ("look", "look k=20").
+      config: its pre-training config as a plain dict, the seed included.
+      part: which part it is measured on, "validation" or "test".
+      keep_features: also return features of that part, for plots.
+    """
+
+    label: str
+    config: dict[str, Any]
+    part: str
+    keep_features: bool = False
+
+    @property
+    def key(self) -> str:
+        return _key(self.config, self.part)
+
+
+def seeds_of(
+    label: str, config: ml_collections.ConfigDict, seeds: Iterable[int], part: str, **kwargs: Any
+) -> list[Job]:
+    """One job a seed; training leaves validation out exactly where validation is measured."""
+    jobs = []
+    for seed in seeds:
+        c = ml_collections.ConfigDict(config.to_dict())
+        c.seed = seed
+        c.data.train_on = "train" if part == "validation" else "trainval"
+        jobs.append(Job(label, c.to_dict(), part, **kwargs))
+    return jobs
+
+
+def run(
+    jobs: list[Job],
+    path: str | os.PathLike | None = None,
+    *,
+    workers: int = 0,
+    on_done: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> list[dict[str, Any]]:
+    """Runs all jobs, one thread each, and returns their records in the order of the jobs.
+
+    Args:
+      jobs: what to run.
+      path: a file of records (JSON lines) that each result is added to; jobs that it already
+        holds are not run again.
+      workers: processes; 0 for one a CPU core. With one, and always on an accelerator, the jobs
+        run one after the other in this process.
+      on_done: called with each new record.
+    """
+    known = _known(path) if path else {}
+    if path:
+        records.writable_folder(pathlib.Path(path).parent)
+    todo = list({job.key: job for job in jobs if job.key not in known}.values())
+    if jax.default_backend() != "cpu":
+        workers = 1  # processes would fight for the accelerator's memory
+    for record in _results(todo, workers or os.cpu_count()):
+        features = record.pop("features", None)
+        if path:
+            records.append(path, record)
+        known[record["key"]] = record if features is None else record | {"features": features}
+        on_done(known[record["key"]])
+    return [known[job.key] | {"label": job.label} for job in jobs]
+
+
+def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
+    """The records that a file holds of these jobs, in their order; nothing is run."""
+    known = _known(path)
+    return [known[job.key] | {"label": job.label} for job in jobs if job.key in known]
+
+
+def _known(path):
+    return {_key(r["config"], r["part"]): r for r in records.read(path)}
+
+
+def _key(config, part):
+    """Of the config with every field that it does not name at its default, so that a record goes
+    on counting when a later version brings new fields."""
+    return records.key_of({"config": defaults.completed(config), "part": part})
+
+
+def _results(jobs, workers):
+    if workers == 1:
+        yield from map(run_job, jobs)
+        return
+    # A network this small is fastest on one thread; then every core takes a run of its own.
+    # Fresh processes, since JAX may not be forked.
+    with concurrent.futures.ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), _one_thread
+    ) as pool:
+        pending = [pool.submit(run_job, job) for job in jobs]
+        try:
+            for future in concurrent.futures.as_completed(pending):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _one_thread():
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    )
+    for name in "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS":
+        os.environ[name] = "1"
+
+
+def run_job(job: Job) -> dict[str, Any]:
+    """Pre-trains and measures: the record of a job."""
+    # Imported here, so that a worker has set its threads before JAX starts.
+    from jaxpt import pretrain
+    from jaxpt.cache import use_compile_cache
+    from jaxpt.data import sources
+    from jaxpt.evaluation import measure
+
+    use_compile_cache()
+    config = ml_collections.ConfigDict(job.config)
+    dataset = sources.load(config.data)
+    began = time.perf_counter()
+    trained = pretrain.run(config, quiet=True, dataset=dataset)
+    seconds = time.perf_counter() - began
+    last = {}
+    for row in trained.history:
+        last |= row
+    values = measure.frozen(trained.features, dataset, part=job.part)
+    record = {
+        "key": job.key,
+        "label": job.label,
+        "method": config.method,
+        "data": dataset.name,
+        "part": job.part,
+        "seed": config.seed,
+        "pretrain_images": len(pretrain.train_split(config, dataset).ids),
+        "values": values | {"pretrain_seconds": seconds},
+        "last": {name: value for name, value in last.items() if name != "images_per_second"},
+        "history": [
+            {k: v for k, v in row.items() if k in ("step", "loss", "knn")}
+            for row in trained.history
+        ]
+        if job.keep_features
+        else None,
+        "protocol": measure.PROTOCOL,
+        "config": job.config,
+        **records.surroundings(),
+    }
+    if job.keep_features:
+        scored = dataset.validation if job.part == "validation" else dataset.test
+        record["features"] = {
+            "features": trained.features(scored.images),
+            "fine": scored.labels,
+            "coarse": dataset.coarse(scored.labels),
+        }
+    return record

@@ -1,0 +1,365 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from jax.sharding import PartitionSpec
+
+from jaxpt.ops import knn
+from jaxpt.ops.similarity import unit_vectors
+
+BATCH, N, DIM = 5, 18, 4
+
+
+def integers(seed=0):
+    """Queries and keys whose products are exact in float32 and often tie."""
+    rng = np.random.default_rng(seed)
+    return (
+        rng.integers(-2, 3, size=(BATCH, DIM)).astype(np.float32),
+        rng.integers(-2, 3, size=(N, DIM)).astype(np.float32),
+    )
+
+
+def expected_neighbors(queries, keys, k, query_ids=None, key_ids=None, key_mask=None):
+    s = oracles.as_float64(queries) @ oracles.as_float64(keys).T
+    values, places = np.full((len(s), k), -np.inf), np.full((len(s), k), -1)
+    for i, row in enumerate(s):
+        allowed = oracles.admissible(i, len(keys), query_ids, key_ids, key_mask)
+        inside = oracles.largest(row, k, allowed)
+        values[i, : len(inside)], places[i, : len(inside)] = row[inside], inside
+    return values, places
+
+
+def check_search(queries, keys, k, block_size, **options):
+    similarities, indices = knn.search(queries, keys, k, block_size=block_size, **options)
+    values, places = expected_neighbors(queries, keys, k, **options)
+    np.testing.assert_array_equal(indices, places)
+    np.testing.assert_allclose(similarities, values, rtol=1e-5, atol=1e-6)
+    assert similarities.dtype == jnp.float32 and indices.dtype == jnp.int32
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 6, 17, 18, 1000])
+def test_any_block_size_gives_the_neighbors_of_the_oracle(block_size):
+    check_search(*integers(), 5, block_size)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_masked_keys_and_own_ids_are_never_found(seed):
+    rng = np.random.default_rng(seed)
+    check_search(
+        *integers(seed),
+        5,
+        4,
+        query_ids=rng.integers(4, size=BATCH),
+        key_ids=rng.integers(4, size=N),
+        key_mask=rng.random(N) < 0.6,
+    )
+
+
+def test_where_too_few_keys_are_admissible_minus_infinity_and_minus_one_fill_up():
+    mask, ids = np.isin(np.arange(N), [2, 11, 12]), np.arange(N)
+    queries, keys = integers(1)
+    check_search(
+        queries, keys, 5, 4, query_ids=np.array([2, 11, 12, 0, 1]), key_ids=ids, key_mask=mask
+    )
+    similarities, indices = knn.search(queries, keys, 5, block_size=4, key_mask=np.zeros(N, bool))
+    assert np.isneginf(similarities).all() and (indices == -1).all()
+
+
+def test_k_may_exceed_the_number_of_keys():
+    check_search(*integers(2), N + 3, 7)
+
+
+def test_id_zero_is_an_id_like_any_other():
+    # Blocks are padded with zeros: the padding must not stand for example 0, nor shadow it.
+    queries, keys = integers(3)
+    check_search(queries, keys, 4, 5, query_ids=np.zeros(BATCH, int), key_ids=np.arange(N))
+
+
+def test_leave_one_out_comes_before_the_selection():
+    keys = np.ones((N, DIM), jnp.bfloat16)  # collapsed: the query itself is not first
+    _, indices = knn.search(
+        keys[3:5], keys, 3, query_ids=np.array([3, 0]), key_ids=np.arange(N), block_size=4
+    )
+    np.testing.assert_array_equal(indices, [[0, 1, 2], [1, 2, 3]])
+
+
+def test_products_are_float32_whatever_the_inputs():
+    rng = np.random.default_rng(4)
+    check_search(
+        rng.normal(size=(BATCH, DIM)).astype(jnp.bfloat16),
+        rng.normal(size=(N, DIM)).astype(jnp.bfloat16),
+        3,
+        5,
+    )
+
+
+def test_similarities_are_full_float32_where_compiler_or_hardware_would_round():
+    queries, keys = (x.astype(jnp.bfloat16) for x in integers())
+    program = str(jax.make_jaxpr(lambda q, z: knn.search(q, z, 3, group_size=2))(queries, keys))
+    products = program.count("dot_general")
+    assert f"f32[{N},{BATCH}] = dot_general" in program and f"bf16[{N},{BATCH}]" not in program
+    assert products == program.count("(Precision.HIGHEST, ") > 1
+
+
+def crowd(seed):
+    """Many ties, and every condition on keys at once; 8 queries and 16 keys, for 1 … 8 devices."""
+    rng = np.random.default_rng(seed)
+    queries, keys = (rng.integers(-2, 3, size=(n, 3)).astype(np.float32) for n in (8, 16))
+    return (
+        queries,
+        keys,
+        {
+            "query_ids": rng.integers(5, size=8),
+            "key_ids": rng.integers(5, size=16),
+            "query_labels": rng.integers(2, size=8),
+            "key_labels": rng.integers(2, size=16),
+            "key_mask": rng.random(16) < 0.8,
+            "key_bias": rng.integers(-1, 2, size=16).astype(np.float32),
+        },
+    )
+
+
+def sorted_crowd(queries, keys, k, options):
+    """By a stable sort of the whole matrix."""
+    s = queries @ keys.T + options["key_bias"]
+    allowed = (
+        options["key_mask"]
+        & (options["query_ids"][:, None] != options["key_ids"])
+        & (options["query_labels"][:, None] == options["key_labels"])
+    )
+    s = np.pad(np.where(allowed, s, -np.inf), ((0, 0), (0, k)), constant_values=-np.inf)
+    order = np.argsort(-s, axis=1, kind="stable")[:, :k]
+    values = np.take_along_axis(s, order, axis=1)
+    return values, np.where(values > -np.inf, order, -1)
+
+
+def assert_found(found, expected):
+    np.testing.assert_array_equal(found[1], expected[1])
+    np.testing.assert_array_equal(found[0], expected[0])
+
+
+@pytest.mark.parametrize(
+    "k, group_size, block_size",
+    [
+        (1, 1, 1),
+        (1, 4, 4),
+        (2, 2, 1),
+        (3, 2, 5),
+        (3, 3, 4),
+        (3, 5, 100),
+        (5, 3, 3),
+        (5, 16, 16),
+        (16, 1, 7),
+        (16, 4, 4),
+        (19, 3, 6),
+    ],
+)
+def test_groups_and_blocks_change_nothing(k, group_size, block_size):
+    for seed in range(20):
+        queries, keys, options = crowd(seed)
+        found = knn.search(
+            queries, keys, k, group_size=group_size, block_size=block_size, **options
+        )
+        assert_found(found, sorted_crowd(queries, keys, k, options))
+
+
+def over_devices(function, shards):
+    """``function`` of arrays whose rows lie in equal parts on the devices."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:shards]), ("shard",))
+    rows = PartitionSpec("shard")
+    return jax.jit(
+        jax.shard_map(function, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    )
+
+
+@pytest.mark.parametrize("shards, k", [(1, 3), (2, 3), (4, 16), (8, 3), (8, 18)])
+def test_keys_on_several_devices_give_the_same(shards, k):
+    search = over_devices(
+        lambda queries, keys, options: knn.search(
+            queries, keys, k, group_size=2, block_size=2, axis_name="shard", **options
+        ),
+        shards,
+    )
+    for seed in range(20):
+        queries, keys, options = crowd(seed)
+        assert_found(search(queries, keys, options), sorted_crowd(queries, keys, k, options))
+
+
+def test_key_rows_are_applied_to_each_block():
+    queries, keys = integers(5)
+    keys += 1
+    found = knn.search(queries, keys, 4, key_rows=unit_vectors, block_size=5, group_size=2)
+    expected = knn.search(queries, np.asarray(unit_vectors(keys)), 4)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-6)
+
+
+def test_the_group_size_grows_with_keys_and_shrinks_with_k():
+    sizes = {
+        (100, 50): 1,
+        (4000, 100): 1,
+        (10_000, 100): 1,
+        (10_001, 100): 4,
+        (65536, 400): 8,
+        (200_000, 20): 16,
+        (1_281_167, 400): 16,
+        (1, 1): 1,
+    }
+    assert {shape: knn.choose_group_size(*shape) for shape in sizes} == sizes
+
+
+def test_blocks_are_smaller_for_more_queries():
+    sizes = {1: 16384, 256: 16384, 512: 8192, 1024: 4096, 4096: 1024, 10**6: 1024}
+    assert {batch: knn.choose_block_size(batch) for batch in sizes} == sizes
+
+
+def test_temporaries_do_not_grow_with_the_keys():
+    def temporaries(n):
+        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8), (n, 8)))
+        search = jax.jit(
+            lambda q, z: knn.search(q, z, 10, key_rows=unit_vectors, block_size=512, group_size=8)
+        )
+        return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(90_001) <= temporaries(45_001) + 1024 < 4 * 16 * 45_001
+
+
+@pytest.mark.parametrize("group_size", [1, 3])
+def test_what_is_not_a_number_is_found_first(group_size):
+    for sign in 1, -1:
+        queries, keys = integers(6)
+        queries[1], keys[[8, 13]] = sign * np.nan, sign * np.nan
+        found = knn.search(queries, keys, 4, group_size=group_size, block_size=6)
+        keys[[8, 13]] = 0
+        s = queries @ keys.T
+        s[1], s[:, [8, 13]] = np.inf, np.inf
+        order = np.argsort(-s, axis=1, kind="stable")[:, :4]
+        assert_found(found, (np.take_along_axis(s, order, axis=1), order))
+
+
+# attach_gradient and take
+
+
+def slope(queries, keys, weights, k=3, axis_name=None, **options):
+    """The gradient of the weighted sum of what was found."""
+
+    def total(q):
+        s, index = knn.search(jax.lax.stop_gradient(q), keys, k, axis_name=axis_name, **options)
+        s = jnp.where(index >= 0, s, 0.0)
+        return jnp.sum(weights * knn.attach_gradient(s, q, keys, index, None, axis_name))
+
+    return jax.grad(total)(queries)
+
+
+def slope_by_hand(queries, keys, weights, k, options):
+    index = sorted_crowd(queries, keys, k, options)[1]
+    found = np.where(index[:, :, None] >= 0, np.nan_to_num(keys)[index], 0)
+    return np.einsum("bk,bkd->bd", weights, found)
+
+
+@pytest.mark.parametrize("shards", [1, 2, 8])
+def test_the_gradient_is_the_weighted_sum_of_the_keys_found(shards, k=3):
+    gradient = over_devices(
+        lambda q, z, w, options: slope(q, z, w, k=k, axis_name="shard", **options), shards
+    )
+    for seed in range(5):
+        queries, keys, options = crowd(seed)
+        weights = np.random.default_rng(seed).integers(-3, 4, size=(8, k)).astype(np.float32)
+        np.testing.assert_array_equal(
+            gradient(queries, keys, weights, options),
+            slope_by_hand(queries, keys, weights, k, options),
+        )
+
+
+def test_masked_keys_may_hold_anything_and_keys_get_no_gradient():
+    queries, keys, options = crowd(1)
+    weights = np.ones((8, 16), np.float32)
+    keys[~options["key_mask"]] = np.nan
+    gradient = jax.jit(functools.partial(slope, k=16))(queries, keys, weights, **options)
+    np.testing.assert_array_equal(
+        gradient, slope_by_hand(queries, np.nan_to_num(keys), weights, 16, options)
+    )
+    of_keys = jax.grad(
+        lambda z: knn.attach_gradient(jnp.ones((8, 1)), queries, z, jnp.zeros((8, 1), int)).sum()
+    )(jnp.asarray(keys))
+    assert not of_keys.any()
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_take_looks_up_what_lies_on_other_devices(shards):
+    values, index = np.arange(100, 116), np.arange(-1, 15).reshape(8, 2)
+    taken = over_devices(lambda v, i: knn.take(v, i, "shard"), shards)(values, index)
+    np.testing.assert_array_equal(taken, np.where(index < 0, 0, values[index]))
+    np.testing.assert_array_equal(taken, knn.take(values, index))
+
+
+# Bad arguments
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"k": 0}, "k must be at least 1, got 0"),
+        ({"keys": np.ones((0, DIM), np.float32)}, "there are no keys to search"),
+        ({"queries": np.ones((0, DIM), np.float32)}, "there are no queries to search for"),
+        (
+            {"queries": np.ones(DIM)},
+            r"queries must be \[batch, dim\] and keys \[n, dim\], got \[4\]",
+        ),
+        ({"keys": np.ones((N, 3))}, r"got \[5, 4\] and \[18, 3\]"),
+        ({"query_ids": np.arange(BATCH - 1), "key_ids": np.arange(N)}, "query_ids must have shape"),
+        ({"query_ids": np.arange(BATCH), "key_ids": np.arange(N + 1)}, "key_ids must have shape"),
+        ({"key_mask": np.ones((N, 1), bool)}, "key_mask must have shape"),
+        ({"key_bias": np.ones(3)}, "key_bias must have shape"),
+        ({"query_labels": np.ones(3), "key_labels": np.ones(N)}, "query_labels must have shape"),
+        ({"group_size": 0}, "group_size must be at least 1, got 0"),
+        ({"block_size": -1}, "block_size must be at least 1, got -1"),
+        ({"key_labels": np.arange(N)}, "query_labels and key_labels belong together"),
+        ({"query_ids": np.arange(BATCH)}, "give both or neither"),
+        ({"key_ids": np.arange(N)}, "give both or neither"),
+    ],
+)
+def test_bad_arguments_of_search_are_named(change, message):
+    queries, keys = integers()
+    with pytest.raises(ValueError, match=message):
+        knn.search(**{"queries": queries, "keys": keys, "k": 2} | change)
+
+
+class TestApproximate:
+    """On this backend ``approx_max_k`` is exact, so that a worse one stands in for it."""
+
+    def arrays(self, n=300, batch=6, dim=5):
+        rng = np.random.default_rng(0)
+        return (
+            rng.normal(size=(batch, dim)).astype(np.float32),
+            rng.normal(size=(n, dim)).astype(np.float32),
+        )
+
+    @pytest.mark.parametrize("k, block_size", [(7, 16), (7, 300), (40, 3), (400, 16)])
+    def test_with_an_exact_choice_of_candidates_it_is_exact(self, k, block_size):
+        mask = np.arange(300) % 3 > 0
+        exact, approximate = (
+            knn.search(*self.arrays(), k, key_mask=mask, recall=recall, block_size=block_size)
+            for recall in (None, 0.9)
+        )
+        np.testing.assert_array_equal(exact[1], approximate[1])
+        np.testing.assert_allclose(exact[0], approximate[0], rtol=1e-6)
+
+    def test_the_recall_that_is_measured_is_the_share_of_neighbours_found(self, monkeypatch):
+        def second_best_on(values, k, *, recall_target):
+            del recall_target
+            found, place = jax.lax.top_k(values, min(k + 1, values.shape[1]))
+            return found[:, 1:], place[:, 1:]
+
+        monkeypatch.setattr(jax.lax, "approx_max_k", second_best_on)
+        queries, keys = self.arrays()
+        assert float(knn.measured_recall(queries, keys, 8, recall=0.77)) == pytest.approx(7 / 8)
+        nothing = {"key_mask": np.zeros(300, bool)}
+        assert float(knn.measured_recall(queries, keys, 8, recall=0.77, **nothing)) == 1
+
+    @pytest.mark.parametrize("recall", [0, 1, -0.5, 1.5])
+    def test_another_recall_is_refused(self, recall):
+        with pytest.raises(ValueError, match="recall must lie between 0 and 1"):
+            knn.search(*self.arrays(), 3, recall=recall)

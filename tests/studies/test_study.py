@@ -1,0 +1,106 @@
+"""Runs of a study measure what they say; their records are found again, also by later versions."""
+
+import numpy as np
+import pytest
+from jaxpt.configs.pretrain import digits
+
+from jaxpt import pretrain, records
+from jaxpt.data import sources
+from jaxpt.errors import InputError
+from jaxpt.evaluation import measure
+from jaxpt.studies import study
+
+
+def _job(part="test", **changes):
+    config = digits.get_config("look")
+    config.update(changes)
+    return study.seeds_of("LOOK", config, [0], part)[0]
+
+
+def _store(path, job, config=None):
+    records.append(
+        path,
+        {
+            "key": "of an older version",
+            "label": "then",
+            "part": job.part,
+            "config": config or job.config,
+        },
+    )
+
+
+def test_a_record_of_a_version_with_fewer_fields_still_counts(tmp_path):
+    job = _job()
+    old = {name: value for name, value in job.config.items() if name != "no_positive"}
+    old["data"] = {name: value for name, value in old["data"].items() if name != "path"}
+    _store(tmp_path / "records.jsonl", job, old)
+    assert [r["label"] for r in study.stored([job], tmp_path / "records.jsonl")] == ["LOOK"]
+    (found,) = study.run([job], tmp_path / "records.jsonl")
+    assert (found["key"], found["label"]) == ("of an older version", "LOOK")
+
+
+def test_another_config_or_part_does_not(tmp_path):
+    path = tmp_path / "records.jsonl"
+    _store(path, _job())
+    assert study.stored([_job()], path)
+    assert not study.stored(
+        [
+            _job(k=7),
+            _job(part="validation"),
+            _job(no_positive="drop"),
+            _job()._replace(part="validation"),
+            _job(data={"label_map": "parity"}),
+        ],
+        path,
+    )
+
+
+def test_training_leaves_validation_out_exactly_where_it_is_measured():
+    assert _job(part="validation").config["data"]["train_on"] == "train"
+    assert _job(part="test").config["data"]["train_on"] == "trainval"
+
+
+@pytest.mark.parametrize("part", ("validation", "test"))
+def test_a_run_is_measured_on_its_part_and_keeps_features_of_it(part, monkeypatch):
+    class Trained:
+        history = [{"step": 1, "loss": 2.0, "purity": 1.0}, {"step": 1, "knn": 0.5}]
+
+        @staticmethod
+        def features(images):
+            return images.reshape(len(images), -1)
+
+    monkeypatch.setattr(pretrain, "run", lambda config, **kwargs: Trained)
+    monkeypatch.setattr(measure, "frozen", lambda features, dataset, part: {"measured on": part})
+    job = _job(part)._replace(keep_features=True)
+    record = study.run_job(job)
+    assert record["values"]["measured on"] == record["part"] == part
+    assert record["key"] == job.key and record["config"] == job.config
+    assert record["history"] == [{"step": 1, "loss": 2.0}, {"step": 1, "knn": 0.5}]
+    dataset = sources.load(digits.get_config().data)
+    scored = getattr(dataset, part)
+    features = record["features"]
+    np.testing.assert_array_equal(features["features"], Trained.features(scored.images))
+    np.testing.assert_array_equal(features["fine"], scored.labels)
+    np.testing.assert_array_equal(features["coarse"], dataset.coarse(scored.labels))
+
+
+def test_equal_jobs_are_run_once_and_each_gets_its_record(tmp_path, monkeypatch):
+    ran = []
+
+    def run_job(job):
+        ran.append(job.label)
+        return {"key": job.key, "label": job.label, "part": job.part, "config": job.config}
+
+    monkeypatch.setattr(study, "run_job", run_job)
+    jobs = [_job(), _job(k=7)._replace(label="k=7"), _job()._replace(label="LOOK again")]
+    found = study.run(jobs, tmp_path / "records.jsonl", workers=1)
+    assert len(ran) == len(records.read(tmp_path / "records.jsonl")) == 2
+    assert [r["label"] for r in found] == ["LOOK", "k=7", "LOOK again"]
+    assert found[0]["key"] == found[2]["key"] != found[1]["key"]
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_any_run(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(study, "_results", lambda jobs, workers: pytest.fail("a job was run"))
+    with pytest.raises(InputError, match="cannot be written .*: choose another folder"):
+        study.run([_job()], tmp_path / "file" / "below" / "records.jsonl")
