@@ -20,6 +20,7 @@ from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.evaluation.feature_cache import FeatureCache
 from jaxpt.evaluation.task import PARTS, Measured
+from jaxpt.files import writable_folder
 from jaxpt.frozen import FrozenSet, Model
 from jaxpt.train.parallel import Devices
 
@@ -122,7 +123,7 @@ def run(
     _check_distinct(opened)
     jobs = _jobs(opened, suite, data, fields or {}, part, constants or {})
     require(bool(jobs), "there is nothing to measure: cka needs two models of the same seed.")
-    records.writable_folder(pathlib.Path(out).parent)
+    writable_folder(pathlib.Path(out).parent)
     kept = FeatureCache(cache)
     todo = [job for job in jobs if job.key not in known]
     skipped = {}

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from etils import epath
 
 from jaxpt import weights
 from jaxpt.configs.pretrain import defaults
@@ -33,6 +34,7 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
+from jaxpt.files import writable_folder
 from jaxpt.methods import Method, Setup, encoding, make_method
 from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts
@@ -505,7 +507,7 @@ def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpoint
         f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
         f"in {'; '.join(changes)}: choose another workdir.",
     )
-    folder = workdirs.make(workdir)
+    folder = writable_folder(workdir, option="workdir")
     if jax.process_index() == 0:
         stack.enter_context(lock.hold(folder))
     checkpointer = Checkpointer(
@@ -538,7 +540,7 @@ def _tell(devices, feed, dataset, workdir, quiet) -> None:
     if not quiet:
         tell(f"jaxpt: {devices.about}. {feed.about}")
     if workdir is not None and dataset.broken:
-        (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
+        epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
 def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
@@ -553,7 +555,7 @@ def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
         text += f"; max_skipped={config.max_skipped} such steps were skipped before"
     if workdir is None:
         return RunError(text + ".")
-    folder = workdirs.make(os.path.join(workdir, NOT_FINITE))
+    folder = writable_folder(os.path.join(workdir, NOT_FINITE), option="workdir")
     if jax.process_index() == 0 and (folder / checkpoint.FOLDER).exists():
         (folder / checkpoint.FOLDER).rmtree()
     try:

@@ -14,6 +14,7 @@ from typing import Any, Sequence
 import jax
 
 from jaxpt.errors import InputError, require
+from jaxpt.files import unwritable
 
 SURROUNDINGS = ("device", "packages", "python", "date", "revision")
 PACKAGES = ("jaxpt", "jax", "flax", "optax", "numpy", "scikit-learn")
@@ -52,25 +53,6 @@ def packages() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
-def writable_folder(path: str | os.PathLike) -> pathlib.Path:
-    """Makes a folder and proves that files can be written into it.
-
-    Raises:
-      InputError: where they cannot.
-    """
-    folder = pathlib.Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise InputError(
-            f"{str(path)!r} cannot be written ({error.strerror}): choose another folder."
-        ) from error
-    return folder
-
-
 def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
     """Adds one record as one line, in one write.
 
@@ -79,15 +61,17 @@ def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
     Raises:
       InputError: where the file cannot be written.
     """
-    line = (json.dumps(record, default=list) + "\n").encode()
     try:
         _mend_end(pathlib.Path(path))
         with open(path, "ab", buffering=0) as file:
-            file.write(line)
+            file.write(line_of(record).encode())
     except OSError as error:
-        raise InputError(
-            f"{str(path)!r} cannot be written ({error.strerror}): choose another file."
-        ) from error
+        raise unwritable(path, error, kind="file") from error
+
+
+def line_of(record: dict[str, Any]) -> str:
+    """The record as a line of JSON."""
+    return json.dumps(record, default=list) + "\n"
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from jaxpt.data import sources
 from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
+from jaxpt.files import writable_folder
 from jaxpt.finetune import Task, finetune
 from jaxpt.train.parallel import Devices
 
@@ -49,7 +50,7 @@ def run(
     known = {record["key"]: record for record in records.read(out)}
     # All before the first is measured: what cannot be opened is named at once.
     opened = [open_backbone(source, model=config.model) for source in backbones]
-    records.writable_folder(pathlib.Path(out).parent)
+    writable_folder(pathlib.Path(out).parent)
     found, loaded = [], {}
     for backbone in opened:
         data_config = _data_config(config, backbone)

@@ -1,6 +1,7 @@
 """The command ``jaxpt``: reads flags, calls one function, turns bad input into one sentence."""
 
 import collections
+import logging
 import pathlib
 import sys
 
@@ -22,6 +23,8 @@ ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay")  # one p
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand; returns the exit status, 2 for bad input."""
+    # Orbax logs every file that it touches, and the traceback of an error beside raising it.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     status = _run(argv)
     distributed.leave(status)
     return status

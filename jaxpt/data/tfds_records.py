@@ -4,6 +4,7 @@ No tf.data is at work: a thread reads the bytes of one example where it wants on
 streamed in any order, by any number of processes, and nothing of it stays in memory.
 """
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from jaxpt.data.decode import open_image
 from jaxpt.data.parallel import in_parallel
 from jaxpt.data.tfds_tasks import Task
 from jaxpt.errors import InputError, require
+from jaxpt.files import replacing
 
 # Around every record of a TFRecord file: its length and a checksum of that before, a checksum of it
 # behind.
@@ -193,10 +195,7 @@ def _digest(builder, split, task) -> str:
 
 
 def _remember(file: pathlib.Path, **arrays: np.ndarray) -> None:
-    partial = file.with_suffix(f".{os.getpid()}.npz")
-    try:
+    with contextlib.suppress(OSError):  # without it they are read again next time
         file.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **arrays)
-        partial.replace(file)
-    except OSError:
-        partial.unlink(missing_ok=True)  # then they are looked at again next time
+        with replacing(file, "wb") as whole:
+            np.savez(whole, **arrays)

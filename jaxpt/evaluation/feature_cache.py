@@ -15,7 +15,8 @@ from typing import Any, Callable
 import numpy as np
 
 from jaxpt.data.pictures import Pictures
-from jaxpt.errors import InputError, require
+from jaxpt.errors import require
+from jaxpt.files import replacing, unwritable
 
 FORMAT = 1  # of the folder; another one makes all entries anew
 CHUNK = 1 << 24  # bytes of a checksum's step
@@ -65,10 +66,7 @@ class FeatureCache:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 self._write(key, what, arrays)
             except OSError as error:
-                raise InputError(
-                    f"the cache {str(self._folder)!r} cannot be written "
-                    f"({error.strerror}): choose another folder."
-                ) from error
+                raise unwritable(self._folder, error, option="cache") from error
             found = self._read(key)
         return arrays if found is None else found
 
@@ -86,19 +84,11 @@ class FeatureCache:
 
     def _write(self, key, what, arrays) -> None:
         for name, array in arrays.items():
-            self._move_in(
-                f"{key}.{name}.npy",
-                lambda file, x=array: np.save(file, np.ascontiguousarray(x), allow_pickle=False),
-            )
+            with replacing(self._folder / f"{key}.{name}.npy", "wb") as file:
+                np.save(file, np.ascontiguousarray(array), allow_pickle=False)
         described = {"what": what, "arrays": {name: _checksum(x) for name, x in arrays.items()}}
-        text = json.dumps(described, indent=1, default=list) + "\n"
-        self._move_in(f"{key}.json", lambda file: file.write(text.encode()))
-
-    def _move_in(self, name, write) -> None:
-        temporary = self._folder / f".{name}.{os.getpid()}"
-        with open(temporary, "wb") as file:
-            write(file)
-        temporary.replace(self._folder / name)
+        with replacing(self._folder / f"{key}.json") as file:
+            json.dump(described, file, indent=1, default=list)
 
 
 def key_of(what: dict[str, Any]) -> str:

@@ -10,10 +10,10 @@ import ml_collections
 
 from jaxpt import __version__, records, weights
 from jaxpt.backbones import Backbone, open_backbone
-from jaxpt.errors import InputError, require
+from jaxpt.errors import require
 from jaxpt.export import card, hub, serving
 from jaxpt.export.counterparts import counterpart, timm_config
-from jaxpt.train.files import is_remote
+from jaxpt.files import is_remote, unwritable
 from jaxpt.weights import header
 
 LAYOUTS = ("timm", "torchvision", header.OWN)
@@ -211,8 +211,6 @@ def _write(out: pathlib.Path, files: dict[str, bytes]) -> None:
             (temporary / name).write_bytes(content)
         temporary.replace(out)
     except OSError as error:
-        raise InputError(
-            f"{str(out)!r} cannot be written ({error.strerror}): choose another folder."
-        ) from error
+        raise unwritable(out, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -6,7 +6,7 @@ import os
 import pathlib
 from typing import Sequence
 
-from jaxpt.errors import InputError
+from jaxpt.files import replacing, unwritable
 from jaxpt.report import overall, scaling, tables
 from jaxpt.report.results import Results
 
@@ -63,13 +63,9 @@ def write(path: str | os.PathLike, content: bytes) -> None:
       InputError: where it cannot be written.
     """
     path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        with replacing(path, "wb") as file:
+            file.write(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True) if path.parent.is_dir() else None
-        raise InputError(
-            f"{str(path)!r} cannot be written ({error.strerror}): choose another folder."
-        ) from error
+        raise unwritable(path, error) from error

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxpt.files import replacing
+
 
 class FeatureSet(NamedTuple):
     """Features of the measured part under one run's encoder.
@@ -33,12 +35,9 @@ def path_of(folder: str | os.PathLike, label: str) -> pathlib.Path:
 
 
 def save(folder: str | os.PathLike, label: str, features: FeatureSet) -> None:
-    """Writes the file in one move, so that a kill leaves no half of it behind."""
-    path = path_of(folder, label)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
+    """Keeps the features of a method."""
+    with replacing(path_of(folder, label), "wb") as file:
         np.savez_compressed(file, **features._asdict())
-    temporary.replace(path)
 
 
 def load(folder: str | os.PathLike, label: str) -> FeatureSet | None:

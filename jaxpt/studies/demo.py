@@ -19,6 +19,7 @@ from jaxpt import records as record_files
 from jaxpt import report
 from jaxpt.data import sources
 from jaxpt.errors import require
+from jaxpt.files import replacing, writable_folder
 from jaxpt.report import features as feature_files
 from jaxpt.report.metrics import FINE
 from jaxpt.report.results import DATA_NAMES, NAMES
@@ -57,7 +58,7 @@ def run(
     )
     jobs = _jobs(data, seeds, duration)
     dataset = sources.load(_config(data, "look").data)
-    folder = record_files.writable_folder(out)
+    folder = writable_folder(out)
     path = folder / "records.jsonl"
     _check_kept(path, dataset.name)
     _forget(path, _keys_without_pictures(jobs, folder))
@@ -117,13 +118,9 @@ def _forget(path: pathlib.Path, keys: set[str]) -> None:
     """Drops records, so that ``study.run`` makes them again, with their features."""
     known = record_files.read(path)
     if any(record["key"] in keys for record in known):
-        temporary = path.with_suffix(".tmp")
-        temporary.unlink(missing_ok=True)
-        for record in known:
-            if record["key"] not in keys:
-                record_files.append(temporary, record)
-        temporary.touch()
-        temporary.replace(path)
+        with replacing(path) as file:
+            kept = (record for record in known if record["key"] not in keys)
+            file.writelines(record_files.line_of(record) for record in kept)
 
 
 def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ from typing import Mapping, Sequence
 import ml_collections
 from rich.console import Console
 
-from jaxpt import records as record_files
 from jaxpt import report
 from jaxpt.data import sources
 from jaxpt.errors import require
+from jaxpt.files import writable_folder
 from jaxpt.report import scaling as laws
 from jaxpt.report.metrics import FINE
 from jaxpt.report.results import NAMES, collect
@@ -53,7 +53,7 @@ def run(
       InputError: for sizes or seeds that cannot work, before anything is run.
     """
     jobs = _jobs(configs, sizes, seeds)
-    folder = record_files.writable_folder(out)
+    folder = writable_folder(out)
     path = folder / RECORDS
     console = Console()
     console.print(

@@ -12,6 +12,7 @@ import ml_collections
 
 from jaxpt import records
 from jaxpt.configs.pretrain import defaults
+from jaxpt.files import writable_folder
 
 
 class Job(NamedTuple):
@@ -66,7 +67,7 @@ def run(
     """
     known = _known(path) if path else {}
     if path:
-        records.writable_folder(pathlib.Path(path).parent)
+        writable_folder(pathlib.Path(path).parent)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
     if jax.default_backend() != "cpu":
         workers = 1  # processes would fight for the accelerator's memory

@@ -7,7 +7,6 @@ what eight saved, one can restore.
 """
 
 import contextlib
-import logging
 import os
 import sys
 import threading
@@ -21,12 +20,8 @@ from jax.experimental import multihost_utils
 
 from jaxpt import records
 from jaxpt.errors import RunError, require
-from jaxpt.train import heap, manifest, tensorstore_leak
-from jaxpt.train.files import absolute
-
-# Orbax tells every file it touches, and the whole traceback of what it raises as well.
-logging.getLogger("absl").setLevel(logging.CRITICAL)
-tensorstore_leak.avoid()
+from jaxpt.files import absolute
+from jaxpt.train import manifest
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
 UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what orbax did not rename into place
@@ -154,7 +149,6 @@ class Checkpointer:
                 if jax.process_index() == 0:
                     _remove(self._root / str(old))
                 del self._scores[old]
-        heap.give_back()
 
     def _superfluous(self) -> list[int]:
         steps = sorted(self._scores)

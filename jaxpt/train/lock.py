@@ -11,7 +11,7 @@ import time
 from etils import epath
 
 from jaxpt.errors import InputError
-from jaxpt.train.files import is_remote
+from jaxpt.files import is_remote, unwritable
 
 FILE = "run.lock"
 # Where there are no locks (object stores), a lease is renewed as long as the holder lives. Seconds.
@@ -36,10 +36,7 @@ def hold(workdir: epath.Path):
     try:
         file = open(workdir / FILE, "a+")
     except OSError as error:
-        raise InputError(
-            f"{os.fspath(workdir / FILE)!r} cannot be written ({error.strerror}): "
-            "choose another --workdir."
-        ) from error
+        raise unwritable(workdir, error, option="workdir") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         try:

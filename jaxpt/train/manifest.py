@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from jaxpt.errors import InputError
-from jaxpt.train.files import write_anew
+from jaxpt.files import replacing
 
 FILE = "manifest.json"
 FORMAT = 1  # of checkpoints: the next one that old code cannot read gets the next number
@@ -26,9 +26,8 @@ def write(folder: epath.Path, about: dict[str, Any]) -> None:
       about: what else it says, as JSON: step, config, versions.
     """
     content = {"format": FORMAT, **about, "files": _sums(folder)}
-    write_anew(
-        folder / FILE, json.dumps(content | {"sha256": _own_sum(content)}, indent=1, default=list)
-    )
+    with replacing(folder / FILE) as file:
+        json.dump(content | {"sha256": _own_sum(content)}, file, indent=1, default=list)
 
 
 def fault(folder: epath.Path) -> str:
@@ -92,7 +91,7 @@ def _sums(folder: epath.Path, prefix: str = "") -> dict[str, dict[str, Any]]:
         if path.is_dir():
             # An empty folder is listed too: orbax may have meant it to be there.
             sums |= _sums(path, f"{name}/") or {f"{name}/": {"bytes": 0, "sha256": ""}}
-        elif prefix or path.name not in (FILE, f".{FILE}.tmp"):
+        elif prefix or FILE not in path.name:  # nor what a kill left of one
             sums[name] = _sum(path)
     return sums
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from jaxpt.train.files import is_remote, write_anew
+from jaxpt.files import is_remote, replacing
 
 FILE = "metrics.jsonl"
 
@@ -35,7 +35,8 @@ class MetricWriter:
         if self._remote:
             return
         with self._telling():
-            write_anew(self._path, "".join(kept))
+            with replacing(self._path) as file:
+                file.writelines(kept)
         with self._telling():
             self._board = EventFile(workdir, resumed_step)
 
@@ -56,7 +57,8 @@ class MetricWriter:
         text = "".join(self._waiting)
         with self._telling():
             if self._remote:
-                write_anew(self._path, text)
+                with replacing(self._path) as file:
+                    file.write(text)
             else:
                 _append(self._path, text)
                 self._waiting = []

@@ -10,8 +10,8 @@ import ml_collections
 from etils import epath
 
 from jaxpt.errors import InputError, require
+from jaxpt.files import replacing, unwritable
 from jaxpt.train import checkpoint
-from jaxpt.train.files import write_anew
 
 CONFIG, CHANGES = "config.json", "config_changes.jsonl"
 # What may differ between a run and its resumption without a word, since it changes no result.
@@ -122,27 +122,12 @@ def claim(workdir: str | os.PathLike, config, changes: list[str]) -> None:
                 }
             )
             before = (path / CHANGES).read_text() if (path / CHANGES).exists() else ""
-            write_anew(path / CHANGES, before + line + "\n")
-        write_anew(path / CONFIG, json.dumps(config.to_dict(), indent=2) + "\n")
+            with replacing(path / CHANGES) as file:
+                file.write(before + line + "\n")
+        with replacing(path / CONFIG) as file:
+            file.write(json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
-        raise _unwritable(workdir, error) from error
-
-
-def make(workdir: str | os.PathLike) -> epath.Path:
-    """The folder of a run, made where it is missing.
-
-    Raises:
-      InputError: where it cannot be made or written.
-    """
-    path = epath.Path(workdir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".probe.{os.getpid()}"
-        probe.write_text("")
-        probe.unlink()
-    except OSError as error:
-        raise _unwritable(workdir, error) from error
-    return path
+        raise unwritable(workdir, error, option="workdir") from error
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
@@ -158,13 +143,6 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{os.fspath(path)} cannot be read ({error}): it is no config.") from error
-
-
-def _unwritable(workdir, error: OSError) -> InputError:
-    return InputError(
-        f"workdir {os.fspath(workdir)!r} cannot be written "
-        f"({error.strerror or error}): choose another --workdir."
-    )
 
 
 def _among(key: str, names) -> bool:

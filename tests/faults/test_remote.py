@@ -10,9 +10,10 @@ import sys
 import object_store
 import pytest
 from etils import epath
-
 from jaxpt.configs.pretrain import defaults, digits
+
 from jaxpt.errors import InputError
+from jaxpt.files import writable_folder
 from jaxpt.train import lock
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.metrics import MetricWriter, read_metrics
@@ -30,7 +31,7 @@ def store(tmp_path, monkeypatch):
 
 def test_config_and_its_changes(store):
     assert workdirs.read_config(RUN) is None
-    workdirs.claim(workdirs.make(RUN), digits.get_config(), [])
+    workdirs.claim(writable_folder(RUN), digits.get_config(), [])
     workdirs.claim(RUN, digits.get_config(), ["k (1 there, 2 here)"])
     assert json.loads((store / "config.json").read_text())["method"] == "look"
     assert len((store / workdirs.CHANGES).read_text().splitlines()) == 1
@@ -42,7 +43,7 @@ def test_config_and_its_changes(store):
 
 
 def test_one_run_has_it(store):
-    folder = workdirs.make(RUN)
+    folder = writable_folder(RUN)
     with lock.hold(folder):
         text = (store / lock.FILE).read_text()
         assert text.startswith(lock._me())
@@ -51,7 +52,7 @@ def test_one_run_has_it(store):
 
 
 def test_rows_are_written_at_checkpoints_and_gone_on_with(store):
-    workdirs.make(RUN)
+    writable_folder(RUN)
     for resumed in 0, 4:
         writer = MetricWriter(RUN, resumed_step=resumed)
         for step in 2, 4, 6:
@@ -65,7 +66,7 @@ def test_rows_are_written_at_checkpoints_and_gone_on_with(store):
 
 
 def test_a_store_that_is_away_is_told_once_and_ends_nothing(store, monkeypatch, capsys):
-    workdirs.make(RUN)
+    writable_folder(RUN)
     writer = MetricWriter(RUN, resumed_step=0)
     writer.write(2, {})
 

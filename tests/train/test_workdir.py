@@ -4,10 +4,11 @@ import json
 
 import pytest
 from etils import epath
+from jaxpt.configs.pretrain import defaults, digits
 from small_states import saved
 
-from jaxpt.configs.pretrain import defaults, digits
 from jaxpt.errors import InputError
+from jaxpt.files import writable_folder
 from jaxpt.train import workdir as workdirs
 
 DEFAULTS = defaults.get_config().to_dict()
@@ -21,7 +22,7 @@ def config_with(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    workdirs.claim(workdirs.make(tmp_path), config_with(), [])
+    workdirs.claim(writable_folder(tmp_path), config_with(), [])
     return tmp_path
 
 
