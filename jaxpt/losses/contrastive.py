@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.ops import similarity as sim
+from jaxpt.ops.knn import Keys, Queries
 
 FORMS = ("out", "in")
 
@@ -217,13 +218,10 @@ def info_nce(
     """
     if keys is not None:
         s, candidates, own, *_ = own_and_keys(
-            queries,
+            Queries(queries, query_ids, None),
             positives,
-            keys,
+            Keys(keys, key_ids, None, key_mask, None),
             temperature,
-            query_ids,
-            key_ids,
-            key_mask,
             normalize,
             where,
             axis_name,
@@ -336,26 +334,27 @@ def in_memory(anchors, keys, query_ids, key_ids, key_mask, normalize):
     return sim.similarities(anchors, keys), allowed
 
 
-def own_and_keys(
-    queries, positives, keys, temperature, query_ids, key_ids, key_mask, normalize, where, axis_name
-):
+def own_and_keys(queries: Queries, positives, keys: Keys, temperature, normalize, where, axis_name):
     """Queries against their own positive, column 0, and the keys of all devices, after all checks.
 
     Returns:
       (similarities, mask of candidates, mask of the own positive), each [batch, 1 + memory],
       then positives and keys as they were compared, without gradient.
     """
-    check_pairs(queries, positives, temperature, where)
-    sim.check_keys("queries", queries, keys)
-    sim.check_rows("key_mask", key_mask, keys.shape[0])
-    keys, key_ids, key_mask = (sim.gather(x, axis_name) for x in (keys, key_ids, key_mask))
-    allowed = sim.candidates((queries.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
-    queries, positives = (sim.rows(x, normalize, where) for x in (queries, positives))
-    positives, keys = jax.lax.stop_gradient((positives, sim.rows(keys, normalize, key_mask)))
-    own = jnp.sum(queries * positives, axis=-1, keepdims=True)
-    s = jnp.concatenate([own, sim.similarities(queries, keys)], axis=1)
+    check_pairs(queries.vectors, positives, temperature, where)
+    sim.check_keys("queries", queries.vectors, keys.vectors)
+    sim.check_rows("key_mask", keys.mask, keys.vectors.shape[0])
+    keys = jax.tree.map(lambda x: sim.gather(x, axis_name), keys)
+    shape = queries.vectors.shape[0], keys.vectors.shape[0]
+    allowed = sim.candidates(shape, queries.ids, keys.ids, keys.mask)
+    rows, positives = (sim.rows(x, normalize, where) for x in (queries.vectors, positives))
+    positives, stored = jax.lax.stop_gradient(
+        (positives, sim.rows(keys.vectors, normalize, keys.mask))
+    )
+    own = jnp.sum(rows * positives, axis=-1, keepdims=True)
+    s = jnp.concatenate([own, sim.similarities(rows, stored)], axis=1)
     candidates = jnp.concatenate([jnp.ones_like(own, bool), allowed], axis=1)
-    return s, candidates, jnp.broadcast_to(jnp.arange(s.shape[1]) == 0, s.shape), positives, keys
+    return s, candidates, jnp.broadcast_to(jnp.arange(s.shape[1]) == 0, s.shape), positives, stored
 
 
 def cross_entropy_of(logits, candidates, targets, where):

@@ -1,14 +1,21 @@
-"""Losses of soft nearest-neighbour classifiers: LOOK and NCA."""
+"""Losses of soft nearest-neighbour classifiers: LOOK and NCA, each in two forms.
 
+*Dense* holds the whole matrix of similarities, [batch, memory]: for small memories, for a k that is
+known only at run time, and for the soft gate. *Streamed* holds no such matrix, forward or backward,
+however many keys there are. ``form="auto"`` picks the faster one.
+"""
+
+import functools
 import math
 import numbers
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxpt.losses import neighbors_dense, neighbors_streamed
+from jaxpt.ops import knn, selection
 from jaxpt.ops import similarity as sim
+from jaxpt.ops.knn import Keys, Queries
 
 NO_POSITIVE = ("nearest", "drop", "floor")
 NEIGHBOR_FORMS = ("auto", "dense", "streamed")
@@ -16,6 +23,7 @@ DENSE_MEMORY = 2048  # keys up to which "auto" is dense
 KEYS_PER_NEIGHBOR = 40  # and up to so many for each neighbour, as selecting costs more than masking
 SMALL_MATRIX = 2**24  # similarities, 64 MiB, up to which it is
 LARGEST_MATRIX = 2**28  # similarities, 1 GiB, up to which it is where it must be
+NCA_BLOCK = 4096  # keys of one block of streamed NCA: it takes several passes over a block
 
 
 class NeighborStats(NamedTuple):
@@ -153,26 +161,20 @@ def look(
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
-    common = _common(
-        queries,
-        keys,
-        query_labels,
-        key_labels,
-        temperature,
-        normalize,
-        axis_name,
-        {"query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where},
+    asked, stored, shared = _prepared(
+        Queries(queries, query_ids, query_labels),
+        Keys(keys, key_ids, key_labels, key_mask, None),
+        Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
+        where,
     )
-    memory = _memory(keys, axis_name)
+    memory = _memory(stored, axis_name)
     k_max = k if isinstance(k, numbers.Integral) else k_max
-    form = _choose_form(form, queries.shape[0], memory, k_max, gate)
-    common |= {"k": k, "no_positive": no_positive, "balanced": balanced}
-    if form == "dense":
-        losses, missing, purity = neighbors_dense.look(gate=gate, **common)
+    if _choose_form(form, queries.shape[0], memory, k_max, gate) == "dense":
+        found = _dense_look(asked, stored, shared, k, no_positive, gate, balanced)
     else:
-        losses, missing, purity = neighbors_streamed.look(
-            k_max=min(int(k_max), memory), recall=recall, **common
-        )
+        k_max = min(int(k_max), memory)
+        found = _streamed_look(asked, stored, shared, (k, k_max), no_positive, balanced, recall)
+    losses, missing, purity = found
     if robustness:
         losses = -jnp.expm1(-robustness * losses) / robustness
     return _finish(losses, missing, purity, where)
@@ -225,50 +227,51 @@ def nca(
       Goldberger et al., NIPS 2004; Wu et al., "Improving generalization via scalable neighborhood
       component analysis", ECCV 2018.
     """
-    common = _common(
-        queries,
-        keys,
-        query_labels,
-        key_labels,
-        temperature,
-        normalize,
-        axis_name,
-        {"query_ids": query_ids, "key_ids": key_ids, "key_mask": key_mask, "where": where},
+    asked, stored, shared = _prepared(
+        Queries(queries, query_ids, query_labels),
+        Keys(keys, key_ids, key_labels, key_mask, None),
+        Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
+        where,
     )
-    form = _choose_form(form, queries.shape[0], _memory(keys, axis_name), 1)
-    of_form = neighbors_dense.nca if form == "dense" else neighbors_streamed.nca
-    return _finish(*of_form(**common), where)
+    form = _choose_form(form, queries.shape[0], _memory(stored, axis_name), 1)
+    of_form = _dense_nca if form == "dense" else _streamed_nca
+    return _finish(*of_form(asked, stored, shared), where)
 
 
-def _common(queries, keys, query_labels, key_labels, temperature, normalize, axis_name, optional):
-    """After all checks: the arguments that all forms of both losses take, arrays of NumPy too."""
-    sim.check_embeddings("queries", queries)
-    sim.check_keys("queries", queries, keys)
-    sim.check_temperature(temperature)
-    sim.check_rows("query_labels", query_labels, queries.shape[0])
-    sim.check_rows("key_labels", key_labels, keys.shape[0])
-    sim.check_rows("where", optional["where"], queries.shape[0])
-    sim.check_ids(
-        (queries.shape[0], keys.shape[0]),
-        *(optional[name] for name in ("query_ids", "key_ids", "key_mask")),
-    )
-    arrays = {
-        "queries": queries,
-        "keys": keys,
-        "query_labels": query_labels,
-        "key_labels": key_labels,
-        **optional,
-    }
-    return jax.tree.map(jnp.asarray, arrays) | {
-        "temperature": temperature,
-        "normalize": normalize,
-        "axis_name": axis_name,
-    }
+class Shared(NamedTuple):
+    """What both losses have in both forms.
+
+    Attributes:
+      temperature: τ.
+      key_rows: makes rows to compare of stored keys, see ``knn.search``; None: they are compared
+        as they are.
+      axis_name: along which the keys are split over the devices; None: they are not.
+    """
+
+    temperature: float | jax.Array
+    key_rows: Callable | None
+    axis_name: str | None
 
 
-def _memory(keys, axis_name):
+def _prepared(queries: Queries, keys: Keys, shared: Shared, where):
+    """The arguments after all checks, as JAX arrays, queries as the rows to compare."""
+    sim.check_embeddings("queries", queries.vectors)
+    sim.check_keys("queries", queries.vectors, keys.vectors)
+    rows, n = queries.vectors.shape[0], keys.vectors.shape[0]
+    sim.check_temperature(shared.temperature)
+    sim.check_rows("query_labels", queries.labels, rows)
+    sim.check_rows("key_labels", keys.labels, n)
+    sim.check_rows("where", where, rows)
+    sim.check_ids((rows, n), queries.ids, keys.ids, keys.mask)
+    queries, keys, where = jax.tree.map(jnp.asarray, (queries, keys, where))
+    normalize = shared.key_rows is not None
+    return queries._replace(vectors=sim.rows(queries.vectors, normalize, where)), keys, shared
+
+
+def _memory(keys: Keys, axis_name) -> int:
     """How many keys all devices have."""
-    return keys.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
+    n = keys.vectors.shape[0]
+    return n if axis_name is None else n * jax.lax.axis_size(axis_name)
 
 
 def _choose_form(form, batch, memory, k_max, gate=None):
@@ -312,3 +315,286 @@ def _finish(losses, missing, purity, where):
     if where is not None:
         losses = jnp.where(where, losses, 0.0)
     return losses, jax.lax.stop_gradient(stats)
+
+
+# The whole matrix of similarities
+
+
+class Masks(NamedTuple):
+    """Which keys play which part for which query; bool [batch, n].
+
+    Attributes:
+      neighbors: what the classifier votes by.
+      positives: those of them with the query's label.
+      candidates: all keys that may be neighbours.
+      same_class: those of them with the query's label.
+    """
+
+    neighbors: jax.Array
+    positives: jax.Array
+    candidates: jax.Array
+    same_class: jax.Array
+
+
+def _dense_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, gate, balanced):
+    """(float32 losses, whether no neighbour is a positive, share of positives), each [batch]."""
+    keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
+    s, candidates, same_class = _compared(queries, keys, shared)
+    if balanced:
+        s = s - shared.temperature * jnp.log(class_counts(keys.labels, keys.mask))
+    # Which keys are neighbours is all that the loss needs, never their order: so a mask.
+    neighbors = selection.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
+    masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
+    log_gate = None if gate is None else _log_gate(s, masks, gate)
+    losses = _soft_knn_loss(s, masks, shared.temperature, no_positive, log_gate)
+    return losses, ~jnp.any(masks.positives, axis=-1), _share(masks)
+
+
+def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
+    """The same with all keys as neighbours."""
+    keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
+    s, candidates, same_class = _compared(queries, keys, shared)
+    masks = Masks(candidates, same_class, candidates, same_class)
+    losses = _soft_knn_loss(s, masks, shared.temperature, "drop")
+    return losses, ~jnp.any(masks.positives, axis=-1), _share(masks)
+
+
+def _compared(queries: Queries, keys: Keys, shared: Shared):
+    """Similarities, candidates and candidates of the query's class, each [batch, n]."""
+    vectors = sim.rows(keys.vectors, shared.key_rows is not None, keys.mask)
+    s = sim.similarities(queries.vectors, jax.lax.stop_gradient(vectors))
+    candidates = sim.candidates(s.shape, queries.ids, keys.ids, keys.mask)
+    return s, candidates, candidates & (queries.labels[:, None] == keys.labels[None, :])
+
+
+def _share(masks: Masks):
+    """Positives per neighbour in each row; 0 for a row without neighbours."""
+    neighbors = jnp.sum(masks.neighbors, axis=-1)
+    return jnp.sum(masks.positives, axis=-1) / jnp.maximum(neighbors, 1)
+
+
+def class_counts(labels, mask):
+    """How many keys have each key's class: float32 [memory]."""
+    mask = jnp.ones(labels.shape, bool) if mask is None else mask
+    in_order = jnp.sort(labels)
+    before = jnp.cumsum(
+        jnp.concatenate([jnp.zeros(1, jnp.int32), mask[jnp.argsort(labels)].astype(jnp.int32)])
+    )
+    count = (
+        before[jnp.searchsorted(in_order, labels, side="right")]
+        - before[jnp.searchsorted(in_order, labels, side="left")]
+    )
+    return jnp.maximum(count, 1).astype(jnp.float32)  # 1 where all keys of the class are masked
+
+
+def _log_gate(s, masks: Masks, gate):
+    """log σ(gate · (s − edge)); 0 if all candidates are neighbours, for then there is no edge."""
+    last = jnp.min(s, axis=-1, where=masks.neighbors, initial=jnp.inf)
+    beyond = masks.candidates & ~masks.neighbors
+    following = jnp.max(s, axis=-1, where=beyond, initial=-jnp.inf)
+    has_edge = jnp.isfinite(following)
+    edge = jax.lax.stop_gradient(jnp.where(has_edge, (last + following) / 2, 0.0))
+    return jnp.where(has_edge[:, None], jax.nn.log_sigmoid(gate * (s - edge[:, None])), 0.0)
+
+
+def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
+    """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, and the remedy for rows without positives.
+
+    With ``log_gate`` all candidates are neighbours, each with the weight of its gate.
+    """
+    neighbors, positives, candidates, same_class = masks
+    missing = ~jnp.any(positives, axis=-1)
+    logits = s / temperature
+    missing_loss = 0.0
+    if no_positive == "nearest":
+        nearest = jax.lax.cond(  # a pass over the matrix that most steps can do without
+            jnp.any(missing),
+            lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
+            lambda: jnp.zeros(len(s), int),
+        )
+        nearest = nearest[:, None] == jnp.arange(s.shape[1])[None, :]
+        nearest &= same_class & missing[:, None]
+        # A row with a positive keeps its masks as they are.
+        neighbors, positives = neighbors | nearest, positives | nearest
+        missing = ~jnp.any(positives, axis=-1)
+        log_gate = None if log_gate is None else jnp.where(nearest, 0.0, log_gate)
+    if no_positive == "floor":
+        furthest = jnp.min(logits, axis=-1, where=neighbors, initial=jnp.inf)
+        has_neighbor = jnp.any(neighbors, axis=-1)
+        furthest = jax.lax.stop_gradient(jnp.where(has_neighbor, furthest, 0.0))
+    if log_gate is not None:
+        logits, neighbors, positives = logits + log_gate, candidates, same_class
+    total = sim.masked_logsumexp(logits, neighbors)
+    if no_positive == "floor":
+        missing_loss = jnp.where(has_neighbor, total - furthest, 0.0)
+    losses = total - sim.masked_logsumexp(logits, positives)
+    # Rounding could leave a loss a hair below zero.
+    return jnp.where(missing, missing_loss, jnp.maximum(losses, 0.0))
+
+
+# Streamed: keys in blocks, in equal parts on the devices of an axis if there is one. LOOK finds its
+# neighbours with ``knn.search`` and reads their keys again for the gradient; NCA reads all keys
+# twice. The gradient is in reverse mode only.
+
+
+def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive, balanced, recall):
+    """(float32 losses, whether no neighbour is a positive, share of positives), each [batch].
+
+    ``ks`` are k, which may be traced, and the number of neighbours to look for, no smaller.
+    """
+    (k, k_max), temperature, axis = ks, shared.temperature, shared.axis_name
+    counts = _log_counts(keys.labels, keys.mask, axis) if balanced else None
+    bias = None if counts is None else -jax.lax.stop_gradient(temperature * counts)
+
+    def find(k, **options):
+        s, index = knn.search(
+            jax.lax.stop_gradient(queries.vectors),
+            keys.vectors,
+            k,
+            query_ids=queries.ids,
+            key_ids=keys.ids,
+            key_mask=keys.mask,
+            key_bias=bias,
+            key_rows=shared.key_rows,
+            axis_name=axis,
+            **options,
+        )
+        return jnp.where(index >= 0, s, 0.0), index
+
+    s, index = find(k_max, recall=recall)
+    neighbors = (index >= 0) & (jnp.arange(k_max) < jnp.broadcast_to(k, index.shape[:1])[:, None])
+    positives = neighbors & (knn.take(keys.labels, index, axis) == queries.labels[:, None])
+    masks = Masks(neighbors, positives, None, None)
+    missing, purity = ~jnp.any(positives, axis=-1), _share(masks)
+    if no_positive == "nearest":
+        no_positive = "drop"  # of those whose class has no key at all
+
+        def nothing():
+            return jnp.zeros((len(s), 1)), jnp.full((len(s), 1), -1, jnp.int32)
+
+        nearest_s, nearest = jax.lax.cond(  # a search that most steps can do without
+            _anywhere(missing, axis),
+            lambda: find(1, query_labels=queries.labels, key_labels=keys.labels),
+            nothing,
+        )
+        joins = missing[:, None] & (nearest >= 0)
+        s, index = jnp.concatenate([s, nearest_s], 1), jnp.concatenate([index, nearest], 1)
+        masks = Masks(*(jnp.concatenate([x, joins], 1) for x in (neighbors, positives)), None, None)
+    s = knn.attach_gradient(s, queries.vectors, keys.vectors, index, shared.key_rows, axis)
+    if counts is not None:  # the bias had no gradient with respect to the temperature: here it is
+        s = s + (jax.lax.stop_gradient(temperature) - temperature) * knn.take(counts, index, axis)
+    return _soft_knn_loss(s, masks, temperature, no_positive), missing, purity
+
+
+def _streamed_nca(queries: Queries, keys: Keys, shared: Shared):
+    """The same with all keys as neighbours."""
+    total, same, n_total, n_same = _log_sums(
+        queries.vectors / shared.temperature,
+        (queries.ids, queries.labels),
+        keys,
+        shared.key_rows,
+        shared.axis_name,
+    )
+    missing = n_same == 0
+    losses = jnp.where(missing, 0.0, jnp.maximum(total - same, 0.0))
+    return losses, missing, n_same / jnp.maximum(n_total, 1)
+
+
+def _log_counts(labels, mask, axis_name):
+    """Log of how many keys of all devices have each key's class: float32 [memory]."""
+    counts = class_counts(sim.gather(labels, axis_name), sim.gather(mask, axis_name))
+    if axis_name is not None:
+        own = jax.lax.axis_index(axis_name) * len(labels)
+        counts = jax.lax.dynamic_slice_in_dim(counts, own, len(labels))
+    return jnp.log(counts)
+
+
+def _anywhere(condition, axis_name):
+    """Whether it holds somewhere on any device: all must take the same branch."""
+    found = jnp.any(condition)
+    return found if axis_name is None else jax.lax.pmax(found.astype(jnp.int32), axis_name) > 0
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _log_sums(queries, of_queries, keys, key_rows, axis_name):
+    """log Σ e^{q·z} over all admissible keys and over those of the query's label, and how many
+    they are; each [batch]. An empty sum is 0, as in ``masked_logsumexp``."""
+    return _forward(queries, of_queries, keys, key_rows, axis_name)[0]
+
+
+def _forward(queries, of_queries, keys, key_rows, axis_name):
+    everyone = jax.tree.map(lambda x: sim.gather(x, axis_name), (queries, *of_queries))
+
+    def visit(sums, block):
+        s, same = _block_of_similarities(everyone, block, key_rows)
+        for_class = jnp.where(same, s, -jnp.inf)
+        total, of_class, n_total, n_same = sums
+        return (
+            jnp.logaddexp(total, jax.nn.logsumexp(s, axis=0)),
+            jnp.logaddexp(of_class, jax.nn.logsumexp(for_class, axis=0)),
+            n_total + jnp.sum(s > -jnp.inf, axis=0, dtype=jnp.int32),
+            n_same + jnp.sum(for_class > -jnp.inf, axis=0, dtype=jnp.int32),
+        )
+
+    rows = everyone[0].shape[0]
+    nothing, none = jnp.full(rows, -jnp.inf), jnp.zeros(rows, jnp.int32)
+    total, same, n_total, n_same = _over_blocks(visit, (nothing, nothing, none, none), keys)
+    total, same = (_own_log_sum(x, axis_name) for x in (total, same))
+    n_total, n_same = (knn.own_sum(x, axis_name) for x in (n_total, n_same))
+    return (total, same, n_total, n_same), (queries, of_queries, keys, total, same)
+
+
+def _backward(key_rows, axis_name, residuals, slopes):
+    queries, of_queries, keys, *sums = residuals
+    everyone, *rest = jax.tree.map(
+        lambda x: sim.gather(x, axis_name), ((queries, *of_queries), *sums, *slopes[:2])
+    )
+    total, of_class, slope_total, slope_class = rest
+
+    def visit(gradient, block):
+        s, same = _block_of_similarities(everyone, block, key_rows)
+        weights = slope_total * jnp.exp(s - total) + slope_class * jnp.where(
+            same, jnp.exp(s - of_class), 0.0
+        )
+        vectors = _rows(block, key_rows)
+        return gradient + jnp.matmul(weights.T, vectors, precision=jax.lax.Precision.HIGHEST)
+
+    gradient = _over_blocks(visit, jnp.zeros(everyone[0].shape, jnp.float32), keys)
+    return knn.own_sum(gradient, axis_name), None, None
+
+
+_log_sums.defvjp(_forward, _backward)
+
+
+def _block_of_similarities(everyone, block, key_rows):
+    """float32 [keys, batch], −∞ where not admissible; and where the labels are the same."""
+    queries, ids, labels = everyone
+    s = knn.similarities(knn.Queries(queries, ids, None), block._replace(labels=None), key_rows)
+    return s, block.labels[:, None] == labels[None, :]
+
+
+def _rows(block, key_rows):
+    """The block's keys; those that are masked are zero, whatever they hold."""
+    vectors = knn.float_rows(block.vectors, key_rows)
+    return vectors if block.mask is None else jnp.where(block.mask[:, None], vectors, 0.0)
+
+
+def _own_log_sum(log_sums, axis_name):
+    """Of the devices' parts [rows of all devices]: the log of their sum at the own rows, or 0."""
+    if axis_name is not None:
+        parts = jax.lax.all_to_all(log_sums, axis_name, split_axis=0, concat_axis=0, tiled=True)
+        log_sums = jax.nn.logsumexp(parts.reshape(jax.lax.axis_size(axis_name), -1), axis=0)
+    return jnp.where(log_sums > -jnp.inf, log_sums, 0.0)
+
+
+def _over_blocks(visit, value, keys):
+    """``value = visit(value, block)`` for the keys in blocks, the last one shorter."""
+
+    block = functools.partial(knn.block_of, keys)
+    whole, rest = divmod(keys.vectors.shape[0], NCA_BLOCK)
+    if whole:
+        starts = NCA_BLOCK * jnp.arange(whole, dtype=jnp.int32)
+        value, _ = jax.lax.scan(
+            lambda value, start: (visit(value, block(start, NCA_BLOCK)), None), value, starts
+        )
+    return visit(value, block(whole * NCA_BLOCK, rest)) if rest else value

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from jaxpt.losses import contrastive
 from jaxpt.ops import similarity as sim
+from jaxpt.ops.knn import Keys, Queries
 
 
 def sup_moco(
@@ -70,15 +71,10 @@ def sup_moco(
       arXiv:2101.11058.
     """
     s, candidates, own, same, *_ = _compare(
-        queries,
+        Queries(queries, query_ids, query_labels),
         positives,
-        keys,
-        query_labels,
-        key_labels,
+        Keys(keys, key_ids, key_labels, key_mask, None),
         temperature,
-        query_ids,
-        key_ids,
-        key_mask,
         normalize,
         where,
         axis_name,
@@ -136,15 +132,10 @@ def exemplar(
       Zhao et al., "What makes instance discrimination good for transfer learning?", ICLR 2021.
     """
     s, candidates, own, same, *_ = _compare(
-        queries,
+        Queries(queries, query_ids, query_labels),
         positives,
-        keys,
-        query_labels,
-        key_labels,
+        Keys(keys, key_ids, key_labels, key_mask, None),
         temperature,
-        query_ids,
-        key_ids,
-        key_mask,
         normalize,
         where,
         axis_name,
@@ -216,15 +207,10 @@ def mask_con(
     sim.check_temperature(target_temperature, "target_temperature")
     sim.check_weight(weight)
     s, candidates, own, same, positives, keys = _compare(
-        queries,
+        Queries(queries, query_ids, query_labels),
         positives,
-        keys,
-        query_labels,
-        key_labels,
+        Keys(keys, key_ids, key_labels, key_mask, None),
         temperature,
-        query_ids,
-        key_ids,
-        key_mask,
         normalize,
         where,
         axis_name,
@@ -287,15 +273,10 @@ def grafit(
     """
     sim.check_weight(weight)
     s, candidates, own, same, *_ = _compare(
-        queries,
+        Queries(queries, query_ids, query_labels),
         positives,
-        keys,
-        query_labels,
-        key_labels,
+        Keys(keys, key_ids, key_labels, key_mask, None),
         temperature,
-        query_ids,
-        key_ids,
-        key_mask,
         normalize,
         where,
         axis_name,
@@ -304,41 +285,20 @@ def grafit(
     return contrastive.cross_entropy_of(s / temperature, candidates, targets, where)
 
 
-def _compare(
-    queries,
-    positives,
-    keys,
-    query_labels,
-    key_labels,
-    temperature,
-    query_ids,
-    key_ids,
-    key_mask,
-    normalize,
-    where,
-    axis_name,
-):
+def _compare(queries: Queries, positives, keys: Keys, temperature, normalize, where, axis_name):
     """As ``contrastive.own_and_keys``, with a mask of the query's class, own positive included.
 
     Returns:
       (similarities, candidates, own, same class), each [batch, 1 + memory], positives, keys.
     """
     s, candidates, own, *targets = contrastive.own_and_keys(
-        queries,
-        positives,
-        keys,
-        temperature,
-        query_ids,
-        key_ids,
-        key_mask,
-        normalize,
-        where,
-        axis_name,
+        queries, positives, keys, temperature, normalize, where, axis_name
     )
-    sim.check_rows("query_labels", query_labels, queries.shape[0])
-    sim.check_rows("key_labels", key_labels, keys.shape[0])
-    same = query_labels[:, None] == sim.gather(key_labels, axis_name)[None, :]
-    same = jnp.concatenate([jnp.ones((queries.shape[0], 1), bool), same], axis=1)
+    rows = queries.vectors.shape[0]
+    sim.check_rows("query_labels", queries.labels, rows)
+    sim.check_rows("key_labels", keys.labels, keys.vectors.shape[0])
+    same = queries.labels[:, None] == sim.gather(keys.labels, axis_name)[None, :]
+    same = jnp.concatenate([jnp.ones((rows, 1), bool), same], axis=1)
     return s, candidates, own, same, *targets
 
 

@@ -11,7 +11,7 @@ import pytest
 from jax.sharding import PartitionSpec
 from losses.neighbor_cases import BATCH, MEMORY, case, gaussian, masks, padded, rounding
 
-from jaxpt.losses import look, nca, neighbors_streamed
+from jaxpt.losses import look, nca, neighbors
 
 QUERIES, KEYS, DIM = 16, 304, 6
 
@@ -20,7 +20,7 @@ QUERIES, KEYS, DIM = 16, 304, 6
 def small_blocks():
     """NCA in several blocks and a shorter last one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbors_streamed, "NCA_BLOCK", 50)
+        patch.setattr(neighbors, "NCA_BLOCK", 50)
         yield
 
 
