@@ -14,7 +14,7 @@ minutes with which the half begins, so that none is left open. Exits with status
 Then the last checkpoint's arrays are saved again and again in processes that do nothing else, once
 by orbax alone and once by ``jaxpt.train.checkpoint``: what each grows by with a save, and how many
 objects of Python stay. Tensorstore's binding never frees the strings of the JSON that it gives to
-Python (``KvStore.Spec.to_json``); ``jaxpt.train.tensorstore_leak`` has orbax ask less.
+Python (``KvStore.Spec.to_json``); that is orbax's to mend.
 
 Adds a record to benchmarks/records/soak.jsonl.
 """
