@@ -2,6 +2,7 @@
 
 import fake_records
 import pytest
+from xla_flags import xla_flags
 
 from jaxpt import demo, records, study
 from jaxpt.errors import InputError
@@ -11,7 +12,7 @@ from jaxpt.report import features
 @pytest.mark.slow
 def test_end_to_end_on_real_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "METHODS", ("cross_entropy", "look"))
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the workers need no virtual devices
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())  # enough for the workers
     page = demo.run("digits", tmp_path / "out", 2, duration="3 steps")
     assert page == tmp_path / "out" / "report.html"
     text = page.read_text(encoding="utf-8")
