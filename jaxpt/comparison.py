@@ -4,6 +4,7 @@ from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Queries(NamedTuple):
@@ -22,6 +23,24 @@ class Keys(NamedTuple):
     labels: jax.Array | None
     mask: jax.Array | None
     bias: jax.Array | None
+
+
+def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
+    """Raises ValueError where NumPy integers do not fit the 32 bits that JAX cuts them to.
+
+    2³² + 1 would silently become 1. What was cut before, as by a surrounding ``jit``, cannot be
+    seen here.
+    """
+    if jax.config.jax_enable_x64:
+        return
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.size:
+            for value in array.min(), array.max():
+                if not -(2**31) <= value < 2**31:
+                    raise ValueError(
+                        f"{name} hold {value}, which JAX would cut to 32 bits: number them, as "
+                        "np.unique(values, return_inverse=True)[1] does."
+                    )
 
 
 def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:

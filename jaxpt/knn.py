@@ -25,6 +25,17 @@ LARGEST_GROUP = 16
 CHUNK = 2**16  # floats of gathered keys at a time
 
 
+def _of_checked_integers(search):
+    @functools.wraps(search)
+    def checked(*args, **options):
+        named = ("query_ids", "key_ids", "query_labels", "key_labels")
+        comparison.check_integers(**{name: options.get(name) for name in named})
+        return search(*args, **options)
+
+    return checked
+
+
+@_of_checked_integers  # before ``jit`` cuts them to 32 bits
 @functools.partial(
     jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
 )
@@ -80,7 +91,8 @@ def search(
 
     Raises:
       ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are
-        no queries or no keys, only one of the ids or one of the labels is given, or shapes do not
+        no queries or no keys, only one of the ids or one of the labels is given, NumPy ids or
+        labels do not fit 32 bits, or shapes do not
         match.
     """
     if recall is not None and not 0 < recall < 1:

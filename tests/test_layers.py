@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "comparison": set(),
     "knn": {"comparison"},
     "selection": set(),
-    "memory": {"losses"},
+    "memory": {"losses", "comparison"},
     "losses": {"knn", "comparison", "selection"},
     "models": {"losses"},
     "data": {"losses", "cache_home"},

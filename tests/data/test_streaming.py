@@ -132,10 +132,7 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     two = config(folder, devices=2, **{"optimizer.name": "sgd"})
-    environment = os.environ | {
-        "XLA_FLAGS": xla_flags(),
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [

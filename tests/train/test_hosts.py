@@ -71,10 +71,7 @@ def command(workdir, changes=None):
 
 def start(argv, **more):
     """The command as a process of its own, with one device where nothing says otherwise."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": xla_flags(),
-    }
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()}
     return subprocess.Popen(
         [sys.executable, "-m", "jaxpt.cli", *argv],
         env=environment | more,
