@@ -40,22 +40,22 @@ def _of_checked_integers(search):
     jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
 )
 def search(
-    queries,
-    keys,
+    queries: jax.Array,
+    keys: jax.Array,
     k: int,
     *,
-    query_ids=None,
-    key_ids=None,
-    query_labels=None,
-    key_labels=None,
-    key_mask=None,
-    key_bias=None,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    query_labels: jax.Array | None = None,
+    key_labels: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    key_bias: jax.Array | None = None,
     key_rows: Callable | None = None,
     block_size: int | None = None,
     group_size: int | None = None,
-    axis_name=None,
+    axis_name: str | None = None,
     recall: float | None = None,
-):
+) -> tuple[jax.Array, jax.Array]:
     """The k nearest keys of every query by inner product, exact, streamed over blocks of keys.
 
     Temporaries are of the order of batch × block_size, however many keys there are; the keys are
