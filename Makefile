@@ -1,7 +1,7 @@
 # Two commands do all the set-up: `make demo` and `make test`.
 PYTHON ?= python3
 VENV ?= .venv
-# With test,tfds the tests of tfds sets run too; they need TensorFlow.
+# Tests marked `extras` need more, and skip without it: test,tfds,docs, for one.
 EXTRAS ?= test
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -13,11 +13,12 @@ from typing import Any, Sequence
 
 import jax
 
+from jaxpt import __version__
 from jaxpt.errors import InputError, require
 from jaxpt.files import unwritable
 
 SURROUNDINGS = ("device", "packages", "python", "date", "revision")
-PACKAGES = ("jaxpt", "jax", "flax", "optax", "numpy", "scikit-learn")
+PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
 
 
 def key_of(what: dict[str, Any]) -> str:
@@ -50,7 +51,15 @@ def _processor() -> str:
 
 def packages() -> dict[str, str]:
     """Name → version of what a result depends on."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {"jaxpt": __version__} | {name: _version(name) for name in PACKAGES}
+
+
+def _version(name: str) -> str:
+    """A package's version by its metadata, which a bare copy of its source does not have."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 def append(path: str | os.PathLike, record: dict[str, Any]) -> None:

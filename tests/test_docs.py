@@ -122,6 +122,7 @@ def test_attributes_that_share_a_description_keep_their_types(hooks):
     ]
 
 
+@pytest.mark.extras
 def test_attributes_of_the_api_have_the_types_of_the_code(hooks):
     griffe = hooks.griffe
     if not hasattr(griffe, "load"):

@@ -430,6 +430,7 @@ def test_the_command_shows_a_table_and_says_what_is_missing(workdirs, tmp_path, 
     assert not (tmp_path / "features").exists()
 
 
+@pytest.mark.extras
 @pytest.mark.skipif(
     not pathlib.Path(small_sets.FASHION_MNIST_DIR).is_dir(), reason="Fashion-MNIST is not installed"
 )

@@ -16,6 +16,7 @@ import pytest
 from nbclient import NotebookClient
 from packaging.requirements import Requirement
 from PIL import Image
+from xla_flags import xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = {
@@ -103,7 +104,7 @@ def executed(tmp_path_factory):
         notebook = shortened(name)
         folder = tmp_path_factory.mktemp(name)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=1")
+            patch.setenv("XLA_FLAGS", xla_flags())
             NotebookClient(
                 notebook, timeout=300, resources={"metadata": {"path": str(folder)}}
             ).execute()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from xla_flags import xla_flags
 
 from jaxpt import cli
 from jaxpt.cli import launch
@@ -202,7 +203,7 @@ def test_a_run_of_two_workers_is_kept_through_a_preemption(cloud):
             "PATH": f"{cloud}/bin:{os.environ['PATH']}",
             "EVERY": "1",
             "SETTLE": "1",
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": xla_flags(devices=2),
         },
     )
     assert found.returncode == 0, found.stderr + (cloud / "0" / "jaxpt.log").read_text()

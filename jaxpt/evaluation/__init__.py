@@ -1,4 +1,8 @@
-"""Measurements on frozen features: plain arrays in, plain results out."""
+"""Measurements on frozen features: plain arrays in, plain results out.
+
+Labels are any integers of 64 bits, booleans, or floats that are whole. They may have gaps and be
+negative; they name classes and are never used as numbers. Class names must be numbered first.
+"""
 
 from jaxpt.evaluation.cka import cka_matrix, linear_cka
 from jaxpt.evaluation.few_shot import Episodes, episodes, few_shot

@@ -5,8 +5,12 @@ import numpy as np
 from jaxpt.errors import require
 
 
-def check_features(name: str, features, labels=None) -> None:
-    """Raises InputError unless ``features`` is finite [n, dim], n ≥ 1, with n labels if any."""
+def check_features(name: str, features, labels=None):
+    """Raises InputError unless ``features`` is finite [n, dim], n ≥ 1, with n labels if any.
+
+    Returns:
+      the labels as ``integers`` has them; None without any.
+    """
     features, of = np.asarray(features), f"{name} features".strip()
     require(
         features.ndim == 2 and len(features) > 0,
@@ -18,43 +22,110 @@ def check_features(name: str, features, labels=None) -> None:
         f"{of} of {int(bad.sum())} examples are not finite, the first at row "
         f"{int(np.argmax(bad))}.",
     )
-    if labels is not None:
-        shape = np.shape(labels)
-        require(
-            len(shape) != 2 or shape[1:] == (1,) or shape[0] != len(features),
-            f"{name} labels have shape {list(shape)}, as if one-hot: give one integer a row, "
-            "labels.argmax(axis=1).".strip(),
-        )
-        require(
-            shape == (len(features),),
-            f"{of} have {len(features)} rows but labels of shape {list(shape)}.",
-        )
-        check_labels(name, labels)
-
-
-def check_labels(name: str, labels) -> None:
-    """Raises InputError unless all labels are whole numbers."""
-    labels = np.asarray(labels)
-    whole = (
-        labels == np.floor(labels)
-        if labels.dtype.kind == "f"
-        else np.full(labels.shape, labels.dtype.kind in "iub")
+    if labels is None:
+        return None
+    shape = np.shape(labels)
+    require(
+        len(shape) != 2 or shape[1:] == (1,) or shape[0] != len(features),
+        f"{name} labels have shape {list(shape)}, as if one-hot: give one integer a row, "
+        "labels.argmax(axis=1).".strip(),
     )
-    first = labels[~whole][:1].tolist()
+    require(
+        shape == (len(features),),
+        f"{of} have {len(features)} rows but labels of shape {list(shape)}.",
+    )
+    return integers(f"{name} labels".strip(), labels)
+
+
+def integers(name: str, values) -> np.ndarray:
+    """``values`` as int64, or as uint64 if one is 2⁶³ or more: exact, whatever their type.
+
+    Booleans are 0 and 1; floats are taken if they are whole and small enough to be exact.
+
+    Raises:
+      InputError: for values that are no such integers.
+    """
+    values = _typed(values)
+    kind = values.dtype.kind
+    whole = np.full(values.shape, kind in "iub")
+    if kind == "f":
+        exact = 2.0 ** (np.finfo(values.dtype).nmant + 1)
+        large = np.abs(values, where=np.isfinite(values), out=np.zeros_like(values)).max(initial=0)
+        require(
+            large < exact,
+            f"{name} are {values.dtype}, which is exact below {exact:.0f} only, and reach "
+            f"{large:.0f}: give integers.",
+        )
+        whole = np.isfinite(values) & (values == np.floor(values))
+    if kind == "O":  # what NumPy makes of integers that fit no type of its own
+        whole = np.array([isinstance(value, int) and abs(value) < 2**63 for value in values])
+    first, of_64_bits = values[~whole][:1].tolist(), " of 64 bits" if kind == "O" else ""
     require(
         whole.all(),
-        f"{name} labels must be integers, got {first and first[0]!r}: number the classes.".strip(),
+        f"{name} must be integers{of_64_bits}, got {first and first[0]!r}: number the classes.",
     )
+    large = kind == "u" and values.max(initial=0) > np.iinfo(np.int64).max
+    return values.astype(np.uint64 if large else np.int64)
 
 
-def check_split(train_features, train_labels, test_features, test_labels=None) -> None:
-    """Raises InputError unless both parts are sound and their features have the same length."""
-    check_features("train", train_features, train_labels)
-    check_features("test", test_features, test_labels)
+def of_one_type(name: str, other_name: str, values: np.ndarray, others: np.ndarray):
+    """Both results of ``integers`` in one type, for NumPy would join int64 and uint64 to float64.
+
+    Raises:
+      InputError: if no type holds both.
+    """
+    if values.dtype == others.dtype:
+        return values, others
+    for this, array in (name, values), (other_name, others):
+        require(
+            array.min(initial=0) >= 0,
+            f"{this} hold {array.min(initial=0)} beside integers of 2^63 and more, and no type "
+            "holds both: number the classes.",
+        )
+    return values.astype(np.uint64), others.astype(np.uint64)
+
+
+def numbered(name: str, other_name: str, ids, other_ids):
+    """int32 numbers [n] and [m] that are equal where the ids are: integers of any size, or text.
+
+    Raises:
+      InputError: for ids of other types, or integers in one and text in the other.
+    """
+    ids, other_ids = _typed(ids), _typed(other_ids)
+    text = [array.dtype.kind in "US" for array in (ids, other_ids)]
+    require(
+        text[0] == text[1],
+        f"{name} and {other_name} must both be integers or both text, got {ids.dtype} and "
+        f"{other_ids.dtype}.",
+    )
+    if not text[0]:
+        ids, other_ids = integers(name, ids), integers(other_name, other_ids)
+        ids, other_ids = of_one_type(name, other_name, ids, other_ids)
+    _, numbers = np.unique(np.concatenate([ids, other_ids]), return_inverse=True)
+    return np.split(numbers.astype(np.int32), [len(ids)])
+
+
+def _typed(values) -> np.ndarray:
+    """An array, whose elements decide on the type of one of objects, such as a pandas column."""
+    values = np.asarray(values)
+    return np.asarray(values.tolist()) if values.dtype == object else values
+
+
+def check_split(train_features, train_labels, test_features, test_labels=None):
+    """Raises InputError unless both parts are sound and their features have the same length.
+
+    Returns:
+      (train_labels, test_labels), integers of one type; None for those that were not given.
+    """
+    train_labels = check_features("train", train_features, train_labels)
+    test_labels = check_features("test", test_features, test_labels)
     dims = np.shape(train_features)[1], np.shape(test_features)[1]
     require(
         dims[0] == dims[1], f"train features have {dims[0]} columns but test features {dims[1]}."
     )
+    if test_labels is None:
+        return train_labels, None
+    return of_one_type("train labels", "test labels", train_labels, test_labels)
 
 
 def check_known(train_labels, test_labels) -> None:

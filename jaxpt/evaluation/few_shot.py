@@ -58,10 +58,10 @@ def few_shot(
         lengths, a single class, a class with fewer examples than shots or that only test has, or
         l2 that is not positive.
     """
-    train_features, train_labels, test_features, test_labels = map(
-        np.asarray, (train_features, train_labels, test_features, test_labels)
+    train_features, test_features = np.asarray(train_features), np.asarray(test_features)
+    train_labels, test_labels = check_split(
+        train_features, train_labels, test_features, test_labels
     )
-    check_split(train_features, train_labels, test_features, test_labels)
     require(shots >= 1, f"shots must be at least 1, got {shots}.")
     require(draws >= 1, f"draws must be at least 1, got {draws}.")
     require(head in ("ridge", "logistic"), f"head must be 'ridge' or 'logistic', got {head!r}.")
@@ -127,8 +127,7 @@ def episodes(
       >>> episodes(np.eye(3)[labels], labels, ways=3, shots=1, queries=5, count=20)[:2]
       (1.0, 0.0)
     """
-    features, labels = np.asarray(features), np.asarray(labels)
-    check_features("", features, labels)
+    labels = check_features("", features, labels)
     for name, value, least in (
         ("ways", ways, 2),
         ("shots", shots, 1),

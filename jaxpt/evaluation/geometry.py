@@ -19,7 +19,7 @@ def class_separation(features: np.ndarray, labels: np.ndarray) -> float:
       features: float [n, dim].
       labels: int [n].
     """
-    check_features("", features, labels)
+    labels = check_features("", features, labels)
     unit = unit_rows(features)
     means = np.stack([unit[labels == c].mean(axis=0) for c in np.unique(labels)])
     within = 1 - np.mean(np.sum(means**2, axis=1))
@@ -38,8 +38,7 @@ def fine_purity(
       k: neighbours by cosine, the example itself left out. An example that is alone in its coarse
         class has none and does not count.
     """
-    check_features("", features, coarse)
-    check_features("", features, fine)
+    coarse, fine = (check_features("", features, labels) for labels in (coarse, fine))
     require(k >= 1, f"k must be at least 1, got {k}.")
     unit = unit_rows(features)
     agreement = []
@@ -62,7 +61,7 @@ def effective_rank(features: np.ndarray, labels: np.ndarray) -> float:
       features: float [n, dim]; scaled to length one.
       labels: int [n].
     """
-    check_features("", features, labels)
+    labels = check_features("", features, labels)
     unit = unit_rows(features)
     ranks = []
     for c in np.unique(labels):
@@ -204,7 +203,7 @@ def class_means(features, labels):
       InputError: for unsound features or labels, a single class, or a class with one example,
         which has no variance within the class.
     """
-    check_features("", features, labels)
+    labels = check_features("", features, labels)
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
     require(len(classes) > 1, f"at least two classes are needed, got {classes.tolist()}.")
     require(

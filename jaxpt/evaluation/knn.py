@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.evaluation.checks import check_split
+from jaxpt.evaluation.checks import check_split, numbered
 from jaxpt.ops import knn
 from jaxpt.ops.similarity import unit_vectors
 
@@ -27,21 +27,21 @@ def knn_classify(
 
     Args:
       train_features: float [n, dim], the bank.
-      train_labels: int [n], any integers.
+      train_labels: int [n], any integers of 64 bits.
       test_features: float [m, dim].
       k: neighbours; all where the bank has fewer.
       temperature: τ of the votes.
-      train_ids, test_ids: int [n], [m]; a bank entry with the query's id is left out.
+      train_ids, test_ids: int or str [n], [m]; a bank entry with the query's id is left out.
       batch_size: queries at a time.
 
     Returns:
-      int32 [m] predicted labels.
+      int64 [m] predicted labels; uint64 if a label of the bank is 2⁶³ or more.
 
     Raises:
       InputError: for features with NaN, labels that are no integers or one-hot, empty sets, lengths
         that do not match, or a query whose whole bank is left out.
     """
-    check_split(train_features, train_labels, test_features)
+    train_labels, _ = check_split(train_features, train_labels, test_features)
     require(k >= 1, f"k must be at least 1, got {k}.")
     require(temperature > 0, f"temperature must be positive, got {temperature}.")
     require(
@@ -56,6 +56,8 @@ def knn_classify(
             ids is None or np.shape(ids) == (rows,),
             f"{name} must have shape [{rows}], got {list(np.shape(ids))}.",
         )
+    if train_ids is not None:
+        train_ids, test_ids = numbered("train_ids", "test_ids", train_ids, test_ids)
     classes, targets = np.unique(train_labels, return_inverse=True)
     bank = unit_vectors(jnp.asarray(train_features))
     k = min(k, len(train_labels))
@@ -83,4 +85,4 @@ def knn_classify(
         votes = np.zeros((len(near), len(classes)))
         np.add.at(votes, (np.arange(len(near))[:, None], targets[index]), weight)
         predictions.append(np.argmax(votes, axis=1))
-    return classes[np.concatenate(predictions)].astype(np.int32)
+    return classes[np.concatenate(predictions)]

@@ -24,7 +24,7 @@ class LinearProbe(NamedTuple):
       accuracy: top-1 on the test part.
       l2: the strength that validation chose.
       validation_accuracy: of every strength, in the order of the grid, [strengths].
-      predictions: int32 [m] on the test part.
+      predictions: int64 [m] on the test part; uint64 if a label is 2⁶³ or more.
       scores: float64 [m, classes], log-probabilities of the test part, for ``voc07_map`` and the
         like.
       classes: int [classes], the label of each column of scores.
@@ -82,11 +82,12 @@ def linear_probe(
       >>> linear_probe(x, labels, [[3], [6]], [0, 1], validation=0.4, l2_grid=[0.1]).accuracy
       1.0
     """
-    train_features, train_labels, test_features, test_labels = map(
-        np.asarray, (train_features, train_labels, test_features, test_labels)
+    train_labels, test_labels = check_split(
+        train_features, train_labels, test_features, test_labels
     )
-    check_split(train_features, train_labels, test_features, test_labels)
-    train_features, test_features = (x.astype(np.float64) for x in (train_features, test_features))
+    train_features, test_features = (
+        np.asarray(x).astype(np.float64) for x in (train_features, test_features)
+    )
     l2_grid = _checked(l2_grid)
     classes, targets = np.unique(train_labels, return_inverse=True)
     require(len(classes) > 1, f"a linear probe needs at least two classes, got {classes.tolist()}.")
@@ -124,7 +125,7 @@ def linear_probe(
     best = l2_grid[accuracies == accuracies.max()].max()
     apply, final = fit(slice(None), [best])
     scores = logistic.log_probabilities(apply(test_features), final.weights[0], final.bias[0])
-    predictions = classes[np.argmax(scores, axis=1)].astype(np.int32)
+    predictions = classes[np.argmax(scores, axis=1)]
     return LinearProbe(
         float(np.mean(predictions == test_labels)),
         float(best),

@@ -5,16 +5,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from jaxpt.errors import require
+from jaxpt.evaluation.checks import numbered
 
 
 def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
     """Share of examples whose predicted class is the right one.
 
     Args:
-      predictions, labels: int [n].
+      predictions, labels: int [n], any integers of 64 bits; or str [n].
 
     Raises:
-      InputError: for an empty set, NaN, or shapes that are not [n] alike.
+      InputError: for an empty set, NaN, shapes that are not [n] alike, values that are neither
+        integers nor text, or integers in one and text in the other.
     """
     return float(np.mean(_hits(predictions, labels)))
 
@@ -26,7 +28,7 @@ def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> floa
     that are predicted but have no example do not count.
 
     Args:
-      predictions, labels: int [n].
+      predictions, labels: int [n], any integers of 64 bits; or str [n].
 
     Raises:
       InputError: as ``top1``.
@@ -174,6 +176,7 @@ def _hits(predictions, labels):
     )
     for name, array in ("predictions", predictions), ("labels", labels):
         require(not (array != array).any(), f"{name} hold NaN; they must be classes.")
+    predictions, labels = numbered("predictions", "labels", predictions, labels)
     return predictions == labels
 
 

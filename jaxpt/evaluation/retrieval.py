@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.evaluation.checks import check_features, check_split
+from jaxpt.evaluation.checks import check_features, check_split, numbered
 from jaxpt.evaluation.vectors import unit_rows
 
 # Equal rows differ by rounding in a matrix product, and collapsed features are full of equal rows.
@@ -50,8 +50,8 @@ def retrieval(
       labels: int [n].
       query_features, query_labels: float [m, dim], int [m]; by default every example of the
         gallery queries the others, itself left out.
-      ids, query_ids: int [n], [m]; a gallery example with the query's id is left out. Without
-        query_features ids alone will do, where rows of one image share an id.
+      ids, query_ids: int or str [n], [m]; a gallery example with the query's id is left out.
+        Without query_features ids alone will do, where rows of one image share an id.
       at: the k of recall, as many as wanted.
       batch_size: queries at a time: the memory is batch_size × n.
 
@@ -78,16 +78,18 @@ def retrieval(
         check_features("", features, labels)
         ids = np.arange(len(features)) if ids is None else ids
         query_features, query_labels, query_ids = features, labels, ids
-    check_split(features, labels, query_features, query_labels)
+    labels, query_labels = check_split(features, labels, query_features, query_labels)
     _check_ids(ids, len(features), query_ids, len(query_features))
+    if ids is not None:
+        ids, query_ids = numbered("ids", "query_ids", ids, query_ids)
     gallery, queries = unit_rows(features), unit_rows(query_features)
     first, precision = [], []
     for start in range(0, len(queries), batch_size):
         rows = slice(start, start + batch_size)
-        relevant = np.asarray(query_labels)[rows, None] == np.asarray(labels)
+        relevant = query_labels[rows, None] == labels
         cosine = np.round(queries[rows] @ gallery.T, DECIMALS)
         if ids is not None:
-            left_out = np.asarray(query_ids)[rows, None] == np.asarray(ids)
+            left_out = query_ids[rows, None] == ids
             relevant &= ~left_out
             cosine[left_out] = -np.inf
         counts = relevant.any(axis=1)

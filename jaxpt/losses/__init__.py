@@ -1,4 +1,8 @@
-"""Pure losses: arrays in, float32 out, mostly a value per example. Needs jax and numpy alone."""
+"""Pure losses: arrays in, float32 out, mostly a value per example. Needs jax and numpy alone.
+
+Labels and ids are int32. NumPy integers that do not fit are refused; ``jit`` cuts its arguments to
+32 bits before a loss sees them, so number larger ones first: np.unique(x, return_inverse=True)[1].
+"""
 
 from jaxpt.losses.classification import cosine_softmax, cross_entropy, prototype_softmax
 from jaxpt.losses.contrastive import FORMS, info_nce, nn_clr, nt_xent, sup_con

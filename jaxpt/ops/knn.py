@@ -14,6 +14,7 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 class Queries(NamedTuple):
@@ -32,6 +33,24 @@ class Keys(NamedTuple):
     labels: jax.Array | None
     mask: jax.Array | None
     bias: jax.Array | None
+
+
+def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
+    """Raises ValueError where NumPy integers do not fit the 32 bits that JAX cuts them to.
+
+    2³² + 1 would silently become 1. What was cut before, as by a surrounding ``jit``, cannot be
+    seen here.
+    """
+    if jax.config.jax_enable_x64:
+        return
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.size:
+            for value in array.min(), array.max():
+                if not -(2**31) <= value < 2**31:
+                    raise ValueError(
+                        f"{name} hold {value}, which JAX would cut to 32 bits: number them, as "
+                        "np.unique(values, return_inverse=True)[1] does."
+                    )
 
 
 def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:
@@ -78,26 +97,37 @@ LARGEST_GROUP = 16
 CHUNK = 2**16  # floats of gathered keys at a time
 
 
+def _of_checked_integers(search):
+    @functools.wraps(search)
+    def checked(*args, **options):
+        named = ("query_ids", "key_ids", "query_labels", "key_labels")
+        check_integers(**{name: options.get(name) for name in named})
+        return search(*args, **options)
+
+    return checked
+
+
+@_of_checked_integers  # before ``jit`` cuts them to 32 bits
 @functools.partial(
     jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
 )
 def search(
-    queries,
-    keys,
+    queries: jax.Array,
+    keys: jax.Array,
     k: int,
     *,
-    query_ids=None,
-    key_ids=None,
-    query_labels=None,
-    key_labels=None,
-    key_mask=None,
-    key_bias=None,
+    query_ids: jax.Array | None = None,
+    key_ids: jax.Array | None = None,
+    query_labels: jax.Array | None = None,
+    key_labels: jax.Array | None = None,
+    key_mask: jax.Array | None = None,
+    key_bias: jax.Array | None = None,
     key_rows: Callable | None = None,
     block_size: int | None = None,
     group_size: int | None = None,
-    axis_name=None,
+    axis_name: str | None = None,
     recall: float | None = None,
-):
+) -> tuple[jax.Array, jax.Array]:
     """The k nearest keys of every query by inner product, exact, streamed over blocks of keys.
 
     Temporaries are of the order of batch × block_size, however many keys there are; the keys are
@@ -133,7 +163,8 @@ def search(
 
     Raises:
       ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are
-        no queries or no keys, only one of the ids or one of the labels is given, or shapes do not
+        no queries or no keys, only one of the ids or one of the labels is given, NumPy ids or
+        labels do not fit 32 bits, or shapes do not
         match.
     """
     if recall is not None and not 0 < recall < 1:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpt.ops import knn
 from jaxpt.ops.similarity import unit_vectors
 
 
@@ -73,7 +74,8 @@ def push(
       The memory with ``batch`` slots replaced and the cursor moved on.
 
     Raises:
-      ValueError: if the batch has more rows than the memory has slots, or shapes do not match.
+      ValueError: if the batch has more rows than the memory has slots, NumPy labels or ids do not
+        fit 32 bits, or shapes do not match.
     """
     size, batch = _size(memory, axis_name), keys.shape[0]
     if batch > size:
@@ -81,7 +83,7 @@ def push(
             f"a batch of {batch} keys does not fit a memory of {size}: make the memory at least "
             f"{batch} long or the batch smaller."
         )
-    _check_shapes(memory, keys, labels, ids)
+    _check_rows(memory, keys, labels, ids)
     slots = (memory.cursor + jnp.arange(batch, dtype=jnp.int32)) % size
     memory = _set(memory, _own(slots, memory, axis_name), keys, labels, ids)
     return memory._replace(cursor=(memory.cursor + batch) % size)
@@ -114,9 +116,9 @@ def write(
       The memory with those slots written.
 
     Raises:
-      ValueError: if shapes do not match.
+      ValueError: if NumPy labels or ids do not fit 32 bits, or shapes do not match.
     """
-    _check_shapes(memory, keys, labels, ids)
+    _check_rows(memory, keys, labels, ids)
     rows = jnp.arange(keys.shape[0])
     repeated = jnp.any((slots[:, None] == slots[None, :]) & (rows[None, :] > rows[:, None]), axis=1)
     keys = jax.lax.stop_gradient(keys).astype(jnp.float32)
@@ -152,7 +154,8 @@ def _set(memory, slots, keys, labels, ids):
     )
 
 
-def _check_shapes(memory, keys, labels, ids):
+def _check_rows(memory, keys, labels, ids):
+    knn.check_integers(labels=labels, ids=ids)
     if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == keys.shape[:1]:
         raise ValueError(
             f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "

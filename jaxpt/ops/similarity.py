@@ -167,9 +167,10 @@ def check_weight(weight) -> None:
 
 
 def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
-    """Raises where ``array`` is given and is not of shape [rows]."""
+    """Raises where ``array`` is given and is not of shape [rows], or has integers over 32 bits."""
     if array is not None and jnp.shape(array) != (rows,):
         raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
+    knn.check_integers(**{name: array})
 
 
 def check_temperature(temperature, name: str = "temperature") -> None:

@@ -193,6 +193,7 @@ class TestDigits:
             protocols.load("digits")
 
 
+@pytest.mark.extras
 @pytest.mark.skipif(
     not pathlib.Path(small_sets.FASHION_MNIST_DIR).is_dir(),
     reason="dataset-fashion-mnist is not installed",

@@ -16,6 +16,7 @@ from jaxpt.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("tensorflow")
+pytestmark = pytest.mark.extras
 
 # The splits of every set as published, with their sizes; see the sources in protocol_sets.py.
 RAW = {

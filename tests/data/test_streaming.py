@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from small_runs import RUN, config_of
+from xla_flags import xla_flags
 
 from jaxpt import pretrain
 from jaxpt.data import sources
@@ -130,10 +131,7 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     two = config(folder, devices=2, **{"optimizer.name": "sgd"})
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
-        "JAX_PLATFORMS": "cpu",
-    }
+    environment = os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [
@@ -221,7 +219,7 @@ def test_host_memory_is_a_few_batches_whatever_the_set(tmp_path):
         check=True,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"},
     ).stdout
     batch = 64 * 256 * 256 * 3 / 2**20  # 12 MiB; the set has 25 of them
     # Here the device's own batches are in the host's memory, too, and the allocator's reserve.

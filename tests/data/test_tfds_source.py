@@ -13,6 +13,7 @@ from jaxpt.errors import InputError
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("importlib_resources")  # tfds needs it, and does not ask for it
+pytestmark = pytest.mark.extras
 
 
 def digit_images():

@@ -22,6 +22,7 @@ from jaxpt.train.parallel import Devices
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("importlib_resources")  # tfds needs it, and does not ask for it
+pytestmark = pytest.mark.extras
 
 IMAGES, TEST, SHARDS, BATCH = 50, 9, 3, 12
 FORMATS = "tfrecord", "array_record"

@@ -38,7 +38,7 @@ def test_predictions_are_those_of_the_loop(k, temperature):
         args = features(seed)
         predicted = knn_classify(*args, k=k, temperature=temperature)
         np.testing.assert_array_equal(predicted, vote(*args, k=k, temperature=temperature))
-        assert predicted.dtype == np.int32
+        assert predicted.dtype == np.int64
 
 
 def test_ids_leave_an_example_out_of_its_own_bank():

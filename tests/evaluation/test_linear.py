@@ -85,7 +85,7 @@ def test_the_test_part_is_predicted_by_a_fit_on_train_and_validation():
     fitted, rows = sklearn_fit(found.l2, "fitted")
     assert np.mean(found.predictions == fitted.predict(standardised(train[rows], test)[1])) < 0.98
     assert found.accuracy == np.mean(found.predictions == labels)
-    assert found.predictions.dtype == np.int32
+    assert found.predictions.dtype == np.int64
 
 
 def test_nothing_but_the_accuracy_depends_on_test_labels():

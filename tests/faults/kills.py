@@ -27,7 +27,10 @@ from typing import NamedTuple
 for name in "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS":
     os.environ[name] = "1"  # threads do not survive a fork
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "")  # as tests/xla_flags.py, which a script cannot import from here
+    + " --xla_force_host_platform_device_count=1 --xla_backend_optimization_level=1"
+)
 
 import victim  # noqa: E402
 

@@ -9,7 +9,10 @@ from jaxpt.report import features
 
 from . import browser
 
-pytestmark = pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine")
+pytestmark = [
+    pytest.mark.extras,
+    pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine"),
+]
 VIEWS = [(1280, False), (1280, True), (390, False), (390, True)]
 LONG = "a label of one's own " * 6
 

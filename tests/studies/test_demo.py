@@ -2,6 +2,7 @@
 
 import fake_records
 import pytest
+from xla_flags import xla_flags
 
 from jaxpt import records
 from jaxpt.errors import InputError
@@ -12,7 +13,7 @@ from jaxpt.studies import demo, study
 @pytest.mark.slow
 def test_end_to_end_on_real_images(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo, "METHODS", ("cross_entropy", "look"))
-    monkeypatch.delenv("XLA_FLAGS", raising=False)  # the workers need no virtual devices
+    monkeypatch.setenv("XLA_FLAGS", xla_flags())  # enough for the workers
     page = demo.run("digits", tmp_path / "out", 2, duration="3 steps")
     assert page == tmp_path / "out" / "report.html"
     text = page.read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import time
 import jax
 import numpy as np
 import pytest
+from xla_flags import xla_flags
 
 from jaxpt import cli
 from jaxpt.errors import InputError
@@ -70,10 +71,7 @@ def command(workdir, changes=None):
 
 def start(argv, **more):
     """The command as a process of its own, with one device where nothing says otherwise."""
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_backend_optimization_level=1",
-    }
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()}
     return subprocess.Popen(
         [sys.executable, "-m", "jaxpt.cli", *argv],
         env=environment | more,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from xla_flags import xla_flags
 
 from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
@@ -134,7 +135,7 @@ def test_two_processes_equal_one(tmp_path, dataset):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, address, str(i), str(tmp_path / "params.npz")],

@@ -273,6 +273,7 @@ def real_file():
     return path
 
 
+@pytest.mark.extras
 def test_real_weights_recognise_a_photograph_as_torchvision_does(real_file):
     wanted, image = STORED["photograph"], references.photograph()
     assert hashlib.sha256(image.tobytes()).hexdigest() == wanted["pixels"]
