@@ -20,7 +20,7 @@ from jaxpt.chips import parse
 from jaxpt.counting import Counts, count
 from jaxpt.data import augment, feed, listing, protocols
 from jaxpt.data.batch import Batch
-from jaxpt.data.dataset import VALIDATION_SHARE
+from jaxpt.data.dataset import VALIDATION_SHARE, with_test
 from jaxpt.data.labels import label_map
 from jaxpt.errors import require
 from jaxpt.methods import encoding
@@ -150,8 +150,9 @@ def _known_sizes(data) -> tuple[int, int] | None:
     """Training images and classes of a set that is named, or of a folder that is here."""
     source = data.source.removeprefix(protocols.PREFIX)
     if source == "folder" and pathlib.Path(data.path).exists() and data.path:
-        part = listing.parts(pathlib.Path(data.path))["train"]
-        return len(part.files), len(set(part.classes))
+        parts = listing.parts(pathlib.Path(data.path))
+        parts = {name: part for name, part in with_test(parts).items() if name != "test"}
+        return sum(len(part.files) for part in parts.values()), len(set(parts["train"].classes))
     for name, protocol in protocols.PROTOCOLS.items():
         if source == name:
             return protocol.sizes["trainval"], protocol.classes
