@@ -224,14 +224,16 @@ def _in_folders(part: pathlib.Path, root: pathlib.Path, remarks) -> Part:
         )
     if ignored:
         remarks.append(
-            Remark("ignored", f"{part} has files that are no images to jaxpt: {ignored}.")
+            Remark("ignored", f"{part} holds files that are not read as images: {ignored}.")
         )
     if walk.beside:
         remarks.append(
             Remark("ignored", f"{part} has {walk.beside:,} images in no class folder: ignored.")
         )
-    if not any(remark.kind == "layout" for remark in remarks):
-        remarks += [_question(shown(f), sorted(names)) for f, names in walk.parts_inside.items()]
+    if walk.parts_inside and not any(remark.kind == "layout" for remark in remarks):
+        folder, names = next(iter(walk.parts_inside.items()))
+        more = len(walk.parts_inside) - 1
+        remarks.append(_question(shown(folder) + (f" (and {more:,} more)" * bool(more)), names))
     for folder in walk.mixed:
         remarks.append(
             Remark(

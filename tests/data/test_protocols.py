@@ -93,7 +93,7 @@ class TestTable:
             ("vtab_dtd", 0, Framing(224, 0)),
             ("vtab_dtd", 32, Framing(32, 0)),
             ("digits", 0, None),
-            ("digits", 16, (16, 16)),
+            ("digits", 16, Framing(16, 16)),
         ],
     )
     def test_framing_at_another_size(self, name, image_size, expected):
