@@ -19,6 +19,7 @@ PARTS = {
     "test": ("test", "testing"),
 }
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
+LISTS = (".csv", ".tsv")
 # Names such as train2017 or test_images.
 LIKE_A_PART = re.compile(rf"({'|'.join(sorted(PART_OF, key=len, reverse=True))})(?![a-z])")
 # What file managers, archivers and file systems leave behind, beside names that begin with a dot.
@@ -132,13 +133,12 @@ def contents(root: pathlib.Path) -> Contents:
 
 
 def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
-    entries = _entries(root, root.resolve())
     there: dict[str, os.DirEntry] = {}
-    others = []
-    for entry in entries:
-        stem = entry.name if entry.is_dir() else entry.name.lower().removesuffix(".csv")
-        part = PART_OF.get(stem.lower())
-        if part and (entry.is_dir() or stem != entry.name.lower()):
+    others, lists_beside = [], []
+    for entry in _entries(root):  # a part itself may be a link to anywhere
+        stem, ending = os.path.splitext(entry.name.lower())
+        part = PART_OF.get(entry.name.lower() if entry.is_dir() else stem)
+        if part and (entry.is_dir() or ending in LISTS):
             require(
                 part not in there,
                 f"{root} has both {part in there and there[part].name} and {entry.name}: give the "
@@ -147,13 +147,22 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
             there[part] = entry
         elif entry.is_dir():
             others.append(entry)
+        elif ending in LISTS:
+            lists_beside.append(entry.name)
     if len(there) == 1 and others and _is_class(*there.values()):
         others, there = [], {}  # a class of trains, among others
     if not there:
         like = {match[1] for entry in others if (match := LIKE_A_PART.match(entry.name.lower()))}
         if len({PART_OF[name] for name in like}) > 1:
             remarks.append(_question(root, [entry.name for entry in others]))
-        return {"train": _in_folders(root, root, remarks)}
+        found = _in_folders(root, root, remarks)
+        if lists_beside and len(set(found.classes)) == 1:
+            text = (
+                f"{root} has one class folder, {found.classes[0]!r}, and "
+                f"{', '.join(lists_beside)}: give the list as data.path, or move it away."
+            )
+            remarks.append(Remark("layout", text, stops=True))
+        return {"train": found}
     besides = [e.name for e in others if not _has_list(there) and _has_images(e)]
     if besides and len(there) == 1:
         remarks.append(_question(root, sorted([*(e.name for e in there.values()), *besides])))
@@ -186,9 +195,9 @@ def _is_class(entry) -> bool:
     """Whether a folder with the name of a part holds images itself, and no folders."""
     if not entry.is_dir():
         return False
-    with os.scandir(entry.path) as below:
-        kinds = {"folder" if e.is_dir() else _suffix(e.name) in suffixes() for e in below}
-    return True in kinds and "folder" not in kinds
+    below = _entries(entry.path)
+    some = any(_suffix(e.name) in suffixes() for e in below)
+    return some and not any(e.is_dir() for e in below)
 
 
 def _has_list(there) -> bool:
@@ -210,7 +219,8 @@ def _in_folders(part: pathlib.Path, root: pathlib.Path, remarks) -> Part:
         bool(walk.files),
         f"{part} has no images: expected {endings}."
         + (f" It has {walk.beside:,} images in no class folder." if walk.beside else "")
-        + (f" It has files of other kinds: {ignored}." if ignored else ""),
+        + (f" It has files of other kinds: {ignored}." if ignored else "")
+        + (f" To do without this part, give {root}/train as data.path." if part != root else ""),
     )
     for folder in walk.empty:
         remarks.append(
@@ -281,7 +291,8 @@ class _Walk:
                     some = self.into(entry.path, down, (*above, real))
                     (below if some else empty).append(entry.name)
             elif _suffix(entry.name) not in suffixes():
-                self.ignored[_suffix(entry.name)] += bool(names)
+                if names:
+                    self.ignored[_suffix(entry.name)] += 1
             elif names:
                 own += 1
                 self.files.append(entry.path)
@@ -300,8 +311,12 @@ class _Walk:
         return bool(own or below)
 
 
-def _entries(folder, root: pathlib.Path) -> list[os.DirEntry]:
-    """What a folder holds, by name, without hidden files and ``LEFTOVERS``."""
+def _entries(folder, root: pathlib.Path | None = None) -> list[os.DirEntry]:
+    """What a folder holds, by name, without hidden files and ``LEFTOVERS``.
+
+    Raises:
+      InputError: for a link that leads to itself or, with a ``root``, out of it.
+    """
     with os.scandir(folder) as entries:
         found = sorted(
             (e for e in entries if e.name[0] != "." and e.name.lower() not in LEFTOVERS),
@@ -322,14 +337,14 @@ def _class_name(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _stays_within(path: pathlib.Path, root: pathlib.Path) -> None:
+def _stays_within(path: pathlib.Path, root: pathlib.Path | None) -> None:
     target = os.path.realpath(path)
     require(
         not os.path.islink(target),  # where a link leads round in a circle, resolving it ends
         f"{shown(path)} is a symbolic link that leads back to itself: remove it.",
     )
     require(
-        pathlib.Path(target).is_relative_to(root),
+        root is None or pathlib.Path(target).is_relative_to(root),
         f"{shown(path)} leads out of {root}, to "
         f"{shown(target)}: copy the file, or give the folder that holds it.",
     )

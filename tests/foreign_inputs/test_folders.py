@@ -38,7 +38,7 @@ def tree(root, *names):
     """A folder with an image of its own at each name; other files are text."""
     for number, name in enumerate(names):
         path = root / name
-        if path.suffix.lower() in (".txt", ".heic", ".db"):
+        if path.suffix.lower() in (".txt", ".heic", ".db", ".csv"):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("no image")
         else:
@@ -159,6 +159,35 @@ def test_the_same_part_twice(run, here):
     assert "has both train and train.csv" in run("other")[1]
 
 
+def test_a_list_beside_the_folder_of_its_images(run, here, capsys):
+    tree(here / "set", "images/1.png", "images/2.png", "labels.csv")
+    found, said = run("set")
+    assert found is None and "'images', and labels.csv: give the list as data.path" in said
+    status, lines = check("set", capsys)
+    assert status == 3 and kinds(lines) == ["layout"]
+    (here / "set" / "labels.csv").rename(here / "set" / "train.tsv")
+    (here / "set" / "train.tsv").write_text("file\tclass\nimages/1.png\ta\nimages/2.png\tb\n")
+    assert run("set")[0].class_names == ("a", "b")
+
+
+def test_a_part_without_class_folders(run, here):
+    """As the archive of ImageNet's validation part is."""
+    tree(here / "set", "train/a/1.png", "val/1.png", "val/2.png")
+    _, said = run("set")
+    assert "set/val has no images" in said and "2 images in no class folder" in said
+    assert "To do without this part, give set/train as data.path." in said
+
+
+def test_parts_may_be_links_and_their_files_may_not_lead_out(run, here):
+    tree(here / "disk", "train/a/1.png", "train/b/2.png")
+    (here / "set").mkdir()
+    (here / "set" / "train").symlink_to(here / "disk" / "train")
+    assert run("set")[0].class_names == ("a", "b")
+    tree(here / "other", "a/1.png")
+    (here / "other" / "b").symlink_to(here / "disk" / "train" / "b")
+    assert "other/b leads out of" in run("other")[1]
+
+
 def test_the_validation_part_and_training(run, here):
     tree(here / "set", "train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png")
     _, said = run("set")
@@ -198,10 +227,12 @@ def test_avif(run, here):
 def test_what_is_left_out_is_said(run, here, capsys):
     names = [f"{c}/{i}.png" for c in "ab" for i in range(2)]
     tree(here / "set", *names, "a/1.heic", "a/2.heic", "b/notes.txt", "b/plain", "loose.png")
+    tree(here / "set", "about.txt")  # beside the classes: none of theirs
     found, said = run("set")
     assert len(found.trainval.ids) == 4
     for text in "2 .heic", "1 .txt", "1 without an ending", "1 images in no class folder":
         assert text in said
+    assert "2 .txt" not in said
     status, lines = check("set", capsys)
     assert status == 3 and kinds(lines) == ["ignored", "ignored"]
 
@@ -315,7 +346,9 @@ def test_every_orientation_is_as_pillow_has_it(orientation, here):
 
 
 def test_damaged_exif_does_not_cost_the_image(here):
-    save(here / "set" / "a" / "x.png", picture(), exif=b"Exif\0\0rubbish of no length")
+    for data in b"rubbish of no length", b"MM\0*\0\0", b"":
+        save(here / "set" / "a" / "x.png", picture(), exif=b"Exif\0\0" + data)
+        load("set")
     np.testing.assert_array_equal(load("set").trainval.images[0], picture())
 
 
