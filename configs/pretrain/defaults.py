@@ -29,6 +29,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.test_split = "test"
     c.data.try_gcs = False  # ask tfds' bucket for a prepared copy first
     c.data.broken = "stop"  # at files that cannot be read (folder), or skip: leave them out
+    c.data.background = "white"  # behind transparent pixels; black, #rrggbb
+    c.data.exif_orientation = True  # turn images as their EXIF orientation says
     c.data.resident = "auto"  # on the devices if it fits the limit; yes; no: streamed by the host
     c.data.resident_limit_mb = 2048  # larger sets are streamed
     c.data.workers = 0  # threads that decode what is streamed; 0: one a core

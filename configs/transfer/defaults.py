@@ -29,6 +29,8 @@ def get_config(variant: str = ""):
     c.data.train_split = "train"
     c.data.test_split = "test"
     c.data.try_gcs = False
+    c.data.background = "white"
+    c.data.exif_orientation = True
     c.data.label_map = "fine"
     c.data.limit = 0
 

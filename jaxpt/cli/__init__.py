@@ -32,6 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv):
     flags, argv = parser(), sys.argv[1:] if argv is None else argv
+    argv = [config_files.at_home(word) for word in argv]
     if not argv:
         flags.print_help(sys.stderr)
         return BAD_INPUT

@@ -8,7 +8,9 @@ import difflib
 import functools
 import importlib.resources
 import inspect
+import os
 import pathlib
+import re
 import runpy
 import traceback
 
@@ -34,6 +36,7 @@ def read(command: str, name: str, overrides: list[str]):
     from ml_collections import config_flags
 
     config = _load_config(command, *name.partition(":")[::2])
+    _expand_home(config)
     for word in overrides:
         require(
             word.startswith("--config."), f"unknown argument {word!r}; see jaxpt {command} --help."
@@ -90,6 +93,23 @@ def _run_config(file: pathlib.Path) -> dict:
         raise InputError(
             f"--config: {file}{where} fails with {type(error).__name__}: {error}."
         ) from error
+
+
+def at_home(text: str) -> str:
+    """The text with the home folder for a "~" that a path begins with.
+
+    A shell does that for a word of its own, but not in ``--out=~/runs`` or ``LABEL=~/run``.
+    """
+    before, path = re.fullmatch(r"((?:[^=/~]*=)?)(.*)", text, re.DOTALL).groups()
+    return before + (os.path.expanduser(path) if re.match(r"~(/|$)", path) else path)
+
+
+def _expand_home(config) -> None:
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            _expand_home(value)
+        elif isinstance(value, str) and value.startswith("~"):
+            config[name] = at_home(value)
 
 
 def _set_option(config, key: str, text: str) -> None:

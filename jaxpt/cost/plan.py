@@ -19,7 +19,7 @@ from jaxpt import pretrain
 from jaxpt.cost.chips import parse
 from jaxpt.cost.counting import Counts, count
 from jaxpt.data import augment, feed, listing, protocols
-from jaxpt.data.dataset import VALIDATION_SHARE
+from jaxpt.data.dataset import VALIDATION_SHARE, with_test
 from jaxpt.data.feed import Batch
 from jaxpt.data.labels import label_map
 from jaxpt.errors import require
@@ -150,8 +150,9 @@ def _known_sizes(data) -> tuple[int, int] | None:
     """Training images and classes of a set that is named, or of a folder that is here."""
     source = data.source.removeprefix(protocols.PREFIX)
     if source == "folder" and pathlib.Path(data.path).exists() and data.path:
-        part = listing.parts(pathlib.Path(data.path))["train"]
-        return len(part.files), len(set(part.classes))
+        parts = listing.parts(pathlib.Path(data.path))
+        parts = {name: part for name, part in with_test(parts).items() if name != "test"}
+        return sum(len(part.files) for part in parts.values()), len(set(parts["train"].classes))
     for name, protocol in protocols.PROTOCOLS.items():
         if source == name:
             return protocol.sizes["trainval"], protocol.classes

@@ -8,22 +8,26 @@ from typing import NamedTuple
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import open_image
+from jaxpt.data.decode import formats, open_image, suffixes
 from jaxpt.data.parallel import in_parallel
-from jaxpt.errors import InputError
+from jaxpt.errors import InputError, shown
 
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
 PNG_DEPTH = 24  # which byte of a PNG says how many bits a channel has
+TIFF_BITS = 258  # the tag that says so in a TIFF
 
 
 class Finding(NamedTuple):
-    """One thing about one file, or a class.
+    """One thing about one file, a class, or the whole set.
 
     Attributes:
-      kind: "unusable" (no run can read it), "extension" (it is of another format than its name
-        says), "cmyk" (it is converted to RGB), "depth" (16 bits a channel are cut to 8),
-        "duplicate" (the same bytes as another file), "class" (of the test part alone: no run can
-        read the set).
+      kind: "layout" (what is a part and what a class cannot be told), "empty" (a class folder
+        without an image that can be read), "class" (classes that training does not have: no run can
+        read the set), "ignored" (files that are left out), "alike" (classes with nearly the same
+        name), "unusable" (no run can read the file), "conflict" (the same image under another
+        class), "leak" (the same image in another part), "duplicate" (the same image again),
+        "constant" (one colour everywhere), "frames" (the first of several is taken), "extension"
+        (another format than the name says), "cmyk" (converted to RGB), "depth" (16 bits a channel
+        are cut to 8).
       text: a sentence that names the file, or the class.
     """
 
@@ -32,54 +36,72 @@ class Finding(NamedTuple):
 
 
 def findings(root: pathlib.Path) -> Iterator[Finding]:
-    """Looks at the classes, and at every file of the training and the test part, in their order.
+    """Looks at the layout and the classes, then at every file of every part, in their order.
 
     Args:
-      root: as of ``listing.every_part``.
+      root: as of ``listing.contents``.
 
     Raises:
-      InputError: where the folder as a whole is none of images, see ``listing.every_part``.
+      InputError: if the folder as a whole is none of images, see ``listing.contents``.
     """
-    parts = listing.every_part(root)
-    for name in listing.only_in_test(parts):
-        yield Finding(
-            "class", f"{name} has images in the test part of {root} alone, none to train on."
-        )
+    parts, remarks = listing.contents(root)
+    for remark in remarks:
+        yield Finding(remark.kind, remark.text)
     first: dict[bytes, tuple[str, str, str]] = {}
-    for name, part in parts.items():
-        for file, label, (found, digest) in zip(*part, in_parallel(_look, part.files)):
+    for part, (files, labels) in parts.items():
+        for file, label, (found, digest) in zip(files, labels, in_parallel(_look, files)):
             yield from found
             if digest is None:
                 continue
-            where = first.setdefault(digest, (file, name, label))
-            if where[0] != file:
-                other = "" if where[1] == name else f" of the {where[1]} part"
-                other += "" if where[2] == label else f" and of another class, {where[2]}"
-                yield Finding("duplicate", f"{file} is a duplicate of {where[0]}{other}.")
+            here = (shown(file), part, label)
+            if digest in first:
+                yield from _again(*here, *first[digest])
+            else:
+                first[digest] = here
+
+
+def _again(file, part, label, first, first_part, first_label) -> Iterator[Finding]:
+    """The findings about an image that was there before."""
+    same = "is listed again" if file == first else f"is a duplicate of {first}"
+    if part != first_part:
+        yield Finding("leak", f"{file} of the {part} part {same} of the {first_part} part.")
+    if label != first_label:
+        yield Finding("conflict", f"{file} of class {label} {same} of class {first_label}.")
+    if (part, label) == (first_part, first_label):
+        yield Finding("duplicate", f"{file} {same}.")
 
 
 def _look(file: str) -> tuple[list[Finding], bytes | None]:
-    """What there is about one file, and a hash of its bytes where it can be read."""
-    path = pathlib.Path(file)
+    """What there is about one file, and a hash of its bytes if it can be read."""
+    path, name = pathlib.Path(file), shown(file)
     try:
         if path.stat().st_size == 0:
-            return [Finding("unusable", f"{file} is empty.")], None
-        open_image(path, file)
+            return [Finding("unusable", f"{name} is empty.")], None
+        extrema = open_image(path, name).getextrema()
         with open(path, "rb") as content:
             header = content.read(PNG_DEPTH + 1)
             content.seek(0)
             digest = hashlib.file_digest(content, "sha256").digest()
-        with Image.open(path) as image:
-            form, mode = image.format, image.mode
+        with Image.open(path, formats=formats()) as image:
+            form, mode, frames = image.format or "", image.mode, getattr(image, "n_frames", 1)
+            bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, (8,))
     except InputError as error:
         return [Finding("unusable", str(error))], None
-    except OSError as error:
-        return [Finding("unusable", f"{file} cannot be read ({error.strerror or error}).")], None
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # as in ``open_image``
+        why = getattr(error, "strerror", None) or error
+        return [Finding("unusable", f"{name} cannot be read ({why}).")], None
     found = []
-    if form != FORMATS.get(path.suffix.lower(), form):
-        found.append(Finding("extension", f"{file} is {form}, whatever its name says."))
-    if form == "PNG" and header[PNG_DEPTH] == 16:  # Pillow does not tell, where it has colours
-        found.append(Finding("depth", f"{file} has 16 bits a channel: the lower 8 are lost."))
+    kind, named = ({"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(path.suffix.lower())))
+    if kind != (named or kind):
+        found.append(Finding("extension", f"{name} is {form}, whatever its name says."))
+    # Pillow does not say so of images with colours.
+    if (form == "PNG" and header[PNG_DEPTH] == 16) or max(bits) > 8:
+        found.append(Finding("depth", f"{name} has 16 bits a channel: the lower 8 are lost."))
     if mode == "CMYK":
-        found.append(Finding("cmyk", f"{file} is CMYK: it is converted to RGB."))
+        found.append(Finding("cmyk", f"{name} is CMYK: it is converted to RGB."))
+    if frames > 1 and form != "MPO":  # cameras keep a preview beside the picture
+        found.append(Finding("frames", f"{name} has {frames} frames: the first is taken."))
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    if all(low == high for low, high in bands):
+        found.append(Finding("constant", f"{name} is of one colour everywhere."))
     return found, digest

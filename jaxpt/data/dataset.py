@@ -1,6 +1,6 @@
 """What every source of images gives: a ``Dataset`` with its splits."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,11 +63,22 @@ def require_part(dataset: Dataset, part: str) -> None:
     )
 
 
+def with_test(parts: dict[str, Any]) -> dict[str, Any]:
+    """The parts of a set by name; without a test part its validation part is the test part.
+
+    That is how ImageNet is used: it is never trained on, and a fifth of the training part is
+    validation.
+    """
+    if "validation" in parts and "test" not in parts:
+        return {"train": parts["train"], "test": parts["validation"]}
+    return parts
+
+
 def make_split(part: str, images, labels, class_names, ids=None) -> Split:
     """Arrays of one label an image as a ``Split``, once they are found to make sense.
 
     Args:
-      part: "train" or "test", for messages.
+      part: "train", "validation" or "test", for messages.
       ids: positions in the original part; left out: 0, 1, 2, …
 
     Raises:

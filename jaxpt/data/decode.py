@@ -1,5 +1,6 @@
 """From encoded images to squares of uint8, by Pillow on the host: one way for every source."""
 
+import functools
 import io
 import logging
 import os
@@ -8,13 +9,54 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageColor, UnidentifiedImageError
 
 from jaxpt.data.parallel import in_parallel
 from jaxpt.errors import InputError, require
 
 MOST_PIXELS = 100_000_000  # of one image: a small file may unpack to any number of them
 LARGE = 2**30  # bytes from which on reading says how much memory it takes
+# Pillow decodes these by itself. It hands others to programs (EPS to Ghostscript) or has them only
+# with a plugin (HEIC).
+FORMATS = frozenset("AVIF BMP DIB GIF JPEG JPEG2000 PNG PPM TGA TIFF WEBP".split())
+ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class Reading(NamedTuple):
+    """How the pixels of a file become an opaque, upright image.
+
+    Attributes:
+      background: colour that shows through transparent pixels, red, green and blue.
+      exif_orientation: whether images are turned as their EXIF orientation says, as viewers do.
+        Pillow itself turns TIFF files, whatever this is.
+    """
+
+    background: tuple[int, int, int] = (255, 255, 255)
+    exif_orientation: bool = True
+
+    @classmethod
+    def of(cls, config) -> "Reading":
+        """The fields ``background`` and ``exif_orientation`` of a data config, if it has them.
+
+        Raises:
+          InputError: for a background that is no colour.
+        """
+        name = config.get("background", "white")
+        try:
+            colour = ImageColor.getrgb(name)
+        except ValueError:
+            colour = ()
+        require(len(colour) == 3, f"data.background must be white, black or #rrggbb, got {name!r}.")
+        return cls(colour, config.get("exif_orientation", True))
 
 
 class Framing(NamedTuple):
@@ -25,30 +67,49 @@ class Framing(NamedTuple):
     Attributes:
       resize: pixels of the shorter side; without a crop, of both sides, whatever the proportions.
       crop: side of the square that is cut out of the centre, pixels; 0: none.
+      reading: how the image is opened.
     """
 
     resize: int
     crop: int
+    reading: Reading = Reading()
 
     @property
     def side(self) -> int:
         return self.crop or self.resize
 
     @classmethod
-    def centre(cls, size: int) -> "Framing":
+    def centre(cls, size: int, reading: Reading = Reading()) -> "Framing":
         """The shorter side is scaled to ``size`` and the centre cut out."""
-        return cls(size, size)
+        return cls(size, size, reading)
 
 
-def open_image(encoded: pathlib.Path | bytes, name: str) -> Image.Image:
-    """An image from a file or from its bytes, grey ("L") or "RGB".
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow has, in the order in which they are tried."""
+    Image.init()
+    return tuple(form for form in Image.ID if form in FORMATS)
+
+
+@functools.cache
+def suffixes() -> dict[str, str]:
+    """The format of each file ending that is read, as ".jpg": "JPEG"."""
+    known = (*formats(), "MPO")  # several JPEGs in one file: the first is read
+    return {end: form for end, form in Image.registered_extensions().items() if form in known}
+
+
+def open_image(
+    encoded: pathlib.Path | bytes, name: str, reading: Reading = Reading()
+) -> Image.Image:
+    """An image from a file or from its bytes, grey ("L") or "RGB"; of several frames the first.
 
     Raises:
-      InputError: where it cannot be read, has more than 8 bits a channel or more than
+      InputError: if it cannot be read, or has more than 8 bits per channel or more than
         ``MOST_PIXELS`` pixels, by its name.
     """
+    source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
-        with Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded) as image:
+        with Image.open(source, formats=formats()) as image:
             pixels = image.width * image.height
             require(pixels <= MOST_PIXELS, _too_large(name))
             image.load()
@@ -57,7 +118,7 @@ def open_image(encoded: pathlib.Path | bytes, name: str) -> Image.Image:
                 not image.mode.startswith(("I", "F")),
                 f"{name} has more than 8 bits a channel (mode {image.mode}): convert it first.",
             )
-            return image.copy() if image.mode == "L" else image.convert("RGB")
+            return _upright(_opaque(image, reading), _orientation(image, reading))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
@@ -65,6 +126,28 @@ def open_image(encoded: pathlib.Path | bytes, name: str) -> Image.Image:
     # Whatever Pillow's readers say of broken files.
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"{name} cannot be read as an image ({error}).") from error
+
+
+def _opaque(image: Image.Image, reading: Reading) -> Image.Image:
+    """ "L" of a grey image, "RGB" of any other, on the background if it has transparent pixels."""
+    if image.mode.endswith(("A", "a")) or "transparency" in image.info:
+        ground = Image.new("RGBA", image.size, (*reading.background, 255))
+        return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
+    return image.copy() if image.mode == "L" else image.convert("RGB")
+
+
+def _orientation(image: Image.Image, reading: Reading) -> int:
+    if not reading.exif_orientation:
+        return 1
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF data: whatever its parsers raise; the pixels are sound
+        return 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    turn = UPRIGHT.get(orientation)
+    return image if turn is None else image.transpose(turn)
 
 
 def _too_large(name: str) -> str:
@@ -116,7 +199,7 @@ def read_square(
     source: pathlib.Path | bytes, name: str, framing: Framing, channels: int, white: int = 255
 ) -> np.ndarray:
     """One image as uint8 [side, side, channels]; arguments and errors as of ``squares``."""
-    image = open_image(source, name).convert("RGB" if channels == 3 else "L")
+    image = open_image(source, name, framing.reading).convert("RGB" if channels == 3 else "L")
     if white != 255:
         image = image.point(lambda value: min(255, value * 255 // white))
     return np.asarray(to_square(image, framing)).reshape(framing.side, framing.side, channels)

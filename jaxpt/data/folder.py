@@ -15,11 +15,12 @@ import PIL
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import Framing, check_memory, open_image, to_square
+from jaxpt.data.decode import Framing, Reading, check_memory, open_image, to_square
 from jaxpt.data.parallel import in_parallel
 from jaxpt.data.pictures import Pictures
-from jaxpt.errors import InputError, require
+from jaxpt.errors import InputError, require, shown
 
+CONSTANT = 0.01  # share of images of one colour from which on a run says so
 SHOWN = 5  # broken files that a message names
 
 
@@ -28,7 +29,7 @@ class Folder(NamedTuple):
 
     Attributes:
       name: of the folder.
-      parts: "train" and, where there is one, "test": (images, labels), images uint8
+      parts: "train" and, if there are any, "validation" and "test": (images, labels), images uint8
         [n, size, size, 1 or 3] or as many ``Pictures``, labels int32 [n].
       class_names: in the order of the labels.
       broken: a sentence for every file that was left out.
@@ -47,6 +48,7 @@ def read(
     broken: str = "stop",
     keep: int | None = None,
     cache: pathlib.Path | None = None,
+    reading: Reading = Reading(),
 ) -> Folder:
     """Reads class folders or lists of images; see ``listing.parts`` for how they may lie.
 
@@ -60,35 +62,45 @@ def read(
       keep: a set of more bytes than this stays encoded (``Pictures``); None: none does.
       cache: folder that remembers which files of such a set could be decoded, for as long as
         names, sizes and times of change stay the same; None: nothing is remembered.
+      reading: how the files are opened.
 
     Raises:
-      InputError: for a missing or empty folder, classes that appear in test alone, or files that
-        cannot be used, by their names.
+      InputError: for a missing or empty folder, whatever else ``listing.parts`` refuses, files that
+        cannot be used, by their names, or classes that have no others.
     """
     require(size >= 1, f"data.image_size must be at least 1, got {size}.")
     require(broken in ("stop", "skip"), f"data.broken must be stop or skip, got {broken!r}.")
     parts = listing.parts(root)
     files = [file for part in parts.values() for file in part.files]
+    framing = Framing.centre(size, reading)
     whole = keep is None or len(files) * size * size * 3 <= keep
     if whole:
         check_memory(len(files), size, 3)
-        seen = dict(zip(files, in_parallel(lambda file: _square(file, size), files)))
+        seen = dict(zip(files, in_parallel(lambda file: _square(file, framing), files)))
         errors = {file: found for file, found in seen.items() if isinstance(found, str)}
         grey = all(square.ndim == 2 for file, square in seen.items() if file not in errors)
     else:
         errors, grey = _checked(files, cache)
     if errors:
         _tell(root, errors, len(files), broken)
-        parts = {name: _without(part, errors) for name, part in parts.items()}
+        listed, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
+        lost = sorted(set(listed["train"].classes) - set(parts["train"].classes))
+        require(
+            not (lost and parts["train"].files),
+            f"{root}: no training image of {lost} can be used, so data.broken=skip would leave out "
+            "whole classes: remove them or fix their files.",
+        )
     require(bool(parts["train"].files), f"{root} has no training image that can be used.")
     names = sorted(set(parts["train"].classes))
     extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
     require(not extra, f"{root}: no training image of {extra} can be used.")
+    if whole:
+        _tell_constant(parts, seen)
     channels = 1 if grey else 3
     images = {
         name: _stack([seen[file] for file in part.files], size, channels)
         if whole
-        else Pictures(part.files, Framing.centre(size), channels)
+        else Pictures(part.files, framing, channels)
         for name, part in parts.items()
     }
     position = {name: i for i, name in enumerate(names)}
@@ -103,10 +115,11 @@ def read(
     )
 
 
-def _square(file: str, size: int) -> np.ndarray | str:
+def _square(file: str, framing: Framing) -> np.ndarray | str:
     """uint8 [size, size] or [size, size, 3], or why there is none."""
     try:
-        return np.asarray(to_square(open_image(pathlib.Path(file), file), Framing.centre(size)))
+        image = open_image(pathlib.Path(file), shown(file), framing.reading)
+        return np.asarray(to_square(image, framing))
     except InputError as error:
         return str(error)
 
@@ -114,7 +127,7 @@ def _square(file: str, size: int) -> np.ndarray | str:
 def _mode(file: str) -> str:
     """ "L" or "RGB" of a file that can be decoded, else why it cannot."""
     try:
-        return open_image(pathlib.Path(file), file).mode
+        return open_image(pathlib.Path(file), shown(file)).mode
     except InputError as error:
         return str(error)
 
@@ -177,6 +190,21 @@ def _tell(root, errors: dict[str, str], n: int, broken: str) -> None:
         f"to skip; jaxpt data check {root} lists all.",
     )
     logging.getLogger(__name__).warning("%s They are left out.", said)
+
+
+def _tell_constant(parts: dict[str, listing.Part], seen: dict[str, np.ndarray | str]) -> None:
+    """Says how many images are of one colour, if that are many or all of a class."""
+    for name, part in parts.items():
+        constant = [(seen[file] == seen[file][0, 0]).all() for file in part.files]
+        classes = set(part.classes) - {c for c, same in zip(part.classes, constant) if not same}
+        if classes or sum(constant) > CONSTANT * len(constant):
+            logging.getLogger(__name__).warning(
+                "%s of %s %s images are of one colour everywhere%s.",
+                f"{sum(constant):,}",
+                f"{len(constant):,}",
+                name,
+                f", among them all of {sorted(classes)[:SHOWN]}" if classes else "",
+            )
 
 
 def _without(part: listing.Part, errors: dict[str, str]) -> listing.Part:

@@ -1,12 +1,27 @@
 """Coarse labels from fine ones: what pre-training sees when transfer asks for more."""
 
 import pathlib
+import unicodedata
 from typing import NamedTuple
 
 import numpy as np
 
-from jaxpt.data.listing import read_rows
+from jaxpt.data.lists import read_rows
 from jaxpt.errors import require
+
+
+FASHION = (
+    "t-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 class LabelMap(NamedTuple):
@@ -27,7 +42,8 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
       name: "fine" (as they are), "halves" (y // 5 of ten classes), "parity" (y mod 2),
         "fashion5" (tops, trouser, dress, shoes, bag), "level:K" (the first K levels of class names
         such as "animal/cat"; 1 is the coarsest), or a file FILE.csv with a line "fine,coarse" for
-        every class, by their names; such a line at its top names the columns.
+        every class, by their names; such a line at its top names the columns. "halves" and "parity"
+        are for classes named 0 to n − 1 in this order, "fashion5" also for Fashion-MNIST's names.
       class_names: the fine classes.
 
     Raises:
@@ -54,6 +70,15 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
         name in ("fine", "parity") or n == 10,
         f"data.label_map {name!r} is for 10 classes, but the data has {n}.",
     )
+    numbers, found = tuple(map(str, range(n))), tuple(map(str, class_names))
+    fashion = name == "fashion5" and tuple(c.lower().split("/")[0] for c in found) == FASHION
+    wrong = next((i for i in range(n) if found[i] != numbers[i]), None)
+    require(
+        name == "fine" or fashion or wrong is None,
+        f"data.label_map {name!r} is for classes named 0 to {n - 1} in this order, but class "
+        f"{wrong} is {found[wrong or 0]!r}: write a file FILE.csv with a line fine,coarse for "
+        "every class.",
+    )
     return maps[name]
 
 
@@ -72,8 +97,9 @@ def _of_file(file: pathlib.Path, class_names) -> LabelMap:
     rows = read_rows(file)
     if rows and [cell.lower() for cell in rows[0][1]] == ["fine", "coarse"]:
         rows = rows[1:]
-    coarse = {}
+    coarse: dict[str, str] = {}
     for line, row in rows:
+        row = [unicodedata.normalize("NFC", cell) for cell in row]
         require(
             len(row) == 2 and all(row),
             f"{file}, line {line}: expected fine,coarse, got {','.join(row)!r}.",

@@ -8,11 +8,12 @@ import numpy as np
 
 from jaxpt.data.decode import Framing, read_square
 from jaxpt.data.parallel import in_parallel
+from jaxpt.errors import shown
 
 
 def of_file(path: str) -> tuple[pathlib.Path, str]:
     """An image file, and what messages call it."""
-    return pathlib.Path(path), path
+    return pathlib.Path(path), shown(path)
 
 
 class Pictures:
@@ -54,6 +55,11 @@ class Pictures:
         return Pictures(
             self.places[index], self.framing, self.shape[-1], self._encoded, self._white
         )
+
+    def joined(self, other: "Pictures") -> "Pictures":
+        """These and then the others, which must be of the same kind."""
+        places = np.concatenate((self.places, other.places))
+        return Pictures(places, self.framing, self.shape[-1], self._encoded, self._white)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         images = np.empty(self.shape, np.uint8)

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxpt.data import archives, decode, eurosat, small_sets, tfds_source
 from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split
-from jaxpt.data.decode import Framing
+from jaxpt.data.decode import Framing, Reading
 from jaxpt.data.protocol_sets import KORNBLITH, OTHERS, VTAB, Protocol
 from jaxpt.data.tfds_tasks import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import require
@@ -28,6 +28,7 @@ def load(
     label_map: str = "fine",
     try_gcs: bool = False,
     keep: int | None = None,
+    reading: Reading = Reading(),
 ) -> Dataset:
     """Loads the set of a protocol.
 
@@ -41,6 +42,7 @@ def load(
       try_gcs: ask tfds' public bucket for a prepared copy before the first source.
       keep: a part of a set of tfds of more bytes than this stays encoded, see ``tfds_source.read``;
         None: none does.
+      reading: how encoded images are opened.
 
     Returns:
       The ``Dataset``. Labels are int32 [n]; with the metric "voc07_map" uint8 [n, classes] of 0
@@ -68,7 +70,7 @@ def load(
             f"{name}: {part} has {found:,} examples, but the protocol "
             f"{expected:,}. {protocol.get}".strip(),
         )
-    framing = _framing(protocol, image_size)
+    framing = _framing(protocol, image_size, reading)
     rows = limited(opened.sizes["trainval"], limit)
     trainval = _split("train", opened, *opened.read("trainval", rows, framing), rows)
     rows_of_test = np.arange(opened.sizes["test"])
@@ -180,12 +182,13 @@ def _open_arrays(name, trainval, test, class_names) -> _Opened:
     return _Opened(tuple(class_names), {"train": len(trainval[1]), "validation": 0, **sizes}, read)
 
 
-def _framing(protocol: Protocol, image_size: int) -> Framing | None:
+def _framing(protocol: Protocol, image_size: int, reading: Reading = Reading()) -> Framing | None:
     """None where images stay as they are."""
     side = image_size or protocol.resize
     if not side:
         return None
-    return Framing(side, 0) if protocol.resize and not protocol.crop else Framing.centre(side)
+    squeezed = protocol.resize and not protocol.crop
+    return Framing(side, 0 if squeezed else side, reading)
 
 
 def _split(part: str, opened: _Opened, images, labels, rows) -> Split:

@@ -2,27 +2,42 @@
 ``Pictures`` that stand where large ones would.
 """
 
+import logging
 import pathlib
 import zipfile
 import zlib
+from collections.abc import Callable
 
 import ml_collections
 import numpy as np
 
 from jaxpt.cache import cache_home
 from jaxpt.data import folder, protocols, small_sets, tfds_source
-from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split, validation_mask
+from jaxpt.data.dataset import (
+    Dataset,
+    Split,
+    assemble,
+    limited,
+    make_split,
+    validation_mask,
+    with_test,
+)
+from jaxpt.data.decode import Reading
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require
 
 __all__ = ["Dataset", "SOURCES", "Split", "load", "validation_mask"]
+
+# How names of arrays in an .npz file begin (train_images) or, as Keras has them, end (x_train).
+PREFIXES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def load(config: ml_collections.ConfigDict) -> Dataset:
     """Loads the set that a data config names.
 
-    Validation is a fixed fifth of the training part, the same share of every fine class, drawn
-    with seed 0 whatever the run's seed is, unless a protocol has another; test is never part of
-    it.
+    Validation is the set's own validation part, if it and a test part are there; else a fixed fifth
+    of the training part, the same share of every fine class, drawn with seed 0 whatever the run's
+    seed is. Test is never part of it; without a test part the validation part is that.
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "npz", "folder", "tfds:NAME",
@@ -30,7 +45,8 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         ``image_size`` (of folder, protocols and those tfds sets whose images differ in size),
         ``label_map``, ``limit`` (use only that many training images, 0 for all) and, where it has
         them, ``train_split``, ``test_split`` (of tfds:NAME), ``try_gcs``, see ``tfds_source``,
-        ``broken`` (of folder: files that cannot be read), see ``folder.read``, ``resident`` and
+        ``broken`` (of folder: files that cannot be read), see ``folder.read``, ``background`` and
+        ``exif_orientation`` (of all that is decoded), see ``decode.Reading``, ``resident`` and
         ``resident_limit_mb`` (of folder and sets of tfds: whether images are decoded now or as
         they are looked at).
 
@@ -47,25 +63,19 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
             label_map=config.label_map,
             try_gcs=config.get("try_gcs", False),
             keep=_keep(config),
+            reading=Reading.of(config),
         )
     if source.startswith("tfds:"):
-        name, trainval, test, names = tfds_source.read_any(
+        name, train, test, names = tfds_source.read_any(
             source.removeprefix("tfds:"), config, _keep(config)
         )
-    else:
-        require(
-            source in SOURCES,
-            f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
-            f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
-        )
-        if source == "folder":
-            return _folder(config)
-        name, trainval, test, names = SOURCES[source](config)
-    for part, arrays in ("training", trainval), ("test", test):
-        require(len(arrays[0]) > 0, f"{source} has no {part} images.")
-    return _assemble(
-        name, names, make_split("train", *trainval, names), make_split("test", *test, names), config
+        return _assemble(name, names, {"train": train, "test": test}, config)
+    require(
+        source in SOURCES,
+        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
+        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
     )
+    return SOURCES[source](config)
 
 
 def _keep(config) -> int | None:
@@ -74,35 +84,163 @@ def _keep(config) -> int | None:
     return {"yes": None, "no": 0}.get(config.get("resident", "auto"), limit)
 
 
-def _assemble(name, names, trainval, test, config, broken=()) -> Dataset:
+def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
+    """The set of these (images, labels) by part.
+
+    With a validation part, trainval is the training part and then that part.
+    """
+    parts, own = with_test(parts), tuple(parts)
+    if own != tuple(parts):
+        _tell("%s has no test part: its validation part is what is measured on.", name)
+    for part, (images, _) in parts.items():
+        kind = {"train": "training"}.get(part, part)
+        require(len(images) > 0, f"{name} has no {kind} images.")
+    splits = {part: make_split(part, *arrays, names) for part, arrays in parts.items()}
+    trainval, n_train = splits["train"], None
+    if "validation" in splits:
+        n_train, trainval = len(trainval.ids), _joined(name, trainval, splits["validation"])
+        if config.get("train_on") == "trainval":
+            _tell(
+                "%s: training takes the %s validation images too (data.train_on=trainval); "
+                "data.train_on=train leaves them out.",
+                name,
+                f"{len(splits['validation'].ids):,}",
+            )
+    test = splits.get("test", trainval.take(slice(0)))
     if config.limit:
-        trainval = trainval.take(limited(len(trainval.ids), config.limit))
-    return assemble(name, names, trainval, test, config.label_map)._replace(broken=broken)
+        rows = limited(len(trainval.ids), config.limit)
+        trainval = trainval.take(rows)
+        n_train = n_train and int(np.sum(rows < n_train))
+    return assemble(name, names, trainval, test, config.label_map, n_train=n_train)._replace(
+        broken=broken
+    )
 
 
-def _npz(config):
-    """Arrays train_images, train_labels, test_images, test_labels and optional class_names."""
+def _joined(name, train: Split, validation: Split) -> Split:
+    shapes = train.images.shape[1:], validation.images.shape[1:]
+    require(
+        shapes[0] == shapes[1],
+        f"{name}: training images are {list(shapes[0])}, but validation images {list(shapes[1])}.",
+    )
+    images = (
+        train.images.joined(validation.images)
+        if isinstance(train.images, Pictures)
+        else np.concatenate((train.images, validation.images))
+    )
+    labels = np.concatenate((train.labels, validation.labels))
+    return Split(images, labels, np.arange(len(labels), dtype=np.int32))
+
+
+def _tell(text: str, *values) -> None:
+    logging.getLogger(__name__).warning(text, *values)
+
+
+def _small(read) -> Callable[[ml_collections.ConfigDict], Dataset]:
+    def load(config):
+        name, train, test, names = read(config)
+        return _assemble(name, names, {"train": train, "test": test}, config)
+
+    return load
+
+
+def _npz(config) -> Dataset:
+    """Arrays of images and labels by part, and maybe ``class_names``; see ``PREFIXES``."""
     path = pathlib.Path(config.path)
     require(path.is_file(), f"data.path {str(path)!r} is no file: give an .npz file.")
     arrays = _read_npz(path)
-    missing = {
-        f"{part}_{kind}" for part in ("train", "test") for kind in ("images", "labels")
-    } - set(arrays)
-    require(not missing, f"{path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
-    for name in "train_labels", "test_labels":
+    parts, used = {}, {"class_names"}
+    for part, prefixes in PREFIXES.items():
+        found = {
+            kind: [
+                name
+                for prefix in prefixes
+                for name in (f"{prefix}_{kind}", f"{axis}_{prefix}")
+                if name in arrays
+            ]
+            for kind, axis in (("images", "x"), ("labels", "y"))
+        }
+        used |= {name for names in found.values() for name in names}
         require(
-            arrays[name].dtype.kind in "iu",
-            f"{path}: {name} must be integers, got {arrays[name].dtype}.",
+            all(len(names) <= 1 for names in found.values()),
+            f"{path} has several arrays for one thing: {sorted(sum(found.values(), []))}.",
         )
-    train, test = (
-        (arrays[f"{part}_images"], arrays[f"{part}_labels"]) for part in ("train", "test")
+        if any(found.values()):
+            parts[part] = {kind: names[0] for kind, names in found.items() if names}
+    wanted = {"train", "test"} - ({"test"} if "validation" in parts else set())
+    missing = {
+        f"{part}_{kind}"
+        for part in (*parts, *wanted)
+        for kind in ("images", "labels")
+        if kind not in parts.get(part, {})
+    }
+    require(not missing, f"{path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
+    if unused := sorted(set(arrays) - used):
+        _tell("%s: the arrays %s are not used.", path, unused)
+    pairs = {
+        part: (_images(path, named["images"], arrays), _labels(path, named["labels"], arrays))
+        for part, named in parts.items()
+    }
+    return _assemble(path.stem, _names(path, arrays, pairs["train"][1]), pairs, config)
+
+
+def _images(path, name: str, arrays) -> np.ndarray:
+    """uint8 [n, h, w, c] of an array of images.
+
+    Raises:
+      InputError: for numbers of another type, or channels that come first, with what to do.
+    """
+    images = arrays[name]
+    if images.dtype != np.uint8 and images.dtype.kind in "fiub" and images.size:
+        low, high = images.min(), images.max()
+        fix = "x"
+        if images.dtype.kind == "f" and high <= 1:
+            fix = "x * 255" if low >= 0 else "(x + 1) * 127.5"
+        raise InputError(
+            f"{path}: {name} must be uint8 from 0 to 255, got {images.dtype} {list(images.shape)} "
+            f"from {low:g} to {high:g}: save np.clip(np.round({fix}), 0, 255).astype(np.uint8)."
+        )
+    if images.ndim == 3:
+        return images[..., None]
+    require(
+        images.ndim != 4 or images.shape[-1] in (1, 3) or images.shape[1] not in (1, 3),
+        f"{path}: {name} must be [n, height, width, channels], got {list(images.shape)}: save "
+        "x.transpose(0, 2, 3, 1).",
     )
-    names = (
-        arrays["class_names"].tolist()
-        if "class_names" in arrays
-        else [str(i) for i in range(int(train[1].max(initial=0)) + 1)]
+    return images
+
+
+def _labels(path, name: str, arrays) -> np.ndarray:
+    """Integers [n] of an array [n] or [n, 1]."""
+    labels = arrays[name]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    require(
+        labels.ndim == 1,
+        f"{path}: {name} must be of shape [n] or [n, 1], got {list(labels.shape)}: save "
+        "x.argmax(1) of labels with a column per class.",
     )
-    return path.stem, train, test, names
+    require(labels.dtype.kind in "iu", f"{path}: {name} must be integers, got {labels.dtype}.")
+    return labels
+
+
+def _names(path, arrays, labels) -> list[str]:
+    """Those of ``class_names``, or the numbers of the training labels."""
+    if "class_names" not in arrays:
+        return [str(i) for i in range(int(labels.max(initial=0)) + 1)]
+    names = arrays["class_names"]
+    require(
+        names.ndim == 1 and names.dtype.kind in "SUiu",
+        f"{path}: class_names must be text [n], got {names.dtype} {list(names.shape)}.",
+    )
+    try:
+        decoded = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: class_names must be UTF-8 ({error}).") from error
+    require(
+        len(set(decoded)) == len(decoded),
+        f"{path}: class_names names {max(decoded, key=decoded.count)!r} twice.",
+    )
+    return decoded
 
 
 def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -121,15 +259,14 @@ def _folder(config) -> Dataset:
         broken=config.get("broken", "stop"),
         keep=_keep(config),
         cache=cache_home() / "images",
+        reading=Reading.of(config),
     )
-    trainval = make_split("train", *parts["train"], names)
-    test = make_split("test", *parts["test"], names) if "test" in parts else trainval.take(slice(0))
-    return _assemble(name, names, trainval, test, config, broken)
+    return _assemble(name, names, parts, config, broken)
 
 
 SOURCES = {
-    "digits": lambda config: small_sets.digits(),
-    "fashion_mnist": lambda config: small_sets.fashion_mnist(config.path),
+    "digits": _small(lambda config: small_sets.digits()),
+    "fashion_mnist": _small(lambda config: small_sets.fashion_mnist(config.path)),
     "npz": _npz,
-    "folder": None,
+    "folder": _folder,
 }

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from jaxpt.data.decode import Framing, squares
+from jaxpt.data.decode import Framing, Reading, squares
 from jaxpt.data.pictures import Pictures
 from jaxpt.data.tfds_records import Records, checked, has_own_index
 from jaxpt.data.tfds_tasks import TASKS, Task
@@ -27,7 +27,8 @@ def read_any(name: str, config, keep: int | None = None):
         ``dataset_info.json``; or where tfds keeps its sets; or "" for tfds' own place),
         ``image_size`` (of sets whose images differ in size; others stay as they are) and,
         optional, ``train_split`` ("train"), ``test_split`` ("test"), both in tfds' slicing
-        language, and ``try_gcs`` (False: ask tfds' bucket for a prepared copy).
+        language, ``try_gcs`` (False: ask tfds' bucket for a prepared copy) and what
+        ``Reading.of`` takes.
       keep: see ``read``.
 
     Returns:
@@ -52,18 +53,19 @@ def read_any(name: str, config, keep: int | None = None):
         channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be read."
     )
     splits = [config.get(f"{part}_split", part) for part in ("train", "test")]
+    reading = Reading.of(config)
     parts = []
     for split in splits:
         n = count(builder, split, f"tfds:{name}")
         if height and height == width:
-            framing = Framing.centre(height)
+            framing = Framing.centre(height, reading)
         else:
             require(
                 config.image_size >= 1,
                 f"tfds:{name} has images of several shapes: "
                 f"data.image_size must be at least 1, got {config.image_size}.",
             )
-            framing = Framing.centre(config.image_size)
+            framing = Framing.centre(config.image_size, reading)
         parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels, keep=keep))
     return name.split(":")[0].replace("/", "_"), *parts, features["label"].names
 

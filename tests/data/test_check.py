@@ -53,6 +53,10 @@ def folder(tmp_path_factory):
     return root
 
 
+def picture(number):
+    return np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+
+
 def run_config(folder, **changes):
     return config_of(
         "cross_entropy",
@@ -73,7 +77,7 @@ def test_the_ten_are_reported_by_name(folder, capsys):
     assert cli.main(["data", "check", str(folder)]) == 3
     lines = capsys.readouterr().out.splitlines()
     kinds = {line.split(": ")[0] for line in lines[:-1]}
-    assert kinds <= {"unusable", "cmyk", "extension", "duplicate"}
+    assert kinds <= {"unusable", "cmyk", "extension", "duplicate", "conflict"}
     named = {
         kind: {
             line.split()[1].split("/")[-1] for line in lines[:-1] if line.startswith(f"{kind}: ")
@@ -109,11 +113,13 @@ def test_duplicates_across_parts_and_classes(tmp_path, capsys):
         ("train/b/4.png", 2),
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), grey, np.uint8)).save(tmp_path / name)
+        Image.fromarray(picture(grey)).save(tmp_path / name)
     assert cli.main(["data", "check", str(tmp_path)]) == 3
-    said = capsys.readouterr().out
-    assert "3.png is a duplicate of" in said and "1.png of the train part." in said
-    assert "2.png and of another class, a." in said and "2 duplicate" in said
+    conflict, leak, counts = capsys.readouterr().out.splitlines()
+    assert conflict.startswith("conflict: ") and "4.png of class b is a duplicate of" in conflict
+    assert conflict.endswith("2.png of class a.")
+    assert leak.startswith("leak: ") and "3.png of the test part is a duplicate of" in leak
+    assert leak.endswith("1.png of the train part.") and counts == "1 conflict; 1 leak"
     assert cli.main(["data", "check", str(tmp_path / "test")]) == 0
     assert capsys.readouterr().out == "nothing was found.\n"
 
@@ -152,9 +158,10 @@ def test_sixteen_bits_of_colour_are_reported(tmp_path, capsys):
 def test_a_class_of_test_alone_is_a_finding_and_files_are_looked_at(tmp_path, capsys):
     for name, grey in (("train/a/1.png", 1), ("test/a/2.png", 2), ("test/b/3.png", 3)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((8, 8), grey, np.uint8)).save(tmp_path / name)
+        Image.fromarray(picture(grey)).save(tmp_path / name)
     (tmp_path / "test" / "b" / "4.png").touch()
     assert cli.main(["data", "check", str(tmp_path)]) == 3
     said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("class: b has images in the test part of ")
+    assert said[0].startswith("class: ")
+    assert said[0].endswith(": test has classes that train has not: ['b'].")
     assert said[1].endswith("4.png is empty.") and said[2:] == ["1 class; 1 unusable"]

@@ -13,6 +13,7 @@ import pytest
 from jaxpt.data import eurosat, protocols, small_sets, sources, tfds_tasks
 from jaxpt.data.archives import ARCHIVES
 from jaxpt.data.dataset import Split, assemble, limited
+from jaxpt.data.decode import Framing, Reading
 from jaxpt.data.protocols import PROTOCOLS, TRANSFER12, VTAB1K
 from jaxpt.data.tfds_tasks import TASKS
 from jaxpt.errors import InputError
@@ -87,12 +88,12 @@ class TestTable:
     @pytest.mark.parametrize(
         "name, image_size, expected",
         [
-            ("dtd", 0, (224, 224)),
-            ("dtd", 32, (32, 32)),
-            ("vtab_dtd", 0, (224, 0)),
-            ("vtab_dtd", 32, (32, 0)),
+            ("dtd", 0, Framing(224, 224)),
+            ("dtd", 32, Framing(32, 32)),
+            ("vtab_dtd", 0, Framing(224, 0)),
+            ("vtab_dtd", 32, Framing(32, 0)),
             ("digits", 0, None),
-            ("digits", 16, (16, 16)),
+            ("digits", 16, Framing(16, 16)),
         ],
     )
     def test_framing_at_another_size(self, name, image_size, expected):
@@ -214,7 +215,15 @@ class TestByConfig:
         monkeypatch.setattr(
             protocols, "load", lambda name, **fields: seen.update(fields, name=name)
         )
-        self.load(prefix + "aircraft", path="there", image_size=64, limit=9, try_gcs=True)
+        self.load(
+            prefix + "aircraft",
+            path="there",
+            image_size=64,
+            limit=9,
+            try_gcs=True,
+            background="black",
+            exif_orientation=False,
+        )
         assert seen == {
             "name": "aircraft",
             "path": "there",
@@ -223,6 +232,7 @@ class TestByConfig:
             "label_map": "fine",
             "try_gcs": True,
             "keep": 2048 * 2**20,
+            "reading": Reading((0, 0, 0), False),
         }
 
     def test_unknown_names_what_there_is(self):
