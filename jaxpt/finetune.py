@@ -274,4 +274,8 @@ def accuracy(task: Task, state: FinetuneState, split: sources.Split) -> float:
     logits = extract(
         task.encoder, params, stats, split.images, what="output", batch_size=task.config.batch_size
     )
+    require(
+        bool(np.isfinite(logits).all()),
+        "the fine-tuned network's outputs are not finite: lower learning_rates.",
+    )
     return METRICS[task.config.metric](np.argmax(logits, axis=1), split.labels)

@@ -95,10 +95,11 @@ def run(
     encoding.check_micro_batches(config, devices.count)
     dataset = dataset or sources.load(config.data)
     train = train_split(config, dataset)
+    config, opened = start_from.open_weights(config, workdir)
     method, durations = prepare(config, dataset)
     state = init_state(method, config, train.images)
-    if config.model.weights and (workdir is None or checkpoint.newest(workdir) is None):
-        state = start_from.from_weights(state, method.encoder.backbone, config.model.weights)
+    if opened is not None:
+        state = start_from.from_weights(state, opened)
     state = place_state(state, config, devices)
     feed = make_feed(config, train, dataset.coarse(train.labels), devices)
     with contextlib.ExitStack() as stack:

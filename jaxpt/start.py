@@ -1,28 +1,51 @@
 """What pre-training starts from where that is not chance: a weight file."""
 
-import jax
+import os
 
-from jaxpt import weights
+import jax
+import ml_collections
+
+from jaxpt import models, weights
 from jaxpt.errors import require
+from jaxpt.train import checkpoint
+from jaxpt.train import workdir as workdirs
 from jaxpt.train.state import TrainState, copy
 
 
-def from_weights(state: TrainState, network, path: str) -> TrainState:
-    """The first state with the backbone's variables from a file, in the target encoder too.
+def open_weights(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike | None
+) -> tuple[ml_collections.ConfigDict, weights.Opened | None]:
+    """Opens ``config.model.weights``, unless the run in ``workdir`` goes on.
 
-    Heads keep their initial parameters; a classifier in the file is not used.
-
-    Args:
-      state: before the first step.
-      network: the backbone of its encoder.
-      path: see ``weights.load_torch``.
+    Returns:
+      The config with the normalisation that belongs to the weights (a run that goes on keeps its
+      own), and the weights, or None.
 
     Raises:
       InputError: for a file that cannot be read, or whose tensors are not exactly the network's.
     """
-    imported = weights.import_state(weights.load_torch(path), network)
-    weights.tell_resized(imported, path)
-    parts = {"params": imported.params, "batch_stats": imported.batch_stats}
+    if not config.model.weights:
+        return config, None
+    if workdir is not None and checkpoint.newest(workdir) is not None:
+        saved, opened = workdirs.read_config(workdir), None
+        normalisation = saved.model.get("normalisation", "") if saved else ""
+    else:
+        path, network = config.model.weights, models.make_backbone(config.model)
+        opened = weights.open_file(
+            path, weights.read(path), config.model, network=network, quiet=jax.process_index() > 0
+        )
+        normalisation = opened.model.normalisation
+    config = config.copy_and_resolve_references()
+    config.model.normalisation = config.model.normalisation or normalisation
+    return config, opened
+
+
+def from_weights(state: TrainState, opened: weights.Opened) -> TrainState:
+    """The first state with the backbone's variables from a file, in the target encoder too.
+
+    Heads keep their initial parameters; a classifier in the file is not used.
+    """
+    parts = {"params": opened.imported.params, "batch_stats": opened.imported.batch_stats}
 
     def started(holder):
         return holder.replace(

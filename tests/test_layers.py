@@ -45,7 +45,7 @@ MAY_IMPORT = {
     "plan": {"chips", "counting", "pretrain", "methods", "train", "data"},
     "torch_pickle": set(),
     "weights": {"models", "torch_pickle"},
-    "start": {"weights", "train"},
+    "start": {"models", "weights", "train"},
     "weight_file": set(),
     "backbones": {"models", "weights", "weight_file", "train", "evaluation", "records"},
     "replay": {"models", "data", "train", "pretrain", "configs"},
