@@ -114,15 +114,12 @@ def choose(states: dict[str, Any], wanted: str, path: str | os.PathLike) -> str:
     Raises:
       InputError: if it is not there; if none is named and no rule tells which of several.
     """
-    if wanted:
-        found = [name for name in states if name == wanted]
-    else:
-        found = preferred(states)
-    there = ", ".join(states) if any(states) else "a single state without a name"
-    require(bool(found), f"{str(path)!r} has no state {wanted!r}, but {there}.")
+    found = [name for name in states if name == wanted] if wanted else preferred(states)
+    there = ", ".join(states)
+    require(bool(found), f"{str(path)!r} has no state {wanted!r}: choose one of {there}.")
     require(
         len(found) == 1,
-        f"{str(path)!r} has several states: choose one of {', '.join(found)} with --state.",
+        f"{str(path)!r} has several states: choose one of {there} with --state.",
     )
     return found[0]
 

@@ -142,8 +142,12 @@ def _prefix(state, model, network, wanted, read, path) -> _Prefix:
     fitting = [prefix for prefix, found in problems.items() if not found]
     if wanted:
         chosen = [p for p in fitting if f".{p}".endswith(f".{wanted.strip('.')}.")]
-        there = ", ".join([*filter(None, read.states), *fitting]) or "none with a name"
-        require(len(chosen) == 1, f"{str(path)!r} has no state {wanted!r}: choose one of {there}.")
+        there = [*filter(None, read.states), *filter(None, fitting)]
+        require(
+            len(chosen) == 1,
+            f"{str(path)!r} has no state {wanted!r}: "
+            + (f"choose one of {', '.join(there)}." if there else "leave --state out, it has one."),
+        )
     elif fitting:
         chosen = files.preferred(fitting)
         require(
