@@ -118,8 +118,7 @@ def choose(states: dict[str, Any], wanted: str, path: str | os.PathLike) -> str:
     there = ", ".join(states)
     require(bool(found), f"{str(path)!r} has no state {wanted!r}: choose one of {there}.")
     require(
-        len(found) == 1,
-        f"{str(path)!r} has several states: choose one of {there} with --state.",
+        len(found) == 1, f"{str(path)!r} has several states: choose one of {there} with --state."
     )
     return found[0]
 

@@ -68,8 +68,10 @@ def open_file(
     if prefix.name:
         notes.append(f"prefix {prefix.name} is taken off{_also(prefix.others)}")
     inner = _below(state, prefix.name)
-    if len(inner) < len(state):
-        notes.append(f"{len(state) - len(inner)} tensors without that prefix are left behind")
+    left = [name for name in state if not name.startswith(prefix.name)]
+    if left:
+        more = f" and {len(left) - 1} more tensors" if left[1:] else ""
+        notes.append(f"what lies outside of that prefix is left behind: {left[0]}{more}")
     config = model_of(inner, model) if network is None else model.copy_and_resolve_references()
     try:
         imported = exchange.import_state(inner, network or models.make_backbone(config))
@@ -81,13 +83,21 @@ def open_file(
         read.metadata,
         name=config.name,
         layout=imported.layout,
+        place=f"{state_name}.{prefix.name}",
         given=model.get("normalisation", ""),
     )
     with config.unlocked():
         config.normalisation = preparation.normalisation
-        if preparation.heads and "heads" not in config.options and network is None:
+        if preparation.heads and "heads" not in config.options:
             config.options["heads"] = preparation.heads
-    network = network or models.make_backbone(config)
+    stated = models.make_backbone(config)
+    network = network or stated
+    heads = getattr(network, "heads", 0)
+    require(
+        heads == getattr(stated, "heads", 0),
+        f"{str(path)!r} is a ViT of {preparation.heads} heads, as it states, but the network has "
+        f"{heads}: set model.options.heads (--option heads={preparation.heads}).",
+    )
     notes += [*imported.notes, *_assumed(network, imported, model, preparation)]
     if not quiet:
         for sentence in (*notes, *preparation.notes):

@@ -9,6 +9,9 @@ from jaxpt.models.inputs import normalisation_of, statistics
 
 CONFIG = "config.json"  # beside the weights, in timm's folders
 OWN = "jaxpt"  # entry of the header of what ``jaxpt export`` wrote
+# Parts of places at which DINO, MoCo v3 and their kin keep their networks, and timm none.
+_SELF_SUPERVISED = {"teacher", "student", "base_encoder", "momentum_encoder", "encoder_q"}
+_HEADER = "its header"
 _FRAMING = ("crop_pct", "interpolation", "input_size")
 _OURS = {"crop_pct": 1.0, "interpolation": "bicubic"}  # how jaxpt frames sets
 # Beginnings of jaxpt's names, and of timm's for the same networks.
@@ -39,7 +42,13 @@ class Preparation(NamedTuple):
 
 
 def preparation_of(
-    path: pathlib.Path, metadata: dict[str, str], *, name: str, layout: str, given: str = ""
+    path: pathlib.Path,
+    metadata: dict[str, str],
+    *,
+    name: str,
+    layout: str,
+    place: str = "",
+    given: str = "",
 ) -> Preparation:
     """The preparation that belongs to a weight file.
 
@@ -51,19 +60,24 @@ def preparation_of(
       metadata: of its header.
       name: of its network, a key of ``models.BACKBONES``.
       layout: whose names its tensors have, "timm" or "torchvision".
+      place: of the network in the file, such as "teacher.backbone.".
       given: a normalisation that goes before all others, or "".
 
     Raises:
       InputError: for a statement that cannot be read, or a bad normalisation.
     """
     source, stated, notes = _statement(path, metadata, name)
-    cfg = stated.get("pretrained_cfg") or stated
+    cfg, args = (
+        part if isinstance(part := stated.get(name), dict) else other
+        for name, other in (("pretrained_cfg", stated), ("model_args", {}))
+    )
     framing = {field: cfg[field] for field in _FRAMING if field in cfg}
+    kept = _SELF_SUPERVISED & {*place.split(".")}
     if given:
         normalisation, origin = normalisation_of(*statistics(given)), "as given"
     elif "normalisation" in cfg or "mean" in cfg:
         normalisation, origin = _normalisation(cfg, source), f"from {source}"
-    elif name.startswith("vit") and layout == "timm":
+    elif name.startswith("vit") and layout == "timm" and not kept:
         normalisation = "unit"
         origin = (
             "assumed, as timm's own ViTs have it (DeiT, DINO, MAE and MoCo v3 have imagenet, and "
@@ -71,7 +85,8 @@ def preparation_of(
         )
     else:
         normalisation = "imagenet"
-        origin = f"assumed, as {layout} has it for {name} (else --normalisation)"
+        whose = "DINO and MoCo have it" if kept else f"{layout} has it for {name}"
+        origin = f"assumed, as {whose} (else --normalisation)"
     notes.append(f"normalisation {_described(normalisation)}, {origin}")
     if any(framing.get(field, value) != value for field, value in _OURS.items()):
         said = ", ".join(f"{field} {value}" for field, value in framing.items())
@@ -79,20 +94,22 @@ def preparation_of(
             f"{source} also states {said}: not applied, since a set is framed by its own config "
             "(shorter side to data.image_size, bicubic)"
         )
-    args = stated.get("model_args") or {}
-    heads = args.get("num_heads", 0) if "architecture" in stated else None
+    if OWN in metadata:
+        heads = stated.get("model", {}).get("options", {}).get("heads", 0)
+    else:
+        heads = args.get("num_heads", 0) if "architecture" in stated else None
     return Preparation(normalisation, framing, heads, tuple(notes))
 
 
 def _statement(path, metadata, name) -> tuple[str, dict[str, Any], list[str]]:
     """(where it stands, what is stated, notes); the header is surer than a file beside it."""
     if OWN in metadata:
-        return "its header", _parsed(metadata[OWN], f"the header of {str(path)!r}"), []
+        return _HEADER, _parsed(metadata[OWN], f"the header of {str(path)!r}"), []
     if "pretrained_cfg" in metadata or "mean" in metadata:
         where = f"the header of {str(path)!r}"
         fields = ("architecture", "pretrained_cfg", "model_args", "mean", "std", *_FRAMING)
         return (
-            "its header",
+            _HEADER,
             {field: _value(metadata[field], where) for field in fields if field in metadata},
             [],
         )
@@ -125,7 +142,7 @@ def _value(text: str, where: str) -> Any:
 
 def _normalisation(cfg, source) -> str:
     if "normalisation" in cfg:  # of jaxpt's own header
-        return cfg["normalisation"]
+        return normalisation_of(*statistics(str(cfg["normalisation"])))
     mean, std = cfg["mean"], cfg.get("std")
     try:
         return normalisation_of(*statistics("/".join(",".join(map(str, x)) for x in (mean, std))))

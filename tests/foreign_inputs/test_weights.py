@@ -216,17 +216,18 @@ TAKEN = {
             }
         },
         [],
-        "unit",
+        "imagenet",
         [
+            "assumed, as DINO and MoCo have it",
             "state teacher is taken .also there: student, dino_loss",
             "prefix backbone. is taken off",
-            "1 tensors without that prefix are left behind",
+            "outside of that prefix is left behind: head.mlp.0.weight",
         ],
     ),
     "DINO's student": (
         {"w.pth": {"teacher": drawn(seed=1), "student": drawn(prefix="module.backbone.")}},
         ["--state=student"],
-        "unit",
+        "imagenet",
         ["state student is taken", "prefix module.backbone. is taken off"],
     ),
     "an average one level down": (
@@ -576,3 +577,9 @@ def test_an_export_keeps_what_its_file_stated():
         assert cli.main(["export", source, f"--out={out}"]) == 0
     assert header()["normalisation"] == CLIP_NAME
     assert header()["made"]["framing"] == {"crop_pct": 0.9, "interpolation": "bicubic"}
+
+
+def test_pre_training_refuses_other_heads_than_the_file_states(capsys):
+    write({"w.pth": drawn(), "config.json": TIMM | STATED | {"model_args": {"num_heads": 4}}})
+    assert cli.main(COMMANDS["pretrain"]) == 2
+    assert "a ViT of 4 heads, as it states, but the network has 2" in capsys.readouterr().err
