@@ -315,3 +315,25 @@ def test_imagenet_normalisation_by_hand():
     )
     with pytest.raises(InputError, match="normalisation must be one of"):
         inputs.prepare(images, "cifar", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("imagenet", "imagenet"),
+        ("0.5/0.5", "unit"),
+        ("0.5,0.5,0.5/0.5,0.5,0.5", "unit"),
+        ("0.485,0.456,0.406/0.229,0.224,0.225", "imagenet"),
+        ("0/1", "0.0/1.0"),
+    ],
+)
+def test_equal_statistics_have_one_name(text, name):
+    assert inputs.normalisation_of(*inputs.statistics(text)) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["half", "0.5", "0.5/0", "0.5/nan", "127/58", "0.5,0.5/0.5,0.5", "/"]
+)
+def test_other_statistics_are_refused(text):
+    with pytest.raises(InputError, match=f"normalisation must be one of .*MEAN/STD.* got '{text}'"):
+        inputs.statistics(text)
