@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -78,31 +79,41 @@ def open_backbone(
 
     Args:
       source: workdir of a pre-training run, whose newest checkpoint counts; a weight file of
-        torchvision or timm (``weights.SUFFIXES``); a folder or weight file of ``jaxpt export``;
-        "scratch" or "scratch:SEED", initial parameters of ``model``. "LABEL=" may precede any of
-        them; the label is otherwise the method, or the name of the weight file.
-      model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options`` and ``normalisation`` as in
-        a transfer config, for weight files and scratch; runs and exports have their own. A weight
-        file needs none where its names tell the network. ``normalisation`` "" is "imagenet" for
-        weight files, with which torchvision and timm train, and "unit" for scratch, as jaxpt
-        trains.
+        torchvision or timm; a folder of ``jaxpt export`` or of the Hugging Face hub; "scratch" or
+        "scratch:SEED", initial parameters of ``model``. "LABEL=" may precede any of them; the
+        label is otherwise the method, or the name of the weight file.
+      model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options``, ``normalisation`` and
+        ``state`` as in a transfer config, for weight files and scratch; runs and exports have
+        their own. What is empty is as the tensors of a weight file tell, and its normalisation as
+        the file or its architecture has it; see ``weights.open_file``. Scratch has "unit".
 
     Raises:
-      InputError: where there is no checkpoint, no such network, or the parameters are not exactly
-        those of the network.
+      InputError: if there is no checkpoint, no such network, the parameters are not exactly those
+        of the network, or they are not finite.
     """
     label, source = _split_label(str(source))
-    exported = pathlib.Path(source) / header.FILE
-    source = str(exported) if exported.is_file() else source
+    path = pathlib.Path(source)
     name, _, seed = source.partition(":")
-    if name == SCRATCH and not pathlib.Path(source).exists():
+    if name == SCRATCH and not path.exists():
         require(not seed or seed.isdecimal(), f"{source!r}: write scratch:SEED, SEED a number.")
         opened = _from_scratch(model, int(seed or 0))
-    elif pathlib.Path(source).suffix in weights.SUFFIXES:
-        opened = _from_weights(pathlib.Path(source), model)
+    elif weights.find(path).is_file() or (path.suffix in weights.SUFFIXES and not path.is_dir()):
+        opened = _from_weights(path, model)
     else:
+        _tell_unused(source, model)
         opened = _from_run(source)
     return dataclasses.replace(opened, label=label or opened.label)
+
+
+def _tell_unused(source, model) -> None:
+    """Says which flags a run does not need, so that nobody believes that they had an effect."""
+    flags = {"state": "state", "normalisation": "normalisation", "options": "option"}
+    unused = [f"--{flag}" for field, flag in flags.items() if model and model.get(field)]
+    if unused:
+        print(
+            f"jaxpt: {source}: {', '.join(unused)} not used, as it says all of that itself.",
+            file=sys.stderr,
+        )
 
 
 def _split_label(text):
@@ -118,6 +129,8 @@ def _from_run(workdir) -> Backbone:
         {name: tree for name, tree in saved[part].items() if name == "backbone"}
         for part in ("params", "batch_stats")
     )
+    arrays = header.flat({"params": params, "batch_stats": stats})
+    weights.require_finite(arrays, repr(str(workdir)))
     encoder = _fitting(
         models.make_encoder(config.model, axis_name=AXIS), (params, stats), repr(str(workdir))
     )
@@ -145,32 +158,40 @@ def _classifier(config, params):
 
 
 def _from_weights(path, model) -> Backbone:
-    state = weights.load_torch(path)
-    about = header.read_about(path) if path.suffix == ".safetensors" else None
-    if about is not None:
-        return _from_export(path, state, about)
-    normalisation = model and model.get("normalisation") or "imagenet"
-    model = model_of(state, model)
-    network = models.make_backbone(model, axis_name=AXIS)
-    imported = weights.import_state(state, network)
-    weights.tell_resized(imported, path)
-    encoder = models.Encoder(network, channels=3, normalisation=normalisation)
+    read = weights.read(path)
+    if header.OWN in read.metadata:
+        _tell_unused(path, model)
+        return _from_export(path, weights.cast(read.states[""], path))
+    opened = weights.open_file(path, read, model)
+    encoder = models.Encoder(
+        models.make_backbone(opened.model, axis_name=AXIS),
+        channels=3,
+        normalisation=opened.model.normalisation,
+    )
     return _backbone(
         encoder,
-        {"backbone": imported.params},
-        {"backbone": imported.batch_stats},
-        label=path.stem,
+        {"backbone": opened.imported.params},
+        {"backbone": opened.imported.batch_stats},
+        label=_name_of(path),
         method="weights",
         seed=0,
         config=None,
         step=0,
-        model=model,
-        classifier=imported.classifier,
+        model=opened.model,
+        classifier=opened.imported.classifier,
+        made={"framing": opened.framing} if opened.framing else {},
     )
 
 
-def _from_export(path, state, about) -> Backbone:
+def _name_of(path) -> str:
+    """The folder's name, for files that are called alike in all folders."""
+    path = weights.find(path)
+    return path.absolute().parent.name if path.name in weights.IN_FOLDER else path.stem
+
+
+def _from_export(path, state) -> Backbone:
     """What ``jaxpt export`` wrote: the header has what a workdir's config has."""
+    about = header.read_about(weights.find(path))
     model, config = (
         about[name] and ml_collections.ConfigDict(about[name]) for name in ("model", "config")
     )
@@ -181,15 +202,14 @@ def _from_export(path, state, about) -> Backbone:
         classifier = tree.get("classifier")
         encoder = _fitting(models.Encoder(network), (params, stats), repr(str(path)))
     else:
-        params, stats, classifier, _ = weights.import_state(state, network)
+        params, stats, classifier, *_ = weights.import_state(state, network)
         params, stats = {"backbone": params}, {"backbone": stats}
         encoder = models.Encoder(network, channels=3)
-    name = path.parent.name if path.name == header.FILE else path.stem
     opened = _backbone(
         encoder.clone(normalisation=about["normalisation"]),
         params,
         stats,
-        label=about["method"] if config else name,
+        label=about["method"] if config else _name_of(path),
         method=about["method"],
         seed=about["seed"],
         config=config,
@@ -207,29 +227,17 @@ def _from_export(path, state, about) -> Backbone:
     return opened
 
 
-def model_of(
-    state: dict[str, np.ndarray], model: ml_collections.ConfigDict | None
-) -> ml_collections.ConfigDict:
-    """The model config of a state dict: ``model``, or where it names no network the one that the
-    tensors tell, with ``model``'s dtype and options."""
-    if model is not None and model.name:
-        return model
-    told = ml_collections.ConfigDict(weights.network_of(state) | {"dtype": "float32"})
-    if model is not None:
-        told.dtype = model.get("dtype", told.dtype)
-        told.options.update(model.get("options", {}))
-    return told
-
-
 def _from_scratch(model, seed) -> Backbone:
     require(
         model is not None and bool(model.name),
         f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.",
     )
+    model = model.copy_and_resolve_references()
+    with model.unlocked():
+        model.norm = model.get("norm") or "batch"
+        model.normalisation = model.get("normalisation") or "unit"
     encoder = models.Encoder(
-        models.make_backbone(model, axis_name=AXIS),
-        channels=3,
-        normalisation=model.get("normalisation") or "unit",
+        models.make_backbone(model, axis_name=AXIS), channels=3, normalisation=model.normalisation
     )
     variables = jax.jit(lambda key: models.init(encoder, key, models.sample(encoder.backbone, 3)))(
         jax.random.key(seed)

@@ -1,7 +1,6 @@
 """The fine-tuning loop: a backbone, a new head, and a train state of their own."""
 
 import itertools
-import math
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -187,7 +186,7 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
 def train(
     task: Task, split: sources.Split, *, rate: float, decay: float, seed: int
 ) -> FinetuneState | None:
-    """Trains on a split; None where the loss does not stay finite."""
+    """Trains on a split; None if the loss, or what the last step makes, is not finite."""
     config, devices, n = task.config, task.devices, len(split.ids)
     optimizer, total, step_fn = task.prepared(decay, n)
     params, stats = task.variables(seed)
@@ -201,7 +200,8 @@ def train(
         state, metrics = step_fn(
             state, data, devices.split(mixup.pairs(rows, alpha=config.mixup, seed=seed, step=step))
         )
-    return state if math.isfinite(float(metrics["loss"])) else None
+    made = jax.device_get((metrics["loss"], state.params, state.batch_stats, state.average))
+    return state if all(np.isfinite(x).all() for x in jax.tree.leaves(made)) else None
 
 
 def _step(task, optimizer, state, data, pairs):
@@ -272,5 +272,9 @@ def accuracy(task: Task, state: FinetuneState, split: sources.Split) -> float:
     params, stats = jax.device_get(variables)
     logits = extract(
         task.encoder, params, stats, split.images, what="output", batch_size=task.config.batch_size
+    )
+    require(
+        bool(np.isfinite(logits).all()),
+        "the fine-tuned network's outputs are not finite: lower learning_rates.",
     )
     return METRICS[task.config.metric](np.argmax(logits, axis=1), split.labels)

@@ -18,14 +18,13 @@ import math
 import os
 from typing import Any, Callable, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from etils import epath
 
-from jaxpt import weights
+from jaxpt import models, weights
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, mixup, sources
 from jaxpt.data.dataset import Dataset
@@ -115,10 +114,11 @@ def run(
     encoding.check_micro_batches(config, devices.count)
     dataset = dataset or sources.load(config.data)
     split = train_split(config, dataset)
+    config, opened = open_weights(config, workdir)
     method, durations = prepare(config, dataset)
     state = init_state(method, config, split.images)
-    if config.model.weights and (workdir is None or checkpoint.newest(workdir) is None):
-        state = from_weights(state, method.encoder.backbone, config.model.weights)
+    if opened is not None:
+        state = from_weights(state, opened)
     state = place_state(state, config, devices)
     feed = make_feed(config, split, dataset.coarse(split.labels), devices)
     with contextlib.ExitStack() as stack:
@@ -287,22 +287,40 @@ def init_state(method: Method, config: ml_collections.ConfigDict, images: np.nda
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
 
 
-def from_weights(state: TrainState, network: nn.Module, path: str) -> TrainState:
-    """The first state with the backbone's variables from a file, in the target encoder too.
+def open_weights(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike | None
+) -> tuple[ml_collections.ConfigDict, weights.Opened | None]:
+    """Opens ``config.model.weights``, unless the run in ``workdir`` goes on.
 
-    Heads keep their initial parameters; a classifier in the file is not used.
-
-    Args:
-      state: before the first step.
-      network: the backbone of its encoder.
-      path: see ``weights.load_torch``.
+    Returns:
+      The config with the normalisation that belongs to the weights (a run that goes on keeps its
+      own), and the weights, or None.
 
     Raises:
       InputError: for a file that cannot be read, or whose tensors are not exactly the network's.
     """
-    imported = weights.import_state(weights.load_torch(path), network)
-    weights.tell_resized(imported, path)
-    parts = {"params": imported.params, "batch_stats": imported.batch_stats}
+    if not config.model.weights:
+        return config, None
+    if workdir is not None and checkpoint.newest(workdir) is not None:
+        saved, opened = workdirs.read_config(workdir), None
+        normalisation = saved.model.get("normalisation", "") if saved else ""
+    else:
+        path, network = config.model.weights, models.make_backbone(config.model)
+        opened = weights.open_file(
+            path, weights.read(path), config.model, network=network, quiet=jax.process_index() > 0
+        )
+        normalisation = opened.model.normalisation
+    config = config.copy_and_resolve_references()
+    config.model.normalisation = config.model.normalisation or normalisation
+    return config, opened
+
+
+def from_weights(state: TrainState, opened: weights.Opened) -> TrainState:
+    """The first state with the backbone's variables from a file, in the target encoder too.
+
+    Heads keep their initial parameters; a classifier in the file is not used.
+    """
+    parts = {"params": opened.imported.params, "batch_stats": opened.imported.batch_stats}
 
     def started(holder):
         return holder.replace(

@@ -64,7 +64,7 @@ def run(
                 "label": backbone.label,
                 "checkpoint": backbone.checkpoint,
                 "data_config": data_config.to_dict(),
-                "model": _model(config, backbone),
+                "model": _model(backbone),
             }
             key = records.key_of(about)
             if key not in known:
@@ -91,9 +91,15 @@ def _origin(backbone: Backbone):
     }
 
 
-def _model(config, backbone):
-    """How the weights are used, where they do not come with it."""
-    return config.model.to_dict() if backbone.config is None else None
+def _model(backbone):
+    """The network and its normalisation, if they do not come with a run's config."""
+    if backbone.config is not None:
+        return None
+    fields = {name: backbone.model[name] for name in ("name", "norm", "dtype")}
+    return fields | {
+        "options": backbone.model.options.to_dict(),
+        "normalisation": backbone.encoder.normalisation,
+    }
 
 
 def _data_config(config, backbone) -> ml_collections.ConfigDict:

@@ -65,8 +65,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.model = ml_collections.ConfigDict()
     c.model.name = "small_cnn"  # one of jaxpt.models.BACKBONES: resnet50, vit_s16, …
     c.model.weights = ""  # a file of torchvision or timm that the backbone starts from; "": chance
-    c.model.normalisation = ""  # of images: unit, imagenet; "": imagenet with weights, else unit
-    c.model.norm = "group"  # group, group32, batch, sync_batch; ViTs and ConvNeXts have their own
+    c.model.state = ""  # which network of that file: a state, or a prefix of names
+    c.model.normalisation = ""  # unit, imagenet, MEAN/STD of images; "": the file's, else unit
+    c.model.norm = "group"  # group, groupN, batch, sync_batch; ViTs and ConvNeXts have their own
     c.model.dtype = "float32"  # of the computation; parameters are float32
     c.model.remat = False  # blocks are computed again for the gradient, to save memory
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)

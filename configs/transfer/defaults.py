@@ -37,10 +37,11 @@ def get_config(variant: str = ""):
     # The network of weight files and of scratch; a workdir has its own.
     c.model = ml_collections.ConfigDict()
     c.model.name = ""  # of a weight file: as the names in it say
-    c.model.norm = "batch"
+    c.model.norm = ""  # batch, group, groupN (N groups); "": as weights tell, batch for scratch
     c.model.dtype = "float32"
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
-    c.model.normalisation = ""  # unit, imagenet; "": imagenet for weight files, unit for scratch
+    c.model.normalisation = ""  # unit, imagenet, MEAN/STD; "": the weight file's, unit for scratch
+    c.model.state = ""  # which network of a weight file: a state, or a prefix of names
     c.head = ml_collections.ConfigDict({"name": "linear", "width": 256})  # or mlp, spinal
 
     # Every rate with every decay; the best on validation is refitted and tested once.

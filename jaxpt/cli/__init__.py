@@ -45,7 +45,7 @@ def _run(argv):
         if command == "scaling":
             args.configs = config_files.read_of_methods(args.config, args.methods, rest)
         elif kind:
-            args.config = config_files.read(kind, args.config, rest)
+            args.config = config_files.read(kind, args.config, rest + _of_weights(args))
         if command in ALONE:
             distributed.require_alone(command)
         return COMMANDS[command](args) or 0
@@ -58,6 +58,25 @@ def _run(argv):
     except KeyboardInterrupt:
         print(f"jaxpt {args.command}: stopped.", file=sys.stderr)
         return 130
+
+
+def _of_weights(args) -> list[str]:
+    """The flags of weight files as overrides of a config."""
+    fields = {"model": "name", "norm": "norm", "normalisation": "normalisation", "state": "state"}
+    words = [
+        f"--config.model.{field}={getattr(args, flag)}"
+        for flag, field in fields.items()
+        if getattr(args, flag, "")
+    ]
+    for option in getattr(args, "option", ()):
+        require("=" in option, f"--option: write NAME=VALUE, got {option!r}.")
+        words.append(f"--config.model.options.{option}")
+    return words
+
+
+def _network(args):
+    """The model config of a command without a config file."""
+    return config_files.read("transfer", "transfer/defaults.py", _of_weights(args)).model
 
 
 def _begin() -> None:
@@ -150,7 +169,6 @@ def _evaluate(args):
     from rich.console import Console
 
     from jaxpt import evaluate
-    from jaxpt.configs.transfer import defaults
 
     _begin()
     require(bool(args.out), "--out must not be empty.")
@@ -159,8 +177,6 @@ def _evaluate(args):
         for name in ("path", "image_size", "label_map", "limit")
         if getattr(args, name) is not None
     }
-    network = defaults.get_config().model
-    network.name = args.model
     cache = pathlib.Path(args.out).parent / "features" if args.cache is None else args.cache
     outcome = evaluate.run(
         args.models,
@@ -171,7 +187,7 @@ def _evaluate(args):
         data=list(filter(None, args.data.split(","))),
         part=args.part,
         cache=cache or None,
-        model_config=network,
+        model_config=_network(args),
         strict=args.strict,
     )
     console = Console()
@@ -191,11 +207,8 @@ def _evaluate(args):
 def _export(args):
     from jaxpt import export
     from jaxpt.cache import use_compile_cache
-    from jaxpt.configs.transfer import defaults
 
     use_compile_cache()
-    network = defaults.get_config().model
-    network.name = args.model
     made = export.run(
         args.source,
         args.out,
@@ -205,7 +218,7 @@ def _export(args):
         image_size=args.image_size,
         record_files=args.records,
         push=args.push,
-        model=network,
+        model=_network(args),
     )
     for sentence in made.notes:
         print(f"note: {sentence}")

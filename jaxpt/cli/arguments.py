@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
             metavar=metavar,
             help=f"{text}; default: as the environment, SLURM, Open MPI or the TPU pod slice says",
         )
+    _weight_flags(pretrain)
     _plan_command(commands)
     launch = _command(
         commands, "launch", "one pre-training run as several processes on this machine"
@@ -105,11 +106,12 @@ def parser() -> argparse.ArgumentParser:
         nargs="+",
         metavar="[LABEL=]WORKDIR",
         help="workdirs of pre-training runs (one a seed), weight files of "
-        "torchvision or timm (.pth, .safetensors), or scratch:SEED",
+        "torchvision or timm (.pth, .safetensors, …), or scratch:SEED",
     )
     transfer.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
     )
+    _weight_flags(transfer)
     _evaluate_command(commands)
     _export_command(commands)
     _data_command(commands)
@@ -169,12 +171,7 @@ def _evaluate_command(commands):
         choices=("test", "validation"),
         help="which part is scored (default test)",
     )
-    evaluate.add_argument(
-        "--model",
-        default="",
-        metavar="NAME",
-        help="network of scratch, and of weight files that do not tell it",
-    )
+    _weight_flags(evaluate)
     evaluate.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
     )
@@ -270,12 +267,7 @@ def _export_command(commands):
         metavar="FILE",
         help="records of this backbone, for the tables of the model card",
     )
-    export.add_argument(
-        "--model",
-        default="",
-        metavar="NAME",
-        help="network of scratch, and of weight files that do not tell it",
-    )
+    _weight_flags(export)
     export.add_argument(
         "--push",
         default="",
@@ -309,6 +301,32 @@ def _data_command(commands):
     show.add_argument("--out", default="sheet.png", help="the picture (default sheet.png)")
     show.add_argument("--examples", type=int, default=8, help="rows of the picture (default 8)")
     show.add_argument("--epoch", type=int, default=0, help="whose views are shown (default 0)")
+
+
+def _weight_flags(command):
+    """Flags of all commands that open weight files, each a field of a config's ``model``."""
+    flags = command.add_argument_group(
+        "weight files and scratch", "Also fields of a config: --config.model.state=NAME and so on."
+    )
+    for name, metavar, text in (
+        ("model", "NAME", "network of scratch, and of weight files that do not tell it"),
+        ("norm", "KIND", "batch, group (8 channels a group) or groupN (N groups)"),
+        (
+            "normalisation",
+            "NAME",
+            "of images: imagenet, unit (mean and deviation 0.5) or MEAN/STD such as "
+            "0.48,0.46,0.41/0.27,0.26,0.28; default: as the file states, or its architecture has",
+        ),
+        ("state", "NAME", "which network of a file with several, such as teacher or encoder_k"),
+    ):
+        flags.add_argument(f"--{name}", default="", metavar=metavar, help=text)
+    flags.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the network, such as heads=12; may be repeated",
+    )
 
 
 def _whole_numbers(text: str) -> list[int]:

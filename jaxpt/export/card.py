@@ -269,7 +269,7 @@ network = {make}.eval()
 
 
 def _normalisation(plan):
-    values = models.inputs.NORMALISATIONS[plan.backbone.encoder.normalisation]
+    values = models.inputs.statistics(plan.backbone.encoder.normalisation)
     return tuple((3 * v)[:3] for v in values)
 
 

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from jaxpt import models
 from jaxpt.backbones import Backbone
-from jaxpt.models.inputs import NORMALISATIONS
+from jaxpt.models.inputs import statistics
 
 # jaxpt's name → timm's, torchvision's.
 NAMES = {
@@ -131,7 +131,8 @@ def timm_config(
       features: how many it gives.
       classes: their names, or their number where these are not known; 0 without a classifier.
     """
-    mean, std = ((3 * values)[:3] for values in NORMALISATIONS[backbone.encoder.normalisation])
+    mean, std = ((3 * values)[:3] for values in statistics(backbone.encoder.normalisation))
+    framing = backbone.made.get("framing", {})
     count = classes if isinstance(classes, int) else len(classes)
     names = {} if isinstance(classes, int) else {"label_names": classes}
     arguments = {"model_args": found.arguments} if found.arguments else {}
@@ -148,8 +149,8 @@ def timm_config(
             "num_classes": count,
             "input_size": [3, *shape[:2]],
             "fixed_input_size": backbone.model.name[:3] == "vit",
-            "interpolation": "bicubic",
-            "crop_pct": 1.0,
+            "interpolation": framing.get("interpolation", "bicubic"),
+            "crop_pct": framing.get("crop_pct", 1.0),
             "crop_mode": "center",
             "mean": mean,
             "std": std,

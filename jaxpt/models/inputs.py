@@ -1,5 +1,7 @@
 """What a network wants its images to be: one value range, and a number of channels."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,12 +9,46 @@ import numpy as np
 from jaxpt.errors import require
 
 # Mean and standard deviation of each normalisation, on images in 0 … 1. "unit" is −1 … 1, what
-# every network that jaxpt trains takes; "imagenet" are the channel statistics of ImageNet-1k that
-# torchvision's and timm's ResNets were trained with.
+# every network that jaxpt trains takes, and timm's own ViTs; "imagenet" are the channel statistics
+# of ImageNet-1k that torchvision's networks and timm's ResNets were trained with.
 NORMALISATIONS = {
     "unit": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+
+
+def statistics(normalisation: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation of a normalisation, one value or one per channel.
+
+    Args:
+      normalisation: a key of ``NORMALISATIONS``, or "MEAN/STD" of images in 0 … 1, such as
+        "0.5/0.25" or "0.48,0.46,0.41/0.27,0.26,0.28".
+
+    Raises:
+      InputError: for anything else.
+    """
+    if normalisation in NORMALISATIONS:
+        return NORMALISATIONS[normalisation]
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in normalisation.split("/"))
+    except ValueError:
+        mean = std = ()
+    require(
+        len(mean) == len(std) in (1, 3)
+        and all(0 <= value <= 1 for value in mean)
+        and all(0 < value <= 1 for value in std),
+        f"model.normalisation must be one of {sorted(NORMALISATIONS)}, or MEAN/STD of images in "
+        f"0 … 1 such as 0.485,0.456,0.406/0.229,0.224,0.225, got {normalisation!r}.",
+    )
+    return mean, std
+
+
+def normalisation_of(mean: Sequence[float], std: Sequence[float]) -> str:
+    """The inverse of ``statistics``: equal values give equal names."""
+    for name, known in NORMALISATIONS.items():
+        if all(np.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(known, (mean, std))):
+            return name
+    return "/".join(",".join(map(str, values)) for values in (mean, std))
 
 
 def resize(images: jax.Array, size: int) -> jax.Array:
@@ -30,7 +66,7 @@ def prepare(
 
     Args:
       images: float [batch, height, width, 1 or 3] in −1 … 1.
-      normalisation: a key of ``NORMALISATIONS``.
+      normalisation: see ``statistics``.
       channels: that the network takes; grey images are repeated where it is 3. None: as they are.
       size: of the side that they are resized to; 0: as they are.
 
@@ -40,10 +76,7 @@ def prepare(
     Raises:
       InputError: for an unknown normalisation, or colour images for a network of grey ones.
     """
-    require(
-        normalisation in NORMALISATIONS,
-        f"model.normalisation must be one of {sorted(NORMALISATIONS)}, got {normalisation!r}.",
-    )
+    mean, std = (np.asarray(values, np.float32) for values in statistics(normalisation))
     images = resize(images, size) if size else images
     if channels is not None:
         require(
@@ -54,5 +87,4 @@ def prepare(
         images = jnp.broadcast_to(images, (*images.shape[:-1], channels))
     if normalisation == "unit":
         return images
-    mean, std = (np.asarray(values, np.float32) for values in NORMALISATIONS[normalisation])
     return ((images + 1) / 2 - mean) / std

@@ -8,9 +8,8 @@ import jax.numpy as jnp
 
 from jaxpt.errors import require
 
-KINDS = ("batch", "sync_batch", "group", "group32")
+KINDS = ("batch", "sync_batch", "group", "groupN")
 GROUP_SIZE = 8  # channels a group of "group", so that narrow layers have no groups of one channel
-GROUPS = 32  # of "group32"
 
 
 def make_norm(
@@ -21,7 +20,8 @@ def make_norm(
     Args:
       kind: "batch" (statistics of each device's part of the batch), "sync_batch" (of the whole
         batch, over ``axis_name``), "group" (GroupNorm, the same in training and evaluation, in
-        groups of 8 channels) or "group32" (in 32 groups, ε 1e-5, as timm's ``resnet50_gn``).
+        groups of 8 channels) or "groupN" (in N groups, ε 1e-5; timm's ``resnet50_gn`` has
+        "group32").
       train: whether BatchNorm uses and updates batch statistics.
       axis_name: the mapped axis, or None outside of one.
       dtype: computation dtype; the statistics are float32 in any case.
@@ -29,11 +29,15 @@ def make_norm(
     Raises:
       InputError: for another kind.
     """
-    require(kind in KINDS, f"norm must be one of {KINDS}, got {kind!r}.")
+    groups = _groups(kind)
+    require(
+        kind in KINDS[:3] or groups > 0,
+        f"norm must be one of {KINDS}, N a number of groups, got {kind!r}.",
+    )
     if kind == "group":
         return functools.partial(nn.GroupNorm, num_groups=None, group_size=GROUP_SIZE, dtype=dtype)
-    if kind == "group32":
-        return functools.partial(nn.GroupNorm, num_groups=GROUPS, epsilon=1e-5, dtype=dtype)
+    if groups:
+        return functools.partial(nn.GroupNorm, num_groups=groups, epsilon=1e-5, dtype=dtype)
     return functools.partial(
         nn.BatchNorm,
         use_running_average=not train,
@@ -44,10 +48,16 @@ def make_norm(
     )
 
 
+def _groups(kind: str) -> int:
+    """N of "groupN"; 0 for other kinds."""
+    number = kind.removeprefix("group")
+    return int(number) if number != kind and number.isdecimal() else 0
+
+
 def check_widths(kind: str, widths) -> None:
     """Raises InputError for layers of no width, or that GroupNorm cannot cut into its groups."""
     require(all(width >= 1 for width in widths), f"widths must be at least 1, got {tuple(widths)}.")
-    divisor = {"group": GROUP_SIZE, "group32": GROUPS}.get(kind, 1)
+    divisor = GROUP_SIZE if kind == "group" else _groups(kind) or 1
     require(
         all(width % divisor == 0 for width in widths),
         f"norm {kind} needs widths that are multiples of {divisor}, got {tuple(widths)}.",

@@ -1,7 +1,6 @@
 """State dicts to variables and back, whatever the network."""
 
-import os
-import sys
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -20,6 +19,7 @@ _FAMILIES = {
     models.ConvNeXt: convnext,
     models.MobileNetV2: mobilenet,
 }
+_SHOWN = 20  # sentences of an error message; a wrong network has hundreds
 _IGNORED = "num_batches_tracked"  # a counter that PyTorch keeps and nobody needs
 
 
@@ -29,13 +29,15 @@ class Imported(NamedTuple):
     Attributes:
       params, batch_stats: of the network, float32.
       classifier: parameters of ``models.Classifier`` that the weights came with, or None.
-      resized: a sentence for each tensor that was made to fit.
+      notes: a sentence for each tensor that was made to fit, and on what was left behind.
+      layout: whose names they had, one of ``LAYOUTS``.
     """
 
     params: Any
     batch_stats: Any
     classifier: dict[str, Any] | None
-    resized: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    layout: str = "timm"
 
 
 def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -48,11 +50,15 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
       InputError: where it is of none.
     """
     found = [model for family in _FAMILIES.values() if (model := family.told(state))]
+    stem = any(name.endswith("patch_embed.proj.0.weight") for name in state)
+    names = sorted(state)
     require(
         bool(found),
         "these weights are of no network that is known by its names "
         f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
-        "names of torchvision or timm: set model.name and model.options.",
+        f"names of torchvision or timm; they have {', '.join(names[:3])} … ({len(names)} tensors)"
+        + ("; a ViT with a convolutional patch embedding is none of these" if stem else "")
+        + ": set model.name and model.options.",
     )
     return {"norm": "batch", "options": {}} | found[0]
 
@@ -60,20 +66,77 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
 def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
     """Puts every tensor of a state dict in its place in a network that takes colour images.
 
-    A ViT's learnt positions of another grid of patches are resized to its own (bicubic).
+    A ViT's learnt positions of another grid of patches are resized to its own (bicubic). Of what
+    stands in the classifier's place a linear layer is the classifier; a projector, as contrastive
+    methods put there, is left behind.
 
     Raises:
-      InputError: with every tensor that is missing, unexpected or of another shape, either all
+      InputError: with the tensors that are missing, unexpected or of another shape, either all
         weights being taken or none; for a network that has no layout elsewhere.
     """
-    state = {name: value for name, value in state.items() if not name.endswith(_IGNORED)}
     variables = _variables(network)
-    layout = max(
-        _family(network).layouts(network).values(),
-        key=lambda layout: len(state.keys() & _shapes(variables, layout).keys()),
+    name, layout = _nearest(state, network)
+    match = _match(state, layout, variables)
+    shown = "; ".join(match.problems[:_SHOWN])
+    more = len(match.problems) - _SHOWN
+    require(
+        not match.problems,
+        f"the weights do not fit the network: {shown}{f'; and {more} more' if more > 0 else ''}.",
     )
+
+    def taken(path, _):
+        name = layout.name(path)
+        return layout.ours(name, match.tensors[name])
+
+    variables = jax.tree_util.tree_map_with_path(taken, variables)
+    return Imported(
+        variables["params"],
+        variables.get("batch_stats", {}),
+        match.classifier,
+        tuple(match.notes),
+        name,
+    )
+
+
+def problems(state: dict[str, np.ndarray], network: nn.Module) -> list[str]:
+    """A sentence for each tensor that keeps a state dict from being the network's exactly.
+
+    Raises:
+      InputError: for a network that has no layout elsewhere.
+    """
+    _, layout = _nearest(state, network)
+    return _match(state, layout, _variables(network)).problems
+
+
+class _Match(NamedTuple):
+    """The tensors of a network, found in a state dict, and what is wrong or worth a note."""
+
+    tensors: dict[str, np.ndarray]
+    classifier: dict[str, Any] | None
+    problems: list[str]
+    notes: list[str]
+
+
+def _nearest(state, network) -> tuple[str, Layout]:
+    """The layout that has the most names in common with a state dict."""
+    variables, layouts = _variables(network), _family(network).layouts(network)
+    return max(
+        layouts.items(), key=lambda item: len(state.keys() & _shapes(variables, item[1]).keys())
+    )
+
+
+def _match(state, layout, variables) -> _Match:
+    state = {name: value for name, value in state.items() if not name.endswith(_IGNORED)}
     head = _pop_classifier(state, layout)
-    wanted, problems, resized = _shapes(variables, layout), [], []
+    wanted, problems, notes = _shapes(variables, layout), [], []
+    place = layout.classifier[0].removesuffix("weight")
+    projector = [
+        name
+        for name in state.keys() - wanted.keys()
+        if name.startswith(place) and "." in name[len(place) :]
+    ]
+    if projector:
+        notes.append(f"a projector in the classifier's place ({place}*) is left behind")
     for name, shape in wanted.items():
         if name not in state:
             problems.append(f"{name} is missing")
@@ -84,28 +147,18 @@ def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
             if value.shape == shape
             else layout.resized.get(name, lambda *_: None)(value, shape)
         )
-        if fitted is None:
+        if value.dtype.kind in "biu":
+            problems.append(f"{name} is {value.dtype}: quantised weights are not read")
+        elif fitted is None:
             problems.append(f"{name} has shape {list(value.shape)} instead of {list(shape)}")
         elif name in layout.fixed and not np.allclose(fitted, layout.fixed[name], atol=1e-5):
             problems.append(f"{name} differs from what the network has fixed")
         elif fitted is not value:
-            resized.append(f"{name} of shape {list(value.shape)} is resized to {list(shape)}")
+            notes.append(f"{name} of shape {list(value.shape)} is resized to {list(shape)}")
             state[name] = fitted
-    problems += [f"{name} is unexpected" for name in sorted(state.keys() - wanted.keys())]
-    require(not problems, f"the weights do not fit the network: {'; '.join(problems)}.")
-
-    def taken(path, _):
-        name = layout.name(path)
-        return layout.ours(name, state[name])
-
-    variables = jax.tree_util.tree_map_with_path(taken, variables)
-    return Imported(variables["params"], variables.get("batch_stats", {}), head, tuple(resized))
-
-
-def tell_resized(imported: Imported, path: str | os.PathLike) -> None:
-    """Says on stderr what of the file at ``path`` was made to fit."""
-    for sentence in imported.resized:
-        print(f"jaxpt: {path}: {sentence}.", file=sys.stderr)
+    unexpected = state.keys() - wanted.keys() - set(projector)
+    problems += [f"{name} is unexpected" for name in sorted(unexpected)]
+    return _Match(state, head, problems, notes)
 
 
 def export_state(
@@ -167,6 +220,7 @@ def _layout(network, name) -> Layout:
     return layouts[name]
 
 
+@functools.lru_cache(maxsize=16)
 def _variables(network):
     return jax.eval_shape(
         lambda key: network.init(key, models.sample(network, 3), False), jax.random.key(0)

@@ -1,7 +1,9 @@
-"""Weight files: ``.pth`` without PyTorch and without running anything in them, safetensors."""
+"""Weight files by their content: PyTorch's own, read without PyTorch and without running anything
+in them, and safetensors."""
 
 import os
 import pathlib
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -9,54 +11,192 @@ from safetensors import SafetensorError, safe_open
 from jaxpt.errors import InputError, require
 from jaxpt.weights import torch_pickle
 
-SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
+# How weight files end, by which one that is missing is told from a missing workdir.
+SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
+# The weights of a folder of the Hugging Face hub, the first that is there.
+IN_FOLDER = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
+# The order in which one of several states or prefixes is taken: averaged weights first, as timm
+# does, then a teacher before its student, as DINO's evaluation does.
+PREFERRED = (
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "teacher",
+    "encoder_q",
+    "base_encoder",
+    "online_encoder",
+    "online_network",
+)
+_HEAD = 512  # bytes that tell what a file is
+_FOREIGN = (
+    (b"version https://git-lfs", "a git-LFS pointer, not the file itself: run git lfs pull"),
+    (b"<!doctype", "a web page: fetch the file itself"),
+    (b"<html", "a web page: fetch the file itself"),
+    (b"{", "JSON (an index of shards, or a configuration): merge the shards into one file"),
+    (b"\x1f\x8b", "compressed (gzip): unpack it"),
+    (b"\x89hdf", "HDF5, as Keras writes it: save a state_dict, or .safetensors"),
+)
 
 
-def load_torch(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The state dict in a weight file; PyTorch is not needed, and nothing in the file is run.
+class Read(NamedTuple):
+    """What a weight file holds.
 
-    Training checkpoints that hold it under "state_dict", "model" or "model_state_dict" are
-    looked into, and a prefix "module." that all names share is taken off.
+    Attributes:
+      states: every state dict in it, arrays by name. The name of a state is its place in the
+        file, such as "teacher" or "ema/shadow"; that of a plain state dict is "".
+      metadata: of the header of a safetensors file.
+    """
+
+    states: dict[str, dict[str, np.ndarray]]
+    metadata: dict[str, str]
+
+
+def read(path: str | os.PathLike) -> Read:
+    """Reads a weight file; its content tells the kind, whatever its name.
 
     Args:
-      path: a file ending in one of ``SUFFIXES``.
+      path: a file, or a folder of the Hugging Face hub.
+
+    Raises:
+      InputError: for a missing or damaged file, or one without a state dict.
+    """
+    path = find(path)
+    require(path.is_file(), f"no file {str(path)!r} with weights.")
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
+        return _read_safetensors(path)
+    if not head.startswith((b"PK\x03\x04", b"\x80")):
+        raise InputError(f"{str(path)!r} is no weight file: it is {_foreign(head)}.")
+    tree = torch_pickle.load(path)
+    states = _states(tree)
+    if not states:
+        names = ", ".join(map(str, tree)) if isinstance(tree, dict) else ""
+        raise InputError(
+            f"{str(path)!r} holds no state dict of named tensors"
+            + (" but that of an optimizer" if "param_groups" in names else "")
+            + (f"; it has {names}" if names else "")
+            + ": save the network's state_dict."
+        )
+    return Read(states, {})
+
+
+def find(path: str | os.PathLike) -> pathlib.Path:
+    """The weight file in a folder; the path itself if it is none, or holds none."""
+    path = pathlib.Path(path)
+    there = (path / name for name in IN_FOLDER)
+    return next((file for file in there if file.is_file()), path)
+
+
+def load_torch(path: str | os.PathLike, state: str = "") -> dict[str, np.ndarray]:
+    """One state dict of a weight file; PyTorch is not needed, and nothing in the file is run.
+
+    Args:
+      path: see ``read``.
+      state: its name, if the file has several; "" takes the first of ``PREFERRED`` that is there.
 
     Returns:
       Arrays by name; floating-point ones as float32, whole numbers as they are.
 
     Raises:
-      InputError: for a missing or damaged file, or one that holds anything but tensors.
+      InputError: as ``read``, for a state that is not there, or values that are not finite.
     """
-    path = pathlib.Path(path)
+    states = read(path).states
+    return cast(states[choose(states, state, path)], path)
+
+
+def choose(states: dict[str, Any], wanted: str, path: str | os.PathLike) -> str:
+    """The name of the state that is taken.
+
+    Raises:
+      InputError: if it is not there; if none is named and no rule tells which of several.
+    """
+    found = [name for name in states if name == wanted] if wanted else preferred(states)
+    there = ", ".join(states)
+    require(bool(found), f"{str(path)!r} has no state {wanted!r}: choose one of {there}.")
     require(
-        path.suffix in SUFFIXES, f"weights end in one of {', '.join(SUFFIXES)}, got {str(path)!r}."
+        len(found) == 1, f"{str(path)!r} has several states: choose one of {there} with --state."
     )
-    require(path.is_file(), f"no file {str(path)!r} with weights.")
-    state = _load_safetensors(path) if path.suffix == ".safetensors" else torch_pickle.load(path)
-    for wrapper in "state_dict", "model_state_dict", "model":
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    require(
-        isinstance(state, dict)
-        and len(state) > 0
-        and all(
-            isinstance(name, str) and isinstance(value, np.ndarray) for name, value in state.items()
-        ),
-        f"{str(path)!r} holds no state dict of named tensors.",
-    )
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return {
-        name: value if value.dtype.kind in "biu" else value.astype(np.float32)
-        for name, value in state.items()
+    return found[0]
+
+
+def preferred(names) -> list[str]:
+    """Of dotted or slashed names those that come first in ``PREFERRED``; all if none is in it."""
+
+    def rank(name):
+        parts = name.replace("/", ".").split(".")
+        return min((PREFERRED.index(part) for part in parts if part in PREFERRED), default=99)
+
+    first = min(map(rank, names), default=99)
+    return [name for name in names if rank(name) == first]
+
+
+def cast(state: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The state with its floating-point arrays as float32.
+
+    Raises:
+      InputError: if values are not finite then.
+    """
+    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+        state = {
+            name: value if value.dtype.kind in "biu" else value.astype(np.float32)
+            for name, value in state.items()
+        }
+    require_finite(state, repr(str(path)))
+    return state
+
+
+def require_finite(arrays: dict[str, np.ndarray], where: str) -> None:
+    """Raises InputError if arrays hold NaN or infinity; names the first of them."""
+    bad = {
+        name: count
+        for name, value in arrays.items()
+        if value.dtype.kind not in "biu" and (count := value.size - np.isfinite(value).sum())
     }
+    if bad:
+        name, count = next(iter(bad.items()))
+        more = f", and {len(bad) - 1} more tensors hold some" if bad.keys() - {name} else ""
+        raise InputError(
+            f"{where} is refused: {name} holds {count:,} values of {arrays[name].size:,} that are "
+            f"NaN or infinite{more}: take a checkpoint from before that, or fetch it again."
+        )
 
 
-def _load_safetensors(path):
+def _states(tree: Any, place: tuple[str, ...] = ()) -> dict[str, dict[str, np.ndarray]]:
+    """State dicts no more than two levels deep; an optimizer's are keyed by numbers."""
+    if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
+        return {}
+    if tree and all(isinstance(value, np.ndarray) for value in tree.values()):
+        return {"/".join(place): tree}
+    if len(place) == 2:
+        return {}
+    below = (_states(value, (*place, name)) for name, value in tree.items())
+    return {name: state for found in below for name, state in found.items()}
+
+
+def _foreign(head: bytes) -> str:
+    if not head.strip():
+        return "empty: fetch it again"
+    if head[257:262] == b"ustar":
+        return "a tar archive: unpack it"
+    start = head.lstrip().lower()
+    return next(
+        (what for beginning, what in _FOREIGN if start.startswith(beginning)),
+        "neither safetensors nor PyTorch's",
+    )
+
+
+def _read_safetensors(path) -> Read:
     try:
         with safe_open(path, framework="flax") as file:  # unlike "numpy", it has bfloat16
-            return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}
+            state = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(
             f"{str(path)!r} is no whole safetensors file ({error}): fetch it again."
         ) from error
+    require(len(state) > 0, f"{str(path)!r} holds no tensors.")
+    return Read({"": state}, metadata)

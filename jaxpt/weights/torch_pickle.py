@@ -78,8 +78,16 @@ def _rebuild_parameter(tensor, *_):
     return tensor
 
 
+def _counter(counts=(), *_):
+    """Stands for ``collections.Counter``, in which schedules keep their milestones."""
+    return dict(counts)
+
+
+# The options of a training script, which many checkpoints hold and nobody here reads.
+_NAMESPACE = "argparse", "Namespace"
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
+    ("collections", "Counter"): _counter,
     ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
     ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
@@ -89,6 +97,8 @@ _ALLOWED = {
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
+        if (module, name) == _NAMESPACE:
+            return type(name, (), {})  # a class of its own: a pickle may set attributes of it
         require(
             (module, name) in _ALLOWED,
             f"it wants to use {module}.{name}, which tensors do "
@@ -131,7 +141,11 @@ def load(path: pathlib.Path) -> Any:
 
 def _load_zip(archive):
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-    require(len(pickles) == 1, f"the archive has {len(pickles)} members data.pkl instead of one.")
+    require(
+        len(pickles) == 1,
+        f"the archive has {len(pickles)} members data.pkl instead of one: torch.save wrote no such "
+        "file.",
+    )
     root = pickles[0].removesuffix("data.pkl")
     if root + "byteorder" in archive.namelist():
         require(archive.read(root + "byteorder") == b"little", "its numbers are big-endian.")

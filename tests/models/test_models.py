@@ -403,6 +403,14 @@ class TestBadConfigs:
         with pytest.raises(InputError, match=r"norm must be one of .*'group'.*got 'layer'"):
             shapes_of(backbone(name, norm="layer"), 8, 8, 1)
 
+    def test_groups_by_number(self):
+        for kind, groups in ("group32", 32), ("group4", 4):
+            assert make_norm(kind, train=True, axis_name=None, dtype=None)().num_groups == groups
+        with pytest.raises(InputError, match=r"norm must be one of .*'groupN'.*got 'group0'"):
+            make_norm("group0", train=True, axis_name=None, dtype=None)
+        with pytest.raises(InputError, match="widths that are multiples of 3, got"):
+            shapes_of(backbone("resnet18", norm="group3", width=8), 8, 8, 1)
+
     def test_unknown_stem(self):
         with pytest.raises(InputError, match=r"stem must be one of .*got 'big'"):
             shapes_of(backbone("resnet18", stem="big", width=8), 8, 8, 1)

@@ -1,5 +1,6 @@
 """Weight files, against what PyTorch itself wrote."""
 
+import argparse
 import base64
 import io
 import json
@@ -100,13 +101,24 @@ def test_looks_into_training_checkpoints(make, wrapper, tmp_path):
         else (b"(dVepoch\nI3\nsV" + wrapper.encode() + b"\n" + inner[:-1] + b"s.")
     )
     state = load_bytes(make(pickled), tmp_path)
+    np.testing.assert_array_equal(state["module.a"], [[0, 1, 2], [3, 4, 5]])
+    np.testing.assert_array_equal(state["module.b"], [0, 2, 4])
+
+
+@pytest.mark.parametrize("make", [zip_of, legacy_of])
+def test_options_and_schedules_of_a_training_script_are_passed_over(make, tmp_path):
+    """DINO's, DeiT's and MAE's checkpoints hold their argparse.Namespace."""
+    args = b"Vargs\ncargparse\nNamespace\n)\x81(dVlr\nI3\nsbs"
+    steps = b"Vsteps\nccollections\nCounter\n((dI30\nI1\nstRs"
+    teacher = b"Vteacher\n" + state_of(a=tensor())[:-1] + b"s"
+    state = load_bytes(make(b"(d" + args + steps + teacher + b"."), tmp_path)
     np.testing.assert_array_equal(state["a"], [[0, 1, 2], [3, 4, 5]])
-    np.testing.assert_array_equal(state["b"], [0, 2, 4])
 
 
-def test_the_prefix_stays_where_not_all_have_it(tmp_path):
-    state = load_bytes(zip_of(state_of(**{"module.a": tensor(), "b": tensor()})), tmp_path)
-    assert state.keys() == {"module.a", "b"}
+def test_a_pickle_changes_no_namespace_but_its_own(tmp_path):
+    change = b"cargparse\nNamespace\n(N(dV__init__\nI1\nstb0"
+    load_bytes(zip_of(change + state_of(a=tensor())), tmp_path)
+    assert argparse.Namespace(a=1).a == 1
 
 
 class Evil:
@@ -165,8 +177,8 @@ def test_a_pickle_changes_no_function_of_ours(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no whole PyTorch file"),
-        (b"not a pickle", "no whole PyTorch file"),
+        (b"", "is no weight file: it is empty"),
+        (b"not a pickle", "is no weight file: it is neither safetensors nor PyTorch's"),
         (zip_of(state_of(a=tensor(size=5))), "storage 0 has 24 bytes instead of 20"),
         (zip_of(state_of(a=tensor(kind="DoubleStorage"))), "24 bytes instead of 48"),
         (zip_of(state_of(a=tensor(key="1"))), "no whole PyTorch file"),
@@ -228,7 +240,7 @@ def test_a_damaged_file_is_an_input_error_whatever_the_damage(name, tmp_path):
 
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("nowhere.pth", "no file 'nowhere.pth'"), ("weights.npz", "weights end in one of")],
+    [("nowhere.pth", "no file 'nowhere.pth'"), ("weights.npz", "no file 'weights.npz'")],
 )
 def test_bad_paths_are_named(path, message):
     with pytest.raises(InputError, match=message):

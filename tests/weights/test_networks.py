@@ -16,6 +16,7 @@ from jaxpt.errors import InputError
 from jaxpt.models import inputs
 from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet, WideBottleneck
 from jaxpt.models.vit import resize_positions
+from jaxpt.weights import files
 
 STORED = json.loads(references.FILE.read_text())
 NETWORKS = {
@@ -57,7 +58,7 @@ def test_a_network_computes_what_torchvisions_or_timms_computes(kind):
     wanted = np.array(STORED["outputs"][kind]["logits"])
     assert np.ptp(wanted, axis=1).min() > 0.05  # the weights and the images tell in them
     np.testing.assert_allclose(found, wanted, atol=1e-4)
-    assert imported.resized == ()
+    assert imported.notes == ()
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -88,7 +89,8 @@ def test_both_layouts_hold_the_same_variables(kind, other):
     state = weights.export_state(network, *imported[:3], layout=other)
     again = weights.import_state(state, network)
     assert not state.keys() & small_state(kind).keys() - {"classifier.weight"}
-    jax.tree.map(np.testing.assert_array_equal, imported, again)
+    jax.tree.map(np.testing.assert_array_equal, imported[:3], again[:3])
+    assert (imported.layout, again.layout) == (LAYOUT[kind], other)
 
 
 @pytest.mark.parametrize("name", references.NETWORKS)
@@ -184,7 +186,7 @@ def test_positions_are_resized_as_timm_resizes_them(side):
 def test_a_vit_for_another_size_takes_resized_positions_and_says_so():
     state, larger = small_state("vit"), models.ViT(**references.VIT | {"image_size": 48})
     imported = weights.import_state(state, larger)
-    assert imported.resized == ("pos_embed of shape [1, 26, 16] is resized to [1, 37, 16]",)
+    assert imported.notes == ("pos_embed of shape [1, 26, 16] is resized to [1, 37, 16]",)
     np.testing.assert_allclose(
         imported.params["positions"], resize_positions(state["pos_embed"], (5, 5), (6, 6))
     )
@@ -213,7 +215,7 @@ def test_fixed_positions_are_exported_and_known_again():
 
 
 def tiny_model(monkeypatch, state):
-    monkeypatch.setattr(weights, "load_torch", lambda path: state)
+    monkeypatch.setattr(weights, "read", lambda path: files.Read({"": state}, {}))
     monkeypatch.setitem(
         models.BACKBONES, "tiny", functools.partial(ResNet, references.BLOCKS, BasicBlock)
     )
@@ -252,7 +254,7 @@ def test_the_network_of_a_weight_file_may_be_told_by_its_names(monkeypatch):
         name: np.zeros(shape, np.float32)
         for name, shape in weights.state_shapes(models.BACKBONES["resnet18"]()).items()
     }
-    monkeypatch.setattr(weights, "load_torch", lambda path: state)
+    monkeypatch.setattr(weights, "read", lambda path: files.Read({"": state}, {}))
     nameless = ml_collections.ConfigDict(
         {"name": "", "dtype": "bfloat16", "options": {}, "normalisation": "unit"}
     )
@@ -314,3 +316,25 @@ def test_imagenet_normalisation_by_hand():
     )
     with pytest.raises(InputError, match="normalisation must be one of"):
         inputs.prepare(images, "cifar", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("imagenet", "imagenet"),
+        ("0.5/0.5", "unit"),
+        ("0.5,0.5,0.5/0.5,0.5,0.5", "unit"),
+        ("0.485,0.456,0.406/0.229,0.224,0.225", "imagenet"),
+        ("0/1", "0.0/1.0"),
+    ],
+)
+def test_equal_statistics_have_one_name(text, name):
+    assert inputs.normalisation_of(*inputs.statistics(text)) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["half", "0.5", "0.5/0", "0.5/nan", "127/58", "0.5,0.5/0.5,0.5", "/"]
+)
+def test_other_statistics_are_refused(text):
+    with pytest.raises(InputError, match=f"normalisation must be one of .*MEAN/STD.* got '{text}'"):
+        inputs.statistics(text)
