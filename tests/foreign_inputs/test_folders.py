@@ -5,6 +5,7 @@ Every case goes through the command line. The inputs are made here.
 
 import io
 import os
+import types
 import unicodedata
 import zipfile
 
@@ -14,7 +15,8 @@ import pytest
 from PIL import Image
 
 from jaxpt import cli, pretrain
-from jaxpt.data import sources
+from jaxpt.data import protocols, sources, tfds_source
+from jaxpt.data.decode import Reading
 from jaxpt.errors import InputError
 
 SIDE = 8
@@ -331,6 +333,32 @@ def test_exif_orientation_is_applied(form, resident, run, here):
         flag = "--config.data.exif_orientation=False"
         image = np.asarray(run("set", flag)[0].trainval.images)[0]
         assert (image[:3] > 180).all() and (image[5:] < 60).all()
+
+
+def test_background_and_orientation_reach_protocols_and_tfds(monkeypatch):
+    options = {"background": "#102030", "exif_orientation": False}
+    reading = Reading((16, 32, 48), False)
+    assert protocols._framing(protocols.PROTOCOLS["aircraft"], SIDE, reading).reading == reading
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    image = np.zeros((SIDE, SIDE, 4), np.uint8)
+    image[: SIDE // 2, :, 3] = 255
+    Image.fromarray(image).save(file, "png", exif=exif)
+    features = {
+        "image": types.SimpleNamespace(shape=(None, None, 3)),
+        "label": types.SimpleNamespace(num_classes=1, names=["a"]),
+    }
+    info = types.SimpleNamespace(features=features, supervised_keys=None)
+    builder = types.SimpleNamespace(name="fake", info=info)
+    monkeypatch.setattr(tfds_source, "open_builder", lambda *args, **options: builder)
+    monkeypatch.setattr(tfds_source, "count", lambda *args: 1)
+    monkeypatch.setattr(
+        tfds_source, "examples", lambda *args: iter([{"image": file.getvalue(), "label": 0}])
+    )
+    found = load("", "tfds:fake", **options).trainval.images[0]
+    assert (found[:4] == 0).all() and (found[4:] == (16, 32, 48)).all()
+    turned = load("", "tfds:fake").trainval.images[0]
+    assert (turned[:, 4:] == 0).all() and (turned[:, :4] == 255).all()
 
 
 @pytest.mark.parametrize("orientation", range(1, 10))
@@ -702,7 +730,7 @@ def test_only_the_first_frame_and_no_foreign_program(run, here, capsys):
     file = io.BytesIO()
     frames[0].save(file, "eps")
     (here / "set" / "a" / "y.png").write_bytes(file.getvalue())
-    assert "y.png cannot be read as an image" in run("set")[1]
+    assert "y.png cannot be read as an image (cannot identify" in run("set")[1]
 
 
 def test_cmyk_and_depth(run, here, capsys):
