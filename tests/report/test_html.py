@@ -322,8 +322,8 @@ def test_long_lists_of_constants_are_told_by_their_ends():
 def test_settings_show_what_a_method_reads():
     different, same = settings.config_rows(collect(fake_records.all_tied()))
     table = {row[0]: row[1:] for row in different}
-    assert table["k"][:3] == ["–"] * 3 and table["k"][3].isdigit()
-    assert table["label_smoothing"][1:] == ["–"] * 3
+    assert table["look.k"][:3] == ["–"] * 3 and table["look.k"][3].isdigit()
+    assert table["cross_entropy.label_smoothing"][1:] == ["–"] * 3
     assert table["key_augment.*"] == ["–", "–", "as augment.*", "as augment.*"]
     assert ["batch_size", "120"] in same
     assert not {"seed", "method", "log_every"} & {row[0] for row in different + same}
