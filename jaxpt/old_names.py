@@ -33,15 +33,15 @@ MOVED = {
 }
 
 
-def with_new_names(config: dict[str, Any]) -> dict[str, Any]:
+def with_new_names(config: Any) -> Any:
     """A saved pre-training config under today's names; anything else is returned as it is.
 
     A field that several methods had in common goes to the section of the config's own method. If
     that has no such field, it was never read, and is dropped.
     """
-    old = config.keys() & MOVED if _is_pretraining(config) else ()
-    if not old:
+    if not isinstance(config, dict) or not _is_pretraining(config):
         return config
+    old = config.keys() & MOVED
     moved = {name: value for name, value in config.items() if name not in old}
     for name in sorted(old):
         for new in MOVED[name]:

@@ -116,8 +116,9 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 def _with_new_names(record):
     """The record with the fields of its pre-training config under today's names."""
-    config = record.get("config") if isinstance(record, dict) else None
-    return record | {"config": old_names.with_new_names(config)} if config else record
+    if not isinstance(record, dict) or "config" not in record:
+        return record
+    return record | {"config": old_names.with_new_names(record["config"])}
 
 
 def read_given(paths: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:

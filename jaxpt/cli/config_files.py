@@ -96,13 +96,13 @@ def _failures_of(file: pathlib.Path):
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
         ]
         where = f", line {lines[-1]}" if lines and not isinstance(error, SyntaxError) else ""
-        missing = str(error).strip("'")  # all that a ConfigDict says of a field it does not have
+        missing = str(error).strip("'\"")  # all that a ConfigDict says of a field it does not have
         what = (
-            old_names.sentence(missing)
+            f": {old_names.sentence(missing)}"
             if isinstance(error, AttributeError) and missing in old_names.MOVED
-            else f"fails with {type(error).__name__}: {error}."
+            else f" fails with {type(error).__name__}: {error}."
         )
-        raise InputError(f"--config: {file}{where} {what}") from error
+        raise InputError(f"--config: {file}{where}{what}") from error
 
 
 def _set_option(config, key: str, text: str) -> None:

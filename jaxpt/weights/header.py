@@ -69,8 +69,7 @@ def read_about(path: str | os.PathLike) -> dict[str, Any] | None:
     _check(about["model"], _MODEL, where)
     if "data" in about["made"]:
         _check(about["made"]["data"], _DATA, where)
-    config = about["config"]
-    return about if config is None else about | {"config": old_names.with_new_names(config)}
+    return about | {"config": old_names.with_new_names(about["config"])}
 
 
 def _check(part, fields, where) -> None:
