@@ -1,4 +1,4 @@
-"""Fields of the config that moved: a sentence for who writes the old name, silence for old files."""
+"""Fields of the config that moved: writing an old name is an error, reading an old file is not."""
 
 import json
 
@@ -97,7 +97,10 @@ def test_older_records_and_exports_are_read_under_the_new_names(tmp_path):
     assert found == record["config"]
 
 
-WRITTEN = "from jaxpt.configs.pretrain import digits\n\n\ndef get_config():\n    c = digits.get_config()\n"
+WRITTEN = (
+    "from jaxpt.configs.pretrain import digits\n\n\n"
+    "def get_config():\n    c = digits.get_config()\n"
+)
 SENTENCES = {
     "k": "config.k is config.look.k now: use the new name.",
     "weight": "config.weight is config.spread.weight, config.mask_con.weight or "

@@ -26,7 +26,8 @@ PLAIN = defaults.get_config
 @pytest.fixture
 def batch_nca(monkeypatch):
     """The page's code in its three places: a file, a section of the config, a line."""
-    page, section, line = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    page, section = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    [line] = re.findall(r"(?m)^\"batch_nca\": .*", PAGE.read_text())
     module = types.ModuleType("batch_nca")
     exec(compile(page, str(PAGE), "exec"), module.__dict__)
 
