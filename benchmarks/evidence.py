@@ -29,7 +29,7 @@ CONFIRM_SEEDS = tuple(range(6))
 # What the search chose: where the losses differ most on fine labels, and the one change to LOOK
 # that clearly helped, in the base setting.
 CONFIRMED = "no augmentation, 200 epochs"
-OWN_VIEW = {"own_view": 0.25}
+OWN_VIEW = {"look.own_view": 0.25}
 NO_AUGMENTATION = {
     f"{who}.{what}": 0
     for who in ("augment", "key_augment")
@@ -63,26 +63,26 @@ SETTINGS = {
 # What is changed in LOOK alone, one field at a time.
 ABLATIONS = {
     "digits": {
-        "k": (5, 10, 20, 50, 100, 200, 400, 1200),
+        "look.k": (5, 10, 20, 50, 100, 200, 400, 1200),
         "temperature": (0.03, 0.05, 0.1, 0.2, 0.5),
         "memory": (120, 360, 1200, 4800),
         "ema": (0.0, 0.9, 0.98, 0.995),
-        "no_positive": ("nearest", "drop", "floor"),
-        "own_view": (0.0, 0.1, 0.25, 0.5),
-        "k_warmup": ("0 steps", "20 epochs", "60 epochs"),
+        "look.no_positive": ("nearest", "drop", "floor"),
+        "look.own_view": (0.0, 0.1, 0.25, 0.5),
+        "look.k_warmup": ("0 steps", "20 epochs", "60 epochs"),
     },
     "fashion_mnist": {
-        "k": (10, 30, 100, 300, 2400),
+        "look.k": (10, 30, 100, 300, 2400),
         "temperature": (0.05, 0.1, 0.2),
         "memory": (600, 2400, 6_000),
         "ema": (0.9, 0.99, 0.999),
-        "no_positive": ("nearest", "drop", "floor"),
-        "own_view": (0.0, 0.25, 0.5),
+        "look.no_positive": ("nearest", "drop", "floor"),
+        "look.own_view": (0.0, 0.25, 0.5),
         # Beyond the paper: each against the base setting, which has none.
-        "gate": (5.0, 20.0, 80.0),
-        "balanced": (True,),
-        "k_by_class": (True,),
-        "robustness": (0.3, 0.7),
+        "look.gate": (5.0, 20.0, 80.0),
+        "look.balanced": (True,),
+        "look.k_by_class": (True,),
+        "look.robustness": (0.3, 0.7),
         "local_views": (2,),
         "memory_kind": ("bank",),
     },
@@ -113,7 +113,7 @@ def ablation_jobs(data: str) -> list[study.Job]:
         for value in values
         for job in _jobs(
             data,
-            f"{field}={value}",
+            f"{field.removeprefix('look.')}={value}",
             "look",
             {field: value} | (SMALL_CROPS if field == "local_views" else {}),
             SEARCH_SEEDS,

@@ -94,10 +94,10 @@ def config_of(step: str, shapes: dict, overrides: dict):
         devices=1,
         batch_size=shapes["batch"],
         memory=shapes["memory"],
-        k=shapes["k"],
         duration="1000 steps",
         knn_every="0 steps",
     )
+    config.look.k = shapes["k"]
     for view in "augment", "key_augment":
         config[view].update(STILL)
     config.model.options.unlock()

@@ -25,16 +25,16 @@ METHODS = ("cross_entropy", "sup_con", "nca", "look")
 LEARNING_RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 KNOBS = {
     "digits": {
-        "cross_entropy": ("label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.3)),
+        "cross_entropy": ("cross_entropy.label_smoothing", (0.0, 0.05, 0.1, 0.2, 0.3)),
         "sup_con": ("temperature", (0.05, 0.1, 0.2, 0.5, 1.0)),
         "nca": ("temperature", (0.02, 0.05, 0.1, 0.2, 0.5)),
-        "look": ("k", (10, 20, 50, 100, 200)),
+        "look": ("look.k", (10, 20, 50, 100, 200)),
     },
     "fashion_mnist": {
-        "cross_entropy": ("label_smoothing", (0.0, 0.1, 0.2)),
+        "cross_entropy": ("cross_entropy.label_smoothing", (0.0, 0.1, 0.2)),
         "sup_con": ("temperature", (0.1, 0.3, 1.0)),
         "nca": ("temperature", (0.05, 0.1, 0.2)),
-        "look": ("k", (30, 100, 300)),
+        "look": ("look.k", (30, 100, 300)),
     },
 }
 SEEDS = {"digits": (100, 101, 102), "fashion_mnist": (100, 101)}
@@ -50,10 +50,13 @@ def jobs(data: str) -> list[study.Job]:
         for rate in LEARNING_RATES:
             for value in values:
                 config = module.get_config(method)
-                config.optimizer.learning_rate, config[knob] = rate, value
+                config.update_from_flattened_dict({"optimizer.learning_rate": rate, knob: value})
                 config.log_every = config.knn_every = "0 steps"
                 found += study.seeds_of(
-                    f"{method} lr={rate:g} {knob}={value:g}", config, SEEDS[data], "validation"
+                    f"{method} lr={rate:g} {knob.rpartition('.')[2]}={value:g}",
+                    config,
+                    SEEDS[data],
+                    "validation",
                 )
     return found
 

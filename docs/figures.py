@@ -32,7 +32,7 @@ def train():
     trained = pretrain.run(config, quiet=True, dataset=dataset)
     params, stats = jax.device_get((trained.state.params, trained.state.batch_stats))
     output = extract(trained.encoder, params, stats, dataset.trainval.images, what="output")
-    return dataset, unit_rows(output), jax.device_get(trained.state.memory), config.k
+    return dataset, unit_rows(output), jax.device_get(trained.state.memory), config.look.k
 
 
 def forces(cosines, label, key_labels, k: int) -> dict[str, np.ndarray]:

@@ -5,9 +5,9 @@
 A test compares, so run it after every change to one of these.
 """
 
-import ast
 import importlib
 import inspect
+import operator
 import pathlib
 import re
 import textwrap
@@ -25,7 +25,6 @@ GROUPS = {
     "Instance discrimination": ("info_nce", "nt_xent", "nn_clr"),
     "Without negatives": ("cosine_regression", "barlow_twins", "vicreg", "dino", "move_centre"),
 }
-SHARED = {"augment", "batch_size", "duration", "model"}  # fields that every method has
 LOSSES = """# Losses
 
 Every loss is a pure function of arrays: `from jaxpt.losses import look`. It needs jax and numpy
@@ -45,12 +44,13 @@ The variant of a config names it:
 
     jaxpt pretrain --config=pretrain/digits.py:look --workdir=runs/look
 
-Fields of the config that the method's own page reads stand below it with jaxpt's default, which is
-the paper's only where that is said; the rest (network, optimizer, data, augmentation) is the same
-for all and stands in [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Those with
-an EMA target also read `ema`, `ema_end` and `target_norm`, those with a memory `memory`,
-`memory_kind`, `memory_momentum`, `memory_sharding` and `memory_dtype`. Only `look`, `nca`,
-`sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the others is a
+The fields that a method alone reads stand under its name: `--config.look.k=20`. Below each method
+are these, its temperature, and what it sets otherwise than the defaults; a default is the paper's
+only where that is said. Those with an EMA target also read `ema`, `ema_end` and `target_norm`,
+those with a memory `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype`
+and `key_augment`. All else (network, optimizer, data, augmentation) is the same for all and stands
+in [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only `look`, `nca`, `sup_con`
+and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the others is a
 reproduction of its paper's results. [Writing a method](new-method.md) adds one.
 
 This page is made from docstrings, configs and code by `python docs/generate.py`.
@@ -120,29 +120,24 @@ def _inline(text):
 
 def methods_page() -> str:
     """Each method: what it is and where it comes from, what it keeps, its fields."""
-    commented = re.compile(r"(?m)^    c\.(\w+) = .*?(  # .*(?:\n    # .*)*)")
-    meanings = {
-        field: re.findall(r"(?m)# (.*)$", comments)
-        for field, comments in commented.findall(inspect.getsource(defaults.get_config))
-    }
+    commented = re.compile(r"(?m)^    c\.([\w.]+) = .*?  # (.*)$")
+    meanings = dict(commented.findall(inspect.getsource(defaults.get_config)))
     return "\n".join([METHODS_HEAD, *(_method(name, meanings) for name in METHODS)])
 
 
 def _method(name, meanings):
-    module = importlib.import_module(f"jaxpt.methods.{name}")
-    code = inspect.getsource(module)
+    module, entry = importlib.import_module(f"jaxpt.methods.{name}"), METHODS[name]
     title, _, body = inspect.getdoc(module).partition("\n")
-    in_memory = "contrast_with_memory" in code
-    kept = [
-        what
-        for what, said in (("an EMA target", "target=True"), ("a memory", "memory=True"))
-        if in_memory or said in code
-    ]
-    of_losses = dict.fromkeys(re.findall(r"\blosses\.([a-z]\w+)\(", code))
+    of_losses = dict.fromkeys(re.findall(r"\blosses\.([a-z]\w+)\(", inspect.getsource(module)))
     facts = [
         f"Page: [`jaxpt/methods/{name}.py`](../jaxpt/methods/{name}.py)",
         "Loss: " + ", ".join(f"[`{loss}`](losses.md#{loss})" for loss in of_losses),
-        "Keeps: " + (" and ".join(kept) or "nothing beside the encoder"),
+        "Keeps: " + (_kept(entry.reads) or "nothing beside the encoder"),
+    ]
+    facts += [
+        f"With `{name}.{field}={value}` it keeps {_kept(groups)}"
+        for (field, value), groups in entry.also_reads.items()
+        if _kept(groups)
     ]
     lines = [
         f"\n## {name}\n",
@@ -151,31 +146,21 @@ def _method(name, meanings):
         " · ".join(facts) + "\n",
     ]
     config = defaults.apply_variant(defaults.get_config(), name)
-    fields = (_fields_read(code) & set(config)) - SHARED | set(defaults.OF_METHOD.get(name, {}))
+    own = [f"{name}.{field}" for field in config.get(name, {})]
+    shared = {*entry.settings, *({"temperature"} & set(entry.reads))}
     rows = [
-        f"| `{field}` | `{_value(config[field])}` | {_meaning(meanings[field], name)} |"
-        for field in sorted(fields)
+        f"| `{field}` | `{operator.attrgetter(field)(config)}` | {meanings[field]} |"
+        for field in own + sorted(shared)
     ]
     if rows:
         lines += ["| field | default | what it is |", "|---|---|---|", *rows]
     return "\n".join(lines)
 
 
-def _meaning(comments, method):
-    """That of a field's comments that is for the method; those for one begin with its name."""
-    of = dict(re.findall(r"(?m)^(\w+): (.*)$", "\n".join(comments)))
-    return of.get(method, comments[0])
-
-
-def _fields_read(code):
-    """Names after ``config.`` in a method's code."""
-    return {
-        node.attr
-        for node in ast.walk(ast.parse(code))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "config"
-    }
+def _kept(groups):
+    """What a method that reads these groups of fields has beside its online encoder."""
+    kept = {"target": "an EMA target", "memory": "a memory"}
+    return " and ".join(what for group, what in kept.items() if group in groups)
 
 
 def _body(text):
@@ -188,10 +173,6 @@ def _body(text):
         ).strip()
         + "\n"
     )
-
-
-def _value(value):
-    return str(value.to_dict() if hasattr(value, "to_dict") else value)
 
 
 PAGES = {"losses.md": losses_page, "methods.md": methods_page}

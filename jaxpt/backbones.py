@@ -153,7 +153,10 @@ def _from_run(workdir) -> Backbone:
 
 def _classifier(config, params):
     """That of a cross-entropy run whose classifier stands on the backbone itself."""
-    linear = config.method == "cross_entropy" and config.get("classifier", "linear") == "linear"
+    linear = (
+        config.method == "cross_entropy"
+        and config.get("cross_entropy", {}).get("classifier", "linear") == "linear"
+    )
     return jax.device_get(params["head"]) if linear else None
 
 

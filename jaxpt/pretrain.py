@@ -24,9 +24,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 
-from jaxpt import models, weights
+from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, mixup, sources
+from jaxpt.data import augment, sources
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
 from jaxpt.errors import RunError, require
@@ -212,6 +212,7 @@ def prepare_for(
     config: ml_collections.ConfigDict, *, n_examples: int, classes: int
 ) -> tuple[Method, Durations]:
     """The same for so many training examples of so many classes."""
+    old_names.check(config)
     check_numbers(config)
     parts.check(config)
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
@@ -223,7 +224,6 @@ def prepare_for(
     augment.check(config.augment)
     augment.check(config.key_augment)
     augment.check(config.local_augment)
-    mixup.check(config)
 
     def steps(duration):
         return optimizers.steps(duration, batch_size=config.batch_size, n_examples=n_examples)

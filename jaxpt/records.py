@@ -13,7 +13,7 @@ from typing import Any, Sequence
 
 import jax
 
-from jaxpt import __version__
+from jaxpt import __version__, old_names
 from jaxpt.errors import InputError, require
 from jaxpt.files import unwritable
 
@@ -87,7 +87,7 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     """All records of a file, oldest first; [] where there is no file.
 
     A last line that was torn, so that it neither ends nor is a record, does not count: ``append``
-    removes it.
+    removes it. Fields of a record's config that had other names in earlier versions have today's.
 
     Raises:
       InputError: for any other line that is no record, or a path that is no file.
@@ -100,10 +100,17 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
+            records.append(_with_new_names(json.loads(line)))
         except ValueError as error:
             raise InputError(f"{path}, line {number} is no record ({error}): remove it.") from error
-    return records + ([json.loads(last)] if _is_record(last) else [])
+    return records + ([_with_new_names(json.loads(last))] if _is_record(last) else [])
+
+
+def _with_new_names(record):
+    """The record with the fields of its pre-training config under today's names."""
+    if not isinstance(record, dict) or "config" not in record:
+        return record
+    return record | {"config": old_names.with_new_names(record["config"])}
 
 
 def read_given(paths: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:

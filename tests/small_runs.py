@@ -19,9 +19,10 @@ from jaxpt.train.parallel import AXIS
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 METHODS = methods.METHODS
-WITH_MEMORY = ("look", "nca", "sup_moco", "exemplar", "mask_con", "grafit", "moco_v2", "nn_clr")
-WITH_TARGET = (*(m for m in WITH_MEMORY if m != "nn_clr"), "byol", "moco_v3", "dino")
-TWO_VIEWS = ("spread", "moco_v3", "simclr", "byol", "simsiam", "barlow_twins", "vicreg", "nn_clr")
+WITH_MEMORY = [name for name, entry in METHODS.items() if "memory" in entry.reads]
+WITH_TARGET = [name for name, entry in METHODS.items() if "target" in entry.reads]
+WITH_TEMPERATURE = [name for name, entry in METHODS.items() if "temperature" in entry.reads]
+TWO_VIEWS = [name for name, entry in METHODS.items() if "crops" not in entry.reads]
 
 BATCH, IMAGES, STEPS = 60, 300, 80
 AUGMENT = {
@@ -50,10 +51,10 @@ RUN = {
     "model.projector": {"hidden": (32,), "dim": 16},
     "model.predictor": {"hidden": (32,)},
     "optimizer.learning_rate": 1e-2,
-    "k": 10,
-    "k_warmup": "20 steps",
+    "look.k": 10,
+    "look.k_warmup": "20 steps",
     "ema": 0.9,
-    "prototypes": 64,
+    "dino.prototypes": 64,
     "memory": 250,
 }  # no multiple of the batch: batches wrap round its end
 OF_METHOD = {
@@ -71,16 +72,16 @@ HAND = RUN | {
     "key_augment": AUGMENT | {"flip": True},
     "batch_size": 8,
     "memory": 24,
-    "k": 5,
-    "k_warmup": "0 steps",
+    "look.k": 5,
+    "look.k_warmup": "0 steps",
     "ema": 0.5,
     "ema_end": -1.0,
     "views": 2,
     "local_views": 0,
     "temperature": 0.2,
-    "label_smoothing": 0.1,
+    "cross_entropy.label_smoothing": 0.1,
     "duration": "1 steps",
-    "prototypes": 12,
+    "dino.prototypes": 12,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.1,
     "optimizer.weight_decay": 0.0,

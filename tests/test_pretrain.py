@@ -50,7 +50,12 @@ def assert_same_bits(a, b):
 def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
     config = short(
         method,
-        **{"duration": "12 epochs", "data.train_on": "train", "knn_every": "12 epochs", "k": 100},
+        **{
+            "duration": "12 epochs",
+            "data.train_on": "train",
+            "knn_every": "12 epochs",
+            "look.k": 100,
+        },
     )
     before = short(method, **{"duration": "1 steps", "data.train_on": "train"})
     untrained = pretrain.run(before, quiet=True, dataset=dataset).history[-1]["knn"]

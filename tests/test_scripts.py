@@ -37,7 +37,7 @@ RUN = [
     "--config.model.options.widths=(8,)",
     "--config.model.options.strides=(4,)",
     "--config.memory=120",
-    "--config.k=5",
+    "--config.look.k=5",
 ]
 # Keeps each command line; a slice has a state, and two workers with a home folder each, which are
 # two processes of one run.

@@ -29,7 +29,7 @@ from jaxpt.methods import METHODS
 SETTINGS = {"rate": 0.1, "optimizer.weight_decay": 5e-4}
 # Methods without labels see less decay; heads are as wide as they need to be.
 OTHERS = {
-    "cross_entropy": {"label_smoothing": 0.1},
+    "cross_entropy": {"cross_entropy.label_smoothing": 0.1},
     "nca": {"memory_kind": "bank", "ema": 0.0},
     "sup_con": {"views": 2},
     "byol": {"optimizer.weight_decay": 1e-4, "model.predictor.hidden": (1024,)},
@@ -46,7 +46,7 @@ OTHERS = {
         "model.projector.hidden": (2048, 2048),
         "model.projector.dim": 2048,
     },
-    "dino": {"rate": 0.05, "prototypes": 4096, "ema": 0.996, "local_augment.crop_size": 16},
+    "dino": {"rate": 0.05, "dino.prototypes": 4096, "ema": 0.996, "local_augment.crop_size": 16},
     "t_rex": {"local_augment.crop_size": 16},
     "moco_v3": {"model.predictor.hidden": (1024,)},
     "nn_clr": {"model.predictor.hidden": (1024,)},

@@ -6,6 +6,7 @@ Methods other than the four that the demo compares are not tuned.
 
 import ml_collections
 
+from jaxpt import old_names
 from jaxpt.data import presets
 from jaxpt.errors import InputError
 from jaxpt.methods import METHODS
@@ -82,6 +83,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.warmup = "0 steps"
     c.optimizer.clip_norm = 0.0  # longer gradients are cut to this norm; 0: none is
 
+    # What several methods share: jaxpt.methods.METHODS says which of them read it.
     c.temperature = 0.1  # τ of the loss: similarities are divided by it
     c.memory = 1200  # keys
     c.memory_kind = "queue"  # or bank: one key for each training example
@@ -92,34 +94,53 @@ def get_config() -> ml_collections.ConfigDict:
     c.ema_end = -1.0  # where a cosine takes the EMA to; below 0: it stays
     c.target_norm = "batch"  # or "running": BatchNorm statistics in the target encoder
 
-    # LOOK
-    c.k = 100  # neighbours of a query
-    c.neighbors = "exact"  # exact, or approximate: on TPUs faster, misses some (metric: recall)
-    c.k_warmup = "0 steps"  # way from the whole memory down to k
-    c.k_by_class = False  # k in proportion to the frequency of the query's class in the memory
-    c.no_positive = "nearest"  # of a query without a same-class neighbour: nearest, drop or floor
-    c.own_view = 0.0  # weight of an InfoNCE term: the query's own second view is its positive
-    c.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: the hard edge
-    c.balanced = False  # neighbours' weights in inverse proportion to their class's frequency
-    c.robustness = 0.0  # q of (1 − p^q) / q, for noisy labels; 0: −log p
+    # What one method alone reads, under its name.
+    c.look = ml_collections.ConfigDict()
+    c.look.k = 100  # neighbours of a query
+    c.look.neighbors = "exact"  # exact; approximate: faster on TPUs, misses some (metric: recall)
+    c.look.k_warmup = "0 steps"  # time in which k falls from the whole memory to look.k
+    c.look.k_by_class = False  # k in proportion to the class's frequency in the memory
+    c.look.no_positive = "nearest"  # queries without a same-class neighbour: nearest, drop, floor
+    c.look.own_view = 0.0  # weight of an InfoNCE term: the query's own second view is its positive
+    c.look.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: the hard edge
+    c.look.balanced = False  # neighbours weigh in inverse proportion to their class's frequency
+    c.look.robustness = 0.0  # q of (1 − p^q) / q, for noisy labels; 0: −log p
 
-    # Other methods; docs/methods.md gives each the comment that begins with its name
-    c.classifier = "linear"  # cross_entropy: linear, or mlp, which is SL-MLP
-    c.label_smoothing = 0.0  # cross_entropy: share of the target that all classes get
-    c.mixup = 0.0  # cross_entropy: alpha of the Beta that weighs two images; 0: no mixup
-    c.cutmix = 0.0  # cross_entropy: alpha, as of mixup; with both, each step has one at random
-    c.form = "out"  # sup_con: out, or in: the mean over positives is out of the logarithm or in it
-    c.weight = 0.5  # spread: share of instance discrimination within classes; the rest is SupCon
-    # mask_con: share of the soft targets; the rest has the query's own key as the one positive
-    # grafit: share of SupCon over the memory; the rest is instance discrimination
-    c.target_temperature = 0.05  # mask_con: τ of the soft targets over the class's keys
-    # dino: τ of the target encoder's softmax, below that of the loss: sharper
-    c.prototypes_from = "learnt"  # t_rex: learnt, or memory, which is t-ReX*
-    c.prototypes = 256  # dino: outputs that the softmax is over
-    c.centre_momentum = 0.9  # dino: momentum of the mean that is taken off the target's outputs
-    c.redundancy = 0.0051  # barlow_twins: weight of the correlations off the diagonal
-    c.vicreg = ml_collections.ConfigDict(  # weights of its three terms
-        {"invariance": 25.0, "variance": 25.0, "covariance": 1.0}
+    c.cross_entropy = ml_collections.ConfigDict()
+    c.cross_entropy.classifier = "linear"  # linear, or mlp, which is SL-MLP
+    c.cross_entropy.label_smoothing = 0.0  # share of the target that all classes get
+    c.cross_entropy.mixup = 0.0  # alpha of the Beta that weighs two images; 0: no mixup
+    c.cross_entropy.cutmix = 0.0  # alpha, as of mixup; with both, each step has one at random
+
+    c.sup_con = ml_collections.ConfigDict()
+    c.sup_con.form = "out"  # where the mean over positives is: out of the logarithm, or in it
+
+    c.spread = ml_collections.ConfigDict()
+    c.spread.weight = 0.5  # share of instance discrimination within classes; the rest is SupCon
+
+    c.mask_con = ml_collections.ConfigDict()
+    c.mask_con.weight = 1.0  # share of the soft targets; the rest has the query's own key alone
+    c.mask_con.target_temperature = 0.05  # τ of the soft targets over the class's keys
+
+    c.grafit = ml_collections.ConfigDict()
+    c.grafit.weight = 0.5  # share of SupCon over the memory; the rest is instance discrimination
+
+    c.t_rex = ml_collections.ConfigDict()
+    c.t_rex.prototypes_from = "learnt"  # learnt, or memory, which is t-ReX*
+
+    c.barlow_twins = ml_collections.ConfigDict()
+    c.barlow_twins.redundancy = 0.0051  # weight of the correlations off the diagonal
+
+    c.vicreg = ml_collections.ConfigDict()
+    c.vicreg.invariance = 25.0  # weight of the distance between the views
+    c.vicreg.variance = 25.0  # weight of the spread that every feature must have
+    c.vicreg.covariance = 1.0  # weight of the correlations between features
+
+    c.dino = ml_collections.ConfigDict()
+    c.dino.prototypes = 256  # outputs that the softmax is over
+    c.dino.target_temperature = 0.04  # τ of the target's softmax, below that of the loss: sharper
+    c.dino.centre_momentum = (
+        0.9  # momentum of the mean that is subtracted from the target's outputs
     )
 
     c.knn_every = "5 epochs"  # kNN monitor
@@ -138,42 +159,24 @@ def get_config() -> ml_collections.ConfigDict:
 
 
 def completed(saved: dict) -> dict:
-    """A config as plain dicts, with the defaults of those fields that came after it was saved."""
+    """A saved config under today's names, with the defaults of fields that came after it.
+
+    Args:
+      saved: plain dicts, as in a run's ``config.json`` or a record.
+    """
 
     def fill(default, value):
         if not (isinstance(default, dict) and isinstance(value, dict)):
             return value
         return default | {name: fill(default.get(name), x) for name, x in value.items()}
 
-    return fill(get_config().to_dict(), saved)
+    return fill(get_config().to_dict(), old_names.with_new_names(saved))
 
 
 def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:
     """Sets the fields that tuning chose for the config's method, where it was tuned."""
     config.update_from_flattened_dict(tuned.get(config.method, {}))
     return config
-
-
-# Views and temperatures that a method needs, or that its paper names, where they are not the
-# defaults above. Papers' networks, batches, EMAs and schedules are those of ImageNet and not here:
-# these are starting points, not reproductions.
-OF_METHOD = {
-    "nca": {"temperature": 0.05},
-    "sup_moco": {"temperature": 0.07},
-    "exemplar": {"temperature": 0.2},
-    "spread": {"temperature": 0.5, "views": 2},
-    "mask_con": {"weight": 1.0},
-    "t_rex": {"local_views": 8},
-    "moco_v2": {"temperature": 0.2},
-    "moco_v3": {"temperature": 1.0, "views": 2, "ema_end": 1.0},
-    "simclr": {"temperature": 0.5, "views": 2},
-    "byol": {"views": 2, "ema_end": 1.0},
-    "simsiam": {"views": 2},
-    "barlow_twins": {"views": 2},
-    "vicreg": {"views": 2},
-    "dino": {"views": 2, "local_views": 6, "target_temperature": 0.04, "ema_end": 1.0},
-    "nn_clr": {"views": 2},
-}
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
@@ -189,7 +192,7 @@ def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collect
     for word in words:
         if word in named:
             config.method = word
-            config.update_from_flattened_dict(OF_METHOD.get(word, {}))
+            config.update_from_flattened_dict(METHODS[word].settings)
         elif word.startswith("augment="):
             presets.apply(config, word.removeprefix("augment="))
         elif word == "smoke":

@@ -11,10 +11,10 @@ from jaxpt.configs.pretrain import defaults
 # The best of the settings that benchmarks/tune.py tried for each method, by fine-label accuracy on
 # validation; benchmarks/records/tuning_digits.jsonl has them all.
 TUNED = {
-    "cross_entropy": {"optimizer.learning_rate": 3e-3, "label_smoothing": 0.1},
+    "cross_entropy": {"optimizer.learning_rate": 3e-3, "cross_entropy.label_smoothing": 0.1},
     "sup_con": {"optimizer.learning_rate": 1e-3, "temperature": 1.0},
     "nca": {"optimizer.learning_rate": 1e-3, "temperature": 0.05},
-    "look": {"optimizer.learning_rate": 1e-3, "k": 50},
+    "look": {"optimizer.learning_rate": 1e-3, "look.k": 50},
 }
 
 

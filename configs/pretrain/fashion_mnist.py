@@ -12,10 +12,10 @@ from jaxpt.configs.pretrain import defaults
 # The best of the settings that benchmarks/tune.py tried for each method, by fine-label accuracy on
 # validation; benchmarks/records/tuning_fashion_mnist.jsonl has them all.
 TUNED = {
-    "cross_entropy": {"optimizer.learning_rate": 1e-2, "label_smoothing": 0.2},
+    "cross_entropy": {"optimizer.learning_rate": 1e-2, "cross_entropy.label_smoothing": 0.2},
     "sup_con": {"optimizer.learning_rate": 3e-3, "temperature": 0.1},
     "nca": {"optimizer.learning_rate": 1e-3, "temperature": 0.05},
-    "look": {"optimizer.learning_rate": 1e-3, "k": 300},
+    "look": {"optimizer.learning_rate": 1e-3, "look.k": 300},
 }
 
 

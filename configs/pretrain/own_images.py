@@ -13,5 +13,5 @@ def get_config(variant: str = ""):
     c = look.get_config(variant)
     c.data.path = "photos"
     c.batch_size, c.optimizer.learning_rate = 64, 0.025  # the rate in proportion to the batch
-    c.memory, c.k = 2048, 100  # at most as many keys as there are images
+    c.memory, c.look.k = 2048, 100  # at most as many keys as there are images
     return c

@@ -105,8 +105,9 @@ def shrunk(config) -> ml_collections.ConfigDict:
         config.model.name, options = "small_cnn", {"widths": (8, 16), "strides": (2, 1)}
     config.model.options = ml_collections.ConfigDict(options, allow_dotted_keys=False)
     config.local_augment.crop_size = 4 if config.local_augment.crop_size else 0
-    config.batch_size, config.memory, config.prototypes = 16, 64, 32
-    config.k = min(config.k, 8)
+    config.batch_size, config.memory = 16, 64
+    config.dino.prototypes = 32
+    config.look.k = min(config.look.k, 8)
     config.local_views = min(config.local_views, 2)
     config.duration, config.optimizer.warmup = "2 steps", "1 steps"
     config.log_every = config.knn_every = config.checkpoint_every = "2 steps"

@@ -345,8 +345,9 @@ def _config_command(commands, name, text, example, kind=None):
         name,
         text,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="Any field of the config is a flag: --config.k=50 --config.optimizer.learning_rate"
-        "=0.01\nConfigs that come with jaxpt (or give the path of your own):\n  "
+        epilog="Any field of the config is a flag: --config.look.k=50 "
+        "--config.optimizer.learning_rate=0.01\n"
+        "Configs that come with jaxpt (or give the path of your own):\n  "
         + "\n  ".join(config_files.installed(kind or name)),
     )
     command.add_argument(

@@ -4,6 +4,7 @@ A config file is Python code with a function ``get_config``: run only those that
 """
 
 import ast
+import contextlib
 import difflib
 import functools
 import importlib.resources
@@ -14,6 +15,7 @@ import re
 import runpy
 import traceback
 
+from jaxpt import old_names
 from jaxpt.errors import InputError, require
 
 SHARED = "recipes.py"  # what recipes are made with: no config
@@ -72,27 +74,38 @@ def _load_config(command: str, path: str, variant: str):
         f"--config: no file {path!r} here or among those that come with "
         f"jaxpt ({', '.join(installed(command))}).",
     )
-    get_config = _run_config(file).get("get_config")
+    with _failures_of(file):
+        get_config = runpy.run_path(str(file)).get("get_config")
     require(get_config is not None, f"--config: {path} has no function get_config.")
     require(
         not variant or bool(inspect.signature(get_config).parameters),
         f"--config: {path} has no variants, got {variant!r}.",
     )
-    return get_config(variant) if variant else get_config()
+    with _failures_of(file):
+        config = get_config(variant) if variant else get_config()
+        old_names.check(config)
+    return config
 
 
-def _run_config(file: pathlib.Path) -> dict:
-    """What a config file defines. A config is code: run only those that you trust."""
+@contextlib.contextmanager
+def _failures_of(file: pathlib.Path):
+    """Turns whatever a config file raises into an InputError that names the line."""
     try:
-        return runpy.run_path(str(file))
+        yield
     except InputError:
         raise
-    except Exception as error:  # whatever a user's file may raise
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno
-        where = "" if isinstance(error, SyntaxError) else f", line {line}"
-        raise InputError(
-            f"--config: {file}{where} fails with {type(error).__name__}: {error}."
-        ) from error
+    except Exception as error:
+        lines = [
+            f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
+        ]
+        where = f", line {lines[-1]}" if lines and not isinstance(error, SyntaxError) else ""
+        missing = str(error).strip("'\"")  # all that a ConfigDict says of a field it does not have
+        what = (
+            f": {old_names.sentence(missing)}"
+            if isinstance(error, AttributeError) and missing in old_names.MOVED
+            else f" fails with {type(error).__name__}: {error}."
+        )
+        raise InputError(f"--config: {file}{where}{what}") from error
 
 
 def at_home(text: str) -> str:
@@ -131,6 +144,8 @@ def _check_key(config, key: str) -> None:
     for part in key.split("."):
         names = list(here) if hasattr(here, "keys") else []
         if part not in names:
+            if part in old_names.MOVED and not walked and "method" in config:
+                raise InputError(old_names.sentence(part))
             near = difflib.get_close_matches(part, names, 1)
             hint = (
                 f"did you mean {'.'.join(walked + near)!r}?"

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.data.feed import Rows
-from jaxpt.errors import require
 
 _STREAM = 1  # apart from the draws of ``order``, which are from (seed, epoch)
 _KEY_STREAM = 1 << 21  # apart from those of views
@@ -112,20 +111,6 @@ def next_example(rows: jax.Array, batch: int, axis_name: str) -> jax.Array:
     ring = [(i, (i - 1) % devices) for i in range(devices)]
     following = jax.lax.ppermute(views[:, :1], axis_name, ring)
     return jnp.concatenate([views[:, 1:], following], axis=1).reshape(rows.shape)
-
-
-def check(config) -> None:
-    """Raises InputError where ``mixup`` or ``cutmix`` of a pre-training config makes no sense."""
-    for name in "mixup", "cutmix":
-        require(
-            0 <= config[name] <= 100,
-            f"{name} must lie between 0 (none) and 100, got {config[name]}.",
-        )
-    require(
-        config.method == "cross_entropy" or not (config.mixup or config.cutmix),
-        "mixup and cutmix are for method cross_entropy, whose loss takes mixed labels: set "
-        f"them to 0 for {config.method}.",
-    )
 
 
 def _box(drawn, shape):

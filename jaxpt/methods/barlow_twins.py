@@ -13,14 +13,15 @@ from jaxpt.methods import Method, Setup, encoding, updating
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_two_views(config)
-    require(config.redundancy >= 0, f"redundancy must not be negative, got {config.redundancy}.")
+    redundancy = config.barlow_twins.redundancy
+    require(redundancy >= 0, f"barlow_twins.redundancy must not be negative, got {redundancy}.")
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             first, second = jnp.split(queries.output, 2)
-            loss = losses.barlow_twins(first, second, redundancy=config.redundancy, axis_name=axis)
+            loss = losses.barlow_twins(first, second, redundancy=redundancy, axis_name=axis)
             return loss, (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)

@@ -17,17 +17,24 @@ CLASSIFIERS = ("linear", "mlp")
 
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
+    settings = config.cross_entropy
     require(
-        0 <= config.label_smoothing < 1,
-        f"label_smoothing must be at least 0 and below 1, got {config.label_smoothing}.",
+        0 <= settings.label_smoothing < 1,
+        "cross_entropy.label_smoothing must be at least 0 and below 1, got "
+        f"{settings.label_smoothing}.",
     )
     require(
-        config.classifier in CLASSIFIERS,
-        f"classifier must be one of {CLASSIFIERS}, got {config.classifier!r}.",
+        settings.classifier in CLASSIFIERS,
+        f"cross_entropy.classifier must be one of {CLASSIFIERS}, got {settings.classifier!r}.",
     )
+    for name in "mixup", "cutmix":
+        require(
+            0 <= settings[name] <= 100,
+            f"cross_entropy.{name} must lie between 0 (none) and 100, got {settings[name]}.",
+        )
     head = (
         models.Classifier(setup.classes)
-        if config.classifier == "linear"
+        if settings.classifier == "linear"
         else models.MlpClassifier(
             models.make_projector(config.model, axis_name=axis), setup.classes
         )
@@ -42,7 +49,7 @@ def make(setup: Setup) -> Method:
 
             def loss(labels):
                 return losses.cross_entropy(
-                    queries.output, labels, label_smoothing=config.label_smoothing
+                    queries.output, labels, label_smoothing=settings.label_smoothing
                 )
 
             # Cross-entropy is linear in the target, so mixed labels are mixed losses.
@@ -65,9 +72,10 @@ def make(setup: Setup) -> Method:
 
 def _mixed(config, state, batch, axis):
     """The mixed views and the share of each row that is its own; neither without mixing."""
-    if not (config.mixup or config.cutmix):
+    settings = config.cross_entropy
+    if not (settings.mixup or settings.cutmix):
         return None, None
-    drawn = mixup.draw(batch.seed, state.step, mixup=config.mixup, cutmix=config.cutmix)
+    drawn = mixup.draw(batch.seed, state.step, mixup=settings.mixup, cutmix=settings.cutmix)
     images, shares = zip(
         *(
             mixup.mix_views(drawn, views, len(batch.label), axis)

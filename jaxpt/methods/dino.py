@@ -13,48 +13,52 @@ from jaxpt.methods import Method, Setup, encoding, updating
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, settings = setup.config, setup.config.dino
     require(
         config.views + config.local_views >= 2,
         "method dino compares views with one another: set views to 2 or local_views above 0.",
     )
-    require(config.prototypes >= 2, f"prototypes must be at least 2, got {config.prototypes}.")
     require(
-        0 <= config.centre_momentum < 1,
-        f"centre_momentum must be at least 0 and below 1, got {config.centre_momentum}.",
+        settings.prototypes >= 2, f"dino.prototypes must be at least 2, got {settings.prototypes}."
+    )
+    require(
+        0 <= settings.centre_momentum < 1,
+        f"dino.centre_momentum must be at least 0 and below 1, got {settings.centre_momentum}.",
     )
     encoding.check_temperature(config)
-    encoding.check_temperature(config, "target_temperature")
+    encoding.check_temperature(config, "dino.target_temperature")
     encoding.check_target(config)
     head = models.PrototypeHead(
-        models.make_projector(config.model, axis_name=setup.axis_name), config.prototypes
+        models.make_projector(config.model, axis_name=setup.axis_name), settings.prototypes
     )
     encoder = models.make_encoder(config.model, head, axis_name=setup.axis_name)
     init_encoders = updating.make_init(setup, encoder, target=True)
 
     def init(key, images):
-        return init_encoders(key, images).replace(centre=jnp.zeros(config.prototypes))
+        return init_encoders(key, images).replace(centre=jnp.zeros(settings.prototypes))
 
     def step(state, batch):
         outputs, target_stats = encoding.target_outputs(
             encoder, state.target, encoding.global_images(config, batch), config
         )
-        targets = outputs.reshape(config.views, -1, config.prototypes)
+        targets = outputs.reshape(config.views, -1, settings.prototypes)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            views = queries.output.reshape(config.views + config.local_views, -1, config.prototypes)
+            views = queries.output.reshape(
+                config.views + config.local_views, -1, settings.prototypes
+            )
             per_image = losses.dino(
                 views,
                 targets,
                 state.centre,
                 student_temperature=config.temperature,
-                teacher_temperature=config.target_temperature,
+                teacher_temperature=settings.target_temperature,
             )
             return jnp.mean(per_image), (queries.batch_stats, {})
 
         centre = losses.move_centre(
-            state.centre, targets, momentum=config.centre_momentum, axis_name=setup.axis_name
+            state.centre, targets, momentum=settings.centre_momentum, axis_name=setup.axis_name
         )
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state.replace(centre=centre), target_stats), metrics

@@ -1,6 +1,7 @@
 """What methods share before the loss: encoders, views, queries, the target's keys."""
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import jax
@@ -199,12 +200,14 @@ def check_two_views(config) -> None:
 
 
 def check_temperature(config, name: str = "temperature") -> None:
-    """Raises InputError where a temperature is not positive, or is infinite."""
-    require(config[name] > 0, f"{name} must be positive, got {config[name]}.")
-    require(math.isfinite(config[name]), f"{name} must be finite, got {config[name]}.")
+    """Raises InputError if a temperature, by its dotted name, is not positive or is infinite."""
+    value = operator.attrgetter(name)(config)
+    require(value > 0, f"{name} must be positive, got {value}.")
+    require(math.isfinite(value), f"{name} must be finite, got {value}.")
 
 
 def check_shares(config, *names: str) -> None:
-    """Raises InputError where one of these fields is not in 0 … 1."""
+    """Raises InputError if one of these fields, by their dotted names, is not in 0 … 1."""
     for name in names:
-        require(0 <= config[name] <= 1, f"{name} must lie in 0 … 1, got {config[name]}.")
+        value = operator.attrgetter(name)(config)
+        require(0 <= value <= 1, f"{name} must lie in 0 … 1, got {value}.")

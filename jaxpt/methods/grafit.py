@@ -10,7 +10,7 @@ from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 def make(setup: Setup) -> Method:
     config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
-    encoding.check_shares(config, "weight")
+    encoding.check_shares(config, "grafit.weight")
 
     def loss_of(queries, own, memory):
         per_query = losses.grafit(
@@ -24,7 +24,7 @@ def make(setup: Setup) -> Method:
             key_mask=memory.valid,
             axis_name=axis,
             temperature=config.temperature,
-            weight=config.weight,
+            weight=config.grafit.weight,
         )
         return per_query, {}
 

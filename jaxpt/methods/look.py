@@ -24,16 +24,16 @@ MEASURED = 8  # queries of a device on which it is measured
 
 
 def make(setup: Setup) -> Method:
-    config = setup.config
+    config, settings = setup.config, setup.config.look
     check(config)
     encoder = encoding.projected_encoder(setup)
-    axis, most = updating.memory_axis(setup), min(config.k, updating.memory_size(setup))
-    approximate = config.neighbors == "approximate"
-    one_k = not config.k_by_class and setup.steps(config.k_warmup) == 0
+    axis, most = updating.memory_axis(setup), min(settings.k, updating.memory_size(setup))
+    approximate = settings.neighbors == "approximate"
+    one_k = not settings.k_by_class and setup.steps(settings.k_warmup) == 0
     require(
-        not approximate or (one_k and not config.gate),
-        "neighbors approximate needs the hard edge and one k: set gate to 0, k_by_class to "
-        'False and k_warmup to "0 steps", or neighbors to exact.',
+        not approximate or (one_k and not settings.gate),
+        "look.neighbors approximate needs the hard edge and one k: set look.gate to 0, "
+        'look.k_by_class to False and look.k_warmup to "0 steps", or look.neighbors to exact.',
     )
     how = {"form": "streamed", "recall": RECALL} if approximate else {}
     k_at = k_schedule(config, setup.steps, updating.memory_size(setup))
@@ -52,7 +52,7 @@ def make(setup: Setup) -> Method:
             }
             k_of_query = (
                 k_of_labels(k, queries.labels, memory, setup.classes, axis)
-                if config.k_by_class
+                if settings.k_by_class
                 else k
             )
             per_query, neighbors = losses.look(
@@ -63,13 +63,13 @@ def make(setup: Setup) -> Method:
                 **ids,
                 k=k_of_query,
                 temperature=config.temperature,
-                no_positive=config.no_positive,
-                gate=config.gate or None,
-                balanced=config.balanced,
-                robustness=config.robustness,
+                no_positive=settings.no_positive,
+                gate=settings.gate or None,
+                balanced=settings.balanced,
+                robustness=settings.robustness,
                 **how,
             )
-            if config.own_view:  # the own second view as a positive, against the whole memory
+            if settings.own_view:  # the own second view as a positive, against the whole memory
                 own = losses.info_nce(
                     queries.output,
                     encoding.each_view(keys, config),
@@ -77,7 +77,7 @@ def make(setup: Setup) -> Method:
                     **ids,
                     temperature=config.temperature,
                 )
-                per_query = (1 - config.own_view) * per_query + config.own_view * own
+                per_query = (1 - settings.own_view) * per_query + settings.own_view * own
             metrics = {"k": k, **neighbors._asdict()}
             if approximate:
                 metrics["recall"] = recall_on_a_few(queries, memory, most, axis)
@@ -97,20 +97,24 @@ def make(setup: Setup) -> Method:
 
 def check(config) -> None:
     """Raises InputError where LOOK's own settings make no sense."""
+    settings = config.look
     require(
-        isinstance(config.k, int) and config.k >= 1,
-        f"k must be a whole number of at least 1, got {config.k}.",
+        isinstance(settings.k, int) and settings.k >= 1,
+        f"look.k must be a whole number of at least 1, got {settings.k}.",
     )
     require(
-        config.no_positive in losses.NO_POSITIVE,
-        f"no_positive must be one of {losses.NO_POSITIVE}, got {config.no_positive!r}.",
+        settings.no_positive in losses.NO_POSITIVE,
+        f"look.no_positive must be one of {losses.NO_POSITIVE}, got {settings.no_positive!r}.",
     )
-    require(config.gate >= 0, f"gate must not be negative (0 is the hard edge), got {config.gate}.")
     require(
-        config.neighbors in NEIGHBORS,
-        f"neighbors must be one of {NEIGHBORS}, got {config.neighbors!r}.",
+        settings.gate >= 0,
+        f"look.gate must not be negative (0 is the hard edge), got {settings.gate}.",
     )
-    encoding.check_shares(config, "own_view", "robustness")
+    require(
+        settings.neighbors in NEIGHBORS,
+        f"look.neighbors must be one of {NEIGHBORS}, got {settings.neighbors!r}.",
+    )
+    encoding.check_shares(config, "look.own_view", "look.robustness")
     encoding.check_temperature(config)
     encoding.check_target(config)
     updating.check_memory(config)
@@ -138,17 +142,18 @@ def recall_on_a_few(queries, memory, k: int, axis_name=None):
 
 
 def k_schedule(config, steps, memory_size: int):
-    """k over the steps: from the whole memory down to ``config.k``, geometrically.
+    """k over the steps: from the whole memory down to ``look.k``, geometrically.
 
-    ``config.k_warmup`` is the duration of the way down; "0 steps" is ``config.k`` throughout, a
+    ``look.k_warmup`` is the duration of the way down; "0 steps" is ``look.k`` throughout, a
     number known when compiling, so that the loss may take the form for large memories. A schedule
     is traced: it compiles once, and takes the dense form.
     """
-    duration = steps(config.k_warmup)
+    settings = config.look
+    duration = steps(settings.k_warmup)
     if duration == 0:
-        return lambda step: config.k
-    start = jnp.log(float(max(memory_size, config.k)))
-    end = jnp.log(float(config.k))
+        return lambda step: settings.k
+    start = jnp.log(float(max(memory_size, settings.k)))
+    end = jnp.log(float(settings.k))
 
     def k_at(step):
         share = jnp.minimum(step / duration, 1.0)

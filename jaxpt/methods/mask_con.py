@@ -10,8 +10,8 @@ from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 def make(setup: Setup) -> Method:
     config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
-    encoding.check_temperature(config, "target_temperature")
-    encoding.check_shares(config, "weight")
+    encoding.check_temperature(config, "mask_con.target_temperature")
+    encoding.check_shares(config, "mask_con.weight")
 
     def loss_of(queries, own, memory):
         per_query = losses.mask_con(
@@ -25,8 +25,8 @@ def make(setup: Setup) -> Method:
             key_mask=memory.valid,
             axis_name=axis,
             temperature=config.temperature,
-            target_temperature=config.target_temperature,
-            weight=config.weight,
+            target_temperature=config.mask_con.target_temperature,
+            weight=config.mask_con.weight,
         )
         return per_query, {}
 

@@ -13,7 +13,7 @@ def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_temperature(config)
     encoding.check_two_views(config)
-    encoding.check_shares(config, "weight")
+    encoding.check_shares(config, "spread.weight")
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):
@@ -24,7 +24,7 @@ def make(setup: Setup) -> Method:
                 queries.labels,
                 queries.ids,
                 temperature=config.temperature,
-                weight=config.weight,
+                weight=config.spread.weight,
                 axis_name=axis,
             )
             return jnp.mean(per_anchor), (queries.batch_stats, {})

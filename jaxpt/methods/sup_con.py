@@ -14,9 +14,8 @@ from jaxpt.methods import Method, Setup, encoding, updating
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_temperature(config)
-    require(
-        config.form in losses.FORMS, f"form must be one of {losses.FORMS}, got {config.form!r}."
-    )
+    form = config.sup_con.form
+    require(form in losses.FORMS, f"sup_con.form must be one of {losses.FORMS}, got {form!r}.")
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):
@@ -26,7 +25,7 @@ def make(setup: Setup) -> Method:
             per_anchor = losses.sup_con(
                 queries.output,
                 queries.labels,
-                form=config.form,
+                form=form,
                 temperature=config.temperature,
                 axis_name=axis,
             )

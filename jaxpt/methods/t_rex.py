@@ -19,11 +19,9 @@ SOURCES = ("learnt", "memory")
 def make(setup: Setup) -> Method:
     config = setup.config
     encoding.check_temperature(config)
-    require(
-        config.prototypes_from in SOURCES,
-        f"prototypes_from must be one of {SOURCES}, got {config.prototypes_from!r}.",
-    )
-    return _learnt(setup) if config.prototypes_from == "learnt" else _of_memory(setup)
+    source = config.t_rex.prototypes_from
+    require(source in SOURCES, f"t_rex.prototypes_from must be one of {SOURCES}, got {source!r}.")
+    return _learnt(setup) if source == "learnt" else _of_memory(setup)
 
 
 def _learnt(setup):

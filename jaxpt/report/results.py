@@ -5,32 +5,14 @@ from typing import Any, NamedTuple, Sequence
 import numpy as np
 
 from jaxpt.errors import require
+from jaxpt.methods import METHODS
 from jaxpt.report import metrics, statistics
 from jaxpt.report.metrics import HEADLINE, Metric
 from jaxpt.report.runs import canonical, merge
 
-# Methods for humans, in the order of tables and figures.
-NAMES = {
-    "cross_entropy": "cross-entropy",
-    "sup_con": "SupCon",
-    "nca": "NCA",
-    "look": "LOOK",
-    "sup_moco": "SupMoCo",
-    "exemplar": "Exemplar",
-    "spread": "spread",
-    "mask_con": "MaskCon",
-    "grafit": "Grafit",
-    "t_rex": "t-ReX",
-    "moco_v2": "MoCo v2",
-    "moco_v3": "MoCo v3",
-    "simclr": "SimCLR",
-    "byol": "BYOL",
-    "simsiam": "SimSiam",
-    "barlow_twins": "Barlow Twins",
-    "vicreg": "VICReg",
-    "dino": "DINO",
-    "nn_clr": "NNCLR",
-}
+# Methods for humans, in the order of tables and figures: those of the demo first.
+_FIRST = ("cross_entropy", "sup_con", "nca", "look")
+NAMES = {name: METHODS[name].title for name in dict.fromkeys((*_FIRST, *METHODS))}
 DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"

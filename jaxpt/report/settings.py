@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any, Iterator, Sequence
 
+from jaxpt.methods import unread
 from jaxpt.report.results import DATA_NAMES, NAMES, Results, join, protocol_of
 from jaxpt.report.runs import pretrain_limit
 
@@ -24,21 +25,6 @@ ASIDE = (
     "devices",
     "data.train_on",
 )
-# Fields, or the beginnings of their names, that only some methods read.
-_KEYED = ("look", "nca")
-READ_BY = {
-    "k": ("look",),
-    "k_warmup": ("look",),
-    "no_positive": ("look",),
-    "own_view": ("look",),
-    "memory": _KEYED,
-    "ema": _KEYED,
-    "target_norm": _KEYED,
-    "key_augment": _KEYED,
-    "temperature": (*_KEYED, "sup_con"),
-    "model.projector": (*_KEYED, "sup_con"),
-    "label_smoothing": ("cross_entropy",),
-}
 # Where methods differ in none of these, they are said to be treated alike.
 ALIKE = (
     "batch_size",
@@ -222,18 +208,16 @@ def _fields(label, by_seed) -> dict[str, str]:
     """A method's fields; several values where its seeds differ."""
     fields: dict[str, list[str]] = {}
     for record in by_seed.values():
-        for field, value in _flat(record["config"] or {}):
-            read_by = next(
-                (
-                    methods
-                    for name, methods in READ_BY.items()
-                    if field == name or field.startswith(name + ".")
-                ),
-                None,
-            )
-            if field not in ASIDE and (read_by is None or record["method"] in read_by):
+        config = record["config"]
+        aside = {*ASIDE, *unread(config)} if config else ()
+        for field, value in _flat(config or {}):
+            if not _among(field, aside):
                 fields.setdefault(field, []).append(_value(value))
     return {field: _all(values) for field, values in fields.items()}
+
+
+def _among(field, parts) -> bool:
+    return any(field == part or field.startswith(f"{part}.") for part in parts)
 
 
 def _without_copies(columns, part, source):

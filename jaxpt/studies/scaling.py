@@ -22,7 +22,7 @@ from jaxpt.train import optimizer as optimizers
 
 RECORDS = "records.jsonl"
 # Durations that depend on the number of images where they are given in epochs.
-_DURATIONS = ("duration", "k_warmup", "optimizer.warmup")
+_DURATIONS = ("duration", "look.k_warmup", "optimizer.warmup")
 
 
 def run(

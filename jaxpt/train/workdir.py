@@ -9,6 +9,7 @@ from typing import Any
 import ml_collections
 from etils import epath
 
+from jaxpt import old_names
 from jaxpt.errors import InputError, require
 from jaxpt.files import replacing, unwritable
 from jaxpt.train import checkpoint
@@ -138,7 +139,7 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
     """
     path = epath.Path(workdir) / CONFIG
     try:
-        return ml_collections.ConfigDict(json.loads(path.read_text()))
+        return ml_collections.ConfigDict(old_names.with_new_names(json.loads(path.read_text())))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:

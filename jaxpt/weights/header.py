@@ -12,6 +12,7 @@ import numpy as np
 import safetensors.numpy
 from safetensors import safe_open
 
+from jaxpt import old_names
 from jaxpt.errors import InputError, require
 
 FILE = "model.safetensors"
@@ -68,7 +69,7 @@ def read_about(path: str | os.PathLike) -> dict[str, Any] | None:
     _check(about["model"], _MODEL, where)
     if "data" in about["made"]:
         _check(about["made"]["data"], _DATA, where)
-    return about
+    return about | {"config": old_names.with_new_names(about["config"])}
 
 
 def _check(part, fields, where) -> None:

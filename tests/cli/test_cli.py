@@ -49,7 +49,7 @@ def test_without_a_command_it_names_them_all(capsys):
         ["transfer", "run"],
         ["demo", "--data=cifar"],
         ["demo", "--seeds=few"],
-        ["demo", "--config.k=5"],
+        ["demo", "--config.look.k=5"],
         ["report", "x.jsonl"],
         ["evaluate", "run"],
         ["evaluate", "--out=x"],
@@ -88,7 +88,7 @@ class TestHelp:
                     "--config",
                     "--workdir",
                     "--noresume",
-                    "--config.k=50",
+                    "--config.look.k=50",
                     "pretrain/digits.py",
                     "pretrain/fashion_mnist.py",
                     "pretrain/defaults.py",
@@ -153,7 +153,7 @@ class TestWhatReachesTheLoop:
             cli.main(
                 PRETRAIN
                 + [
-                    "--config.k=7",
+                    "--config.look.k=7",
                     "--config.temperature=1",
                     "--config.augment.flip=true",
                     "--config.data.path=some where",
@@ -166,7 +166,7 @@ class TestWhatReachesTheLoop:
             == 0
         )
         ((config, _, resume),) = given
-        assert (config.k, config.augment.flip, config.data.path) == (7, True, "some where")
+        assert (config.look.k, config.augment.flip, config.data.path) == (7, True, "some where")
         assert config.temperature == 1.0 and isinstance(config.temperature, float)
         assert config.model.projector.hidden == (32, 16)
         assert config.model.options.widths == (8, 16)  # which the config does not name
@@ -186,10 +186,10 @@ class TestWhatReachesTheLoop:
     def test_a_config_file_of_one_s_own(self, given, folder):
         (folder / "mine.py").write_text(
             "from jaxpt.configs.pretrain import digits\n\n\ndef get_config():\n"
-            "    config = digits.get_config()\n    config.k = 33\n    return config\n"
+            "    config = digits.get_config()\n    config.look.k = 33\n    return config\n"
         )
         assert cli.main(["pretrain", "--workdir=out", "--config=mine.py"]) == 0
-        assert given[0][0].k == 33
+        assert given[0][0].look.k == 33
 
     @pytest.mark.parametrize("name", ["defaults.py", "digits.py", "fashion_mnist.py"])
     def test_every_installed_config_can_be_read_and_saved(self, given, name):

@@ -20,7 +20,7 @@ TINY = {
     "checkpoint_every": "0 steps",
     "model.options": {"widths": (8,), "strides": (4,)},
     "model.projector": {"hidden": (), "dim": 4},
-    "k": 5,
+    "look.k": 5,
     "memory": 60,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 1e30,

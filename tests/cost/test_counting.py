@@ -151,7 +151,7 @@ def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset):
         small_runs.RUN
         | {
             "local_views": 1 if method == "dino" else 0,
-            "k_warmup": "0 steps",
+            "look.k_warmup": "0 steps",
             "model.name": network,
             "model.options": NARROW[network],
         },

@@ -75,7 +75,7 @@ class TestSizes:
 
 class TestSteps:
     def test_chips_share_the_work_and_send_to_one_another(self):
-        config = config_of(k=50)
+        config = config_of(**{"look.k": 50})
         one, eight = plan.run(config, ["v5e-1", "v5e-8"])
         # All but the optimizer, the target and the guard, which every chip has whole.
         assert 1 / 8 < eight.gigaflops / one.gigaflops < 1 / 8 + 0.03

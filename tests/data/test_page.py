@@ -14,7 +14,14 @@ COMMANDS = [
     if command.whole and command.words[0] == "jaxpt"
 ]
 # What makes a run short, and what a set of this size allows.
-SHORT = {"duration": "2 steps", "batch_size": 8, "memory": 16, "k": 4, "knn_k": 3, "devices": 1}
+SHORT = {
+    "duration": "2 steps",
+    "batch_size": 8,
+    "memory": 16,
+    "look.k": 4,
+    "knn_k": 3,
+    "devices": 1,
+}
 
 
 @pytest.fixture

@@ -52,7 +52,7 @@ def config(folder, **changes):
             "memory": 36,
             "duration": f"{STEPS} steps",
             "knn_every": "0 steps",
-            "k_warmup": "0 steps",
+            "look.k_warmup": "0 steps",
             "checkpoint_every": "1 steps",
             "keep_checkpoints": 9,
         }

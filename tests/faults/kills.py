@@ -50,7 +50,7 @@ CONFIG = {
     "knn_every": "8 steps",
     "checkpoint_every": "4 steps",
     "keep_checkpoints": 2,
-    "k": 10,
+    "look.k": 10,
     "memory": 240,
     "model.options.widths": "(8, 16)",
     "model.options.strides": "(2, 2)",

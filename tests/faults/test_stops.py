@@ -23,7 +23,7 @@ COMMAND = [
     "--config.memory=60",
     "--config.model.options.widths=(8,)",
     "--config.model.options.strides=(4,)",
-    "--config.k=5",
+    "--config.look.k=5",
 ]
 
 

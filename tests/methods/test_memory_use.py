@@ -82,7 +82,7 @@ class TestBank:
         # The queue was filled in the order of the first pass: each batch drops its own old keys.
         options = {
             "duration": "1 epochs",
-            "k_warmup": "0 steps",
+            "look.k_warmup": "0 steps",
             "memory": IMAGES,
             "knn_every": "0 steps",
         }

@@ -27,7 +27,7 @@ def run(name, dataset, workdir=None, **changes):
         | {
             "batch_size": 40,
             "memory": 120,
-            "k_warmup": "0 steps",
+            "look.k_warmup": "0 steps",
             "duration": "4 steps",
             "checkpoint_every": "2 steps",
             "knn_every": "0 steps",

@@ -35,7 +35,7 @@ def look_step(dataset):
 
 @pytest.fixture(scope="module")
 def info_nce_step(dataset):
-    return step_of("look", dataset, own_view=1.0, ema=0.0)
+    return step_of("look", dataset, **{"look.own_view": 1.0}, ema=0.0)
 
 
 class TestViews:
@@ -228,7 +228,7 @@ def test_loss_of_a_step_is_the_loss_of_its_views(name, dataset):
 
 
 def test_the_prototypes_of_t_rex_star_are_those_of_the_memory(dataset):
-    step = step_of("t_rex", dataset, prototypes_from="memory")
+    step = step_of("t_rex", dataset, **{"t_rex.prototypes_from": "memory"})
     keys, labels, of_keys = memory_of(step)
     plain = losses.prototype_softmax(
         step.outputs,
@@ -347,8 +347,8 @@ class TestTargetNorm:
 
 
 class TestKSchedule:
-    def k_at(self, step, **changes):
-        config = config_of("look", {"k": 10} | changes)
+    def k_at(self, step, *, k=10, k_warmup):
+        config = config_of("look", {"look.k": k, "look.k_warmup": k_warmup})
         return look.k_schedule(config, lambda text: int(text.split()[0]), 1000)(jnp.asarray(step))
 
     def test_without_warmup_k_is_constant(self):
@@ -407,7 +407,7 @@ class TestEma:
 
 class TestApproximateNeighbours:
     def test_the_step_is_the_exact_one_where_nothing_is_missed(self, look_step, dataset):
-        step = step_of("look", dataset, neighbors="approximate")
+        step = step_of("look", dataset, **{"look.neighbors": "approximate"})
         assert float(step.metrics["recall"]) == 1 and "recall" not in look_step.metrics
         assert_close(step.after, look_step.after)
 
@@ -417,17 +417,22 @@ class TestApproximateNeighbours:
             found, place = jax.lax.top_k(values, min(k + 1, values.shape[1]))
             return found[:, 1:], place[:, 1:]
 
-        exact = step_of("look", dataset, k=4)
+        exact = step_of("look", dataset, **{"look.k": 4})
         monkeypatch.setattr(jax.lax, "approx_max_k", all_but_the_best)
-        step = step_of("look", dataset, neighbors="approximate", k=4)
+        step = step_of("look", dataset, **{"look.neighbors": "approximate", "look.k": 4})
         assert float(step.metrics["recall"]) == pytest.approx(3 / 4)
         assert abs(float(step.metrics["loss"]) - float(exact.metrics["loss"])) > 1e-3
 
     @pytest.mark.parametrize(
         "change",
-        [{"gate": 1.0}, {"k_by_class": True}, {"k_warmup": "2 steps"}, {"neighbors": "near"}],
+        [
+            {"look.gate": 1.0},
+            {"look.k_by_class": True},
+            {"look.k_warmup": "2 steps"},
+            {"look.neighbors": "near"},
+        ],
     )
     def test_what_it_cannot_be_with(self, change, dataset):
-        config = config_of("look", HAND | {"neighbors": "approximate"} | change)
+        config = config_of("look", HAND | {"look.neighbors": "approximate"} | change)
         with pytest.raises(InputError, match="neighbors"):
             pretrain.prepare(config, dataset)

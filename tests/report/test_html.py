@@ -11,6 +11,7 @@ from jaxpt import report
 from jaxpt.errors import InputError
 from jaxpt.report import features, settings
 from jaxpt.report.metrics import HEADLINE
+from jaxpt.methods import METHODS
 from jaxpt.report.results import NAMES, collect
 
 
@@ -322,11 +323,38 @@ def test_long_lists_of_constants_are_told_by_their_ends():
 def test_settings_show_what_a_method_reads():
     different, same = settings.config_rows(collect(fake_records.all_tied()))
     table = {row[0]: row[1:] for row in different}
-    assert table["k"][:3] == ["–"] * 3 and table["k"][3].isdigit()
-    assert table["label_smoothing"][1:] == ["–"] * 3
+    assert table["look.k"][:3] == ["–"] * 3 and table["look.k"][3].isdigit()
+    assert table["cross_entropy.label_smoothing"][1:] == ["–"] * 3
     assert table["key_augment.*"] == ["–", "–", "as augment.*", "as augment.*"]
     assert ["batch_size", "120"] in same
     assert not {"seed", "method", "log_every"} & {row[0] for row in different + same}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_report_shows_a_method_s_own_settings_and_no_other_s(method):
+    made = fake_records.record(method, 0, (0.9,))
+    different, same = settings.config_rows(collect([made]))
+    shown = {row[0] for row in same}
+    config = made["config"]
+    sections = {name for name in METHODS if isinstance(config.get(name), dict)}
+    own = {f"{method}.{name}" for name in config[method]} if method in sections else set()
+    assert not different
+    assert {field for field in shown if field.partition(".")[0] in sections} == own
+    for field, group in ("temperature", "temperature"), ("ema", "target"), ("memory", "memory"):
+        assert (field in shown) == (group in METHODS[method].reads)
+
+
+def test_a_setting_that_asks_for_more_shows_more():
+    """A classifier behind a projector has a projector; t-ReX* has a target and a memory."""
+    for method, field, value, more in (
+        ("cross_entropy", "classifier", "mlp", {"model.projector.dim"}),
+        ("t_rex", "prototypes_from", "memory", {"memory", "ema"}),
+    ):
+        made = fake_records.record(method, 0, (0.9,))
+        before = {row[0] for row in settings.config_rows(collect([made]))[1]}
+        made["config"][method][field] = value
+        after = {row[0] for row in settings.config_rows(collect([made]))[1]}
+        assert more <= after - before
 
 
 def test_augmentations_of_keys_have_a_row_where_they_are_not_those_of_queries():

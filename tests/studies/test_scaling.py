@@ -49,7 +49,7 @@ def test_a_limit_outside_the_set_is_refused(dataset, limit):
 
 def test_every_size_takes_the_steps_of_the_whole_set():
     config = digits.get_config("look")
-    config.k_warmup, config.optimizer.warmup = "6 epochs", "3 epochs"
+    config.look.k_warmup, config.optimizer.warmup = "6 epochs", "3 epochs"
     jobs = scaling._jobs({"look": config, "nca": digits.get_config("nca")}, [600, 150], 2)
     assert [(j.config["seed"], j.config["data"]["pretrain_limit"], j.label) for j in jobs] == [
         (seed, size, label) for seed in (0, 1) for size in (150, 600) for label in ("look", "nca")
@@ -57,7 +57,7 @@ def test_every_size_takes_the_steps_of_the_whole_set():
     for job in jobs:
         assert job.config["duration"] == "600 steps" and job.part == "test"  # 60 epochs of 1,200
         assert job.config["data"]["limit"] == 0  # evaluators see everything
-    assert (jobs[0].config["k_warmup"], jobs[0].config["optimizer"]["warmup"]) == (
+    assert (jobs[0].config["look"]["k_warmup"], jobs[0].config["optimizer"]["warmup"]) == (
         "60 steps",
         "30 steps",
     )

@@ -31,7 +31,7 @@ def _store(path, job, config=None):
 
 def test_a_record_of_a_version_with_fewer_fields_still_counts(tmp_path):
     job = _job()
-    old = {name: value for name, value in job.config.items() if name != "no_positive"}
+    old = {name: value for name, value in job.config.items() if name != "memory_dtype"}
     old["data"] = {name: value for name, value in old["data"].items() if name != "path"}
     _store(tmp_path / "records.jsonl", job, old)
     assert [r["label"] for r in study.stored([job], tmp_path / "records.jsonl")] == ["LOOK"]
@@ -45,9 +45,9 @@ def test_another_config_or_part_does_not(tmp_path):
     assert study.stored([_job()], path)
     assert not study.stored(
         [
-            _job(k=7),
+            _job(look={"k": 7}),
             _job(part="validation"),
-            _job(no_positive="drop"),
+            _job(look={"no_positive": "drop"}),
             _job()._replace(part="validation"),
             _job(data={"label_map": "parity"}),
         ],
@@ -92,7 +92,7 @@ def test_equal_jobs_are_run_once_and_each_gets_its_record(tmp_path, monkeypatch)
         return {"key": job.key, "label": job.label, "part": job.part, "config": job.config}
 
     monkeypatch.setattr(study, "run_job", run_job)
-    jobs = [_job(), _job(k=7)._replace(label="k=7"), _job()._replace(label="LOOK again")]
+    jobs = [_job(), _job(look={"k": 7})._replace(label="k=7"), _job()._replace(label="LOOK again")]
     found = study.run(jobs, tmp_path / "records.jsonl", workers=1)
     assert len(ran) == len(records.read(tmp_path / "records.jsonl")) == 2
     assert [r["label"] for r in found] == ["LOOK", "k=7", "LOOK again"]

@@ -21,7 +21,7 @@ TINY = {
     "model.options": {"widths": (8,), "strides": (4,)},
     "optimizer.name": "sgd",
     "model.projector": {"hidden": (), "dim": 4},
-    "k": 5,
+    "look.k": 5,
     "memory": 60,
 }
 

@@ -29,7 +29,7 @@ CONFIG = {
     "knn_every": "0 steps",
     "checkpoint_every": "10 steps",
     "memory": 4000,
-    "k": 10,
+    "look.k": 10,
     "optimizer.name": "sgd",
     "optimizer.learning_rate": 0.05,
     "model.options.widths": "(8,)",

@@ -22,7 +22,7 @@ RUN = {
     "optimizer.learning_rate": 0.05,
     "data.limit": 400,
     "memory": 400,
-    "k": 20,
+    "look.k": 20,
     "model.options": {"widths": (8,), "strides": (4,)},
     "model.projector": {"hidden": (), "dim": 8},
     "local_views": 0,
@@ -63,17 +63,17 @@ def devices_of(memory):
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
-        ("look", {"own_view": 0.3, "k_by_class": True, "balanced": True}),
-        ("look", {"memory": 4000, "k": 10}),  # streamed
-        ("look", {"neighbors": "approximate", "steps_per_call": 2}),
-        ("look", {"memory_kind": "bank", "k_warmup": "4 steps"}),
+        ("look", {"look.own_view": 0.3, "look.k_by_class": True, "look.balanced": True}),
+        ("look", {"memory": 4000, "look.k": 10}),  # streamed
+        ("look", {"look.neighbors": "approximate", "steps_per_call": 2}),
+        ("look", {"memory_kind": "bank", "look.k_warmup": "4 steps"}),
         ("nca", {"memory": 4000}),
         ("sup_moco", {}),
         ("exemplar", {}),
         ("mask_con", {}),
         ("grafit", {}),
         ("moco_v2", {}),
-        ("t_rex", {"prototypes_from": "memory"}),
+        ("t_rex", {"t_rex.prototypes_from": "memory"}),
     ],
 )
 def test_every_method_learns_the_same(method, changes, dataset):

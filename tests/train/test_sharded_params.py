@@ -30,7 +30,7 @@ RUN = {
     "optimizer.learning_rate": 0.05,
     "data.limit": 400,
     "memory": 400,
-    "k": 20,
+    "look.k": 20,
     "local_views": 0,
     "devices": 8,
     "model.options": {"widths": (8,), "strides": (4,)},

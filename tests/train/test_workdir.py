@@ -44,8 +44,8 @@ def test_an_empty_folder_is_anybody_s(tmp_path):
         ({"model.remat": True}, ["model.remat (False there, True here)"]),
         ({"max_skipped": 3}, ["max_skipped (0 there, 3 here)"]),
         (
-            {"optimizer.learning_rate": 0.5, "k": 7},
-            ["k (50 there, 7 here)", "optimizer.learning_rate (0.001 there, 0.5 here)"],
+            {"optimizer.learning_rate": 0.5, "look.k": 7},
+            ["look.k (50 there, 7 here)", "optimizer.learning_rate (0.001 there, 0.5 here)"],
         ),
         (
             {"augment.crop_area": (0.5, 1.0)},
@@ -132,7 +132,7 @@ def test_a_config_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch)
 
     monkeypatch.setattr(type(epath.Path(folder)), "write_text", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): choose"):
-        workdirs.claim(folder, config_with(k=3), [])
+        workdirs.claim(folder, config_with(**{"look.k": 3}), [])
     assert (folder / workdirs.CONFIG).read_text() == before
     assert [p.name for p in folder.iterdir()] == [workdirs.CONFIG]
 
@@ -150,6 +150,6 @@ def test_a_run_is_opened_at_its_newest_sound_checkpoint(folder):
     saved(folder, 1, 2)
     (folder / "checkpoints" / "2" / "_METADATA").write_text("")
     config, step = workdirs.open_run(folder)
-    assert step == 1 and config.k == 50
+    assert step == 1 and config.look.k == 50
     with pytest.raises(InputError, match="no pre-training run"):
         workdirs.open_run(folder / "checkpoints")

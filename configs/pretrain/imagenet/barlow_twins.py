@@ -20,7 +20,7 @@ SETTINGS = {
     "optimizer.weight_decay": 1.5e-06,
     "optimizer.warmup": "10 epochs",
     "batch_size": 2048,
-    "redundancy": 0.0051,
+    "barlow_twins.redundancy": 0.0051,
     "model.projector.hidden": (8192, 8192),
     "model.projector.dim": 8192,
 }

@@ -5,7 +5,7 @@
 
 Source: common practice, unchecked: SGD with momentum 0.9, rate 0.1 for 256 images, weight decay
 1e-4, 5 epochs of warm-up, label smoothing 0.1, BatchNorm of each device. SL-MLP (Wang et al.,
-CVPR 2022) is --config.classifier=mlp.
+CVPR 2022) is --config.cross_entropy.classifier=mlp.
 Expected: about 76 % top-1 (unchecked). Not yet run here.
 On paper: 1.6 hours on v5e-32, 51.3 chip-hours, 1.59 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, smoke.
@@ -17,7 +17,7 @@ from jaxpt.configs.pretrain import recipes
 SETTINGS = {
     "rate": 0.1,
     "optimizer.weight_decay": 0.0001,
-    "label_smoothing": 0.1,
+    "cross_entropy.label_smoothing": 0.1,
     "model.norm": "batch",
     "model.projector.hidden": (2048,),
     "model.projector.dim": 2048,
@@ -25,8 +25,8 @@ SETTINGS = {
 VIT_S16 = {
     "rate": 0.00025,
     "optimizer.weight_decay": 0.05,
-    "mixup": 0.8,
-    "cutmix": 1.0,
+    "cross_entropy.mixup": 0.8,
+    "cross_entropy.cutmix": 1.0,
     "augment.rand_augment": 2,
 }
 LONGER = {"300ep": {"duration": "300 epochs"}}

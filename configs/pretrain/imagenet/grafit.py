@@ -17,7 +17,7 @@ SETTINGS = {
     "rate": 0.03,
     "optimizer.weight_decay": 0.0001,
     "batch_size": 256,
-    "weight": 0.5,
+    "grafit.weight": 0.5,
     "temperature": 0.1,
     "model.projector.hidden": (2048,),
     "model.projector.dim": 256,

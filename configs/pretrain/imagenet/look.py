@@ -19,7 +19,7 @@ SETTINGS = {
     "rate": 0.1,
     "optimizer.weight_decay": 0.0001,
     "duration": "90 epochs",
-    "k": 400,
+    "look.k": 400,
     "temperature": 0.1,
     "model.projector.hidden": (2048, 2048),
     "model.projector.dim": 128,

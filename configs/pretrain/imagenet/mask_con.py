@@ -20,8 +20,8 @@ SETTINGS = {
     "memory": 8192,
     "ema": 0.99,
     "temperature": 0.1,
-    "target_temperature": 0.05,
-    "weight": 1.0,
+    "mask_con.target_temperature": 0.05,
+    "mask_con.weight": 1.0,
     "model.projector.hidden": (2048,),
     "model.projector.dim": 128,
 }

@@ -20,7 +20,7 @@ SETTINGS = {
     "optimizer.warmup": "10 epochs",
     "batch_size": 2048,
     "temperature": 0.5,
-    "weight": 0.5,
+    "spread.weight": 0.5,
     "model.projector.hidden": (2048,),
     "model.projector.dim": 128,
 }
