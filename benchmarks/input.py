@@ -26,8 +26,8 @@ from PIL import Image
 
 from jaxpt import records
 from jaxpt.data import augment, presets, sources
+from jaxpt.data.decode import make_pool
 from jaxpt.data.feed import make_feed, rows_of_step
-from jaxpt.data.parallel import make_pool
 from jaxpt.train.parallel import Devices
 
 HERE = pathlib.Path(__file__).parent

@@ -16,7 +16,7 @@ import sys
 from jaxpt.configs.pretrain import cifar, recipes
 from jaxpt.configs.pretrain.imagenet import look
 
-from jaxpt import recipe as fine_tuning
+from jaxpt import finetune as fine_tuning
 from jaxpt import records
 from jaxpt.cost import plan
 from jaxpt.methods import METHODS

@@ -12,12 +12,12 @@ import pathlib
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxpt.configs.pretrain import digits
 
 from jaxpt import losses, pretrain
-from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 from jaxpt.evaluation.features import extract
-from jaxpt.evaluation.vectors import unit_rows
+from jaxpt.evaluation.geometry import unit_rows
 from jaxpt.report import drawing
 
 PICTURE = pathlib.Path(__file__).parent / "images" / "neighborhood.png"

@@ -7,14 +7,14 @@ from typing import Any, Sequence
 
 import ml_collections
 
-from jaxpt import recipe, records
+from jaxpt import records
 from jaxpt.backbones import Backbone, open_backbone
 from jaxpt.data import sources
 from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
 from jaxpt.files import writable_folder
-from jaxpt.finetune import Task, finetune
+from jaxpt.finetune import Task, check, finetune, resolve
 from jaxpt.train.parallel import Devices
 
 # What changes no single result, but only which and where.
@@ -44,7 +44,7 @@ def run(
       InputError: for a backbone that cannot be opened, data that does not fit it, a bad config.
     """
     require(config.frozen or config.finetune, "nothing to do: both frozen and finetune are off.")
-    recipe.check(config)
+    check(config)
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     known = {record["key"]: record for record in records.read(out)}
@@ -58,7 +58,7 @@ def run(
         loaded = {name: loaded.get(name) or sources.load(data_config)}  # no more than one set
         dataset = loaded[name]
         require_part(dataset, "test")
-        resolved = recipe.resolve(config, dataset, source=data_config.source)
+        resolved = resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
             about |= {
                 "label": backbone.label,

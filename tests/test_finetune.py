@@ -12,7 +12,7 @@ import pytest
 from jaxpt.configs.pretrain import digits
 from jaxpt.configs.transfer import defaults
 
-from jaxpt import backbones, finetune, models, recipe
+from jaxpt import backbones, finetune, models
 from jaxpt.data import augment, sources
 from jaxpt.data.feed import Batch, rows_of_step
 from jaxpt.errors import InputError
@@ -61,7 +61,7 @@ def start():
 
 
 def task_of(start, dataset, devices=ONE, **changes):
-    return finetune.Task(recipe.resolve(config_of(**changes), dataset), start, dataset, devices)
+    return finetune.Task(finetune.resolve(config_of(**changes), dataset), start, dataset, devices)
 
 
 def trained(start, dataset, devices=ONE, *, rate=1e-2, decay=1e-2, seed=0, **changes):

@@ -1,4 +1,4 @@
-"""Fine-tuning by BiT-HyperRule (Kolesnikov et al., ECCV 2020; see jaxpt/recipe.py).
+"""Fine-tuning by BiT-HyperRule (Kolesnikov et al., ECCV 2020; see jaxpt/finetune.py).
 
     jaxpt transfer runs/look --out=runs/transfer.jsonl --config=transfer/bit.py
 

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import formats, open_image, suffixes
-from jaxpt.data.parallel import in_parallel
+from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
 
 PNG_DEPTH = 24  # which byte of a PNG says how many bits a channel has

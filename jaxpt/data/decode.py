@@ -5,15 +5,17 @@ import io
 import logging
 import os
 import pathlib
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageColor, UnidentifiedImageError
 
-from jaxpt.data.parallel import in_parallel
 from jaxpt.errors import InputError, require
 
+TOGETHER = 1024  # items that are begun together
 MOST_PIXELS = 100_000_000  # of one image: a small file may unpack to any number of them
 LARGE = 2**30  # bytes from which on reading says how much memory it takes
 # Pillow decodes these by itself. It hands others to programs (EPS to Ghostscript) or has them only
@@ -231,3 +233,16 @@ def check_memory(n: int, side: int, channels: int) -> None:
             channels,
             needed / 2**30,
         )
+
+
+def make_pool(workers: int = 0) -> ThreadPoolExecutor:
+    """A pool of so many threads; 0: as many as there are cores."""
+    return ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="decode")
+
+
+def in_parallel(function: Callable, items: Iterable, workers: int = 0) -> Iterator[Any]:
+    """``map`` by a pool of threads: results in order, few of them waiting at any time."""
+    with make_pool(workers) as pool:
+        items = iter(items)
+        while some := list(islice(items, TOGETHER)):
+            yield from pool.map(function, some)

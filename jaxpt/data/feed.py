@@ -16,9 +16,8 @@ import jax
 import numpy as np
 
 from jaxpt.data.dataset import Split
-from jaxpt.data.parallel import make_pool
+from jaxpt.data.decode import make_pool
 from jaxpt.errors import InputError, RunError, require
-
 
 TASKS = 64  # that the images of a batch are shared among, so that no thread waits for another
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each holds a batch

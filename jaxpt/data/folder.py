@@ -15,8 +15,7 @@ import PIL
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import Framing, Reading, check_memory, open_image, to_square
-from jaxpt.data.parallel import in_parallel
+from jaxpt.data.decode import Framing, Reading, check_memory, in_parallel, open_image, to_square
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxpt.data.decode import Framing, read_square
-from jaxpt.data.parallel import in_parallel
+from jaxpt.data.decode import Framing, in_parallel, read_square
 from jaxpt.errors import shown
 
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home
-from jaxpt.data.decode import open_image
-from jaxpt.data.parallel import in_parallel
+from jaxpt.data.decode import in_parallel, open_image
 from jaxpt.data.tfds_tasks import Task
 from jaxpt.errors import InputError, require
 from jaxpt.files import replacing

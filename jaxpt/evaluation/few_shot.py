@@ -7,7 +7,7 @@ import numpy as np
 from jaxpt.errors import require
 from jaxpt.evaluation import logistic
 from jaxpt.evaluation.checks import check_features, check_known, check_split
-from jaxpt.evaluation.vectors import unit_rows
+from jaxpt.evaluation.geometry import unit_rows
 
 
 class Episodes(NamedTuple):

@@ -5,7 +5,12 @@ from scipy.special import logsumexp
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
-from jaxpt.evaluation.vectors import unit_rows
+
+
+def unit_rows(features) -> np.ndarray:
+    """float64 [n, dim], each row of length one; a zero row stays zero."""
+    features = np.asarray(features, np.float64)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
 
 
 def class_separation(features: np.ndarray, labels: np.ndarray) -> float:

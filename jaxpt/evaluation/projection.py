@@ -9,7 +9,7 @@ from threadpoolctl import threadpool_limits
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
-from jaxpt.evaluation.vectors import unit_rows
+from jaxpt.evaluation.geometry import unit_rows
 
 
 class Projection(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features, check_split, numbered
-from jaxpt.evaluation.vectors import unit_rows
+from jaxpt.evaluation.geometry import unit_rows
 
 # Equal rows differ by rounding in a matrix product, and collapsed features are full of equal rows.
 DECIMALS = 12

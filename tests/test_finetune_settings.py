@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
-from jaxpt import recipe
 from jaxpt.configs.pretrain import digits
 from jaxpt.configs.transfer import bit, defaults
+
+from jaxpt import finetune
 from jaxpt.data import sources
 
 
@@ -25,16 +25,16 @@ def dataset():
     ],
 )
 def test_the_hyper_rule(examples, side, wanted):
-    assert recipe.bit(examples=examples, height=side, width=side) == wanted
+    assert finetune.bit(examples=examples, height=side, width=side) == wanted
 
 
 def test_the_hyper_rule_goes_by_the_area():
-    assert recipe.bit(examples=1, height=48, width=191).crop == 128
-    assert recipe.bit(examples=1, height=48, width=192).crop == 480
+    assert finetune.bit(examples=1, height=48, width=191).crop == 128
+    assert finetune.bit(examples=1, height=48, width=192).crop == 480
 
 
 def test_the_rule_fills_only_what_is_left_to_it(dataset):
-    config = recipe.resolve(bit.get_config(), dataset)
+    config = finetune.resolve(bit.get_config(), dataset)
     assert (config.resize, config.crop, config.duration, config.warmup, config.mixup) == (
         160,
         128,
@@ -46,7 +46,7 @@ def test_the_rule_fills_only_what_is_left_to_it(dataset):
     assert config.schedule.at == (0.3, 0.6, 0.9)
     config = bit.get_config()
     config.update(resize=10, crop=8, mixup=0.0, duration="7 steps")
-    config = recipe.resolve(
+    config = finetune.resolve(
         config,
         dataset._replace(
             trainval=dataset.trainval._replace(
@@ -77,4 +77,4 @@ def test_the_rule_fills_only_what_is_left_to_it(dataset):
 def test_a_metric_that_is_left_out_is_that_of_the_set(metric, source, wanted, dataset):
     config = defaults.get_config()
     config.metric = metric
-    assert recipe.resolve(config, dataset, source=source).metric == wanted
+    assert finetune.resolve(config, dataset, source=source).metric == wanted
