@@ -12,7 +12,7 @@ from jaxpt import memory, training_loop
 from jaxpt import start as start_from
 from jaxpt.config_check import check_numbers
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, mixup, sources
+from jaxpt.data import augment, identity, mixup, sources
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import make_feed
 from jaxpt.errors import RunError, require
@@ -26,7 +26,7 @@ from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
-from jaxpt.train.parallel import AXIS, Devices, on_host
+from jaxpt.train.parallel import AXIS, Devices, on_host, require_agreement
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState
 from jaxpt.train.stopping import StopRequest
@@ -75,7 +75,7 @@ def run(
       workdir: where config, metrics and checkpoints go; None keeps everything in memory.
       resume: False refuses a workdir that already holds a run.
       quiet: no progress line.
-      dataset: the set, where it is loaded already.
+      dataset: the set, where it is loaded already. Its arrays are what a resumed run compares.
       max_minutes: the run saves and stops before so many minutes are over; 0: no limit.
 
     Raises:
@@ -93,21 +93,25 @@ def run(
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     encoding.check_micro_batches(config, devices.count)
-    dataset = dataset or sources.load(config.data)
+    given, dataset = dataset, dataset or sources.load(config.data)
     train = train_split(config, dataset)
     method, durations = prepare(config, dataset)
     state = init_state(method, config, train.images)
     if config.model.weights and (workdir is None or checkpoint.newest(workdir) is None):
         state = start_from.from_weights(state, method.encoder.backbone, config.model.weights)
     state = place_state(state, config, devices)
+    data = None
+    if workdir is not None or jax.process_count() > 1:
+        data = identity.of_dataset(given) if given else sources.identify(config.data)
+        require_agreement(data.digest, "data: give each the same files in the same order")
     feed = make_feed(config, train, dataset.coarse(train.labels), devices)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
         if workdir is not None:  # last of all checks, so that a bad config leaves nothing behind
             stack.enter_context(stop)
-            about = {"config": config.to_dict(), "data": _about(dataset, train)}
-            checkpointer = _open_folder(stack, workdir, config, durations, resume, about)
+            about = {"config": config.to_dict(), "data": _about(dataset, train, data)}
+            checkpointer = _open_folder(stack, workdir, config, durations, resume, about, data)
         start = checkpointer.latest_step() if checkpointer else None
         if start is not None:
             state = checkpointer.restore(start, state)
@@ -158,24 +162,25 @@ def _tell(devices, feed, dataset, workdir, quiet) -> None:
         (workdirs.make(workdir) / BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
-def _about(dataset, train) -> dict[str, Any]:
+def _about(dataset, train, data) -> dict[str, Any]:
     """What a checkpoint says of the images that it saw."""
     return {
         "name": dataset.name,
+        "identity": data.digest,
         "images": len(train.ids),
         "shape": list(train.images.shape[1:]),
         "classes": list(dataset.coarse.names),
     }
 
 
-def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpointer:
+def _open_folder(stack, workdir, config, durations, resume, about, data) -> Checkpointer:
     """Claims the folder for this run, for as long as ``stack`` is open."""
-    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(), resume=resume)
-    finished = changes and (checkpoint.newest(workdir) or 0) >= durations.total
+    changes = workdirs.check(workdir, config, defaults.get_config().to_dict(), data, resume=resume)
+    finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,
         f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
-        f"in {'; '.join(changes)}: choose another workdir.",
+        f"in {'; '.join(changes.config)}: choose another workdir.",
     )
     folder = workdirs.make(workdir)
     if jax.process_index() == 0:
@@ -189,7 +194,7 @@ def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpoint
     )
     stack.callback(checkpointer.close)
     if jax.process_index() == 0:
-        workdirs.claim(workdir, config, changes)
+        workdirs.claim(workdir, config, changes, data)
     return checkpointer
 
 

@@ -122,7 +122,3 @@ def test_imports_point_down(path):
 
 def test_every_part_has_its_place():
     assert {part_of(path) for path in FILES} == MAY_IMPORT.keys()
-
-
-def test_files_stay_short():
-    assert {str(p): n for p in FILES if (n := len(p.read_text().splitlines())) > 400} == {}

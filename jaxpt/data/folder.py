@@ -80,10 +80,7 @@ def read(
     if errors:
         _tell(root, errors, len(files), broken)
         parts = {name: _without(part, errors) for name, part in parts.items()}
-    require(bool(parts["train"].files), f"{root} has no training image that can be used.")
-    names = sorted(set(parts["train"].classes))
-    extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
-    require(not extra, f"{root}: no training image of {extra} can be used.")
+    names = _class_names(root, parts)
     channels = 1 if grey else 3
     images = {
         name: _stack([seen[file] for file in part.files], size, channels)
@@ -101,6 +98,47 @@ def read(
         names,
         tuple(errors.values()),
     )
+
+
+def listed(
+    root: pathlib.Path,
+    size: int,
+    *,
+    broken: str = "stop",
+    keep: int | None = None,
+    cache: pathlib.Path | None = None,
+) -> Folder:
+    """Lists what ``read`` would read, as ``Pictures``; arguments and errors as of ``read``.
+
+    Nothing is decoded, unless broken files are to be left out and were not looked for before.
+    """
+    del keep
+    parts = listing.parts(root)
+    if broken == "skip":
+        errors, _ = _checked([file for part in parts.values() for file in part.files], cache)
+        parts = {name: _without(part, errors) for name, part in parts.items()}
+    names = _class_names(root, parts)
+    position = {name: i for i, name in enumerate(names)}
+    return Folder(
+        root.stem,
+        {
+            name: (
+                Pictures(part.files, Framing.centre(size), 3),
+                np.array([position[c] for c in part.classes], np.int32),
+            )
+            for name, part in parts.items()
+        },
+        names,
+        (),
+    )
+
+
+def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str]:
+    require(bool(parts["train"].files), f"{root} has no training image that can be used.")
+    names = sorted(set(parts["train"].classes))
+    extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
+    require(not extra, f"{root}: no training image of {extra} can be used.")
+    return names
 
 
 def _square(file: str, size: int) -> np.ndarray | str:

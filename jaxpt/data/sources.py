@@ -9,12 +9,15 @@ import zlib
 import ml_collections
 import numpy as np
 
-from jaxpt.cache_home import cache_home
-from jaxpt.data import folder, protocols, small_sets, tfds_source
+from jaxpt import __version__
+from jaxpt.cache_home import cache_home, remembered
+from jaxpt.data import folder, identity, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split, validation_mask
+from jaxpt.data.identity import Identity
+from jaxpt.data.labels import label_map
 from jaxpt.errors import InputError, require
 
-__all__ = ["Dataset", "SOURCES", "Split", "load", "validation_mask"]
+__all__ = ["Dataset", "SOURCES", "Split", "identify", "load", "validation_mask"]
 
 
 def load(config: ml_collections.ConfigDict) -> Dataset:
@@ -48,19 +51,74 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
             try_gcs=config.get("try_gcs", False),
             keep=_keep(config),
         )
-    if source.startswith("tfds:"):
-        name, trainval, test, names = tfds_source.read_any(
-            source.removeprefix("tfds:"), config, _keep(config)
+    _require_known(source, config)
+    if source == "folder":
+        return _folder(config)
+    if source in SOURCES:
+        return _arrays(source, config)
+    name, trainval, test, names = tfds_source.read_any(
+        source.removeprefix("tfds:"), config, _keep(config)
+    )
+    return _of_parts(source, name, trainval, test, names, config)
+
+
+def identify(config: ml_collections.ConfigDict) -> Identity:
+    """The identity of the set that a data config names, without decoding its images.
+
+    The bytes of files are read once; later, files whose sizes and times are the same are not.
+
+    Args:
+      config: as of ``load``.
+
+    Raises:
+      InputError: as ``load``, but for images that cannot be decoded.
+    """
+    source = config.source.removeprefix(protocols.PREFIX)
+    if source == "folder":
+        return identity.of_dataset(_folder(config, folder.listed))
+    if source in SOURCES:
+        return _identity_of_arrays(source, config)
+    if source in protocols.PROTOCOLS:
+        return protocols.identify(
+            source,
+            path=config.path,
+            limit=config.limit,
+            label_map=config.label_map,
+            try_gcs=config.get("try_gcs", False),
         )
-    else:
-        require(
-            source in SOURCES,
-            f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
-            f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
+    _require_known(source, config)
+    names, parts = tfds_source.files_of_any(source.removeprefix("tfds:"), config)
+    return identity.of_records(names, label_map(config.label_map, names), parts, config.limit)
+
+
+def _identity_of_arrays(source, config) -> Identity:
+    files = FILES[source](config.path)
+    if not files:
+        return identity.of_dataset(_arrays(source, config))
+    if config.label_map.endswith(".csv"):
+        files = [*files, config.label_map]
+    name = identity.stamp(files, [__version__, source, config.label_map, config.limit])
+    return Identity.from_json(
+        remembered(
+            f"images/{name}.json", lambda: identity.of_dataset(_arrays(source, config)).to_json()
         )
-        if source == "folder":
-            return _folder(config)
-        name, trainval, test, names = SOURCES[source](config)
+    )
+
+
+def _require_known(source, config) -> None:
+    require(
+        source.startswith("tfds:") or source in SOURCES,
+        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
+        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
+    )
+
+
+def _arrays(source, config) -> Dataset:
+    name, trainval, test, names = SOURCES[source](config)
+    return _of_parts(source, name, trainval, test, names, config)
+
+
+def _of_parts(source, name, trainval, test, names, config) -> Dataset:
     for part, arrays in ("training", trainval), ("test", test):
         require(len(arrays[0]) > 0, f"{source} has no {part} images.")
     return _assemble(
@@ -113,9 +171,9 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is no whole .npz file of plain arrays (no objects).") from error
 
 
-def _folder(config) -> Dataset:
+def _folder(config, read=folder.read) -> Dataset:
     """Class folders or lists; a set without a test part is one for pre-training."""
-    name, parts, names, broken = folder.read(
+    name, parts, names, broken = read(
         pathlib.Path(config.path),
         config.image_size,
         broken=config.get("broken", "stop"),
@@ -132,4 +190,10 @@ SOURCES = {
     "fashion_mnist": lambda config: small_sets.fashion_mnist(config.path),
     "npz": _npz,
     "folder": None,
+}
+# The files that a set of arrays is read from; none if it comes with a package.
+FILES = {
+    "digits": lambda path: [],
+    "fashion_mnist": small_sets.fashion_mnist_files,
+    "npz": lambda path: [path],
 }
