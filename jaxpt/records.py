@@ -52,8 +52,8 @@ def known(
     unknown = sum("key" in record and IDENTITY not in record for record in current(found))
     if unknown and not quiet:
         print(
-            f"jaxpt: {unknown} records of {os.fspath(path)} were made by a version that did not "
-            "record which data they are of: they stay, and what is asked for is measured anew.",
+            f"jaxpt: records in {os.fspath(path)} that an older version made ({unknown}) do not "
+            "say which data they are of: they stay, and what is asked for is measured anew.",
             file=sys.stderr,
             flush=True,
         )

@@ -195,8 +195,8 @@ def _of_part(name: str, before: Part, now: Part, classes: tuple[str, ...]) -> li
     return [f"the images of {name} are in another order, or others of them are held out"]
 
 
-def _counted(before: int, now: int) -> str:
-    return f"{now:,} image{'s' * (now != 1)} (before: {before:,})"
+def _counted(before: int, now: int, of_class: str = "") -> str:
+    return f"{now:,} image{'s' * (now != 1)}{of_class} (before: {before:,})"
 
 
 def _some(words: Iterable[str]) -> str:
