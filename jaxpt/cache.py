@@ -1,15 +1,36 @@
-"""Where things are kept that may be made again at any time."""
+"""The user's cache folder: what is in it may be deleted, and is made again."""
 
+import contextlib
+import json
 import os
 import pathlib
+from collections.abc import Callable
+from typing import Any
 
 import jax
+
+from jaxpt.files import replacing
 
 
 def cache_home() -> pathlib.Path:
     """jaxpt's folder in the user's cache; XDG_CACHE_HOME moves it."""
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     return home / "jaxpt"
+
+
+def remembered(name: str, make: Callable[[], Any]) -> Any:
+    """The JSON value that the cache holds under a name; made, and kept, if there is none."""
+    file = cache_home() / name
+    try:
+        return json.loads(file.read_text())
+    except (OSError, ValueError):
+        pass  # missing or broken
+    value = make()
+    with contextlib.suppress(OSError):  # without it the value is made again next time
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as kept:
+            json.dump(value, kept)
+    return value
 
 
 def use_compile_cache() -> None:

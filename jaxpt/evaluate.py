@@ -5,7 +5,7 @@ import os
 import pathlib
 import statistics
 import sys
-from typing import Any, NamedTuple, Sequence
+from typing import Any, Iterator, NamedTuple, Sequence
 
 import ml_collections
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.table import Table
 from jaxpt import frozen, records
 from jaxpt.backbones import open_backbone
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import protocols
+from jaxpt.data import identity, protocols, sources
 from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.evaluation.feature_cache import FeatureCache
@@ -33,6 +33,7 @@ class Job(NamedTuple):
     Attributes:
       key: of its record.
       data: the data config.
+      identity: digest of what the set holds, or why it cannot be had.
       evaluator: its name.
       model: what is measured.
       other: the second network of CKA, else None.
@@ -41,10 +42,16 @@ class Job(NamedTuple):
 
     key: str
     data: ml_collections.ConfigDict
+    identity: str | InputError
     evaluator: str
     model: Model
     other: Model | None
     constants: dict[str, Any]
+
+    @property
+    def named(self) -> bool:
+        """Whether the key tells one network from another."""
+        return all(m.checkpoint for m in (self.model, self.other) if m is not None)
 
     def __str__(self):
         against = f" against {self.other.label}" if self.other else ""
@@ -52,6 +59,21 @@ class Job(NamedTuple):
             f"{self.data.source}: {self.evaluator} of {self.model.label}, seed "
             f"{self.model.seed}{against}"
         )
+
+
+class Set(NamedTuple):
+    """A set that is measured on: its data config, and its identity as ``Job`` has it."""
+
+    config: ml_collections.ConfigDict
+    identity: str | InputError
+
+    @property
+    def key(self) -> str:
+        """Equal for equal sets, wherever they lie; of one that cannot be had it is of its path."""
+        config = self.config.to_dict()
+        if isinstance(self.identity, InputError):
+            return records.key_of({"missing": config})
+        return records.key_of({"data": self.identity, "settings": identity.settings(config)})
 
 
 class Outcome(NamedTuple):
@@ -85,7 +107,9 @@ def run(
     """Measures models and appends a record for every (model, set, evaluator) to ``out``.
 
     What ``out`` already holds is not measured again, so that an interrupted call goes on where it
-    stopped and ends with the same file, and a call with nothing to do loads no images.
+    stopped and ends with the same file, and a call with nothing to do decodes no images. Data and
+    weights count by their content: another path makes no new measurement, other images at the
+    same path do. A ``Model`` without a checkpoint is always measured.
 
     Args:
       models: workdirs of pre-training runs, weight files or "scratch:SEED", each maybe with
@@ -112,7 +136,7 @@ def run(
     require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
     evaluators = suites.evaluators_of(suite)
     _check_constants(constants or {}, evaluators)
-    known = {record["key"]: record for record in records.read(out) if "key" in record}
+    known = records.known(out)
     devices = Devices()
     opened = [
         m
@@ -125,7 +149,7 @@ def run(
     require(bool(jobs), "there is nothing to measure: cka needs two models of the same seed.")
     writable_folder(pathlib.Path(out).parent)
     kept = FeatureCache(cache)
-    todo = [job for job in jobs if job.key not in known]
+    todo = [job for job in jobs if job.key not in known or not job.named]
     skipped = {}
     for job, result in _measured(todo, part, kept, strict, quiet):
         if isinstance(result, InputError):
@@ -164,21 +188,21 @@ def _check_distinct(models):
 def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
     """Set by set and model by model, so that features are in memory once; pairs come last."""
     jobs = {}
-    for config, evaluators, of_set in _sets(models, suite, data, fields):
+    for found, evaluators, of_set in _sets(models, suite, data, fields):
         for model in of_set:
             for name in evaluators:
                 if name != suites.PAIRS:
-                    job = _job(config, name, model, None, part, constants)
+                    job = _job(found, name, model, None, part, constants)
                     jobs.setdefault(job.key, job)
         if suites.PAIRS in evaluators:
             for model, other in itertools.combinations(of_set, 2):
                 if model.seed == other.seed:
-                    job = _job(config, suites.PAIRS, model, other, part, constants)
+                    job = _job(found, suites.PAIRS, model, other, part, constants)
                     jobs.setdefault(job.key, job)
     return list(jobs.values())
 
 
-def _job(config, name, model, other, part, constants) -> Job:
+def _job(found: Set, name, model, other, part, constants) -> Job:
     chosen = suites.constants_of(name, constants.get(name, {}))
     measured = sorted(
         (m.label, m.seed, m.checkpoint, m.network) for m in (model, other) if m is not None
@@ -186,30 +210,36 @@ def _job(config, name, model, other, part, constants) -> Job:
     key = records.key_of(
         {
             "models": measured,
-            "data": config.to_dict(),
+            "set": found.key,
             "part": part,
             "evaluator": name,
             "protocol": suites.EVALUATORS[name].stated | chosen,
         }
     )
-    return Job(key, config, name, model, other, chosen)
+    return Job(key, found.config, found.identity, name, model, other, chosen)
 
 
-def _sets(models, suite, data, fields):
-    """(data config, evaluators, models) of every set."""
+def _sets(models, suite, data, fields) -> Iterator[tuple[Set, Sequence[str], list[Model]]]:
+    """Every set with its evaluators and models."""
     own = [name for name in suite if name not in suites.SETS]
     if own:
         evaluators = suites.evaluators_of(own)
         if data:
             for source in data:
-                yield _named(source, models, fields), evaluators, models
+                yield _identified(_named(source, models, fields)), evaluators, models
         else:
-            yield from (
-                (config, evaluators, mine) for config, mine in _of_pretraining(models, fields)
-            )
+            for found, mine in _of_pretraining(models, fields):
+                yield found, evaluators, mine
     for name in suite:
         for source in suites.SETS.get(name, ()):
-            yield _named(source, models, fields), suites.SUITES[name], models
+            yield _identified(_named(source, models, fields)), suites.SUITES[name], models
+
+
+def _identified(config) -> Set:
+    try:
+        return Set(config, sources.identify(config).digest)
+    except InputError as error:
+        return Set(config, error)
 
 
 def _named(source, models, fields) -> ml_collections.ConfigDict:
@@ -225,34 +255,33 @@ def _named(source, models, fields) -> ml_collections.ConfigDict:
     return _replaced(config, fields)
 
 
-def _of_pretraining(models, fields):
-    """(data config, models) for the sets that models were pre-trained on."""
-    found = {}
+def _of_pretraining(models, fields) -> Iterator[tuple[Set, list[Model]]]:
+    """The sets that models were pre-trained on, each with these models and those of no set."""
+    found: dict[str, Set] = {}  # by config, since a model's set is identified once
     for model in models:
         if model.config is not None:
             config = _replaced(_of_set(model.config.data), fields)
-            found.setdefault(records.key_of(config.to_dict()), config)
+            name = records.key_of(config.to_dict())
+            found[name] = found.get(name) or _identified(config)
     require(
         bool(found),
         f"{models[0].label!r} was pre-trained on no set that is known: name one "
         "with data (--data=NAME).",
     )
-    for key, config in found.items():
-        yield (
-            config,
-            [
-                m
-                for m in models
-                if m.config is None
-                or key == records.key_of(_replaced(_of_set(m.config.data), fields).to_dict())
-            ],
-        )
+
+    def is_of(model, key):
+        config = model.config and _replaced(_of_set(model.config.data), fields)
+        return config is None or found[records.key_of(config.to_dict())].key == key
+
+    for key, of_set in {of_set.key: of_set for of_set in found.values()}.items():
+        yield of_set, [model for model in models if is_of(model, key)]
 
 
 def _of_set(config) -> ml_collections.ConfigDict:
-    """A data config without what concerns pre-training alone."""
+    """A whole data config without what concerns pre-training alone."""
+    whole = defaults.completed({"data": config.to_dict()})["data"]
     return ml_collections.ConfigDict(
-        {name: value for name, value in config.items() if name not in NOT_OF_A_SET}
+        {name: value for name, value in whole.items() if name not in NOT_OF_A_SET}
     )
 
 
@@ -287,6 +316,8 @@ def _measured(jobs, part, cache, strict, quiet):
             for job in of_set:
                 live.update(line, description=str(job))
                 try:
+                    if isinstance(job.identity, InputError):
+                        raise job.identity
                     result = _record(job, bench, part) | surroundings
                 except InputError as error:
                     if strict:
@@ -308,6 +339,7 @@ def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
         "method": model.method,
         "seed": model.seed,
         "data": bench.dataset.name,
+        records.IDENTITY: job.identity,
         "part": part,
         "evaluator": job.evaluator,
         "values": measured.values,
@@ -346,7 +378,9 @@ def notes(found: Sequence[dict[str, Any]]) -> list[str]:
     """What could not be measured within a record, each sentence once for every set."""
     return list(
         dict.fromkeys(
-            f"{record['data']}: {note}" for record in found for note in record.get("notes", ())
+            f"{record['data']}: {note}"
+            for record in records.told_apart(found)
+            for note in record.get("notes", ())
         )
     )
 
@@ -354,7 +388,8 @@ def notes(found: Sequence[dict[str, Any]]) -> list[str]:
 def tables(found: Sequence[dict[str, Any]]) -> list[Table]:
     """A small table for every set and part: values by label, the mean over seeds."""
     made = []
-    for (data, part), of_set in _grouped(found, lambda r: (r["data"], r["part"])).items():
+    apart = records.told_apart(found)
+    for (data, part), of_set in _grouped(apart, lambda r: (r["data"], r["part"])).items():
         by_label = {
             label: _means(mine) for label, mine in _grouped(of_set, lambda r: r["label"]).items()
         }

@@ -129,8 +129,6 @@ class FrozenSet:
                 "kind": kind,
                 "checkpoint": model.checkpoint,
                 "network": model.network,
-                "data": self.dataset.name,
-                "part": name,
                 "images": self._fingerprint(name),
                 "jaxpt": __version__,
             },

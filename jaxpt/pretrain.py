@@ -26,7 +26,7 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, sources
+from jaxpt.data import augment, identity, sources
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
 from jaxpt.errors import RunError, require
@@ -43,7 +43,7 @@ from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
-from jaxpt.train.parallel import AXIS, Devices, on_host
+from jaxpt.train.parallel import AXIS, Devices, on_host, require_agreement
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState, copy
 from jaxpt.train.stopping import Stopped, StopRequest
@@ -94,7 +94,7 @@ def run(
       workdir: folder for config, metrics and checkpoints; None keeps everything in memory.
       resume: False refuses a workdir that already holds a run.
       quiet: no progress line.
-      dataset: the set, if it is loaded already.
+      dataset: the set, if it is loaded already. Its arrays are what a resumed run compares.
       max_minutes: the run saves and stops before this many minutes are over; 0: no limit.
 
     Raises:
@@ -112,7 +112,7 @@ def run(
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     encoding.check_micro_batches(config, devices.count)
-    dataset = dataset or sources.load(config.data)
+    given, dataset = dataset, dataset or sources.load(config.data)
     split = train_split(config, dataset)
     config, opened = open_weights(config, workdir)
     method, durations = prepare(config, dataset)
@@ -120,16 +120,18 @@ def run(
     if opened is not None:
         state = from_weights(state, opened)
     state = place_state(state, config, devices)
+    data = None
+    if workdir is not None or jax.process_count() > 1:
+        data = identity.of_dataset(given) if given else sources.identify(config.data)
+        require_agreement(data.digest, "data: give each the same files in the same order")
     feed = make_feed(config, split, dataset.coarse(split.labels), devices)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
-        if (
-            workdir is not None
-        ):  # after all other checks, so that a bad config leaves nothing behind
+        if workdir is not None:  # checked last, so that a bad config leaves nothing behind
             stack.enter_context(stop)
-            about = {"config": config.to_dict(), "data": _about(dataset, split)}
-            checkpointer = _open_folder(stack, workdir, config, durations, resume, about)
+            about = {"config": config.to_dict(), "data": _about(dataset, split, data)}
+            checkpointer = _open_folder(stack, workdir, config, durations, resume, about, data)
         start = checkpointer.latest_step() if checkpointer else None
         if start is not None:
             state = checkpointer.restore(start, state)
@@ -516,14 +518,14 @@ def _make_monitor(encoder, config, dataset, train):
     return monitor
 
 
-def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpointer:
+def _open_folder(stack, workdir, config, durations, resume, about, data) -> Checkpointer:
     """Claims the folder for this run, for as long as ``stack`` is open."""
-    changes = workdirs.check_config(workdir, config, defaults.get_config().to_dict(), resume=resume)
-    finished = changes and (checkpoint.newest(workdir) or 0) >= durations.total
+    changes = workdirs.check(workdir, config, defaults.get_config().to_dict(), data, resume=resume)
+    finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,
         f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
-        f"in {'; '.join(changes)}: choose another workdir.",
+        f"in {'; '.join(changes.config)}: choose another workdir.",
     )
     folder = writable_folder(workdir, option="workdir")
     if jax.process_index() == 0:
@@ -537,16 +539,17 @@ def _open_folder(stack, workdir, config, durations, resume, about) -> Checkpoint
     )
     stack.callback(checkpointer.close)
     if jax.process_index() == 0:
-        workdirs.claim(workdir, config, changes)
+        workdirs.claim(workdir, config, changes, data)
     return checkpointer
 
 
-def _about(dataset, train) -> dict[str, Any]:
+def _about(dataset, split, data) -> dict[str, Any]:
     """What a checkpoint says of the images that it saw."""
     return {
         "name": dataset.name,
-        "images": len(train.ids),
-        "shape": list(train.images.shape[1:]),
+        "identity": data.digest,
+        "images": len(split.ids),
+        "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),
     }
 

@@ -9,7 +9,8 @@ import pathlib
 import platform
 import re
 import subprocess
-from typing import Any, Sequence
+import sys
+from typing import Any, Callable, Sequence
 
 import jax
 
@@ -18,6 +19,9 @@ from jaxpt.errors import InputError, require
 from jaxpt.files import unwritable
 
 SURROUNDINGS = ("device", "packages", "python", "date", "revision")
+IDENTITY = "data_identity"  # field with the identity of the set that a record is of
+# What two records have in common if one of them measures again what the other did.
+SAME = ("data", "part", "label", "seed", "evaluator", "finetune_seed")
 PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
 
 
@@ -25,6 +29,70 @@ def key_of(what: dict[str, Any]) -> str:
     """A short name that is the same for the same config and measurement, whatever the order."""
     text = json.dumps(what, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def known(
+    path: str | os.PathLike,
+    key: Callable[[dict[str, Any]], str] = lambda record: record["key"],
+    *,
+    quiet: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """The records of a file by key, for a loop that makes only those that are not there.
+
+    Records that do not say which data they are of are left out, with one sentence about them, as
+    long as they were not made again.
+
+    Args:
+      path: the file; there may be none.
+      key: of a record.
+      quiet: without the sentence.
+
+    Raises:
+      InputError: see ``read``.
+    """
+    found = read(path)
+    unknown = sum("key" in record and IDENTITY not in record for record in current(found))
+    if unknown and not quiet:
+        print(
+            f"jaxpt: records in {os.fspath(path)} that an older version made ({unknown}) do not "
+            "say which data they are of: they stay, and what is asked for is measured anew.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return {key(record): record for record in found if "key" in record and IDENTITY in record}
+
+
+def current(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records without those that do not say which data they are of and were made again since."""
+    again = {_same(record) for record in found if IDENTITY in record}
+    return [record for record in found if IDENTITY in record or _same(record) not in again]
+
+
+def told_apart(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Records in which sets of one name and different content have different names.
+
+    "photos" becomes "photos (1f2e3d4c)", with the start of the set's identity, where there are
+    several. Coarse classes make no other set.
+    """
+    contents: dict[str, set[str]] = {}
+    for record in found:
+        contents.setdefault(record["data"], set()).add(_content(record))
+    return [
+        record | {"data": f"{record['data']} ({_content(record)[:8] or 'data unknown'})"}
+        if len(contents[record["data"]]) > 1
+        else record
+        for record in found
+    ]
+
+
+def _content(record) -> str:
+    return record.get(IDENTITY, "").partition("-")[0]
+
+
+def _same(record) -> str:
+    limit = ((record.get("config") or {}).get("data") or {}).get("pretrain_limit", 0)
+    about = [record.get(name) for name in SAME]
+    return json.dumps([about, limit, record.get("protocol")], sort_keys=True, default=list)
 
 
 def surroundings() -> dict[str, Any]:

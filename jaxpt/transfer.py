@@ -9,7 +9,7 @@ import ml_collections
 
 from jaxpt import records
 from jaxpt.backbones import Backbone, open_backbone
-from jaxpt.data import sources
+from jaxpt.data import identity, sources
 from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
@@ -47,7 +47,7 @@ def run(
     check(config)
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
-    known = {record["key"]: record for record in records.read(out)}
+    known = records.known(out)
     # All before the first is measured: what cannot be opened is named at once.
     opened = [open_backbone(source, model=config.model) for source in backbones]
     writable_folder(pathlib.Path(out).parent)
@@ -57,22 +57,24 @@ def run(
         name = records.key_of(data_config.to_dict())
         loaded = {name: loaded.get(name) or sources.load(data_config)}  # no more than one set
         dataset = loaded[name]
+        data = sources.identify(data_config).digest
         require_part(dataset, "test")
         resolved = resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
             about |= {
                 "label": backbone.label,
                 "checkpoint": backbone.checkpoint,
-                "data_config": data_config.to_dict(),
+                records.IDENTITY: data,
                 "model": _model(backbone),
             }
-            key = records.key_of(about)
+            key = records.key_of(about | {"data": identity.settings(data_config.to_dict())})
             if key not in known:
                 known[key] = {
                     "key": key,
                     **_origin(backbone),
                     "data": dataset.name,
                     "part": "test",
+                    "data_config": data_config.to_dict(),
                     **about,
                     **measurement(),
                     **records.surroundings(),

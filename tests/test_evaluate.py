@@ -258,13 +258,18 @@ def test_anybodys_function_is_measured_like_a_network(tmp_path):
 
 def test_what_cannot_be_had_is_skipped_and_named(workdirs, tmp_path, monkeypatch):
     tried = []
-    load = sources.load
+    load, identify = sources.load, sources.identify
 
     def counting(config):
-        tried.append(config.source)
+        tried.append(f"load {config.source}")
         return load(config)
 
+    def identified(config):
+        tried.append(config.source)
+        return identify(config)
+
     monkeypatch.setattr(sources, "load", counting)
+    monkeypatch.setattr(sources, "identify", identified)
     out = tmp_path / "r.jsonl"
     monkeypatch.setitem(
         suites.EVALUATORS,
@@ -273,7 +278,7 @@ def test_what_cannot_be_had_is_skipped_and_named(workdirs, tmp_path, monkeypatch
     )
     arguments = {"suite": ("knn", "cdnv"), "data": ["npz", "digits"], "fields": {"limit": 60}}
     outcome = evaluate.run(workdirs, out, **arguments)
-    assert tried == ["npz", "digits"]  # each once, whether it can be had or not
+    assert tried == ["npz", "digits", "load digits"]  # each once, whether it can be had or not
     assert outcome.made == len(outcome.records) == 2
     assert len(outcome.skipped) == 6
     reasons = evaluate.reasons(outcome.skipped)
@@ -289,11 +294,12 @@ def test_protocol_suites_bring_their_sets_and_metrics(workdirs, tmp_path, monkey
     def missing(config):
         tried.append(config.source)
         if config.source == "pets":
-            return load(digits.get_config().data)
+            return identify(digits.get_config().data)
         raise InputError(f"{config.source} is not there.")
 
-    load = sources.load
-    monkeypatch.setattr(sources, "load", missing)
+    load, identify = sources.load, sources.identify
+    monkeypatch.setattr(sources, "load", lambda config: load(digits.get_config().data))
+    monkeypatch.setattr(sources, "identify", missing)
     outcome = evaluate.run(
         workdirs[:1],
         tmp_path / "r.jsonl",

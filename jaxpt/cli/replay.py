@@ -16,6 +16,7 @@ from jaxpt.data.feed import Batch, make_feed, rows_of_step
 from jaxpt.errors import require
 from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS, Devices
+from jaxpt.train.workdir import require_same_data
 
 SHOWN = 5  # arrays that broke, images with the longest features
 
@@ -31,7 +32,7 @@ def run(workdir: str | os.PathLike) -> str:
       with the longest features.
 
     Raises:
-      InputError: where the folder holds no such run.
+      InputError: where the folder holds no such run, or the data are no longer those of the run.
     """
     kept = os.path.join(workdir, pretrain.NOT_FINITE)
     step = checkpoint.newest(kept)
@@ -42,6 +43,7 @@ def run(workdir: str | os.PathLike) -> str:
     )
     config = ml_collections.ConfigDict(defaults.completed(checkpoint.about(kept, step)["config"]))
     devices = Devices(config.mapping, config.devices)
+    require_same_data(workdir, sources.identify(config.data))
     dataset = sources.load(config.data)
     method, _ = pretrain.prepare(config, dataset)
     split = pretrain.train_split(config, dataset)

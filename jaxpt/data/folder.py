@@ -82,17 +82,14 @@ def read(
         errors, grey = _checked(files, cache)
     if errors:
         _tell(root, errors, len(files), broken)
-        listed, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
-        lost = sorted(set(listed["train"].classes) - set(parts["train"].classes))
+        before, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
+        lost = sorted(set(before["train"].classes) - set(parts["train"].classes))
         require(
             not (lost and parts["train"].files),
             f"{root}: no training image of {lost} can be used, so data.broken=skip would leave out "
             "whole classes: remove them or fix their files.",
         )
-    require(bool(parts["train"].files), f"{root} has no training image that can be used.")
-    names = sorted(set(parts["train"].classes))
-    extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
-    require(not extra, f"{root}: no training image of {extra} can be used.")
+    names = _class_names(root, parts)
     if whole:
         _tell_constant(parts, seen)
     channels = 1 if grey else 3
@@ -112,6 +109,48 @@ def read(
         names,
         tuple(errors.values()),
     )
+
+
+def listed(
+    root: pathlib.Path,
+    size: int,
+    *,
+    broken: str = "stop",
+    keep: int | None = None,
+    cache: pathlib.Path | None = None,
+    reading: Reading = Reading(),
+) -> Folder:
+    """Lists what ``read`` would read, as ``Pictures``; arguments and errors as of ``read``.
+
+    Nothing is decoded, unless broken files are to be left out and were not looked for before.
+    """
+    del keep
+    parts = listing.parts(root)
+    if broken == "skip":
+        errors, _ = _checked([file for part in parts.values() for file in part.files], cache)
+        parts = {name: _without(part, errors) for name, part in parts.items()}
+    names = _class_names(root, parts)
+    position = {name: i for i, name in enumerate(names)}
+    return Folder(
+        root.stem,
+        {
+            name: (
+                Pictures(part.files, Framing.centre(size, reading), 3),
+                np.array([position[c] for c in part.classes], np.int32),
+            )
+            for name, part in parts.items()
+        },
+        names,
+        (),
+    )
+
+
+def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str]:
+    require(bool(parts["train"].files), f"{root} has no training image that can be used.")
+    names = sorted(set(parts["train"].classes))
+    extra = sorted({c for part in parts.values() for c in part.classes} - set(names))
+    require(not extra, f"{root}: no training image of {extra} can be used.")
+    return names
 
 
 def _square(file: str, framing: Framing) -> np.ndarray | str:

@@ -48,6 +48,15 @@ class Pictures:
     def __len__(self) -> int:
         return self.shape[0]
 
+    @property
+    def files(self) -> list[str] | None:
+        """The path of each, if each is a file of its own."""
+        return list(self.places) if self._encoded is of_file else None
+
+    def encoded(self, position: int) -> tuple[pathlib.Path | bytes, str]:
+        """The file of one image, or its bytes, and what messages call it."""
+        return self._encoded(self.places[position])
+
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):
             return self._decode(self.places[index])

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpt.data import archives, decode, eurosat, small_sets, tfds_source
+from jaxpt.data import archives, decode, eurosat, identity, labels, small_sets, tfds_source
 from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split
 from jaxpt.data.decode import Framing, Reading
+from jaxpt.data.identity import Identity
+from jaxpt.data.pictures import Pictures
 from jaxpt.data.protocol_sets import KORNBLITH, OTHERS, VTAB, Protocol
 from jaxpt.data.tfds_tasks import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import require
@@ -29,6 +31,7 @@ def load(
     try_gcs: bool = False,
     keep: int | None = None,
     reading: Reading = Reading(),
+    listed: bool = False,
 ) -> Dataset:
     """Loads the set of a protocol.
 
@@ -43,6 +46,7 @@ def load(
       keep: a part of a set of tfds of more bytes than this stays encoded, see ``tfds_source.read``;
         None: none does.
       reading: how encoded images are opened.
+      listed: image files of archives stay encoded and are not checked.
 
     Returns:
       The ``Dataset``. Labels are int32 [n]; with the metric "voc07_map" uint8 [n, classes] of 0
@@ -57,7 +61,7 @@ def load(
     )
     require(image_size >= 0, f"data.image_size must not be negative, got {image_size}.")
     protocol = PROTOCOLS[name]
-    opened = _open(name, protocol, path, try_gcs, keep)
+    opened = _open(name, protocol, path, try_gcs, keep, listed)
     require(
         len(opened.class_names) == protocol.classes,
         f"{name} has {len(opened.class_names)} "
@@ -77,6 +81,31 @@ def load(
     test = _split("test", opened, *opened.read("test", rows_of_test, framing), rows_of_test)
     n_train = int(np.sum(rows < opened.sizes["train"])) if protocol.validation else None
     return assemble(name, opened.class_names, trainval, test, label_map, n_train=n_train)
+
+
+def identify(
+    name: str, *, path: str = "", limit: int = 0, label_map: str = "fine", try_gcs: bool = False
+) -> Identity:
+    """The identity of a protocol's set, without decoding its images; arguments and errors as of
+    ``load``."""
+    protocol = PROTOCOLS[name]
+    kind, _, source = protocol.source.partition(":")
+    if kind != "tfds":
+        return identity.of_dataset(
+            load(name, path=path, limit=limit, label_map=label_map, listed=True)
+        )
+    builder = tfds_source.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
+    names = tfds_source.class_names(builder, TASKS[protocol.task])
+    splits = {"training": [protocol.train, protocol.validation], "test": [protocol.test]}
+    return identity.of_records(
+        names,
+        labels.label_map(label_map, names),
+        {
+            part: tfds_source.files_of(builder, list(filter(None, listed)), f"tfds:{source}")
+            for part, listed in splits.items()
+        },
+        limit,
+    )
 
 
 def metric_of(source: str) -> str:
@@ -100,14 +129,19 @@ class _Opened(NamedTuple):
 
 
 def _open(
-    name: str, protocol: Protocol, path: str, try_gcs: bool, keep: int | None = None
+    name: str,
+    protocol: Protocol,
+    path: str,
+    try_gcs: bool,
+    keep: int | None = None,
+    listed: bool = False,
 ) -> _Opened:
     kind, _, source = protocol.source.partition(":")
     if kind == "tfds":
         return _open_tfds(protocol, source, path, try_gcs, keep)
     if kind == "archive":
         require(bool(path), f"{name} cannot be fetched: set data.path. {protocol.get}")
-        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)))
+        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)), listed)
     return _open_arrays(*SMALL_SETS[kind](path))
 
 
@@ -150,13 +184,17 @@ def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
     )
 
 
-def _open_archive(listing: archives.Listing) -> _Opened:
+def _open_archive(listing: archives.Listing, listed: bool) -> _Opened:
     train, validation = listing.parts["train"], listing.parts.get("validation", [])
     parts = {"trainval": train + validation, "test": listing.parts["test"]}
 
     def read(part, rows, framing):
         chosen = [parts[part][row] for row in rows]
-        images = decode.squares(((file, str(file)) for file, _ in chosen), len(chosen), framing)
+        files = [str(file) for file, _ in chosen]
+        if listed:
+            images = Pictures(files, framing, 3)
+        else:
+            images = decode.squares(zip(map(pathlib.Path, files), files), len(files), framing)
         return images, np.array([label for _, label in chosen], np.int32)
 
     return _Opened(

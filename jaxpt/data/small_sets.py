@@ -26,21 +26,28 @@ def digits():
     )
 
 
+def fashion_mnist_files(path: str = "") -> list[pathlib.Path]:
+    """The four IDX files: images and labels of the training part, and of the test part."""
+    root = pathlib.Path(path or FASHION_MNIST_DIR)
+    return [
+        root / f"{prefix}-{kind}-ubyte.gz"
+        for prefix in ("train", "t10k")
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+
+
 def fashion_mnist(path: str = ""):
     """The 60,000 + 10,000 images from their four IDX files."""
-    root = pathlib.Path(path or FASHION_MNIST_DIR)
-    parts = []
-    for prefix in "train", "t10k":
-        files = [root / f"{prefix}-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")]
-        for file in files:
-            require(
-                file.is_file(),
-                f"Fashion-MNIST: {file} is missing. Install Debian's package "
-                "dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or set "
-                "data.path to the folder with the four -ubyte.gz files.",
-            )
-        images, labels = (_read_idx(file) for file in files)
-        parts.append((images[..., None], labels))
+    files = fashion_mnist_files(path)
+    for file in files:
+        require(
+            file.is_file(),
+            f"Fashion-MNIST: {file} is missing. Install Debian's package "
+            "dataset-fashion-mnist (apt-get install dataset-fashion-mnist), or set "
+            "data.path to the folder with the four -ubyte.gz files.",
+        )
+    images, labels, test_images, test_labels = (_read_idx(file) for file in files)
+    parts = (images[..., None], labels), (test_images[..., None], test_labels)
     names = (
         "T-shirt",
         "trouser",

@@ -2,6 +2,7 @@
 ``Pictures`` that stand where large ones would.
 """
 
+import contextlib
 import logging
 import pathlib
 import zipfile
@@ -11,8 +12,9 @@ from collections.abc import Callable
 import ml_collections
 import numpy as np
 
-from jaxpt.cache import cache_home
-from jaxpt.data import folder, protocols, small_sets, tfds_source
+from jaxpt import __version__
+from jaxpt.cache import cache_home, remembered
+from jaxpt.data import folder, identity, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
     Dataset,
     Split,
@@ -23,10 +25,12 @@ from jaxpt.data.dataset import (
     with_test,
 )
 from jaxpt.data.decode import Reading
+from jaxpt.data.identity import Identity
+from jaxpt.data.labels import label_map
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require
 
-__all__ = ["Dataset", "SOURCES", "Split", "load", "validation_mask"]
+__all__ = ["Dataset", "SOURCES", "Split", "identify", "load", "validation_mask"]
 
 # How names of arrays in an .npz file begin (train_images) or, as Keras has them, end (x_train).
 PREFIXES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -65,17 +69,80 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
             keep=_keep(config),
             reading=Reading.of(config),
         )
-    if source.startswith("tfds:"):
-        name, train, test, names = tfds_source.read_any(
-            source.removeprefix("tfds:"), config, _keep(config)
-        )
-        return _assemble(name, names, {"train": train, "test": test}, config)
-    require(
-        source in SOURCES,
-        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
-        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
+    _require_known(source)
+    if source in SOURCES:
+        return SOURCES[source](config)
+    name, train, test, names = tfds_source.read_any(
+        source.removeprefix("tfds:"), config, _keep(config)
     )
-    return SOURCES[source](config)
+    return _assemble(name, names, {"train": train, "test": test}, config)
+
+
+def identify(config: ml_collections.ConfigDict) -> Identity:
+    """The identity of the set that a data config names, without decoding its images.
+
+    The bytes of files are read once; later, files whose sizes and times are the same are not.
+
+    Args:
+      config: as of ``load``.
+
+    Raises:
+      InputError: as ``load``, but for images that cannot be decoded.
+    """
+    with _quiet():
+        return _identify(config.source.removeprefix(protocols.PREFIX), config)
+
+
+def _identify(source: str, config) -> Identity:
+    if source == "folder":
+        return identity.of_dataset(_folder(config, folder.listed))
+    if source in SOURCES:
+        return _identity_of_arrays(source, config)
+    if source in protocols.PROTOCOLS:
+        return protocols.identify(
+            source,
+            path=config.path,
+            limit=config.limit,
+            label_map=config.label_map,
+            try_gcs=config.get("try_gcs", False),
+        )
+    _require_known(source)
+    names, parts = tfds_source.files_of_any(source.removeprefix("tfds:"), config)
+    return identity.of_records(names, label_map(config.label_map, names), parts, config.limit)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """Within it nothing is reported about a set: ``load`` does that."""
+    logger = logging.getLogger("jaxpt.data")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _identity_of_arrays(source, config) -> Identity:
+    files = FILES[source](config.path)
+    if not files:
+        return identity.of_dataset(SOURCES[source](config))
+    if config.label_map.endswith(".csv"):
+        files = [*files, config.label_map]
+    name = identity.stamp(files, [__version__, source, config.label_map, config.limit])
+    return Identity.from_json(
+        remembered(
+            f"images/{name}.json", lambda: identity.of_dataset(SOURCES[source](config)).to_json()
+        )
+    )
+
+
+def _require_known(source: str) -> None:
+    require(
+        source.startswith("tfds:") or source in SOURCES,
+        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
+        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {source!r}.",
+    )
 
 
 def _keep(config) -> int | None:
@@ -251,9 +318,9 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise InputError(f"{path} is no whole .npz file of plain arrays (no objects).") from error
 
 
-def _folder(config) -> Dataset:
+def _folder(config, read=folder.read) -> Dataset:
     """Class folders or lists; a set without a test part is one for pre-training."""
-    name, parts, names, broken = folder.read(
+    name, parts, names, broken = read(
         pathlib.Path(config.path),
         config.image_size,
         broken=config.get("broken", "stop"),
@@ -269,4 +336,10 @@ SOURCES = {
     "fashion_mnist": _small(lambda config: small_sets.fashion_mnist(config.path)),
     "npz": _npz,
     "folder": _folder,
+}
+# The files that a set of arrays is read from; none if it comes with a package.
+FILES = {
+    "digits": lambda path: [],
+    "fashion_mnist": small_sets.fashion_mnist_files,
+    "npz": lambda path: [path],
 }

@@ -8,6 +8,7 @@ other source. Its decoder of JPEG may differ from TensorFlow's by a grey level.
 import importlib.util
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def read_any(name: str, config, keep: int | None = None):
       InputError: without TensorFlow, where the set cannot be had, is none of classified images,
         or has no such split, with the splits that it has.
     """
-    builder = open_builder(name, config.path, try_gcs=config.get("try_gcs", False))
+    builder, splits = _open_any(name, config)
     features = builder.info.features
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
@@ -52,7 +53,6 @@ def read_any(name: str, config, keep: int | None = None):
     require(
         channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be read."
     )
-    splits = [config.get(f"{part}_split", part) for part in ("train", "test")]
     reading = Reading.of(config)
     parts = []
     for split in splits:
@@ -68,6 +68,33 @@ def read_any(name: str, config, keep: int | None = None):
             framing = Framing.centre(config.image_size, reading)
         parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels, keep=keep))
     return name.split(":")[0].replace("/", "_"), *parts, features["label"].names
+
+
+def files_of_any(name: str, config) -> tuple[list[str], dict[str, list[Any]]]:
+    """The class names of a set, and the record files of "training" and "test", as tfds lists them;
+    arguments and errors as of ``read_any``."""
+    builder, splits = _open_any(name, config)
+    label = builder.info.features.get("label")
+    names = getattr(label, "names", None)
+    require(names is not None, f"tfds:{name} is no set of classified images: it has no label.")
+    return names, {
+        part: files_of(builder, [split], f"tfds:{name}")
+        for part, split in zip(("training", "test"), splits)
+    }
+
+
+def files_of(builder, splits: list[str], source: str) -> list[Any]:
+    """tfds' instructions for the record files of these splits, as ``identity.of_records`` takes
+    them; errors as of ``count``."""
+    for split in splits:
+        count(builder, split, source)
+    return [i for split in splits for i in builder.info.splits[split].file_instructions]
+
+
+def _open_any(name: str, config):
+    """(builder, [training split, test split])"""
+    builder = open_builder(name, config.path, try_gcs=config.get("try_gcs", False))
+    return builder, [config.get(f"{part}_split", part) for part in ("train", "test")]
 
 
 def is_prepared(path: str) -> bool:

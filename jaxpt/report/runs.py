@@ -6,6 +6,7 @@ from typing import Any, Sequence
 
 import numpy as np
 
+from jaxpt import records as record_files
 from jaxpt.errors import require
 
 FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")
@@ -20,7 +21,9 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     config and history of the first that has them, and by evaluator a list of details. Beside them
     it has ``sources``, its records, and ``limit``, its number of pre-training images where that
     was limited, else 0. Values of records with a ``finetune_seed`` are averaged over those seeds.
-    Of two records with one key the later counts.
+    Of two records with one key the later counts, and of two that differ in nothing but that one of
+    them does not say which data it is of, the other. Sets of one name but different content are
+    different sets, see ``records.told_apart``.
 
     Raises:
       InputError: for no records, records of something else, or two records that say different
@@ -29,8 +32,9 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for number, record in enumerate(records, 1):
         missing = [f for f in FIELDS if not isinstance(record, dict) or f not in record]
         require(not missing, f"record {number} has no {', '.join(missing)}: it is none of jaxpt's.")
-    records = {record["key"]: record for record in records}.values()
     require(bool(records), "there are no records to report.")
+    latest = list({record["key"]: record for record in records}.values())
+    records = record_files.told_apart(record_files.current(latest))
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
         identity = (

@@ -56,7 +56,7 @@ def run(
         seeds >= MIN_SEEDS,
         f"seeds must be at least {MIN_SEEDS}, for without spread there is no verdict, got {seeds}.",
     )
-    jobs = _jobs(data, seeds, duration)
+    jobs = study.identified(_jobs(data, seeds, duration))
     dataset = sources.load(_config(data, "look").data)
     folder = writable_folder(out)
     path = folder / "records.jsonl"
@@ -125,8 +125,7 @@ def _forget(path: pathlib.Path, keys: set[str]) -> None:
 
 def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
     """Runs the jobs that have no record yet, with a progress line."""
-    known = {record["key"] for record in record_files.read(path)}
-    total, done = len(jobs), sum(job.key in known for job in jobs)
+    total, done = len(jobs), len(jobs) - study.missing(jobs, path)
     if done:
         console.print(f"{done} of {total} runs are there already.")
     live = Progress(

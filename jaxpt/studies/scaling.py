@@ -53,6 +53,7 @@ def run(
       InputError: for sizes or seeds that cannot work, before anything is run.
     """
     jobs = _jobs(configs, sizes, seeds)
+    jobs = study.identified(jobs)
     folder = writable_folder(out)
     path = folder / RECORDS
     console = Console()
@@ -60,7 +61,7 @@ def run(
         f"{len(configs)} methods × {len(sizes)} sizes × {seeds} seeds. Records: {path}",
         soft_wrap=True,
     )
-    left = len(jobs) - len(study.stored(jobs, path))
+    left = study.missing(jobs, path)
 
     def on_done(record):
         nonlocal left

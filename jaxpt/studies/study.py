@@ -12,6 +12,8 @@ import ml_collections
 
 from jaxpt import records
 from jaxpt.configs.pretrain import defaults
+from jaxpt.data import identity
+from jaxpt.errors import require
 from jaxpt.files import writable_folder
 
 
@@ -23,16 +25,18 @@ class Job(NamedTuple):
       config: its pre-training config as a plain dict, the seed included.
       part: which part it is measured on, "validation" or "test".
       keep_features: also return features of that part, for plots.
+      data: digest of the identity of its set; "" before it is looked at, see ``identified``.
     """
 
     label: str
     config: dict[str, Any]
     part: str
     keep_features: bool = False
+    data: str = ""
 
     @property
     def key(self) -> str:
-        return _key(self.config, self.part)
+        return _key(self.config, self.part, self.data)
 
 
 def seeds_of(
@@ -65,6 +69,7 @@ def run(
         run one after the other in this process.
       on_done: called with each new record.
     """
+    jobs = identified(jobs)
     known = _known(path) if path else {}
     if path:
         writable_folder(pathlib.Path(path).parent)
@@ -80,20 +85,55 @@ def run(
     return [known[job.key] | {"label": job.label} for job in jobs]
 
 
+def identified(jobs: list[Job]) -> list[Job]:
+    """The jobs, each with the digest of the set that its config names.
+
+    Raises:
+      InputError: for a set that cannot be had.
+    """
+    from jaxpt.data import sources  # imported late, see ``run_job``
+
+    found: dict[str, str] = {}
+    for job in jobs:
+        name = records.key_of(job.config["data"])
+        if not job.data and name not in found:
+            data = ml_collections.ConfigDict(job.config)["data"]
+            found[name] = sources.identify(data).digest
+    return [
+        job._replace(data=job.data or found[records.key_of(job.config["data"])]) for job in jobs
+    ]
+
+
+def missing(jobs: list[Job], path: str | os.PathLike) -> int:
+    """How many of the jobs ``run`` would run."""
+    known = _known(path, quiet=True)
+    return len({job.key for job in identified(jobs)} - known.keys())
+
+
 def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records that a file holds of these jobs, in their order; nothing is run."""
-    known = _known(path)
-    return [known[job.key] | {"label": job.label} for job in jobs if job.key in known]
+    """The records that a file holds of these jobs' configs, in the order of the jobs.
+
+    Nothing is run, and no data need be there: records of any data count, the latest of each config.
+    """
+    known = {_key(r["config"], r["part"], ""): r for r in records.read(path)}
+    keys = [_key(job.config, job.part, "") for job in jobs]
+    return [known[key] | {"label": job.label} for job, key in zip(jobs, keys) if key in known]
 
 
-def _known(path):
-    return {_key(r["config"], r["part"]): r for r in records.read(path)}
+def _known(path, quiet=False):
+    return records.known(
+        path, lambda r: _key(r["config"], r["part"], r[records.IDENTITY]), quiet=quiet
+    )
 
 
-def _key(config, part):
+def _key(config, part, data):
     """Of the config with every field that it does not name at its default, so that a record goes
-    on counting when a later version brings new fields."""
-    return records.key_of({"config": defaults.completed(config), "part": part})
+    on counting when a later version brings new fields; the data counts by its content if it is
+    known."""
+    config = defaults.completed(config)
+    if data:
+        config |= {"data": identity.settings(config["data"])}
+    return records.key_of({"config": config, "part": part, "data": data})
 
 
 def _results(jobs, workers):
@@ -131,6 +171,12 @@ def run_job(job: Job) -> dict[str, Any]:
 
     use_compile_cache()
     config = ml_collections.ConfigDict(job.config)
+    (now,) = identified([job._replace(data="")])
+    require(
+        job.data in ("", now.data),
+        f"the data of {job.label!r}, {config.data.source} {config.data.path!r}, changed while the "
+        "study ran: start it again.",
+    )
     dataset = sources.load(config.data)
     began = time.perf_counter()
     trained = pretrain.run(config, quiet=True, dataset=dataset)
@@ -140,10 +186,11 @@ def run_job(job: Job) -> dict[str, Any]:
         last |= row
     values = measure.frozen(trained.features, dataset, part=job.part)
     record = {
-        "key": job.key,
+        "key": now.key,
         "label": job.label,
         "method": config.method,
         "data": dataset.name,
+        records.IDENTITY: now.data,
         "part": job.part,
         "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),

@@ -183,6 +183,21 @@ def trace(step: Callable, state: Any, batch: Any, *, axes: Any, devices: int):
     return equation.params["jaxpr"]
 
 
+def require_agreement(text: str, what: str) -> None:
+    """Raises InputError in every process unless all of them give the same text.
+
+    Args:
+      text: at most 64 bytes of ASCII.
+      what: what differs, and what to do about it; part of the sentence.
+    """
+    if jax.process_count() == 1:
+        return
+    mine = np.frombuffer(text.encode().ljust(64), np.uint8)
+    everyone = multihost_utils.process_allgather(mine)
+    others = [i for i, theirs in enumerate(everyone) if not np.array_equal(theirs, everyone[0])]
+    require(not others, f"processes 0 and {', '.join(map(str, others))} have different {what}.")
+
+
 def on_host(tree: Any) -> Any:
     """The whole arrays as NumPy's, on every process; all processes have to ask together."""
     return jax.tree.map(

@@ -4,17 +4,19 @@ import datetime
 import json
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 from etils import epath
 
 from jaxpt import old_names
+from jaxpt.data import identity
+from jaxpt.data.identity import Identity
 from jaxpt.errors import InputError, require
 from jaxpt.files import replacing, unwritable
 from jaxpt.train import checkpoint
 
-CONFIG, CHANGES = "config.json", "config_changes.jsonl"
+CONFIG, CHANGES, DATA = "config.json", "config_changes.jsonl", "data.json"
 # What may differ between a run and its resumption without a word, since it changes no result.
 FREE = (
     "log_every",
@@ -26,10 +28,7 @@ FREE = (
     "memory_sharding",
     "param_sharding",
     "stop_on_save_failure",
-    "data.resident",
-    "data.resident_limit_mb",
-    "data.workers",
-    "data.prefetch",
+    *(f"data.{name}" for name in identity.FREE),
 )
 # What may not: it would be another run, though its state might fit.
 FIXED = (
@@ -44,6 +43,8 @@ FIXED = (
     "optimizer.name",
 )
 RECORDED = ("model.remat",)  # but this part of it may: the same function, computed otherwise
+# These may once the data in them is known to be the same.
+MOVABLE = tuple(f"data.{name}" for name in identity.BY_CONTENT)
 
 
 def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int]:
@@ -63,30 +64,50 @@ def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int
     return config, step
 
 
-def check_config(
-    workdir: str | os.PathLike, config, defaults: dict[str, Any], *, resume: bool
-) -> list[str]:
-    """What changed since the run in the folder, in sentences; nothing where there is none.
+class Changes(NamedTuple):
+    """What differs between a run and its resumption, in sentences.
+
+    Attributes:
+      config: fields that may change results from here on.
+      data: where the data lies, and what of it does not concern training.
+    """
+
+    config: list[str] = []
+    data: list[str] = []
+
+
+def check(
+    workdir: str | os.PathLike,
+    config,
+    defaults: dict[str, Any],
+    data: Identity | None = None,
+    *,
+    resume: bool,
+) -> Changes:
+    """What changed since the run in the folder; nothing if there is none.
 
     Args:
       workdir: of the run.
       config: for going on with it.
       defaults: of fields that the saved config, of an older version, does not have.
+      data: the identity of the set that it would go on with.
       resume: False refuses a folder that holds a run.
 
     Raises:
-      InputError: where the folder holds a run that this config cannot go on with, or ``resume``
-        is False.
+      InputError: where the folder holds a run that this config or these data cannot go on with,
+        or ``resume`` is False.
     """
     saved = read_config(workdir)
     if saved is None:
-        return []
+        return Changes()
     require(
         resume,
         f"{os.fspath(workdir)!r} already holds a run and --noresume was given: choose "
         "another workdir or remove it.",
     )
     changes = dict(_differences(saved.to_dict(), config.to_dict(), defaults))
+    known = data and read_data(workdir)
+    moved = [changes.pop(key) for key in MOVABLE if known and key in changes]
     fixed = [
         text
         for key, text in changes.items()
@@ -97,34 +118,76 @@ def check_config(
         f"{os.fspath(workdir)!r} holds a run with another config, different in "
         f"{'; '.join(fixed)}: use the same config or another workdir.",
     )
-    return [text for key, text in changes.items() if not _among(key, FREE)]
+    if known:
+        moved += _changed_data(workdir, known, data)
+    elif data:
+        moved.append(
+            "an older version began the run and did not store which data it is of, so nothing "
+            f"tells whether these are the same; from now on {DATA} does"
+        )
+    return Changes([text for key, text in changes.items() if not _among(key, FREE)], moved)
 
 
-def claim(workdir: str | os.PathLike, config, changes: list[str]) -> None:
-    """Writes the config of a run into its folder, and what it changes to the record of changes.
+def require_same_data(workdir: str | os.PathLike, data: Identity) -> None:
+    """Raises InputError if the run in the folder is known to have been trained on other data."""
+    known = read_data(workdir)
+    if known:
+        _changed_data(workdir, known, data)
+
+
+def _changed_data(workdir, known: Identity, data: Identity) -> list[str]:
+    """What differs in the part that is only measured on.
+
+    Raises:
+      InputError: where anything else does.
+    """
+    found = identity.differences(known, data)
+    only_measured = found.pop("test", [])
+    require(
+        not found,
+        f"{os.fspath(workdir)!r} holds a run on other data: "
+        f"{'; '.join(text for part in found.values() for text in part)}. Give the run the data "
+        "that it began with, or choose another workdir.",
+    )
+    if known.kind != data.kind:
+        only_measured.append(
+            f"the run began with data given as {known.kind} and these are {data.kind}, so that "
+            "classes and numbers of images were compared, and no image"
+        )
+    return only_measured
+
+
+def claim(
+    workdir: str | os.PathLike, config, changes: Changes = Changes(), data: Identity | None = None
+) -> None:
+    """Writes the config and the data's identity of a run into its folder, and what they change to
+    the record of changes.
 
     Raises:
       InputError: where the folder cannot be written.
     """
     path = epath.Path(workdir)
+    said = [f"the run goes on with another config: {'; '.join(changes.config)}"] * bool(
+        changes.config
+    ) + changes.data
     try:
-        if changes:
-            print(
-                f"jaxpt: the run goes on with another config: {'; '.join(changes)}. "
-                f"{CHANGES} keeps this.",
-                file=sys.stderr,
-                flush=True,
-            )
+        if said:
+            print(f"jaxpt: {'; '.join(said)}. {CHANGES} keeps this.", file=sys.stderr, flush=True)
             line = json.dumps(
                 {
                     "date": datetime.date.today().isoformat(),
                     "after_step": checkpoint.newest(workdir),
-                    "changes": changes,
+                    "changes": changes.config + changes.data,
                 }
             )
             before = (path / CHANGES).read_text() if (path / CHANGES).exists() else ""
             with replacing(path / CHANGES) as file:
                 file.write(before + line + "\n")
+        known = read_config(workdir) and read_data(workdir)
+        if data and (known is None or known.kind == data.kind):
+            with replacing(path / DATA) as file:
+                file.write(data.to_json() + "\n")
+        # Last: a folder with a config holds a run.
         with replacing(path / CONFIG) as file:
             file.write(json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
@@ -144,6 +207,24 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{os.fspath(path)} cannot be read ({error}): it is no config.") from error
+
+
+def read_data(workdir: str | os.PathLike) -> Identity | None:
+    """The identity of the data of the run in a folder, None where none is stored.
+
+    Raises:
+      InputError: for a file that is none.
+    """
+    path = epath.Path(workdir) / DATA
+    try:
+        return Identity.from_json(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{os.fspath(path)} cannot be read ({error!r}), so nothing tells which data the run is "
+            "of: remove it to go on without that check."
+        ) from error
 
 
 def _among(key: str, names) -> bool:

@@ -31,15 +31,15 @@ def store(tmp_path, monkeypatch):
 
 def test_config_and_its_changes(store):
     assert workdirs.read_config(RUN) is None
-    workdirs.claim(writable_folder(RUN), digits.get_config(), [])
-    workdirs.claim(RUN, digits.get_config(), ["k (1 there, 2 here)"])
+    workdirs.claim(writable_folder(RUN), digits.get_config())
+    workdirs.claim(RUN, digits.get_config(), workdirs.Changes(["k (1 there, 2 here)"]))
     assert json.loads((store / "config.json").read_text())["method"] == "look"
     assert len((store / workdirs.CHANGES).read_text().splitlines()) == 1
     assert {path.name for path in store.iterdir()} == {"config.json", workdirs.CHANGES}
     config = digits.get_config()
     config.seed = 5
     with pytest.raises(InputError, match=r"'gs://bucket/runs/a' holds a run .* seed \(0 there, 5"):
-        workdirs.check_config(RUN, config, defaults.get_config().to_dict(), resume=True)
+        workdirs.check(RUN, config, defaults.get_config().to_dict(), resume=True)
 
 
 def test_one_run_has_it(store):

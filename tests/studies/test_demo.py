@@ -46,6 +46,7 @@ def instant(monkeypatch):
             [0.9 + 0.01 * (int(job.key, 16) % 7)] * 5,
             key=job.key,
             config=job.config,
+            data_identity=job.data,
         )
         if job.keep_features:
             made["features"] = {

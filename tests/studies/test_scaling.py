@@ -80,6 +80,7 @@ def instant(monkeypatch):
             (0.9, *[1 - error] * 3, 0.4),
             key=job.key,
             config=job.config,
+            data_identity=job.data,
             pretrain_images=n,
         )
 

@@ -11,22 +11,25 @@ from jaxpt.evaluation import measure
 from jaxpt.studies import study
 
 
+DATA = sources.identify(digits.get_config().data).digest
+
+
 def _job(part="test", **changes):
     config = digits.get_config("look")
     config.update(changes)
-    return study.seeds_of("LOOK", config, [0], part)[0]
+    return study.seeds_of("LOOK", config, [0], part, data=DATA)[0]
 
 
-def _store(path, job, config=None):
-    records.append(
-        path,
-        {
-            "key": "of an older version",
-            "label": "then",
-            "part": job.part,
-            "config": config or job.config,
-        },
-    )
+def _store(path, job, config=None, **changes):
+    record = {
+        "key": "of an older version",
+        "label": "then",
+        "data": "digits",
+        "part": job.part,
+        "config": config or job.config,
+        "data_identity": DATA,
+    }
+    records.append(path, record | changes)
 
 
 def test_a_record_of_a_version_with_fewer_fields_still_counts(tmp_path):
@@ -89,7 +92,8 @@ def test_equal_jobs_are_run_once_and_each_gets_its_record(tmp_path, monkeypatch)
 
     def run_job(job):
         ran.append(job.label)
-        return {"key": job.key, "label": job.label, "part": job.part, "config": job.config}
+        of_job = {"label": job.label, "part": job.part, "config": job.config}
+        return {"key": job.key, "data": "digits", "data_identity": job.data, **of_job}
 
     monkeypatch.setattr(study, "run_job", run_job)
     jobs = [_job(), _job(look={"k": 7})._replace(label="k=7"), _job()._replace(label="LOOK again")]

@@ -22,12 +22,14 @@ def config_with(**changes):
 
 @pytest.fixture
 def folder(tmp_path):
-    workdirs.claim(writable_folder(tmp_path), config_with(), [])
+    workdirs.claim(writable_folder(tmp_path), config_with())
     return tmp_path
 
 
 def check(folder, resume=True, **changes):
-    return workdirs.check_config(folder, config_with(**changes), DEFAULTS, resume=resume)
+    found = workdirs.check(folder, config_with(**changes), DEFAULTS, resume=resume)
+    assert found.data == []
+    return found.config
 
 
 def test_an_empty_folder_is_anybody_s(tmp_path):
@@ -112,7 +114,7 @@ def test_a_field_that_is_gone_is_told(folder):
 def test_changes_are_recorded_one_line_each_time(folder, capsys):
     saved(folder, 7)
     for changes in ["k (1 there, 2 here)"], [], ["duration (x there, y here)", "ema (a, b)"]:
-        workdirs.claim(folder, config_with(), changes)
+        workdirs.claim(folder, config_with(), workdirs.Changes(changes))
     lines = [json.loads(x) for x in (folder / workdirs.CHANGES).read_text().splitlines()]
     assert [(line["after_step"], line["changes"]) for line in lines] == [
         (7, ["k (1 there, 2 here)"]),
@@ -132,7 +134,7 @@ def test_a_config_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch)
 
     monkeypatch.setattr(type(epath.Path(folder)), "write_text", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): choose"):
-        workdirs.claim(folder, config_with(**{"look.k": 3}), [])
+        workdirs.claim(folder, config_with(**{"look.k": 3}))
     assert (folder / workdirs.CONFIG).read_text() == before
     assert [p.name for p in folder.iterdir()] == [workdirs.CONFIG]
 

@@ -1,0 +1,287 @@
+"""The identity of an image set: what it holds, whatever its path and whoever decodes it.
+
+Two sets are the same if their classes, labels and images are, in their order. An image is known by
+the SHA-256 of what is stored: the bytes of its file, or its row of an array. Decoded pixels would
+not do, as another version of Pillow may decode a JPEG otherwise.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxpt.cache import remembered
+from jaxpt.data.dataset import Dataset, Split
+from jaxpt.data.labels import LabelMap
+from jaxpt.data.decode import in_parallel
+from jaxpt.data.pictures import Pictures
+from jaxpt.errors import InputError
+
+FILES, ARRAYS, RECORDS = "files", "arrays", "records"
+SHOWN = 3  # classes that a sentence names
+END = 1 << 16  # bytes at either end of a record file that are read
+BITS = 128  # of the sum that stands for the images of a class
+# Fields of a data config that change no result, and those whose content the identity holds.
+FREE = ("resident", "resident_limit_mb", "workers", "prefetch")
+BY_CONTENT = ("path", "label_map")
+
+
+class Part(NamedTuple):
+    """One part of a set.
+
+    Attributes:
+      order: digest of labels and images in their order.
+      counts: images of each class; of record files, whose labels are not read, one number for all.
+      sums: for each of ``counts`` the sum of the images' digests, which does not know their order.
+    """
+
+    order: str
+    counts: tuple[int, ...]
+    sums: tuple[str, ...]
+
+
+class Identity(NamedTuple):
+    """What a set holds.
+
+    Attributes:
+      kind: what was hashed: "files", "arrays", or "records" for the files of a tfds set.
+      classes: names in the order of the labels.
+      coarse: the coarse class of every class.
+      parts: "training", which is train and validation, and "test" unless it is empty.
+    """
+
+    kind: str
+    classes: tuple[str, ...]
+    coarse: LabelMap
+    parts: dict[str, Part]
+
+    @property
+    def digest(self) -> str:
+        """A short name: of classes, labels and images, and behind a dash of the coarse classes."""
+        parts = {name: part.order for name, part in self.parts.items()}
+        return f"{_digest([self.kind, self.classes, parts])}-{_digest(self.coarse)[:8]}"
+
+    def to_json(self) -> str:
+        """Text for ``from_json``: about 60 bytes for each class and part."""
+        parts = {name: part._asdict() for name, part in self.parts.items()}
+        return json.dumps(
+            self._asdict() | {"coarse": self.coarse._asdict(), "parts": parts}, ensure_ascii=False
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> "Identity":
+        """The identity that ``to_json`` wrote.
+
+        Raises:
+          ValueError, TypeError, KeyError or AttributeError: for any other text.
+        """
+        found = json.loads(text)
+        coarse = LabelMap(*map(tuple, (found["coarse"]["coarse_of"], found["coarse"]["names"])))
+        parts = {
+            name: Part(part["order"], tuple(part["counts"]), tuple(part["sums"]))
+            for name, part in found["parts"].items()
+        }
+        return cls(found["kind"], tuple(found["classes"]), coarse, parts)
+
+
+def of_dataset(dataset: Dataset) -> Identity:
+    """The identity of a loaded set, of its arrays or of the files behind its ``Pictures``."""
+    n = len(dataset.class_names)
+    held_out = np.isin(dataset.trainval.ids, dataset.validation.ids)
+    parts = {"training": _part(dataset.trainval, n, held_out.tobytes())}
+    if len(dataset.test.ids):
+        parts["test"] = _part(dataset.test, n)
+    kind = FILES if isinstance(dataset.trainval.images, Pictures) else ARRAYS
+    return Identity(kind, tuple(dataset.class_names), dataset.coarse, parts)
+
+
+def of_records(
+    class_names: Iterable[str], coarse: LabelMap, parts: dict[str, Iterable[Any]], limit: int
+) -> Identity:
+    """The identity of a prepared set of tfds, of whose files only the ends are read.
+
+    Args:
+      class_names, coarse: of the set.
+      parts: for "training" and "test" tfds' file instructions (``filename``, ``skip``, ``take``,
+        ``examples_in_shard``).
+      limit: how many of the training examples are used, 0 for all.
+    """
+    found = {}
+    for name, instructions in parts.items():
+        instructions = list(instructions)
+        about = [
+            [
+                os.path.basename(i.filename),
+                i.skip,
+                i.take,
+                i.examples_in_shard,
+                _ends(os.fspath(i.filename)),
+            ]
+            for i in instructions
+        ]
+        order = _digest([about, limit if name == "training" else 0])
+        found[name] = Part(order, (sum(i.examples_in_shard for i in instructions),), (order,))
+    return Identity(RECORDS, tuple(class_names), coarse, found)
+
+
+def settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a data config that its results depend on beside the content of the set."""
+    # What cannot be read stops the reading or is no part of the set, and so of its identity.
+    without = (*FREE, *BY_CONTENT, "broken", "try_gcs")
+    return {name: value for name, value in config.items() if name not in without}
+
+
+def differences(there: Identity, here: Identity) -> dict[str, list[str]]:
+    """What two sets differ in: for each part that differs, and "classes", sentences without a stop.
+
+    Where one was hashed as files and the other as arrays, images cannot be compared; then classes
+    and numbers of images are.
+    """
+    found = {"classes": _of_classes(there, here)}
+    if found["classes"]:
+        return found
+    for name in sorted(there.parts.keys() | here.parts.keys()):
+        before, now = there.parts.get(name), here.parts.get(name)
+        if before is None or now is None:
+            found[name] = [f"{'there is no' if now is None else 'there is now a'} {name} part"]
+        elif there.kind != here.kind:
+            if sum(before.counts) != sum(now.counts):
+                found[name] = [f"{name} has {_counted(sum(before.counts), sum(now.counts))}"]
+        elif before.order != now.order:
+            found[name] = _of_part(name, before, now, there.classes)
+    return {name: sentences for name, sentences in found.items() if sentences}
+
+
+def _of_classes(there: Identity, here: Identity) -> list[str]:
+    gone = [f"{c!r} is gone" for c in there.classes if c not in here.classes]
+    new = [f"{c!r} is new" for c in here.classes if c not in there.classes]
+    if gone or new:
+        return [f"classes differ: {_some(gone + new)}"]
+    if there.classes != here.classes:
+        return [f"the classes are in another order: {_some(map(repr, here.classes))}"]
+    coarse = [
+        f"{c!r} is of {there.coarse.names[a]!r} there and of {here.coarse.names[b]!r} here"
+        for c, a, b in zip(there.classes, there.coarse.coarse_of, here.coarse.coarse_of)
+        if there.coarse.names[a] != here.coarse.names[b]
+    ]
+    if coarse:
+        return [f"the label map differs: {_some(coarse)}"]
+    if there.coarse != here.coarse:
+        return ["the coarse classes are in another order"]
+    return []
+
+
+def _of_part(name: str, before: Part, now: Part, classes: tuple[str, ...]) -> list[str]:
+    if len(before.counts) != len(classes) or len(now.counts) != len(classes):  # records
+        if sum(before.counts) != sum(now.counts):
+            return [f"{name} has {_counted(sum(before.counts), sum(now.counts))}"]
+        return [f"the record files of {name} differ"]
+    numbers = [
+        f"{_counted(a, b)} of {c!r}"
+        for c, a, b in zip(classes, before.counts, now.counts)
+        if a != b
+    ]
+    changed = [repr(c) for c, a, b in zip(classes, before.sums, now.sums) if a != b]
+    if changed and _total(before) == _total(now) and sum(before.counts) == sum(now.counts):
+        return [f"the same images have other labels in {name}: of {_some(changed)}"]
+    if numbers:
+        return [f"{name} has {_some(numbers)}"]
+    if changed:
+        return [f"the bytes of images of {_some(changed)} in {name} differ"]
+    return [f"the images of {name} are in another order, or others of them are held out"]
+
+
+def _counted(before: int, now: int, of_class: str = "") -> str:
+    return f"{now:,} image{'s' * (now != 1)}{of_class} (before: {before:,})"
+
+
+def _some(words: Iterable[str]) -> str:
+    words = list(words)
+    more = [f"{len(words) - SHOWN} more"] if len(words) > SHOWN else []
+    return ", ".join(words[:SHOWN] + more)
+
+
+def _total(part: Part) -> int:
+    return sum(int(value, 16) for value in part.sums) % 2**BITS
+
+
+def _part(split: Split, classes: int, held_out: bytes = b"") -> Part:
+    images = split.images
+    if isinstance(images, Pictures) and images.files is not None:
+        # Of unchanged files no byte is read a second time.
+        about = [classes, hashlib.sha256(split.labels.tobytes() + held_out).hexdigest()]
+        name = f"images/{stamp(images.files, about)}.json"
+        return Part(*remembered(name, lambda: _hashed(split, classes, held_out)))
+    return _hashed(split, classes, held_out)
+
+
+def _hashed(split: Split, classes: int, held_out: bytes) -> Part:
+    order = hashlib.sha256(f"{classes}".encode())
+    if not isinstance(split.images, Pictures):
+        order.update(f"{split.images.dtype} {split.images.shape[1:]}".encode())
+    groups = split.labels if split.labels.ndim == 1 else np.zeros(len(split.labels), np.int32)
+    counts, sums = [0] * classes, [0] * classes
+    for label, group, digest in zip(split.labels, groups.tolist(), _digests(split.images)):
+        order.update(label.tobytes() + digest)
+        counts[group] += 1
+        sums[group] += int.from_bytes(digest[: BITS // 8], "big")
+    order.update(held_out)
+    if split.difficult is not None:
+        order.update(np.ascontiguousarray(split.difficult).tobytes())
+    return Part(
+        order.hexdigest()[:24], tuple(counts), tuple(f"{total % 2**BITS:x}" for total in sums)
+    )
+
+
+def _digests(images: np.ndarray | Pictures) -> Iterable[bytes]:
+    if isinstance(images, Pictures):
+        return in_parallel(lambda i: _sha256(images.encoded(i)[0]), range(len(images)))
+    return (hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images)
+
+
+def _sha256(stored: pathlib.Path | bytes) -> bytes:
+    if isinstance(stored, bytes):
+        return hashlib.sha256(stored).digest()
+    try:
+        with open(stored, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{stored} cannot be read ({error.strerror or error}).") from error
+
+
+def _ends(file: str) -> list[Any]:
+    """Size of a record file and a digest of its first and last bytes; [] if it is not here."""
+    try:
+        with open(file, "rb") as content:
+            first = content.read(END)
+            size = content.seek(0, os.SEEK_END)
+            content.seek(max(0, size - END))
+            return [size, hashlib.sha256(first + content.read()).hexdigest()]
+    except OSError:
+        return []
+
+
+def stamp(files: Iterable[str | os.PathLike], about: Any = None) -> str:
+    """A name that changes when one of the files does, from what the file system says of them.
+
+    The time of the inode's last change is in it: unlike that of the content, no tool sets it back
+    when it puts a file of the same size in the place of another.
+    """
+    digest = hashlib.sha256(json.dumps(about, default=list).encode())
+    here = os.getcwd()
+    for file in files:
+        try:
+            there = os.stat(file)
+            text = f"{there.st_size} {there.st_mtime_ns} {there.st_ctime_ns} {there.st_ino}"
+        except OSError:
+            text = "missing"
+        digest.update(f"{os.path.join(here, file)}\0{text}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()[:24]
+
+
+def _digest(what: Any) -> str:
+    return hashlib.sha256(json.dumps(what, default=list).encode()).hexdigest()[:16]
