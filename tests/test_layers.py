@@ -13,7 +13,8 @@ ROOT = pathlib.Path(jaxpt.__file__).parent
 # A part of jaxpt may import itself and those of the lines above its own.
 LAYERS = (
     ("errors",),
-    ("files", "cache", "old_names"),
+    ("files", "old_names"),
+    ("cache",),
     ("records", "ops"),
     ("losses", "models"),
     ("data",),

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpt import cli, config_files, pretrain, records, study
+from jaxpt import cli, pretrain, records
+from jaxpt.cli import config_files
 from jaxpt.data import pictures, sources
 from jaxpt.errors import InputError
+from jaxpt.studies import study
 
 COLOURS = {"blue": (20, 30, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 CONFIG = (

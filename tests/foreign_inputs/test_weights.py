@@ -18,7 +18,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from jaxpt import backbones, cli, config_files, models, pretrain, records, weights
+from jaxpt import backbones, cli, models, pretrain, records, weights
+from jaxpt.cli import config_files
 from jaxpt.models.resnet import BasicBlock, ResNet
 from jaxpt.models.vit import SIZES
 from jaxpt.train import checkpoint

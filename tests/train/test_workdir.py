@@ -128,11 +128,10 @@ def test_changes_are_recorded_one_line_each_time(folder, capsys):
 def test_a_config_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch):
     before = (folder / workdirs.CONFIG).read_text()
 
-    def full(path, text):
-        open(path, "w").close()
+    def full(path, target):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(type(epath.Path(folder)), "write_text", full)
+    monkeypatch.setattr(type(epath.Path(folder)), "replace", full)
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\): choose"):
         workdirs.claim(folder, config_with(**{"look.k": 3}))
     assert (folder / workdirs.CONFIG).read_text() == before
