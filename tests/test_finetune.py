@@ -427,7 +427,7 @@ def test_a_rate_that_diverges_is_not_chosen(start, dataset):
 
 def test_a_last_step_that_breaks_the_parameters_counts_as_diverged(start, dataset):
     changes = {"duration": "1 steps", "warmup": "0 steps", "optimizer.name": "sgd"}
-    assert trained(start, dataset, rate=1e39, **changes) is None  # its loss is of before the step
+    assert trained(start, dataset, rate=np.inf, **changes) is None  # its loss is of before the step
 
 
 def test_test_labels_decide_nothing(start, dataset):
