@@ -10,7 +10,8 @@ would do.
 import numpy as np
 
 EPS = float(np.finfo(np.float32).eps)
-FUNCTION = 8  # an exponential, logarithm, division or square root is within so many EPS
+FUNCTION = 4  # an exponential, logarithm, division or square root is within so many EPS
+FEW = 32 * EPS  # relative, of values by hand: sums of up to 16 terms and four functions of them
 
 
 def of_sum(terms: int, total: float = 1.0) -> float:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import oracles
 import oracles_batch
+import rounding
 
 from jaxpt import losses
 
@@ -180,9 +181,9 @@ def expected(call, arrays, temperature, **options):
 
 
 def tolerance(call, temperature):
-    """Float32 rounding of the largest logit, several times over."""
-    largest = 1 / float(temperature) if call.temperatures else 0
-    return {"rtol": 2e-5, "atol": 2e-6 * (1 + largest)}
+    """Of the difference of two logarithms of sums over 32 cosines of rows of 8 entries at most."""
+    logit = rounding.of_product(8) / float(temperature) if call.temperatures else 0
+    return {"rtol": rounding.FEW, "atol": 2 * rounding.of_log_sum(32, logit)}
 
 
 def first(function):

@@ -1,11 +1,13 @@
 """LOOK and NCA on arrays that are hard in one way or another, always by the same programs."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import rounding
 
 from jaxpt.losses import look, nca
 
@@ -139,11 +141,9 @@ def masks(seed=2):
     }
 
 
-def rounding(arrays, normalize, temperature):
-    """Float32 rounding of the largest logit, several times over."""
-    largest = (
-        1.0
-        if normalize
-        else np.abs(oracles.as_float64(arrays[0]) @ oracles.as_float64(arrays[1]).T).max()
-    )
-    return {"rtol": 1e-5, "atol": 1e-6 * (1 + largest / float(temperature))}
+def tolerances(arrays, normalize, temperature):
+    """Of losses, which are differences of two logarithms of sums over keys."""
+    lengths = (np.linalg.norm(oracles.as_float64(x), axis=1).max() for x in arrays[:2])
+    largest = 1.0 if normalize else math.prod(lengths)
+    logit = rounding.of_product(DIM, largest) / float(temperature)
+    return {"rtol": rounding.FEW, "atol": 2 * rounding.of_log_sum(MEMORY, logit)}

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles_batch
 import pytest
+import rounding
 from jax.sharding import PartitionSpec as P
 
 from jaxpt import losses
@@ -99,7 +100,7 @@ def test_vicreg_of_a_squares_corners(second, weights, expected):
     value = jax.jit(vicreg)(
         CORNERS, second, **dict(zip(("invariance", "variance", "covariance"), weights))
     )
-    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(value, expected, rtol=rounding.FEW, atol=rounding.FEW)
     assert value.shape == () and value.dtype == jnp.float32
 
 
@@ -107,7 +108,7 @@ def test_vicreg_adds_the_squared_covariances_of_both_views():
     line = CORNERS[:, [0, 0]]  # covariance 4/3 twice a view, over 2 features
     for second, views in (line, 2), (CORNERS, 1), (-line, 2), (CORNERS[:, [1, 1]], 2):
         value = jax.jit(vicreg)(line, second, invariance=0.0, variance=0.0)
-        np.testing.assert_allclose(value, views * (4 / 3) ** 2, rtol=1e-6)
+        np.testing.assert_allclose(value, views * (4 / 3) ** 2, rtol=rounding.FEW)
 
 
 def test_covariances_of_different_views_do_not_count_in_vicreg():

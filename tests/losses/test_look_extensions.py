@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import rounding
 from jax.test_util import check_grads
 
 from jaxpt.losses import NO_POSITIVE, look
@@ -152,14 +153,14 @@ class TestGate:
             queries, arrays = example(seed)
             soft, _ = run(queries, arrays, gate=1e8, no_positive=no_positive)
             hard, _ = run(queries, arrays, no_positive=no_positive)
-            np.testing.assert_allclose(soft, hard, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(soft, hard, rtol=rounding.FEW, atol=rounding.FEW)
 
     def test_with_all_keys_as_neighbours_there_is_no_edge(self):
         queries, arrays = example(0)
         for k in MEMORY, 10 * MEMORY:
             soft, _ = run(queries, arrays, k=k, gate=3.0)
             hard, _ = run(queries, arrays, k=k)
-            np.testing.assert_allclose(soft, hard, rtol=1e-6)
+            np.testing.assert_allclose(soft, hard, rtol=rounding.FEW)
 
     def test_what_lies_beyond_the_edge_takes_part(self):
         query, labels = jnp.array([[1.0, 0.0]]), jnp.array([0, 1, 0])
@@ -181,7 +182,7 @@ class TestBalanced:
             queries, arrays = example(seed, equal=True)
             balanced, _ = run(queries, arrays, balanced=True)
             plain, _ = run(queries, arrays)
-            np.testing.assert_allclose(balanced, plain, rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(balanced, plain, rtol=rounding.FEW, atol=rounding.FEW)
 
     def test_a_class_twice_as_frequent_has_half_the_weight(self):
         keys = jnp.ones((3, 2))

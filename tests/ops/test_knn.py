@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import rounding
 from jax.sharding import PartitionSpec
 
 from jaxpt.ops import knn
@@ -193,7 +194,7 @@ def test_key_rows_are_applied_to_each_block():
     keys += 1
     found = knn.search(queries, keys, 4, key_rows=unit_vectors, block_size=5, group_size=2)
     expected = knn.search(queries, np.asarray(unit_vectors(keys)), 4)
-    np.testing.assert_allclose(found[0], expected[0], rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[0], expected[0], rtol=rounding.FEW, atol=rounding.FEW)
 
 
 def test_the_group_size_grows_with_keys_and_shrinks_with_k():
@@ -345,7 +346,7 @@ class TestApproximate:
             for recall in (None, 0.9)
         )
         np.testing.assert_array_equal(exact[1], approximate[1])
-        np.testing.assert_allclose(exact[0], approximate[0], rtol=1e-6)
+        np.testing.assert_allclose(exact[0], approximate[0], rtol=rounding.FEW)
 
     def test_the_recall_that_is_measured_is_the_share_of_neighbours_found(self, monkeypatch):
         def second_best_on(values, k, *, recall_target):
