@@ -91,8 +91,9 @@ def _content(record) -> str:
 
 def _same(record) -> str:
     limit = ((record.get("config") or {}).get("data") or {}).get("pretrain_limit", 0)
-    about = [record.get(name) for name in SAME]
-    return json.dumps([about, limit, record.get("protocol")], sort_keys=True, default=list)
+    other = (record.get("details") or {}).get("other_label")  # of CKA
+    about = [*(record.get(name) for name in SAME), other, limit, record.get("protocol")]
+    return json.dumps(about, sort_keys=True, default=list)
 
 
 def surroundings() -> dict[str, Any]:

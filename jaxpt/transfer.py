@@ -55,9 +55,10 @@ def run(
     for backbone in opened:
         data_config = _data_config(config, backbone)
         name = records.key_of(data_config.to_dict())
-        loaded = {name: loaded.get(name) or sources.load(data_config)}  # no more than one set
-        dataset = loaded[name]
-        data = sources.identify(data_config).digest
+        if name not in loaded:
+            loaded = {}  # no more than one set
+            loaded[name] = sources.load(data_config), sources.identify(data_config).digest
+        dataset, data = loaded[name]
         require_part(dataset, "test")
         resolved = resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):

@@ -124,7 +124,7 @@ def of_records(
             for i in instructions
         ]
         order = _digest([about, limit if name == "training" else 0])
-        found[name] = Part(order, (sum(i.examples_in_shard for i in instructions),), (order,))
+        found[name] = Part(order, (sum(i.take for i in instructions),), (order,))
     return Identity(RECORDS, tuple(class_names), coarse, found)
 
 
@@ -180,11 +180,8 @@ def _of_part(name: str, before: Part, now: Part, classes: tuple[str, ...]) -> li
         if sum(before.counts) != sum(now.counts):
             return [f"{name} has {_counted(sum(before.counts), sum(now.counts))}"]
         return [f"the record files of {name} differ"]
-    numbers = [
-        f"{_counted(a, b)} of {c!r}"
-        for c, a, b in zip(classes, before.counts, now.counts)
-        if a != b
-    ]
+    pairs = zip(classes, before.counts, now.counts)
+    numbers = [_counted(a, b, f" of {c!r}") for c, a, b in pairs if a != b]
     changed = [repr(c) for c, a, b in zip(classes, before.sums, now.sums) if a != b]
     if changed and _total(before) == _total(now) and sum(before.counts) == sum(now.counts):
         return [f"the same images have other labels in {name}: of {_some(changed)}"]

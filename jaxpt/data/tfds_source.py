@@ -42,13 +42,6 @@ def read_any(name: str, config, keep: int | None = None):
     """
     builder, splits = _open_any(name, config)
     features = builder.info.features
-    image_key, label_key = builder.info.supervised_keys or ("image", "label")
-    named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
-    require(
-        named and hasattr(features["label"], "num_classes"),
-        f"tfds:{name} is no set of "
-        f"classified images with the features image and label: it has {sorted(features)}.",
-    )
     height, width, channels = features["image"].shape
     require(
         channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be read."
@@ -74,10 +67,7 @@ def files_of_any(name: str, config) -> tuple[list[str], dict[str, list[Any]]]:
     """The class names of a set, and the record files of "training" and "test", as tfds lists them;
     arguments and errors as of ``read_any``."""
     builder, splits = _open_any(name, config)
-    label = builder.info.features.get("label")
-    names = getattr(label, "names", None)
-    require(names is not None, f"tfds:{name} is no set of classified images: it has no label.")
-    return names, {
+    return builder.info.features["label"].names, {
         part: files_of(builder, [split], f"tfds:{name}")
         for part, split in zip(("training", "test"), splits)
     }
@@ -92,8 +82,16 @@ def files_of(builder, splits: list[str], source: str) -> list[Any]:
 
 
 def _open_any(name: str, config):
-    """(builder, [training split, test split])"""
+    """(builder of a set of classified images, [training split, test split])"""
     builder = open_builder(name, config.path, try_gcs=config.get("try_gcs", False))
+    features = builder.info.features
+    image_key, label_key = builder.info.supervised_keys or ("image", "label")
+    named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
+    require(
+        named and hasattr(features["label"], "num_classes"),
+        f"tfds:{name} is no set of "
+        f"classified images with the features image and label: it has {sorted(features)}.",
+    )
     return builder, [config.get(f"{part}_split", part) for part in ("train", "test")]
 
 

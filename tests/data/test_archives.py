@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxpt.data import archives, protocols
+from jaxpt.data import archives, identity, protocols
 from jaxpt.errors import InputError
 
 
@@ -156,6 +156,19 @@ class TestEveryArchive:
     def test_empty_folder(self, name, tmp_path):
         with pytest.raises(InputError, match=r"is missing"):
             protocols.load(name, path=str(tmp_path))
+
+    def test_the_identity_follows_the_files_and_decodes_none(self, name, tmp_path, small):
+        for folder in "one", "two":
+            MAKE[name](tmp_path / folder)
+        one, two = (
+            protocols.identify(name, path=str(tmp_path / folder)) for folder in ("one", "two")
+        )
+        assert one == two and one.kind == "files"
+        next((tmp_path / "two").rglob("*.jpg")).write_bytes(b"no image")
+        (changed,) = identity.differences(
+            one, protocols.identify(name, path=str(tmp_path / "two"))
+        ).values()
+        assert changed[0].startswith("the bytes of images of")
 
     def test_missing_image_is_named(self, name, tmp_path, small):
         if name == "birdsnap":

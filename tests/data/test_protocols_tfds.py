@@ -96,6 +96,10 @@ def test_splits_and_classes_of_the_published_sets(name, full):
     assert len(opened.class_names) == OF_TFDS[name].classes == len(set(opened.class_names))
     expected = OF_TFDS[name].sizes
     assert {part: opened.sizes[part] for part in expected} == expected
+    known = protocols.identify(name, path=full)
+    assert known.classes == opened.class_names
+    counts = {part: sum(known.parts[part].counts) for part in known.parts}
+    assert counts == {"training": expected["trainval"], "test": expected["test"]}
 
 
 # Their builders look into the download before they name their splits; these are read in the code.

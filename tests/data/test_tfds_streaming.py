@@ -13,7 +13,7 @@ from PIL import Image
 from small_runs import RUN, config_of
 
 from jaxpt import pretrain
-from jaxpt.data import decode, protocols, sources, tfds_records
+from jaxpt.data import decode, identity, protocols, sources, tfds_records
 from jaxpt.data.feed import StreamedFeed, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
 from jaxpt.data.protocol_sets import Protocol
@@ -87,6 +87,29 @@ def same_sets(one, other):
     for part in "trainval", "train", "validation", "test":
         for a, b in zip(getattr(one, part)[:3], getattr(other, part)[:3], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def identify(path, **changes):
+    fields = data(path, **changes).items()
+    return sources.identify(
+        ml_collections.ConfigDict({name.removeprefix("data."): value for name, value in fields})
+    )
+
+
+def test_the_identity_is_of_the_record_files(prepared, own_copy, monkeypatch):
+    monkeypatch.setattr(tfds_records, "open_image", None)  # nothing is decoded
+    known = identify(prepared["tfrecord"])
+    assert known.parts["training"].counts == (IMAGES,) and known.parts["test"].counts == (TEST,)
+    assert identify(own_copy, resident="yes") == known == type(known).from_json(known.to_json())
+    assert identify(own_copy, train_split="train[:5]").digest != known.digest
+    assert identify(own_copy, limit=5).digest != known.digest
+    file = shards(own_copy)[1]
+    content = bytearray(file.read_bytes())
+    content[-20] ^= 1
+    file.write_bytes(content)
+    assert identity.differences(known, identify(own_copy)) == {
+        "training": ["the record files of training differ"]
+    }
 
 
 class TestImages:

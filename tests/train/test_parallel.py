@@ -16,6 +16,7 @@ from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 from jaxpt.errors import InputError
+from jaxpt.train import parallel
 from jaxpt.train.parallel import AXIS, Devices
 
 
@@ -153,3 +154,21 @@ def test_two_processes_equal_one(tmp_path, dataset):
     ).state.params
     with np.load(tmp_path / "params.npz") as saved:
         assert_close(jax.tree.leaves(alone), [jnp.asarray(saved[name]) for name in saved.files])
+
+
+def test_processes_must_give_the_same_text(monkeypatch):
+    parallel.require_agreement("a", "data")  # one process agrees with itself
+    monkeypatch.setattr(jax, "process_count", lambda: 3)
+    for others, refused in ([b"a", b"a"], False), ([b"a", b"b"], True):
+        monkeypatch.setattr(
+            parallel.multihost_utils,
+            "process_allgather",
+            lambda mine, others=others: np.stack(
+                [mine, *(np.frombuffer(x.ljust(64), np.uint8) for x in others)]
+            ),
+        )
+        if refused:
+            with pytest.raises(InputError, match="processes 0 and 2 have different data"):
+                parallel.require_agreement("a", "data")
+        else:
+            parallel.require_agreement("a", "data")
