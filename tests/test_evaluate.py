@@ -13,10 +13,10 @@ import time
 import ml_collections
 import numpy as np
 import pytest
-
-from jaxpt import cli, evaluate, frozen, pretrain, records
-from jaxpt.backbones import open_backbone
 from jaxpt.configs.pretrain import defaults, digits, fashion_mnist
+
+from jaxpt import cli, evaluate, pretrain, records
+from jaxpt.backbones import open_backbone
 from jaxpt.data import small_sets, sources
 from jaxpt.data.sources import Split
 from jaxpt.errors import InputError, require
@@ -149,7 +149,7 @@ def test_with_nothing_to_do_neither_images_nor_networks_are_touched(
         raise AssertionError("there is nothing to do")
 
     monkeypatch.setattr(sources, "load", never)
-    monkeypatch.setattr(frozen, "extract", never)
+    monkeypatch.setattr(evaluate, "extract", never)
     again = evaluate.run(workdirs, path, suite=BOTH, cache=cache, constants=QUICK)
     assert again.made == 0 and path.read_bytes() == before
     assert [r["key"] for r in again.records] == [r["key"] for r in outcome.records]
@@ -163,8 +163,8 @@ def test_features_come_from_the_cache_where_it_has_them(measured, workdirs, tmp_
     def never(*args, **kwargs):
         raise AssertionError("features were to be in the cache")
 
-    monkeypatch.setattr(frozen, "extract", never)
-    monkeypatch.setattr(frozen, "extract_layers", never)
+    monkeypatch.setattr(evaluate, "extract", never)
+    monkeypatch.setattr(evaluate, "extract_layers", never)
     again = evaluate.run(workdirs, tmp_path / "r.jsonl", suite=("knn", "cka"), cache=cache)
     assert [r["values"] for r in again.records] == [
         r["values"]

@@ -22,13 +22,13 @@ LAYERS = (
     ("methods", "evaluation"),
     ("configs",),
     ("pretrain", "backbones", "report"),
-    ("finetune", "frozen"),
+    ("finetune",),
     ("transfer", "evaluate"),
     ("studies", "export", "cost"),
     ("cli",),
 )
 # Transfer reads checkpoints as arrays: it works without the method that made them.
-WITHOUT_METHODS = ("backbones", "finetune", "frozen", "transfer", "evaluate")
+WITHOUT_METHODS = ("backbones", "finetune", "transfer", "evaluate")
 PURE = ("losses", "ops")  # arrays in, arrays out
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
