@@ -1,16 +1,24 @@
 """The measurements of one feature function on one set: what a record holds."""
 
 from jaxpt.data.sources import Dataset
-from jaxpt.evaluation import accuracy, structure
+from jaxpt.evaluation import suites
 from jaxpt.evaluation.linear import L2_GRID
 from jaxpt.evaluation.task import make_task
 
-# Fixed for all methods, and part of every record.
+# The evaluators of ``suites`` that a study takes: labels to score, and constants that are not the
+# evaluator's own.
+EVALUATORS = {
+    "knn": (("coarse", "fine"), {}),
+    "linear": (("fine",), {"l2_grid": L2_GRID}),
+    "few_shot": (("fine",), {"shots": (5,)}),
+    "class_separation": (("fine",), {}),
+    "fine_purity": (("fine",), {}),
+    "effective_rank": (("fine",), {}),
+}
+# Part of every record.
 PROTOCOL = {
-    "knn": {"k": 20, "temperature": 0.07, "features": "backbone, unit length"},
-    "linear": {"l2_grid": L2_GRID, "features": "backbone, standardised", "solver": "L-BFGS"},
-    "few_shot": {"shots": 5, "draws": 10, "l2": 10.0, "features": "backbone, whitened"},
-    "fine_purity": {"k": 20},
+    name: suites.EVALUATORS[name].stated | suites.constants_of(name, constants)
+    for name, (_, constants) in EVALUATORS.items()
 }
 
 
@@ -30,14 +38,7 @@ def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
       coarse classes), fine_purity, effective_rank.
     """
     task = make_task(lambda name: features(getattr(dataset, name).images), dataset, part=part)
-    both, fine = task._replace(labels=("coarse", "fine")), task._replace(labels=("fine",))
-    knn, shots = PROTOCOL["knn"], PROTOCOL["few_shot"]
-    measured = [
-        accuracy.knn(both, k=knn["k"], temperature=knn["temperature"]),
-        accuracy.linear(fine, l2_grid=PROTOCOL["linear"]["l2_grid"]),
-        accuracy.few_shot(fine, shots=(shots["shots"],), draws=shots["draws"], l2=shots["l2"]),
-        structure.class_separation(task),
-        structure.fine_purity(task, k=PROTOCOL["fine_purity"]["k"]),
-        structure.effective_rank(task),
-    ]
-    return {name: value for found in measured for name, value in found.values.items()}
+    values = {}
+    for name, (labels, constants) in EVALUATORS.items():
+        values |= suites.measure(name, task._replace(labels=labels), **constants).values
+    return values

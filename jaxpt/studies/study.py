@@ -1,6 +1,8 @@
 """Many runs side by side: pre-train, measure, write a record, go on where it stopped."""
 
 import concurrent.futures
+import functools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -25,7 +27,8 @@ class Job(NamedTuple):
       config: its pre-training config as a plain dict, the seed included.
       part: which part it is measured on, "validation" or "test".
       keep_features: also return features of that part, for plots.
-      data: digest of the identity of its set; "" before it is looked at, see ``identified``.
+      data: digest of the identity of its set, and of the weight file that it starts from if there
+        is one; "" before they are read, see ``identified``.
     """
 
     label: str
@@ -86,21 +89,30 @@ def run(
 
 
 def identified(jobs: list[Job]) -> list[Job]:
-    """The jobs, each with the digest of the set that its config names.
+    """The jobs, each with the digests of the set and the weight file that its config names.
 
     Raises:
-      InputError: for a set that cannot be had.
+      InputError: if the set or the file cannot be read.
     """
-    from jaxpt.data import sources  # imported late, see ``run_job``
+    from jaxpt import weights  # imported late, see ``run_job``
+    from jaxpt.data import sources
 
-    found: dict[str, str] = {}
-    for job in jobs:
-        name = records.key_of(job.config["data"])
-        if not job.data and name not in found:
-            data = ml_collections.ConfigDict(job.config)["data"]
-            found[name] = sources.identify(data).digest
+    @functools.cache
+    def of_set(name):
+        return sources.identify(ml_collections.ConfigDict(json.loads(name))).digest
+
+    @functools.cache
+    def of_file(path):
+        return f"-{weights.digest(path)}" if path else ""
+
     return [
-        job._replace(data=job.data or found[records.key_of(job.config["data"])]) for job in jobs
+        job
+        if job.data
+        else job._replace(
+            data=of_set(json.dumps(job.config["data"]))
+            + of_file(job.config["model"].get("weights", ""))
+        )
+        for job in jobs
     ]
 
 
@@ -132,7 +144,8 @@ def _key(config, part, data):
     known."""
     config = defaults.completed(config)
     if data:
-        config |= {"data": identity.settings(config["data"])}
+        config["data"] = identity.settings(config["data"])
+        config["model"] = config["model"] | {"weights": ""}
     return records.key_of({"config": config, "part": part, "data": data})
 
 
@@ -174,8 +187,8 @@ def run_job(job: Job) -> dict[str, Any]:
     (now,) = identified([job._replace(data="")])
     require(
         job.data in ("", now.data),
-        f"the data of {job.label!r}, {config.data.source} {config.data.path!r}, changed while the "
-        "study ran: start it again.",
+        f"the data of {job.label!r}, {config.data.source} {config.data.path!r}, or the weights it "
+        "starts from changed while the study ran: start it again.",
     )
     dataset = sources.load(config.data)
     began = time.perf_counter()

@@ -13,7 +13,16 @@ from jaxpt.weights.exchange import (
     network_of,
     state_shapes,
 )
-from jaxpt.weights.files import IN_FOLDER, SUFFIXES, cast, find, load_torch, read, require_finite
+from jaxpt.weights.files import (
+    IN_FOLDER,
+    SUFFIXES,
+    cast,
+    digest,
+    find,
+    load_torch,
+    read,
+    require_finite,
+)
 from jaxpt.weights.opening import Opened, open_file
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "Imported",
     "Opened",
     "cast",
+    "digest",
     "export_state",
     "find",
     "import_state",

@@ -1,6 +1,7 @@
 """Weight files by their content: PyTorch's own, read without PyTorch and without running anything
 in them, and safetensors."""
 
+import hashlib
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -89,6 +90,19 @@ def find(path: str | os.PathLike) -> pathlib.Path:
     path = pathlib.Path(path)
     there = (path / name for name in IN_FOLDER)
     return next((file for file in there if file.is_file()), path)
+
+
+def digest(path: str | os.PathLike) -> str:
+    """Start of a SHA-256 over the bytes of a weight file.
+
+    Raises:
+      InputError: if it cannot be read.
+    """
+    try:
+        with open(find(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise InputError(f"{str(path)!r} cannot be read ({error.strerror or error}).") from error
 
 
 def load_torch(path: str | os.PathLike, state: str = "") -> dict[str, np.ndarray]:
