@@ -136,9 +136,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.dino = ml_collections.ConfigDict()
     c.dino.prototypes = 256  # outputs that the softmax is over
     c.dino.target_temperature = 0.04  # τ of the target's softmax, below that of the loss: sharper
-    c.dino.centre_momentum = (
-        0.9  # momentum of the mean that is subtracted from the target's outputs
-    )
+    c.dino.centre_momentum = 0.9  # of the mean that is subtracted from the target's outputs
 
     c.knn_every = "5 epochs"  # kNN monitor
     c.knn_k = 20
