@@ -15,7 +15,11 @@ from jaxpt.train.parallel import AXIS
 def check(config, dataset):
     """Fails if the config's method reads a field that is not its own, or leaves one unread."""
     owned = leaves(config, {*METHODS, *(field for group in SHARED.values() for field in group)})
-    assert fields_read(config, dataset) & owned == owned - leaves(config, methods.unread(config))
+    read, said = (
+        fields_read(config, dataset) & owned,
+        owned - leaves(config, methods.unread(config)),
+    )
+    assert read == said, f"only in the code: {read - said}; only in the registry: {said - read}"
 
 
 class Read:

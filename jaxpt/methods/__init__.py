@@ -125,7 +125,7 @@ def unread(config: Mapping[str, Any]) -> set[str]:
     Args:
       config: nested mappings, as a ConfigDict or the config of a record.
     """
-    name = config["method"]
+    name = config.get("method")
     others = METHODS.keys() - {name}
     if name not in METHODS:  # a method of somebody's own, which may read any shared field
         return others

@@ -64,7 +64,7 @@ def test_a_run_of_an_older_version_lacks_fields(tmp_path, monkeypatch):
 
     def of_an_older_version(workdir, step):
         found = about(workdir, step)
-        for name in "mixup", "micro_batches", "memory_sharding":
+        for name in "cross_entropy", "micro_batches", "memory_sharding":
             del found["config"][name]
         return found
 
