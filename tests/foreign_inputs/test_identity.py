@@ -120,6 +120,7 @@ def swap(a, b):
 
 
 def replace_keeping_size_and_time():
+    assert pretrained() == 0  # so that the cache knows the file that was there
     file = TRAIN / "green" / "2.bmp"
     before = file.stat()
     image(COLOURS["green"], 99).save("new.bmp")
