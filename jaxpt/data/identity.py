@@ -68,9 +68,7 @@ class Identity(NamedTuple):
     def to_json(self) -> str:
         """Text for ``from_json``: about 60 bytes for each class and part."""
         parts = {name: part._asdict() for name, part in self.parts.items()}
-        return json.dumps(
-            self._asdict() | {"coarse": self.coarse._asdict(), "parts": parts}, ensure_ascii=False
-        )
+        return json.dumps(self._asdict() | {"coarse": self.coarse._asdict(), "parts": parts})
 
     @classmethod
     def from_json(cls, text: str) -> "Identity":
