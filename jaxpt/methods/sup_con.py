@@ -1,7 +1,7 @@
 """SupCon: supervised contrastive pre-training within the batch (Khosla et al., NeurIPS 2020).
 
-The paper uses two views of each image. Here ``config.views`` sets their number, one by default as in
-the methods with a memory.
+The paper uses two views of each image. Here ``config.views`` sets their number, one by default as
+in the methods with a memory.
 """
 
 import jax.numpy as jnp
