@@ -29,12 +29,12 @@ LOSSES = """# Losses
 
 Every loss is a pure function of arrays, for example `from jaxpt.losses import look`. The losses
 depend on jax and numpy only and compute in float32 for all input dtypes. They return one value per
-example, to be averaged by the caller; losses of batch statistics return one value per batch. `where`
-masks rows. `axis_name` extends the contrast to all devices under `jax.shard_map`, `jax.pmap` or
-`jax.vmap(axis_name=…)`; differentiate the mean on each device and average the gradients with
-`jax.lax.pmean`. Losses over keys gather the keys of all devices along that axis, so leave
-`axis_name` out if the memory is the same on all devices. `sup_con` and `nn_clr`, whose contrast is
-the batch, accept such a memory together with `axis_name`.
+example, to be averaged by the caller; losses of batch statistics return one value per batch.
+`where` masks rows. `axis_name` extends the contrast to all devices under `jax.shard_map`,
+`jax.pmap` or `jax.vmap(axis_name=…)`; differentiate the mean on each device and average the
+gradients with `jax.lax.pmean`. Losses over keys gather the keys of all devices along that axis, so
+leave `axis_name` out if the memory is the same on all devices. `sup_con` and `nn_clr`, whose
+contrast is the batch, accept such a memory together with `axis_name`.
 
 `python docs/generate.py` generates this page from the docstrings.
 """

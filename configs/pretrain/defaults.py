@@ -65,7 +65,7 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.model = ml_collections.ConfigDict()
     c.model.name = "small_cnn"  # one of jaxpt.models.BACKBONES: resnet50, vit_s16, …
-    c.model.weights = ""  # torchvision or timm file with the backbone's first weights; "": random
+    c.model.weights = ""  # torchvision or timm file with the backbone's initial weights; "": random
     c.model.state = ""  # network to read from that file: a state, or a prefix of names
     c.model.normalisation = ""  # of images: unit, imagenet or MEAN/STD; "": the file's, else unit
     c.model.norm = "group"  # group, groupN, batch or sync_batch; ignored by ViTs and ConvNeXts
