@@ -4,8 +4,8 @@
     jaxpt pretrain --config=pretrain/cifar.py:simclr,cifar100,1000ep --workdir=runs/cifar100_simclr
 
 Words of the variant: a method, cifar100 (default: cifar10), 1000ep (default: 200 epochs) and smoke
-(a few seconds, on digits). The data set is loaded by TensorFlow Datasets (pip install 'jaxpt[tfds]')
-and kept on the device.
+(a few seconds, on digits). The data set is loaded by TensorFlow Datasets (pip install
+'jaxpt[tfds]') and kept on the device.
 
 Source: the settings are jaxpt's own starting points, not tuned; temperatures, weights and views are
 the papers' if they state any (configs/pretrain/defaults.py).

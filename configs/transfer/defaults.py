@@ -44,19 +44,19 @@ def get_config(variant: str = ""):
     c.model.state = ""  # network to read from a weight file: a state, or a prefix of names
     c.head = ml_collections.ConfigDict({"name": "linear", "width": 256})  # linear, mlp, spinal
 
-    # All pairs of rate and decay are tried; the best on validation is trained again and tested once.
+    # Tries all pairs of rate and decay; the best on validation is trained again and tested once.
     c.learning_rates = (1e-3, 3e-3)
     c.weight_decays = (1e-4,)
     c.batch_size = 120
     c.duration = "20 epochs"
     c.warmup = "1 epochs"
-    c.optimizer = ml_collections.ConfigDict(
-        {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0}
-    )  # gradients are clipped to clip_norm; 0: no clipping
-    c.schedule = (
-        ml_collections.ConfigDict(  # cosine; steps: times factor at these shares of training
-            {"name": "cosine", "at": (0.3, 0.6, 0.9), "factor": 0.1}
+    c.optimizer = (
+        ml_collections.ConfigDict(  # larger gradients are scaled down to clip_norm; 0: not
+            {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0}
         )
+    )
+    c.schedule = ml_collections.ConfigDict(  # cosine; or steps: times factor at shares of training
+        {"name": "cosine", "at": (0.3, 0.6, 0.9), "factor": 0.1}
     )
     c.freeze = 0  # number of lowest parts that are not trained: 1 is the stem; -1: all
     c.layer_decay = 1.0  # factor of the learning rate per part, from the head towards the stem
