@@ -1,1 +1,1 @@
-"""Configs, as files that ``--config`` names."""
+"""Config files for ``--config``."""

@@ -1,8 +1,8 @@
-"""Writes docs/losses.md and docs/methods.md from docstrings, configs and code.
+"""Generates docs/losses.md and docs/methods.md from docstrings, configs and code.
 
     python docs/generate.py
 
-A test compares, so run it after every change to one of these.
+Run it after every change to these: a test fails if the pages are out of date.
 """
 
 import importlib
@@ -17,7 +17,7 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.methods import METHODS
 
 FOLDER = pathlib.Path(__file__).parent
-# By what a reader is after; within a group in this order.
+# Sections of the losses page, with their losses in order.
 GROUPS = {
     "Neighbours": ("look", "nca"),
     "Supervised contrast": ("sup_con", "sup_moco", "exemplar", "spread", "mask_con", "grafit"),
@@ -27,38 +27,40 @@ GROUPS = {
 }
 LOSSES = """# Losses
 
-Every loss is a pure function of arrays: `from jaxpt.losses import look`. It needs jax and numpy
-alone, computes in float32 whatever goes in, gives a value for each example (batch losses: one
-value) and leaves the mean to you. `where` masks rows; `axis_name` makes the contrast that of all
-devices under `jax.shard_map`, `jax.pmap` or `jax.vmap(axis_name=…)`. Gradients then take the usual
-way: differentiate each device's mean, average with `jax.lax.pmean`. Losses over keys gather the
-keys of all devices along that axis; with a memory that is the same on all devices pass none.
-`sup_con` and `nn_clr`, whose contrast is the batch, take such a memory beside `axis_name`.
+Every loss is a pure function of arrays, for example `from jaxpt.losses import look`. The losses
+depend on jax and numpy only and compute in float32 for all input dtypes. They return one value per
+example, to be averaged by the caller; losses of batch statistics return one value per batch.
+`where` masks rows. `axis_name` extends the contrast to all devices under `jax.shard_map`,
+`jax.pmap` or `jax.vmap(axis_name=…)`; differentiate the mean on each device and average the
+gradients with `jax.lax.pmean`. Losses over keys gather the keys of all devices along that axis, so
+leave `axis_name` out if the memory is the same on all devices. `sup_con` and `nn_clr`, whose
+contrast is the batch, accept such a memory together with `axis_name`.
 
-This page is made from the docstrings by `python docs/generate.py`.
+`python docs/generate.py` generates this page from the docstrings.
 """
 METHODS_HEAD = """# Methods
 
-A method is a file of `jaxpt/methods/` that shows all of it: views, encoders, memory, loss, update.
-The variant of a config names it:
+A method is one file in `jaxpt/methods/` that contains all of it: views, encoders, memory, loss and
+update. Choose it as the variant of a config:
 
     jaxpt pretrain --config=pretrain/digits.py:look --workdir=runs/look
 
-The fields that a method alone reads stand under its name: `--config.look.k=20`. Below each method
-are these, its temperature, and what it sets otherwise than the defaults; a default is the paper's
-only where that is said. Those with an EMA target also read `ema`, `ema_end` and `target_norm`,
-those with a memory `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype`
-and `key_augment`. All else (network, optimizer, data, augmentation) is the same for all and stands
-in [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only `look`, `nca`, `sup_con`
-and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the others is a
-reproduction of its paper's results. [Writing a method](new-method.md) adds one.
+Fields that only one method reads are named after it: `--config.look.k=20`. The table of each method
+lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
+if the text says so. Methods with an EMA target also read `ema`, `ema_end` and `target_norm`.
+Methods with a memory also read `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`,
+`memory_dtype` and `key_augment`. All other fields (network, optimizer, data, augmentation) are
+common to all methods; see [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
+`look`, `nca`, `sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the
+others is a reproduction of its paper's results. [Writing a method](new-method.md) shows how to add
+one.
 
-This page is made from docstrings, configs and code by `python docs/generate.py`.
+`python docs/generate.py` generates this page from docstrings, configs and code.
 """
 
 
 def losses_page() -> str:
-    """Each loss, from its docstring."""
+    """Renders the losses page from the docstrings."""
     parts = [LOSSES, *(_contents(*group) for group in GROUPS.items())]
     for group, names in GROUPS.items():
         parts.append(f"\n## {group}\n")
@@ -86,13 +88,13 @@ def _entry(name):
 
 
 def _without_types(signature):
-    """Types stand with the arguments, where there are shapes too."""
+    """Removes type annotations; the arguments' descriptions have types and shapes."""
     bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
     return signature.replace(parameters=bare, return_annotation=signature.empty)
 
 
 def _prose(text):
-    """Paragraphs, with literal blocks (after ``::``) as code."""
+    """Converts paragraphs to Markdown, with literal blocks (after ``::``) as code blocks."""
     text = re.sub(
         r"::\n\n((?:    .*\n?|\n)+)",
         lambda m: ":\n\n```\n" + textwrap.dedent(m[1]).strip() + "\n```\n\n",
@@ -114,12 +116,12 @@ def _section(title, text):
 
 
 def _inline(text):
-    """reStructuredText's double backquotes → Markdown's single ones."""
+    """Replaces reStructuredText's double backquotes by Markdown's single ones."""
     return re.sub(r"(?<!`)``(?!`)", "`", text)
 
 
 def methods_page() -> str:
-    """Each method: what it is and where it comes from, what it keeps, its fields."""
+    """Renders the methods page: description and source, state and fields of each method."""
     commented = re.compile(r"(?m)^    c\.([\w.]+) = .*?  # (.*)$")
     meanings = dict(commented.findall(inspect.getsource(defaults.get_config)))
     return "\n".join([METHODS_HEAD, *(_method(name, meanings) for name in METHODS)])
@@ -130,12 +132,12 @@ def _method(name, meanings):
     title, _, body = inspect.getdoc(module).partition("\n")
     of_losses = dict.fromkeys(re.findall(r"\blosses\.([a-z]\w+)\(", inspect.getsource(module)))
     facts = [
-        f"Page: [`jaxpt/methods/{name}.py`](../jaxpt/methods/{name}.py)",
+        f"Code: [`jaxpt/methods/{name}.py`](../jaxpt/methods/{name}.py)",
         "Loss: " + ", ".join(f"[`{loss}`](losses.md#{loss})" for loss in of_losses),
-        "Keeps: " + (_kept(entry.reads) or "nothing beside the encoder"),
+        "State besides the encoder: " + (_kept(entry.reads) or "none"),
     ]
     facts += [
-        f"With `{name}.{field}={value}` it keeps {_kept(groups)}"
+        f"With `{name}.{field}={value}` also {_kept(groups)}"
         for (field, value), groups in entry.also_reads.items()
         if _kept(groups)
     ]
@@ -153,18 +155,18 @@ def _method(name, meanings):
         for field in own + sorted(shared)
     ]
     if rows:
-        lines += ["| field | default | what it is |", "|---|---|---|", *rows]
+        lines += ["| field | default | meaning |", "|---|---|---|", *rows]
     return "\n".join(lines)
 
 
 def _kept(groups):
-    """What a method that reads these groups of fields has beside its online encoder."""
+    """State besides the online encoder of a method that reads these groups of fields."""
     kept = {"target": "an EMA target", "memory": "a memory"}
     return " and ".join(what for group, what in kept.items() if group in groups)
 
 
 def _body(text):
-    """The rest of a module's docstring; what is indented is code."""
+    """Converts the rest of a module's docstring to Markdown; indented text becomes code."""
     return (
         _inline(
             re.sub(

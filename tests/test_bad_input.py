@@ -168,7 +168,7 @@ BAD_INPUT = {
             "--config=pretrain/digits.py:nn_clr,smoke",
             "--config.memory_sharding=sharded",
         ],
-        "method nn_clr takes its positives out of a memory that is whole on every device",
+        "method nn_clr takes its positives from the memory, which each device must hold in full",
     ),
     # Arguments and config files
     "mistyped key": (

@@ -3,14 +3,14 @@
     jaxpt pretrain --config=pretrain/cifar.py:look --workdir=runs/cifar10_look
     jaxpt pretrain --config=pretrain/cifar.py:simclr,cifar100,1000ep --workdir=runs/cifar100_simclr
 
-Words of the variant: a method, cifar100 (cifar10 without it), 1000ep (200 epochs without it) and
-smoke (seconds, on digits). The set comes through TensorFlow Datasets (pip install 'jaxpt[tfds]')
-and lies on the device.
+Words of the variant: a method, cifar100 (default: cifar10), 1000ep (default: 200 epochs) and smoke
+(a few seconds, on digits). The data set is loaded by TensorFlow Datasets (pip install
+'jaxpt[tfds]') and kept on the device.
 
 Source: the settings are jaxpt's own starting points, not tuned; temperatures, weights and views are
-the papers' where they have any (configs/pretrain/defaults.py).
-Expected: none of these was run yet. What solo-learn has with ResNet-18, 1,000 epochs and settings
-of its own, by an online linear classifier, CIFAR-10 / CIFAR-100:
+the papers' if they state any (configs/pretrain/defaults.py).
+Expected: none of these has been run yet. solo-learn reports, with ResNet-18, 1,000 epochs, its own
+settings and an online linear classifier, CIFAR-10 / CIFAR-100:
 
     sup_con  93.82 / 70.38    byol          92.58 / 70.46    nn_clr   91.88 / 69.62
     moco_v3  93.10 / 68.83    barlow_twins  92.10 / 70.90    simclr   90.74 / 65.78
@@ -18,7 +18,7 @@ of its own, by an online linear classifier, CIFAR-10 / CIFAR-100:
     dino     89.52 / 66.76
 
 and SupContrast with ResNet-50: cross_entropy 95.0 / 75.3, sup_con 96.0 / 76.5, simclr 93.6 / 70.7.
-Others: no anchor known to us.
+Others: no published value known to us.
 On paper: on v5e-1 0.343 hours (cross_entropy) to 1.37 (dino), look 0.459 (benchmarks/plan.py).
 """
 
@@ -27,7 +27,7 @@ from jaxpt.data import presets
 from jaxpt.methods import METHODS
 
 SETTINGS = {"rate": 0.1, "optimizer.weight_decay": 5e-4}
-# Methods without labels see less decay; heads are as wide as they need to be.
+# Per method: less weight decay without labels, and heads of the width that the method needs.
 OTHERS = {
     "cross_entropy": {"cross_entropy.label_smoothing": 0.1},
     "nca": {"memory_kind": "bank", "ema": 0.0},
@@ -51,7 +51,7 @@ OTHERS = {
     "moco_v3": {"model.predictor.hidden": (1024,)},
     "nn_clr": {"model.predictor.hidden": (1024,)},
 }
-LABELLED = ("cross_entropy", "nca")  # whose papers move and mirror images, and no more
+LABELLED = ("cross_entropy", "nca")  # their papers only shift and flip images
 WORDS = {"cifar100": {"data.source": "tfds:cifar100"}, "1000ep": {"duration": "1000 epochs"}}
 
 
@@ -64,7 +64,7 @@ def get_config(variant: str = "look"):
     c.batch_size = 256
     presets.apply(c, "small_images" if method in LABELLED else "simclr")
     for part in c.augment, c.key_augment, c.local_augment:
-        part.blur = (0.0,)  # as SimCLR leaves it out for CIFAR
+        part.blur = (0.0,)  # SimCLR uses no blur on CIFAR
     c.model.name = "resnet18"
     c.model.norm = "sync_batch"
     c.model.projector.update(hidden=(512,), dim=256)

@@ -1,7 +1,7 @@
-"""What every pre-training config starts from: each field with what it means.
+"""Default pre-training config: every field with its default value and its meaning.
 
-The values are jaxpt's defaults; where a paper's are unknown (LOOK's), none is the paper's.
-Methods other than the four that the demo compares are not tuned.
+The values are jaxpt's defaults. None of LOOK's is the paper's: its values could not be read by us.
+Only the four methods that the demo compares are tuned.
 """
 
 import ml_collections
@@ -15,152 +15,152 @@ from jaxpt.methods import METHODS
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
     c.seed = 0
-    c.method = "look"  # one of jaxpt.methods.METHODS
-    c.duration = "60 epochs"  # or steps, or examples
-    c.batch_size = 120  # over all devices
-    c.micro_batches = 1  # parts that a device encodes its share of a batch in, to save memory
-    c.views = 1  # augmented views of each image per step through the online encoder
-    c.local_views = 0  # small crops of each image beside them (multi-crop)
+    c.method = "look"  # one of jaxpt.methods.METHODS; set it by variant, see ``apply_variant``
+    c.duration = "60 epochs"  # in epochs, steps or examples
+    c.batch_size = 120  # images per step, over all devices
+    c.micro_batches = 1  # parts in which a device encodes its share of a batch, to save memory
+    c.views = 1  # augmented views per image and step that the online encoder sees
+    c.local_views = 0  # small crops per image in addition to the views (multi-crop)
 
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
-    c.data.path = ""
-    c.data.image_size = 32  # folder, tfds images of several shapes, protocol (0: the protocol's)
-    c.data.train_split = "train"  # tfds:NAME, in tfds' slicing language
-    c.data.test_split = "test"
-    c.data.try_gcs = False  # ask tfds' bucket for a prepared copy first
-    c.data.broken = "stop"  # at files that cannot be read (folder), or skip: leave them out
-    c.data.background = "white"  # behind transparent pixels; black, #rrggbb
-    c.data.exif_orientation = True  # turn images as their EXIF orientation says
-    c.data.resident = "auto"  # on the devices if it fits the limit; yes; no: streamed by the host
-    c.data.resident_limit_mb = 2048  # larger sets are streamed
-    c.data.workers = 0  # threads that decode what is streamed; 0: one a core
-    c.data.prefetch = 2  # batches that they decode ahead
+    c.data.path = ""  # file or folder of the images
+    c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
+    c.data.train_split = "train"  # of tfds:NAME, in tfds' slicing language
+    c.data.test_split = "test"  # of tfds:NAME
+    c.data.try_gcs = False  # first look for a prepared copy in tfds' bucket
+    c.data.broken = "stop"  # at unreadable files of a folder: stop, or skip them
+    c.data.background = "white"  # colour behind transparent pixels: white, black or #rrggbb
+    c.data.exif_orientation = True  # rotate images according to their EXIF orientation
+    c.data.resident = "auto"  # images on the devices: yes, no (streamed by the host), auto: by size
+    c.data.resident_limit_mb = 2048  # "auto" streams larger data sets
+    c.data.workers = 0  # threads that decode streamed images; 0: one per core
+    c.data.prefetch = 2  # batches decoded ahead
     c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv
-    c.data.limit = 0  # only so many training images; 0: all
-    c.data.pretrain_limit = 0  # pre-training alone sees only so many of them; 0: all
-    c.data.train_on = "trainval"  # or "train", which leaves a fifth for validation
+    c.data.limit = 0  # number of training images to keep; 0: all
+    c.data.pretrain_limit = 0  # number of these that pre-training sees; 0: all
+    c.data.train_on = "trainval"  # or train: a fifth is held out for validation
 
-    c.augment = ml_collections.ConfigDict()  # of the views, and of a target that sees the same
-    c.augment.crop_area = (1.0, 1.0)  # smallest and largest share that a random crop keeps
-    c.augment.crop_size = 0  # its side, pixels; 0: the image's
-    c.augment.shift = 1  # pixels
-    c.augment.flip = False
-    c.augment.contrast = 0.2
-    c.augment.brightness = 0.0
-    c.augment.noise = 0.05  # share of the full range
-    c.augment.erase = 0.0  # side of an erased square, share of the image
-    c.augment.rand_augment = 0  # operations of RandAugment
-    c.augment.rand_augment_level = 9.0  # their strength, 0 … 10
-    c.augment.jitter = (0.0, 0.0, 0.0, 0.0)  # of brightness, contrast, saturation, hue
-    c.augment.jitter_probability = 0.8
-    c.augment.grey = 0.0  # probability
-    c.augment.blur = (0.0,)  # probabilities, of the first view, the second, …, all further ones
-    c.augment.blur_sigma = (0.1, 2.0)  # pixels
-    c.augment.blur_size = 0.1  # side of the kernel, share of the image's
-    c.augment.solarise = (0.0,)  # probabilities, as of blur
-    c.key_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of keys that go to a memory
-    c.local_augment = ml_collections.ConfigDict(c.augment.to_dict())  # of small crops
+    c.augment = ml_collections.ConfigDict()  # for the views, and for a target that sees them
+    c.augment.crop_area = (1.0, 1.0)  # smallest and largest share of the image that a crop keeps
+    c.augment.crop_size = 0  # side of the crop after resizing, pixels; 0: the image's
+    c.augment.shift = 1  # largest translation, pixels
+    c.augment.flip = False  # horizontal flip of half of the views
+    c.augment.contrast = 0.2  # largest relative change
+    c.augment.brightness = 0.0  # largest change, share of the full range
+    c.augment.noise = 0.05  # standard deviation, share of the full range
+    c.augment.erase = 0.0  # side of the erased square, share of the image's side
+    c.augment.rand_augment = 0  # number of RandAugment's operations; 0: none
+    c.augment.rand_augment_level = 9.0  # strength of RandAugment's operations, 0 … 10
+    c.augment.jitter = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    c.augment.jitter_probability = 0.8  # of colour jitter
+    c.augment.grey = 0.0  # probability of greyscale
+    c.augment.blur = (0.0,)  # probabilities for the first view, the second, …, all further ones
+    c.augment.blur_sigma = (0.1, 2.0)  # smallest and largest standard deviation, pixels
+    c.augment.blur_size = 0.1  # side of the kernel, share of the image's side
+    c.augment.solarise = (0.0,)  # probabilities, as for blur
+    c.key_augment = ml_collections.ConfigDict(c.augment.to_dict())  # for keys of a memory
+    c.local_augment = ml_collections.ConfigDict(c.augment.to_dict())  # for small crops
     c.local_augment.crop_area = (0.1, 0.5)
 
     c.model = ml_collections.ConfigDict()
     c.model.name = "small_cnn"  # one of jaxpt.models.BACKBONES: resnet50, vit_s16, …
-    c.model.weights = ""  # a file of torchvision or timm that the backbone starts from; "": chance
-    c.model.state = ""  # which network of that file: a state, or a prefix of names
-    c.model.normalisation = ""  # unit, imagenet, MEAN/STD of images; "": the file's, else unit
-    c.model.norm = "group"  # group, groupN, batch, sync_batch; ViTs and ConvNeXts have their own
-    c.model.dtype = "float32"  # of the computation; parameters are float32
-    c.model.remat = False  # blocks are computed again for the gradient, to save memory
+    c.model.weights = ""  # torchvision or timm file with the backbone's initial weights; "": random
+    c.model.state = ""  # network to read from that file: a state, or a prefix of names
+    c.model.normalisation = ""  # of images: unit, imagenet or MEAN/STD; "": the file's, else unit
+    c.model.norm = "group"  # group, groupN, batch or sync_batch; ignored by ViTs and ConvNeXts
+    c.model.dtype = "float32"  # of the computation; parameters stay float32
+    c.model.remat = False  # recompute blocks in the backward pass, to save memory
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     c.model.projector = ml_collections.ConfigDict({"hidden": (128,), "dim": 64})
-    c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # BYOL and its kin
+    c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # of BYOL and similar methods
 
     c.optimizer = ml_collections.ConfigDict()
-    c.optimizer.name = "adamw"  # adamw, sgd, lars
+    c.optimizer.name = "adamw"  # adamw, sgd or lars
     c.optimizer.learning_rate = 3e-3
-    c.optimizer.momentum = 0.9  # sgd and lars
+    c.optimizer.momentum = 0.9  # of sgd and lars
     c.optimizer.weight_decay = 1e-4
-    c.optimizer.warmup = "0 steps"
-    c.optimizer.clip_norm = 0.0  # longer gradients are cut to this norm; 0: none is
+    c.optimizer.warmup = "0 steps"  # duration of the linear warm-up of the learning rate
+    c.optimizer.clip_norm = 0.0  # larger gradients are scaled down to this norm; 0: no clipping
 
-    # What several methods share: jaxpt.methods.METHODS says which of them read it.
-    c.temperature = 0.1  # τ of the loss: similarities are divided by it
-    c.memory = 1200  # keys
-    c.memory_kind = "queue"  # or bank: one key for each training example
-    c.memory_momentum = 0.5  # of a bank's keys
-    c.memory_sharding = "replicated"  # or sharded: each device holds its part of the slots
-    c.memory_dtype = "float32"  # or bfloat16: half the bytes; keys are compared in float32
-    c.ema = 0.98  # of the target encoder
-    c.ema_end = -1.0  # where a cosine takes the EMA to; below 0: it stays
-    c.target_norm = "batch"  # or "running": BatchNorm statistics in the target encoder
+    # Fields of several methods: jaxpt.methods.METHODS lists which methods read them.
+    c.temperature = 0.1  # τ of the loss, by which similarities are divided
+    c.memory = 1200  # number of keys in a queue
+    c.memory_kind = "queue"  # queue: the latest keys; bank: one key per training example
+    c.memory_momentum = 0.5  # weight of the old key when a bank's key is updated
+    c.memory_sharding = "replicated"  # replicated; sharded: each device holds a part of the slots
+    c.memory_dtype = "float32"  # float32, or bfloat16: half the bytes, compared in float32
+    c.ema = 0.98  # decay of the target encoder's moving average
+    c.ema_end = -1.0  # final EMA of a cosine schedule; negative: the EMA is constant
+    c.target_norm = "batch"  # BatchNorm statistics in the target encoder: batch or running
 
-    # What one method alone reads, under its name.
+    # Fields of a single method, under its name.
     c.look = ml_collections.ConfigDict()
-    c.look.k = 100  # neighbours of a query
+    c.look.k = 100  # neighbours per query
     c.look.neighbors = "exact"  # exact; approximate: faster on TPUs, misses some (metric: recall)
-    c.look.k_warmup = "0 steps"  # time in which k falls from the whole memory to look.k
-    c.look.k_by_class = False  # k in proportion to the class's frequency in the memory
-    c.look.no_positive = "nearest"  # queries without a same-class neighbour: nearest, drop, floor
-    c.look.own_view = 0.0  # weight of an InfoNCE term: the query's own second view is its positive
-    c.look.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: the hard edge
-    c.look.balanced = False  # neighbours weigh in inverse proportion to their class's frequency
-    c.look.robustness = 0.0  # q of (1 − p^q) / q, for noisy labels; 0: −log p
+    c.look.k_warmup = "0 steps"  # duration of k's decay from the whole memory to look.k
+    c.look.k_by_class = False  # make k proportional to the frequency of the class in the memory
+    c.look.no_positive = "nearest"  # queries without same-class neighbours: nearest, drop or floor
+    c.look.own_view = 0.0  # weight of an InfoNCE term whose positive is the image's second view
+    c.look.gate = 0.0  # steepness of a soft edge of the neighbourhood; 0: hard edge
+    c.look.balanced = False  # weight neighbours by the inverse frequency of their class
+    c.look.robustness = 0.0  # q of the loss (1 − p^q) / q for noisy labels; 0: −log p
 
     c.cross_entropy = ml_collections.ConfigDict()
-    c.cross_entropy.classifier = "linear"  # linear, or mlp, which is SL-MLP
-    c.cross_entropy.label_smoothing = 0.0  # share of the target that all classes get
-    c.cross_entropy.mixup = 0.0  # alpha of the Beta that weighs two images; 0: no mixup
-    c.cross_entropy.cutmix = 0.0  # alpha, as of mixup; with both, each step has one at random
+    c.cross_entropy.classifier = "linear"  # linear, or mlp (SL-MLP)
+    c.cross_entropy.label_smoothing = 0.0  # share of the target spread over all classes
+    c.cross_entropy.mixup = 0.0  # alpha of the Beta distribution of mixup's weights; 0: no mixup
+    c.cross_entropy.cutmix = 0.0  # alpha, as for mixup; with both, each step draws one of them
 
     c.sup_con = ml_collections.ConfigDict()
-    c.sup_con.form = "out"  # where the mean over positives is: out of the logarithm, or in it
+    c.sup_con.form = "out"  # mean over the positives outside (out) or inside (in) the logarithm
 
     c.spread = ml_collections.ConfigDict()
-    c.spread.weight = 0.5  # share of instance discrimination within classes; the rest is SupCon
+    c.spread.weight = 0.5  # weight of instance discrimination within classes; the rest is SupCon
 
     c.mask_con = ml_collections.ConfigDict()
-    c.mask_con.weight = 1.0  # share of the soft targets; the rest has the query's own key alone
-    c.mask_con.target_temperature = 0.05  # τ of the soft targets over the class's keys
+    c.mask_con.weight = 1.0  # weight of the soft targets; the rest is the query's own key
+    c.mask_con.target_temperature = 0.05  # τ of the soft targets over the keys of the class
 
     c.grafit = ml_collections.ConfigDict()
-    c.grafit.weight = 0.5  # share of SupCon over the memory; the rest is instance discrimination
+    c.grafit.weight = 0.5  # weight of SupCon over the memory; the rest is instance discrimination
 
     c.t_rex = ml_collections.ConfigDict()
-    c.t_rex.prototypes_from = "learnt"  # learnt, or memory, which is t-ReX*
+    c.t_rex.prototypes_from = "learnt"  # learnt, or memory (t-ReX*)
 
     c.barlow_twins = ml_collections.ConfigDict()
-    c.barlow_twins.redundancy = 0.0051  # weight of the correlations off the diagonal
+    c.barlow_twins.redundancy = 0.0051  # weight of the off-diagonal correlations
 
     c.vicreg = ml_collections.ConfigDict()
     c.vicreg.invariance = 25.0  # weight of the distance between the views
-    c.vicreg.variance = 25.0  # weight of the spread that every feature must have
+    c.vicreg.variance = 25.0  # weight of the lower bound on each feature's spread
     c.vicreg.covariance = 1.0  # weight of the correlations between features
 
     c.dino = ml_collections.ConfigDict()
-    c.dino.prototypes = 256  # outputs that the softmax is over
-    c.dino.target_temperature = 0.04  # τ of the target's softmax, below that of the loss: sharper
-    c.dino.centre_momentum = 0.9  # of the mean that is subtracted from the target's outputs
+    c.dino.prototypes = 256  # number of outputs of the head, over which the softmax is taken
+    c.dino.target_temperature = 0.04  # τ of the target's softmax; below temperature, so sharper
+    c.dino.centre_momentum = 0.9  # momentum of the mean subtracted from the target's outputs
 
-    c.knn_every = "5 epochs"  # kNN monitor
-    c.knn_k = 20
+    c.knn_every = "5 epochs"  # interval of the kNN monitor
+    c.knn_k = 20  # neighbours of the kNN monitor
     c.log_every = "20 steps"
     c.checkpoint_every = "10 epochs"
-    c.keep_checkpoints = 2  # the latest
-    c.keep_best = False  # and the one with the best kNN monitor
-    c.stop_on_save_failure = True  # or go on, and save again next time
-    c.max_skipped = 0  # steps whose numbers are not finite that are skipped before the run stops
-    c.steps_per_call = 0  # steps in one compiled call; 0: one on CPUs, 16 on accelerators
-    c.param_sharding = "replicated"  # or sharded: parameters, moments and target in parts (FSDP)
-    c.mapping = "shard_map"  # or pmap
-    c.devices = 0  # all
+    c.keep_checkpoints = 2  # number of latest checkpoints to keep
+    c.keep_best = False  # also keep the checkpoint with the best kNN accuracy
+    c.stop_on_save_failure = True  # False: continue, and retry at the next save
+    c.max_skipped = 0  # steps with NaN or inf that are skipped before the run stops
+    c.steps_per_call = 0  # steps per compiled call; 0: one on CPUs, 16 on accelerators
+    c.param_sharding = "replicated"  # sharded: split parameters, moments and target (FSDP)
+    c.mapping = "shard_map"  # shard_map or pmap
+    c.devices = 0  # number of devices to use; 0: all
     return c
 
 
 def completed(saved: dict) -> dict:
-    """A saved config under today's names, with the defaults of fields that came after it.
+    """Returns a saved config with current field names and defaults for fields added since.
 
     Args:
-      saved: plain dicts, as in a run's ``config.json`` or a record.
+      saved: nested dicts, as in a run's ``config.json`` or a record.
     """
 
     def fill(default, value):
@@ -172,16 +172,17 @@ def completed(saved: dict) -> dict:
 
 
 def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:
-    """Sets the fields that tuning chose for the config's method, where it was tuned."""
+    """Applies the tuned fields of the config's method, if ``tuned`` has any."""
     config.update_from_flattened_dict(tuned.get(config.method, {}))
     return config
 
 
 def apply_variant(config: ml_collections.ConfigDict, variant: str) -> ml_collections.ConfigDict:
-    """Words after the colon, joined by commas: a method's name, "augment=" with the name of a
-    preset of ``jaxpt.data.presets``, and "smoke" for seconds.
+    """Applies the variant, which is the part of ``--config=FILE:VARIANT`` after the colon.
 
-    The method's name brings its settings; ``--config.method`` alone would not.
+    A variant is a list of words, joined by commas: the name of a method, "augment=" followed by the
+    name of a preset of ``jaxpt.data.presets``, and "smoke", which shortens the run to seconds. The
+    name of a method also applies the settings of that method, which ``--config.method`` does not.
     """
     words = list(filter(None, (variant or "").split(",")))
     named = [word for word in words if word in METHODS]

@@ -1,15 +1,15 @@
-"""scikit-learn's digits, pre-trained on two coarse classes (0–4 and 5–9).
+"""Pre-training on scikit-learn's digits with two coarse classes (0–4 and 5–9).
 
     jaxpt pretrain --config=pretrain/digits.py:look --workdir=runs/digits
 
-Variants: every method of ``jaxpt.methods``; add ",smoke" for a run of seconds. Only the four
-that the demo compares are tuned.
+Variants: every method of ``jaxpt.methods``; append ",smoke" for a run of a few seconds. Only the
+four methods that the demo compares are tuned.
 """
 
 from jaxpt.configs.pretrain import defaults
 
-# The best of the settings that benchmarks/tune.py tried for each method, by fine-label accuracy on
-# validation; benchmarks/records/tuning_digits.jsonl has them all.
+# The best settings of each method in benchmarks/tune.py, by fine-label accuracy on the validation
+# part. All trials are in benchmarks/records/tuning_digits.jsonl.
 TUNED = {
     "cross_entropy": {"optimizer.learning_rate": 3e-3, "cross_entropy.label_smoothing": 0.1},
     "sup_con": {"optimizer.learning_rate": 1e-3, "temperature": 1.0},

@@ -1,16 +1,16 @@
-"""Fashion-MNIST, pre-trained on five coarse classes (tops, trouser, dress, shoes, bag).
+"""Pre-training on Fashion-MNIST with five coarse classes (tops, trouser, dress, shoes, bag).
 
     jaxpt pretrain --config=pretrain/fashion_mnist.py:look --workdir=runs/fashion
 
-The first 6,000 training images in a fixed shuffle, so that a run takes minutes on one CPU core;
-``--config.data.limit=0`` takes all 60,000. Variants: every method of ``jaxpt.methods``; add
-",smoke" for a run of seconds. Only the four that the benchmarks compare are tuned.
+Uses the first 6,000 training images of a fixed shuffle, so that a run takes minutes on one CPU
+core; ``--config.data.limit=0`` uses all 60,000. Variants: every method of ``jaxpt.methods``; append
+",smoke" for a run of a few seconds. Only the four methods that the benchmarks compare are tuned.
 """
 
 from jaxpt.configs.pretrain import defaults
 
-# The best of the settings that benchmarks/tune.py tried for each method, by fine-label accuracy on
-# validation; benchmarks/records/tuning_fashion_mnist.jsonl has them all.
+# The best settings of each method in benchmarks/tune.py, by fine-label accuracy on the validation
+# part. All trials are in benchmarks/records/tuning_fashion_mnist.jsonl.
 TUNED = {
     "cross_entropy": {"optimizer.learning_rate": 1e-2, "cross_entropy.label_smoothing": 0.2},
     "sup_con": {"optimizer.learning_rate": 3e-3, "temperature": 0.1},

@@ -1,7 +1,7 @@
-"""What the recipes share: the words of their variants, ImageNet-1k, and how they are made small.
+"""Shared parts of the recipes: ImageNet-1k defaults, variants, and the reduction to a smoke run.
 
-A recipe is a page of ``pretrain/imagenet/``, or ``pretrain/cifar.py``: a method with the settings
-of its source. What a source leaves open, and all of LOOK's constants, are jaxpt's.
+A recipe is a config of ``pretrain/imagenet/`` or ``pretrain/cifar.py``: a method with the settings
+of its source. Settings that a source does not state, and all constants of LOOK, are jaxpt's.
 """
 
 import ml_collections
@@ -10,9 +10,9 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.data import presets
 from jaxpt.errors import InputError
 
-IMAGES, CLASSES = 1_281_167, 1_000  # of ImageNet-1k's training part
-# ViT-S/16 where the source has none: AdamW as MoCo v3's (Chen et al., ICCV 2021), a longer warm-up
-# than a ResNet's, and clipping, which is ours.
+IMAGES, CLASSES = 1_281_167, 1_000  # of ImageNet-1k's training split
+# ViT-S/16, if the source has no settings for it: AdamW as in MoCo v3 (Chen et al., ICCV 2021), a
+# longer warm-up than for ResNets, and clipping, which is jaxpt's choice.
 VIT_S16 = {
     "model.name": "vit_s16",
     "model.norm": "sync_batch",
@@ -34,19 +34,19 @@ def imagenet(
     vit: dict | None = None,
     longer: dict | None = None,
 ) -> ml_collections.ConfigDict:
-    """ImageNet-1k with ResNet-50 for 100 epochs, or as the words of the variant say.
+    """Builds a recipe for ImageNet-1k, by default with ResNet-50 for 100 epochs.
 
     Args:
-      method: its name.
-      variant: words joined by commas: "vit_s16", one of ``longer``, "smoke".
-      settings: fields by their dotted names; "rate" is the learning rate of 256 images, scaled to
-        the batch.
+      method: name of the method.
+      variant: words joined by commas: "vit_s16", a key of ``longer``, "smoke".
+      settings: fields by their dotted names; "rate" is the learning rate for 256 images, scaled to
+        the batch size.
       augment: a preset of ``jaxpt.data.presets``.
-      vit: what ViT-S/16 has otherwise than ``VIT_S16`` and ``settings``.
-      longer: settings by the words that ask for them, such as "300ep".
+      vit: settings of ViT-S/16 that override ``VIT_S16`` and ``settings``.
+      longer: settings per word of the variant, such as "300ep".
 
     Raises:
-      InputError: for another word.
+      InputError: for an unknown word.
     """
     c = defaults.apply_variant(defaults.get_config(), method)
     c.data.source = "folder"
@@ -63,14 +63,14 @@ def imagenet(
     c.ema = 0.999
     c.memory = 65_536
     c.log_every, c.knn_every, c.checkpoint_every = "100 steps", "5 epochs", "1 epochs"
-    # The network last: what it needs goes before what more epochs need.
+    # The network comes last, so that its settings override those of longer runs.
     return changed(c, variant, settings, {**(longer or {}), "vit_s16": VIT_S16 | (vit or {})})
 
 
 def changed(
     config, variant: str, settings: dict, words: dict[str, dict]
 ) -> ml_collections.ConfigDict:
-    """The config with settings, then those of each word of the variant, in the words' own order."""
+    """Applies ``settings``, then the settings of the variant's words, in the order of ``words``."""
     asked = list(filter(None, variant.split(",")))
     unknown = [word for word in asked if word not in {*words, "smoke"}]
     if unknown:
@@ -92,8 +92,10 @@ def changed(
 
 
 def shrunk(config) -> ml_collections.ConfigDict:
-    """The recipe in seconds, on digits with a network of two layers: method, loss, optimizer and
-    augmentation stay."""
+    """Reduces a recipe to a run of a few seconds, on digits with a network of two layers.
+
+    Method, loss, optimizer and augmentation are unchanged. A ViT keeps its type, with one block.
+    """
     config.data.update(source="digits", path="", limit=64)
     config.model.update(dtype="float32")
     config.model.projector.hidden = tuple(16 for _ in config.model.projector.hidden)

@@ -1,11 +1,11 @@
-"""Fine-tuning as Kornblith et al. do ("Do better ImageNet models transfer better?", CVPR 2019).
+"""Fine-tuning as in Kornblith et al. ("Do better ImageNet models transfer better?", CVPR 2019).
 
     jaxpt transfer runs/imagenet_look --out=runs/fine_tuned.jsonl --config=transfer/kornblith.py \\
         --config.data.source=protocol:dtd
 
 Source: as later papers quote it, unchecked: SGD with momentum 0.9, batch 256, 20,000 steps, cosine,
-random crops and flips; 7 rates from 1e-4 to 1e-1 and 7 decays, chosen on validation. The decays
-there are divided by the rate; here they are plain, four of each, and there is no Nesterov momentum.
+random crops and flips; 7 rates from 1e-4 to 1e-1 and 7 decays, chosen on validation. Their
+decays are divided by the rate; here they are not, there are four of each, and no Nesterov momentum.
 Expected: not yet run. Their linear protocol is ``jaxpt evaluate --suite=transfer12``.
 On paper: 104 chip-hours of v5e a set: 51 trainings of ResNet-50 at 224 pixels.
 Variant: smoke.

@@ -1,11 +1,11 @@
-"""Fine-tuning on the thousand images of a VTAB set (Zhai et al., arXiv:1910.04867).
+"""Fine-tuning on the 1,000 images of a VTAB data set (Zhai et al., arXiv:1910.04867).
 
     jaxpt transfer runs/imagenet_look --out=runs/vtab.jsonl --config=transfer/vtab1k.py \\
         --config.data.source=protocol:vtab_dtd
 
 Source: VTAB's light protocol as we know it, unchecked: SGD with momentum 0.9, batch 512, 2,500
-steps, a rate of 0.01 or 0.1 that falls to a tenth at a third and two thirds; no augmentation.
-Batch 500 stands for 512 here, since a training part of 800 is what the sweep has.
+steps, a rate of 0.01 or 0.1 that is divided by 10 at one and two thirds; no augmentation. The batch
+is 500 instead of 512 here, because the sweep trains on a part of 800 images.
 Expected: not yet run. Frozen features on all nineteen sets are ``jaxpt evaluate --suite=vtab1k``.
 On paper: 4.5 chip-hours of v5e a set: 9 trainings of ResNet-50 at 224 pixels.
 Variant: smoke.

@@ -1,7 +1,8 @@
-"""Pure losses: arrays in, float32 out, mostly a value per example. Needs jax and numpy alone.
+"""Losses as pure functions of arrays, in float32, most with one value per example.
 
-Labels and ids are int32. NumPy integers that do not fit are refused; ``jit`` cuts its arguments to
-32 bits before a loss sees them, so number larger ones first: np.unique(x, return_inverse=True)[1].
+They depend on jax and numpy only. Labels and ids are int32. NumPy integers that do not fit raise a
+ValueError, but ``jit`` truncates its arguments to 32 bits before a loss sees them: renumber larger
+ids first with ``np.unique(x, return_inverse=True)[1]``.
 """
 
 from jaxpt.losses.classification import cosine_softmax, cross_entropy, prototype_softmax

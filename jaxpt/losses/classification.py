@@ -1,4 +1,4 @@
-"""Losses of a classifier over a fixed list of classes."""
+"""Losses of classifiers over a fixed number of classes."""
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,16 @@ def cross_entropy(
     label_smoothing: float = 0.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Softmax cross-entropy with integer labels, in float32.
+    """Computes the softmax cross-entropy between logits and integer labels, in float32.
 
     Use:
-      The baseline to beat, and what fine-tuning uses. ImageNet's ResNet-50: 90 to 100 epochs,
-      SGD 0.1 for each 256 images, weight decay 1e-4, smoothing 0.1.
+      The baseline of pre-training, and the loss of fine-tuning. ResNet-50 on ImageNet: 90 to 100
+      epochs, SGD with learning rate 0.1 per 256 images, weight decay 1e-4, smoothing 0.1.
 
     Args:
       logits: float [batch, classes].
-      labels: int [batch], each in 0 … classes − 1. A label outside gives NaN, which the training
-        loop stops on; arrays cannot be checked inside jit.
+      labels: int [batch], each in 0 … classes − 1. A label outside this range gives NaN, on which
+        the training loop stops, since values cannot be checked inside jit.
       label_smoothing: share α of the target that is spread evenly over all classes, 0 ≤ α < 1.
       where: bool [batch]; False rows get loss 0.
 
@@ -40,7 +40,7 @@ def cross_entropy(
       1.3863
 
     References:
-      Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, for the smoothing.
+      Szegedy et al., "Rethinking the Inception architecture", CVPR 2016, for label smoothing.
     """
     sim.check_floats("logits", logits)
     if jnp.ndim(logits) != 2 or jnp.shape(labels) != logits.shape[:1]:
@@ -54,7 +54,7 @@ def cross_entropy(
     log_p = jax.nn.log_softmax(sim.rows(logits, False, where), axis=-1)
     classes = logits.shape[1]
     own = jnp.take_along_axis(log_p, jnp.clip(labels, 0, classes - 1)[:, None], axis=-1)[:, 0]
-    spread = jnp.mean(log_p, axis=-1) if label_smoothing else 0.0  # else a logit of −∞ gives NaN
+    spread = jnp.mean(log_p, axis=-1) if label_smoothing else 0.0  # 0 · −∞ would be NaN
     losses = -(1 - label_smoothing) * own - label_smoothing * spread
     losses = jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
     return losses if where is None else jnp.where(where, losses, 0.0)
@@ -69,21 +69,21 @@ def cosine_softmax(
     label_smoothing: float = 0.0,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """Softmax cross-entropy of cosines: a linear classifier of unit vectors, without a bias.
+    """Softmax cross-entropy of cosine logits, a bias-free linear classifier of unit vectors.
 
     loss_i = −log softmax(cos(z_i, w_c)/τ) at c = y_i. The prototypes w_c are learnt: gradients
-    flow into both. The scale 1/τ bounds the logits, so that τ also bounds how small the loss can
-    get: with C classes no less than log(1 + (C−1)·e^(−2/τ)).
+    flow into embeddings and prototypes. The logits are at most 1/τ in magnitude, so τ also bounds
+    the loss from below: with C classes it is at least log(1 + (C−1)·e^(−2/τ)).
 
     Use:
-      Behind a projector and with multi-crop, for features that transfer better than those of
+      Pre-training with a projector and multi-crop, for features that transfer better than those of
       plain cross-entropy. t-ReX: τ 0.1, 1 large and 8 small crops, 100 epochs.
 
     Args:
       embeddings: float [batch, dim].
-      prototypes: float [classes, dim], one a class.
-      labels: int [batch], each in 0 … classes − 1; one outside gives NaN, as in ``cross_entropy``.
-      temperature: τ > 0; t-ReX's 0.1.
+      prototypes: float [classes, dim], one per class.
+      labels: int [batch], each in 0 … classes − 1; others give NaN, as in ``cross_entropy``.
+      temperature: τ > 0; 0.1 is t-ReX's.
       label_smoothing: as in ``cross_entropy``.
       where: bool [batch]; False rows get loss 0.
 
@@ -95,7 +95,7 @@ def cosine_softmax(
       ValueError: for temperature <= 0, a smoothing outside [0, 1) or shapes that do not match.
 
     Example:
-      Cosine 0.6 with the own class, 0.8 with the other: log(1 + e^((0.8 − 0.6)/0.1)).
+      Cosine 0.6 with the correct class, 0.8 with the other: log(1 + e^((0.8 − 0.6)/0.1)).
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import cosine_softmax
@@ -135,33 +135,33 @@ def prototype_softmax(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Softmax over the class means of a labelled memory (online class means, OCM).
+    """Softmax cross-entropy over the class means of a labelled memory (online class means, OCM).
 
     The prototype of a class is the mean of the memory's unit keys with its label, scaled to length
-    one; nothing is learnt but the queries' encoder. Classes without a key are not in the softmax;
-    a query whose own class has none has loss 0.
+    one, so there are no prototypes to learn. Classes without a key are left out of the softmax; a
+    query whose own class has no key has loss 0.
 
-    With ids the keys of a query's own image are left out of the mean of the query's class, for
-    that query. A key with its id under another label stays where it is.
+    With ids, the mean of a query's class excludes, for that query, the keys with the query's id. A
+    key with the query's id but another label stays in the mean of its class.
 
     Use:
-      As ``cosine_softmax`` without weights to learn, which favours the training classes less.
-      t-ReX*: memory 8,192, EMA 0.999, τ 0.1.
+      Like ``cosine_softmax`` but without learnt weights, which specialises less to the training
+      classes. t-ReX*: memory 8,192, EMA 0.999, τ 0.1.
 
     Args:
       queries: float [batch, dim].
       keys: float [memory, dim]; no gradient flows into them.
-      query_labels: int [batch], each in 0 … classes − 1; one outside gives NaN.
-      key_labels: int [memory]; keys with a label outside are in no class.
-      classes: how many classes there are, an int.
-      temperature: τ > 0; t-ReX's 0.1.
+      query_labels: int [batch], each in 0 … classes − 1; others give NaN.
+      key_labels: int [memory]; keys with a label outside this range belong to no class.
+      classes: number of classes, an int.
+      temperature: τ > 0; 0.1 is t-ReX's.
       query_ids, key_ids: int [batch], [memory].
-      key_mask: bool [memory]; False keys do not exist.
-      normalize: scale queries, keys and means to length one. Turn off only for inner products of
-        your own, with plain means.
+      key_mask: bool [memory]; False keys are ignored.
+      normalize: scale queries, keys and means to length one. Turn off only to use other inner
+        products; the means are then plain means.
       where: bool [batch]; False queries get loss 0.
-      axis_name: where given, the keys of all devices along that axis are gathered first, as in
-        ``look``. A memory that is the same on all devices needs none.
+      axis_name: mapped axis along which the keys of all devices are gathered first, as in ``look``.
+        Leave it out if the memory is the same on all devices.
 
     Returns:
       float32 losses [batch].
@@ -171,8 +171,8 @@ def prototype_softmax(
       ValueError: for temperature <= 0, shapes that do not match, or only one of the ids.
 
     Example:
-      Class 0 has its mean between its two keys, at 45° of the query, class 1 has its key at 90°:
-      log(1 + e^(−√½)) at temperature 1.
+      The mean of class 0 lies between its two keys, at 45° to the query; the key of class 1 is at
+      90°: log(1 + e^(−√½)) at temperature 1.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import prototype_softmax
@@ -219,8 +219,8 @@ def prototype_softmax(
 
 
 def _class_logits(queries, keys, labels, in_class, classes, normalize):
-    """(similarities of queries and class means, whether the class has a key) [batch, classes]."""
-    # A product, not a segment sum, whose order of additions differs from run to run on a GPU.
+    """Returns (similarities to the class means, bool: the class has a key), [batch, classes]."""
+    # A matrix product, because a segment sum adds in an order that varies between runs on a GPU.
     members = (labels == jnp.arange(classes)[:, None]) & in_class
     counts, sums = jnp.sum(members, axis=1), sim.similarities(members.astype(jnp.float32), keys.T)
     means = sim.rows(sums / jnp.maximum(counts, 1)[:, None], normalize)
@@ -229,10 +229,10 @@ def _class_logits(queries, keys, labels, in_class, classes, normalize):
 
 
 def _masked_means(keys, masks):
-    """The mean [batch, dim] of the keys in each row of bool masks [batch, memory].
+    """Mean of the keys [batch, dim] that each row of the bool masks [batch, memory] selects.
 
-    Summed anew, not subtracted from the class's sum: where little is left of a class, the rounding
-    of a subtraction would be its direction.
+    The keys are summed again instead of subtracting the excluded keys from the sum of the class: if
+    little is left of a class, rounding errors would dominate the difference.
     """
     sums = sim.similarities(masks.astype(jnp.float32), keys.T)
     return sums / jnp.maximum(jnp.sum(masks, axis=-1, keepdims=True), 1)

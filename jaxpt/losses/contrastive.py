@@ -1,4 +1,4 @@
-"""Contrastive losses over the views of a batch, over a queue of keys, or both."""
+"""Contrastive losses over the views of a batch, a queue of keys, or both."""
 
 import jax
 import jax.numpy as jnp
@@ -24,52 +24,53 @@ def sup_con(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Supervised contrastive loss over a batch, and over a memory where one is given.
+    """Supervised contrastive loss over a batch and, optionally, a memory.
 
-    Every row is an anchor; all other rows A(i) are its contrast, those with its label its
-    positives P(i). The mean over the positives stands outside of the logarithm, or inside::
+    Every row is an anchor. Its contrast A(i) is the set of all other rows, and its positives P(i)
+    are those with its label. The mean over the positives is taken outside or inside the
+    logarithm::
 
         out: loss_i = 1/|P(i)| Σ_{p∈P(i)} ( log Σ_{a∈A(i)} exp(s_ia/τ) − s_ip/τ )
         in:  loss_i = −log( 1/|P(i)| Σ_{p∈P(i)} exp(s_ip/τ) / Σ_{a∈A(i)} exp(s_ia/τ) )
 
-    *In* is never larger than *out*: it is content with one near positive, where *out* pulls all
-    of them. Several views of an image are simply several rows with its label. An anchor without a
+    *In* is never larger than *out*: one near positive makes it small, whereas *out* pulls all of
+    them. Several views of an image are several rows with the same label. An anchor without a
     positive has loss 0 and gradient 0, never NaN.
 
-    With ``keys`` the contrast of an anchor is the other rows of the batch and the keys. No
+    With ``keys``, the contrast of an anchor is the other rows of the batch and the keys. No
     gradient flows into the keys.
 
     Use:
-      To pull each class together into one place, for the labels that it is trained on. Two views
-      and large batches, or a memory. Khosla et al.: τ 0.1; on CIFAR batch 1,024, learning rate
-      0.5, 1,000 epochs; on ImageNet batch 6,144, LARS, 350 epochs.
+      Pulling each class together into one place, for tasks with the training labels. Needs two
+      views and large batches, or a memory. Khosla et al.: τ 0.1; on CIFAR batch 1,024, learning
+      rate 0.5, 1,000 epochs; on ImageNet batch 6,144, LARS, 350 epochs.
 
     Args:
       embeddings: float [batch, dim].
       labels: int [batch].
-      form: "out", which the paper found to be the better one, or "in".
-      temperature: τ > 0; the paper's 0.1.
+      form: "out", which the paper found to be better, or "in".
+      temperature: τ > 0; 0.1 is the paper's.
       keys: float [memory, dim], a memory that is the same on all devices.
-      key_labels: int [memory]; needed with keys.
+      key_labels: int [memory]; required with keys.
       ids, key_ids: int [batch], [memory]; keys with the anchor's id are left out of its contrast.
-        Rows of the batch are never left out by id: views of one image are positives.
-      key_mask: bool [memory]; False keys do not exist (empty slots, say).
+        Rows of the batch are never left out by id, since other views of an image are positives.
+      key_mask: bool [memory]; False keys are ignored (empty slots, for example).
       normalize: scale rows to length one first.
       where: bool [batch]; False rows are neither anchors nor contrast, and get loss 0.
-      axis_name: where given, the contrast is the rows of all devices along that axis, and
-        gradients flow back to the device that a row came from.
+      axis_name: mapped axis over which the contrast extends: the rows of all devices. Gradients
+        flow back to the device that a row came from.
 
     Returns:
-      float32 losses [batch]. Average them over the anchors yourself.
+      float32 losses [batch], not averaged over the anchors.
 
     Raises:
       TypeError: for integer embeddings.
       ValueError: for an unknown form, temperature <= 0, shapes that do not match, only one of the
-        ids, or what belongs to keys without keys.
+        ids, or ``key_labels``, ``key_ids`` or ``key_mask`` without keys.
 
     Example:
-      Four unit vectors to the corners of a tetrahedron are all equally far apart: whatever the
-      labels, each anchor's positives share 3 equal weights, and the loss is log 3.
+      The corners of a tetrahedron are all equally far apart, so for any labels the three other rows
+      have equal weights and the loss is log 3.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import sup_con
@@ -106,27 +107,28 @@ def nt_xent(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Normalised temperature-scaled cross-entropy, the loss of SimCLR.
+    """Normalised temperature-scaled cross-entropy (NT-Xent), the loss of SimCLR.
 
-    Every row is an anchor, the other views of its image its positives and all other rows of the
-    batch its contrast: ``sup_con`` with images for classes. With two views of each image::
+    Every row is an anchor, the other views of its image are its positives, and all other rows of
+    the batch are its contrast. This is ``sup_con`` with the image as the class. With two views of
+    each image::
 
         loss_i = log Σ_{a≠i} exp(s_ia/τ) − s_ij/τ,  j the other view of i's image
 
-    With more views the mean over the positives stands outside of the logarithm.
+    With more views the mean over the positives is taken outside the logarithm.
 
     Use:
-      For images without labels, with large batches. Chen et al.: τ 0.5 on CIFAR-10 and 0.1 on
+      Images without labels, with large batches. Chen et al.: τ 0.5 on CIFAR-10 and 0.1 on
       ImageNet, two views with strong augmentation, a projector, LARS.
 
     Args:
       embeddings: float [batch, dim], all views.
-      ids: int [batch]; rows with one id are views of one image.
+      ids: int [batch]; rows with the same id are views of the same image.
       temperature: τ > 0; 0.5 is SimCLR's for CIFAR-10.
       normalize, where, axis_name: as for ``sup_con``.
 
     Returns:
-      float32 losses [batch]; 0 for an image of a single view.
+      float32 losses [batch]; 0 for an image with a single view.
 
     Raises:
       TypeError: for integer embeddings.
@@ -168,48 +170,48 @@ def info_nce(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """InfoNCE: each query's own positive against a queue of keys, or against the batch.
+    """InfoNCE loss, each query's positive against a queue of keys or against the batch.
 
     ::
 
         loss_i = log( e^{s_i+/τ} + Σ_j e^{s_ij/τ} ) − s_i+/τ
 
-    With ``keys`` the negatives j are the keys, as in MoCo. Without, they are the positives of the
-    other rows, as in MoCo v3 (which multiplies the loss by 2τ; this does not). No gradient flows
-    into positives or keys.
+    With ``keys`` the negatives j are the keys, as in MoCo. Without keys they are the positives of
+    the other rows, as in MoCo v3 (which multiplies the loss by 2τ; this function does not). No
+    gradient flows into positives or keys.
 
     Use:
-      For images without labels with small batches: a queue brings the negatives. MoCo v2: 65,536
-      keys, EMA 0.999, τ 0.2; MoCo v3: in-batch, predictor, EMA from 0.99, τ 1. As a term beside a
-      supervised loss (``own_view`` of jaxpt's LOOK) it keeps the images of a class apart.
+      Images without labels, with small batches if a queue provides the negatives. MoCo v2: 65,536
+      keys, EMA 0.999, τ 0.2; MoCo v3: in-batch, predictor, EMA from 0.99, τ 1. Added to a
+      supervised loss (``own_view`` of jaxpt's LOOK), it keeps the images of a class apart.
 
     Args:
       queries: float [batch, dim].
       positives: float [batch, dim], row i being the positive of query i.
-      keys: float [memory, dim], the negatives; None for those of the batch.
+      keys: float [memory, dim], the negatives; None takes the negatives from the batch.
       temperature: τ > 0.
-      query_ids, key_ids: int [batch], [memory]; keys with the query's id are no negatives of it.
-        Without keys, ``query_ids`` alone leaves out the other rows with the query's id.
-      key_mask: bool [memory]; False keys do not exist.
+      query_ids, key_ids: int [batch], [memory]; keys with the query's id are not its negatives.
+        Without keys, ``query_ids`` leaves out the other rows with the query's id.
+      key_mask: bool [memory]; False keys are ignored.
       normalize: scale all rows to length one first.
-      where: bool [batch]; False queries get loss 0, and their positives are nobody's negatives.
-      axis_name: where given, the negatives are those of all devices along that axis: the positives
-        of their rows, or the keys, of which each device then passes its own part. A queue that
-        is the same on all devices needs none.
+      where: bool [batch]; False queries get loss 0, and their positives are not used as negatives.
+      axis_name: mapped axis over which the negatives are gathered: the positives of all devices, or
+        their keys, of which each device passes its own part. With keys, leave it out if the queue
+        is the same on all devices.
 
     Returns:
       float32 losses [batch].
 
     Raises:
       TypeError: for integer embeddings.
-      ValueError: for temperature <= 0, shapes that do not match, with keys only one of the ids,
-        or without keys what belongs to them.
+      ValueError: for temperature <= 0, shapes that do not match, only one of the ids with keys, or
+        ``key_ids`` or ``key_mask`` without keys.
 
     Example:
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import info_nce
       >>> query, key = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
-      >>> print(f"{info_nce(query, key, key)[0]:.4f}")  # positive and negative alike: log 2
+      >>> print(f"{info_nce(query, key, key)[0]:.4f}")  # equally near: log 2
       0.6931
 
     References:
@@ -253,31 +255,31 @@ def nn_clr(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """NNCLR: the key nearest to one view is the positive of the other view's prediction.
+    """NNCLR loss, with the key nearest to one view as the positive of the other view's prediction.
 
     ::
 
         NN_i = the key most similar to embeddings[i]
         loss_i = log Σ_k e^{NN_i·p_k/τ} − NN_i·p_i/τ,  k over the predictions p of the batch
 
-    Gradients flow into the predictions alone, those of the contrast included. The loss is not
+    Gradients flow into the predictions only, including those used as contrast. The loss is not
     symmetric: call it once for each order of the two views and average.
 
     Use:
-      For images without labels, where augmentations alone say too little about what varies within
-      a class. Dwibedi et al.: τ 0.1, memory 98,304, a predictor, 1,000 epochs.
+      Images without labels, if augmentations do not cover the variation within a class. Dwibedi et
+      al.: τ 0.1, memory 98,304, a predictor, 1,000 epochs.
 
     Args:
       embeddings: float [batch, dim], projections of the first view.
       predictions: float [batch, dim], predictor outputs of the second view of the same images.
       keys: float [memory, dim], earlier projections, a memory that is the same on all devices.
-      temperature: τ > 0; the paper's 0.1.
+      temperature: τ > 0; 0.1 is the paper's.
       key_ids, query_ids: int [memory], [batch]; keys with the row's id are not its neighbours.
         The paper has no such rule.
-      key_mask: bool [memory]; False keys do not exist (empty slots, say).
+      key_mask: bool [memory]; False keys are ignored (empty slots, for example).
       normalize: scale all rows to length one first.
-      where: bool [batch]; False rows get loss 0, and their predictions are nobody's contrast.
-      axis_name: where given, the contrast is the predictions of all devices along that axis.
+      where: bool [batch]; False rows get loss 0, and their predictions are not used as contrast.
+      axis_name: mapped axis over which the contrast extends: the predictions of all devices.
 
     Returns:
       float32 losses [batch]; 0 for a row without an admissible key.
@@ -312,13 +314,20 @@ def nn_clr(
     )
 
 
-# What losses over a batch, a memory or both share; here, so that supervised.py has it too.
+# Shared parts of the contrastive losses, which supervised.py uses as well.
 
 
 def in_batch(anchors, where, axis_name, contrast=None):
-    """(similarities, mask of the other rows), each [batch, rows of all devices].
+    """Similarities of the anchors to the rows of all devices.
 
-    ``contrast`` [batch, dim] are the rows to compare with, the anchors themselves if None.
+    Args:
+      anchors: float32 [batch, dim].
+      where: bool [batch] or None.
+      axis_name: mapped axis over which rows are gathered, or None.
+      contrast: float32 [batch, dim], the rows to compare with; None means the anchors.
+
+    Returns:
+      (similarities, bool mask of the other unmasked rows), each [batch, rows of all devices].
     """
     rows = sim.gather(anchors if contrast is None else contrast, axis_name)
     others = ~sim.own_rows(anchors.shape[0], axis_name)
@@ -328,18 +337,24 @@ def in_batch(anchors, where, axis_name, contrast=None):
 
 
 def in_memory(anchors, keys, query_ids, key_ids, key_mask, normalize):
-    """(similarities, mask of admissible keys), each [batch, memory]; no gradient into the keys."""
+    """Similarities of the anchors to the keys, without gradient into the keys.
+
+    Returns:
+      (similarities, mask of admissible keys), each [batch, memory].
+    """
     allowed = sim.candidates((anchors.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
     keys = jax.lax.stop_gradient(sim.rows(keys, normalize, key_mask))
     return sim.similarities(anchors, keys), allowed
 
 
 def own_and_keys(queries: Queries, positives, keys: Keys, temperature, normalize, where, axis_name):
-    """Queries against their own positive, column 0, and the keys of all devices, after all checks.
+    """Checks the arguments and compares queries with their own positive and with all keys.
+
+    Column 0 of the results is the query's own positive; the others are the keys of all devices.
 
     Returns:
-      (similarities, mask of candidates, mask of the own positive), each [batch, 1 + memory],
-      then positives and keys as they were compared, without gradient.
+      (similarities, mask of candidates, mask of the own positive), each [batch, 1 + memory], then
+      the preprocessed positives and keys, without gradient.
     """
     check_pairs(queries.vectors, positives, temperature, where)
     sim.check_keys("queries", queries.vectors, keys.vectors)
@@ -358,20 +373,23 @@ def own_and_keys(queries: Queries, positives, keys: Keys, temperature, normalize
 
 
 def cross_entropy_of(logits, candidates, targets, where):
-    """log Σ_candidates e^logit − Σ targets·logit per row [batch]; 0 where ``where`` is False.
+    """Cross-entropy log Σ_candidates e^logit − Σ targets·logit per row; 0 for masked rows.
 
     Args:
       logits: float32 [batch, n].
       candidates: bool [batch, n].
-      targets: bool or float32 [batch, n], rows of sum 1 that are 0 outside of the candidates.
+      targets: bool or float32 [batch, n]; each row sums to 1 and is 0 outside the candidates.
       where: bool [batch] or None.
+
+    Returns:
+      float32 [batch].
     """
     losses = sim.masked_logsumexp(logits, candidates) - jnp.sum(logits * targets, axis=-1)
     return losses if where is None else jnp.where(where, losses, 0.0)
 
 
 def mean_over_positives(logits, contrast, positives, form, where):
-    """The two forms of ``sup_con`` from its logits and masks, each [batch, n]."""
+    """Computes either form of ``sup_con`` from its logits and masks, each [batch, n]: [batch]."""
     n_positives = jnp.sum(positives, axis=-1)
     if form == "out":
         pull = jnp.sum(jnp.where(positives, logits, 0.0), axis=-1) / jnp.maximum(n_positives, 1)

@@ -1,14 +1,14 @@
-"""Losses of the statistics of a batch: Barlow Twins and VICReg.
+"""Losses of batch statistics: Barlow Twins and VICReg.
 
-They compare columns (features over the batch), not rows: one example alone has no correlation and
-no variance, so that there is no value per example and both return the batch's one scalar.
+They compare columns (a feature over the batch), not rows. A single example has no correlation and
+no variance, so these losses have no value per example: both return one scalar for the batch.
 
-With ``axis_name`` that scalar is the whole batch's on every device. Let each device differentiate
-it and average the gradients of shared parameters over the devices (``jax.lax.pmean``), as for a
-loss that each device averages over its own rows: under pmap, vmap and
-``shard_map(check_vma=False)`` a sum over devices passes every device's gradient back to every
-other, so that the average is the gradient of the full batch. (Where ``shard_map`` keeps track of
-what varies, its rule, take the mean over devices of the loss before differentiating, holds too.)
+With ``axis_name`` that scalar is the loss of the whole batch, on every device. Differentiate it on
+each device and average the gradients of shared parameters over the devices (``jax.lax.pmean``), as
+for a loss that each device averages over its own rows. Under pmap, vmap and
+``shard_map(check_vma=False)`` a psum passes the gradient of every device back to all others, so the
+average is the gradient of the full batch. (If ``shard_map`` tracks varying values, its rule, to
+take the mean of the loss over devices before differentiating, holds too.)
 """
 
 import jax
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 
 from jaxpt.ops import similarity as sim
 
-BATCH_NORM_EPSILON = 1e-5  # of the BatchNorm that standardises in Barlow Twins' published code
-STD_EPSILON = 1e-4  # VICReg's ε, under the square root
+BATCH_NORM_EPSILON = 1e-5  # ε of the standardising BatchNorm in Barlow Twins' published code
+STD_EPSILON = 1e-4  # VICReg's ε under the square root
 
 
 def barlow_twins(
@@ -28,38 +28,38 @@ def barlow_twins(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Barlow Twins: the cross-correlation of two views' features should be the identity.
+    """Barlow Twins loss, which pulls the cross-correlation of two views towards the identity.
 
-    With C_ij the correlation over the batch of feature i of the first view with feature j of the
+    Let C_ij be the correlation over the batch of feature i of the first view with feature j of the
     second, both standardised over the batch (biased variance)::
 
         loss = Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij²
 
-    As in the published code, 1e-5 is added to each variance; the paper's pseudo-code has none. A
-    column of one value thereby has correlation 0, and columns of far smaller spread than 0.003
-    come close to that: scale the embeddings, as a last BatchNorm does, before they get there.
+    As in the published code, 1e-5 is added to each variance; the paper's pseudo-code adds nothing.
+    A constant column therefore has correlation 0, and columns whose spread is far below 0.003 come
+    close to 0: keep the embeddings larger, for example with a final BatchNorm.
 
     Use:
-      For images without labels, without predictor, EMA or negatives. Zbontar et al.: projector
+      Images without labels; needs no predictor, EMA or negatives. Zbontar et al.: projector
       8192-8192-8192, λ 0.0051, LARS, batch 2,048.
 
     Args:
       first, second: float [batch, dim], the two views of the same examples.
       redundancy: λ; 0.0051 is the paper's, tuned for 8,192 features.
-      where: bool [batch]; False rows take part in no statistic.
-      axis_name: where given, the statistics are those of the rows of all devices along that axis.
+      where: bool [batch]; False rows are left out of the statistics.
+      axis_name: mapped axis; the statistics are then those of the rows of all its devices.
 
     Returns:
-      float32 scalar: a statistic of the whole batch, there are no losses per example. 0 without
-      any row, dim with one row alone.
+      float32 scalar, a statistic of the whole batch; there are no losses per example. 0 if there is
+      no row, dim if there is only one.
 
     Raises:
       TypeError: for integer embeddings.
       ValueError: for shapes that do not match.
 
     Example:
-      Two features that are the same in both views (C_ii = 1, but for the 1e-5) and are
-      uncorrelated, then with the second view's features swapped: C = [[0, 1], [1, 0]].
+      Two uncorrelated features that are equal in both views, so C_ii = 1 except for the 1e-5; then
+      the same with the features of the second view swapped: C = [[0, 1], [1, 0]].
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import barlow_twins
@@ -90,40 +90,42 @@ def vicreg(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """VICReg: views alike, every feature of standard deviation 1 or more, no two correlated.
+    """VICReg loss of invariance between views, variance of features and their covariance.
 
-    With n rows, d features, unbiased variances Var and covariances Cov over the batch::
+    It makes the two views alike, keeps the standard deviation of every feature at 1 or more, and
+    decorrelates the features. With n rows, d features, and unbiased variances Var and covariances
+    Cov over the batch::
 
         loss = invariance · mean over rows and features of (first − second)²
              + variance   · mean over both views and features of max(0, 1 − √(Var_j + 1e-4))
              + covariance · Σ over both views of 1/d Σ_{i≠j} Cov_ij²
 
-    These are the scales of the published code that the weights 25, 25, 1 belong to: the variance
-    term is the *mean* of the views, the covariance term their *sum*, and the distance is averaged
-    over the features (the paper's text sums over both views in the variance term and over the
-    features in the distance). Nothing is normalised: coordinates beyond about 1e7 overflow
-    float32 in the squared covariances.
+    The terms are scaled as in the published code, for which the weights 25, 25, 1 were chosen: the
+    variance term is the *mean* over the views, the covariance term the *sum* over the views, and
+    the distance is averaged over the features (the paper's text sums over both views in the
+    variance term and over the features in the distance). Embeddings are not normalised: coordinates
+    beyond about 1e7 overflow float32 in the squared covariances.
 
     Use:
-      As ``barlow_twins``; the two branches need share nothing, so they may be different networks.
+      Like ``barlow_twins``; the branches need not share weights, so they may be different networks.
       Bardes et al.: weights 25, 25, 1, expander 8192-8192-8192, LARS, batch 2,048.
 
     Args:
       first, second: float [batch, dim], the two views of the same examples.
       invariance, variance, covariance: the three weights.
-      where: bool [batch]; False rows take part in no statistic.
-      axis_name: where given, the statistics are those of the rows of all devices along that axis.
+      where: bool [batch]; False rows are left out of the statistics.
+      axis_name: mapped axis; the statistics are then those of the rows of all its devices.
 
     Returns:
-      float32 scalar: a statistic of the whole batch, there are no losses per example. 0 without
-      any row; one row alone has variance 0.
+      float32 scalar, a statistic of the whole batch; there are no losses per example. 0 if there is
+      no row; a single row has variance 0.
 
     Raises:
       TypeError: for integer embeddings.
       ValueError: for shapes that do not match.
 
     Example:
-      Both views alike and constant: standard deviation √1e-4 = 0.01, so 25 · 0.99.
+      Both views are equal and constant: standard deviation √1e-4 = 0.01, so the loss is 25 · 0.99.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import vicreg
@@ -151,9 +153,11 @@ def vicreg(
 
 
 def _prepare(first, second, where, axis_name):
-    """(both views side by side float32 [batch, 2·dim], kept rows bool [batch, 1], their number).
+    """Checks the arguments and returns the views side by side.
 
-    Rows that are left out are zero; the number is that of all devices.
+    Returns:
+      (float32 [batch, 2·dim] with masked rows set to zero, bool [batch, 1] of kept rows, number of
+      kept rows over all devices).
     """
     sim.check_embeddings("first", first)
     sim.check_like("second", second, "first", first)
@@ -164,10 +168,10 @@ def _prepare(first, second, where, axis_name):
 
 
 def _standardised(views, kept, n, axis_name):
-    """Columns of mean 0 and biased variance 1, as BatchNorm makes them; rows left out are 0.
+    """Standardises columns to mean 0 and biased variance 1, as BatchNorm; masked rows are 0.
 
-    Columns are moved to 0 … 1 first, where their spread is above 1: then a column of one value is
-    exactly 0 whatever the value, and squares do not overflow. Neither changes the result.
+    Each column is first shifted to start at 0 and, if its spread is above 1, scaled to 0 … 1. A
+    constant column is then exactly 0, and squares do not overflow. The result is not affected.
     """
     fixed = jax.lax.stop_gradient(views)
     lowest = jnp.min(fixed, axis=0, where=kept, initial=jnp.inf)
@@ -182,5 +186,5 @@ def _standardised(views, kept, n, axis_name):
 
 
 def _over_devices(tree, axis_name):
-    """Sums over the devices along a named axis; the values themselves without one."""
+    """Sums over the devices along a named axis; without an axis, returns the values unchanged."""
     return tree if axis_name is None else jax.lax.psum(tree, axis_name)

@@ -1,4 +1,4 @@
-"""Self-distillation over prototypes: DINO."""
+"""Losses that distil from a target encoder without negatives: DINO, BYOL and SimSiam."""
 
 import numbers
 
@@ -17,25 +17,26 @@ def dino(
     teacher_temperature: float = 0.04,
     where: jax.Array | None = None,
 ) -> jax.Array:
-    """DINO: every student view predicts the teacher's soft prototypes of the *other* views.
+    """DINO loss, by which student views predict the teacher's prototypes for *other* views.
 
-    With H the cross-entropy, averaged over the pairs (t, s) of a teacher's view and a different
-    view of the student's::
+    The cross-entropy H is averaged over all pairs (t, s) of a teacher view and a different student
+    view::
 
         loss_i = mean over s ≠ t of H( softmax((teacher_ti − centre)/τ_t), softmax(student_si/τ_s) )
 
-    The teacher's view t is the student's view t: pass the views that both see first. Centring
-    keeps one prototype from taking everything, sharpening (τ_t < τ_s) keeps them from being all
-    alike; with either missing it collapses. Move the centre by ``move_centre`` *after* the loss.
+    View t of the teacher is view t of the student: pass the views that both see first. Centring
+    prevents one prototype from dominating, and sharpening (τ_t < τ_s) prevents a uniform
+    distribution; without either one the features collapse. Update the centre with ``move_centre``
+    *after* the loss.
 
     Use:
-      For images without labels, with vision transformers above all. Caron et al.: 65,536
+      Images without labels, mainly with vision transformers. Caron et al.: 65,536
       prototypes, 2 large and 8 to 10 small crops, EMA from 0.996 to 1, AdamW.
 
     Args:
       student: float [views_s, batch, prototypes], logits.
       teacher: float [views_t, batch, prototypes], views_t ≤ views_s; no gradient flows into it.
-      centre: float [prototypes]; nor into it.
+      centre: float [prototypes]; no gradient flows into it.
       student_temperature: τ_s > 0.
       teacher_temperature: τ_t > 0; published runs warm it up from 0.04 to 0.07.
       where: bool [batch]; False examples get loss 0.
@@ -48,7 +49,8 @@ def dino(
       ValueError: for a temperature <= 0, shapes that do not match, or no pair of different views.
 
     Example:
-      The teacher's view 0 spreads evenly, the student's view 1 by 1 : 3: ½ log 4 + ½ log 4/3.
+      The teacher's view 0 is uniform over two prototypes and the student's view 1 has odds 1 : 3:
+      ½ log 4 + ½ log 4/3.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import dino
@@ -69,11 +71,13 @@ def dino(
             f"{jnp.shape(teacher)} and {jnp.shape(student)}."
         )
     if views_s == 1:
-        raise ValueError("the student needs a view that is not the teacher's only one.")
+        raise ValueError(
+            "student must have at least 2 views, as dino compares different views, got 1."
+        )
     sim.check_temperature(student_temperature, "student_temperature")
     sim.check_temperature(teacher_temperature, "teacher_temperature")
     sim.check_rows("where", where, jnp.shape(student)[1])
-    if where is not None:  # what a masked row holds, NaN even, must not reach the gradient
+    if where is not None:  # a NaN in a masked row must not reach the gradient
         student = jnp.where(where[:, None], student, 0)
     targets = jax.lax.stop_gradient(
         jax.nn.softmax((_float32(teacher) - _float32(centre)) / teacher_temperature, axis=-1)
@@ -93,19 +97,19 @@ def move_centre(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """The centre for DINO's next step: an exponential moving average of the teacher's outputs.
+    """Updates DINO's centre, an exponential moving average of the teacher's outputs.
 
     new = m · centre + (1 − m) · mean of the teacher's outputs over views, batch and devices.
 
     Use:
-      Once a step, after ``dino``.
+      Once per step, after ``dino``.
 
     Args:
       centre: float [prototypes].
       teacher: float [views, batch, prototypes].
       momentum: m, 0 ≤ m < 1.
-      where: bool [batch]; False examples do not count. Without any the centre stays.
-      axis_name: where given, the mean is over the examples of all devices along that axis.
+      where: bool [batch]; False examples are ignored. If all are False, the centre is unchanged.
+      axis_name: mapped axis; the mean is then over the examples of all its devices.
 
     Returns:
       float32 [prototypes], without gradient.
@@ -158,24 +162,27 @@ def _check_centre(centre, teacher):
 def cosine_regression(
     predictions: jax.Array, targets: jax.Array, *, where: jax.Array | None = None
 ) -> jax.Array:
-    """2 − 2·cos(prediction, target): the squared distance of the two unit vectors.
+    """Squared distance between unit vectors, 2 − 2·cos(prediction, target).
 
     This is BYOL's loss. SimSiam minimises −cos, which is half of it minus 1 and has half its
-    gradient. Both are symmetric in the views: call it once each way and add (BYOL) or average
-    (SimSiam). Without a predictor or a moving target it collapses to a constant at loss 0.
+    gradient. Both methods are symmetric in the views: call this function once for each order and
+    add the results (BYOL) or average them (SimSiam). Without a predictor or a moving target,
+    training collapses to constant embeddings with loss 0.
 
     Use:
-      For images without labels and without negatives, with small batches. BYOL: EMA from 0.99 or
-      0.996 to 1, head 4096-256, LARS; SimSiam: no EMA, learning rate 0.05 for each 256 images,
-      predictor of width 512.
+      Images without labels, without negatives, with small batches. BYOL: EMA from 0.99 or 0.996 to
+      1, head 4096-256, LARS; SimSiam: no EMA, learning rate 0.05 per 256 images, predictor of width
+      512.
 
     Args:
       predictions: float [batch, dim], the predictor's output for one view.
-      targets: float [batch, dim], the target encoder's for the other; no gradient flows into it.
+      targets: float [batch, dim], the target encoder's output for the other view; no gradient flows
+        into it.
       where: bool [batch]; False rows get loss 0.
 
     Returns:
-      float32 losses [batch], 0 … 4 up to rounding. A zero row of either has loss 2 and gradient 0.
+      float32 losses [batch], in 0 … 4 up to rounding. A zero row in either argument gives loss 2
+      and gradient 0.
 
     Raises:
       TypeError: for integer embeddings.

@@ -1,8 +1,9 @@
-"""Losses of soft nearest-neighbour classifiers: LOOK and NCA, each in two forms.
+"""Losses of soft nearest-neighbour classifiers, LOOK and NCA, each in two forms.
 
-*Dense* holds the whole matrix of similarities, [batch, memory]: for small memories, for a k that is
-known only at run time, and for the soft gate. *Streamed* holds no such matrix, forward or backward,
-however many keys there are. ``form="auto"`` picks the faster one.
+The *dense* form computes the whole matrix of similarities, [batch, memory]. It suits small memories
+and is required by a traced k without a bound and by the soft gate. The *streamed* form never holds
+that matrix, in the forward or the backward pass, so its memory use does not grow with the number of
+keys. ``form="auto"`` picks the faster one.
 """
 
 import functools
@@ -19,19 +20,20 @@ from jaxpt.ops.knn import Keys, Queries
 
 NO_POSITIVE = ("nearest", "drop", "floor")
 NEIGHBOR_FORMS = ("auto", "dense", "streamed")
-DENSE_MEMORY = 2048  # keys up to which "auto" is dense
-KEYS_PER_NEIGHBOR = 40  # and up to so many for each neighbour, as selecting costs more than masking
-SMALL_MATRIX = 2**24  # similarities, 64 MiB, up to which it is
-LARGEST_MATRIX = 2**28  # similarities, 1 GiB, up to which it is where it must be
-NCA_BLOCK = 4096  # keys of one block of streamed NCA: it takes several passes over a block
+# Limits up to which "auto" is dense; see ``_choose_form``.
+DENSE_MEMORY = 2048  # keys
+KEYS_PER_NEIGHBOR = 40  # keys per neighbour: for a large k, selecting costs more than masking
+SMALL_MATRIX = 2**24  # similarities, 64 MiB, up to which ``KEYS_PER_NEIGHBOR`` applies
+LARGEST_MATRIX = 2**28  # similarities, 1 GiB, that "auto" never exceeds for a large k or a gate
+NCA_BLOCK = 4096  # keys per block of streamed NCA, small because a block is read several times
 
 
 class NeighborStats(NamedTuple):
-    """What to watch while training; float32 scalars, means over the queries that count.
+    """Training statistics of a neighbour loss; float32 scalars, means over the unmasked queries.
 
     Attributes:
-      no_positive: share of queries without a same-class item among their neighbours.
-      zero_loss: share of queries whose loss is exactly 0 (they teach nothing).
+      no_positive: share of queries without a same-class key among their neighbours.
+      zero_loss: share of queries whose loss is exactly 0 (they contribute no gradient).
       purity: mean share of a query's neighbours that have its label.
     """
 
@@ -64,64 +66,68 @@ def look(
 ) -> tuple[jax.Array, NeighborStats]:
     """Leave-one-out k-nearest-neighbour loss (LOOK).
 
-    The negative log-probability that a softmax-weighted kNN classifier, which may not use the
-    query itself, gives the query's label::
+    The negative log-probability that a softmax-weighted kNN classifier, which excludes the query
+    itself from its neighbours, assigns to the query's label::
 
         p(c|i) = Σ_{j∈N_k(i), y_j=c} exp(s_ij/τ) / Σ_{j∈N_k(i)} exp(s_ij/τ)
 
-    N_k(i) are the k keys most similar to query i. A class may therefore have several modes: a
-    same-class key outside the neighbourhood pulls nothing, and a query whose neighbours all share
-    its label has loss and gradient exactly 0. With k at least the number of keys this is ``nca``.
+    N_k(i) is the set of the k keys most similar to query i. A class may therefore have several
+    modes: a same-class key outside the neighbourhood does not pull, and a query whose neighbours
+    all share its label has loss and gradient exactly 0. If k is at least the number of keys, the
+    loss is ``nca``.
 
-    Leave-one-out is done by id *before* the selection. Without ids nothing is left out: then no
-    key may come from its query's own image, or it becomes the nearest positive of everything.
-    The selection is not differentiated, and no gradient flows into the keys. Similarities,
-    selection and log-sum-exp are float32 whatever the inputs are. Ties at the edge of the
-    neighbourhood go to the lower index.
+    Keys with the query's id are left out *before* the selection (leave-one-out). Without ids
+    nothing is left out: make sure that no key comes from the image of its query, as it would be
+    the query's nearest neighbour and a positive. The selection is not differentiated, and no
+    gradient flows into the keys. Similarities, selection and log-sum-exp are computed in float32
+    for all input dtypes. Ties at the edge of the neighbourhood go to the lower index.
 
-    ``gate``, ``balanced`` and ``robustness`` go beyond the paper; at their defaults the loss is the
-    one above.
+    ``gate``, ``balanced`` and ``robustness`` are extensions beyond the paper; at their defaults the
+    loss is the formula above.
 
     Use:
-      To pre-train on coarse labels for tasks that need finer ones: a class need not collapse to a
-      point. Keys come from a memory of an EMA encoder (``jaxpt.ops.memory``), several times the
-      batch. k, temperature and memory of the paper could not be read by us; jaxpt's configs use
-      k = 50 of 1,200 keys (digits) and temperature 0.1.
+      Pre-training on coarse labels for tasks that need finer ones, since a class need not collapse
+      to a point. Take the keys from a memory of an EMA encoder (``jaxpt.ops.memory``) that holds
+      several batches. k, temperature and memory are not the paper's: its values could not be read
+      by us. jaxpt's configs use k = 50 of 1,200 keys (digits) and temperature 0.1.
 
     Args:
-      queries: float [batch, dim], embeddings of anything.
+      queries: float [batch, dim], embeddings.
       keys: float [memory, dim].
       query_labels, key_labels: int [batch], [memory].
-      k: neighbours per query, an int, or an int32 scalar or [batch] array that may be traced (a
-        schedule costs no compilation, but see ``form``). At least the memory's size means all.
+      k: neighbours per query, an int, or an int32 scalar or [batch] array that may be traced (so a
+        schedule does not recompile, but see ``form``). A k of at least the memory's size selects
+        all keys.
       temperature: τ > 0; 0.1 is jaxpt's default.
       query_ids, key_ids: int [batch], [memory]; keys with the query's id are left out.
-      key_mask: bool [memory]; False keys do not exist (empty slots, say).
-      no_positive: what a query without a same-class neighbour does. "nearest": its nearest
-        same-class key joins the neighbours (jaxpt's default); "drop": loss 0; "floor": the missing
-        numerator is held at the weight of its furthest neighbour, a pure repulsion. Where no
-        admissible key has the label at all, "nearest" drops.
-      gate: β > 0 softens the edge: every key takes part, its weight times σ(β (s_ij − b_i)), the
-        edge b_i halfway between the k-th and the next similarity. β → ∞ is the hard edge.
-      balanced: for long-tailed keys: e^{s/τ} is divided by how often the key's class occurs among
-        the keys, for the selection and for the weights. With equally frequent classes nothing
-        changes. ``gate`` then sees the similarities so shifted.
-      robustness: q in 0 … 1, a number known when tracing, for noisy labels: (1 − p^q) / q in place
-        of −log p: no more than 1/q, with p^q times the gradient, so that a query at odds with all
-        its neighbours hardly pulls. 0 is −log p.
-      normalize: scale all rows to length one first. Turn off only for inner products of your own.
-      where: bool [batch]; False queries get loss 0 and count in no statistic.
-      axis_name: where given, the keys of all devices along that axis are gathered first, each
-        device passing its own part (its batch, say). A memory that is the same on all devices
-        needs none. Streamed, the keys stay where they are and only candidates travel.
-      form: "dense" holds a few arrays batch × memory; "streamed" none, forward or backward: blocks
-        of keys are compared one after another and only the neighbours are looked at again
+      key_mask: bool [memory]; False keys are ignored (empty slots, for example).
+      no_positive: treatment of a query without a same-class neighbour. "nearest" (jaxpt's default)
+        adds its nearest same-class key to the neighbours, or drops the query if no admissible key
+        has its label; "drop" gives it loss 0; "floor" replaces the missing numerator by the weight
+        of its furthest neighbour, held constant, so the query is only repelled.
+      gate: β > 0 softens the edge of the neighbourhood: every key takes part, with its weight
+        multiplied by σ(β (s_ij − b_i)), where b_i is halfway between the k-th and the next
+        similarity. β → ∞ is the hard edge.
+      balanced: for long-tailed keys, divides e^{s/τ} by the number of keys of the key's class, both
+        for the selection and for the weights. No effect if all classes are equally frequent.
+        ``gate`` then applies to the shifted similarities.
+      robustness: q in 0 … 1, for noisy labels; static. Replaces −log p by (1 − p^q) / q, which is
+        at most 1/q and multiplies the gradient by p^q, so a query that disagrees with all its
+        neighbours hardly pulls. 0 means −log p.
+      normalize: scale all rows to length one first. Turn off only to use other inner products.
+      where: bool [batch]; False queries get loss 0 and are left out of the statistics.
+      axis_name: mapped axis along which the keys of all devices are gathered first, each device
+        passing its own part (for example its batch). Leave it out if the memory is the same on all
+        devices. In the streamed form keys stay on their device and only candidates are exchanged.
+      form: "dense" holds a few arrays of batch × memory. "streamed" holds none, in either pass: it
+        compares blocks of keys one after another and reads only the neighbours again
         (``jaxpt.ops.knn``; reverse mode only). Both agree to rounding. "auto" is dense up to 2,048
-        keys, up to 40 keys for each neighbour while the matrix has at most 2²⁴ entries, up to 8
-        while it has at most 2²⁸, and where ``gate`` or a traced k needs it.
-      k_max: static bound of a traced k, with which it can be streamed; a larger k is cut to it.
-      recall: None finds the exact neighbours. Between 0 and 1, "streamed" alone is approximate: the
-        share of them that is to be found, faster on TPUs (see ``jaxpt.ops.knn.search``).
+        keys, up to 40 keys per neighbour if the matrix has at most 2²⁴ entries, up to 8 if it has
+        at most 2²⁸, and if ``gate`` or a traced k requires it.
+      k_max: static upper bound of a traced k, required to stream it; a larger k is cut to k_max.
+      recall: None finds the exact neighbours. A number between 0 and 1, which has an effect only in
+        the streamed form, is the share of them to be found by an approximate search, faster on TPUs
+        (see ``jaxpt.ops.knn.search``).
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -130,12 +136,12 @@ def look(
       TypeError: for integer embeddings.
       ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, gate <= 0, robustness
         or recall outside 0 … 1, shapes that do not match, only one of the ids, an unknown form or
-        one that cannot be: "streamed" with a gate or a traced k without ``k_max``, "auto" with
+        an impossible one: "streamed" with a gate or with a traced k without ``k_max``, "auto" with
         either and more than 2²⁸ similarities.
 
     Example:
-      Two keys of the query's class at cosine 1 and −1, one of another at 1. The two nearest are
-      equally near and disagree: loss log 2.
+      Two keys of the query's class have cosine 1 and −1, one key of another class has cosine 1. The
+      two nearest keys are equally near and have different labels: loss log 2.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import look
@@ -197,17 +203,19 @@ def nca(
 ) -> tuple[jax.Array, NeighborStats]:
     """Neighbourhood components analysis, also called soft nearest-neighbour loss or SNCA.
 
-    ``look`` with all keys as neighbours: −log Σ_{same class} e^{s/τ} / Σ_{all} e^{s/τ}, the query
-    itself left out by id. A query without a same-class key has loss 0, as in SNCA.
+    Equals ``look`` with all keys as neighbours: −log Σ_{same class} e^{s/τ} / Σ_{all} e^{s/τ},
+    where keys with the query's id are left out. A query without a same-class key has loss 0, as in
+    SNCA.
 
     Use:
-      As ``look``, where a k is one knob too many, with nearly its results on jaxpt's small sets.
-      Temperature 0.05, 128 dimensions and a memory of the whole training set in Wu et al.
+      The same purpose as ``look`` without k to tune; on jaxpt's small data sets the results are
+      nearly the same. Wu et al.: temperature 0.05, 128 dimensions, a memory of the whole training
+      set.
 
     Args:
       queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name, form: as for ``look``; streamed, all keys are read in blocks
-        twice, once for the gradient.
+        normalize, where, axis_name, form: as for ``look``. The streamed form reads all keys in
+        blocks twice, the second time for the gradient.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -239,13 +247,13 @@ def nca(
 
 
 class Shared(NamedTuple):
-    """What both losses have in both forms.
+    """Settings shared by both losses and both forms.
 
     Attributes:
       temperature: τ.
-      key_rows: makes rows to compare of stored keys, see ``knn.search``; None: they are compared
-        as they are.
-      axis_name: along which the keys are split over the devices; None: they are not.
+      key_rows: preprocesses the stored keys before the comparison, see ``knn.search``; None
+        compares them unchanged.
+      axis_name: mapped axis along which the keys are split over the devices; None if they are not.
     """
 
     temperature: float | jax.Array
@@ -254,7 +262,7 @@ class Shared(NamedTuple):
 
 
 def _prepared(queries: Queries, keys: Keys, shared: Shared, where):
-    """The arguments after all checks, as JAX arrays, queries as the rows to compare."""
+    """Checks the arguments and returns them as JAX arrays, with the queries preprocessed."""
     sim.check_embeddings("queries", queries.vectors)
     sim.check_keys("queries", queries.vectors, keys.vectors)
     rows, n = queries.vectors.shape[0], keys.vectors.shape[0]
@@ -269,15 +277,15 @@ def _prepared(queries: Queries, keys: Keys, shared: Shared, where):
 
 
 def _memory(keys: Keys, axis_name) -> int:
-    """How many keys all devices have."""
+    """Number of keys over all devices."""
     n = keys.vectors.shape[0]
     return n if axis_name is None else n * jax.lax.axis_size(axis_name)
 
 
 def _choose_form(form, batch, memory, k_max, gate=None):
-    """ "dense" or "streamed" for ``form``, or an error where that form cannot be.
+    """Resolves ``form`` to "dense" or "streamed"; raises ValueError if that form is impossible.
 
-    ``k_max`` is None where k has no bound that is known when tracing.
+    ``k_max`` is None if k is traced and has no static bound.
     """
     if form not in NEIGHBOR_FORMS:
         raise ValueError(f"form must be one of {NEIGHBOR_FORMS}, got {form!r}.")
@@ -294,7 +302,7 @@ def _choose_form(form, batch, memory, k_max, gate=None):
         if dense_only and not fits:
             form_needs = "gate weighs every key" if gate is not None else "k is traced"
             raise ValueError(
-                f"{form_needs}, which takes a matrix of {batch} × {memory} similarities, more than "
+                f"{form_needs}, which needs a matrix of {batch} × {memory} similarities, more than "
                 f"{LARGEST_MATRIX}: use a smaller memory or batch, "
                 + ("no gate" if gate is not None else "an int k, or k_max")
                 + ', or form="dense" to insist.'
@@ -302,7 +310,7 @@ def _choose_form(form, batch, memory, k_max, gate=None):
     elif form == "streamed" and gate is not None:
         raise ValueError('gate weighs every key: it needs form "dense" or "auto".')
     elif form == "streamed" and k_max is None:
-        raise ValueError('a traced k needs k_max, the largest that it will be, in form "streamed".')
+        raise ValueError('form "streamed" with a traced k needs k_max, an upper bound of k.')
     return form
 
 
@@ -317,17 +325,17 @@ def _finish(losses, missing, purity, where):
     return losses, jax.lax.stop_gradient(stats)
 
 
-# The whole matrix of similarities
+# Dense form: the whole matrix of similarities
 
 
 class Masks(NamedTuple):
-    """Which keys play which part for which query; bool [batch, n].
+    """Roles of each key for each query; bool [batch, n].
 
     Attributes:
-      neighbors: what the classifier votes by.
-      positives: those of them with the query's label.
-      candidates: all keys that may be neighbours.
-      same_class: those of them with the query's label.
+      neighbors: the keys that the classifier uses.
+      positives: the neighbours that have the query's label.
+      candidates: the admissible keys, from which neighbours are selected.
+      same_class: the candidates that have the query's label.
     """
 
     neighbors: jax.Array
@@ -337,12 +345,17 @@ class Masks(NamedTuple):
 
 
 def _dense_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, gate, balanced):
-    """(float32 losses, whether no neighbour is a positive, share of positives), each [batch]."""
+    """Dense LOOK.
+
+    Returns:
+      (float32 losses, bool: no neighbour is a positive, share of positives among the neighbours),
+      each [batch].
+    """
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
     s, candidates, same_class = _compared(queries, keys, shared)
     if balanced:
         s = s - shared.temperature * jnp.log(class_counts(keys.labels, keys.mask))
-    # Which keys are neighbours is all that the loss needs, never their order: so a mask.
+    # The loss needs the set of neighbours, not their order, so a mask is enough.
     neighbors = selection.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
     masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
     log_gate = None if gate is None else _log_gate(s, masks, gate)
@@ -351,7 +364,7 @@ def _dense_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, ga
 
 
 def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
-    """The same with all keys as neighbours."""
+    """Dense NCA: ``_dense_look`` with all admissible keys as neighbours."""
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
     s, candidates, same_class = _compared(queries, keys, shared)
     masks = Masks(candidates, same_class, candidates, same_class)
@@ -360,7 +373,7 @@ def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
 
 
 def _compared(queries: Queries, keys: Keys, shared: Shared):
-    """Similarities, candidates and candidates of the query's class, each [batch, n]."""
+    """Returns (similarities, candidates, candidates of the query's class), each [batch, n]."""
     vectors = sim.rows(keys.vectors, shared.key_rows is not None, keys.mask)
     s = sim.similarities(queries.vectors, jax.lax.stop_gradient(vectors))
     candidates = sim.candidates(s.shape, queries.ids, keys.ids, keys.mask)
@@ -368,13 +381,13 @@ def _compared(queries: Queries, keys: Keys, shared: Shared):
 
 
 def _share(masks: Masks):
-    """Positives per neighbour in each row; 0 for a row without neighbours."""
+    """Share of positives among the neighbours of each row; 0 for a row without neighbours."""
     neighbors = jnp.sum(masks.neighbors, axis=-1)
     return jnp.sum(masks.positives, axis=-1) / jnp.maximum(neighbors, 1)
 
 
 def class_counts(labels, mask):
-    """How many keys have each key's class: float32 [memory]."""
+    """Number of unmasked keys of each key's class, at least 1: float32 [memory]."""
     mask = jnp.ones(labels.shape, bool) if mask is None else mask
     in_order = jnp.sort(labels)
     before = jnp.cumsum(
@@ -384,11 +397,11 @@ def class_counts(labels, mask):
         before[jnp.searchsorted(in_order, labels, side="right")]
         - before[jnp.searchsorted(in_order, labels, side="left")]
     )
-    return jnp.maximum(count, 1).astype(jnp.float32)  # 1 where all keys of the class are masked
+    return jnp.maximum(count, 1).astype(jnp.float32)  # a fully masked class: log stays finite
 
 
 def _log_gate(s, masks: Masks, gate):
-    """log σ(gate · (s − edge)); 0 if all candidates are neighbours, for then there is no edge."""
+    """log σ(gate · (s − edge)) [batch, n]; 0 in rows where all candidates are neighbours."""
     last = jnp.min(s, axis=-1, where=masks.neighbors, initial=jnp.inf)
     beyond = masks.candidates & ~masks.neighbors
     following = jnp.max(s, axis=-1, where=beyond, initial=-jnp.inf)
@@ -398,23 +411,23 @@ def _log_gate(s, masks: Masks, gate):
 
 
 def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
-    """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, and the remedy for rows without positives.
+    """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, with ``no_positive`` applied: [batch].
 
-    With ``log_gate`` all candidates are neighbours, each with the weight of its gate.
+    With ``log_gate`` all candidates take part, each weighted by its gate.
     """
     neighbors, positives, candidates, same_class = masks
     missing = ~jnp.any(positives, axis=-1)
     logits = s / temperature
     missing_loss = 0.0
     if no_positive == "nearest":
-        nearest = jax.lax.cond(  # a pass over the matrix that most steps can do without
+        nearest = jax.lax.cond(  # most steps can skip this pass over the matrix
             jnp.any(missing),
             lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
             lambda: jnp.zeros(len(s), int),
         )
         nearest = nearest[:, None] == jnp.arange(s.shape[1])[None, :]
         nearest &= same_class & missing[:, None]
-        # A row with a positive keeps its masks as they are.
+        # Only rows without a positive are changed.
         neighbors, positives = neighbors | nearest, positives | nearest
         missing = ~jnp.any(positives, axis=-1)
         log_gate = None if log_gate is None else jnp.where(nearest, 0.0, log_gate)
@@ -428,19 +441,19 @@ def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
     if no_positive == "floor":
         missing_loss = jnp.where(has_neighbor, total - furthest, 0.0)
     losses = total - sim.masked_logsumexp(logits, positives)
-    # Rounding could leave a loss a hair below zero.
+    # Rounding may make a zero loss slightly negative.
     return jnp.where(missing, missing_loss, jnp.maximum(losses, 0.0))
 
 
-# Streamed: keys in blocks, in equal parts on the devices of an axis if there is one. LOOK finds its
-# neighbours with ``knn.search`` and reads their keys again for the gradient; NCA reads all keys
-# twice. The gradient is in reverse mode only.
+# Streamed form: keys are read in blocks; with an axis they are split evenly over its devices. LOOK
+# finds its neighbours with ``knn.search`` and reads their keys again for the gradient. NCA reads
+# all keys twice. Only reverse-mode differentiation is supported.
 
 
 def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive, balanced, recall):
-    """(float32 losses, whether no neighbour is a positive, share of positives), each [batch].
+    """Streamed LOOK; returns the same values as ``_dense_look``.
 
-    ``ks`` are k, which may be traced, and the number of neighbours to look for, no smaller.
+    ``ks`` is (k, k_max): k, which may be traced, and the static number of neighbours to search for.
     """
     (k, k_max), temperature, axis = ks, shared.temperature, shared.axis_name
     counts = _log_counts(keys.labels, keys.mask, axis) if balanced else None
@@ -467,12 +480,12 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
     masks = Masks(neighbors, positives, None, None)
     missing, purity = ~jnp.any(positives, axis=-1), _share(masks)
     if no_positive == "nearest":
-        no_positive = "drop"  # of those whose class has no key at all
+        no_positive = "drop"  # what remains are queries whose class has no key at all
 
         def nothing():
             return jnp.zeros((len(s), 1)), jnp.full((len(s), 1), -1, jnp.int32)
 
-        nearest_s, nearest = jax.lax.cond(  # a search that most steps can do without
+        nearest_s, nearest = jax.lax.cond(  # most steps can skip this search
             _anywhere(missing, axis),
             lambda: find(1, query_labels=queries.labels, key_labels=keys.labels),
             nothing,
@@ -481,13 +494,13 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
         s, index = jnp.concatenate([s, nearest_s], 1), jnp.concatenate([index, nearest], 1)
         masks = Masks(*(jnp.concatenate([x, joins], 1) for x in (neighbors, positives)), None, None)
     s = knn.attach_gradient(s, queries.vectors, keys.vectors, index, shared.key_rows, axis)
-    if counts is not None:  # the bias had no gradient with respect to the temperature: here it is
+    if counts is not None:  # adds 0, and the bias's gradient with respect to the temperature
         s = s + (jax.lax.stop_gradient(temperature) - temperature) * knn.take(counts, index, axis)
     return _soft_knn_loss(s, masks, temperature, no_positive), missing, purity
 
 
 def _streamed_nca(queries: Queries, keys: Keys, shared: Shared):
-    """The same with all keys as neighbours."""
+    """Streamed NCA; returns the same values as ``_dense_nca``."""
     total, same, n_total, n_same = _log_sums(
         queries.vectors / shared.temperature,
         (queries.ids, queries.labels),
@@ -501,7 +514,7 @@ def _streamed_nca(queries: Queries, keys: Keys, shared: Shared):
 
 
 def _log_counts(labels, mask, axis_name):
-    """Log of how many keys of all devices have each key's class: float32 [memory]."""
+    """Log of ``class_counts`` over the keys of all devices: float32 [memory]."""
     counts = class_counts(sim.gather(labels, axis_name), sim.gather(mask, axis_name))
     if axis_name is not None:
         own = jax.lax.axis_index(axis_name) * len(labels)
@@ -510,15 +523,22 @@ def _log_counts(labels, mask, axis_name):
 
 
 def _anywhere(condition, axis_name):
-    """Whether it holds somewhere on any device: all must take the same branch."""
+    """Whether ``condition`` holds in any row on any device; equal on all devices.
+
+    All devices must take the same branch, because the branch contains collectives.
+    """
     found = jnp.any(condition)
     return found if axis_name is None else jax.lax.pmax(found.astype(jnp.int32), axis_name) > 0
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _log_sums(queries, of_queries, keys, key_rows, axis_name):
-    """log Σ e^{q·z} over all admissible keys and over those of the query's label, and how many
-    they are; each [batch]. An empty sum is 0, as in ``masked_logsumexp``."""
+    """log Σ e^{q·z} over all admissible keys and over those with the query's label.
+
+    Returns:
+      (log-sum over all, log-sum over the same class, count of all, count of the same class), each
+      [batch]. The log of an empty sum is given as 0, as in ``masked_logsumexp``.
+    """
     return _forward(queries, of_queries, keys, key_rows, axis_name)[0]
 
 
@@ -567,20 +587,23 @@ _log_sums.defvjp(_forward, _backward)
 
 
 def _block_of_similarities(everyone, block, key_rows):
-    """float32 [keys, batch], −∞ where not admissible; and where the labels are the same."""
+    """Similarities, −∞ for keys that are not admissible, and equality of labels: [keys, batch]."""
     queries, ids, labels = everyone
     s = knn.similarities(knn.Queries(queries, ids, None), block._replace(labels=None), key_rows)
     return s, block.labels[:, None] == labels[None, :]
 
 
 def _rows(block, key_rows):
-    """The block's keys; those that are masked are zero, whatever they hold."""
+    """Preprocessed keys of the block; masked keys become zero, as they may hold NaN."""
     vectors = knn.float_rows(block.vectors, key_rows)
     return vectors if block.mask is None else jnp.where(block.mask[:, None], vectors, 0.0)
 
 
 def _own_log_sum(log_sums, axis_name):
-    """Of the devices' parts [rows of all devices]: the log of their sum at the own rows, or 0."""
+    """Adds the devices' log-sums [rows of all devices] and returns this device's rows.
+
+    The log of an empty sum is given as 0.
+    """
     if axis_name is not None:
         parts = jax.lax.all_to_all(log_sums, axis_name, split_axis=0, concat_axis=0, tiled=True)
         log_sums = jax.nn.logsumexp(parts.reshape(jax.lax.axis_size(axis_name), -1), axis=0)
@@ -588,8 +611,7 @@ def _own_log_sum(log_sums, axis_name):
 
 
 def _over_blocks(visit, value, keys):
-    """``value = visit(value, block)`` for the keys in blocks, the last one shorter."""
-
+    """Folds ``value = visit(value, block)`` over the blocks of keys; the last may be shorter."""
     block = functools.partial(knn.block_of, keys)
     whole, rest = divmod(keys.vectors.shape[0], NCA_BLOCK)
     if whole:

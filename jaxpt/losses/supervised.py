@@ -1,4 +1,4 @@
-"""Supervised contrastive losses that also tell the images of a class apart."""
+"""Supervised contrastive losses over a memory, or with instance discrimination within classes."""
 
 import jax
 import jax.numpy as jnp
@@ -23,16 +23,16 @@ def sup_moco(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """SupMoCo: the *out* form of ``sup_con`` over a queue of labelled keys.
+    """SupMoCo loss, the *out* form of ``sup_con`` over a queue of labelled keys.
 
-    A query's positives P(i) are its own positive and the keys of its class, its candidates A(i)
-    its own positive and all keys::
+    The positives P(i) of a query are its own positive and the keys of its class. Its candidates
+    A(i) are its own positive and all keys::
 
         loss_i = 1/|P(i)| Σ_{p∈P(i)} ( log Σ_{a∈A(i)} e^{s_ia/τ} − s_ip/τ )
 
     Use:
-      As ``sup_con``, where batches are too small to hold several images of every class.
-      Majumder et al.: 64,000 keys, EMA 0.999, τ 0.07.
+      Like ``sup_con``, if batches are too small to hold several images of every class. Majumder et
+      al.: 64,000 keys, EMA 0.999, τ 0.07.
 
     Args:
       queries: float [batch, dim].
@@ -40,13 +40,13 @@ def sup_moco(
         query i's image. No gradient flows into it.
       keys: float [memory, dim]; no gradient flows into them.
       query_labels, key_labels: int [batch], [memory].
-      temperature: τ > 0; the paper's 0.07.
+      temperature: τ > 0; 0.07 is the paper's.
       query_ids, key_ids: int [batch], [memory]; keys with the query's id are left out.
-      key_mask: bool [memory]; False keys do not exist (empty slots, say).
+      key_mask: bool [memory]; False keys are ignored (empty slots, for example).
       normalize: scale all rows to length one first.
       where: bool [batch]; False queries get loss 0.
-      axis_name: where given, the keys of all devices along that axis are gathered first, each
-        device passing its own part. A memory that is the same on all devices needs none.
+      axis_name: mapped axis along which the keys of all devices are gathered first, each device
+        passing its own part. Leave it out if the memory is the same on all devices.
 
     Returns:
       float32 losses [batch].
@@ -56,8 +56,8 @@ def sup_moco(
       ValueError: for temperature <= 0, shapes that do not match, or only one of the ids.
 
     Example:
-      One key of the query's class, one of another, all at cosine 0 as the own positive is: three
-      equal weights, loss log 3.
+      One key of the query's class and one key of another class. Both keys and the query's own
+      positive have cosine 0: three equal weights, loss log 3.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import sup_moco
@@ -99,14 +99,14 @@ def exemplar(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Exemplar v2: InfoNCE whose negatives are the keys of other classes only.
+    """Exemplar v2 loss, InfoNCE with the keys of other classes as the only negatives.
 
-    Images of one class are not pushed apart, but neither are they pulled together::
+    Images of the same class are neither pushed apart nor pulled together::
 
         loss_i = log( e^{s_i+/τ} + Σ_{y_j≠y_i} e^{s_ij/τ} ) − s_i+/τ
 
     Use:
-      To use labels for no more than sparing an image the wrong negatives; coarse labels do
+      Instance discrimination that uses labels only to remove false negatives, so coarse labels do
       little harm. Zhao et al.: MoCo v2's settings.
 
     Args:
@@ -124,7 +124,7 @@ def exemplar(
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import exemplar
       >>> query, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
-      >>> keys = jnp.array([[1.0, 0.0], [0.0, -1.0]])  # the near one has the query's label
+      >>> keys = jnp.array([[1.0, 0.0], [0.0, -1.0]])  # the near key has the query's label
       >>> print(f"{exemplar(query, other, keys, jnp.array([0]), jnp.array([0, 1]))[0]:.4f}")
       0.6931
 
@@ -160,29 +160,29 @@ def mask_con(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """MaskCon: cross-entropy with soft targets, the nearer a same-class key the higher its target.
+    """MaskCon loss, a cross-entropy with soft targets that favour near keys of the same class.
 
-    With q a query, v its own positive, Q the keys and S(i) the admissible ones of its class::
+    With q_i a query, v_i its own positive, Q the keys and S(i) the admissible keys of its class::
 
         z_ij = e^{(v_i·Q_j − max_{l∈S(i)} v_i·Q_l)/τ_t} for j ∈ S(i), 0 for other keys
         t_i  = w·[1, z_i] / (1 + Σ_j z_ij) + (1 − w)·[1, 0]   (own positive first)
         loss_i = −Σ_j t_ij log softmax([q_i·v_i, q_i·Q]/τ)_j
 
-    So the own positive has the weight of the nearest key of its class: the softmax over S(i) is
-    divided by its largest entry before the own positive joins with 1, and then all are divided by
-    their sum. w = 0 is ``info_nce``; w = 1 with τ_t → ∞ is ``sup_moco``. No gradient flows into
-    the targets.
+    The own positive thus has the same weight as the nearest key of its class: the softmax over S(i)
+    is divided by its largest entry, the own positive is added with weight 1, and the sum is
+    normalised to 1. w = 0 is ``info_nce``; w = 1 with τ_t → ∞ is ``sup_moco``. No gradient flows
+    into the targets.
 
     Use:
-      For coarse labels where fine classes matter: the nearest published relative of ``look``.
-      Feng and Patras: τ 0.1, target τ 0.05, weight 0.5 to 1, 8,192 keys, EMA 0.99.
+      Coarse labels if fine classes matter; the published loss most similar to ``look``. Feng and
+      Patras: τ 0.1, target τ 0.05, weight 0.5 to 1, 8,192 keys, EMA 0.99.
 
     Args:
       queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
         where, axis_name: as for ``sup_moco``.
-      temperature: τ > 0; the paper's 0.1.
+      temperature: τ > 0; 0.1 is the paper's.
       target_temperature: τ_t > 0; 0.05 and 0.1 are the paper's.
-      weight: w in 0 … 1, share of the soft target in the target; the paper's 0.5 to 1.
+      weight: w in 0 … 1, share of the soft target in the target; the paper uses 0.5 to 1.
 
     Returns:
       float32 losses [batch].
@@ -196,13 +196,13 @@ def mask_con(
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import mask_con
       >>> query, other = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
-      >>> keys = jnp.array([[0.0, 1.0], [0.0, -1.0]])  # all at cosine 0: log 3, whatever the target
+      >>> keys = jnp.array([[0.0, 1.0], [0.0, -1.0]])  # all at cosine 0: log 3 for any target
       >>> print(f"{mask_con(query, other, keys, jnp.array([0]), jnp.array([0, 1]))[0]:.4f}")
       1.0986
 
     References:
       Feng and Patras, "MaskCon: masked contrastive learning for coarse-labelled dataset",
-      CVPR 2023, and its code, which settles how the own positive and the weight enter.
+      CVPR 2023, and its code, from which the treatment of the own positive and the weight is taken.
     """
     sim.check_temperature(target_temperature, "target_temperature")
     sim.check_weight(weight)
@@ -236,14 +236,14 @@ def grafit(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """Grafit, as MaskCon's authors state it: a class loss and an instance loss over one queue.
+    """Grafit loss in MaskCon's formulation, a class loss and an instance loss over one queue.
 
-    loss = w·sup_moco + (1 − w)·info_nce, both with the temperature τ. The class loss of Grafit's
-    own paper is a nearest-neighbour classifier's (``nca``); for that, add ``nca`` and ``info_nce``
-    yourself.
+    loss = w·sup_moco + (1 − w)·info_nce, both with temperature τ. In Grafit's own paper the class
+    loss is that of a nearest-neighbour classifier (``nca``); to get it, combine ``nca`` and
+    ``info_nce``.
 
     Use:
-      As ``mask_con``, in its simplest form: a fixed mixture, weight 0.5.
+      Like ``mask_con`` but simpler: a fixed mixture, weight 0.5.
 
     Args:
       queries, positives, keys, query_labels, key_labels, query_ids, key_ids, key_mask, normalize,
@@ -286,10 +286,11 @@ def grafit(
 
 
 def _compare(queries: Queries, positives, keys: Keys, temperature, normalize, where, axis_name):
-    """As ``contrastive.own_and_keys``, with a mask of the query's class, own positive included.
+    """Extends ``contrastive.own_and_keys`` by a mask of the query's class.
 
     Returns:
-      (similarities, candidates, own, same class), each [batch, 1 + memory], positives, keys.
+      (similarities, candidates, own, same class), each [batch, 1 + memory], then the preprocessed
+      positives and keys. The own positive counts as same class.
     """
     s, candidates, own, *targets = contrastive.own_and_keys(
         queries, positives, keys, temperature, normalize, where, axis_name
@@ -303,12 +304,12 @@ def _compare(queries: Queries, positives, keys: Keys, temperature, normalize, wh
 
 
 def _shares(positives):
-    """Equal targets that sum to 1 for a mask [batch, n] with an entry in each row."""
+    """Uniform targets over a mask [batch, n] that has at least one entry in each row."""
     return positives / jnp.sum(positives, axis=-1, keepdims=True)
 
 
 def _soft_targets(positives, keys, same_class, temperature):
-    """MaskCon's soft targets [batch, 1 + memory]: rows of sum 1, the own positive first."""
+    """MaskCon's soft targets [batch, 1 + memory]; rows sum to 1, the own positive comes first."""
     s = sim.similarities(positives, keys)
     nearest = jnp.max(s, axis=-1, keepdims=True, where=same_class, initial=-jnp.inf)
     z = jnp.where(same_class, jnp.exp((s - nearest) / temperature), 0.0)
@@ -327,32 +328,32 @@ def spread(
     where: jax.Array | None = None,
     axis_name: str | None = None,
 ) -> jax.Array:
-    """SupCon and class-conditional InfoNCE, which keeps the images of a class apart.
+    """SupCon plus class-conditional InfoNCE, which keeps the images of a class apart.
 
     ::
 
         loss_i = (1 − w)·sup_con_i + w·( log Σ_{a≠i, y_a=y_i} e^{s_ia/τ} − mean_{p} s_ip/τ )
 
-    where p are the other views of i's image, and sup_con is the *out* form. An anchor without
-    another row of its class has the first part 0, one without another view the second.
+    where p runs over the other views of i's image, and sup_con is the *out* form. The first term is
+    0 for an anchor without another row of its class, the second for one without another view.
 
-    The authors' code compares each pair of views on its own and leaves the other positives out of
-    SupCon's denominator; here the views are rows of one batch, as in ``sup_con``.
+    The authors' code compares each pair of views separately and leaves the other positives out of
+    SupCon's denominator; here all views are rows of one batch, as in ``sup_con``.
 
     Use:
-      As ``sup_con`` where its collapsed classes are the trouble (coarse to fine, transfer), with
-      two views of each image. Chen et al.: τ 0.5, weight 0.5.
+      Like ``sup_con``, for tasks that suffer from its collapsed classes (coarse to fine, transfer);
+      needs two views of each image. Chen et al.: τ 0.5, weight 0.5.
 
     Args:
       embeddings: float [batch, dim], all views.
       labels: int [batch].
-      ids: int [batch]; rows with one id are views of one image and share its label.
-      temperature: τ > 0; the authors' 0.5.
-      weight: w in 0 … 1, share of the class-conditional part; 0.5 in the authors' code.
+      ids: int [batch]; rows with the same id are views of the same image and share its label.
+      temperature: τ > 0; 0.5 is the authors'.
+      weight: w in 0 … 1, share of the class-conditional term; 0.5 in the authors' code.
       normalize: scale rows to length one first.
       where: bool [batch]; False rows are neither anchors nor contrast, and get loss 0.
-      axis_name: where given, the contrast is the rows of all devices along that axis, and
-        gradients flow back to the device that a row came from.
+      axis_name: mapped axis over which the contrast extends: the rows of all devices. Gradients
+        flow back to the device that a row came from.
 
     Returns:
       float32 losses [batch].
@@ -362,8 +363,8 @@ def spread(
       ValueError: for temperature <= 0, a weight outside 0 … 1 or shapes that do not match.
 
     Example:
-      Corners of a tetrahedron, two images of two views each, one class: SupCon is log 3, and
-      so is the class-conditional part.
+      The corners of a tetrahedron as two views of each of two images of one class: SupCon is log 3,
+      and so is the class-conditional term.
 
       >>> import jax.numpy as jnp
       >>> from jaxpt.losses import spread

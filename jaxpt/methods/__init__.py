@@ -1,4 +1,4 @@
-"""Pre-training methods by name, one page each."""
+"""Registry of the pre-training methods; each method is one module of this package."""
 
 import importlib
 from typing import Any, Callable, Mapping, NamedTuple
@@ -9,14 +9,14 @@ from jaxpt.errors import require
 
 
 class Setup(NamedTuple):
-    """What every method is made from.
+    """Arguments from which a method is built.
 
     Attributes:
       config: the pre-training config.
-      classes: how many classes the training labels have.
-      examples: how many training examples there are.
-      optimizer: over the online encoder's parameters, and those that a method has beside it.
-      steps: turns a duration such as "10 epochs" into steps.
+      classes: number of classes of the training labels.
+      examples: number of training examples.
+      optimizer: optimizer of the online encoder's parameters and of the method's own parameters.
+      steps: converts a duration such as "10 epochs" to a number of steps.
       axis_name: the mapped axis over the devices.
     """
 
@@ -29,13 +29,14 @@ class Setup(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A pre-training method, as three pure functions for one device.
+    """A pre-training method as three pure functions, each run on every device.
 
     Attributes:
       encoder: the online ``Encoder``.
       init: (key, images [batch, …]) → TrainState.
-      step: (state, Batch) → (state, metrics), metrics float32 scalars averaged over the devices.
-      fill: (state, Batch) → state with the batch's keys in the memory; None without a memory.
+      step: (state, Batch) → (state, metrics), where metrics are float32 scalars averaged over the
+        devices.
+      fill: (state, Batch) → state with the batch's keys in the memory; None if there is no memory.
     """
 
     encoder: Any
@@ -45,13 +46,13 @@ class Method(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """What the registry says of a method; the rest is its page and its section of the config.
+    """Registry entry of a method.
 
     Attributes:
-      title: its name for people.
-      reads: groups of ``SHARED`` that it reads.
-      settings: fields outside its section that it, or its paper, sets otherwise than the defaults.
-      also_reads: groups that it reads only if a field of its section has a certain value.
+      title: display name.
+      reads: groups of ``SHARED`` that the method reads.
+      settings: fields outside the method's section whose defaults differ for this method.
+      also_reads: groups that the method reads only if a field of its section has a given value.
     """
 
     title: str
@@ -60,8 +61,8 @@ class Entry(NamedTuple):
     also_reads: dict[tuple[str, Any], tuple[str, ...]] = {}
 
 
-# Fields that some methods read and others do not. All read the remaining ones, but for the sections
-# that have a method's name: those are that method's own.
+# Groups of fields that only some methods read. Every method reads the remaining fields, except
+# sections named after a method, which only that method reads.
 SHARED = {
     "temperature": ("temperature",),
     "projector": ("model.projector",),
@@ -80,7 +81,7 @@ SHARED = {
 _PROJECTED = ("temperature", "projector")
 _MOCO = (*_PROJECTED, "crops", "target", "memory")
 
-# By the name of the file beside this one that has the method's ``make``.
+# Keys are the names of the modules in this package whose ``make`` builds the method.
 METHODS = {
     "look": Entry("LOOK", _MOCO),
     "nca": Entry("NCA", _MOCO, {"temperature": 0.05}),
@@ -120,14 +121,14 @@ __all__ = ["METHODS", "SHARED", "Entry", "Method", "Setup", "make_method", "unre
 
 
 def unread(config: Mapping[str, Any]) -> set[str]:
-    """Fields and sections of a pre-training config that its method does not read.
+    """Returns the fields and sections of a pre-training config that its method does not read.
 
     Args:
-      config: nested mappings, as a ConfigDict or the config of a record.
+      config: nested mappings, such as a ConfigDict or the config of a record.
     """
     name = config.get("method")
     others = METHODS.keys() - {name}
-    if name not in METHODS:  # a method of somebody's own, which may read any shared field
+    if name not in METHODS:  # a method outside the registry, which may read any shared field
         return others
     entry, own = METHODS[name], config.get(name, {})
     groups = set(entry.reads)
@@ -138,10 +139,10 @@ def unread(config: Mapping[str, Any]) -> set[str]:
 
 
 def make_method(setup: Setup) -> Method:
-    """The method that ``setup.config.method`` names.
+    """Builds the method named by ``setup.config.method``.
 
     Raises:
-      InputError: for an unknown name, or settings that make no sense for the method.
+      InputError: for an unknown name, or settings that are invalid for the method.
     """
     name = setup.config.method
     require(name in METHODS, f"method must be one of {list(METHODS)}, got {name!r}.")

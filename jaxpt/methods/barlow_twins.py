@@ -1,6 +1,7 @@
-"""Barlow Twins: two views' features correlate each with itself alone (Zbontar et al., ICML 2021).
+"""Barlow Twins: decorrelates the features of two views (Zbontar et al., ICML 2021).
 
-Labels are not used. Both views pass BatchNorm together, the paper's one after the other.
+Each feature should correlate with itself across the views, and with no other feature. Labels are
+not used. Both views pass through BatchNorm together; in the paper they pass one after the other.
 """
 
 import jax.numpy as jnp

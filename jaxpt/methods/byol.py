@@ -1,7 +1,7 @@
-"""BYOL: predict the target encoder's output for the other view (Grill et al., NeurIPS 2020).
+"""BYOL: predicts the target encoder's output for the other view (Grill et al., NeurIPS 2020).
 
-Labels are not used; neither are negatives. Both views pass BatchNorm together, the paper's one
-after the other.
+Neither labels nor negatives are used. Both views pass through BatchNorm together; in the paper they
+pass one after the other.
 """
 
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ def make(setup: Setup) -> Method:
     encoder = encoding.projected_encoder(setup, predictor=True)
 
     def step(state, batch):
+        # Outside ``loss_of``: no gradient flows into the target encoder.
         targets, target_stats = encoding.target_outputs(
             encoder, state.target, encoding.global_images(config, batch), config
         )
@@ -24,7 +25,7 @@ def make(setup: Setup) -> Method:
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_view = losses.cosine_regression(queries.prediction, encoding.other_view(targets))
-            return 2 * jnp.mean(per_view), (queries.batch_stats, {})  # the two orders are added
+            return 2 * jnp.mean(per_view), (queries.batch_stats, {})  # the sum over the two orders
 
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics

@@ -1,8 +1,8 @@
-"""Cross-entropy: a linear classifier on the backbone, trained with it.
+"""Cross-entropy: trains the backbone together with a linear classifier.
 
-With ``classifier = "mlp"`` the projector stands before the classifier and is left behind in
-transfer (SL-MLP: Wang et al., CVPR 2022). With ``mixup`` or ``cutmix`` images are mixed with
-others of the batch, and labels with theirs.
+With ``classifier = "mlp"`` a projector precedes the classifier and is discarded for transfer
+(SL-MLP: Wang et al., CVPR 2022). With ``mixup`` or ``cutmix``, images are mixed with other images
+of the batch, and their labels likewise.
 """
 
 import jax.numpy as jnp
@@ -52,7 +52,7 @@ def make(setup: Setup) -> Method:
                     queries.output, labels, label_smoothing=settings.label_smoothing
                 )
 
-            # Cross-entropy is linear in the target, so mixed labels are mixed losses.
+            # Cross-entropy is linear in the target, so mixing labels equals mixing losses.
             per_example = (
                 loss(queries.labels)
                 if share is None
@@ -71,7 +71,7 @@ def make(setup: Setup) -> Method:
 
 
 def _mixed(config, state, batch, axis):
-    """The mixed views and the share of each row that is its own; neither without mixing."""
+    """Returns (mixed views, share of each row's own image), or (None, None) without mixing."""
     settings = config.cross_entropy
     if not (settings.mixup or settings.cutmix):
         return None, None

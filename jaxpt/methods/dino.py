@@ -1,8 +1,8 @@
-"""DINO: agree with the target's sharpened softmax on another view (Caron et al., ICCV 2021).
+"""DINO: matches the target's sharpened softmax for another view (Caron et al., ICCV 2021).
 
-Labels are not used. The target sees the ``views`` large crops, the online encoder the
-``local_views`` small ones as well. The target's temperature is not warmed up, and the prototypes
-learn from the first step.
+Labels are not used. The target encoder sees the ``views`` large crops; the online encoder also sees
+the ``local_views`` small crops. Unlike in the paper's runs, the target's temperature is not warmed
+up, and the prototypes are trained from the first step.
 """
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ def make(setup: Setup) -> Method:
     config, settings = setup.config, setup.config.dino
     require(
         config.views + config.local_views >= 2,
-        "method dino compares views with one another: set views to 2 or local_views above 0.",
+        "method dino compares different views: set views to 2 or local_views above 0.",
     )
     require(
         settings.prototypes >= 2, f"dino.prototypes must be at least 2, got {settings.prototypes}."
@@ -38,6 +38,7 @@ def make(setup: Setup) -> Method:
         return init_encoders(key, images).replace(centre=jnp.zeros(settings.prototypes))
 
     def step(state, batch):
+        # Outside ``loss_of``: no gradient flows into the target encoder.
         outputs, target_stats = encoding.target_outputs(
             encoder, state.target, encoding.global_images(config, batch), config
         )
@@ -57,6 +58,7 @@ def make(setup: Setup) -> Method:
             )
             return jnp.mean(per_image), (queries.batch_stats, {})
 
+        # The loss uses the old centre; the new one is for the next step.
         centre = losses.move_centre(
             state.centre, targets, momentum=settings.centre_momentum, axis_name=setup.axis_name
         )

@@ -1,4 +1,4 @@
-"""What methods share before the loss: encoders, views, queries, the target's keys."""
+"""Shared steps of methods before the loss: encoders, views, queries and the target's keys."""
 
 import math
 import operator
@@ -13,13 +13,13 @@ from jaxpt.errors import require
 from jaxpt.models import stochastic_depth
 from jaxpt.ops.similarity import unit_vectors
 
-KEY_VIEW = 1_000  # far from the query views' numbers 0, 1, …
+KEY_VIEW = 1_000  # view numbers seed the augmentation; those of query views are 0, 1, …
 LOCAL_VIEW = 2_000
 TARGET_NORMS = ("batch", "running")
 
 
 def projected_encoder(setup, *, predictor: bool = False) -> models.Encoder:
-    """The configured backbone with the configured projector, and predictor, on it."""
+    """Builds the config's backbone with its projector and, optionally, its predictor."""
     config, axis = setup.config.model, setup.axis_name
     return models.make_encoder(
         config,
@@ -30,11 +30,11 @@ def projected_encoder(setup, *, predictor: bool = False) -> models.Encoder:
 
 
 class Queries(NamedTuple):
-    """A batch's views through the online encoder, one view after the other.
+    """Outputs of the online encoder for all views of a batch, one view after the other.
 
     Attributes:
-      output: float32 [views · batch, dim] of the head.
-      prediction: float32 [views · batch, dim] of the predictor, or None.
+      output: float32 [views · batch, dim], output of the head.
+      prediction: float32 [views · batch, dim], output of the predictor, or None.
       labels, ids: int32 [views · batch].
       batch_stats: BatchNorm's running statistics after all views.
     """
@@ -47,8 +47,10 @@ class Queries(NamedTuple):
 
 
 def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
-    """``config.views`` views of a batch and ``config.local_views`` small crops of it (multi-crop),
-    through the encoder; ``images`` are these views where they are made already."""
+    """Encodes ``config.views`` views and ``config.local_views`` small crops of a batch.
+
+    ``images`` are these views if they already exist, as from ``view_images``; None draws them.
+    """
     stats, outputs, predictions = state.batch_stats, [], []
     key = stochastic_depth.key_of(batch)
     for i, part in enumerate(view_images(config, batch) if images is None else images):
@@ -68,30 +70,30 @@ def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
 def encode(
     encoder, params, batch_stats, images, config, *, train: bool = True, key=None
 ) -> models.Encoded:
-    """``models.encode`` in ``config.micro_batches`` parts, one after another.
+    """Runs ``models.encode`` on ``config.micro_batches`` parts, one after another.
 
-    Only one part's activations exist at a time: the backward pass makes them again, part by part,
-    while the loss sees the outputs of all (GradCache: Gao et al., RepL4NLP 2021). So, unlike with
-    gradients summed over small batches, the contrast stays that of the whole batch. Gradients are
-    those of one pass, to rounding, but for BatchNorm, whose statistics are those of a part and
-    whose running ones move once for each.
+    Only the activations of one part exist at a time: the backward pass recomputes them part by
+    part, while the loss sees the outputs of all parts (GradCache: Gao et al., RepL4NLP 2021). So,
+    unlike with gradient accumulation over small batches, the contrast is the whole batch. Gradients
+    equal those of a single pass, to rounding, except through BatchNorm, whose statistics are those
+    of a part and whose running statistics are updated once per part.
 
     Args:
-      encoder, params, batch_stats, images: as there; images float [views · batch, …], of which
-        every part has all views of its examples.
+      encoder, params, batch_stats, train, key: as for ``models.encode``.
+      images: float [views · batch, …]; every part gets all views of its examples.
       config: the pre-training config.
-      train, key: as there.
     """
     parts = config.micro_batches
     if parts == 1:
         return models.encode(encoder, params, batch_stats, images, train=train, key=key)
 
-    @jax.checkpoint
+    @jax.checkpoint  # discards the activations of a part and recomputes them when needed
     def visit(stats, part):
         encoded = models.encode(encoder, params, stats, part[0], train=train, key=part[1])
         return encoded.batch_stats, encoded._replace(batch_stats=None)
 
-    # Every so manieth row: the parts divide the batch, so all views of an example meet in one.
+    # Part i takes every ``parts``-th row from i on. As ``parts`` divides the batch size, all views
+    # of an example are in the same part.
     split = jnp.swapaxes(images.reshape(-1, parts, *images.shape[1:]), 0, 1)
     stats, encoded = jax.lax.scan(
         visit, batch_stats, (split, None if key is None else jax.random.split(key, parts))
@@ -103,7 +105,7 @@ def encode(
 
 
 def check_micro_batches(config, devices: int) -> None:
-    """Raises InputError where so many devices cannot cut their share of a batch into the parts."""
+    """Raises InputError if ``micro_batches`` does not divide each device's share of the batch."""
     share, parts = config.batch_size // devices, config.micro_batches
     require(parts >= 1, f"micro_batches must be at least 1, got {parts}.")
     require(
@@ -114,8 +116,10 @@ def check_micro_batches(config, devices: int) -> None:
 
 
 def view_images(config, batch) -> list[jax.Array]:
-    """The views as images: all of ``config.augment``, then all of ``config.local_augment``, which
-    may be of another size."""
+    """Draws all views: those of ``config.augment``, then the small crops, if there are any.
+
+    They are separate arrays, as small crops may have another size.
+    """
     images = [global_images(config, batch)]
     if config.local_views:
         images.append(
@@ -130,47 +134,48 @@ def view_images(config, batch) -> list[jax.Array]:
 
 
 def global_images(config, batch) -> jax.Array:
-    """The views that are no small crops, one after the other: [views · batch, …]."""
+    """Draws the ``config.views`` full views, one after the other: [views · batch, …]."""
     return jnp.concatenate(
         [augment.draw_view(config.augment, batch, view=v) for v in range(config.views)]
     )
 
 
 def each_view(rows, config):
-    """What belongs to the images [batch, …], repeated for each of their views."""
+    """Repeats per-image rows [batch, …] for each view: [views · batch, …]."""
     return jnp.tile(rows, (config.views + config.local_views,) + (1,) * (rows.ndim - 1))
 
 
 def other_view(rows):
-    """Of two views, one after the other: for each row the same image's other view."""
+    """Swaps the two halves, so that each row becomes the other view of its image."""
     return jnp.roll(rows, rows.shape[0] // 2, axis=0)
 
 
 def target_keys(encoder, target, batch, config):
-    """Unit keys [batch, dim] of the target encoder for a view of its own, and its statistics."""
+    """Returns unit keys [batch, dim] from the target encoder, and its BatchNorm statistics."""
     keys, stats = target_outputs(encoder, target, key_images(config, batch), config)
     return unit_vectors(keys), stats
 
 
 def key_images(config, batch) -> jax.Array:
-    """The view of each image that its key in the memory is made from: [batch, …]."""
+    """Draws the view of each image from which its key is computed: [batch, …]."""
     return augment.draw_view(config.key_augment, batch, view=KEY_VIEW)
 
 
 def target_outputs(encoder, target, images, config, *, norm: str | None = None):
-    """Outputs of the target encoder's head, without gradient, and its BatchNorm statistics.
+    """Returns the target encoder's outputs, without gradient, and its BatchNorm statistics.
 
     Args:
       encoder, target: the online ``Encoder`` and the ``Target``.
       images: float [batch, …].
       config: the pre-training config.
-      norm: what BatchNorm normalises by, ``config.target_norm`` where None: "batch", the images'
-        own statistics, as MoCo does, or "running", the average of the online encoder's: no leak
-        between the examples of a batch, but what was running at the start is no statistics at all.
+      norm: statistics that BatchNorm uses; None means ``config.target_norm``. "batch" uses those of
+        ``images``, as MoCo does. "running" uses the average of the online encoder's running
+        statistics: no information leaks between the examples of a batch, but at the start of
+        training these statistics are meaningless.
     """
     norm = norm or config.target_norm
     encoded = encode(
-        encoder.clone(predictor=None),
+        encoder.clone(predictor=None),  # the target has no parameters for a predictor
         target.params,
         target.batch_stats,
         images,
@@ -181,7 +186,7 @@ def target_outputs(encoder, target, images, config, *, norm: str | None = None):
 
 
 def check_target(config) -> None:
-    """Raises InputError where the target makes no sense."""
+    """Raises InputError if a setting of the target encoder is invalid."""
     require(0 <= config.ema < 1, f"ema must be at least 0 and below 1, got {config.ema}.")
     require(config.ema_end <= 1, f"ema_end must be at most 1, got {config.ema_end}.")
     require(
@@ -191,7 +196,7 @@ def check_target(config) -> None:
 
 
 def check_two_views(config) -> None:
-    """Raises InputError where a method that compares two views is given another number."""
+    """Raises InputError if the config does not have exactly two views."""
     require(
         config.views == 2 and config.local_views == 0,
         f"method {config.method} compares two views of each image: set views to 2 and "
@@ -200,14 +205,14 @@ def check_two_views(config) -> None:
 
 
 def check_temperature(config, name: str = "temperature") -> None:
-    """Raises InputError if a temperature, by its dotted name, is not positive or is infinite."""
+    """Raises InputError if the temperature with this dotted name is not positive and finite."""
     value = operator.attrgetter(name)(config)
     require(value > 0, f"{name} must be positive, got {value}.")
     require(math.isfinite(value), f"{name} must be finite, got {value}.")
 
 
 def check_shares(config, *names: str) -> None:
-    """Raises InputError if one of these fields, by their dotted names, is not in 0 … 1."""
+    """Raises InputError if one of the fields with these dotted names is not in 0 … 1."""
     for name in names:
         value = operator.attrgetter(name)(config)
         require(0 <= value <= 1, f"{name} must lie in 0 … 1, got {value}.")

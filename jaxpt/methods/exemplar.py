@@ -1,6 +1,6 @@
-"""Exemplar v2: MoCo whose same-class negatives are left out (Zhao et al., ICLR 2021).
+"""Exemplar v2: MoCo without negatives of the query's class (Zhao et al., ICLR 2021).
 
-The only positive is the query's own key; labels say which keys are no negatives.
+The only positive is the query's own key. Labels serve only to remove false negatives.
 """
 
 from jaxpt import losses

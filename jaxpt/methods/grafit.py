@@ -1,6 +1,6 @@
-"""Grafit's mixture: SupCon over the memory and instance discrimination (Touvron et al., ICCV 2021).
+"""Grafit: SupCon over the memory plus instance discrimination (Touvron et al., ICCV 2021).
 
-``weight`` is the share of the former.
+``weight`` is the share of SupCon.
 """
 
 from jaxpt import losses

@@ -1,12 +1,14 @@
 """LOOK: leave-one-out k-nearest-neighbour pre-training (Feng et al., ICLR 2022).
 
-    queries ← projector(backbone(views)), keys ← the same by the EMA target on another view
-    loss    ← losses.look: each query is classified by its k nearest keys in the memory
-    update  ← optimizer step; target ← EMA of the online encoder; memory ← the keys
+    queries ← projector(backbone(view)) of the online encoder
+    keys    ← projector(backbone(another view)) of the EMA target encoder
+    loss    ← losses.look: classifies each query by its k nearest keys in the memory
+    update  ← optimizer step; then target ← EMA of the online encoder; memory ← the new keys
 
-The paper's k, temperature, memory and head are not public: the values here are jaxpt's defaults.
-Beyond the paper, and off by default: ``own_view``, ``gate``, ``balanced``, ``robustness``,
-``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (the whole training set).
+k, temperature, memory and head are jaxpt's defaults, not the paper's: its values could not be read
+by us. Extensions beyond the paper, all off by default: ``own_view``, ``gate``, ``balanced``,
+``robustness``, ``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (one key
+per training example).
 """
 
 import jax
@@ -19,8 +21,8 @@ from jaxpt.ops import knn
 from jaxpt.ops.similarity import unit_vectors
 
 NEIGHBORS = ("exact", "approximate")
-RECALL = 0.95  # that "approximate" asks for
-MEASURED = 8  # queries of a device on which it is measured
+RECALL = 0.95  # recall requested of the approximate search
+MEASURED = 8  # queries per device on which the recall is measured
 
 
 def make(setup: Setup) -> Method:
@@ -35,11 +37,13 @@ def make(setup: Setup) -> Method:
         "look.neighbors approximate needs the hard edge and one k: set look.gate to 0, "
         'look.k_by_class to False and look.k_warmup to "0 steps", or look.neighbors to exact.',
     )
+    # Only the streamed form of the loss has an approximate search.
     how = {"form": "streamed", "recall": RECALL} if approximate else {}
     k_at = k_schedule(config, setup.steps, updating.memory_size(setup))
 
     def step(state, batch):
         memory, k = state.memory, k_at(state.step)
+        # Outside ``loss_of``: no gradient flows into the target encoder or its keys.
         keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
 
         def loss_of(params):
@@ -69,7 +73,7 @@ def make(setup: Setup) -> Method:
                 robustness=settings.robustness,
                 **how,
             )
-            if settings.own_view:  # the own second view as a positive, against the whole memory
+            if settings.own_view:  # the query's own key as positive, the whole memory as negatives
                 own = losses.info_nce(
                     queries.output,
                     encoding.each_view(keys, config),
@@ -85,6 +89,7 @@ def make(setup: Setup) -> Method:
 
         state, metrics = updating.descend(setup, state, loss_of)
         state = updating.follow(setup, state, target_stats)
+        # The keys enter the memory only now: the loss must not see keys of its own batch.
         return updating.remember(setup, state, keys, batch), metrics
 
     return Method(
@@ -96,7 +101,7 @@ def make(setup: Setup) -> Method:
 
 
 def check(config) -> None:
-    """Raises InputError where LOOK's own settings make no sense."""
+    """Raises InputError if a setting that LOOK reads is invalid."""
     settings = config.look
     require(
         isinstance(settings.k, int) and settings.k >= 1,
@@ -121,10 +126,10 @@ def check(config) -> None:
 
 
 def recall_on_a_few(queries, memory, k: int, axis_name=None):
-    """The share of their exact neighbours that the first few queries' search finds.
+    """Recall of the approximate search, measured on the first few queries of the batch.
 
-    Of those without ``balanced``, which moves similarities but not how candidates are chosen.
-    With ``axis_name`` the memory is each device's part of it.
+    Measured without ``balanced``, which shifts similarities but does not change how candidates are
+    chosen. With ``axis_name``, ``memory`` is this device's shard.
     """
     few = jax.lax.stop_gradient(unit_vectors(queries.output[:MEASURED]))
     return knn.measured_recall(
@@ -142,11 +147,11 @@ def recall_on_a_few(queries, memory, k: int, axis_name=None):
 
 
 def k_schedule(config, steps, memory_size: int):
-    """k over the steps: from the whole memory down to ``look.k``, geometrically.
+    """Returns the schedule step → k: geometric decay from the memory's size to ``look.k``.
 
-    ``look.k_warmup`` is the duration of the way down; "0 steps" is ``look.k`` throughout, a
-    number known when compiling, so that the loss may take the form for large memories. A schedule
-    is traced: it compiles once, and takes the dense form.
+    The decay lasts ``look.k_warmup``. With "0 steps", k is ``look.k`` throughout, a Python int, so
+    the loss may choose the streamed form for large memories. Otherwise k is traced: the step
+    compiles once and the loss takes the dense form.
     """
     settings = config.look
     duration = steps(settings.k_warmup)
@@ -163,10 +168,10 @@ def k_schedule(config, steps, memory_size: int):
 
 
 def k_of_labels(k, labels, memory, classes: int, axis_name=None):
-    """k for each query, in proportion to how many keys of its class the memory holds.
+    """Per-query k, proportional to the number of keys that the query's class has in the memory.
 
-    The mean over the classes that have keys is k; at least 1. With ``axis_name`` the memory is
-    each device's part of it.
+    The mean over the classes that have keys is k, up to rounding; every k is at least 1. With
+    ``axis_name``, ``memory`` is this device's shard.
     """
     counts = jnp.zeros(classes).at[memory.labels].add(memory.valid, mode="drop")
     if axis_name is not None:

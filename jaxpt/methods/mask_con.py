@@ -1,6 +1,7 @@
 """MaskCon: soft targets over the keys of the query's class (Feng and Patras, CVPR 2023).
 
-The target encoder's view of the query says how much each key of its class should attract it.
+The more similar a key of the query's class is to the target encoder's key of the query's image, the
+more it attracts the query.
 """
 
 from jaxpt import losses

@@ -1,4 +1,4 @@
-"""MoCo's scheme, which several methods are a loss in: queries against a memory of target keys."""
+"""The MoCo step shared by methods that differ only in the loss: queries against a key memory."""
 
 import jax.numpy as jnp
 
@@ -6,16 +6,16 @@ from jaxpt.methods import Method, Setup, encoding, updating
 
 
 def contrast_with_memory(setup: Setup, loss_of) -> Method:
-    """The method of that scheme with a loss of its own; ``look.py`` shows the same written out.
+    """Builds a method that runs the MoCo step with the given loss; ``look.py`` has it in full.
 
     Args:
-      setup: the method's.
-      loss_of: (queries, own, memory) → (float32 losses, dict of scalar metrics).
-        ``queries`` are ``encoding.Queries``, ``own`` float32 [queries, dim] the target's key of
-        each query's own image, ``memory`` as it was before the step.
+      setup: the setup of the method.
+      loss_of: (queries, own, memory) → (float32 losses, dict of scalar metrics), where ``queries``
+        is ``encoding.Queries``, ``own`` is float32 [queries, dim] with the target's key of each
+        query's own image, and ``memory`` is the memory before the step.
 
     Raises:
-      InputError: where target or memory make no sense.
+      InputError: if a setting of the target encoder or the memory is invalid.
     """
     config = setup.config
     encoding.check_target(config)
@@ -23,6 +23,7 @@ def contrast_with_memory(setup: Setup, loss_of) -> Method:
     encoder = encoding.projected_encoder(setup)
 
     def step(state, batch):
+        # Outside the differentiated function: no gradient flows into the target encoder.
         keys, target_stats = encoding.target_keys(encoder, state.target, batch, config)
 
         def loss_of_params(params):
@@ -32,6 +33,7 @@ def contrast_with_memory(setup: Setup, loss_of) -> Method:
 
         state, metrics = updating.descend(setup, state, loss_of_params)
         state = updating.follow(setup, state, target_stats)
+        # After the loss, which must not see keys of its own batch in the memory.
         return updating.remember(setup, state, keys, batch), metrics
 
     return Method(

@@ -1,7 +1,8 @@
-"""MoCo v2: each query finds its own key among a queue (Chen et al., arXiv:2003.04297).
+"""MoCo v2: finds each query's own key among a queue of keys (Chen et al., arXiv:2003.04297).
 
-Labels are not used. Earlier keys of the query's own image are no negatives, which on small sets
-matters; BatchNorm does not shuffle over devices: use ``model.norm = "sync_batch"`` there.
+Labels are not used. Earlier keys of the query's own image are not used as negatives, which matters
+on small data sets. There is no shuffled BatchNorm: on several devices use
+``model.norm = "sync_batch"``.
 """
 
 from jaxpt import losses

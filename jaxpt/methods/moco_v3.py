@@ -1,7 +1,8 @@
-"""MoCo v3: find the target's output for the other view in the batch (Chen et al., ICCV 2021).
+"""MoCo v3: finds the target's output for the other view in the batch (Chen et al., ICCV 2021).
 
-Labels are not used. The paper's factor of 2τ makes the gradient's scale independent of τ. Both
-views pass BatchNorm together, and projector and predictor end without one.
+Labels are not used. As in the paper, the loss has a factor of 2τ, which makes the scale of the
+gradient independent of τ. Both views pass through BatchNorm together, and projector and predictor
+have no final BatchNorm.
 """
 
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ def make(setup: Setup) -> Method:
     encoder = encoding.projected_encoder(setup, predictor=True)
 
     def step(state, batch):
+        # Outside ``loss_of``: no gradient flows into the target encoder.
         targets, target_stats = encoding.target_outputs(
             encoder, state.target, encoding.global_images(config, batch), config
         )
@@ -31,7 +33,7 @@ def make(setup: Setup) -> Method:
                 query_ids=queries.ids,
                 axis_name=setup.axis_name,
             )
-            # The two orders are added.
+            # Twice the factor 2τ, as the paper adds the two orders and the mean averages them.
             return 4 * config.temperature * jnp.mean(per_view), (queries.batch_stats, {})
 
         state, metrics = updating.descend(setup, state, loss_of)

@@ -1,7 +1,7 @@
 """NCA, the soft nearest-neighbour loss, over a memory of target keys (Wu et al., ECCV 2018).
 
 LOOK with the whole memory as the neighbourhood; everything else is the same. Wu et al. keep one
-key for each training example (``memory_kind = "bank"``) from the online encoder.
+key per training example (``memory_kind = "bank"``), computed by the online encoder.
 """
 
 from jaxpt import losses

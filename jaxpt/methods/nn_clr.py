@@ -1,6 +1,6 @@
-"""NNCLR: one view's nearest neighbour is the other's positive (Dwibedi et al., ICCV 2021).
+"""NNCLR: uses one view's nearest neighbour as the other's positive (Dwibedi et al., ICCV 2021).
 
-Labels are not used. The memory holds the online encoder's own outputs: there is no target.
+Labels are not used. There is no target encoder: the memory holds outputs of the online encoder.
 """
 
 import jax.numpy as jnp
@@ -18,8 +18,8 @@ def make(setup: Setup) -> Method:
     updating.check_memory(config)
     require(
         config.memory_sharding == "replicated",
-        "method nn_clr takes its positives out of a "
-        "memory that is whole on every device: set memory_sharding to replicated.",
+        "method nn_clr takes its positives from the memory, "
+        "which each device must hold in full: set memory_sharding to replicated.",
     )
     encoder = encoding.projected_encoder(setup, predictor=True)
 
@@ -46,7 +46,7 @@ def make(setup: Setup) -> Method:
             ]
             return jnp.mean(jnp.stack(both_ways)), (queries.batch_stats, {})
 
-        # Of this step's parameters, before they move; XLA computes what both passes share once.
+        # The keys come from the parameters before the update. XLA shares this pass with the loss's.
         keys = unit_vectors(encoding.queries(encoder, state.params, state, batch, config).output)
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.remember(setup, state, jnp.split(keys, 2)[0], batch), metrics

@@ -1,4 +1,4 @@
-"""SimCLR: each view finds the image's other view in the batch (Chen et al., ICML 2020).
+"""SimCLR: finds the other view of each image in the batch (Chen et al., ICML 2020).
 
 Labels are not used.
 """

@@ -1,7 +1,7 @@
-"""SimSiam: a predictor turns one view into the other, without gradient (Chen and He, CVPR 2021).
+"""SimSiam: predicts one view from the other, with a stop-gradient (Chen and He, CVPR 2021).
 
-Labels are not used; neither are negatives, a target encoder or a memory. Both views pass BatchNorm
-together, the projector ends without one, and the predictor's learning rate falls with the others.
+No labels, negatives, target encoder or memory are used. Both views pass through BatchNorm together,
+the projector has no final BatchNorm, and the predictor's learning rate decays like the others.
 """
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def make(setup: Setup) -> Method:
             per_view = losses.cosine_regression(
                 queries.prediction, encoding.other_view(queries.output)
             )
-            # Half of 2 − 2·cos has the gradient of the paper's −cos; the two orders are averaged.
+            # Half of 2 − 2·cos has the gradient of the paper's −cos; the mean averages both orders.
             return 0.5 * jnp.mean(per_view), (queries.batch_stats, {})
 
         return updating.descend(setup, state, loss_of)

@@ -1,6 +1,6 @@
-"""SupCon and, within each class, instance discrimination (Chen et al., ICML 2022).
+"""Spread: SupCon plus instance discrimination within each class (Chen et al., ICML 2022).
 
-``weight`` is the share of the latter, which keeps a class from collapsing to a point.
+``weight`` is the share of instance discrimination, which keeps a class from collapsing to a point.
 """
 
 import jax.numpy as jnp

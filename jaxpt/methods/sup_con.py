@@ -1,7 +1,7 @@
 """SupCon: supervised contrastive pre-training within the batch (Khosla et al., NeurIPS 2020).
 
-The paper has two views of each image in a batch; here it has ``config.views``, one by default, as
-the queries of the other methods.
+The paper uses two views of each image. Here ``config.views`` sets their number, one by default as
+in the methods with a memory.
 """
 
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def make(setup: Setup) -> Method:
     def step(state, batch):
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            # The contrast is the whole batch, not this device's part of it.
+            # With ``axis_name`` the contrast is the whole batch, not only this device's part.
             per_anchor = losses.sup_con(
                 queries.output,
                 queries.labels,

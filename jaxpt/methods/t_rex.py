@@ -1,8 +1,8 @@
-"""t-ReX: multi-crop and a cosine softmax behind a projector (Sariyildiz et al., ICLR 2023).
+"""t-ReX: a cosine softmax on a projector, with multi-crop (Sariyildiz et al., ICLR 2023).
 
-``prototypes_from = "learnt"`` is t-ReX, a vector for each class; ``"memory"`` is t-ReX*, the mean
-of the class's keys in a memory of the target encoder (the online class means), those of the
-query's own image left out, as in jaxpt's other losses over a memory.
+``prototypes_from = "learnt"`` is t-ReX, with one learnt vector per class. ``"memory"`` is t-ReX*,
+whose prototype of a class is the mean of its keys in a memory of the target encoder (online class
+means). As in jaxpt's other losses over a memory, keys of the query's own image are left out.
 """
 
 import jax

@@ -1,4 +1,4 @@
-"""What methods share around the loss: the first state, the optimizer step, target and memory."""
+"""Shared steps of methods around the loss: initial state, optimizer step, target and memory."""
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,13 @@ DTYPES = ("float32", "bfloat16")
 
 
 def make_init(setup, encoder, *, target: bool = False, memory: bool = False, more_params=None):
-    """The function (key, images) → first TrainState.
+    """Returns the function (key, images) → initial TrainState.
 
     Args:
-      setup, encoder: the method's.
-      target: with an EMA copy of the encoder (without its predictor).
-      memory: with an empty memory.
-      more_params: key → dict of parameters beside the encoder's.
+      setup, encoder: the setup and the online encoder of the method.
+      target: whether the state has an EMA copy of the encoder (without its predictor).
+      memory: whether the state has a memory, which starts empty.
+      more_params: key → dict of parameters in addition to the encoder's; optional.
     """
     config = setup.config
 
@@ -52,10 +52,10 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
 
 
 def make_fill(setup, encoder):
-    """The function (state, batch) → state with the batch's keys in the memory.
+    """Returns the function (state, batch) → state with the batch's keys in the memory.
 
-    BatchNorm goes by the batch here in any case: before the first update there are no running
-    statistics.
+    BatchNorm always uses batch statistics here, because there are no running statistics before the
+    first update.
     """
 
     def fill(state, batch):
@@ -68,23 +68,24 @@ def make_fill(setup, encoder):
 
 
 def descend(setup, state, loss_of):
-    """One optimizer step down ``loss_of``: params → (loss, (batch statistics, metrics)).
+    """Takes one optimizer step on ``loss_of``: params → (loss, (batch statistics, metrics)).
 
     Returns:
-      (state, metrics averaged over the devices, the loss among them).
+      (state, metrics), with the metrics, including "loss", averaged over the devices.
     """
     (loss, (stats, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     state = apply_gradients(state, gradients, stats, setup.optimizer, setup.axis_name)
+    # A metric may be a Python int, such as k.
     metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
     return state, jax.lax.pmean(metrics, setup.axis_name)
 
 
 def follow(setup, state, target_stats):
-    """The state with its target moved towards the online encoder.
+    """Moves the target towards the online encoder and returns the new state.
 
-    The EMA is ``config.ema`` throughout, or rises on a cosine to ``config.ema_end``.
-    ``target_stats`` are what the target's own pass left behind; with ``target_norm`` "running" the
-    online encoder's are averaged instead, as the parameters are.
+    The EMA's decay is ``config.ema``, constant or on a cosine to ``config.ema_end``. The target's
+    BatchNorm statistics become ``target_stats``, those of its own pass; with ``target_norm``
+    "running" they are averages of the online encoder's statistics instead, like the parameters.
     """
     config = setup.config
     ema = config.ema
@@ -99,7 +100,8 @@ def follow(setup, state, target_stats):
 
 
 def remember(setup, state, keys, batch):
-    """The state with the keys of all devices in its memory, in device order."""
+    """Writes the keys of all devices, in device order, into the memory; returns the new state."""
+    # Gathered, because each device's memory, or shard of it, must see the whole batch.
     keys, labels, ids, index = (
         gather(x, setup.axis_name) for x in (keys, batch.label, batch.id, batch.index)
     )
@@ -120,7 +122,7 @@ def remember(setup, state, keys, batch):
 
 
 def check_memory(config) -> None:
-    """Raises InputError where the memory makes no sense."""
+    """Raises InputError if a setting of the memory is invalid."""
     require(
         config.memory_kind in MEMORIES,
         f"memory_kind must be one of {MEMORIES}, got {config.memory_kind!r}.",
@@ -144,11 +146,10 @@ def check_memory(config) -> None:
 
 
 def memory_axis(setup):
-    """The axis that the memory's slots are split over, for losses; None where all devices have
-    all of them."""
+    """Axis over which the memory's slots are split, for losses; None if it is replicated."""
     return setup.axis_name if setup.config.memory_sharding == "sharded" else None
 
 
 def memory_size(setup) -> int:
-    """Keys of the memory: ``config.memory`` of a queue, the training examples of a bank."""
+    """Number of slots: ``config.memory`` for a queue, the number of examples for a bank."""
     return setup.config.memory if setup.config.memory_kind == "queue" else setup.examples

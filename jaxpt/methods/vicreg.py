@@ -1,6 +1,7 @@
-"""VICReg: views agree, features vary and are not correlated (Bardes et al., ICLR 2022).
+"""VICReg: makes views agree and features vary without correlation (Bardes et al., ICLR 2022).
 
-Labels are not used. Both views pass BatchNorm together, the paper's one after the other.
+Labels are not used. Both views pass through BatchNorm together; in the paper they pass one after
+the other.
 """
 
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Backbones, heads and encoders, built by name from a config."""
 
 import dataclasses
 
@@ -68,17 +68,17 @@ __all__ = [
 
 
 def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> nn.Module:
-    """The backbone that a model config names.
+    """Builds the backbone of a model config.
 
     Args:
-      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm`` (of convolutional networks
-        with a choice: ViTs and ConvNeXts have LayerNorm), ``dtype``, whatever else the network
-        takes in ``options`` (``stem``, ``width``, ``patch`` …), and maybe ``remat``.
+      config: ConfigDict with ``name`` (a key of ``BACKBONES``), ``norm`` (ignored by ViTs and
+        ConvNeXts, which use LayerNorm), ``dtype``, ``options`` (further arguments of the network,
+        such as ``stem``, ``width`` or ``patch``) and, optionally, ``remat``.
       axis_name: mapped axis for synchronised BatchNorm.
 
     Raises:
-      InputError: for an unknown network, an option that it does not have, or remat of one that
-        has no residual blocks.
+      InputError: for an unknown network, an unknown option, or remat of a network without residual
+        blocks.
     """
     require(
         config.name in BACKBONES,
@@ -93,7 +93,7 @@ def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = 
     if config.get("remat", False):
         require(
             "remat" in known,
-            f"model.remat is for networks of blocks, got True for {config.name}: set it to False.",
+            f"model.remat needs a network of blocks, got True for {config.name}: set it to False.",
         )
         given["remat"] = True
     try:
@@ -109,13 +109,14 @@ def make_encoder(
     *,
     axis_name: str | None = None,
 ) -> Encoder:
-    """The backbone of a model config, with the images that it wants, and what stands on it.
+    """Builds an encoder: the backbone of a model config with its input normalisation and a head.
 
     Args:
-      config: as of ``make_backbone``, and maybe ``weights`` (a file that the backbone starts from;
-        it then takes images of three channels) and ``normalisation`` ("" is "imagenet" with
-        weights, as torchvision trains, and "unit" without).
-      head, predictor, axis_name: see ``Encoder`` and ``make_norm``.
+      config: as for ``make_backbone``, optionally with ``weights`` (a file with the backbone's
+        initial weights; the encoder then takes images of three channels) and ``normalisation`` (""
+        means "imagenet" with weights, as torchvision trains, and "unit" without).
+      head, predictor: see ``Encoder``.
+      axis_name: see ``make_norm``.
     """
     weights = config.get("weights", "")
     return Encoder(
@@ -128,18 +129,18 @@ def make_encoder(
 
 
 def sample(network: nn.Module, channels: int) -> jax.Array:
-    """Zeros [1, side, side, channels], an image of a size that the network takes."""
+    """Returns a zero image [1, side, side, channels] of a size that the network accepts."""
     side = getattr(network, "image_size", 32)
     return jnp.zeros((1, side, side, channels))
 
 
 def make_head(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
-    """The classifier that fine-tuning puts on a backbone; its last layer starts at zero.
+    """Builds the classifier for fine-tuning; its last layer is initialised to zero.
 
     Args:
-      config: ConfigDict with ``name`` (one of ``HEADS``) and ``width`` of hidden layers: of the one
-        of "mlp", of each of the four of "spinal".
-      classes: how many there are.
+      config: ConfigDict with ``name`` (one of ``HEADS``) and ``width``, the width of the hidden
+        layer of "mlp" or of each of the four hidden layers of "spinal".
+      classes: number of classes.
 
     Raises:
       InputError: for an unknown head, or a width below 1.
@@ -154,7 +155,7 @@ def make_head(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
 
 
 def make_projector(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
-    """The projector of a model config: ``projector.hidden`` and ``projector.dim``."""
+    """Builds the projector of a model config from ``projector.hidden`` and ``projector.dim``."""
     require(
         config.projector.dim >= 1,
         f"model.projector.dim must be at least 1, got {config.projector.dim}.",
@@ -163,7 +164,7 @@ def make_projector(config: ml_collections.ConfigDict, *, axis_name: str | None =
 
 
 def make_predictor(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
-    """The predictor of a model config, ``predictor.hidden``, as wide as the projector's output."""
+    """Builds the predictor from ``predictor.hidden``; its output has ``projector.dim`` features."""
     return _mlp(config, config.predictor.hidden, axis_name)
 
 

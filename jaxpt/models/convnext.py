@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al., CVPR 2022), as torchvision's and timm's ``convnext_tiny``."""
+"""ConvNeXt (Liu et al., CVPR 2022), equal to ``convnext_tiny`` of torchvision and timm."""
 
 import functools
 from typing import Any
@@ -15,14 +15,14 @@ _INIT = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-    """A 7×7 depthwise convolution and an MLP over channels, scaled and added."""
+    """Residual block with a 7×7 depthwise convolution, an MLP over channels and a layer scale."""
 
     drop: float
     dtype: Any
 
     @nn.compact
     def __call__(self, x):
-        """float [batch, height, width, channels] → the same."""
+        """Maps float [batch, height, width, channels] to the same shape."""
         width = x.shape[-1]
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
         y = nn.Conv(
@@ -44,13 +44,13 @@ class ConvNeXt(nn.Module):
     """A ConvNeXt without its classifier; features are the normalised spatial mean.
 
     Attributes:
-      blocks: blocks in each stage.
+      blocks: number of blocks in each stage.
       widths: channels of each stage.
-      drop_path: stochastic depth of the last block, rising to it from 0 in the first.
-      dtype: computation dtype; normalisation computes its statistics in float32 in any case.
-      remat: the backward pass makes each block's activations again instead of keeping them.
-      frozen: so many of stem, stage 1, … get no gradient; with all of them the last normalisation
-        has none either.
+      drop_path: stochastic depth rate of the last block; rates rise linearly from 0 in the first.
+      dtype: computation dtype; statistics of normalisation are always float32.
+      remat: whether the backward pass recomputes the activations of each block to save memory.
+      frozen: number of parts (stem, stage 1, …) that get no gradient; if all parts are frozen, so
+        is the last normalisation.
     """
 
     blocks: tuple[int, ...]
@@ -62,11 +62,14 @@ class ConvNeXt(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool):
-        """Float images [batch, height, width, channels] → (features [batch, widths[-1]], stages);
-        sides of 32 pixels or more."""
+        """Maps float images [batch, height, width, channels] to (features, stages).
+
+        Features are float32 [batch, widths[-1]]; stages are a dict of intermediate outputs. With
+        four stages, sides must have at least 32 pixels.
+        """
         require(
             len(self.blocks) == len(self.widths),
-            f"blocks and widths must be as many, got {self.blocks} and {self.widths}.",
+            f"blocks and widths must have equal lengths, got {self.blocks} and {self.widths}.",
         )
         require(
             0 <= self.drop_path < 1,

@@ -1,4 +1,4 @@
-"""A backbone with a head, and how it is initialised and run."""
+"""Encoder: a backbone with a head, its initialisation and its forward pass."""
 
 from typing import Any, NamedTuple
 
@@ -10,13 +10,13 @@ from jaxpt.models.inputs import prepare
 
 
 class Encoder(nn.Module):
-    """A backbone with a head on it. Transfer takes the backbone and leaves the head.
+    """A backbone with a head. Transfer uses the backbone and discards the head.
 
     Attributes:
       backbone: images → (features, intermediates).
-      head: features → output: a projector or a classifier; None: the features are the output.
-      predictor: output → prediction, for methods whose online branch has one more MLP; or None.
-      normalisation, channels, size: what images are made into first, see ``inputs.prepare``.
+      head: features → output, a projector or a classifier; None makes the features the output.
+      predictor: output → prediction, the additional MLP of some methods' online branch, or None.
+      normalisation, channels, size: preprocessing of the images, see ``inputs.prepare``.
     """
 
     backbone: nn.Module
@@ -36,12 +36,12 @@ class Encoder(nn.Module):
 
 
 class Encoded(NamedTuple):
-    """What a pass through an encoder gives.
+    """Results of a forward pass of an encoder.
 
     Attributes:
-      output: float32 [batch, …] of the head.
-      features: float32 [batch, dim] of the backbone.
-      prediction: float32 [batch, …] of the predictor, or None.
+      output: float32 [batch, …], output of the head.
+      features: float32 [batch, dim], output of the backbone.
+      prediction: float32 [batch, …], output of the predictor, or None.
       batch_stats: BatchNorm's running statistics after the pass.
     """
 
@@ -52,7 +52,7 @@ class Encoded(NamedTuple):
 
 
 def init(encoder: Encoder, key: jax.Array, images: jax.Array) -> tuple[Any, Any]:
-    """Fresh (parameters, batch statistics); ``images`` float [batch, …] give the shapes."""
+    """Initialises (parameters, batch statistics) for images of the shape of ``images``."""
     variables = encoder.init(key, images[:1], False)
     return variables["params"], variables.get("batch_stats", {})
 
@@ -66,8 +66,11 @@ def encode(
     train: bool,
     key: jax.Array | None = None,
 ) -> Encoded:
-    """One pass; in training BatchNorm uses the batch's statistics and updates the running ones,
-    and with a ``key`` networks with stochastic depth draw which branches they leave out."""
+    """Runs a forward pass of an encoder.
+
+    In training, BatchNorm uses the statistics of the batch and updates the running ones, and
+    networks with stochastic depth use ``key`` to draw the branches that they drop.
+    """
     variables = {"params": params, "batch_stats": batch_stats}
     if not train:
         return Encoded(*encoder.apply(variables, images, False), batch_stats)

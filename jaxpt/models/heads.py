@@ -1,4 +1,4 @@
-"""What stands on a backbone: projectors and classifiers."""
+"""Heads for backbones: projectors and classifiers."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from jaxpt.ops.similarity import similarities, unit_vectors
 
 
 class Projector(nn.Module):
-    """An MLP head: Dense–norm–ReLU for each hidden width, then Dense.
+    """An MLP head with Dense–norm–ReLU for each hidden width, then Dense.
 
     Attributes:
       hidden: widths of the hidden layers, each a multiple of 8 with norm "group".
@@ -35,7 +35,7 @@ class Projector(nn.Module):
 
 
 class Classifier(nn.Module):
-    """One linear layer in float32, started at zero."""
+    """A linear layer in float32, initialised to zero."""
 
     classes: int
 
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
 
 class MlpClassifier(nn.Module):
-    """A projector, then a linear classifier; transfer takes what is before both (SL-MLP)."""
+    """A projector and a linear classifier (SL-MLP); transfer discards both."""
 
     projector: Projector
     classes: int
@@ -57,7 +57,7 @@ class MlpClassifier(nn.Module):
 
 
 class SpinalClassifier(nn.Module):
-    """Four layers that each see half of the features and the layer before, then a classifier.
+    """Four layers that each see half of the features and the previous layer, then a classifier.
 
     With the halves x_a and x_b: h1 = σ(W1 x_a), h2 = σ(W2 [x_b, h1]), h3 = σ(W3 [x_a, h2]),
     h4 = σ(W4 [x_b, h3]), out = W [h1, h2, h3, h4] (arXiv 2110.07097); σ is ReLU here.
@@ -78,7 +78,7 @@ class SpinalClassifier(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """A projector, then cosines to learnt prototypes: DINO's head (Caron et al., ICCV 2021)."""
+    """DINO's head: a projector and cosines to learnt prototypes (Caron et al., ICCV 2021)."""
 
     projector: Projector
     prototypes: int

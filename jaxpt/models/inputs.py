@@ -1,4 +1,4 @@
-"""What a network wants its images to be: one value range, and a number of channels."""
+"""Preprocessing of a network's images: size, value range and number of channels."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,10 @@ import numpy as np
 
 from jaxpt.errors import require
 
-# Mean and standard deviation of each normalisation, on images in 0 … 1. "unit" is −1 … 1, what
-# every network that jaxpt trains takes, and timm's own ViTs; "imagenet" are the channel statistics
-# of ImageNet-1k that torchvision's networks and timm's ResNets were trained with.
+# Mean and standard deviation of each normalisation, for images in 0 … 1. "unit" gives −1 … 1, as
+# used by timm's own ViTs and by every network that jaxpt trains from scratch. "imagenet" has the
+# channel statistics of ImageNet-1k, with which torchvision's networks and timm's ResNets were
+# trained.
 NORMALISATIONS = {
     "unit": ((0.5,), (0.5,)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -18,7 +19,7 @@ NORMALISATIONS = {
 
 
 def statistics(normalisation: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and the standard deviation of a normalisation, one value or one per channel.
+    """Returns mean and standard deviation of a normalisation, one value or one per channel.
 
     Args:
       normalisation: a key of ``NORMALISATIONS``, or "MEAN/STD" of images in 0 … 1, such as
@@ -44,7 +45,7 @@ def statistics(normalisation: str) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def normalisation_of(mean: Sequence[float], std: Sequence[float]) -> str:
-    """The inverse of ``statistics``: equal values give equal names."""
+    """Returns the name of a normalisation with these statistics, the inverse of ``statistics``."""
     for name, known in NORMALISATIONS.items():
         if all(np.allclose(a, b, rtol=0, atol=1e-6) for a, b in zip(known, (mean, std))):
             return name
@@ -52,7 +53,7 @@ def normalisation_of(mean: Sequence[float], std: Sequence[float]) -> str:
 
 
 def resize(images: jax.Array, size: int) -> jax.Array:
-    """Square images [batch, size, size, channels]: bilinear, anti-aliased, whatever their shape."""
+    """Resizes images of any shape to [batch, size, size, channels], bilinear and anti-aliased."""
     batch, height, width, channels = images.shape
     if (height, width) == (size, size):
         return images
@@ -62,19 +63,20 @@ def resize(images: jax.Array, size: int) -> jax.Array:
 def prepare(
     images: jax.Array, normalisation: str, channels: int | None, size: int = 0
 ) -> jax.Array:
-    """Images in −1 … 1 as a network wants them.
+    """Converts images in −1 … 1 to the input of a network.
 
     Args:
       images: float [batch, height, width, 1 or 3] in −1 … 1.
       normalisation: see ``statistics``.
-      channels: that the network takes; grey images are repeated where it is 3. None: as they are.
-      size: of the side that they are resized to; 0: as they are.
+      channels: number of channels of the network's input; if it is 3, grey images are repeated.
+        None keeps the channels.
+      size: side to which images are resized, pixels; 0 keeps their size.
 
     Returns:
       float [batch, height, width, channels].
 
     Raises:
-      InputError: for an unknown normalisation, or colour images for a network of grey ones.
+      InputError: for an unknown normalisation, or colour images for a network with grey input.
     """
     mean, std = (np.asarray(values, np.float32) for values in statistics(normalisation))
     images = resize(images, size) if size else images

@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., CVPR 2018), as torchvision's."""
+"""MobileNetV2 (Sandler et al., CVPR 2018), with torchvision's architecture."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ GROUPS = (
 
 
 class Block(nn.Module):
-    """Inverted residual: expand by 1×1, filter each channel by 3×3, project by 1×1."""
+    """Inverted residual block: 1×1 expansion, 3×3 depthwise convolution, 1×1 projection."""
 
     expansion: int
     width: int
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """float [batch, height, width, channels] → the same, shrunk by the stride."""
+        """Maps float [batch, height, width, channels] to ``self.width`` channels, with stride."""
         inner, y = self.expansion * x.shape[-1], x
         if self.expansion > 1:
             y = symmetric_conv(inner, (1, 1), dtype=self.dtype, name="conv_expand")(y)
@@ -58,9 +58,9 @@ class MobileNetV2(nn.Module):
       groups: expansion, channels, blocks and first stride of each group of blocks.
       stem, last: channels of the first and of the last convolution.
       norm, dtype, axis_name: as in ``make_norm``.
-      remat: the backward pass makes each block's activations again instead of keeping them.
-      frozen: so many of stem, block 1, … get no gradient and stay in evaluation mode; the last
-        convolution goes with the last block.
+      remat: whether the backward pass recomputes the activations of each block to save memory.
+      frozen: number of parts (stem, block 1, …) that get no gradient and stay in evaluation mode;
+        the last convolution belongs to the last block.
     """
 
     groups: tuple[tuple[int, int, int, int], ...] = GROUPS

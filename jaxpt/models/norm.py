@@ -1,4 +1,4 @@
-"""The choice of normalisation layer, one place for all networks."""
+"""Normalisation layers, and computation dtypes, of all networks."""
 
 import functools
 from typing import Any, Callable
@@ -9,22 +9,22 @@ import jax.numpy as jnp
 from jaxpt.errors import require
 
 KINDS = ("batch", "sync_batch", "group", "groupN")
-GROUP_SIZE = 8  # channels a group of "group", so that narrow layers have no groups of one channel
+GROUP_SIZE = 8  # channels per group of "group": narrow layers get no groups of a single channel
 
 
 def make_norm(
     kind: str, *, train: bool, axis_name: str | None, dtype: Any
 ) -> Callable[..., nn.Module]:
-    """A constructor of normalisation layers.
+    """Returns a constructor of normalisation layers.
 
     Args:
-      kind: "batch" (statistics of each device's part of the batch), "sync_batch" (of the whole
-        batch, over ``axis_name``), "group" (GroupNorm, the same in training and evaluation, in
-        groups of 8 channels) or "groupN" (in N groups, ε 1e-5; timm's ``resnet50_gn`` has
-        "group32").
+      kind: "batch" (BatchNorm with the statistics of each device's part of the batch), "sync_batch"
+        (BatchNorm with those of the whole batch, over ``axis_name``), "group" (GroupNorm with
+        groups of 8 channels, equal in training and evaluation) or "groupN" (GroupNorm with N
+        groups, ε 1e-5; timm's ``resnet50_gn`` has "group32").
       train: whether BatchNorm uses and updates batch statistics.
-      axis_name: the mapped axis, or None outside of one.
-      dtype: computation dtype; the statistics are float32 in any case.
+      axis_name: the mapped axis, or None outside a mapped function.
+      dtype: computation dtype; statistics are always float32.
 
     Raises:
       InputError: for another kind.
@@ -49,13 +49,13 @@ def make_norm(
 
 
 def _groups(kind: str) -> int:
-    """N of "groupN"; 0 for other kinds."""
+    """Returns N for "groupN" and 0 for other kinds."""
     number = kind.removeprefix("group")
     return int(number) if number != kind and number.isdecimal() else 0
 
 
 def check_widths(kind: str, widths) -> None:
-    """Raises InputError for layers of no width, or that GroupNorm cannot cut into its groups."""
+    """Raises InputError for widths below 1, or that GroupNorm cannot divide into its groups."""
     require(all(width >= 1 for width in widths), f"widths must be at least 1, got {tuple(widths)}.")
     divisor = GROUP_SIZE if kind == "group" else _groups(kind) or 1
     require(
@@ -65,11 +65,11 @@ def check_widths(kind: str, widths) -> None:
 
 
 def layer_norm(dtype: Any) -> Callable[..., nn.Module]:
-    """A constructor of LayerNorm, ε 1e-6, as timm's ViTs and ConvNeXts have it."""
+    """Returns a constructor of LayerNorm with ε 1e-6, as in timm's ViTs and ConvNeXts."""
     return functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False, dtype=dtype)
 
 
 def compute_dtype(name: str) -> Any:
-    """The computation dtype of that name; parameters are float32 in any case."""
+    """Returns the computation dtype with this name; parameters are always float32."""
     require(name in ("float32", "bfloat16"), f"dtype must be float32 or bfloat16, got {name!r}.")
     return jnp.dtype(name)

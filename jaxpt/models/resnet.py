@@ -1,5 +1,8 @@
-"""ResNet v1.5 (He et al. 2016; stride in the 3×3 convolution of a bottleneck) and wide ones
-(Zagoruyko and Komodakis 2016, as torchvision's: twice the width inside bottlenecks)."""
+"""ResNet v1.5 and wide ResNets.
+
+ResNet: He et al. 2016, with the stride in the 3×3 convolution of a bottleneck (v1.5). Wide ResNet:
+Zagoruyko and Komodakis 2016, in torchvision's form with twice the width inside bottlenecks.
+"""
 
 import functools
 from typing import Any
@@ -15,7 +18,7 @@ STEMS = ("imagenet", "small")
 
 
 class BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut."""
+    """Residual block of two 3×3 convolutions."""
 
     width: int
     stride: int
@@ -28,13 +31,13 @@ class BasicBlock(nn.Module):
         y = self.conv(self.width, (3, 3), strides=self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, (3, 3), name="conv2")(y)
-        # A block starts as the identity (Goyal et al. 2017).
+        # A zero scale makes each block the identity at the start (Goyal et al. 2017).
         y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
         return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
 class Bottleneck(nn.Module):
-    """1×1, 3×3 and 1×1 convolutions and a shortcut."""
+    """Residual block of 1×1, 3×3 and 1×1 convolutions."""
 
     width: int
     stride: int
@@ -55,7 +58,7 @@ class Bottleneck(nn.Module):
 
 
 class WideBottleneck(Bottleneck):
-    """A bottleneck of twice the width inside, and the same outside."""
+    """A bottleneck with twice the inner width and the same outer width."""
 
     widening = 2
 
@@ -71,16 +74,17 @@ class ResNet(nn.Module):
     """A residual network without its classifier.
 
     Attributes:
-      blocks: blocks in each of the four stages.
+      blocks: number of blocks in each of the four stages.
       block: ``BasicBlock``, ``Bottleneck`` or ``WideBottleneck``.
       stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
       width: channels of the first stage.
       norm, dtype, axis_name: as in ``make_norm``.
-      standardised: convolutions by weights of mean 0 and variance 1 in each output channel
-        (weight standardisation: Qiao et al. 2019), which GroupNorm wants.
-      remat: the backward pass makes each block's activations again instead of keeping them. XLA's
-        CPU compiler undoes that.
-      frozen: so many of stem, stage 1, …, stage 4 get no gradient and stay in evaluation mode.
+      standardised: whether to standardise the convolution weights to mean 0 and variance 1 in each
+        output channel (Qiao et al. 2019), which is recommended with GroupNorm.
+      remat: whether the backward pass recomputes the activations of each block to save memory.
+        XLA's CPU compiler undoes this.
+      frozen: number of parts (stem, stage 1, …, stage 4) that get no gradient and stay in
+        evaluation mode.
     """
 
     blocks: tuple[int, ...]
@@ -96,10 +100,10 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool):
-        """Float images [batch, height, width, channels] → (features [batch, dim], stages)."""
+        """Maps float images [batch, height, width, channels] to (features [batch, dim], stages)."""
         require(self.stem in STEMS, f"stem must be one of {STEMS}, got {self.stem!r}.")
         check_widths(self.norm, [self.width])
-        # Explicit symmetric padding, as PyTorch pads: weights can then be exchanged.
+        # Explicit symmetric padding as in PyTorch, so that weights can be exchanged.
         conv = functools.partial(
             symmetric_conv,
             dtype=self.dtype,
@@ -138,7 +142,7 @@ class ResNet(nn.Module):
 
 
 def symmetric_conv(features, kernel_size, *, strides=1, **options):
-    """A convolution without bias that pads as PyTorch does, started as He et al. (2015) do."""
+    """Bias-free convolution with PyTorch's padding and initialisation as in He et al. (2015)."""
     padding = [((k - 1) // 2, (k - 1) // 2) for k in kernel_size]
     return nn.Conv(
         features,
@@ -152,7 +156,7 @@ def symmetric_conv(features, kernel_size, *, strides=1, **options):
 
 
 def _standardised(images, kernel, *args, **options):
-    """``jax.lax.conv_general_dilated`` by the standardised kernel, ε 1e-6 as timm's StdConv2d."""
+    """Convolves with a standardised kernel; ε 1e-6, as in timm's StdConv2d."""
     weights = jax.nn.standardize(kernel.astype(jnp.float32), axis=(0, 1, 2), epsilon=1e-6)
     return jax.lax.conv_general_dilated(images, weights.astype(kernel.dtype), *args, **options)
 

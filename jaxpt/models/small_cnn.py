@@ -15,11 +15,11 @@ class SmallCNN(nn.Module):
 
     Attributes:
       widths: channels of the layers, each a multiple of 8.
-      strides: of the layers.
+      strides: strides of the layers.
       norm: see ``make_norm``.
       dtype: computation dtype.
       axis_name: mapped axis for synchronised BatchNorm.
-      frozen: so many of the lowest layers get no gradient and stay in evaluation mode.
+      frozen: number of lowest layers that get no gradient and stay in evaluation mode.
     """
 
     widths: tuple[int, ...] = (16, 32, 32, 64)
@@ -34,7 +34,7 @@ class SmallCNN(nn.Module):
         """Float images [batch, height, width, channels] → (features [batch, widths[-1]], dict)."""
         require(
             len(self.widths) == len(self.strides),
-            f"widths and strides must be as many, got {self.widths} and {self.strides}.",
+            f"widths and strides must have equal lengths, got {self.widths} and {self.strides}.",
         )
         check_widths(self.norm, self.widths)
         x = images.astype(self.dtype)

@@ -1,27 +1,27 @@
-"""Stochastic depth (Huang et al., ECCV 2016): branches that are left out of some examples."""
+"""Stochastic depth, which drops residual branches of random examples (Huang et al., ECCV 2016)."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-RNG = "stochastic_depth"  # what ``encode`` calls its key
-_STREAM = 1 << 22  # apart from the draws of views and of mixup
+RNG = "stochastic_depth"  # name of the random key in ``encode``
+_STREAM = 1 << 22  # separates these draws from those of views and of mixup
 
 
 class StochasticDepth(nn.Module):
-    """Zeroes a residual branch in a share of the examples, and scales it up in the others.
+    """Zeroes a residual branch for a random share of the examples and rescales it for the others.
 
-    Without a key of that name, as in evaluation and in target encoders, branches stay.
+    Without a random key named ``RNG``, as in evaluation and in target encoders, it does nothing.
 
     Attributes:
-      rate: that share, 0 … 1.
+      rate: share of examples whose branch is zeroed, 0 … 1.
     """
 
     rate: float
 
     @nn.compact
     def __call__(self, branch):
-        """float [batch, …] → the same."""
+        """Maps float [batch, …] to the same shape."""
         if self.rate == 0 or not self.has_rng(RNG):
             return branch
         keep = jax.random.bernoulli(
@@ -31,12 +31,15 @@ class StochasticDepth(nn.Module):
 
 
 def rates(rate: float, blocks: int) -> list[float]:
-    """Of every block, from 0 in the first to ``rate`` in the last."""
+    """Returns the rate of each block, linear from 0 in the first to ``rate`` in the last."""
     return [rate * i / max(blocks - 1, 1) for i in range(blocks)]
 
 
 def key_of(batch):
-    """The key of a device's part of a batch: from the run's seed, and the epoch and id of its first
-    example, so that no two steps and no two devices have the same."""
+    """Returns the random key of a device's part of a batch.
+
+    It depends on the run's seed and on epoch and id of the part's first example, so it differs
+    between steps and between devices.
+    """
     root = jax.random.fold_in(jax.random.key(batch.seed), _STREAM)
     return jax.random.fold_in(jax.random.fold_in(root, batch.epoch[0]), batch.id[0])

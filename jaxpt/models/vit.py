@@ -1,4 +1,4 @@
-"""Vision transformers (Dosovitskiy et al., ICLR 2021), as timm's ``vit_*_patch16_224``."""
+"""Vision transformers (Dosovitskiy et al., ICLR 2021), equal to timm's ``vit_*_patch16_224``."""
 
 import functools
 from typing import Any
@@ -14,12 +14,12 @@ from jaxpt.models.stochastic_depth import StochasticDepth, rates
 
 POOLS = ("token", "mean")
 POSITIONS = ("learnt", "sincos")
-# Started as DeiT is (Touvron et al., ICML 2021).
+# Initialisation of DeiT (Touvron et al., ICML 2021).
 _INIT = nn.initializers.truncated_normal(0.02)
 
 
 class Block(nn.Module):
-    """Attention, then an MLP, each on normalised tokens and added to them."""
+    """Pre-norm transformer block of self-attention and an MLP."""
 
     heads: int
     mlp: int
@@ -28,7 +28,7 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """float [batch, tokens, width] → the same."""
+        """Maps float [batch, tokens, width] to the same shape."""
         dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
         norm, drop = layer_norm(self.dtype), StochasticDepth(self.drop)
         width = x.shape[-1]
@@ -36,7 +36,7 @@ class Block(nn.Module):
         query, key, value = jnp.moveaxis(
             y.reshape(*x.shape[:2], 3, self.heads, width // self.heads), 2, 0
         )
-        y = jax.nn.dot_product_attention(query, key, value)  # with its softmax in float32
+        y = jax.nn.dot_product_attention(query, key, value)  # its softmax is float32
         x = x + drop(dense(width, name="proj")(y.reshape(x.shape)))
         y = nn.gelu(dense(self.mlp, name="fc1")(norm(name="norm2")(x)), approximate=False)
         return x + drop(dense(width, name="fc2")(y))
@@ -46,21 +46,21 @@ class ViT(nn.Module):
     """A vision transformer without its classifier.
 
     Attributes:
-      width: of tokens, and of the features.
-      depth: blocks.
-      heads: of attention, a divisor of the width.
+      width: width of tokens and features.
+      depth: number of blocks.
+      heads: number of attention heads, a divisor of the width.
       patch: side of a patch, pixels.
-      image_size: side of the square images that learnt positions are for. Images of another size
-        see them resized (bicubic), in the network.
+      image_size: side of the square images for which learnt positions are made, pixels. For images
+        of another size the network resizes the positions (bicubic).
       pool: "token" (features are the class token, after the last normalisation) or "mean" (no
         class token; features are the normalised mean of the patches).
-      positions: "learnt", or "sincos": fixed sines and cosines of row and column (Chen et al.,
-        ICCV 2021), none for the class token.
-      drop_path: stochastic depth of the last block, rising to it from 0 in the first.
-      dtype: computation dtype; normalisation and softmax compute in float32 in any case.
-      remat: the backward pass makes each block's activations again instead of keeping them.
-      frozen: so many of stem (patches, class token, positions), block 1, … get no gradient; with
-        all of them the last normalisation has none either.
+      positions: "learnt", or "sincos", fixed sines and cosines of row and column (Chen et al.,
+        ICCV 2021) for the patches, zero for the class token.
+      drop_path: stochastic depth rate of the last block; rates rise linearly from 0 in the first.
+      dtype: computation dtype; normalisation and softmax are always computed in float32.
+      remat: whether the backward pass recomputes the activations of each block to save memory.
+      frozen: number of parts (stem with patches, class token and positions; block 1, …) that get no
+        gradient; if all parts are frozen, so is the last normalisation.
     """
 
     width: int
@@ -77,8 +77,11 @@ class ViT(nn.Module):
 
     @nn.compact
     def __call__(self, images, train: bool):
-        """Float images [batch, height, width, channels] → (features [batch, width], tokens
-        [batch, tokens, width] of the stem and of each block)."""
+        """Maps float images [batch, height, width, channels] to (features, intermediates).
+
+        Features are float32 [batch, width]; intermediates are a dict of the tokens [batch, tokens,
+        width] of the stem and of each block.
+        """
         self._check(images.shape)
         x = nn.Conv(
             self.width,
@@ -101,12 +104,12 @@ class ViT(nn.Module):
             drop = rate if train and i + 1 >= self.frozen else 0.0
             x = make_block(self.heads, 4 * self.width, drop, self.dtype, name=f"block{i + 1}")(x)
             x = intermediates[f"block{i + 1}"] = self._stop(i + 1, x)
-        x = x[:, :1] if tokens else x  # the others are not looked at any more
+        x = x[:, :1] if tokens else x  # only the class token is used from here on
         x = layer_norm(self.dtype)(name="norm")(jnp.mean(x, axis=1))
         return self._stop(self.depth, x).astype(jnp.float32), intermediates
 
     def fixed_positions(self, grid: tuple[int, int], tokens: int) -> np.ndarray:
-        """Those of "sincos": float32 [1, tokens + rows · columns, width]."""
+        """Positions of "sincos": float32 [1, tokens + rows · columns, width]."""
         quarter = self.width // 4
         frequencies = 10_000.0 ** -(np.arange(quarter) / quarter)
         rows, columns = (np.reshape(place, (-1, 1)) * frequencies for place in np.indices(grid))
@@ -155,11 +158,14 @@ class ViT(nn.Module):
 
 
 def resize_positions(positions, grid: tuple[int, int], wanted: tuple[int, int]):
-    """Learnt positions on another grid of patches, bicubic, as timm's ``resample_abs_pos_embed``.
+    """Resizes learnt positions to another grid of patches, like timm's ``resample_abs_pos_embed``.
+
+    The interpolation is bicubic.
 
     Args:
-      positions: float [1, tokens + rows · columns, width]; those of tokens before the patches stay.
-      grid, wanted: (rows, columns) that they are of, and that are wanted.
+      positions: float [1, tokens + rows · columns, width]; tokens before the patches are unchanged.
+      grid: current (rows, columns).
+      wanted: new (rows, columns).
 
     Returns:
       float [1, tokens + wanted rows · columns, width].
@@ -179,7 +185,7 @@ SIZES = {
     "vit_b16": (768, 12, 12),
     "vit_l16": (1024, 24, 16),
 }  # width, depth, heads
-# By name, so that options may say otherwise.
+# Arguments are passed by name, so that options can override them.
 VITS = {
     name: functools.partial(ViT, width=width, depth=depth, heads=heads)
     for name, (width, depth, heads) in SIZES.items()

@@ -1,1 +1,1 @@
-"""Operations on arrays that losses and evaluators share: neighbours, selection, memory."""
+"""Array operations shared by losses and evaluators: nearest neighbours, selection, memory."""

@@ -1,12 +1,13 @@
-"""Nearest neighbours, exact unless asked: one engine for loss, monitor and evaluator.
+"""Nearest-neighbour search, exact by default, shared by losses, kNN monitor and evaluators.
 
-Keys are read in blocks, so that no batch × keys array exists, and selected in two rounds. Groups
-are ``group_size`` keys that follow one another. The first round finds the k groups with the largest
-maxima, the second compares the keys of these groups alone (in groups of one it has nothing to do).
-That is exact: a key in a group that was not chosen has k keys before it, the best one of each
-chosen group. Ties go to the lower group in the first round and to the lower key in the second, so
-ties of keys go to the lower index. A sort sees n / group_size and k · group_size entries instead of
-n.
+Keys are read in blocks, so that no batch × keys array exists, and selected in two rounds. A group
+is ``group_size`` consecutive keys. The first round finds the k groups with the largest maxima. The
+second round compares only the keys of these groups (and is skipped if a group is one key).
+
+This is exact: for a key outside the chosen groups there are k keys that are at least as near, the
+best of each chosen group. Ties go to the lower group in the first round and to the lower key in the
+second, so ties between keys go to the lower index. Sorts see n / group_size and k · group_size
+entries instead of n.
 """
 
 import functools
@@ -18,7 +19,7 @@ import numpy as np
 
 
 class Queries(NamedTuple):
-    """What the products need to know of the queries; arrays [batch, …] or None."""
+    """Queries with the attributes that decide which keys are admissible; [batch, …] or None."""
 
     vectors: jax.Array
     ids: jax.Array | None
@@ -26,7 +27,7 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """The same of the keys; arrays [n, …] or None."""
+    """Keys with the attributes that decide which are admissible, and a bias; [n, …] or None."""
 
     vectors: jax.Array
     ids: jax.Array | None
@@ -36,10 +37,10 @@ class Keys(NamedTuple):
 
 
 def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
-    """Raises ValueError where NumPy integers do not fit the 32 bits that JAX cuts them to.
+    """Raises ValueError if NumPy integers do not fit the 32 bits to which JAX truncates them.
 
-    2³² + 1 would silently become 1. What was cut before, as by a surrounding ``jit``, cannot be
-    seen here.
+    2³² + 1 would silently become 1. Integers that were truncated before, for example by a
+    surrounding ``jit``, cannot be detected.
     """
     if jax.config.jax_enable_x64:
         return
@@ -48,38 +49,39 @@ def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
             for value in array.min(), array.max():
                 if not -(2**31) <= value < 2**31:
                     raise ValueError(
-                        f"{name} hold {value}, which JAX would cut to 32 bits: number them, as "
-                        "np.unique(values, return_inverse=True)[1] does."
+                        f"{name} hold {value}, which JAX would cut to 32 bits: renumber them with "
+                        "np.unique(values, return_inverse=True)[1]."
                     )
 
 
 def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:
-    """The rows to compare of some keys: float32 [n, dim]."""
+    """Converts stored keys to float32 and applies ``key_rows``, if given: float32 [n, dim]."""
     vectors = vectors.astype(jnp.float32)
     return vectors if key_rows is None else key_rows(vectors)
 
 
 def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
-    """``size`` keys from ``start`` on."""
+    """Slices ``size`` keys, beginning at ``start``."""
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
 
 
 def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
-    """Float32 [n, batch], −∞ where a key is not admissible for a query, ∞ in place of NaN.
+    """Similarities of keys and queries, −∞ if a key is not admissible: float32 [n, batch].
 
-    Keys stand in rows, so that the maxima over groups of them are vectorised over the queries.
+    NaN is replaced by ∞. Keys are rows, so that maxima over groups of keys are vectorised over the
+    queries.
     """
     s = jnp.matmul(
         float_rows(keys.vectors, key_rows), queries.vectors.T, precision=jax.lax.Precision.HIGHEST
     )
     if keys.bias is not None:
         s = s + keys.bias[:, None]
-    s = jnp.where(jnp.isnan(s), jnp.inf, s)  # top_k sorts NaN here or there, by backend and sign
+    s = jnp.where(jnp.isnan(s), jnp.inf, s)  # the place of NaN in top_k depends on backend and sign
     return jnp.where(admissible(queries, keys, s.shape), s, -jnp.inf)
 
 
 def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Array:
-    """Which keys each query may find: bool [n, batch]."""
+    """Mask of the keys admissible for each query: bool [n, batch]."""
     allowed = jnp.ones(shape, bool)
     if keys.mask is not None:
         allowed &= keys.mask[:, None]
@@ -90,11 +92,11 @@ def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Arra
     return allowed
 
 
-LARGEST_BLOCK, SMALLEST_BLOCK = 2**14, 2**10  # keys of one matrix product
-BLOCK = 2**22  # similarities of one: 16 MiB, which caches still hold
-BLOCKS_PER_SELECTION = 8  # products between two selections of groups
-LARGEST_GROUP = 16
-CHUNK = 2**16  # floats of gathered keys at a time
+LARGEST_BLOCK, SMALLEST_BLOCK = 2**14, 2**10  # keys per matrix product
+BLOCK = 2**22  # similarities per matrix product: 16 MiB, which still fits caches
+BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
+LARGEST_GROUP = 16  # keys
+CHUNK = 2**16  # floats of gathered keys held at a time
 
 
 def _of_checked_integers(search):
@@ -107,7 +109,7 @@ def _of_checked_integers(search):
     return checked
 
 
-@_of_checked_integers  # before ``jit`` cuts them to 32 bits
+@_of_checked_integers  # outside ``jit``, which truncates integers to 32 bits
 @functools.partial(
     jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
 )
@@ -128,44 +130,43 @@ def search(
     axis_name: str | None = None,
     recall: float | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The k nearest keys of every query by inner product, exact, streamed over blocks of keys.
+    """Finds the k nearest keys of every query by inner product, streamed over blocks of keys.
 
-    Temporaries are of the order of batch × block_size, however many keys there are; the keys are
-    neither copied nor padded. Products are float32; keys of another dtype (bfloat16) become float32
-    block by block, but on CPUs, where XLA does not slice bfloat16, all at once.
+    Temporaries are of the order of batch × block_size, independent of the number of keys; keys are
+    neither copied nor padded. Products are float32. Keys of another dtype (bfloat16) are converted
+    block by block, except on CPUs, where XLA does not slice bfloat16 and converts all at once.
 
     Args:
       queries: float [batch, dim]; unit rows give cosines.
       keys: float [n, dim].
-      k: how many neighbours; fewer are found where fewer keys are admissible.
+      k: number of neighbours; fewer are found if fewer keys are admissible.
       query_ids, key_ids: int32 [batch], [n]; a key with its query's id is left out before the
         selection (leave-one-out). Both or neither.
       query_labels, key_labels: int [batch], [n]; only keys with the query's label are admissible.
         Both or neither.
       key_mask: bool [n]; False keys are never neighbours.
-      key_bias: float32 [n], added to the similarities of each key.
-      key_rows: what makes rows to compare of keys as they are stored, ``unit_vectors`` say: a
-        function of float32 [rows, dim] to the same, of each row by itself.
-      block_size: keys per product; None chooses by the batch. The result is the same for all.
-      group_size: keys per group; None chooses by n / k. The result is the same for all.
-      axis_name: where given, keys (with ids, labels, mask and bias) are this device's part of all
-        keys, in equal parts in device order, and queries its own part of all queries. Each device
-        searches its keys for the queries of all; k candidates of every query travel. Indices are
-        those of all keys in device order.
-      recall: None is exact. Else the candidates of each round over the keys are chosen by
-        ``jax.lax.approx_max_k``, which on TPUs is faster and misses neighbours, expected to be at
-        most 1 − recall of them. On CPUs and GPUs it is exact too, and no faster.
+      key_bias: float32 [n], added to all similarities of each key.
+      key_rows: function applied to stored keys before the comparison, for example ``unit_vectors``;
+        maps float32 [rows, dim] to the same shape and treats each row separately.
+      block_size: keys per product; None chooses it from the batch. Does not affect the result.
+      group_size: keys per group; None chooses it from n / k. Does not affect the result.
+      axis_name: mapped axis over which keys (with ids, labels, mask and bias) and queries are split
+        evenly, in device order; each device passes its own part. Each device compares its keys with
+        the queries of all devices, and k candidates per query are exchanged. Indices refer to the
+        keys of all devices in device order.
+      recall: None is exact. A number between 0 and 1 selects the candidates of each pass over the
+        keys with ``jax.lax.approx_max_k``, which is faster on TPUs and is expected to miss at most
+        1 − recall of the neighbours. On CPUs and GPUs it is exact as well, and not faster.
 
     Returns:
-      (similarities float32 [batch, k] in falling order, indices int32 [batch, k]); ties go to the
-      lower index; where no neighbour is left the similarity is −∞ and the index −1. A
-      similarity that is not a number counts as ∞, so that a NaN is not passed over in silence.
+      (similarities float32 [batch, k] in descending order, indices int32 [batch, k]). Ties go to
+      the lower index. If there are fewer than k neighbours, the rest has similarity −∞ and index
+      −1. A NaN similarity counts as ∞, so that it does not go unnoticed.
 
     Raises:
-      ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are
-        no queries or no keys, only one of the ids or one of the labels is given, NumPy ids or
-        labels do not fit 32 bits, or shapes do not
-        match.
+      ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are no
+        queries or no keys, only one of the ids or one of the labels is given, NumPy ids or labels
+        do not fit 32 bits, or shapes do not match.
     """
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
@@ -192,7 +193,8 @@ def search(
         return similarities, indices
     first = n * jax.lax.axis_index(axis_name)
     indices = jnp.where(indices >= 0, first + indices, -1)
-    # Of every device the candidates of the own queries: lower devices first, so lower indices.
+    # Each device receives the candidates of its queries from all devices. Lower devices come first,
+    # so ties still go to the lower index.
     similarities, indices = (
         jax.lax.all_to_all(x, axis_name, split_axis=0, concat_axis=1, tiled=True)
         for x in (similarities, indices)
@@ -203,12 +205,12 @@ def search(
 def measured_recall(
     queries: jax.Array, keys: jax.Array, k: int, *, recall: float, **options: Any
 ) -> jax.Array:
-    """The share of the exact neighbours that an approximate search finds: float32 scalar.
+    """Measures the recall of the approximate search against the exact one: float32 scalar.
 
-    Of no neighbours at all it is 1.
+    The recall is 1 if there are no neighbours.
 
     Args:
-      queries: a few, for each costs an exact search.
+      queries: a few queries, as each costs an exact search.
       keys, k, recall, options: as for ``search``.
     """
     exact, found = (search(queries, keys, k, recall=r, **options)[1] for r in (None, recall))
@@ -218,15 +220,15 @@ def measured_recall(
 
 
 def choose_block_size(batch: int) -> int:
-    """Keys per product for so many queries: on CPUs products that leave the caches are slower."""
+    """Keys per product for ``batch`` queries; on CPUs, products larger than the caches are slow."""
     return min(LARGEST_BLOCK, max(SMALLEST_BLOCK, BLOCK // batch))
 
 
 def choose_group_size(n: int, k: int) -> int:
-    """A power of two up to 16: near √(n / k) / 2, where both rounds cost about the same.
+    """Keys per group: a power of two up to 16 near √(n / k) / 2, where both rounds cost the same.
 
-    1, which needs no second round, up to 100 keys for each neighbour: sorting k entries costs as
-    much as looking through that many.
+    Returns 1, which needs no second round, for up to 100 keys per neighbour: there, sorting k
+    entries costs as much as comparing all keys.
     """
     if n <= 100 * k:
         return 1
@@ -238,18 +240,18 @@ def choose_group_size(n: int, k: int) -> int:
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def attach_gradient(similarities, queries, keys, indices, key_rows=None, axis_name=None):
-    """``similarities`` as they are, with their gradient by the queries.
+    """Makes the similarities returned by ``search`` differentiable with respect to the queries.
 
-    ``search`` does not differentiate: the selection has no gradient, and the one of the
-    similarities it found is a weighted sum of the keys found, gathered again a few queries at a
-    time. No gradient flows into the keys. Reverse mode only.
+    ``search`` itself is not differentiable. The selection has no gradient; the gradient through the
+    similarities is a weighted sum of the found keys, which the backward pass gathers again for a
+    few queries at a time. No gradient flows into the keys. Reverse mode only.
 
     Args:
-      similarities, indices: what ``search`` returned.
-      queries, keys, key_rows, axis_name: what it was given.
+      similarities, indices: the results of ``search``.
+      queries, keys, key_rows, axis_name: the arguments of ``search``.
 
     Returns:
-      float32 [batch, k], the similarities.
+      float32 [batch, k], the similarities, unchanged.
     """
     return similarities
 
@@ -265,7 +267,7 @@ def _attach_backward(key_rows, axis_name, residuals, weights):
 
     def weighted_sum(of_query):
         weight, index = of_query
-        # Zero, and not only weighted by zero: a masked key may hold NaN.
+        # Masked keys may hold NaN, for which a zero weight is not enough.
         vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], key_rows), 0.0)
         return jnp.matmul(weight, vectors, precision=jax.lax.Precision.HIGHEST)
 
@@ -280,34 +282,34 @@ attach_gradient.defvjp(_attach_forward, _attach_backward)
 
 
 def take(values: jax.Array, indices: jax.Array, axis_name: str | None = None) -> jax.Array:
-    """``values[indices]`` where each device along the axis holds its part of the values; 0 for −1.
+    """Returns ``values[indices]`` for values that are split over the devices; 0 for index −1.
 
     Args:
-      values: [n], numbers.
-      indices: int32 [batch, k], as from ``search``.
-      axis_name: as there.
+      values: [n], numbers; with ``axis_name``, this device's part.
+      indices: int32 [batch, k], as returned by ``search``.
+      axis_name: as for ``search``.
 
     Returns:
-      [batch, k] of the dtype of ``values``.
+      [batch, k], with the dtype of ``values``.
     """
     indices = _local_indices(of_all_devices(indices, axis_name), values.shape[0], axis_name)
     return own_sum(jnp.where(indices >= 0, jnp.asarray(values)[indices], 0), axis_name)
 
 
 def of_all_devices(array: jax.Array, axis_name: str | None) -> jax.Array:
-    """The rows of all devices along a named axis, in device order; the array itself without one."""
+    """Gathers the rows of all devices, in device order; without an axis, returns the array."""
     return array if axis_name is None else jax.lax.all_gather(array, axis_name, tiled=True)
 
 
 def own_sum(array: jax.Array, axis_name: str | None) -> jax.Array:
-    """Of arrays with the rows of all devices: their sum over the devices, at the own rows."""
+    """Sums arrays with the rows of all devices over the devices; returns this device's rows."""
     if axis_name is None:
         return array
     return jax.lax.psum_scatter(array, axis_name, scatter_dimension=0, tiled=True)
 
 
 def _local_indices(indices, n, axis_name):
-    """Indices into this device's n keys; −1 for those of other devices."""
+    """Converts global indices to indices into this device's n keys; −1 for keys of others."""
     if axis_name is None:
         return indices
     local = indices - n * jax.lax.axis_index(axis_name)
@@ -315,10 +317,11 @@ def _local_indices(indices, n, axis_name):
 
 
 def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None):
-    """The maxima of the k groups with the largest, or of all, and the groups' numbers.
+    """Finds the min(k, number of groups) groups with the largest maxima.
 
-    float32 and int32 [batch, groups], largest first; −∞ and −1 where no group with an admissible
-    key is left.
+    Returns:
+      (maxima float32, group numbers int32), each [batch, groups], largest first; −∞ and −1 if no
+      group with an admissible key is left.
     """
     n, batch = keys.vectors.shape[0], queries.vectors.shape[0]
     k = min(k, -(-n // group_size))
@@ -327,11 +330,11 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None
     def visit(best, start, size):
         maxima = _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size)
         known, among = best[0].shape[1], None
-        if recall is not None:  # what was found before is not put at risk again
+        if recall is not None:  # only new maxima, so that groups found before are not lost
             maxima, among = jax.lax.approx_max_k(
                 maxima, min(k, maxima.shape[1]), recall_target=recall
             )
-        # Earlier groups stand first, so ties keep going to the lower one.
+        # Earlier groups come first, so ties go to the lower group.
         maxima, place = jax.lax.top_k(jnp.concatenate([best[0], maxima], axis=1), k)
         new = place - known
         if among is not None:
@@ -353,7 +356,7 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None
 
 
 def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size):
-    """The largest similarity in each group of ``size`` keys: float32 [batch, groups]."""
+    """Largest similarity per group of ``size`` keys from ``start`` on: float32 [batch, groups]."""
 
     def of_block(start, size):
         s = similarities(queries, block_of(keys, start, size), key_rows)
@@ -372,13 +375,17 @@ def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_si
 
 
 def _best_keys(queries, keys, k, key_rows, groups, group_size):
-    """The k nearest keys, or all, of groups in rising order: (similarities, indices)."""
+    """Finds the k nearest keys, or all, within groups in ascending order.
+
+    Returns:
+      (similarities, indices), each [batch, k].
+    """
     n, dim = keys.vectors.shape
 
     def of_query(query, groups):
         first = jnp.maximum(groups, 0) * group_size
-        # The last group may be cut short: it is read from further ahead, and what belongs to the
-        # group before is masked.
+        # The last group may be incomplete. Its slice starts earlier, and the keys that belong to
+        # the previous group are masked.
         start = jnp.minimum(first, n - group_size)
         index = start[:, None] + jnp.arange(group_size, dtype=jnp.int32)
         gathered = jax.tree.map(
@@ -400,13 +407,13 @@ def _best_keys(queries, keys, k, key_rows, groups, group_size):
 
 
 def _largest(values, indices, k):
-    """The k largest values of each row, the first among equals, and their indices; −1 for −∞."""
+    """Returns each row's k largest values, the first of ties, and their indices; −1 for −∞."""
     values, place = jax.lax.top_k(values, k)
     return values, jnp.where(values > -jnp.inf, jnp.take_along_axis(indices, place, axis=1), -1)
 
 
 def _filled(values, indices, k):
-    """Columns up to k of −∞ and −1, where there are fewer keys."""
+    """Pads to k columns with −∞ and −1."""
     missing = ((0, 0), (0, k - values.shape[1]))
     return (
         jnp.pad(values, missing, constant_values=-jnp.inf),
@@ -415,7 +422,7 @@ def _filled(values, indices, k):
 
 
 def _chunk(batch, gathered, floats):
-    """Queries whose gathered keys are held at a time."""
+    """Number of queries whose gathered keys are held at a time."""
     return max(1, min(batch, CHUNK // (gathered * floats)))
 
 

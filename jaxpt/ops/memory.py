@@ -1,9 +1,9 @@
-"""The labelled keys that LOOK, NCA and their kin take their neighbours from.
+"""Memory of labelled keys, from which LOOK, NCA and similar methods take neighbours.
 
-Either a queue of the latest keys (``push``), or a bank with one key for each training example,
-updated in place (``write``). With ``axis_name`` the slots lie in equal parts on the devices of that
-axis, in device order: each device passes its part and the batch of all, and writes the slots that
-are its own.
+A memory is either a queue of the latest keys (``push``) or a bank with one key per training
+example, updated in place (``write``). With ``axis_name``, the slots are split evenly over the
+devices of that axis, in device order. Each device passes its part of the memory and the batch of
+all devices, and writes only its own slots.
 """
 
 from typing import NamedTuple
@@ -16,14 +16,14 @@ from jaxpt.ops.similarity import unit_vectors
 
 
 class Memory(NamedTuple):
-    """Keys with their labels and examples, as a pytree.
+    """Keys with their labels and example ids, as a pytree.
 
     Attributes:
       keys: float32 or bfloat16 [size, dim], unit rows where ``valid`` (to the dtype's rounding).
       labels: int32 [size].
-      ids: int32 [size], the example that each key was made from.
-      valid: bool [size]; False until a slot was written, so that nothing random is a neighbour.
-      cursor: int32 scalar, the slot that a queue writes next; a bank has no use for it.
+      ids: int32 [size], the example from which each key was computed.
+      valid: bool [size]; False until the slot is written, so that empty slots are no neighbours.
+      cursor: int32 scalar, the slot that a queue writes next; unused by a bank.
     """
 
     keys: jax.Array
@@ -33,12 +33,12 @@ class Memory(NamedTuple):
     cursor: jax.Array
 
 
-# Along which axis its arrays are split over the devices where a memory is.
+# Axis along which each array of a sharded memory is split over the devices.
 SHARDED = Memory(keys=0, labels=0, ids=0, valid=0, cursor=None)
 
 
 def create(size: int, dim: int, dtype: jax.typing.DTypeLike = jnp.float32) -> Memory:
-    """An empty memory of ``size`` slots for keys of length ``dim``, stored as ``dtype``.
+    """Creates an empty memory of ``size`` slots for keys of length ``dim``, stored as ``dtype``.
 
     Raises:
       ValueError: if size or dim is below 1.
@@ -62,16 +62,16 @@ def push(
     *,
     axis_name: str | None = None,
 ) -> Memory:
-    """Writes a batch over the oldest slots, wrapping round at the end.
+    """Overwrites the oldest slots of a queue with a batch, wrapping around at the end.
 
     Args:
-      memory: the memory, or this device's part; unchanged.
-      keys: float [batch, dim], of all devices.
+      memory: the memory, or this device's part of it; not modified.
+      keys: float [batch, dim], the keys of all devices.
       labels, ids: int32 [batch].
-      axis_name: see above.
+      axis_name: mapped axis over which the slots are split, or None.
 
     Returns:
-      The memory with ``batch`` slots replaced and the cursor moved on.
+      The memory with ``batch`` slots replaced and the cursor advanced.
 
     Raises:
       ValueError: if the batch has more rows than the memory has slots, NumPy labels or ids do not
@@ -99,21 +99,21 @@ def write(
     momentum: float,
     axis_name: str | None = None,
 ) -> Memory:
-    """Moves each slot's key towards a new one: unit(momentum · old + (1 − momentum) · new).
+    """Updates slots of a bank: key ← unit(momentum · old + (1 − momentum) · new).
 
-    A slot that was never written holds zeros, so it takes the new key. Where a batch names a slot
-    twice (at the border of two passes over the data), its last row counts.
+    An empty slot holds zeros, so it takes the new key. If a batch contains a slot twice (where one
+    epoch ends and the next begins), the last row is written.
 
     Args:
-      memory: the memory, or this device's part; unchanged.
+      memory: the memory, or this device's part of it; not modified.
       slots: int32 [batch], each in 0 … size − 1 of the whole memory.
-      keys: float [batch, dim], unit rows, of all devices.
+      keys: float [batch, dim], unit rows, the keys of all devices.
       labels, ids: int32 [batch].
       momentum: at least 0 and below 1; 0 replaces the key.
-      axis_name: see above.
+      axis_name: mapped axis over which the slots are split, or None.
 
     Returns:
-      The memory with those slots written.
+      The memory with these slots updated.
 
     Raises:
       ValueError: if NumPy labels or ids do not fit 32 bits, or shapes do not match.
@@ -123,18 +123,19 @@ def write(
     repeated = jnp.any((slots[:, None] == slots[None, :]) & (rows[None, :] > rows[:, None]), axis=1)
     keys = jax.lax.stop_gradient(keys).astype(jnp.float32)
     slots = _own(slots, memory, axis_name)
-    old = memory.keys[slots].astype(jnp.float32)  # anything where the slot is not its own
+    # For slots of other devices ``old`` is arbitrary; ``_set`` drops these rows.
+    old = memory.keys[slots].astype(jnp.float32)
     moved = unit_vectors(momentum * old + (1 - momentum) * keys)
     return _set(memory, jnp.where(repeated, memory.keys.shape[0], slots), moved, labels, ids)
 
 
 def _size(memory, axis_name) -> int:
-    """Slots of all devices."""
+    """Number of slots over all devices."""
     return memory.keys.shape[0] * (1 if axis_name is None else jax.lax.axis_size(axis_name))
 
 
 def _own(slots, memory, axis_name):
-    """Slots of the whole memory as slots of this device's part; out of range where not in it."""
+    """Converts slots of the whole memory to slots of this device; out of range if elsewhere."""
     if axis_name is None:
         return slots
     n = memory.keys.shape[0]
@@ -143,7 +144,7 @@ def _own(slots, memory, axis_name):
 
 
 def _set(memory, slots, keys, labels, ids):
-    """Writes those rows whose slot is in range."""
+    """Writes rows into their slots; drops rows whose slot is out of range."""
     return memory._replace(
         keys=memory.keys.at[slots].set(
             jax.lax.stop_gradient(keys).astype(memory.keys.dtype), mode="drop"

@@ -1,4 +1,4 @@
-"""Which entries of a row are the largest: a mask, without sorting."""
+"""Selection of the k largest entries per row as a mask, without sorting."""
 
 import jax
 import jax.numpy as jnp
@@ -7,16 +7,15 @@ import jax.numpy as jnp
 def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> jax.Array:
     """Marks the ``k`` largest entries of every row; ties go to the lower index, as in ``top_k``.
 
-    A search for the k-th largest value by bisection over the bits of the floats: passes of
-    compare-and-count over the rows, at most 32 and usually about half of that. Against
-    ``jax.lax.top_k`` it needs no sort and no gather, and ``k`` may be traced, so a schedule of k
-    does not compile anew.
+    Finds the k-th largest value by bisection over the bits of the floats. This takes at most 32
+    compare-and-count passes over the rows, usually about half as many. Unlike ``jax.lax.top_k`` it
+    needs no sort and no gather, and ``k`` may be traced, so a schedule of k does not recompile.
 
     Args:
       values: float32 [batch, n].
-      k: how many; an int, or an int32 scalar or [batch] array that may be traced. Where a row has
-        fewer entries, all are marked.
-      where: bool [batch, n], the entries that count at all.
+      k: number of entries to mark; an int, or an int32 scalar or [batch] array that may be traced.
+        If a row has fewer unmasked entries, all of them are marked.
+      where: bool [batch, n]; False entries are ignored.
 
     Returns:
       bool [batch, n].
@@ -45,14 +44,14 @@ def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> 
 
 
 def _ordered_integers(values: jax.Array) -> jax.Array:
-    """Integers in the order of the floats (−0 counts as 0)."""
+    """Maps floats to integers of the same order; −0 equals 0."""
     # Not values + 0.0, which XLA simplifies away.
     bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.int32)
     return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
 
 
 def _bisect(low, high, k, count):
-    """Per row the largest t with count(t) ≥ k, or any t with count(t) = k."""
+    """Finds per row the largest t with count(t) ≥ k, or any t with count(t) = k."""
 
     def unfinished(carry):
         low, high, found = carry
@@ -73,7 +72,7 @@ def _bisect(low, high, k, count):
 
 
 def _drop_last_ties(marked, at_threshold, k):
-    """Unmarks tied entries from the right until k are left."""
+    """Unmarks entries tied at the threshold, from the right, until k marked entries are left."""
     tied = marked & at_threshold
     surplus = jnp.sum(marked, axis=-1) - k
     rank_from_right = jnp.cumsum(tied[:, ::-1], axis=-1)[:, ::-1]

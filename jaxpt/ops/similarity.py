@@ -1,4 +1,4 @@
-"""What every neighbour and contrastive loss needs: safe cosines, masks, masked log-sum-exp."""
+"""Shared parts of neighbour and contrastive losses: safe cosines, masks, masked log-sum-exp."""
 
 import math
 import numbers
@@ -10,9 +10,9 @@ from jaxpt.ops import knn
 
 
 def unit_vectors(vectors: jax.Array) -> jax.Array:
-    """Float32 rows of length one; a zero row stays zero, and its gradient is zero.
+    """Scales rows to length one, in float32; a zero row stays zero, with gradient zero.
 
-    Rows are divided by their largest magnitude first, so that squares neither overflow nor
+    Rows are first divided by their largest magnitude, so that squares neither overflow nor
     underflow: lengths from 1e-30 to 1e30 are safe.
 
     Args:
@@ -30,14 +30,14 @@ def unit_vectors(vectors: jax.Array) -> jax.Array:
 
 
 def rows(vectors: jax.Array, normalize: bool = True, where: jax.Array | None = None) -> jax.Array:
-    """Float32 rows, of length one if asked; those that ``where`` leaves out are zero.
+    """Returns rows in float32, optionally scaled to length one, with masked rows set to zero.
 
-    What a row that does not exist holds, NaN even, must not reach the gradient of another.
+    Masked rows are zeroed because a NaN in them must not reach the gradients of other rows.
 
     Args:
       vectors: float [rows, dim].
-      normalize: scale to length one.
-      where: bool [rows].
+      normalize: whether to scale rows to length one.
+      where: bool [rows]; False rows become zero.
 
     Returns:
       float32 [rows, dim].
@@ -48,7 +48,7 @@ def rows(vectors: jax.Array, normalize: bool = True, where: jax.Array | None = N
 
 
 def similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
-    """Inner products in full float32, also where the hardware would rather use bf16 or TF32.
+    """Inner products in full float32, also on hardware that uses bf16 or TF32 by default.
 
     Args:
       queries: float32 [batch, dim].
@@ -61,10 +61,10 @@ def similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def candidates(shape, query_ids, key_ids, key_mask) -> jax.Array:
-    """Which keys each query may look at: bool [batch, memory], leave-one-out by id.
+    """Mask of the keys admissible for each query, with leave-one-out by id: bool [batch, memory].
 
     Raises:
-      ValueError: where only one of the ids is given, or a length does not match.
+      ValueError: if only one of the ids is given, or a length does not match.
     """
     check_ids(shape, query_ids, key_ids, key_mask)
     allowed = jnp.ones(shape, bool)
@@ -76,7 +76,7 @@ def candidates(shape, query_ids, key_ids, key_mask) -> jax.Array:
 
 
 def check_ids(shape, query_ids, key_ids, key_mask) -> None:
-    """Raises where only one of the ids is given, or a length does not match [batch, memory]."""
+    """Raises ValueError if only one of the ids is given, or lengths do not match ``shape``."""
     check_rows("query_ids", query_ids, shape[0])
     check_rows("key_ids", key_ids, shape[1])
     check_rows("key_mask", key_mask, shape[1])
@@ -85,10 +85,10 @@ def check_ids(shape, query_ids, key_ids, key_mask) -> None:
 
 
 def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
-    """log Σ exp(logits) over the last axis where ``where`` holds; 0 for an empty row.
+    """Computes log Σ exp(logits) over the unmasked entries of the last axis; 0 for an empty row.
 
-    Zero rather than −∞, so that the value and its gradient stay finite and a caller may select
-    away the row afterwards.
+    An empty row gives 0 instead of −∞, so that the value and its gradient stay finite and the
+    caller can mask the row afterwards.
 
     Args:
       logits: float32 [batch, n].
@@ -97,7 +97,7 @@ def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
     Returns:
       float32 [batch].
     """
-    # A large negative finite value, not −∞: (−∞) − (−∞) would be NaN in a row without an entry.
+    # Finite instead of −∞, because (−∞) − (−∞) would be NaN in a row without unmasked entries.
     lowest = jnp.finfo(jnp.float32).min / 2
     largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, where=where, initial=lowest))
     shifted = jnp.where(where, logits - largest[:, None], 0.0)
@@ -107,19 +107,19 @@ def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
 
 
 def masked_mean(values: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Mean of ``values`` [batch] over the rows that ``where`` keeps; 0 where it keeps none."""
+    """Mean of ``values`` [batch] over the unmasked rows; 0 if all rows are masked."""
     if where is None:
         return jnp.mean(values.astype(jnp.float32))
     return jnp.sum(jnp.where(where, values, 0)) / jnp.maximum(jnp.sum(where), 1)
 
 
 def gather(array: jax.Array | None, axis_name) -> jax.Array | None:
-    """The rows of all devices along a named axis, in device order; the array itself without one."""
+    """Gathers the rows of all devices, in device order; without an axis, returns the array."""
     return None if array is None else knn.of_all_devices(array, axis_name)
 
 
 def own_rows(rows: int, axis_name) -> jax.Array:
-    """Where each row stands among the gathered rows: bool [rows, rows of all devices]."""
+    """Mask of each row's own position among the gathered rows: bool [rows, rows of all devices]."""
     if axis_name is None:
         return jnp.eye(rows, dtype=bool)
     total = rows * jax.lax.axis_size(axis_name)
@@ -128,20 +128,20 @@ def own_rows(rows: int, axis_name) -> jax.Array:
 
 
 def check_floats(name: str, array: jax.Array) -> None:
-    """Raises where ``array`` is not of a floating-point dtype."""
+    """Raises TypeError if the dtype of ``array`` is not floating point."""
     if not jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(array).dtype}.")
 
 
 def check_embeddings(name: str, vectors: jax.Array) -> None:
-    """Raises where ``vectors`` is not a float array of shape [rows, dim]."""
+    """Raises TypeError or ValueError if ``vectors`` is not a float array [rows, dim]."""
     check_floats(name, vectors)
     if jnp.ndim(vectors) != 2:
         raise ValueError(f"{name} must have shape [rows, dim], got shape {jnp.shape(vectors)}.")
 
 
 def check_like(name: str, vectors: jax.Array, other_name: str, other: jax.Array) -> None:
-    """Raises where ``vectors`` is not a float array of the shape of ``other``."""
+    """Raises TypeError or ValueError if ``vectors`` is not a float array shaped like ``other``."""
     check_embeddings(name, vectors)
     if vectors.shape != other.shape:
         raise ValueError(
@@ -150,7 +150,7 @@ def check_like(name: str, vectors: jax.Array, other_name: str, other: jax.Array)
 
 
 def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
-    """Raises where ``keys`` are no floats, none at all, or in rows of another length."""
+    """Raises TypeError or ValueError if ``keys`` are not floats, are empty, or differ in width."""
     check_embeddings("keys", keys)
     if keys.shape[0] == 0:
         raise ValueError("keys must have at least one row, got none.")
@@ -161,20 +161,20 @@ def check_keys(queries_name: str, queries: jax.Array, keys: jax.Array) -> None:
 
 
 def check_weight(weight) -> None:
-    """Raises where a weight that is known at trace time is not in 0 … 1."""
+    """Raises ValueError if a weight is not in 0 … 1; does not check tracers."""
     if isinstance(weight, numbers.Real) and not 0 <= weight <= 1:
         raise ValueError(f"weight must lie in 0 … 1, got {weight}.")
 
 
 def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
-    """Raises where ``array`` is given and is not of shape [rows], or has integers over 32 bits."""
+    """Raises ValueError if an array, if any, is not [rows] or has integers beyond 32 bits."""
     if array is not None and jnp.shape(array) != (rows,):
         raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
     knn.check_integers(**{name: array})
 
 
 def check_temperature(temperature, name: str = "temperature") -> None:
-    """Raises where a temperature that is known at trace time is not positive, or is infinite."""
+    """Raises ValueError if a temperature is not positive and finite; does not check tracers."""
     if isinstance(temperature, numbers.Real) and not temperature > 0:
         raise ValueError(f"{name} must be positive, got {temperature}.")
     if isinstance(temperature, numbers.Real) and math.isinf(temperature):

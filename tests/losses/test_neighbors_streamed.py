@@ -318,14 +318,14 @@ def test_the_form_goes_by_the_shapes():
     [
         ({"form": "sparse"}, "form must be one of ('auto', 'dense', 'streamed'), got 'sparse'"),
         ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
-        ({"form": "streamed", "k": jnp.int32(3)}, "a traced k needs k_max"),
+        ({"form": "streamed", "k": jnp.int32(3)}, "with a traced k needs k_max"),
         ({"recall": 1.5}, "recall must lie between 0 and 1, or be None for exact, got 1.5"),
         ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
         (
             {"gate": 1.0, "keys": 2**26},
-            "gate weighs every key, which takes a matrix of 7 × 67108864",
+            "gate weighs every key, which needs a matrix of 7 × 67108864",
         ),
-        ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which takes a matrix of 7 × 67108864"),
+        ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which needs a matrix of 7 × 67108864"),
     ],
 )
 def test_a_form_that_cannot_be_is_named(options, message):

@@ -470,6 +470,6 @@ class TestRemat:
             {"name": "small_cnn", "norm": "group", "remat": True, "dtype": "float32", "options": {}}
         )
         with pytest.raises(
-            InputError, match="model.remat is for networks of blocks, got True for small_cnn"
+            InputError, match="model.remat needs a network of blocks, got True for small_cnn"
         ):
             models.make_backbone(config)

@@ -1,9 +1,9 @@
-"""Grafit's mixture on ImageNet-1k (Touvron et al., ICCV 2021).
+"""Grafit on ImageNet-1k (Touvron et al., ICCV 2021).
 
     jaxpt pretrain --config=pretrain/imagenet/grafit.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_grafit
 
-Source: the paper's equal weights; batch, rate, memory, temperature and augmentation are MoCo
+Source: equal weights as in the paper; batch, rate, memory, temperature and augmentation are MoCo
 v2's, not the paper's.
 Expected: not known to us. Not yet run here.
 On paper: 3.47 hours on v5e-32, 111 chip-hours, 0.861 of 16 GB a chip (benchmarks/plan.py).

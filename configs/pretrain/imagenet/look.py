@@ -3,8 +3,8 @@
     jaxpt pretrain --config=pretrain/imagenet/look.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_look
 
-Source: the paper's k, temperature, memory, head, augmentation and schedule are not public. Every
-constant here is jaxpt's default, none of them the paper's.
+Source: k, temperature, memory, head, augmentation and schedule are jaxpt's defaults, none of them
+the paper's: its values could not be read by us.
 Expected: not yet run. Second-hand (OPERA's table 3), of the paper's own ResNet-50 after 90
 epochs, fine-tuned: Flowers-102 96.4, Pets 92.5.
 On paper: 2.01 hours on v5e-32, 64.3 chip-hours, 1.82 of 16 GB a chip (benchmarks/plan.py).
@@ -29,6 +29,6 @@ LONGER = {"300ep": {"duration": "300 epochs"}}
 
 def get_config(variant: str = ""):
     c = recipes.imagenet("look", variant, SETTINGS, augment="moco_v2", longer=LONGER)
-    # Keys see weaker views than queries.
+    # Keys use weaker augmentation than queries.
     c.key_augment.update(presets.PRESETS["imagenet"].views._asdict())
     return c

@@ -1,10 +1,10 @@
-"""SupCon with class-conditional InfoNCE on ImageNet-1k (Chen et al., ICML 2022).
+"""Spread (SupCon with class-conditional InfoNCE) on ImageNet-1k (Chen et al., ICML 2022).
 
     jaxpt pretrain --config=pretrain/imagenet/spread.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_spread
 
-Source: the paper's τ 0.5 and equal weights; it did not train on ImageNet. All else is that of the
-recipe of sup_con, with a smaller batch.
+Source: τ 0.5 and equal weights as in the paper, which has no run on ImageNet. All other settings
+are those of the sup_con recipe, with a smaller batch.
 Expected: not published. Not yet run here.
 On paper: 2.93 hours on v5e-32, 93.8 chip-hours, 5.56 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.

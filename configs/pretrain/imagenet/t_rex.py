@@ -4,8 +4,8 @@
         --workdir=runs/imagenet_t_rex
 
 Source: the paper: one large and eight small crops of 96 pixels, head of 2,048 to 256, τ 0.1, 100
-epochs, rate 0.1 for 256 images. GELU there, ReLU here; one hidden layer here. t-ReX* is
---config.t_rex.prototypes_from=memory --config.memory=8192.
+epochs, rate 0.1 for 256 images. The paper uses GELU; here the head has ReLU and one hidden layer.
+For t-ReX* add --config.t_rex.prototypes_from=memory --config.memory=8192.
 Expected: top-1 78.0, mean transfer log-odds 1.1704; t-ReX* 80.2 and 0.8829 by other crops (the
 paper). Not yet run here.
 On paper: 3.75 hours on v5e-32, 120 chip-hours, 3.58 of 16 GB a chip (benchmarks/plan.py).
