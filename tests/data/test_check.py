@@ -151,7 +151,7 @@ def test_sixteen_bits_of_colour_are_reported(tmp_path, capsys):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / name)), pixels >> 8)
     assert cli.main(["data", "check", str(tmp_path)]) == 3
     depth, counts = capsys.readouterr().out.splitlines()
-    assert depth.startswith("depth: ") and "deep.png has 16 bits a channel" in depth
+    assert depth.startswith("depth: ") and "deep.png has 16 bits per channel" in depth
     assert counts == "1 depth"
 
 

@@ -210,7 +210,7 @@ def test_with_none_left_the_run_begins_anew_and_that_is_told(workdir, capsys):
     opened = Checkpointer(workdir, keep=2, about={})
     assert opened.latest_step() is None
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all("the run begins anew, as none is left" in x for x in said)
+    assert len(said) == 2 and all("as none is left, the run starts over" in x for x in said)
     assert {p.name for p in (workdir / "damaged").iterdir()} == {"1", "2"}
 
 

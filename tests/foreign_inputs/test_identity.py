@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "two images of a class swapped": (
         lambda: swap("red/0.bmp", "red/4.bmp"),
-        "the images of training are in another order, or others of them are held out",
+        "the images of training are in another order, or other images are held out",
     ),
     "a file replaced, size and time the same": (
         replace_keeping_size_and_time,
@@ -237,7 +237,7 @@ def test_a_run_of_an_older_version_goes_on_and_is_known_from_then_on(run, capsys
     for _ in range(2):
         capsys.readouterr()
         assert pretrained() == 0
-        said.append("did not store which data it is of" in capsys.readouterr().err)
+        said.append("without storing the identity of its data" in capsys.readouterr().err)
     assert said == [True, False]
     rename_a_class()
     assert pretrained() == 2
@@ -286,7 +286,7 @@ def test_a_set_given_in_python_is_compared_too(run, capsys):
     dataset = sources.load(config.data)
     # The command compared files; of arrays the numbers of images can be.
     pretrain.run(config, "run", quiet=True, dataset=dataset)
-    assert "classes and numbers of images were compared, and no image" in capsys.readouterr().err
+    assert "only classes and numbers of images were compared, not the images" in capsys.readouterr().err
     fewer = dataset.trainval.take(slice(1, None))
     with pytest.raises(InputError, match=r"training has 14 images \(before: 15\)"):
         pretrain.run(config, "run", quiet=True, dataset=dataset._replace(trainval=fewer))
