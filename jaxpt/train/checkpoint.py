@@ -270,7 +270,7 @@ def _tidy(root: epath.Path) -> None:
     instead = (
         f"that of step {sound[0]} is used"
         if sound
-        else "the run starts from scratch, as none is left"
+        else "as none is left, the run starts over"
     )
     for step, fault, aside in moved:
         print(

@@ -66,7 +66,7 @@ def assert_goes_on_from_the_one_before(workdir, capsys):
     assert checkpoint.newest(workdir) == 1
     opened = Checkpointer(workdir, keep=2, about={})
     said = capsys.readouterr().err
-    assert "checkpoint of step 2 is damaged: " in said and "that of step 1 is taken." in said
+    assert "checkpoint of step 2 is damaged: " in said and "that of step 1 is used." in said
     assert len(said.splitlines()) == 1
     assert opened.latest_step() == 1 and is_state(opened.restore(1, state(0)), 1)
     assert (workdir / "damaged" / "2").exists() and not newest_of(workdir).exists()

@@ -146,7 +146,7 @@ def test_the_run_stops_and_the_same_command_goes_on(disk, whole, at_step, capsys
     (sentence,) = told(capsys)
     assert sentence.startswith("jaxpt pretrain: the checkpoint of step 6 ")
     assert sentence.endswith(
-        "the newest whole one is of step 4: make room, then start the same command again."
+        "the latest whole one is of step 4: make room, then start the same command again."
     )
     assert checkpoint.newest(workdir) == 4
     assert_no_torn_line(workdir)

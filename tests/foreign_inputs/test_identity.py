@@ -167,7 +167,7 @@ def test_a_run_does_not_go_on_with_other_data(name, run, capsys):
     capsys.readouterr()
     assert pretrained() == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"jaxpt pretrain: 'run' holds a run on other data: {sentence}. Give")
+    assert said.startswith(f"jaxpt pretrain: 'run' holds a run on other data: {sentence}. Use")
     assert len(said.splitlines()) == 1 and everything_in("run") == before
 
 
@@ -182,7 +182,7 @@ def test_a_label_map_counts_by_its_content(run, capsys):
     write_map("other.csv", blue="cold", green="warm", red="warm")
     assert pretrained(moved, workdir="mapped") == 2
     said = capsys.readouterr().err
-    assert "the label map differs: 'green' is of 'cold' there and of 'warm' here. Give" in said
+    assert "the label map differs: 'green' belongs to 'cold' there and to 'warm' here. Use" in said
 
 
 def move():
@@ -221,7 +221,7 @@ def test_a_run_goes_on_with_the_same_data(name, run, capsys):
         capsys.readouterr()
         assert pretrained(path=path) == 0
         said = capsys.readouterr().err.splitlines()
-        kept = [line for line in said if line.endswith(". config_changes.jsonl keeps this.")]
+        kept = [line for line in said if line.endswith(". Recorded in config_changes.jsonl.")]
         assert [expected in line for line in kept] == [True] * bool(expected)
     assert ("config_changes.jsonl" in os.listdir("run")) == bool(sentence)
 
@@ -277,7 +277,7 @@ def test_arrays_count_and_not_how_they_are_compressed(here, capsys):
     npz(change=lambda labels: labels[::-1])
     assert pretrained(*options, path="a.npz") == 2
     said = capsys.readouterr().err
-    assert "the same images have other labels in training: of '0', '2'. Give" in said
+    assert "the same images have other labels in training: of '0', '2'. Use" in said
 
 
 def test_a_set_given_in_python_is_compared_too(run, capsys):

@@ -134,7 +134,7 @@ def full_disk(monkeypatch):
 
 SENTENCE = (
     r"the checkpoint of step {} could not be written under '.*' \(no space left on the "
-    r"disk\); the newest whole one is {}"
+    r"disk\); the latest whole one is {}"
 )
 
 
