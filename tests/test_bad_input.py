@@ -388,7 +388,10 @@ BAD_INPUT = {
         "data.pretrain_limit must lie between",
     ),
     # Data, one by one
-    "npz of objects": (PRETRAIN + of_data("npz", "objects.npz"), "not a whole .npz file of plain arr"),
+    "npz of objects": (
+        PRETRAIN + of_data("npz", "objects.npz"),
+        "not a whole .npz file of plain arr",
+    ),
     "npz of floats": (PRETRAIN + of_data("npz", "floats.npz"), "images must be uint8"),
     "npz with too few labels": (PRETRAIN + of_data("npz", "short.npz"), "20 images but labels of"),
     "npz without a test part": (PRETRAIN + of_data("npz", "lacking.npz"), "lacks the arrays"),

@@ -268,9 +268,7 @@ def _tidy(root: epath.Path) -> None:
         moved.append((step, fault, _set_aside(root, step)))
     sound = _steps(root)[-1:]
     instead = (
-        f"that of step {sound[0]} is used"
-        if sound
-        else "as none is left, the run starts over"
+        f"that of step {sound[0]} is used" if sound else "as none is left, the run starts over"
     )
     for step, fault, aside in moved:
         print(

@@ -552,7 +552,7 @@ class TestLabelMap:
 
     @pytest.mark.parametrize("name", ["halves", "fashion5"])
     def test_wrong_number_of_classes(self, name):
-        with pytest.raises(InputError, match=f"{name}' is for 10 classes, but the data has 3"):
+        with pytest.raises(InputError, match=f"{name}' needs 10 classes, but the data has 3"):
             label_map(name, TEN[:3])
 
     def test_unknown(self):

@@ -166,7 +166,8 @@ def test_or_it_goes_on_and_saves_when_there_is_room_again(disk, whole, at_step, 
     sentences = told(capsys)
     assert len(sentences) in (2, 3)  # of steps 6, 8 and, told late, 10
     assert all(
-        s.endswith("is of step 4. The run continues and tries again at the next save.") for s in sentences
+        s.endswith("is of step 4. The run continues and tries again at the next save.")
+        for s in sentences
     )
     assert seen == [(4, None)]
     assert_same_end(whole, workdir)

@@ -148,7 +148,9 @@ QUESTIONS = {
 def test_what_cannot_be_told_from_classes_is_a_question(folders, run, here, capsys):
     tree(here / "set", *(f"{folder}/x.png" for folder in folders))
     found, said = run("set")
-    assert found is None and "which of these are parts of the dataset, and which are classes?" in said
+    assert (
+        found is None and "which of these are parts of the dataset, and which are classes?" in said
+    )
     status, lines = check("set", capsys)
     assert status == 3 and kinds(lines) == ["layout"]
 
@@ -455,7 +457,10 @@ BAD_LISTS = {
         "path,family,is_red\n1.png,cat,0\n2.png,dog,1\n",
         "columns is_red cannot be labels, as they hold only 0 and 1",
     ),
-    "a float": ("path,label\n1.png,0.5\n2.png,1.5\n", "column label cannot be a label, as it holds"),
+    "a float": (
+        "path,label\n1.png,0.5\n2.png,1.5\n",
+        "column label cannot be a label, as it holds",
+    ),
     "a float without a name": ("1.png,0.5\n2.png,1.5\n", "column 2 cannot be a label"),
     "a constant": (
         "path,family,source\n1.png,cat,web\n2.png,dog,web\n",
@@ -465,10 +470,7 @@ BAD_LISTS = {
         "path,label,width\n1.png,cat,8\n2.png,dog,9\n",
         "columns ['width'] are neither path, label nor split",
     ),
-    "two paths": (
-        "image_id,file_name,label\n1,1.png,cat\n",
-        "is the path, and which is the split",
-    ),
+    "two paths": ("image_id,file_name,label\n1,1.png,cat\n", "is the path, and which is the split"),
     "no labels": ("path,split\n1.png,train\n", "has no label column, only path, split"),
     "a header of no known names": (
         "what,is it\n1.png,cat\n",
@@ -482,12 +484,12 @@ BAD_LISTS = {
         "line 2: the part must be train, validation or test, got '0'",
     ),
     "no train": ("path,label,split\n1.png,cat,test\n", "has a test part but no train part"),
-    "two classes": (
-        "1.png,cat\n2.png,dog\n1.png,dog\n",
-        "1.png has two classes, 'cat' and 'dog'",
-    ),
+    "two classes": ("1.png,cat\n2.png,dog\n1.png,dog\n", "1.png has two classes, 'cat' and 'dog'"),
     "two classes by another way": ("1.png,cat\nsub/../1.png,dog\n", "has two classes"),
-    "a drive": ("path,label\nC:\\\\images\\\\1.png,cat\n", "is not relative to the folder of the list"),
+    "a drive": (
+        "path,label\nC:\\\\images\\\\1.png,cat\n",
+        "is not relative to the folder of the list",
+    ),
     "a missing file": ("path,label\n9.png,cat\n", "9.png cannot be read as an image"),
 }
 

@@ -286,7 +286,10 @@ def test_a_set_given_in_python_is_compared_too(run, capsys):
     dataset = sources.load(config.data)
     # The command compared files; of arrays the numbers of images can be.
     pretrain.run(config, "run", quiet=True, dataset=dataset)
-    assert "only classes and numbers of images were compared, not the images" in capsys.readouterr().err
+    assert (
+        "only classes and numbers of images were compared, not the images"
+        in capsys.readouterr().err
+    )
     fewer = dataset.trainval.take(slice(1, None))
     with pytest.raises(InputError, match=r"training has 14 images \(before: 15\)"):
         pretrain.run(config, "run", quiet=True, dataset=dataset._replace(trainval=fewer))
