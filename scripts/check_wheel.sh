@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What a release must do: the wheel, away from the checkout, in environments of its own.
+# Checks of a release: installs the wheel in fresh environments, away from the checkout.
 #
 #     scripts/check_wheel.sh [SEEDS]
 #
-# jax alone is enough for the losses; the wheel with its dependencies runs the demo. SEEDS is how
-# many runs a loss gets in it (default 5, as in README).
+# The losses must work with jax alone, and the demo with the wheel and its dependencies. SEEDS is the
+# number of runs per loss in the demo (default 5, as in README).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 HERE=$(mktemp -d)

@@ -3,8 +3,8 @@
 #
 #     sbatch scripts/slurm.sh --config=pretrain/digits.py:look --workdir=/shared/runs/look
 #
-# One process a GPU. Two minutes before the time limit, and when the job is preempted, SLURM sends
-# SIGTERM: the run saves, ends with status 75, and the job queues again.
+# One process per GPU. Two minutes before the time limit, and when the job is preempted, SLURM sends
+# SIGTERM: the run saves, ends with status 75, and the job is queued again.
 #SBATCH --job-name=jaxpt
 #SBATCH --nodes=2
 #SBATCH --ntasks-per-node=8

@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# One pre-training run on a Cloud TPU slice, from nothing until it is given back (docs/tpu.md).
+# One pre-training run on a Cloud TPU slice, from creating the slice to deleting it (docs/tpu.md).
 #
 #     scripts/tpu.sh [--dry-run] STEP [ARGUMENT ...]
 #
-#     create       asks for the slice and waits until it is there
-#     install      jaxpt from this checkout, on every worker
+#     create       requests the slice and waits until it is ready
+#     install      installs jaxpt from this checkout on every worker
 #     check        fails unless JAX sees TPU chips on every worker
 #     data FOLDER  copies a folder of images into the bucket
-#     mount        shows the bucket's images to every worker, below ~/data
-#     start ARG…   jaxpt pretrain ARG… on every worker; it goes on without this terminal
-#     watch        the log of worker 0, until Ctrl-C; the run goes on
-#     state        of the slice, and of the run: running, or its exit status
-#     stop         the run saves and ends
-#     resume ARG…  start again, on a new slice where the old one was preempted
-#     keep ARG…    resume as often as it takes, until the run is done or fails
-#     delete       gives the slice back; the bucket stays
+#     mount        mounts the bucket's images on every worker, below ~/data
+#     start ARG…   runs jaxpt pretrain ARG… on every worker, detached from this terminal
+#     watch        follows the log of worker 0; Ctrl-C leaves the run running
+#     state        prints the state of the slice and of the run: running, or its exit status
+#     stop         makes the run save and end
+#     resume ARG…  starts again, on a new slice if the old one was preempted
+#     keep ARG…    resumes as often as needed, until the run is finished or fails
+#     delete       deletes the slice; the bucket stays
 #
-# Settings are environment variables. Needed: TPU (a name for the slice), ZONE, TYPE (v5litepod-16)
-# and BUCKET (without gs://). With a default: PROJECT (gcloud's), SPOT (yes), VERSION (by TYPE),
-# EXTRAS (tpu,gcs), EVERY (60, seconds between looks).
+# Settings are environment variables. Required: TPU (a name for the slice), ZONE, TYPE (such as
+# v5litepod-16) and BUCKET (without gs://). Optional: PROJECT (default: gcloud's), SPOT (yes),
+# VERSION (by TYPE), EXTRAS (tpu,gcs), EVERY (60, seconds between checks).
 set -euo pipefail
 SCRIPT=$(realpath "$0")
 DRY=no
@@ -27,21 +27,21 @@ fail() { echo "tpu.sh: $*" >&2; exit 2; }
 
 usage() { sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$SCRIPT"; }
 
-# --- Here ---
+# --- On this machine ---
 
-run() {  # a command, or its text with --dry-run
+run() {  # runs a command, or prints it with --dry-run
     if [ "$DRY" = yes ]; then printf '%q ' "$@"; echo; else "$@"; fi
 }
 
 gcloud_tpu() { run gcloud compute tpus "$@" --zone="$ZONE" ${PROJECT:+--project="$PROJECT"}; }
 
-on() {  # WORKER STEP ARG…: a step of the lower half of this script, on one worker or on all
+on() {  # WORKER STEP ARG…: runs worker_STEP, defined below, on one worker or on all
     local worker=$1
     shift
     gcloud_tpu tpu-vm ssh "$TPU" --worker="$worker" --command="bash ~/tpu.sh worker$(printf ' %q' "$@")"
 }
 
-# The image that Google names for each generation; all of them are Ubuntu 22.04.
+# Image that Google recommends for each TPU generation; all are Ubuntu 22.04.
 version() {
     case "$TYPE" in
         v5litepod-*) echo v2-alpha-tpuv5-lite ;;
@@ -99,13 +99,13 @@ step_state() {
     on 0 state
 }
 
-# All processes save the same step when one of them hears it.
+# One worker is enough: all processes then save the same step.
 step_stop() { on 0 stop; }
 
 step_resume() {
     [ $# -gt 0 ] || fail "resume needs the arguments of jaxpt pretrain."
     if [ "$DRY" = yes ] || [ "$(slice_state)" != ACTIVE ]; then
-        step_delete || echo "there was none to delete"
+        step_delete || echo "no slice to delete"
         step_create
         step_install
         step_mount
@@ -122,8 +122,8 @@ step_keep() {
         if [ "$(slice_state)" = ACTIVE ]; then ended=$(on 0 state); fi
         case "$ended" in
             running) ;;
-            0) echo "the run is done"; return ;;
-            gone | none | 75) echo "the run: $ended; it is started"; step_resume "$@" ;;
+            0) echo "the run is finished"; return ;;
+            gone | none | 75) echo "the run: $ended; starting it"; step_resume "$@" ;;
             *) on 0 log; exit "$ended" ;;
         esac
         sleep "${EVERY:-60}"
@@ -134,14 +134,14 @@ step_delete() { gcloud_tpu queued-resources delete "$TPU" --force --quiet; }
 
 # --- On a worker ---
 
-# They have Python 3.10, and jaxpt needs 3.11 or later: uv brings it.
+# Workers have Python 3.10, but jaxpt needs 3.11 or later: uv installs it.
 worker_install() {
     python3 -m pip install --quiet --user uv
     ~/.local/bin/uv venv --quiet --clear --python 3.12 ~/venv
     ~/.local/bin/uv pip install --quiet --python ~/venv/bin/python "$(ls ~/jaxpt-*.whl)[$1]"
 }
 
-# On all at once: the chips of a slice begin together or not at all.
+# Runs on all workers at once: the chips of a slice start together or not at all.
 worker_check() {
     JAX_PLATFORMS=tpu ~/venv/bin/python -c \
         "import jax; d = jax.local_devices(); print(len(d), d[0].device_kind)"
@@ -162,10 +162,10 @@ worker_mount() {
         "$1" ~/data
 }
 
-# A run that fails within seconds says why, here.
+# Prints the log here if the run fails within seconds.
 worker_start() {
     if [ "$(worker_state)" = running ] && kill -0 "$(cat ~/jaxpt.pid)" 2>/dev/null; then
-        fail "a run is going on: stop it first."
+        fail "a run is in progress: stop it first."
     fi
     echo running >~/jaxpt.status
     setsid nohup bash "$SCRIPT" worker run "$@" >~/jaxpt.log 2>&1 </dev/null &
@@ -192,7 +192,7 @@ worker_state() { cat ~/jaxpt.status 2>/dev/null || echo none; }
 
 worker_stop() { kill -TERM "$(cat ~/jaxpt.pid)"; }
 
-# --- Which of them ---
+# --- Dispatch ---
 
 if [ "${1:-}" = worker ]; then
     step=$2

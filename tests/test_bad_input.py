@@ -266,9 +266,9 @@ BAD_INPUT = {
         PRETRAIN + of_data("npz", "outside.npz"),
         r"labels must lie in 0 … 1, found \[7\]",
     ),
-    "missing data file": (PRETRAIN + of_data("npz", "nowhere.npz"), "nowhere.npz' is no file"),
+    "missing data file": (PRETRAIN + of_data("npz", "nowhere.npz"), "nowhere.npz' is not a file"),
     "empty folder": (PRETRAIN + of_data("folder", "empty"), "empty has no images"),
-    "missing folder": (PRETRAIN + of_data("folder", "nowhere"), "'nowhere' is no folder"),
+    "missing folder": (PRETRAIN + of_data("folder", "nowhere"), "'nowhere' is neither a folder"),
     "label map that does not fit": (
         PRETRAIN + ["--config.data.label_map=thirds"],
         "label_map must be one of",
@@ -388,15 +388,18 @@ BAD_INPUT = {
         "data.pretrain_limit must lie between",
     ),
     # Data, one by one
-    "npz of objects": (PRETRAIN + of_data("npz", "objects.npz"), "no whole .npz file of plain arr"),
+    "npz of objects": (
+        PRETRAIN + of_data("npz", "objects.npz"),
+        "not a whole .npz file of plain arr",
+    ),
     "npz of floats": (PRETRAIN + of_data("npz", "floats.npz"), "images must be uint8"),
     "npz with too few labels": (PRETRAIN + of_data("npz", "short.npz"), "20 images but labels of"),
     "npz without a test part": (PRETRAIN + of_data("npz", "lacking.npz"), "lacks the arrays"),
     "npz that leaves its folder": (PRETRAIN + of_data("npz", "leaves.npz"), "lacks the arrays"),
     "npz of two sizes": (PRETRAIN + of_data("npz", "sizes.npz"), "but test images"),
     "npz with names for labels": (PRETRAIN + of_data("npz", "named.npz"), "must be integers"),
-    "npz cut short": (PRETRAIN + of_data("npz", "torn.npz"), "no whole .npz"),
-    "no npz": (PRETRAIN + of_data("npz", "file"), "no whole .npz"),
+    "npz cut short": (PRETRAIN + of_data("npz", "torn.npz"), "not a whole .npz"),
+    "no npz": (PRETRAIN + of_data("npz", "file"), "not a whole .npz"),
     "image of zero bytes": (PRETRAIN + of_data("folder", "zero_bytes"), "zero_bytes.png cannot be"),
     "image cut short": (PRETRAIN + of_data("folder", "truncated"), "truncated.png cannot be read"),
     "words for an image": (PRETRAIN + of_data("folder", "words"), "words.png cannot be read"),
@@ -411,7 +414,7 @@ BAD_INPUT = {
         PRETRAIN + of_data("folder", "leads_out_by_class"),
         "leads_out_by_class/train/dog leads out of",
     ),
-    "class in test alone": (PRETRAIN + of_data("folder", "only_in_test"), r"train has not: .'dog'"),
+    "class in test alone": (PRETRAIN + of_data("folder", "only_in_test"), r"train lacks: .'dog'"),
     "transfer to a set without a test part": (
         [
             "transfer",
@@ -454,7 +457,7 @@ BAD_INPUT = {
         PRETRAIN + ["--config.data.label_map=nowhere.csv"],
         "nowhere.csv cannot be read as a list",
     ),
-    "nothing to check": (["data", "check", "nowhere"], "'nowhere' is no folder"),
+    "nothing to check": (["data", "check", "nowhere"], "'nowhere' is neither a folder"),
     "images of no size": (
         PRETRAIN + of_data("folder", "whole") + ["--config.data.image_size=0"],
         "data.image_size must be at least 1, got 0",

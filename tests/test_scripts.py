@@ -207,7 +207,7 @@ def test_a_run_of_two_workers_is_kept_through_a_preemption(cloud):
         },
     )
     assert found.returncode == 0, found.stderr + (cloud / "0" / "jaxpt.log").read_text()
-    assert "the run is done" in found.stdout
+    assert "the run is finished" in found.stdout
     verbs = [
         next(word for word in words if word in ("delete", "create", "scp", "ssh"))
         for words in calls(cloud)

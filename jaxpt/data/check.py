@@ -1,4 +1,4 @@
-"""What is wrong, or odd, with the files of an image folder: looks at all and goes on after each."""
+"""Checks of an image folder: reports every problem found, and continues after each."""
 
 import hashlib
 import pathlib
@@ -11,23 +11,22 @@ from jaxpt.data import listing
 from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
 
-PNG_DEPTH = 24  # which byte of a PNG says how many bits a channel has
-TIFF_BITS = 258  # the tag that says so in a TIFF
+PNG_DEPTH = 24  # position of the byte of a PNG that holds the bits per channel
+TIFF_BITS = 258  # TIFF tag BitsPerSample
 
 
 class Finding(NamedTuple):
-    """One thing about one file, a class, or the whole set.
+    """A finding about one file, a class, or the whole dataset.
 
     Attributes:
-      kind: "layout" (what is a part and what a class cannot be told), "empty" (a class folder
-        without an image that can be read), "class" (classes that training does not have: no run can
-        read the set), "ignored" (files that are left out), "alike" (classes with nearly the same
-        name), "unusable" (no run can read the file), "conflict" (the same image under another
-        class), "leak" (the same image in another part), "duplicate" (the same image again),
-        "constant" (one colour everywhere), "frames" (the first of several is taken), "extension"
-        (another format than the name says), "cmyk" (converted to RGB), "depth" (16 bits a channel
-        are cut to 8).
-      text: a sentence that names the file, or the class.
+      kind: "layout" (parts cannot be told from classes), "empty" (a class folder without a readable
+        image), "class" (classes that the training part lacks: no run can read the dataset),
+        "ignored" (files that are skipped), "alike" (classes with nearly the same name), "unusable"
+        (no run can read the file), "conflict" (the same image in another class), "leak" (the same
+        image in another part), "duplicate" (the same image again), "constant" (a single color),
+        "frames" (only the first of several is read), "extension" (another format than the file
+        ending says), "cmyk" (converted to RGB), "depth" (16 bits per channel are cut to 8).
+      text: a sentence that names the file or the class.
     """
 
     kind: str
@@ -35,13 +34,14 @@ class Finding(NamedTuple):
 
 
 def findings(root: pathlib.Path) -> Iterator[Finding]:
-    """Looks at the layout and the classes, then at every file of every part, in their order.
+    """Checks the layout and the classes, then every file of every part, in order.
 
     Args:
-      root: as of ``listing.contents``.
+      root: see ``listing.contents``.
 
     Raises:
-      InputError: if the folder as a whole is none of images, see ``listing.contents``.
+      InputError: if the folder cannot be read as an image dataset at all, see
+        ``listing.contents``.
     """
     parts, remarks = listing.contents(root)
     for remark in remarks:
@@ -60,7 +60,7 @@ def findings(root: pathlib.Path) -> Iterator[Finding]:
 
 
 def _again(file, part, label, first, first_part, first_label) -> Iterator[Finding]:
-    """The findings about an image that was there before."""
+    """Findings about an image whose content was seen before."""
     same = "is listed again" if file == first else f"is a duplicate of {first}"
     if part != first_part:
         yield Finding("leak", f"{file} of the {part} part {same} of the {first_part} part.")
@@ -71,7 +71,7 @@ def _again(file, part, label, first, first_part, first_label) -> Iterator[Findin
 
 
 def _look(file: str) -> tuple[list[Finding], bytes | None]:
-    """What there is about one file, and a hash of its bytes if it can be read."""
+    """Findings about one file, and the SHA-256 of its bytes if it can be read."""
     path, name = pathlib.Path(file), shown(file)
     try:
         if path.stat().st_size == 0:
@@ -92,15 +92,15 @@ def _look(file: str) -> tuple[list[Finding], bytes | None]:
     found = []
     kind, named = ({"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(path.suffix.lower())))
     if kind != (named or kind):
-        found.append(Finding("extension", f"{name} is {form}, whatever its name says."))
-    # Pillow does not say so of images with colours.
+        found.append(Finding("extension", f"{name} is {form}, unlike its file ending."))
+    # Pillow's mode does not show the depth of color images.
     if (form == "PNG" and header[PNG_DEPTH] == 16) or max(bits) > 8:
-        found.append(Finding("depth", f"{name} has 16 bits a channel: the lower 8 are lost."))
+        found.append(Finding("depth", f"{name} has 16 bits per channel: the lower 8 are lost."))
     if mode == "CMYK":
         found.append(Finding("cmyk", f"{name} is CMYK: it is converted to RGB."))
-    if frames > 1 and form != "MPO":  # cameras keep a preview beside the picture
-        found.append(Finding("frames", f"{name} has {frames} frames: the first is taken."))
+    if frames > 1 and form != "MPO":  # cameras store a preview with the picture
+        found.append(Finding("frames", f"{name} has {frames} frames: only the first is read."))
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     if all(low == high for low, high in bands):
-        found.append(Finding("constant", f"{name} is of one colour everywhere."))
+        found.append(Finding("constant", f"{name} has a single color."))
     return found, digest

@@ -1,4 +1,4 @@
-"""What every source of images gives: a ``Dataset`` with its splits."""
+"""``Dataset`` and its splits, the common form of all sources."""
 
 from typing import Any, NamedTuple
 
@@ -12,15 +12,15 @@ VALIDATION_SHARE = 0.2
 
 
 class Split(NamedTuple):
-    """Some examples of a set.
+    """Examples of a dataset.
 
     Attributes:
-      images: uint8 [n, height, width, channels], or ``Pictures`` that stand where these would.
-      labels: int32 [n], the set's own (fine) labels; of a set with several labels an image
-        (``multi_label``) uint8 [n, classes] of 0 and 1.
-      ids: int32 [n], positions in the set's original training or test part.
-      difficult: bool [n, classes] of a multi-label set that has them, else None: pairs that its
-        metric leaves out (PASCAL VOC: the image shows only difficult objects of the class).
+      images: uint8 [n, height, width, channels], or ``Pictures`` of this shape.
+      labels: int32 [n], the dataset's own (fine) labels; uint8 [n, classes] of 0 and 1 if images
+        have several labels (``multi_label``).
+      ids: int32 [n], positions in the original training or test part.
+      difficult: bool [n, classes] for multi-label datasets that have them, else None: pairs that
+        the metric leaves out (PASCAL VOC: the image shows only difficult objects of the class).
     """
 
     images: np.ndarray | Pictures
@@ -33,15 +33,15 @@ class Split(NamedTuple):
         return self.labels.ndim == 2
 
     def take(self, index) -> "Split":
-        """Those examples; ``index`` is an array of positions, a mask, or a slice (no copy)."""
+        """Selects examples by an array of positions, a mask, or a slice (without a copy)."""
         return Split(*(None if field is None else field[index] for field in self))
 
 
 class Dataset(NamedTuple):
-    """A set with its splits; train and validation are disjoint parts of trainval.
+    """A dataset with its splits; train and validation are disjoint parts of trainval.
 
-    ``test`` is empty where a folder has no test part; ``broken`` holds a sentence for each file
-    that was left out.
+    ``test`` is empty if a folder has no test part; ``broken`` has a sentence for each file that was
+    left out.
     """
 
     name: str
@@ -55,19 +55,19 @@ class Dataset(NamedTuple):
 
 
 def require_part(dataset: Dataset, part: str) -> None:
-    """Raises InputError where a set has no images in the part that is to be scored."""
+    """Raises InputError if a dataset has no images in the part that is to be measured."""
     require(
         len(getattr(dataset, part).ids) > 0,
-        f"{dataset.name} has no {part} images, so nothing "
-        f"can be measured on them: give it a {part} part, or name another set.",
+        f"{dataset.name} has no {part} images, so nothing can be measured on them: "
+        f"give it a {part} part, or choose another dataset.",
     )
 
 
 def with_test(parts: dict[str, Any]) -> dict[str, Any]:
-    """The parts of a set by name; without a test part its validation part is the test part.
+    """Renames the validation part to test if there is no test part.
 
-    That is how ImageNet is used: it is never trained on, and a fifth of the training part is
-    validation.
+    This is how ImageNet is used: its validation part is never trained on, and a fifth of the
+    training part is held out for validation.
     """
     if "validation" in parts and "test" not in parts:
         return {"train": parts["train"], "test": parts["validation"]}
@@ -75,14 +75,17 @@ def with_test(parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def make_split(part: str, images, labels, class_names, ids=None) -> Split:
-    """Arrays of one label an image as a ``Split``, once they are found to make sense.
+    """Validates arrays with one label per image and returns them as a ``Split``.
 
     Args:
       part: "train", "validation" or "test", for messages.
-      ids: positions in the original part; left out: 0, 1, 2, …
+      images: uint8 [n, height, width, 1 or 3], or ``Pictures``.
+      labels: int [n].
+      class_names: in the order of the labels.
+      ids: positions in the original part; 0, 1, 2, … by default.
 
     Raises:
-      InputError: for images or labels of another shape or type, or labels without a class.
+      InputError: for images or labels of another shape or dtype, or labels without a class name.
     """
     images = images if isinstance(images, Pictures) else np.asarray(images)
     labels = np.asarray(labels)
@@ -99,7 +102,7 @@ def make_split(part: str, images, labels, class_names, ids=None) -> Split:
     require(
         not outside.any(),
         f"{part} labels must lie in 0 … {len(class_names) - 1}, found "
-        f"{labels[outside][:1].tolist()}: name every class or mend the labels.",
+        f"{labels[outside][:1].tolist()}: name every class or fix the labels.",
     )
     ids = np.arange(len(labels)) if ids is None else ids
     return Split(images, labels.astype(np.int32), np.asarray(ids, np.int32))
@@ -114,15 +117,18 @@ def assemble(
     *,
     n_train: int | None = None,
 ) -> Dataset:
-    """The set of these two parts.
+    """Assembles a ``Dataset`` from its trainval and test parts.
 
     Args:
+      name, class_names: of the dataset.
+      trainval, test: the two parts.
       map_name: name of the label map, see ``labels.label_map``.
-      n_train: the first so many of ``trainval`` are train and the others validation; None: a
-        fixed fifth is validation, see ``validation_mask``.
+      n_train: the first ``n_train`` examples of ``trainval`` are train, the others validation;
+        None holds out a fixed fifth for validation, see ``validation_mask``.
 
     Raises:
-      InputError: for an empty training part, images of two shapes, a label map that does not fit.
+      InputError: for an empty training part, images of two shapes, or a label map that does not
+        fit.
     """
     require(len(trainval.ids) > 0, f"{name} has no training images.")
     require(
@@ -132,8 +138,8 @@ def assemble(
     )
     require(
         not trainval.multi_label or map_name == "fine",
-        f"data.label_map {map_name!r} is for "
-        f"sets of one label an image, but {name} has several: use 'fine'.",
+        f"data.label_map {map_name!r} needs one label per image, but {name} has several: "
+        "use 'fine'.",
     )
     if n_train is None:
         in_validation = validation_mask(trainval.labels)
@@ -152,10 +158,10 @@ def assemble(
 
 
 def validation_mask(labels: np.ndarray, share: float = VALIDATION_SHARE) -> np.ndarray:
-    """Which of the training examples are validation where a set has no validation part.
+    """Mask of the training examples that are held out for validation.
 
-    That share of every class (rounded, but not all of it), drawn with seed 0 whatever the run's
-    seed is.
+    It holds ``share`` of every class (rounded, but never a whole class), drawn with seed 0
+    regardless of the run's seed. It is used if a dataset has no validation part.
 
     Args:
       labels: int [n].
@@ -173,9 +179,9 @@ def validation_mask(labels: np.ndarray, share: float = VALIDATION_SHARE) -> np.n
 
 
 def limited(n: int, limit: int) -> np.ndarray:
-    """Which ``limit`` of n training examples are used: a fixed draw, sorted; 0 for all of them.
+    """Positions of the ``limit`` training examples to use out of n, sorted; 0 for all.
 
-    A smaller limit takes a part of what a larger one takes.
+    The draw is fixed: a smaller limit selects a subset of a larger one.
     """
     require(limit >= 0, f"data.limit must not be negative, got {limit}.")
     if not limit:

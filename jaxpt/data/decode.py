@@ -1,4 +1,4 @@
-"""From encoded images to squares of uint8, by Pillow on the host: one way for every source."""
+"""Decodes images to uint8 squares on the host with Pillow, in the same way for every source."""
 
 import functools
 import io
@@ -15,13 +15,13 @@ from PIL import Image, ImageColor, UnidentifiedImageError
 
 from jaxpt.errors import InputError, require
 
-TOGETHER = 1024  # items that are begun together
-MOST_PIXELS = 100_000_000  # of one image: a small file may unpack to any number of them
-LARGE = 2**30  # bytes from which on reading says how much memory it takes
-# Pillow decodes these by itself. It hands others to programs (EPS to Ghostscript) or has them only
-# with a plugin (HEIC).
+TOGETHER = 1024  # items submitted to the pool at a time
+MOST_PIXELS = 100_000_000  # per image, as a small file may unpack to any number of pixels
+LARGE = 2**30  # bytes; the memory needed is reported from this size on
+# Formats that Pillow decodes by itself. For others it calls programs (Ghostscript for EPS) or needs
+# a plugin (HEIC).
 FORMATS = frozenset("AVIF BMP DIB GIF JPEG JPEG2000 PNG PPM TGA TIFF WEBP".split())
-ORIENTATION = 0x0112  # the EXIF tag, and what undoes each of its values
+ORIENTATION = 0x0112  # the EXIF tag; UPRIGHT has the operation that undoes each of its values
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,12 +34,12 @@ UPRIGHT = {
 
 
 class Reading(NamedTuple):
-    """How the pixels of a file become an opaque, upright image.
+    """Options for reading a file as an opaque, upright image.
 
     Attributes:
-      background: colour that shows through transparent pixels, red, green and blue.
-      exif_orientation: whether images are turned as their EXIF orientation says, as viewers do.
-        Pillow itself turns TIFF files, whatever this is.
+      background: color behind transparent pixels, as (red, green, blue).
+      exif_orientation: whether to apply the EXIF orientation, as image viewers do. Pillow always
+        applies it to TIFF files, regardless of this option.
     """
 
     background: tuple[int, int, int] = (255, 255, 255)
@@ -47,10 +47,10 @@ class Reading(NamedTuple):
 
     @classmethod
     def of(cls, config) -> "Reading":
-        """The fields ``background`` and ``exif_orientation`` of a data config, if it has them.
+        """Reads ``background`` and ``exif_orientation`` from a data config, if present.
 
         Raises:
-          InputError: for a background that is no colour.
+          InputError: if the background is not a color.
         """
         name = config.get("background", "white")
         try:
@@ -62,13 +62,14 @@ class Reading(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How an image of any shape becomes a square.
+    """Options for turning an image of any shape into a square.
 
-    Interpolation is Pillow's bicubic, which is antialiased where an image is reduced.
+    Images are interpolated with Pillow's bicubic filter, which antialiases when it shrinks them.
 
     Attributes:
-      resize: pixels of the shorter side; without a crop, of both sides, whatever the proportions.
-      crop: side of the square that is cut out of the centre, pixels; 0: none.
+      resize: length of the shorter side in pixels; without a crop, of both sides, regardless of
+        the aspect ratio.
+      crop: side of the center crop in pixels; 0 for none.
       reading: how the image is opened.
     """
 
@@ -82,32 +83,37 @@ class Framing(NamedTuple):
 
     @classmethod
     def centre(cls, size: int, reading: Reading = Reading()) -> "Framing":
-        """The shorter side is scaled to ``size`` and the centre cut out."""
+        """Resizes the shorter side to ``size`` and crops the center square."""
         return cls(size, size, reading)
 
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that this Pillow has, in the order in which they are tried."""
+    """Formats in ``FORMATS`` that the installed Pillow supports, in the order they are tried."""
     Image.init()
     return tuple(form for form in Image.ID if form in FORMATS)
 
 
 @functools.cache
 def suffixes() -> dict[str, str]:
-    """The format of each file ending that is read, as ".jpg": "JPEG"."""
-    known = (*formats(), "MPO")  # several JPEGs in one file: the first is read
+    """Maps each supported file ending to its format, such as ".jpg" to "JPEG"."""
+    known = (*formats(), "MPO")  # several JPEGs in one file; the first is read
     return {end: form for end, form in Image.registered_extensions().items() if form in known}
 
 
 def open_image(
     encoded: pathlib.Path | bytes, name: str, reading: Reading = Reading()
 ) -> Image.Image:
-    """An image from a file or from its bytes, grey ("L") or "RGB"; of several frames the first.
+    """Decodes an image from a file or bytes to mode "L" (grayscale) or "RGB"; first frame only.
+
+    Args:
+      encoded: a path, or the bytes of a file.
+      name: what error messages call the image.
+      reading: background and orientation.
 
     Raises:
-      InputError: if it cannot be read, or has more than 8 bits per channel or more than
-        ``MOST_PIXELS`` pixels, by its name.
+      InputError: if it cannot be read, is grayscale with more than 8 bits per channel, or has more
+        than ``MOST_PIXELS`` pixels.
     """
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
@@ -115,23 +121,23 @@ def open_image(
             pixels = image.width * image.height
             require(pixels <= MOST_PIXELS, _too_large(name))
             image.load()
-            # Conversion to 8 bits would turn nearly all of it white.
+            # Pillow clips when it converts to 8 bits, so nearly every pixel would become white.
             require(
                 not image.mode.startswith(("I", "F")),
-                f"{name} has more than 8 bits a channel (mode {image.mode}): convert it first.",
+                f"{name} has more than 8 bits per channel (mode {image.mode}): convert it first.",
             )
             return _upright(_opaque(image, reading), _orientation(image, reading))
     except InputError:
         raise
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(name)) from error
-    # Whatever Pillow's readers say of broken files.
+    # These are what Pillow's readers raise for broken files.
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"{name} cannot be read as an image ({error}).") from error
 
 
 def _opaque(image: Image.Image, reading: Reading) -> Image.Image:
-    """ "L" of a grey image, "RGB" of any other, on the background if it has transparent pixels."""
+    """Converts to "L" if grayscale, else "RGB"; puts transparent images on the background."""
     if image.mode.endswith(("A", "a")) or "transparency" in image.info:
         ground = Image.new("RGBA", image.size, (*reading.background, 255))
         return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
@@ -143,7 +149,7 @@ def _orientation(image: Image.Image, reading: Reading) -> int:
         return 1
     try:
         return image.getexif().get(ORIENTATION, 1)
-    except Exception:  # damaged EXIF data: whatever its parsers raise; the pixels are sound
+    except Exception:  # damaged EXIF data may raise anything; the pixels are fine
         return 1
 
 
@@ -157,12 +163,12 @@ def _too_large(name: str) -> str:
 
 
 def to_square(image: Image.Image, framing: Framing) -> Image.Image:
-    """The image as a square of ``framing.side`` pixels."""
+    """Resizes and crops an image to a square of ``framing.side`` pixels."""
     if not framing.crop:
         return image.resize((framing.resize, framing.resize), Image.Resampling.BICUBIC)
     scale = framing.resize / min(image.size)
     resized = np.array([max(framing.resize, round(side * scale)) for side in image.size])
-    # Only what the crop keeps is computed, from where it lies in the image.
+    # Only the pixels inside the crop are computed, from their box in the original image.
     corner = (resized - framing.crop) // 2
     box = np.stack([corner, corner + framing.crop]) * image.size / resized
     return image.resize((framing.crop, framing.crop), Image.Resampling.BICUBIC, tuple(box.ravel()))
@@ -175,13 +181,14 @@ def squares(
     channels: int = 3,
     white: int = 255,
 ) -> np.ndarray:
-    """Decodes n (image, name) pairs in their order, on all cores.
+    """Decodes n (image, name) pairs in order, on all cores.
 
     Args:
-      encoded: files or bytes, each with a name for messages; taken as they are decoded.
-      n: how many there are.
-      channels: 3, or 1 for grey.
-      white: the stored value of white; before an image is resized it becomes 255.
+      encoded: files or bytes, each with a name for messages; consumed lazily.
+      n: number of images.
+      framing: how each becomes a square.
+      channels: 3, or 1 for grayscale.
+      white: stored value of white; it is scaled to 255 before an image is resized.
 
     Returns:
       uint8 [n, side, side, channels].
@@ -200,7 +207,7 @@ def squares(
 def read_square(
     source: pathlib.Path | bytes, name: str, framing: Framing, channels: int, white: int = 255
 ) -> np.ndarray:
-    """One image as uint8 [side, side, channels]; arguments and errors as of ``squares``."""
+    """Decodes one image to uint8 [side, side, channels]; arguments and errors as in ``squares``."""
     image = open_image(source, name, framing.reading).convert("RGB" if channels == 3 else "L")
     if white != 255:
         image = image.point(lambda value: min(255, value * 255 // white))
@@ -208,14 +215,14 @@ def read_square(
 
 
 def reframe(images: np.ndarray, framing: Framing) -> np.ndarray:
-    """Decoded images, uint8 [n, height, width, 1 or 3], as squares of another size."""
+    """Resizes decoded images, uint8 [n, height, width, 1 or 3], to squares."""
     squeezed = images[..., 0] if images.shape[-1] == 1 else images
     framed = [np.asarray(to_square(Image.fromarray(image), framing)) for image in squeezed]
     return np.stack(framed).reshape(len(images), framing.side, framing.side, images.shape[-1])
 
 
 def check_memory(n: int, side: int, channels: int) -> None:
-    """Says how much memory n squares take where that is much, and refuses what cannot fit."""
+    """Logs the memory that n squares take if it is large; raises InputError if it cannot fit."""
     needed = n * side * side * channels
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     require(
@@ -236,12 +243,12 @@ def check_memory(n: int, side: int, channels: int) -> None:
 
 
 def make_pool(workers: int = 0) -> ThreadPoolExecutor:
-    """A pool of so many threads; 0: as many as there are cores."""
+    """Thread pool with ``workers`` threads; 0 for one per core."""
     return ThreadPoolExecutor(workers or os.cpu_count(), thread_name_prefix="decode")
 
 
 def in_parallel(function: Callable, items: Iterable, workers: int = 0) -> Iterator[Any]:
-    """``map`` by a pool of threads: results in order, few of them waiting at any time."""
+    """``map`` on a thread pool: yields results in order, with a bounded number in progress."""
     with make_pool(workers) as pool:
         items = iter(items)
         while some := list(islice(items, TOGETHER)):

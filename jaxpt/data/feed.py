@@ -1,8 +1,8 @@
-"""How batches come to the devices: gathered there from the whole set, or streamed by the host.
+"""Feeds, which bring batches to the devices: gathered there from a resident set, or streamed.
 
-Both give the same batches. A feed is ``resident`` or not, and has ``data``, the same on every
-device; ``batches``, which takes the rows of one step after another to the devices; and ``gather``,
-which makes the ``Batch`` of these inside the jitted step.
+Both kinds give the same batches. A feed has ``resident``, a bool; ``data``, replicated on every
+device; ``batches``, which transfers the rows of one step after another to the devices; and
+``gather``, which turns data and rows into a ``Batch`` inside the jitted step.
 """
 
 import collections
@@ -19,8 +19,8 @@ from jaxpt.data.dataset import Split
 from jaxpt.data.decode import make_pool
 from jaxpt.errors import InputError, RunError, require
 
-TASKS = 64  # that the images of a batch are shared among, so that no thread waits for another
-IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each holds a batch
+TASKS = 64  # decoding tasks per batch: small enough that no thread waits long for another
+IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each keeps a batch alive
 
 
 class Batch(NamedTuple):
@@ -29,10 +29,11 @@ class Batch(NamedTuple):
     Attributes:
       image: uint8 [batch, height, width, channels].
       label: int32 [batch].
-      id: int32 [batch], which example of the set.
-      index: int32 [batch], its place among the training examples, 0 … n − 1.
-      epoch: int32 [batch], how often the example was seen before; −1 while the memory is filled.
-      seed: int32 scalar, the run's; an input of the step, so that one compiled step serves all.
+      id: int32 [batch], position of the example in the original training part.
+      index: int32 [batch], its position among the examples trained on, 0 … n − 1.
+      epoch: int32 [batch], number of times the example was seen before; −1 while the memory is
+        filled.
+      seed: int32 scalar, the run's seed; an input, so that one compiled step serves all seeds.
     """
 
     image: jax.Array
@@ -44,27 +45,27 @@ class Batch(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Which examples make a batch, and how often each was seen before; int32 [batch] both."""
+    """Indices of the examples of a batch, and the epoch of each; both int32 [batch]."""
 
     index: np.ndarray
     epoch: np.ndarray
 
 
 def rows_of_step(step: int, batch_size: int, *, n: int, seed: int) -> Rows:
-    """The rows of step 0, 1, … of a run over ``n`` examples."""
+    """Rows of a step (0, 1, …) of a run over ``n`` examples."""
     return Rows(*batch_at(step * batch_size, batch_size, n=n, seed=seed))
 
 
 def batch_at(position: int, size: int, *, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Which examples the stream holds from ``position`` on.
+    """Examples of the stream from ``position`` on.
 
-    The stream is one shuffled pass over the set after another; a batch may end one pass and begin
-    the next, so every example is seen exactly once in every pass and none is dropped.
+    The stream is a sequence of shuffled passes over the set. A batch may span the end of one pass
+    and the start of the next, so every example is seen exactly once per pass and none is dropped.
 
     Args:
-      position: examples seen before.
-      size: examples wanted.
-      n: examples in the set.
+      position: number of examples seen before.
+      size: number of examples to return.
+      n: number of examples in the set.
       seed: the run's seed.
 
     Returns:
@@ -85,16 +86,16 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def make_feed(config, split: Split, labels: np.ndarray, devices):
-    """The feed that ``config.data.resident`` asks for: "yes", "no", or "auto", by size.
+    """Makes the feed selected by ``config.data.resident``: "yes", "no", or "auto" (by size).
 
     Args:
-      config: of pre-training.
-      split: what is trained on.
-      labels: int32 [n], those to train with.
+      config: config of pre-training.
+      split: the examples to train on.
+      labels: int32 [n], the labels to train with.
       devices: ``Devices``.
 
     Raises:
-      InputError: for another word, or numbers that cannot be.
+      InputError: for another value of ``resident``, or numbers out of range.
     """
     data = config.data
     wanted, limit = data.get("resident", "auto"), data.get("resident_limit_mb", 2048)
@@ -134,7 +135,7 @@ class Resident(NamedTuple):
 
 
 def gather(data: Resident, rows: Rows) -> Batch:
-    """The batch of those rows, inside a jitted step."""
+    """Gathers the batch of these rows inside a jitted step."""
     return Batch(
         data.image[rows.index],
         data.label[rows.index],
@@ -146,7 +147,7 @@ def gather(data: Resident, rows: Rows) -> Batch:
 
 
 class ResidentFeed:
-    """The whole set on every device: batches are gathered from it by index inside the step."""
+    """Feed that keeps the whole set on every device; the step gathers batches from it by index."""
 
     resident = True
     gather = staticmethod(gather)
@@ -155,7 +156,7 @@ class ResidentFeed:
         self.n = len(split.ids)
         self.about = (
             f"{self.n:,} images, {math.prod(split.images.shape) / 2**20:,.1f} MiB, "
-            "lie on every device."
+            "resident on every device."
         )
         self.data = devices.replicate(
             Resident(np.asarray(split.images), labels, split.ids, np.int32(seed))
@@ -163,18 +164,18 @@ class ResidentFeed:
         self._devices = devices
 
     def batches(self, rows: Iterable[Rows]) -> Iterator[Rows]:
-        """The rows of each step, split over the devices."""
+        """Yields the rows of each step, split over the devices."""
         return map(self._devices.split, rows)
 
     def pace(self, metrics) -> None:
-        """Rows are small: the host may be as far ahead as it likes."""
+        """Does nothing: rows are small, so the host may run far ahead."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing: there is nothing to close."""
 
 
 class Streamed(NamedTuple):
-    """A batch without the seed, split over the devices; see ``Batch``."""
+    """A ``Batch`` without the seed, split over the devices."""
 
     image: jax.Array
     label: jax.Array
@@ -184,10 +185,10 @@ class Streamed(NamedTuple):
 
 
 class StreamedFeed:
-    """Batches that threads decode ahead; each process reads the rows of its own devices alone.
+    """Feed whose batches are decoded ahead by threads.
 
-    The host holds at most ``prefetch + IN_FLIGHT + 1`` batches, and for each thread the image that
-    it is decoding.
+    Each process reads only the rows of its own devices. The host holds at most ``prefetch +
+    IN_FLIGHT + 1`` batches, and one image per thread while it is decoded.
     """
 
     resident = False
@@ -205,19 +206,19 @@ class StreamedFeed:
         most = prefetch + IN_FLIGHT + 1
         self.about = (
             f"{self.n:,} images are streamed, at most {most} batches of {mb:,.1f} MiB "
-            "in host memory (data.prefetch) and one image a thread (data.workers)."
+            "in host memory (data.prefetch) and one image per thread (data.workers)."
         )
 
     @staticmethod
     def gather(data: jax.Array, rows: Streamed) -> Batch:
-        """The batch, inside a jitted step; ``data`` is the seed."""
+        """Assembles the batch inside a jitted step; ``data`` is the seed."""
         return Batch(*rows, data)
 
     def batches(self, rows: Iterable[Rows]) -> Iterator[Streamed]:
-        """The batch of each step, split over the devices; later ones are decoded meanwhile.
+        """Yields the batch of each step, split over the devices; later ones are decoded meanwhile.
 
         Raises:
-          RunError: where a file cannot be read any more.
+          RunError: if a file can no longer be read.
         """
         rows = iter(rows)
         waiting = collections.deque(map(self._begin, islice(rows, self._prefetch)))
@@ -229,13 +230,13 @@ class StreamedFeed:
                     part.result()
             except InputError as error:
                 raise RunError(
-                    f"{error} It could be read when the run began: bring it back, and "
-                    "start the run again."
+                    f"{error} It could be read when the run started: restore the file, then "
+                    "start the same command again."
                 ) from error
             yield self._devices.split_own(batch, self._batch_size)
 
     def _begin(self, rows: Rows):
-        """A batch of this process's rows, and the work that fills its images."""
+        """Starts decoding this process's rows; returns the batch and the futures that fill it."""
         index, epoch = rows.index[self._own], rows.epoch[self._own]
         images = np.empty((len(index), *self._split.images.shape[1:]), np.uint8)
 
@@ -256,5 +257,5 @@ class StreamedFeed:
             jax.block_until_ready(self._in_flight.popleft())
 
     def close(self) -> None:
-        """Ends the threads; what is not begun is not done."""
+        """Ends the threads; decoding that has not started is cancelled."""
         self._pool.shutdown(cancel_futures=True)

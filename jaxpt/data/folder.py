@@ -1,6 +1,7 @@
-"""Your own images: class folders or list files, below ``train`` and ``test`` or all for training.
+"""Your own images: class folders or list files, with or without ``train`` and ``test`` parts.
 
-Every file is decoded once before anything else happens, so that no run meets a broken one later.
+Every file is decoded once before anything else happens, so that a broken one cannot stop a run
+later.
 """
 
 import hashlib
@@ -19,19 +20,19 @@ from jaxpt.data.decode import Framing, Reading, check_memory, in_parallel, open_
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 
-CONSTANT = 0.01  # share of images of one colour from which on a run says so
-SHOWN = 5  # broken files that a message names
+CONSTANT = 0.01  # a larger share of single-color images is reported
+SHOWN = 5  # at most this many broken files are named in a message
 
 
 class Folder(NamedTuple):
-    """What a folder gives.
+    """Images and labels read from a folder or a list.
 
     Attributes:
       name: of the folder.
-      parts: "train" and, if there are any, "validation" and "test": (images, labels), images uint8
-        [n, size, size, 1 or 3] or as many ``Pictures``, labels int32 [n].
+      parts: (images, labels) of "train" and, if present, "validation" and "test"; images are uint8
+        [n, size, size, 1 or 3] or ``Pictures`` of that shape, labels int32 [n].
       class_names: in the order of the labels.
-      broken: a sentence for every file that was left out.
+      broken: a sentence for each file that was left out.
     """
 
     name: str
@@ -49,23 +50,23 @@ def read(
     cache: pathlib.Path | None = None,
     reading: Reading = Reading(),
 ) -> Folder:
-    """Reads class folders or lists of images; see ``listing.parts`` for how they may lie.
+    """Reads class folders or lists of images; see ``listing.parts`` for the layouts.
 
-    The shorter side is scaled to ``size`` and the centre is cut out; colour images become RGB,
-    and a set of grey images alone stays grey.
+    The shorter side is resized to ``size`` and the center is cropped. Color images become RGB;
+    images stay grayscale if all of them are.
 
     Args:
       root: the folder, or a list file.
-      size: side of the square images, pixels.
-      broken: "stop" raises for files that cannot be used, "skip" leaves them out and says which.
-      keep: a set of more bytes than this stays encoded (``Pictures``); None: none does.
-      cache: folder that remembers which files of such a set could be decoded, for as long as
-        names, sizes and times of change stay the same; None: nothing is remembered.
+      size: side of the square images in pixels.
+      broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them.
+      keep: a dataset of more bytes than this stays encoded (``Pictures``); None decodes any.
+      cache: folder that stores which files of an encoded dataset can be decoded, valid as long as
+        names, sizes and modification times stay the same; None stores nothing.
       reading: how the files are opened.
 
     Raises:
-      InputError: for a missing or empty folder, whatever else ``listing.parts`` refuses, files that
-        cannot be used, by their names, or classes that have no others.
+      InputError: if ``listing.parts`` raises it, for files that cannot be used (by name), or if
+        "skip" would leave a class without training images.
     """
     require(size >= 1, f"data.image_size must be at least 1, got {size}.")
     require(broken in ("stop", "skip"), f"data.broken must be stop or skip, got {broken!r}.")
@@ -81,17 +82,17 @@ def read(
     else:
         errors, grey = _checked(files, cache)
     if errors:
-        _tell(root, errors, len(files), broken)
+        _report(root, errors, len(files), broken)
         before, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
         lost = sorted(set(before["train"].classes) - set(parts["train"].classes))
         require(
             not (lost and parts["train"].files),
             f"{root}: no training image of {lost} can be used, so data.broken=skip would leave out "
-            "whole classes: remove them or fix their files.",
+            "whole classes: remove these classes or fix their files.",
         )
     names = _class_names(root, parts)
     if whole:
-        _tell_constant(parts, seen)
+        _log_constant(parts, seen)
     channels = 1 if grey else 3
     images = {
         name: _stack([seen[file] for file in part.files], size, channels)
@@ -120,9 +121,9 @@ def listed(
     cache: pathlib.Path | None = None,
     reading: Reading = Reading(),
 ) -> Folder:
-    """Lists what ``read`` would read, as ``Pictures``; arguments and errors as of ``read``.
+    """Lists the images that ``read`` would read, as ``Pictures``; arguments and errors as there.
 
-    Nothing is decoded, unless broken files are to be left out and were not looked for before.
+    Nothing is decoded, unless broken files are to be skipped and the cache does not know them yet.
     """
     del keep
     parts = listing.parts(root)
@@ -154,7 +155,7 @@ def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str
 
 
 def _square(file: str, framing: Framing) -> np.ndarray | str:
-    """uint8 [size, size] or [size, size, 3], or why there is none."""
+    """Decodes a file to uint8 [size, size] or [size, size, 3]; returns the error if it fails."""
     try:
         image = open_image(pathlib.Path(file), shown(file), framing.reading)
         return np.asarray(to_square(image, framing))
@@ -163,7 +164,7 @@ def _square(file: str, framing: Framing) -> np.ndarray | str:
 
 
 def _mode(file: str) -> str:
-    """ "L" or "RGB" of a file that can be decoded, else why it cannot."""
+    """Mode of a decoded file, "L" or "RGB"; returns the error if it cannot be decoded."""
     try:
         return open_image(pathlib.Path(file), shown(file)).mode
     except InputError as error:
@@ -171,16 +172,16 @@ def _mode(file: str) -> str:
 
 
 def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, str], bool]:
-    """(files that cannot be decoded with why, whether all the others are grey)."""
+    """Decodes all files; returns (error of each broken file, whether all others are grayscale)."""
     remembered = None if cache is None else cache / f"{_digest(files)}.json"
     try:
         if remembered:
             found = json.loads(remembered.read_text())
             return dict(found["errors"]), bool(found["grey"])
     except (OSError, ValueError, TypeError, KeyError):
-        pass  # not there, or broken: look again
+        pass  # missing or damaged: decode again
     logging.getLogger(__name__).warning(
-        "Decoding %s images once, to find broken ones.", f"{len(files):,}"
+        "Decoding %s images once to find broken files.", f"{len(files):,}"
     )
     errors, grey = {}, True
     for file, mode in zip(files, in_parallel(_mode, files)):
@@ -199,11 +200,11 @@ def _remember(file: pathlib.Path, found: dict) -> None:
         partial.write_text(json.dumps(found))
         partial.replace(file)
     except OSError:
-        pass  # then they are looked at again next time
+        pass  # the cache is optional: without it files are decoded again next time
 
 
 def _digest(files: list[str]) -> str:
-    """Of names, sizes and times of change, and of what decodes."""
+    """Digest of the files' names, sizes and modification times, and of Pillow's version."""
     digest = hashlib.sha256(PIL.__version__.encode())
     for file in files:
         try:
@@ -218,30 +219,30 @@ def _digest(files: list[str]) -> str:
     return digest.hexdigest()[:24]
 
 
-def _tell(root, errors: dict[str, str], n: int, broken: str) -> None:
+def _report(root, errors: dict[str, str], n: int, broken: str) -> None:
     more = f"; and {len(errors) - SHOWN} more" if len(errors) > SHOWN else ""
     named = "; ".join(text.removesuffix(".") for text in list(errors.values())[:SHOWN]) + more
     said = f"{len(errors):,} of {n:,} images cannot be used: {named}."
     require(
         broken == "skip",
-        f"{said.removesuffix('.')}. Mend or remove them, or set data.broken "
+        f"{said.removesuffix('.')}. Fix or remove them, or set data.broken "
         f"to skip; jaxpt data check {root} lists all.",
     )
-    logging.getLogger(__name__).warning("%s They are left out.", said)
+    logging.getLogger(__name__).warning("%s They are skipped.", said)
 
 
-def _tell_constant(parts: dict[str, listing.Part], seen: dict[str, np.ndarray | str]) -> None:
-    """Says how many images are of one colour, if that are many or all of a class."""
+def _log_constant(parts: dict[str, listing.Part], seen: dict[str, np.ndarray | str]) -> None:
+    """Logs the number of single-color images if they are many, or all images of a class."""
     for name, part in parts.items():
         constant = [(seen[file] == seen[file][0, 0]).all() for file in part.files]
         classes = set(part.classes) - {c for c, same in zip(part.classes, constant) if not same}
         if classes or sum(constant) > CONSTANT * len(constant):
             logging.getLogger(__name__).warning(
-                "%s of %s %s images are of one colour everywhere%s.",
+                "%s of %s %s images have a single color%s.",
                 f"{sum(constant):,}",
                 f"{len(constant):,}",
                 name,
-                f", among them all of {sorted(classes)[:SHOWN]}" if classes else "",
+                f", including all images of {sorted(classes)[:SHOWN]}" if classes else "",
             )
 
 

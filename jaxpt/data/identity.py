@@ -1,8 +1,8 @@
-"""The identity of an image set: what it holds, whatever its path and whoever decodes it.
+"""Identity of an image dataset by its content, independent of its path and of the decoder.
 
-Two sets are the same if their classes, labels and images are, in their order. An image is known by
-the SHA-256 of what is stored: the bytes of its file, or its row of an array. Decoded pixels would
-not do, as another version of Pillow may decode a JPEG otherwise.
+Two datasets are the same if they have the same classes, labels and images in the same order. An
+image is identified by the SHA-256 of its stored form: the bytes of its file, or its row of an
+array. Decoded pixels are not used, as another version of Pillow may decode a JPEG differently.
 """
 
 import hashlib
@@ -22,21 +22,22 @@ from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError
 
 FILES, ARRAYS, RECORDS = "files", "arrays", "records"
-SHOWN = 3  # classes that a sentence names
-END = 1 << 16  # bytes at either end of a record file that are read
-BITS = 128  # of the sum that stands for the images of a class
-# Fields of a data config that change no result, and those whose content the identity holds.
+SHOWN = 3  # at most this many classes are named in a sentence
+END = 1 << 16  # bytes read at either end of a record file
+BITS = 128  # of the sum of digests of a class's images
+# Fields of a data config that do not affect results, and those whose content is in the identity.
 FREE = ("resident", "resident_limit_mb", "workers", "prefetch")
 BY_CONTENT = ("path", "label_map")
 
 
 class Part(NamedTuple):
-    """One part of a set.
+    """Digests of one part of a dataset.
 
     Attributes:
-      order: digest of labels and images in their order.
-      counts: images of each class; of record files, whose labels are not read, one number for all.
-      sums: for each of ``counts`` the sum of the images' digests, which does not know their order.
+      order: digest of labels and images in order.
+      counts: number of images per class; a single total for record files, whose labels are not
+        read.
+      sums: for each of ``counts``, the sum of the images' digests, which is independent of order.
     """
 
     order: str
@@ -45,13 +46,13 @@ class Part(NamedTuple):
 
 
 class Identity(NamedTuple):
-    """What a set holds.
+    """Content of a dataset, by digests.
 
     Attributes:
-      kind: what was hashed: "files", "arrays", or "records" for the files of a tfds set.
+      kind: what was hashed: "files", "arrays", or "records" for the files of a tfds dataset.
       classes: names in the order of the labels.
       coarse: the coarse class of every class.
-      parts: "training", which is train and validation, and "test" unless it is empty.
+      parts: "training", which is train and validation together, and "test" unless it is empty.
     """
 
     kind: str
@@ -61,18 +62,18 @@ class Identity(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """A short name: of classes, labels and images, and behind a dash of the coarse classes."""
+        """Short name: digest of classes, labels and images, a dash, digest of coarse classes."""
         parts = {name: part.order for name, part in self.parts.items()}
         return f"{_digest([self.kind, self.classes, parts])}-{_digest(self.coarse)[:8]}"
 
     def to_json(self) -> str:
-        """Text for ``from_json``: about 60 bytes for each class and part."""
+        """Serializes the identity to JSON, about 60 bytes per class and part."""
         parts = {name: part._asdict() for name, part in self.parts.items()}
         return json.dumps(self._asdict() | {"coarse": self.coarse._asdict(), "parts": parts})
 
     @classmethod
     def from_json(cls, text: str) -> "Identity":
-        """The identity that ``to_json`` wrote.
+        """Parses an identity written by ``to_json``.
 
         Raises:
           ValueError, TypeError, KeyError or AttributeError: for any other text.
@@ -87,7 +88,7 @@ class Identity(NamedTuple):
 
 
 def of_dataset(dataset: Dataset) -> Identity:
-    """The identity of a loaded set, of its arrays or of the files behind its ``Pictures``."""
+    """Identity of a loaded dataset, from its arrays or from the files behind its ``Pictures``."""
     n = len(dataset.class_names)
     held_out = np.isin(dataset.trainval.ids, dataset.validation.ids)
     parts = {"training": _part(dataset.trainval, n, held_out.tobytes())}
@@ -100,13 +101,13 @@ def of_dataset(dataset: Dataset) -> Identity:
 def of_records(
     class_names: Iterable[str], coarse: LabelMap, parts: dict[str, Iterable[Any]], limit: int
 ) -> Identity:
-    """The identity of a prepared set of tfds, of whose files only the ends are read.
+    """Identity of a prepared tfds dataset; only the ends of its files are read.
 
     Args:
-      class_names, coarse: of the set.
-      parts: for "training" and "test" tfds' file instructions (``filename``, ``skip``, ``take``,
-        ``examples_in_shard``).
-      limit: how many of the training examples are used, 0 for all.
+      class_names, coarse: of the dataset.
+      parts: tfds' file instructions (``filename``, ``skip``, ``take``, ``examples_in_shard``) of
+        "training" and "test".
+      limit: number of training examples used, 0 for all.
     """
     found = {}
     for name, instructions in parts.items():
@@ -127,19 +128,28 @@ def of_records(
 
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a data config that its results depend on beside the content of the set."""
-    # What cannot be read stops the reading or is no part of the set, and so of its identity.
+    """Fields of a data config that affect results, in addition to the content of the dataset."""
+    # Unreadable files either stop the loading or are left out of the dataset and its identity, so
+    # ``broken`` need not be compared.
     without = (*FREE, *BY_CONTENT, "broken", "try_gcs")
     return {name: value for name, value in config.items() if name not in without}
 
 
 def differences(there: Identity, here: Identity) -> dict[str, list[str]]:
-    """What two sets differ in: for each part that differs, and "classes", sentences without a stop.
+    """Differences of two datasets: sentences without a full stop, by part and for "classes".
 
-    Where one was hashed as files and the other as arrays, images cannot be compared; then classes
-    and numbers of images are.
+    If one was hashed as files and the other as arrays, their images cannot be compared; then only
+    classes and numbers of images are.
+
+    Args:
+      there: the stored identity.
+      here: the identity of the present data.
+
+    Returns:
+      Non-empty lists of sentences by "classes", "training" or "test"; {} if nothing differs. Parts
+      are compared only if the classes are the same.
     """
-    found = {"classes": _of_classes(there, here)}
+    found = {"classes": _class_differences(there, here)}
     if found["classes"]:
         return found
     for name in sorted(there.parts.keys() | here.parts.keys()):
@@ -150,11 +160,11 @@ def differences(there: Identity, here: Identity) -> dict[str, list[str]]:
             if sum(before.counts) != sum(now.counts):
                 found[name] = [f"{name} has {_counted(sum(before.counts), sum(now.counts))}"]
         elif before.order != now.order:
-            found[name] = _of_part(name, before, now, there.classes)
+            found[name] = _part_differences(name, before, now, there.classes)
     return {name: sentences for name, sentences in found.items() if sentences}
 
 
-def _of_classes(there: Identity, here: Identity) -> list[str]:
+def _class_differences(there: Identity, here: Identity) -> list[str]:
     gone = [f"{c!r} is gone" for c in there.classes if c not in here.classes]
     new = [f"{c!r} is new" for c in here.classes if c not in there.classes]
     if gone or new:
@@ -162,7 +172,7 @@ def _of_classes(there: Identity, here: Identity) -> list[str]:
     if there.classes != here.classes:
         return [f"the classes are in another order: {_some(map(repr, here.classes))}"]
     coarse = [
-        f"{c!r} is of {there.coarse.names[a]!r} there and of {here.coarse.names[b]!r} here"
+        f"{c!r} belongs to {there.coarse.names[a]!r} there and to {here.coarse.names[b]!r} here"
         for c, a, b in zip(there.classes, there.coarse.coarse_of, here.coarse.coarse_of)
         if there.coarse.names[a] != here.coarse.names[b]
     ]
@@ -173,7 +183,7 @@ def _of_classes(there: Identity, here: Identity) -> list[str]:
     return []
 
 
-def _of_part(name: str, before: Part, now: Part, classes: tuple[str, ...]) -> list[str]:
+def _part_differences(name: str, before: Part, now: Part, classes: tuple[str, ...]) -> list[str]:
     if len(before.counts) != len(classes) or len(now.counts) != len(classes):  # records
         if sum(before.counts) != sum(now.counts):
             return [f"{name} has {_counted(sum(before.counts), sum(now.counts))}"]
@@ -187,7 +197,7 @@ def _of_part(name: str, before: Part, now: Part, classes: tuple[str, ...]) -> li
         return [f"{name} has {_some(numbers)}"]
     if changed:
         return [f"the bytes of images of {_some(changed)} in {name} differ"]
-    return [f"the images of {name} are in another order, or others of them are held out"]
+    return [f"the images of {name} are in another order, or other images are held out"]
 
 
 def _counted(before: int, now: int, of_class: str = "") -> str:
@@ -207,7 +217,7 @@ def _total(part: Part) -> int:
 def _part(split: Split, classes: int, held_out: bytes = b"") -> Part:
     images = split.images
     if isinstance(images, Pictures) and images.files is not None:
-        # Of unchanged files no byte is read a second time.
+        # Unchanged files are not read a second time.
         about = [classes, hashlib.sha256(split.labels.tobytes() + held_out).hexdigest()]
         name = f"images/{stamp(images.files, about)}.json"
         return Part(*remembered(name, lambda: _hashed(split, classes, held_out)))
@@ -249,7 +259,7 @@ def _sha256(stored: pathlib.Path | bytes) -> bytes:
 
 
 def _ends(file: str) -> list[Any]:
-    """Size of a record file and a digest of its first and last bytes; [] if it is not here."""
+    """Size of a record file and digest of its first and last bytes; [] if it cannot be read."""
     try:
         with open(file, "rb") as content:
             first = content.read(END)
@@ -261,10 +271,10 @@ def _ends(file: str) -> list[Any]:
 
 
 def stamp(files: Iterable[str | os.PathLike], about: Any = None) -> str:
-    """A name that changes when one of the files does, from what the file system says of them.
+    """Name that changes when one of the files changes, from their file system metadata.
 
-    The time of the inode's last change is in it: unlike that of the content, no tool sets it back
-    when it puts a file of the same size in the place of another.
+    It includes the inode's change time: unlike the modification time, tools do not set it back when
+    they replace a file with another of the same size.
     """
     digest = hashlib.sha256(json.dumps(about, default=list).encode())
     here = os.getcwd()

@@ -1,4 +1,4 @@
-"""Coarse labels from fine ones: what pre-training sees when transfer asks for more."""
+"""Maps from fine to coarse labels, for pre-training with coarser labels than evaluation."""
 
 import pathlib
 import unicodedata
@@ -36,18 +36,18 @@ class LabelMap(NamedTuple):
 
 
 def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
-    """The label map of that name for a set of classes.
+    """Builds the label map of a given name for a list of classes.
 
     Args:
-      name: "fine" (as they are), "halves" (y // 5 of ten classes), "parity" (y mod 2),
+      name: "fine" (unchanged), "halves" (y // 5 of ten classes), "parity" (y mod 2),
         "fashion5" (tops, trouser, dress, shoes, bag), "level:K" (the first K levels of class names
-        such as "animal/cat"; 1 is the coarsest), or a file FILE.csv with a line "fine,coarse" for
-        every class, by their names; such a line at its top names the columns. "halves" and "parity"
-        are for classes named 0 to n − 1 in this order, "fashion5" also for Fashion-MNIST's names.
+        such as "animal/cat"; 1 is the coarsest), or a file FILE.csv with one line "fine,coarse"
+        per class, by name, and optionally the header "fine,coarse". "halves" and "parity" need
+        classes named 0 to n − 1 in this order; "fashion5" also accepts Fashion-MNIST's names.
       class_names: the fine classes.
 
     Raises:
-      InputError: for another name, or a map that does not fit the classes.
+      InputError: for an unknown name, or a map that does not fit the classes.
     """
     if name.startswith("level:"):
         return _of_level(name, class_names)
@@ -68,16 +68,16 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
     )
     require(
         name in ("fine", "parity") or n == 10,
-        f"data.label_map {name!r} is for 10 classes, but the data has {n}.",
+        f"data.label_map {name!r} needs 10 classes, but the data has {n}.",
     )
     numbers, found = tuple(map(str, range(n))), tuple(map(str, class_names))
     fashion = name == "fashion5" and tuple(c.lower().split("/")[0] for c in found) == FASHION
     wrong = next((i for i in range(n) if found[i] != numbers[i]), None)
     require(
         name == "fine" or fashion or wrong is None,
-        f"data.label_map {name!r} is for classes named 0 to {n - 1} in this order, but class "
-        f"{wrong} is {found[wrong or 0]!r}: write a file FILE.csv with a line fine,coarse for "
-        "every class.",
+        f"data.label_map {name!r} needs classes named 0 to {n - 1} in this order, but class "
+        f"{wrong} is {found[wrong or 0]!r}: write a file FILE.csv with one line fine,coarse per "
+        "class.",
     )
     return maps[name]
 
@@ -87,8 +87,8 @@ def _of_level(name: str, class_names) -> LabelMap:
     levels = max(len(c.split("/")) for c in class_names)
     require(
         level.isdecimal() and 1 <= int(level) <= levels,
-        f"data.label_map {name!r}: the "
-        f"classes have the levels 1 to {levels}, such as {class_names[0]!r}.",
+        f"data.label_map {name!r}: the classes have the levels 1 to {levels}, as in "
+        f"{class_names[0]!r}.",
     )
     return _named(["/".join(c.split("/")[: int(level)]) for c in class_names])
 
@@ -110,7 +110,7 @@ def _of_file(file: pathlib.Path, class_names) -> LabelMap:
         )
     missing, unknown = set(class_names) - set(coarse), set(coarse) - set(class_names)
     require(not missing, f"{file} lacks the classes {sorted(missing)}.")
-    require(not unknown, f"{file} has classes that the data has not: {sorted(unknown)}.")
+    require(not unknown, f"{file} has classes that the data lacks: {sorted(unknown)}.")
     return _named([coarse[c] for c in class_names])
 
 

@@ -1,4 +1,4 @@
-"""Which image files make a set, and of which class each is: class folders or list files."""
+"""Lists the images of a dataset and their classes, from class folders or list files."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from jaxpt.data import lists
 from jaxpt.data.decode import suffixes
 from jaxpt.errors import require, shown
 
-# Names of folders, list files and values of a list's column, in any letter case, by part.
+# Names of each part, in any letter case: of folders, of list files, and in a list's split column.
 PARTS = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation"),
@@ -22,7 +22,7 @@ PART_OF = {name: part for part, names in PARTS.items() for name in names}
 LISTS = (".csv", ".tsv")
 # Names such as train2017 or test_images.
 LIKE_A_PART = re.compile(rf"({'|'.join(sorted(PART_OF, key=len, reverse=True))})(?![a-z])")
-# What file managers, archivers and file systems leave behind, beside names that begin with a dot.
+# Left behind by file managers, archivers and file systems, in addition to names with a leading dot.
 LEFTOVERS = {
     "thumbs.db",
     "desktop.ini",
@@ -35,12 +35,12 @@ LEFTOVERS = {
 
 
 class Part(NamedTuple):
-    """The images of one part of a set, in a fixed order.
+    """The images of one part of a dataset, in a fixed order.
 
     Attributes:
-      files: path of each.
-      classes: class of each; labels of several levels are joined by "/", from the coarsest to the
-        finest, as "animal/cat".
+      files: path of each image.
+      classes: class of each image; labels of several levels are joined by "/", from the coarsest to
+        the finest, such as "animal/cat".
     """
 
     files: list[str]
@@ -48,12 +48,12 @@ class Part(NamedTuple):
 
 
 class Remark(NamedTuple):
-    """Something odd about a set as a whole.
+    """A remark on a dataset as a whole.
 
     Attributes:
-      kind: as of ``check.Finding``.
+      kind: one of the kinds of ``check.Finding``.
       text: a sentence.
-      stops: whether a run refuses the set.
+      stops: whether a run refuses the dataset.
     """
 
     kind: str
@@ -62,10 +62,10 @@ class Remark(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """The images of a set, and what is odd about it.
+    """The images of a dataset, and remarks on it.
 
     Attributes:
-      parts: "train" and, if there are any, "validation" and "test".
+      parts: "train" and, if present, "validation" and "test".
       remarks: in the order in which they were found.
     """
 
@@ -74,10 +74,13 @@ class Contents(NamedTuple):
 
 
 def parts(root: pathlib.Path) -> dict[str, Part]:
-    """Lists a folder, or a list file, for a run; see ``contents``.
+    """Lists the images of a folder or a list file for a run; see ``contents``.
+
+    Logs the remarks as warnings, and the number of images that are in more than one part.
 
     Raises:
-      InputError: also for a remark that stops a run, and for a file of two classes.
+      InputError: in addition to ``contents``, for a remark that stops a run, and for a file with
+        two classes.
     """
     found = contents(root)
     stopping = [remark.text for remark in found.remarks if remark.stops]
@@ -86,8 +89,8 @@ def parts(root: pathlib.Path) -> dict[str, Part]:
     said = [remark.text for remark in found.remarks]
     if leaks:
         said.append(
-            f"{len(leaks):,} images are in more than one part, such as {shown(leaks[0])}: what is "
-            f"measured on them is not held out. jaxpt data check {root} lists all."
+            f"{len(leaks):,} images are in more than one part, such as {shown(leaks[0])}: results "
+            f"on them are not held out. jaxpt data check {root} lists all."
         )
     for text in said:
         logging.getLogger(__name__).warning("%s", text)
@@ -95,25 +98,25 @@ def parts(root: pathlib.Path) -> dict[str, Part]:
 
 
 def contents(root: pathlib.Path) -> Contents:
-    """Lists a folder, or a list file, without opening an image.
+    """Lists the images of a folder or a list file without opening them.
 
-    A part is a folder of class folders, or a list file such as ``train.csv``, by the names in
-    ``PARTS`` in any letter case. Folders in class folders are levels of labels, the deeper the
-    finer. Names that begin with a dot and ``LEFTOVERS`` are ignored without a remark.
+    A part is a folder of class folders, or a list file such as ``train.csv``, whose name is in
+    ``PARTS`` in any letter case. Nested class folders are levels of labels, from coarse to fine.
+    Names with a leading dot and ``LEFTOVERS`` are ignored without a remark.
 
     Args:
-      root: a folder with a training part and, if there are any, others; a folder of class folders,
-        which is the training part; or a list file, see ``lists.read``.
+      root: a folder with a training part and optionally other parts; a folder of class folders,
+        which is then the training part; or a list file, see ``lists.read``.
 
     Raises:
-      InputError: for a missing or empty part, a part that is there twice, a link or a path that
-        leads out of the folder, or a list that cannot be read.
+      InputError: if a part is missing or empty or exists twice, a link or a path leads out of the
+        folder, or a list cannot be read.
     """
     remarks: list[Remark] = []
     if root.is_file():
         found = _of_list(root, remarks)
     else:
-        require(root.is_dir(), f"data.path {str(root)!r} is no folder, and no list file.")
+        require(root.is_dir(), f"data.path {str(root)!r} is neither a folder nor a list file.")
         found = _of_folder(root, remarks)
     require(
         "train" in found,
@@ -124,7 +127,7 @@ def contents(root: pathlib.Path) -> Contents:
             remarks.append(
                 Remark(
                     "class",
-                    f"{root}: {part} has classes that train has not: {sorted(unknown)}.",
+                    f"{root}: {part} has classes that train lacks: {sorted(unknown)}.",
                     stops=True,
                 )
             )
@@ -135,14 +138,14 @@ def contents(root: pathlib.Path) -> Contents:
 def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
     there: dict[str, os.DirEntry] = {}
     others, lists_beside = [], []
-    for entry in _entries(root):  # a part itself may be a link to anywhere
+    for entry in _entries(root):  # a part itself may be a link to any place
         stem, ending = os.path.splitext(entry.name.lower())
         part = PART_OF.get(entry.name.lower() if entry.is_dir() else stem)
         if part and (entry.is_dir() or ending in LISTS):
             require(
                 part not in there,
-                f"{root} has both {part in there and there[part].name} and {entry.name}: give the "
-                "one that is meant as data.path, or move one of them away.",
+                f"{root} has both {part in there and there[part].name} and {entry.name}: set "
+                "data.path to the right one, or move the other away.",
             )
             there[part] = entry
         elif entry.is_dir():
@@ -150,7 +153,7 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
         elif ending in LISTS:
             lists_beside.append(entry.name)
     if len(there) == 1 and others and _is_class(*there.values()):
-        others, there = [], {}  # a class of trains, among others
+        others, there = [], {}  # "train" is a class (pictures of trains) among others
     if not there:
         like = {match[1] for entry in others if (match := LIKE_A_PART.match(entry.name.lower()))}
         if len({PART_OF[name] for name in like}) > 1:
@@ -159,7 +162,7 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
         if lists_beside and len(set(found.classes)) == 1:
             text = (
                 f"{root} has one class folder, {found.classes[0]!r}, and "
-                f"{', '.join(lists_beside)}: give the list as data.path, or move it away."
+                f"{', '.join(lists_beside)}: set data.path to the list, or move the list away."
             )
             remarks.append(Remark("layout", text, stops=True))
         return {"train": found}
@@ -170,7 +173,7 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
             return {"train": _in_folders(root, root, remarks)}
     elif besides:
         remarks.append(
-            Remark("ignored", f"{root} has folders beside its parts that are ignored: {besides}.")
+            Remark("ignored", f"{root} has folders next to its parts: {besides} are ignored.")
         )
     return {
         part: _in_folders(pathlib.Path(there[part].path), root, remarks)
@@ -184,15 +187,16 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
 def _question(folder, names: list[str]) -> Remark:
     return Remark(
         "layout",
-        f"{folder} holds {', '.join(map(repr, names))}: which of these are parts of the set, and "
-        "which are classes? Name parts train, validation and test, with class folders in them and "
-        "nothing else beside them; or give the part itself, or a list file, as data.path.",
+        f"{folder} holds {', '.join(map(repr, names))}: which of these are parts of the dataset, "
+        "and which are classes? Name the parts train, validation and test, with class folders in "
+        "them and no other folders next to them; or set data.path to the part itself, or to a list "
+        "file.",
         stops=True,
     )
 
 
 def _is_class(entry) -> bool:
-    """Whether a folder with the name of a part holds images itself, and no folders."""
+    """Whether a folder that is named like a part holds only images, and so is a class."""
     if not entry.is_dir():
         return False
     below = _entries(entry.path)
@@ -218,27 +222,27 @@ def _in_folders(part: pathlib.Path, root: pathlib.Path, remarks) -> Part:
     require(
         bool(walk.files),
         f"{part} has no images: expected {endings}."
-        + (f" It has {walk.beside:,} images in no class folder." if walk.beside else "")
-        + (f" It has files of other kinds: {ignored}." if ignored else "")
-        + (f" To do without this part, give {root}/train as data.path." if part != root else ""),
+        + (f" It has {walk.beside:,} images outside class folders." if walk.beside else "")
+        + (f" It has other files: {ignored}." if ignored else "")
+        + (f" To go without this part, set data.path to {root}/train." if part != root else ""),
     )
     for folder in walk.empty:
         remarks.append(
             Remark(
                 "empty",
-                f"{shown(folder)} holds no image that can be read"
-                + (f" (files of other kinds in {part}: {ignored})" if ignored else "")
-                + ": convert what it holds, or remove it.",
+                f"{shown(folder)} has no image that can be read"
+                + (f" (other files in {part}: {ignored})" if ignored else "")
+                + ": convert its files, or remove the folder.",
                 stops=True,
             )
         )
     if ignored:
         remarks.append(
-            Remark("ignored", f"{part} holds files that are not read as images: {ignored}.")
+            Remark("ignored", f"{part} has files that are not read as images: {ignored}.")
         )
     if walk.beside:
         remarks.append(
-            Remark("ignored", f"{part} has {walk.beside:,} images in no class folder: ignored.")
+            Remark("ignored", f"{part} has {walk.beside:,} images outside class folders: ignored.")
         )
     if walk.parts_inside and not any(remark.kind == "layout" for remark in remarks):
         folder, names = next(iter(walk.parts_inside.items()))
@@ -248,26 +252,26 @@ def _in_folders(part: pathlib.Path, root: pathlib.Path, remarks) -> Part:
         remarks.append(
             Remark(
                 "layout",
-                f"{shown(folder)} holds images and folders of images: it and each of these is a "
-                "class of its own.",
+                f"{shown(folder)} holds both images and folders of images: the folder and each "
+                "folder in it are separate classes.",
             )
         )
     return Part(walk.files, walk.classes)
 
 
 class _Walk:
-    """What class folders hold, in the order of the names.
+    """A recursive walk through class folders, sorted by name.
 
-    Every link on the way is looked at, so nothing outside of ``root`` is reached; one to a folder
-    that it lies in is not followed.
+    Every link on the way is checked, so nothing outside ``root`` is reached; a link to a folder
+    that contains the link is not followed.
 
     Attributes:
       files, classes: see ``Part``.
-      ignored: number of the files in class folders that are not read, by ending.
-      beside: number of the images that lie in no class folder.
-      empty: folders without an image, the highest of each.
-      mixed: folders of images that hold folders of images.
-      parts_inside: names that look like those of parts within classes, by the folder.
+      ignored: number of files in class folders that are not read, by file ending.
+      beside: number of images outside class folders.
+      empty: folders without an image; of nested ones, only the topmost.
+      mixed: folders that hold both images and folders of images.
+      parts_inside: by folder, names in it that look like parts although they are inside classes.
     """
 
     def __init__(self, root: pathlib.Path):
@@ -281,7 +285,13 @@ class _Walk:
         self.parts_inside: dict[str, list[str]] = {}
 
     def into(self, folder, names: tuple[str, ...], above: tuple[str, ...]) -> bool:
-        """Whether any image lies in the folder or below it; ``names`` lead to it, from the part."""
+        """Adds the images of a folder and of those below it; returns whether there are any.
+
+        Args:
+          folder: to walk through.
+          names: of the class folders that lead from the part to this one.
+          above: real paths of this folder and of those that contain it.
+        """
         own, below, empty, label = 0, [], [], "/".join(names)
         for entry in _entries(folder, self._root):
             if entry.is_dir():
@@ -312,10 +322,10 @@ class _Walk:
 
 
 def _entries(folder, root: pathlib.Path | None = None) -> list[os.DirEntry]:
-    """What a folder holds, by name, without hidden files and ``LEFTOVERS``.
+    """Entries of a folder, sorted by name, without hidden files and ``LEFTOVERS``.
 
     Raises:
-      InputError: for a link that leads to itself or, with a ``root``, out of it.
+      InputError: for a link that leads to itself or, if ``root`` is given, out of it.
     """
     with os.scandir(folder) as entries:
         found = sorted(
@@ -333,20 +343,20 @@ def _suffix(name: str) -> str:
 
 
 def _class_name(name: str) -> str:
-    """Names that look the same are the same: macOS may store "é" as "e" and an accent."""
+    """Normalizes a name, as macOS may store "é" as "e" and an accent."""
     return unicodedata.normalize("NFC", name)
 
 
 def _stays_within(path: pathlib.Path, root: pathlib.Path | None) -> None:
     target = os.path.realpath(path)
     require(
-        not os.path.islink(target),  # where a link leads round in a circle, resolving it ends
+        not os.path.islink(target),  # realpath returns a link only if links form a cycle
         f"{shown(path)} is a symbolic link that leads back to itself: remove it.",
     )
     require(
         root is None or pathlib.Path(target).is_relative_to(root),
-        f"{shown(path)} leads out of {root}, to "
-        f"{shown(target)}: copy the file, or give the folder that holds it.",
+        f"{shown(path)} leads out of {root}, to {shown(target)}: copy the file, or set data.path "
+        "to a folder that contains it.",
     )
 
 
@@ -354,18 +364,18 @@ def _of_part_list(file: pathlib.Path, part: str, remarks) -> Part:
     found = _of_list(file, remarks, part)
     require(
         list(found) == [part],
-        f"{file} names the parts {sorted(found)} in a column: give the list itself as data.path.",
+        f"{file} names the parts {sorted(found)} in a column: set data.path to the list itself.",
     )
     return found[part]
 
 
 def _of_list(file: pathlib.Path, remarks, part: str = "train") -> dict[str, Part]:
-    """The list's images by part; paths are from its own folder."""
+    """Images of a list by part; paths are relative to the folder of the list."""
     root, within = file.parent.resolve(), set()
     found: dict[str, Part] = {}
     for row in lists.read(file):
         path = lists.place(file, row)
-        # Folders once each, files where they are links: a list may have a million lines.
+        # Folders are checked once, files only if they are links: a list may have a million lines.
         if path.parent not in within or path.is_symlink():
             _stays_within(path, root)
             within.add(path.parent)
@@ -382,7 +392,7 @@ def _of_list(file: pathlib.Path, remarks, part: str = "train") -> dict[str, Part
 
 
 def _shared(found: dict[str, Part]) -> list[str]:
-    """Files that are in several parts.
+    """Files that are in more than one part.
 
     Raises:
       InputError: for a file that is listed under two classes.
@@ -399,8 +409,8 @@ def _shared(found: dict[str, Part]) -> list[str]:
             other, other_part = first.setdefault(real, (label, part))
             require(
                 other == label,
-                f"{shown(file)} is of two classes, {other!r} and {label!r}: an image can have one. "
-                "jaxpt data check lists all such files.",
+                f"{shown(file)} has two classes, {other!r} and {label!r}: an image can have only "
+                "one. jaxpt data check lists all such files.",
             )
             if other_part != part:
                 shared.append(file)
@@ -408,7 +418,7 @@ def _shared(found: dict[str, Part]) -> list[str]:
 
 
 def _alike(names: list[str]) -> list[Remark]:
-    """Class names that differ in letter case, leading zeros or separators alone."""
+    """Remarks on class names that differ only in letter case, leading zeros or separators."""
     groups: dict[str, list[str]] = {}
     for name in names:
         key = re.sub(r"[\s_-]+", " ", re.sub(r"(?<!\d)0+(?=\d)", "", name.casefold()))

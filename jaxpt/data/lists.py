@@ -1,4 +1,4 @@
-"""List files: tables of text with a row for every image, its path and its labels."""
+"""List files: text tables with one row per image, giving its path and labels."""
 
 import codecs
 import csv
@@ -16,7 +16,7 @@ PATH = {"path", "image", "img", "file", "filename", "filepath", "fname"} | {
     f"{thing}{end}" for thing in ("image", "img") for end in ("path", "name", "file", "id")
 }
 SPLIT = {"split", "part", "subset", "partition", "fold", "set"}
-INDEX = {"", "index", "unnamed0"}  # what pandas writes before the first column
+INDEX = {"", "index", "unnamed0"}  # written by pandas before the first column
 LABEL = re.compile(r".*(label|class|target|category|coarse|fine|level).*|y")
 INDICATORS = {"0", "1", "-1", "0.0", "1.0", "true", "false"}
 
@@ -25,10 +25,10 @@ class Row(NamedTuple):
     """One image of a list.
 
     Attributes:
-      line: number of the line it ends on.
-      path: as it is written.
+      line: number of the line on which the row ends.
+      path: as written in the list.
       labels: from the coarsest to the finest.
-      part: what the column for parts says; "" without one.
+      part: value of the split column; "" if there is none.
     """
 
     line: int
@@ -38,7 +38,7 @@ class Row(NamedTuple):
 
 
 class _Columns(NamedTuple):
-    """Positions of the columns, and the names of all of them; [] without a header."""
+    """Positions of the columns, and the names of all columns ([] without a header)."""
 
     path: int
     labels: list[int]
@@ -47,15 +47,15 @@ class _Columns(NamedTuple):
 
 
 def read(file: pathlib.Path) -> list[Row]:
-    """The rows of a list of images.
+    """Reads the rows of a list of images.
 
-    With a header the columns are found by their names: the path (or image, file, …), a split if
-    there is one (or part, subset, partition, fold), and labels, which are all the others, from the
-    coarsest to the finest. Without a header the first column is the path and the others are labels.
+    With a header, columns are found by name: the path (or image, file, …), optionally a split (or
+    part, subset, partition, fold), and labels, which are all other columns, from the coarsest to
+    the finest. Without a header, the first column is the path and the others are labels.
 
     Raises:
-      InputError: for a file that cannot be read as a list, a row with another number of cells than
-        the first, or a column that cannot hold labels.
+      InputError: for a file that cannot be read as a list, a row whose number of cells differs
+        from that of the first, or a column that cannot hold labels.
     """
     rows = read_rows(file)
     columns = _columns(file, [cells for _, cells in rows[:2]])
@@ -78,7 +78,7 @@ def read(file: pathlib.Path) -> list[Row]:
         )
         require(
             row and row.path and all(row.labels or [""]) and (columns.part is None or row.part),
-            f"{file}, line {line}: expected {expected}, without an empty cell and as many as in "
+            f"{file}, line {line}: expected {expected}, with no empty cell and as many cells as "
             f"the first line (text with commas in quotes), got {','.join(cells)!r}.",
         )
         found.append(row)
@@ -87,7 +87,7 @@ def read(file: pathlib.Path) -> list[Row]:
 
 
 def place(file: pathlib.Path, row: Row) -> pathlib.Path:
-    """Where a row's image lies.
+    """Path of a row's image.
 
     Raises:
       InputError: for an absolute path.
@@ -97,19 +97,19 @@ def place(file: pathlib.Path, row: Row) -> pathlib.Path:
         path = pathlib.PureWindowsPath(row.path)
     require(
         not path.anchor and not path.drive,
-        f"{file}, line {row.line}: {row.path!r} is no path from the list's own folder.",
+        f"{file}, line {row.line}: {row.path!r} is not relative to the folder of the list.",
     )
     return file.parent / path.as_posix()
 
 
 def read_rows(file: pathlib.Path) -> list[tuple[int, list[str]]]:
-    """(line number, cells without spaces around them) of the lines of a table with any text.
+    """Reads the non-empty lines of a table as (line number, stripped cells).
 
     Cells are separated by commas, or by semicolons or tabs if the first line has no comma; text is
     UTF-8, or UTF-16 as Excel writes it.
 
     Raises:
-      InputError: if it cannot be read as one.
+      InputError: if the file cannot be read as such a table.
     """
     try:
         data = file.read_bytes()
@@ -124,12 +124,12 @@ def read_rows(file: pathlib.Path) -> list[tuple[int, list[str]]]:
         return rows
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
-            f"{file} cannot be read as a list, lines of comma-separated text in UTF-8 ({error})."
+            f"{file} cannot be read as a list of comma-separated text in UTF-8 ({error})."
         ) from error
 
 
 def _columns(file, first: list[list[str]]) -> _Columns:
-    """Of a list that begins with these lines."""
+    """Finds the columns of a list from its first lines."""
     names = first[0] if first else []
     plain = [_plain(name) for name in names]
     paths = [i for i, name in enumerate(plain) if name in PATH]
@@ -137,24 +137,24 @@ def _columns(file, first: list[list[str]]) -> _Columns:
         images = [any(map(_is_image, column)) for column in zip(*first)]
         require(
             not any(images) or _is_image(first[0][0]),
-            f"{file}, line 1: {','.join(names)!r} does not begin with the path of an image: give "
-            "lines path,label, or name the columns in the first line, as path,label.",
+            f"{file}, line 1: {','.join(names)!r} does not begin with the path of an image: write "
+            "lines path,label, or name the columns in the first line, such as path,label.",
         )
         return _Columns(0, list(range(1, len(names))), None, [])
     parts = [i for i, name in enumerate(plain) if name in SPLIT]
     require(
         len(paths) == 1 and len(parts) <= 1,
-        f"{file}: which of the columns {[names[i] for i in (paths + parts)]} holds the paths, and "
-        "which the split? Remove the others.",
+        f"{file}: which of the columns {[names[i] for i in (paths + parts)]} is the path, and "
+        "which is the split? Remove the others.",
     )
     others = [i for i, name in enumerate(plain) if i not in paths + parts and name not in INDEX]
     unknown = [i for i in others if not LABEL.fullmatch(plain[i])]
     require(
         len(unknown) in (0, len(others)),
-        f"{file}: the columns {[names[i] for i in unknown]} are no path, label or split: remove "
-        "them, or name them label_1, label_2, … from the coarsest to the finest.",
+        f"{file}: the columns {[names[i] for i in unknown]} are neither path, label nor split: "
+        "remove them, or name them label_1, label_2, … from the coarsest to the finest.",
     )
-    require(bool(others), f"{file} has no column of labels, only {', '.join(names)}.")
+    require(bool(others), f"{file} has no label column, only {', '.join(names)}.")
     return _Columns(paths[0], others, next(iter(parts), None), names)
 
 
@@ -167,14 +167,14 @@ def _is_image(cell: str) -> bool:
 
 
 def _check_labels(file, columns: _Columns, labels: list[list[str]]) -> None:
-    """Raises InputError for columns whose values are no classes."""
+    """Raises InputError for columns whose values cannot be classes."""
     names = [columns.names[i] if columns.names else str(i + 1) for i in columns.labels]
     values = dict(zip(names, map(set, zip(*labels))))
     for name, found in values.items():
         fractions = sorted(value for value in found if not re.fullmatch(r"[+-]?\d+", value))
         require(
             not fractions or not all(map(_is_number, found)),
-            f"{file}: the column {name} cannot be a label, it holds numbers such as "
+            f"{file}: the column {name} cannot be a label, as it holds numbers such as "
             f"{fractions[:1]}: remove it, or give every class a name.",
         )
     if len(values) == 1 or all(LABEL.fullmatch(_plain(name)) for name in names):
@@ -182,13 +182,13 @@ def _check_labels(file, columns: _Columns, labels: list[list[str]]) -> None:
     flags = [name for name, found in values.items() if {v.lower() for v in found} <= INDICATORS]
     require(
         not flags or (not columns.names and len(flags) < len(values)),
-        f"{file}: the columns {', '.join(flags)} cannot be labels, they hold 0 and 1 alone: write "
-        "the name of an image's class in one column, label.",
+        f"{file}: the columns {', '.join(flags)} cannot be labels, as they hold only 0 and 1: "
+        "write the name of each image's class in a single column, label.",
     )
     same = [name for name, found in values.items() if columns.names and len(found) == 1]
     require(
         not same or len(labels) == 1,
-        f"{file}: the columns {', '.join(same)} cannot be labels, they hold one value alone: "
+        f"{file}: the columns {', '.join(same)} cannot be labels, as they hold only one value: "
         "remove them.",
     )
 

@@ -1,4 +1,4 @@
-"""Images that stay encoded until they are looked at, in place of an array that holds them all."""
+"""Lazily decoded images with the interface of an array."""
 
 import pathlib
 from collections.abc import Callable
@@ -11,19 +11,19 @@ from jaxpt.errors import shown
 
 
 def of_file(path: str) -> tuple[pathlib.Path, str]:
-    """An image file, and what messages call it."""
+    """Returns the path of an image file, and its name for messages."""
     return pathlib.Path(path), shown(path)
 
 
 class Pictures:
-    """Encoded images that stand where an array uint8 [n, side, side, channels] would.
+    """Encoded images in place of an array uint8 [n, side, side, channels].
 
-    A whole number as index decodes one image; a slice, an array or a mask gives the ``Pictures``
-    of these and decodes nothing; ``np.asarray`` decodes all of them, on all cores.
+    Indexing with an integer decodes one image. Indexing with a slice, an array or a mask selects
+    ``Pictures`` and decodes nothing. ``np.asarray`` decodes all images, on all cores.
 
     Attributes:
-      places: [n], where each is: a path, or what else ``encoded`` knows it by.
-      framing: how each becomes a square.
+      places: [n], the location of each image: a path, or another argument of ``encoded``.
+      framing: how each image becomes a square.
       shape: (n, side, side, channels).
     """
 
@@ -38,8 +38,15 @@ class Pictures:
         encoded: Callable[[Any], tuple[pathlib.Path | bytes, str]] = of_file,
         white: int = 255,
     ):
-        """``channels``: 3, or 1 for grey; ``encoded``: from a place to the file, or its bytes, and
-        a name, called by several threads; ``white``: see ``read_square``."""
+        """Initializes the images.
+
+        Args:
+          places: see above.
+          framing: see above.
+          channels: 3, or 1 for grayscale.
+          encoded: maps a place to (file or bytes, name for messages); called by several threads.
+          white: see ``decode.squares``.
+        """
         self.places = places if isinstance(places, np.ndarray) else np.asarray(places, object)
         self.framing = framing
         self.shape = (len(self.places), framing.side, framing.side, channels)
@@ -50,11 +57,11 @@ class Pictures:
 
     @property
     def files(self) -> list[str] | None:
-        """The path of each, if each is a file of its own."""
+        """Path of each image, or None if they are not separate files."""
         return list(self.places) if self._encoded is of_file else None
 
     def encoded(self, position: int) -> tuple[pathlib.Path | bytes, str]:
-        """The file of one image, or its bytes, and what messages call it."""
+        """Returns the file or the bytes of one image, and its name for messages."""
         return self._encoded(self.places[position])
 
     def __getitem__(self, index):
@@ -65,7 +72,7 @@ class Pictures:
         )
 
     def joined(self, other: "Pictures") -> "Pictures":
-        """These and then the others, which must be of the same kind."""
+        """Concatenates two ``Pictures`` of the same kind."""
         places = np.concatenate((self.places, other.places))
         return Pictures(places, self.framing, self.shape[-1], self._encoded, self._white)
 

@@ -1,5 +1,5 @@
-"""Image sets by name. Every source gives the same thing, a ``Dataset``: uint8 arrays, or
-``Pictures`` that stand where large ones would.
+"""Image datasets by name. Every source returns a ``Dataset`` of uint8 arrays, or of ``Pictures``
+in place of large ones.
 """
 
 import contextlib
@@ -32,30 +32,34 @@ from jaxpt.errors import InputError, require
 
 __all__ = ["Dataset", "SOURCES", "Split", "identify", "load", "validation_mask"]
 
-# How names of arrays in an .npz file begin (train_images) or, as Keras has them, end (x_train).
+# Prefixes of array names in an .npz file (train_images); in Keras' names, suffixes (x_train).
 PREFIXES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def load(config: ml_collections.ConfigDict) -> Dataset:
-    """Loads the set that a data config names.
+    """Loads the dataset that a data config names.
 
-    Validation is the set's own validation part, if it and a test part are there; else a fixed fifth
-    of the training part, the same share of every fine class, drawn with seed 0 whatever the run's
-    seed is. Test is never part of it; without a test part the validation part is that.
+    The validation split is the dataset's own validation part if it has both a validation and a test
+    part. Otherwise it is a fixed fifth of the training part, the same share of every fine class,
+    drawn with seed 0 regardless of the run's seed. It never overlaps with the test split; if there
+    is no test part, the validation part is the test split.
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "npz", "folder", "tfds:NAME",
-        or a name in ``protocols.PROTOCOLS``, with or without "protocol:" before it), ``path``,
-        ``image_size`` (of folder, protocols and those tfds sets whose images differ in size),
-        ``label_map``, ``limit`` (use only that many training images, 0 for all) and, where it has
-        them, ``train_split``, ``test_split`` (of tfds:NAME), ``try_gcs``, see ``tfds_source``,
-        ``broken`` (of folder: files that cannot be read), see ``folder.read``, ``background`` and
-        ``exif_orientation`` (of all that is decoded), see ``decode.Reading``, ``resident`` and
-        ``resident_limit_mb`` (of folder and sets of tfds: whether images are decoded now or as
-        they are looked at).
+        or a name in ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``,
+        ``image_size`` (for folder, protocols and tfds datasets whose images differ in size),
+        ``label_map``, ``limit`` (number of training images to use, 0 for all) and optionally
+        ``train_split``, ``test_split`` (for tfds:NAME), ``try_gcs``, see ``tfds_source``,
+        ``broken`` (for folder: what to do with files that cannot be read), see ``folder.read``,
+        ``background`` and ``exif_orientation`` (for everything that is decoded), see
+        ``decode.Reading``, ``resident`` and ``resident_limit_mb`` (for folder and tfds: whether
+        images are decoded now or when they are used).
+
+    Returns:
+      The ``Dataset``.
 
     Raises:
-      InputError: for an unknown source, missing files, or data that does not make sense.
+      InputError: for an unknown source, missing files, or inconsistent data.
     """
     source = config.source.removeprefix(protocols.PREFIX)
     if source in protocols.PROTOCOLS and source not in SOURCES:
@@ -79,15 +83,15 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
 
 
 def identify(config: ml_collections.ConfigDict) -> Identity:
-    """The identity of the set that a data config names, without decoding its images.
+    """Identity of the dataset that a data config names, computed without decoding its images.
 
-    The bytes of files are read once; later, files whose sizes and times are the same are not.
+    Files are read once; later calls skip those whose sizes and times are unchanged.
 
     Args:
-      config: as of ``load``.
+      config: as for ``load``.
 
     Raises:
-      InputError: as ``load``, but for images that cannot be decoded.
+      InputError: as ``load``, except for images that cannot be decoded.
     """
     with _quiet():
         return _identify(config.source.removeprefix(protocols.PREFIX), config)
@@ -113,7 +117,7 @@ def _identify(source: str, config) -> Identity:
 
 @contextlib.contextmanager
 def _quiet():
-    """Within it nothing is reported about a set: ``load`` does that."""
+    """Silences the log messages about a dataset, which ``load`` writes anyway."""
     logger = logging.getLogger("jaxpt.data")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -146,19 +150,19 @@ def _require_known(source: str) -> None:
 
 
 def _keep(config) -> int | None:
-    """How many bytes of images are decoded now; larger sets are as they are looked at."""
+    """Limit in bytes up to which images are decoded at once; larger datasets stay encoded."""
     limit = config.get("resident_limit_mb", 2048) * 2**20
     return {"yes": None, "no": 0}.get(config.get("resident", "auto"), limit)
 
 
 def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
-    """The set of these (images, labels) by part.
+    """Assembles a dataset from its parts, given as (images, labels) by name.
 
-    With a validation part, trainval is the training part and then that part.
+    If there is a validation part, trainval is the training part followed by the validation part.
     """
     parts, own = with_test(parts), tuple(parts)
     if own != tuple(parts):
-        _tell("%s has no test part: its validation part is what is measured on.", name)
+        _log("%s has no test part: its validation part is used as the test part.", name)
     for part, (images, _) in parts.items():
         kind = {"train": "training"}.get(part, part)
         require(len(images) > 0, f"{name} has no {kind} images.")
@@ -167,9 +171,9 @@ def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
     if "validation" in splits:
         n_train, trainval = len(trainval.ids), _joined(name, trainval, splits["validation"])
         if config.get("train_on") == "trainval":
-            _tell(
-                "%s: training takes the %s validation images too (data.train_on=trainval); "
-                "data.train_on=train leaves them out.",
+            _log(
+                "%s: training also uses the %s validation images (data.train_on=trainval); "
+                "set data.train_on=train to leave them out.",
                 name,
                 f"{len(splits['validation'].ids):,}",
             )
@@ -198,7 +202,7 @@ def _joined(name, train: Split, validation: Split) -> Split:
     return Split(images, labels, np.arange(len(labels), dtype=np.int32))
 
 
-def _tell(text: str, *values) -> None:
+def _log(text: str, *values) -> None:
     logging.getLogger(__name__).warning(text, *values)
 
 
@@ -211,9 +215,9 @@ def _small(read) -> Callable[[ml_collections.ConfigDict], Dataset]:
 
 
 def _npz(config) -> Dataset:
-    """Arrays of images and labels by part, and maybe ``class_names``; see ``PREFIXES``."""
+    """Loads images and labels by part, and optionally ``class_names``; see ``PREFIXES``."""
     path = pathlib.Path(config.path)
-    require(path.is_file(), f"data.path {str(path)!r} is no file: give an .npz file.")
+    require(path.is_file(), f"data.path {str(path)!r} is not a file: set it to an .npz file.")
     arrays = _read_npz(path)
     parts, used = {}, {"class_names"}
     for part, prefixes in PREFIXES.items():
@@ -229,7 +233,7 @@ def _npz(config) -> Dataset:
         used |= {name for names in found.values() for name in names}
         require(
             all(len(names) <= 1 for names in found.values()),
-            f"{path} has several arrays for one thing: {sorted(sum(found.values(), []))}.",
+            f"{path} has several arrays for the same part: {sorted(sum(found.values(), []))}.",
         )
         if any(found.values()):
             parts[part] = {kind: names[0] for kind, names in found.items() if names}
@@ -242,7 +246,7 @@ def _npz(config) -> Dataset:
     }
     require(not missing, f"{path} lacks the arrays {sorted(missing)}; it has {sorted(arrays)}.")
     if unused := sorted(set(arrays) - used):
-        _tell("%s: the arrays %s are not used.", path, unused)
+        _log("%s: the arrays %s are not used.", path, unused)
     pairs = {
         part: (_images(path, named["images"], arrays), _labels(path, named["labels"], arrays))
         for part, named in parts.items()
@@ -251,10 +255,10 @@ def _npz(config) -> Dataset:
 
 
 def _images(path, name: str, arrays) -> np.ndarray:
-    """uint8 [n, h, w, c] of an array of images.
+    """Returns an array of images as uint8 [n, height, width, channels].
 
     Raises:
-      InputError: for numbers of another type, or channels that come first, with what to do.
+      InputError: for another dtype or channels first, with the expression that fixes it.
     """
     images = arrays[name]
     if images.dtype != np.uint8 and images.dtype.kind in "fiub" and images.size:
@@ -277,21 +281,21 @@ def _images(path, name: str, arrays) -> np.ndarray:
 
 
 def _labels(path, name: str, arrays) -> np.ndarray:
-    """Integers [n] of an array [n] or [n, 1]."""
+    """Returns integer labels [n] or [n, 1] as [n]."""
     labels = arrays[name]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
     require(
         labels.ndim == 1,
         f"{path}: {name} must be of shape [n] or [n, 1], got {list(labels.shape)}: save "
-        "x.argmax(1) of labels with a column per class.",
+        "x.argmax(1) if they are one-hot.",
     )
     require(labels.dtype.kind in "iu", f"{path}: {name} must be integers, got {labels.dtype}.")
     return labels
 
 
 def _names(path, arrays, labels) -> list[str]:
-    """Those of ``class_names``, or the numbers of the training labels."""
+    """Class names from ``class_names``, or the label numbers if there is no such array."""
     if "class_names" not in arrays:
         return [str(i) for i in range(int(labels.max(initial=0)) + 1)]
     names = arrays["class_names"]
@@ -305,7 +309,7 @@ def _names(path, arrays, labels) -> list[str]:
         raise InputError(f"{path}: class_names must be UTF-8 ({error}).") from error
     require(
         len(set(decoded)) == len(decoded),
-        f"{path}: class_names names {max(decoded, key=decoded.count)!r} twice.",
+        f"{path}: class_names contains {max(decoded, key=decoded.count)!r} twice.",
     )
     return decoded
 
@@ -315,11 +319,11 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} is no whole .npz file of plain arrays (no objects).") from error
+        raise InputError(f"{path} is not a whole .npz file of plain arrays.") from error
 
 
 def _folder(config, read=folder.read) -> Dataset:
-    """Class folders or lists; a set without a test part is one for pre-training."""
+    """Loads class folders or lists; without a test part the dataset serves pre-training only."""
     name, parts, names, broken = read(
         pathlib.Path(config.path),
         config.image_size,
@@ -337,7 +341,7 @@ SOURCES = {
     "npz": _npz,
     "folder": _folder,
 }
-# The files that a set of arrays is read from; none if it comes with a package.
+# Files that array datasets are read from; empty if the dataset ships with a package.
 FILES = {
     "digits": lambda path: [],
     "fashion_mnist": small_sets.fashion_mnist_files,

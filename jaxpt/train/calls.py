@@ -1,4 +1,4 @@
-"""Several steps in one compiled call, so that an accelerator does not wait for the host's next."""
+"""Several steps in one compiled call, so that an accelerator does not wait for the host."""
 
 import math
 from typing import Callable, Iterable, Iterator
@@ -9,18 +9,23 @@ import numpy as np
 
 from jaxpt.errors import require
 
-AUTOMATIC = 16  # steps of a call on an accelerator: many to the host, few to who waits for a stop
-MOST = 1000  # rows of that many batches are sent in one go
+AUTOMATIC = 16  # steps per call on accelerators: relieves the host, yet a stop comes soon enough
+MOST = 1000  # steps per call: their rows are transferred at once
 
 
 def most_steps(asked: int, *, resident: bool) -> int:
-    """Steps of a call, at most: ``config.steps_per_call``, or for 0 one on CPUs, else 16.
+    """Maximum number of steps per call.
 
-    On CPUs a convolution inside a loop is slower than outside, and a call costs nothing. A set
-    that is streamed has one step a call: its next batch is on the way meanwhile.
+    Returns ``asked`` unless it is 0, which means one on CPUs, else 16. On CPUs a convolution inside
+    a loop is slower than outside, and a call costs next to nothing. A streamed set needs one step
+    per call: its next batch is transferred meanwhile.
+
+    Args:
+      asked: ``config.steps_per_call``.
+      resident: whether the set is resident on the devices, see ``feed``.
 
     Raises:
-      InputError: for a negative or very large number, or several steps of a streamed set.
+      InputError: for a negative or very large number, or several steps per call of a streamed set.
     """
     require(0 <= asked <= MOST, f"steps_per_call must be 0 (automatic) to {MOST}, got {asked}.")
     require(
@@ -32,7 +37,7 @@ def most_steps(asked: int, *, resident: bool) -> int:
 
 
 def spans(done: int, total: int, most: int, borders: Iterable[int]) -> Iterator[range]:
-    """The steps of one call after another, 0, 1, …, from ``done`` to ``total``; see ``length``."""
+    """Yields the range of steps of each call, from ``done`` to ``total``; see ``length``."""
     while done < total:
         steps = range(done, done + length(done, most, borders))
         yield steps
@@ -40,26 +45,26 @@ def spans(done: int, total: int, most: int, borders: Iterable[int]) -> Iterator[
 
 
 def length(done: int, most: int, borders: Iterable[int]) -> int:
-    """Steps of the next call: ``most``, or as many as are left to the next border.
+    """Number of steps of the next call: ``most``, or fewer if a border comes earlier.
 
     Args:
-      done: steps done before.
+      done: number of steps done before.
       most: see ``most_steps``.
-      borders: after every so many steps the host has something to do; 0: never.
+      borders: intervals, in steps, at which the host has work to do; 0 for never.
     """
     return min([most, *(every - done % every for every in borders if every)])
 
 
 def stack(rows: list, most: int):
-    """Rows of one step each, trees of arrays [batch], as one tree of arrays [batch, most]."""
-    rows = rows + rows[-1:] * (most - len(rows))  # never looked at
+    """Stacks rows of single steps, trees of arrays [batch], to a tree of arrays [batch, most]."""
+    rows = rows + rows[-1:] * (most - len(rows))  # padding that is never read
     return jax.tree.map(lambda *of_step: np.stack(of_step, axis=1), *rows)
 
 
 def several(step: Callable) -> Callable:
-    """The step as often as it is told, in a loop whose length is known only when it runs.
+    """Runs ``step`` in a loop with a dynamic trip count.
 
-    So one program serves calls of all lengths, and where a call ends changes no bit.
+    One program then serves calls of all lengths, and the division into calls changes no bit.
 
     Args:
       step: (state, data, rows) → (state, metrics).

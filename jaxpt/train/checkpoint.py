@@ -1,9 +1,9 @@
-"""Checkpoints: the only file that knows orbax.
+"""Checkpoints; the only module that uses orbax.
 
 A run's folder holds ``config.json`` and ``checkpoints/STEP/``. Orbax renames a finished checkpoint
-into place; then its manifest is written, and only with it the checkpoint counts. A kill leaves
-either a whole one or none, and what changes afterwards is noticed. Checkpoints know no devices:
-what eight saved, one can restore.
+into place; then its manifest is written, and a checkpoint without one does not count. So a kill
+leaves a whole checkpoint or none, and later damage is detected. Checkpoints are independent of
+devices: what eight devices saved, one can restore.
 """
 
 import contextlib
@@ -24,17 +24,17 @@ from jaxpt.files import absolute
 from jaxpt.train import manifest
 
 FOLDER, DAMAGED = "checkpoints", "damaged"
-UNFINISHED = "orbax-checkpoint-tmp"  # in the names of what orbax did not rename into place
+UNFINISHED = "orbax-checkpoint-tmp"  # in names of folders that orbax has not renamed into place
 
 
 class Checkpointer:
     """Saves and restores the state of the run in one folder.
 
-    On creation the newest checkpoints are checked against their manifests, and what is damaged is
-    moved to ``damaged/``, with a line that says so, down to the first sound one.
+    On creation, checkpoints are verified against their manifests, latest first, up to the first
+    undamaged one; damaged ones are moved to ``damaged/``, with a message.
 
     Attributes:
-      longest_save: seconds that the slowest save took until it was whole.
+      longest_save: duration of the slowest save in seconds, until it was complete.
     """
 
     def __init__(
@@ -46,18 +46,18 @@ class Checkpointer:
         best: bool = False,
         stop_on_failure: bool = True,
     ):
-        """Opens the folder, made where it is missing.
+        """Opens the folder; creates it if it is missing.
 
         Args:
-          workdir: of the run.
-          keep: how many of the latest checkpoints stay.
-          about: what each manifest says beside the files: config and the like.
-          best: whether the one saved with the highest ``score`` stays too.
-          stop_on_failure: whether a save that fails (a full disk) ends the run; otherwise it is
-            told and the next one is awaited.
+          workdir: folder of the run.
+          keep: number of latest checkpoints to keep.
+          about: metadata for each manifest, such as the config.
+          best: whether to also keep the checkpoint that was saved with the highest ``score``.
+          stop_on_failure: whether a failed save (a full disk) ends the run; otherwise it is
+            reported and retried at the next save.
 
         Raises:
-          InputError: where the newest checkpoint is of another format.
+          InputError: if the latest checkpoint is of another format.
         """
         self._root = absolute(workdir) / FOLDER
         self._keep, self._best = keep, best
@@ -65,10 +65,10 @@ class Checkpointer:
         self._stop_on_failure = stop_on_failure
         if jax.process_index() == 0:
             _tidy(self._root)
-        if jax.process_count() > 1:  # nobody looks before it is tidy
+        if jax.process_count() > 1:  # no process lists checkpoints before this is done
             multihost_utils.sync_global_devices("checkpoints are tidy")
-        # Not orbax's CheckpointManager: its deletions wait for all devices, in the background too,
-        # where that gets in the way of the collectives of the steps.
+        # Not orbax's CheckpointManager: its deletions synchronize all devices, even in the
+        # background, which interferes with the collectives of the steps.
         self._saver = ocp.StandardCheckpointer()
         self._loud = threading.excepthook, sys.unraisablehook
         threading.excepthook, sys.unraisablehook = map(_without_orbax, self._loud)
@@ -78,11 +78,11 @@ class Checkpointer:
         self.longest_save = 0.0
 
     def latest_step(self) -> int | None:
-        """The step of the newest whole checkpoint, or None."""
+        """Step of the latest whole checkpoint, or None."""
         return max(self._scores, default=None)
 
     def score(self, step: int) -> float | None:
-        """What the checkpoint of a step was saved with."""
+        """Score that the checkpoint of a step was saved with, or None."""
         return self._scores.get(step)
 
     def save(
@@ -90,14 +90,16 @@ class Checkpointer:
     ) -> None:
         """Saves in the background; the state may be donated as soon as this returns.
 
+        Does nothing if ``step`` is the latest one saved.
+
         Args:
-          step: of the state.
+          step: step of the state.
           state: a pytree of arrays.
-          score: what ``best`` goes by, the higher the better.
-          final: waits until all is on disk, and takes no failure lightly.
+          score: number that ``best`` compares; higher is better.
+          final: whether to wait until everything is on disk, and to raise if this fails.
 
         Raises:
-          RunError: where this or the previous save failed and ``stop_on_failure`` or ``final``.
+          RunError: if this or the previous save failed and ``stop_on_failure`` or ``final`` is set.
         """
         self._finish()
         if step != self.latest_step():
@@ -113,15 +115,15 @@ class Checkpointer:
             self._finish(final)
 
     def restore(self, step: int, like: Any) -> Any:
-        """The state of a step, in the structure, shapes and placement of ``like``.
+        """Restores the state of a step, in the structure, shapes and placement of ``like``.
 
         Raises:
-          InputError: where the checkpoint does not fit ``like``.
+          InputError: if the checkpoint does not fit ``like``.
         """
         return restore(self._root.parent, step, like)
 
     def close(self) -> None:
-        """Waits until everything is on disk.
+        """Waits until everything is on disk, and closes orbax.
 
         Raises:
           RunError: as ``save``.
@@ -129,23 +131,23 @@ class Checkpointer:
         try:
             self._finish()
         finally:
-            with contextlib.suppress(Exception):  # what failed was told by _finish
+            with contextlib.suppress(Exception):  # _finish has reported what failed
                 self._saver.close()
             threading.excepthook, sys.unraisablehook = self._loud
 
     def _complete(self, step: int, score: float | None, began: float) -> None:
-        """In the background: waits for orbax, writes the manifest, removes what need not stay."""
+        """Finishes a save, in a thread: waits, writes the manifest, removes old checkpoints."""
         try:
             self._saver.wait_until_finished()
             if jax.process_index() == 0:
                 manifest.write(self._root / str(step), self._about | {"step": step, "score": score})
-        except Exception as error:  # told in the thread of the run
+        except Exception as error:  # reported by _finish, in the thread of the run
             self._failure = step, error
             return
         self._scores[step] = score
         self.longest_save = max(self.longest_save, time.monotonic() - began)
         for old in self._superfluous():
-            with contextlib.suppress(OSError):  # it is tried again after the next save
+            with contextlib.suppress(OSError):  # retried after the next save
                 if jax.process_index() == 0:
                     _remove(self._root / str(old))
                 del self._scores[old]
@@ -159,7 +161,7 @@ class Checkpointer:
         return [step for step in steps if step not in stay]
 
     def _finish(self, final: bool = False) -> None:
-        """Waits for the save in the background; a failure ends the run or is told."""
+        """Waits for the save in the background; raises or reports its failure."""
         if self._finishing is not None:
             self._finishing.join()
             self._finishing = None
@@ -170,19 +172,19 @@ class Checkpointer:
         whole = self.latest_step()
         text = (
             f"the checkpoint of step {step} could not be written under "
-            f"{os.fspath(self._root)!r} ({_reason(error)}); the newest whole one is "
+            f"{os.fspath(self._root)!r} ({_reason(error)}); the latest whole one is "
             f"{'none' if whole is None else f'of step {whole}'}"
         )
         if self._stop_on_failure or final:
             raise RunError(f"{text}: make room, then start the same command again.") from error
         print(
-            f"jaxpt: {text}. The run goes on and saves again next time.",
+            f"jaxpt: {text}. The run continues and tries again at the next save.",
             file=sys.stderr,
             flush=True,
         )
 
     def _start_anew(self, *, without: int) -> None:
-        """A new saver, and nothing of what the failed save left lying."""
+        """Replaces the saver and removes what the failed save left behind."""
         with contextlib.suppress(Exception):
             self._saver.close()
         if jax.process_index() == 0:
@@ -194,10 +196,10 @@ class Checkpointer:
 
 
 def newest(workdir: str | os.PathLike) -> int | None:
-    """The step of the newest sound checkpoint, or None; nothing is touched.
+    """Step of the latest undamaged checkpoint, or None; changes nothing on disk.
 
     Raises:
-      InputError: where it is of another format.
+      InputError: if it is of another format.
     """
     root = absolute(workdir) / FOLDER
     return next(
@@ -206,15 +208,15 @@ def newest(workdir: str | os.PathLike) -> int | None:
 
 
 def about(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
-    """What the manifest of a checkpoint says: its config, versions and files."""
+    """Reads the manifest of a checkpoint: its config, versions and files."""
     return manifest.read(_folder(workdir, step))
 
 
 def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
-    """The state of a step, in the structure, shapes and placement of ``like``.
+    """Restores the state of a step, in the structure, shapes and placement of ``like``.
 
     Raises:
-      InputError: where the checkpoint does not fit ``like``.
+      InputError: if the checkpoint does not fit ``like``.
     """
     folder = _folder(workdir, step)
     with ocp.StandardCheckpointer() as checkpointer:
@@ -230,7 +232,7 @@ def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
 
 
 def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
-    """The state of a step as nested dicts of arrays on one device, whatever it was saved by."""
+    """Reads the state of a step as nested dicts of arrays on one device, however it was sharded."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract(saved):
@@ -243,7 +245,7 @@ def read_arrays(workdir: str | os.PathLike, step: int) -> Any:
 
 
 def _shapes(tree: Any) -> dict[str, str]:
-    """Name of each array → its type and shape, such as "float32[3, 4]"."""
+    """Maps the name of each array to its dtype and shape, such as "float32[3, 4]"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): f"{x.dtype}{[*x.shape]}"
         for path, x in jax.tree_util.tree_leaves_with_path(tree)
@@ -255,7 +257,7 @@ def _folder(workdir, step: int) -> epath.Path:
 
 
 def _tidy(root: epath.Path) -> None:
-    """Removes what was never finished, and sets aside what is damaged."""
+    """Removes unfinished checkpoints and sets damaged ones aside."""
     root.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(root)
     moved = []
@@ -266,7 +268,7 @@ def _tidy(root: epath.Path) -> None:
         moved.append((step, fault, _set_aside(root, step)))
     sound = _steps(root)[-1:]
     instead = (
-        f"that of step {sound[0]} is taken" if sound else "the run begins anew, as none is left"
+        f"that of step {sound[0]} is used" if sound else "as none is left, the run starts over"
     )
     for step, fault, aside in moved:
         print(
@@ -293,7 +295,7 @@ def _remove_unfinished(root: epath.Path) -> None:
 
 
 def _remove(folder: epath.Path) -> None:
-    """Its manifest first, so that a kill leaves nothing that looks like a checkpoint."""
+    """Removes the manifest first, so that a kill leaves nothing that looks like a checkpoint."""
     (folder / manifest.FILE).unlink(missing_ok=True)
     folder.rmtree()
 
@@ -312,7 +314,7 @@ def _score(folder: epath.Path) -> float | None:
 
 
 def _without_orbax(hook):
-    """A hook that is quiet about what orbax's threads also raise where it is waited for."""
+    """Wraps an exception hook; ignores errors of orbax's threads, which ``_finish`` reports."""
 
     def quiet(args):
         thread = getattr(args, "thread", None)

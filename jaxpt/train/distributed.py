@@ -1,9 +1,10 @@
-"""Several processes that are one run: how they find each other, and what the death of one does.
+"""Runs of several processes: how they find each other, and what happens if one dies.
 
-``joined`` begins ``jax.distributed`` where the command line, the environment, SLURM, Open MPI or a
-TPU pod slice says that there are others. From then on each process tells every few seconds, through
-the coordination service of process 0, that it lives. One that falls silent, or that ends because
-of an error, ends the others with a sentence that names it: they would wait for it for ever.
+``joined`` starts ``jax.distributed`` if the command line, the environment, SLURM, Open MPI or a TPU
+pod slice says that there are several processes. From then on, each process sends a heartbeat every
+second to the coordination service of process 0. If a process falls silent or ends because of an
+error, the others end with a message that names it; otherwise they would wait for it forever in
+their next collective.
 """
 
 import contextlib
@@ -20,24 +21,24 @@ from typing import NamedTuple
 
 from jaxpt.errors import InputError, RunError, require
 
-# JAX knows the first of these itself.
+# JAX itself also reads the first of these.
 COORDINATOR, PROCESSES, PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# Seconds. JAX's own heartbeat is for a process whose Python is stuck: it ends others less clearly.
+# In seconds. JAX's own heartbeat, with less clear messages, catches a process with stuck Python.
 BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 25, 45, 60
 ENDED, ALIVE = "jaxpt/ended", "jaxpt/alive/"  # keys in the coordination service
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
-_watch: "_Watch | None" = None  # of this process, while it belongs to several
+_watch: "_Watch | None" = None  # of this process, while it is one of several
 
 
 class Place(NamedTuple):
-    """Where a process stands among those of a run.
+    """Place of this process among the processes of a run.
 
     Attributes:
-      processes: how many there are.
-      process: the number of this one, None where JAX finds out.
-      coordinator: "HOST:PORT" of process 0, None where JAX finds out.
-      source: what says so.
+      processes: number of processes.
+      process: number of this one; None if JAX detects it.
+      coordinator: "HOST:PORT" of process 0; None if JAX detects it.
+      source: what this is taken from, such as "SLURM", for messages.
     """
 
     processes: int = 1
@@ -49,13 +50,13 @@ class Place(NamedTuple):
 def find_place(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ) -> Place:
-    """Where this process stands: by the arguments, else the environment, else the cluster.
+    """Finds the place of this process from the arguments, else the environment, else the cluster.
 
     Args:
       coordinator, processes, process: as in ``Place``; all three or none.
 
     Raises:
-      InputError: where some of the three are missing, or they make no sense.
+      InputError: if one or two of the three are missing, or a value is invalid.
     """
     given = coordinator, processes, process
     names, source = ("--coordinator", "--processes", "--process"), "the command line"
@@ -79,12 +80,12 @@ def find_place(
 
 
 def require_alone(command: str) -> None:
-    """Raises InputError where a command that runs as one process is one of several."""
+    """Raises InputError if a command that runs as one process was started as several."""
     place = find_place()
     require(
         place.processes == 1,
         f"jaxpt {command} runs as one process, but {place.source} starts {place.processes}: "
-        "start it once (srun --ntasks=1; on a TPU pod slice, on a machine with one host).",
+        "start it once (srun --ntasks=1; instead of a TPU pod slice, use a machine with one host).",
     )
 
 
@@ -92,14 +93,17 @@ def require_alone(command: str) -> None:
 def joined(
     coordinator: str | None = None, processes: int | None = None, process: int | None = None
 ):
-    """Within it this process belongs to those that ``find_place`` tells; alone, nothing happens.
+    """Context manager that joins this process to the others found by ``find_place``, if any.
 
-    Call before anything asks JAX for devices. After a process of several has left it by an
-    exception, end it with ``leave``.
+    Enter it before anything asks JAX for devices. If one of several processes leaves it by an
+    exception, end that process with ``leave``.
+
+    Args:
+      coordinator, processes, process: see ``find_place``.
 
     Raises:
-      InputError: as ``find_place``; where the others cannot be reached.
-      RunError: where another process was lost.
+      InputError: as ``find_place``, and if the other processes cannot be reached.
+      RunError: if another process was lost.
     """
     global _watch
     import jax
@@ -114,36 +118,37 @@ def joined(
     _watch = _Watch()
     try:
         yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:  # gloo's come as ValueError, too
+    except (jax.errors.JaxRuntimeError, ValueError) as error:  # gloo also raises ValueError
         if isinstance(error, InputError):
-            _watch.tell(str(error))
+            _watch.announce(str(error))
             raise
-        # A collective fails on all but the process whose fault it is: wait until it is known.
+        # A collective fails on all processes but the culprit: wait until that one is known.
         lost = _watch.wait() if _of_collective(error) else ""
         if lost:
             raise RunError(lost) from error
-        _watch.tell(str(error).splitlines()[0])
+        _watch.announce(str(error).splitlines()[0])
         traceback.print_exc()
         leave(1)
     except RunError as error:
-        # A save that failed, say, because it met the death of another process before all else.
+        # For example a save that failed because it was the first to notice another process's death.
         lost = _watch.wait() if error.__cause__ and _of_collective(error.__cause__) else ""
         if lost:
             raise RunError(lost) from error
-        _watch.tell(str(error))
+        _watch.announce(str(error))
         raise
     except Stopped:
         raise
     except Exception as error:
-        _watch.tell(f"{type(error).__name__}: {error}")
+        _watch.announce(f"{type(error).__name__}: {error}")
         traceback.print_exc()
         leave(1)
 
 
 def leave(status: int) -> None:
-    """Ends a process that belongs to several; does nothing in one that is alone.
+    """Ends a process that is one of several; does nothing in a run of one process.
 
-    One that ends well waits for the others; one that fails does not: they will not come.
+    With status 0 or 75 it waits for the others first; after a failure it does not, as they would
+    never arrive.
     """
     global _watch
     if _watch is None:
@@ -160,7 +165,7 @@ def leave(status: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     if jax.process_index() == 0:
-        time.sleep(3 * BEAT)  # the service ends with this process: let the others read why
+        time.sleep(3 * BEAT)  # the service dies with this process: let the others read the reason
     os._exit(status)
 
 
@@ -169,7 +174,7 @@ def _connect(place: Place) -> None:
 
     found = {} if place.coordinator is None else {"cluster_detection_method": "deactivate"}
     if place.source == "SLURM" and "JAX_LOCAL_DEVICE_IDS" not in os.environ and _one_a_node():
-        # JAX would give each task one device, also where it is the only one of its node.
+        # JAX would give each task one device, even if it is the only task of its node.
         count = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
         found["local_device_ids"] = list(range(count))
     try:
@@ -184,17 +189,17 @@ def _connect(place: Place) -> None:
     except RuntimeError as error:
         raise InputError(
             f"the {place.processes} processes that {place.source} names did not find each other "
-            f"({str(error).splitlines()[0]}): look whether all were started and can reach "
+            f"({str(error).splitlines()[0]}): check that all were started and can reach "
             f"{place.coordinator or 'the first one'}."
         ) from error
 
 
 class _Watch:
-    """Tells the others that this process lives, and ends it where another does not."""
+    """Sends heartbeats to the other processes, and ends this one if another is lost."""
 
     def __init__(self):
         import jax
-        from jax._src.distributed import global_state  # there is no public way to its store
+        from jax._src.distributed import global_state  # no public API
 
         self._me, self._all = jax.process_index(), jax.process_count()
         self._client = global_state.client
@@ -205,13 +210,13 @@ class _Watch:
         self._catch_abort()
         threading.Thread(target=self._run, daemon=True).start()
 
-    def tell(self, why: str) -> None:
-        """Tells the others that this process ends, and why."""
-        with contextlib.suppress(Exception):  # the first of several that fail together is heard
+    def announce(self, why: str) -> None:
+        """Announces to the others that this process ends, and the reason."""
+        with contextlib.suppress(Exception):  # if several fail together, the first one counts
             self._client.key_value_set(ENDED, f"{self._me} {why}")
 
     def wait(self) -> str:
-        """Waits until it is known who was lost: a sentence, empty where nobody was."""
+        """Waits until the lost process is known; returns a sentence, empty if none was lost."""
         self._waiting.set()
         self._known.wait(DEAD_AFTER + 10)
         return self._lost
@@ -226,7 +231,7 @@ class _Watch:
             try:
                 self._client.key_value_set(f"{ALIVE}{self._me}", str(count), allow_overwrite=True)
                 self._look()
-            except Exception:  # the service is process 0's; and JAX may end this one meanwhile
+            except Exception:  # process 0 may be gone, or JAX may be ending this one
                 self._check(0, None)
             if self._lost:
                 self._end()
@@ -236,7 +241,7 @@ class _Watch:
         who, _, why = ended.get(ENDED, "").partition(" ")
         if who and int(who) != self._me:
             self._lost = self._sentence(int(who), f"ended: {why.rstrip('.')}")
-        # All look at process 0, which looks at all and tells what it sees.
+        # All watch process 0, which watches all and announces whom it misses.
         for i in range(self._all) if self._me == 0 else (0,):
             if i != self._me:
                 self._check(i, ended.get(f"{ALIVE}{i}", ""))
@@ -246,7 +251,7 @@ class _Watch:
         if beat not in (None, before):
             self._seen[i] = beat, time.monotonic()
         elif time.monotonic() - when > DEAD_AFTER and not self._lost:
-            why = f"has not been heard of for {DEAD_AFTER} seconds"
+            why = f"has not responded for {DEAD_AFTER} seconds"
             self._lost = self._sentence(i, why)
             with contextlib.suppress(Exception):
                 self._client.key_value_set(ENDED, f"{i} it {why}")
@@ -254,12 +259,12 @@ class _Watch:
     def _sentence(self, i: int, what: str) -> str:
         return (
             f"process {i} of {self._all} {what}. This one, {self._me}, stops too; start the "
-            "same command again, with fewer processes if need be: it goes on from the newest "
+            "same command again, with fewer processes if necessary: it resumes from the latest "
             "checkpoint"
         )
 
     def _end(self) -> None:
-        """Leaves it to the main thread where that waits; else it may be stuck in a collective."""
+        """Leaves the end to the main thread if it waits for it; it may be stuck in a collective."""
         self._known.set()
         if self._waiting.wait(1.0):
             return
@@ -267,19 +272,20 @@ class _Watch:
         leave(1)
 
     def _catch_abort(self) -> None:
-        """JAX aborts every process at once when process 0, the home of its service, is gone."""
+        """Handles SIGABRT, by which JAX ends every process when process 0 (the service) is gone."""
         sentence = self._sentence(0, "cannot be reached")
 
         def aborted(number):
             os.write(2, f"jaxpt: {self._lost or sentence}.\n".encode())
             os._exit(1)
 
-        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)  # kept as long as needed
+        # Kept, as C holds only a pointer to it.
+        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
 
 
 def _of_collective(error: Exception) -> bool:
-    """Whether a collective failed, which it does where a process is gone."""
+    """Whether an error comes from a collective, which fails when a process is gone."""
     text = str(error).lower()
     return any(
         word in text
@@ -304,13 +310,13 @@ def _whole(name: str, value) -> int:
 
 
 def _of_cluster() -> Place:
-    """What SLURM, Open MPI or the metadata of a TPU pod slice say; JAX finds the rest itself."""
+    """Place according to SLURM, Open MPI or TPU pod slice metadata; JAX detects the rest itself."""
     environment = os.environ
     if all(
         name in environment
         for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
     ):
-        # Of the step: an interactive shell in an allocation of many tasks is one task.
+        # Tasks of the step: an interactive shell in an allocation of many tasks is a single task.
         tasks = environment.get("SLURM_STEP_NUM_TASKS", environment.get("SLURM_NTASKS", "1"))
         return Place(_whole("SLURM_STEP_NUM_TASKS", tasks), source="SLURM")
     if "OMPI_MCA_orte_hnp_uri" in environment:
@@ -327,7 +333,7 @@ def _one_a_node() -> bool:
 
 
 def _pod_hosts() -> int:
-    """Hosts of the TPU slices that this machine is one of; 1 where it has no TPU."""
+    """Number of hosts of the TPU slices that this machine belongs to; 1 without a TPU."""
     has_tpu = any(map(os.path.exists, ("/dev/accel0", "/dev/vfio/0")))
     wanted = "tpu" in os.environ.get("JAX_PLATFORMS", "tpu")
     if not (has_tpu and wanted and importlib.util.find_spec("libtpu")):
@@ -342,7 +348,7 @@ def _pod_hosts() -> int:
 
 
 def _metadata(name: str) -> str:
-    """An attribute of a virtual machine of Google Cloud; empty elsewhere."""
+    """Metadata attribute of a Google Cloud virtual machine; empty elsewhere."""
     request = urllib.request.Request(METADATA + name, headers={"Metadata-Flavor": "Google"})
     with contextlib.suppress(OSError), urllib.request.urlopen(request, timeout=5) as answer:
         return answer.read().decode()

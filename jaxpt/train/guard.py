@@ -1,4 +1,4 @@
-"""A step that never lets a number that is not finite into the state."""
+"""Protects the state from non-finite values."""
 
 from typing import Any, Callable
 
@@ -9,16 +9,19 @@ from jaxpt.train.parallel import AXIS
 
 
 def guarded(step: Callable, *, max_skipped: int) -> Callable:
-    """The step, but a new state with a NaN or an infinity in it is thrown away.
+    """Wraps ``step``; discards updates that contain NaN or infinity.
 
-    Up to ``max_skipped`` such steps are skipped: the state stays, its ``step`` and ``skipped`` go
-    up by one. The next one is too many: then the state stays for good as it was before that step,
-    ``skipped`` being ``max_skipped + 1``, whatever further steps are made before the host looks.
-    A gradient that is not finite shows in the parameters after its update.
+    Up to ``max_skipped`` such steps are skipped: the state is kept, except that ``step`` and
+    ``skipped`` increase by one. At the next such step the state is frozen as it was before that
+    step, with ``skipped = max_skipped + 1``, however many steps follow before the host reads it. A
+    non-finite gradient is detected in the updated parameters.
 
     Args:
       step: (state, batch) → (state, metrics with "loss").
-      max_skipped: 0 stops at the first.
+      max_skipped: number of steps that may be skipped; 0 freezes the state at the first.
+
+    Returns:
+      A step (state, batch) → (state, metrics with "skipped").
     """
 
     def run(state, batch):
@@ -36,7 +39,8 @@ def guarded(step: Callable, *, max_skipped: int) -> Callable:
 
 
 def _finite(tree: Any):
-    """Whether all numbers are finite, on all devices."""
+    """Whether all floating-point values are finite, on all devices."""
     leaves = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
     finite = jnp.stack([jnp.isfinite(x).all() for x in leaves]).all()
+    # All devices must agree, as each keeps or discards its own copy of the state.
     return jax.lax.pmin(finite.astype(jnp.int32), AXIS) == 1

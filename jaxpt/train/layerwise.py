@@ -1,9 +1,8 @@
-"""What depends on how deep a parameter lies: learning rates that fall towards the images, and
-parts that stay as they are.
+"""Layer-wise learning-rate decay, and freezing of the first layers.
 
-The parts of a backbone are told by the names of its modules: the number after "stage", "block" or
-"layer", or else at the end, is the depth. Names without number are the stem, at depth 0, but for
-a last normalisation, which lies as deep as the last part.
+The depth of a backbone's modules is read from their names: the number after "stage", "block" or
+"layer", or else at the end. Names without a number are the stem, at depth 0, except for a final
+normalization, which has the depth of the last part.
 """
 
 import re
@@ -19,10 +18,10 @@ def depths(params) -> Any:
     """Depth of every parameter of an encoder: 0 … n − 1 in the backbone, n in the head.
 
     Args:
-      params: of an ``Encoder``, {"backbone": …, "head": …}.
+      params: parameters of an ``Encoder``, {"backbone": …, "head": …}.
 
     Returns:
-      int for each parameter, in a tree of the same structure.
+      An int for each parameter, in a tree of the same structure.
     """
     numbers = {name: _number(name) for name in params["backbone"]}
     deepest = max(n for n in numbers.values() if n is not None)
@@ -41,18 +40,22 @@ def depths(params) -> Any:
 
 
 def parts_of(params) -> int:
-    """How many parts of different depth a backbone has, its stem included."""
+    """Number of depths in a backbone, including its stem."""
     return max(jax.tree.leaves(depths({"backbone": params["backbone"]}))) + 1
 
 
 def rates(params, *, decay: float, frozen: int) -> Any:
-    """Factor of the learning rate of every parameter.
+    """Learning-rate factor of every parameter: decay^(n − depth), 1 in the head.
 
-    decay^(n − depth) (Howard and Ruder 2018; Clark et al. 2020 across blocks): 1 in the head, and 0
-    where the depth is below ``frozen``.
+    See Howard and Ruder 2018; Clark et al. 2020 across blocks.
+
+    Args:
+      params: parameters of an ``Encoder``.
+      decay: factor per depth, above 0 and at most 1.
+      frozen: number of depths, from the stem on, whose factor is 0.
 
     Raises:
-      InputError: for a decay outside (0, 1], or more frozen parts than there are.
+      InputError: for a decay outside (0, 1], or more frozen depths than there are.
     """
     require(0 < decay <= 1, f"layer_decay must be above 0 and at most 1, got {decay}.")
     parts = parts_of(params)
@@ -67,7 +70,7 @@ def rates(params, *, decay: float, frozen: int) -> Any:
 
 
 def scale_by_depth(factors) -> optax.GradientTransformation:
-    """Multiplies every parameter's update by its factor; behind an optimizer, that of its rate."""
+    """Multiplies every update by its factor; after an optimizer, this scales the learning rate."""
     return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
 
 

@@ -1,4 +1,4 @@
-"""One run a folder: a lock that ends with the process that holds it."""
+"""Lock of a run's folder, released when the process that holds it dies."""
 
 import contextlib
 import fcntl
@@ -14,20 +14,20 @@ from jaxpt.errors import InputError
 from jaxpt.files import is_remote, unwritable
 
 FILE = "run.lock"
-# Where there are no locks (object stores), a lease is renewed as long as the holder lives. Seconds.
+# In seconds. Without file locks (object stores), a lease is renewed as long as its holder lives.
 RENEWED_EVERY, EXPIRES_AFTER, SETTLES_IN = 20.0, 60.0, 2.0
 
 
 @contextlib.contextmanager
 def hold(workdir: epath.Path):
-    """Holds the lock of a run's folder.
+    """Context manager that holds the lock of a run's folder.
 
-    On a disk it is the kernel's (``flock``), which ends with the process however it dies. An
-    object store, or a disk that knows no locks, gets a lease. That of a process that was killed
-    is waited for until it expires.
+    On a disk it is a kernel lock (``flock``), which is released however the process dies. Object
+    stores, and disks that do not support locks, get a lease. If the holder was killed, this waits
+    until its lease expires.
 
     Raises:
-      InputError: where another live process holds it.
+      InputError: if another live process holds the lock.
     """
     if is_remote(workdir):
         with _lease(workdir / FILE):
@@ -47,7 +47,7 @@ def hold(workdir: epath.Path):
         except OSError:
             stack.enter_context(_lease(workdir / FILE))
         else:
-            with contextlib.suppress(OSError):  # a full disk: the lock holds, only its text fails
+            with contextlib.suppress(OSError):  # a full disk: the lock holds, only its text is lost
                 os.truncate(workdir / FILE, 0)
                 os.write(file.fileno(), _me().encode())
         yield
@@ -57,7 +57,7 @@ def hold(workdir: epath.Path):
 def _lease(path: epath.Path):
     _wait_until_free(path)
     _renew(path)
-    time.sleep(SETTLES_IN)  # of two that came at the same moment, the later one has it
+    time.sleep(SETTLES_IN)  # if two processes come at the same moment, the later writer gets it
     holder, _ = _read(path)
     if holder != _me():
         raise _taken(path.parent, holder)
@@ -65,7 +65,7 @@ def _lease(path: epath.Path):
 
     def keep():
         while not done.wait(RENEWED_EVERY):
-            with contextlib.suppress(Exception):  # the store may be away for a moment
+            with contextlib.suppress(Exception):  # the store may be unreachable for a moment
                 _renew(path)
 
     thread = threading.Thread(target=keep, daemon=True)
@@ -79,19 +79,19 @@ def _lease(path: epath.Path):
 
 
 def _wait_until_free(path: epath.Path) -> None:
-    """Returns once nobody holds the lease: whoever lives renews it in the meantime.
+    """Returns once the lease is free or has expired; a live holder renews it in the meantime.
 
     Raises:
-      InputError: where somebody does.
+      InputError: if a live process holds it.
     """
     first = holder, renewed = _read(path)
-    told = False
+    reported = False
     while holder not in ("", _me()) and time.time() - renewed < EXPIRES_AFTER:
-        if not told:
-            told = True
+        if not reported:
+            reported = True
             print(
                 f"jaxpt: {os.fspath(path.parent)!r} was in use by {holder}: waiting up to "
-                f"{EXPIRES_AFTER:g} seconds to see whether it lives.",
+                f"{EXPIRES_AFTER:g} seconds to see whether that process is alive.",
                 file=sys.stderr,
                 flush=True,
             )
@@ -106,7 +106,7 @@ def _renew(path: epath.Path) -> None:
 
 
 def _read(path: epath.Path) -> tuple[str, float]:
-    """Who holds a lease, and when it was renewed; ("", 0) where nobody does."""
+    """Returns the holder of a lease and the time of its renewal; ("", 0) if there is none."""
     try:
         holder, _, renewed = path.read_text().rpartition(" at ")
         return holder, float(renewed)

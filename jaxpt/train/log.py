@@ -1,4 +1,4 @@
-"""A run's rows of numbers: read late, checked, written and shown."""
+"""Metrics rows of a run: fetched late, checked, written and shown."""
 
 import sys
 from typing import Callable
@@ -9,7 +9,7 @@ from jaxpt.train.state import TrainState
 
 
 class TooManySkipped(Exception):
-    """More steps than allowed were not finite; ``state`` is the one before the last of them."""
+    """Raised if too many steps were not finite; ``state`` is the one before the last of them."""
 
     def __init__(self, state: TrainState):
         super().__init__(f"not finite after step {int(state.step)}")
@@ -17,11 +17,11 @@ class TooManySkipped(Exception):
 
 
 class Log:
-    """Rows of metrics, read from the device one row late, so that the host never waits for it.
+    """Log of metrics rows, fetched from the device one row late so that the host never waits.
 
     Attributes:
-      history: the rows, each with its step; none where a writer keeps them, since a long run has
-        more of them than memory should hold.
+      history: the rows, each with its step; empty if there is a writer, as a long run has more rows
+        than should be kept in memory.
     """
 
     def __init__(
@@ -32,7 +32,14 @@ class Log:
         max_skipped: int,
         warnings: Callable[[dict[str, float]], list[str]],
     ):
-        """``warnings``: sentences that a row calls for; each is told once."""
+        """Initializes the log.
+
+        Args:
+          writer: where rows go; None keeps them in ``history``.
+          progress: line to update with each row.
+          max_skipped: more skipped steps than this raise ``TooManySkipped``.
+          warnings: maps a row to warning sentences; each is printed once.
+        """
         self.history: list[dict[str, float]] = []
         self._writer, self._progress, self._max_skipped = writer, progress, max_skipped
         self._warnings = warnings
@@ -41,12 +48,12 @@ class Log:
         self._warned: set[str] = set()
 
     def later(self, step: int, metrics, state: TrainState) -> None:
-        """Takes a row, and writes the one before."""
+        """Queues a row, and writes the one before."""
         self.flush(state)
         self._waiting = step, metrics
 
     def flush(self, state: TrainState) -> None:
-        """Writes the row that waits, if any."""
+        """Writes the queued row, if any."""
         if self._waiting is None:
             return
         (step, metrics), self._waiting = self._waiting, None
@@ -55,13 +62,13 @@ class Log:
         self.now(step, row)
 
     def sync(self, state: TrainState) -> None:
-        """Writes all rows, also to where they are written by the many."""
+        """Writes all rows, including those that the writer buffers for an object store."""
         self.flush(state)
         if self._writer:
             self._writer.sync()
 
     def now(self, step: int, row: dict[str, float]) -> None:
-        """Writes a row of Python numbers, and warns where it calls for it."""
+        """Writes a row of Python numbers, shows it, and prints the warnings that apply."""
         if self._writer:
             self._writer.write(step, row)
         else:
@@ -74,10 +81,10 @@ class Log:
                 print(f"jaxpt: warning at step {step}: {text}.", file=sys.stderr, flush=True)
 
     def check(self, metrics, state: TrainState) -> dict[str, float]:
-        """The metrics as Python numbers; waits for the device.
+        """Converts metrics to Python numbers; waits for the device.
 
         Raises:
-          TooManySkipped: where the state has not been moved on.
+          TooManySkipped: if more than ``max_skipped`` steps were skipped, so the state is frozen.
         """
         values = to_floats(metrics)
         if values["skipped"] > self._max_skipped:

@@ -1,7 +1,7 @@
-"""What a checkpoint's files were when it was whole: their sizes and SHA-256 sums.
+"""Manifest of a checkpoint: sizes and SHA-256 sums of its files when it was complete.
 
-Written as ``manifest.json`` into the folder of a checkpoint once all its files are in place. A
-folder without one is no checkpoint, whatever lies in it.
+It is written as ``manifest.json`` into the checkpoint's folder once all files are in place. A
+folder without a manifest does not count as a checkpoint.
 """
 
 import hashlib
@@ -14,16 +14,16 @@ from jaxpt.errors import InputError
 from jaxpt.files import replacing
 
 FILE = "manifest.json"
-FORMAT = 1  # of checkpoints: the next one that old code cannot read gets the next number
+FORMAT = 1  # of checkpoints; to be increased when old code cannot read a new one
 CHUNK = 1 << 20
 
 
 def write(folder: epath.Path, about: dict[str, Any]) -> None:
-    """Writes the manifest in one move, so that a kill leaves a whole one or none.
+    """Writes the manifest atomically, so that a kill leaves a whole one or none.
 
     Args:
-      folder: of the checkpoint, with all its files.
-      about: what else it says, as JSON: step, config, versions.
+      folder: folder of the checkpoint, with all its files.
+      about: JSON-serializable metadata: step, config, versions.
     """
     content = {"format": FORMAT, **about, "files": _sums(folder)}
     with replacing(folder / FILE) as file:
@@ -31,10 +31,10 @@ def write(folder: epath.Path, about: dict[str, Any]) -> None:
 
 
 def fault(folder: epath.Path) -> str:
-    """What is wrong with a checkpoint, in a few words; empty where nothing is.
+    """Verifies a checkpoint; returns the fault in a few words, empty if there is none.
 
     Raises:
-      InputError: where it is of another format, so that nothing can be said.
+      InputError: if it is of another format, so that it cannot be verified.
     """
     try:
         expected = read(folder)["files"]
@@ -59,12 +59,12 @@ def fault(folder: epath.Path) -> str:
 
 
 def read(folder: epath.Path) -> dict[str, Any]:
-    """The manifest of a checkpoint.
+    """Reads the manifest of a checkpoint.
 
     Raises:
-      FileNotFoundError: where there is none.
-      ValueError: where it is not as it was written.
-      InputError: where it is of another format.
+      FileNotFoundError: if there is none.
+      ValueError: if it is not as it was written.
+      InputError: if it is of another format.
     """
     manifest = json.loads((folder / FILE).read_text())
     if not isinstance(manifest, dict) or manifest.pop("sha256", "") != _own_sum(manifest):
@@ -79,19 +79,19 @@ def read(folder: epath.Path) -> dict[str, Any]:
 
 
 def _own_sum(content: dict[str, Any]) -> str:
-    """Of a manifest without its sum, however it is written; formats to come keep to this."""
+    """SHA-256 of a manifest's content, whatever its layout; the same rule for all formats."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
 
 
 def _sums(folder: epath.Path, prefix: str = "") -> dict[str, dict[str, Any]]:
-    """Name → size and SHA-256 of every file below a folder but the manifest."""
+    """Maps the name of every file below a folder, except the manifest, to its size and SHA-256."""
     sums = {}
     for path in sorted(folder.iterdir()):
         name = prefix + path.name
         if path.is_dir():
-            # An empty folder is listed too: orbax may have meant it to be there.
+            # Empty folders are listed too, as orbax may need them.
             sums |= _sums(path, f"{name}/") or {f"{name}/": {"bytes": 0, "sha256": ""}}
-        elif prefix or FILE not in path.name:  # nor what a kill left of one
+        elif prefix or FILE not in path.name:  # nor an unfinished one that a kill left
             sums[name] = _sum(path)
     return sums
 

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: JSON lines and TensorBoard."""
+"""Writers of a run's metrics: JSON lines and TensorBoard."""
 
 import contextlib
 import json
@@ -18,30 +18,30 @@ FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes rows to ``metrics.jsonl`` and to a TensorBoard event file in a run's folder.
 
-    A row that cannot be written (a full disk) waits for the next one, and that is told once. On
-    an object store, where files cannot grow, the file is written anew every so many rows and at
-    every checkpoint, and there are no event files.
+    Rows that cannot be written (a full disk) are kept until the next attempt; this is reported
+    once. On an object store, where files cannot grow, the file is rewritten every ``ROWS`` rows and
+    at every checkpoint, and there are no event files.
     """
 
     ROWS = 50  # between two writes to an object store
 
     def __init__(self, workdir: str | os.PathLike, *, resumed_step: int):
-        """Rows after ``resumed_step`` are dropped: the resumed run writes them again."""
+        """Opens the files; drops rows after ``resumed_step``, which the run will write again."""
         self._path = epath.Path(workdir) / FILE
         self._remote = is_remote(self._path)
         kept = _whole_lines(self._path, resumed_step)
         self._waiting: list[str] = kept if self._remote else []
-        self._told, self._rows, self._board = False, 0, None
+        self._reported, self._rows, self._board = False, 0, None
         if self._remote:
             return
-        with self._telling():
+        with self._reporting():
             with replacing(self._path) as file:
                 file.writelines(kept)
-        with self._telling():
+        with self._reporting():
             self._board = EventFile(workdir, resumed_step)
 
     def write(self, step: int, values: dict[str, Any]) -> None:
-        """One row; every value a Python float or int."""
+        """Writes one row; every value is a Python float or int."""
         self._waiting.append(json.dumps({"step": step, **values}) + "\n")
         self._rows += 1
         if not self._remote or self._rows % self.ROWS == 0:
@@ -49,13 +49,13 @@ class MetricWriter:
         if self._board:
             try:
                 self._board.write(step, values)
-            except OSError:  # which .sync() has told; TensorBoard gets no more rows of this run
+            except OSError:  # sync() has reported it; TensorBoard gets no more rows
                 self._close_board()
 
     def sync(self) -> None:
-        """Writes the rows that wait, if it can."""
+        """Tries to write the rows that are waiting."""
         text = "".join(self._waiting)
-        with self._telling():
+        with self._reporting():
             if self._remote:
                 with replacing(self._path) as file:
                     file.write(text)
@@ -74,32 +74,32 @@ class MetricWriter:
                 board.close()
 
     @contextlib.contextmanager
-    def _telling(self):
-        """Tells once that something cannot be written, instead of raising it."""
+    def _reporting(self):
+        """Reports once that something cannot be written, instead of raising."""
         try:
             yield
         except Exception as error:  # object stores raise all kinds
             if not isinstance(error, OSError) and not self._remote:
                 raise
-            if not self._told:
-                self._told = True
+            if not self._reported:
+                self._reported = True
                 print(
                     f"jaxpt: {os.fspath(self._path)!r} cannot be written "
-                    f"({getattr(error, 'strerror', None) or error}): rows wait until it can.",
+                    f"({getattr(error, 'strerror', None) or error}): rows are kept until it can.",
                     file=sys.stderr,
                     flush=True,
                 )
 
 
 class EventFile:
-    """TensorBoard's file, written here and now.
+    """TensorBoard event file, written synchronously.
 
-    tensorboardX's own ``SummaryWriter`` writes in a thread: when the disk is full that thread dies,
-    its queue fills up, and the run waits for ever.
+    tensorboardX's own ``SummaryWriter`` writes in a thread: when the disk is full, that thread
+    dies, its queue fills up, and the run waits forever.
     """
 
     def __init__(self, workdir: str | os.PathLike, resumed_step: int):
-        """TensorBoard forgets rows of former files after ``resumed_step``."""
+        """Opens a file that makes TensorBoard discard earlier rows after ``resumed_step``."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
@@ -127,7 +127,7 @@ class EventFile:
 
 
 def _append(path: epath.Path, text: str) -> None:
-    """Appends to a local file all of a text or, where that fails, nothing."""
+    """Appends a whole text to a local file or, if that fails, nothing."""
     with open(path, "ab", buffering=0) as file:
         size = file.tell()
         try:
@@ -140,7 +140,7 @@ def _append(path: epath.Path, text: str) -> None:
 
 
 def _whole_lines(path: epath.Path, last_step: int) -> list[str]:
-    """The lines up to a step; one that a kill cut short, or that was damaged, is none."""
+    """Returns the lines up to a step, without those that a kill cut short or that are damaged."""
     if not path.exists():
         return []
     lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
@@ -155,11 +155,11 @@ def _step(line: str) -> float:
 
 
 def read_metrics(workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """The rows of a run, oldest first."""
+    """Reads the rows of a run, oldest first."""
     return [json.loads(line) for line in _whole_lines(epath.Path(workdir) / FILE, sys.maxsize)]
 
 
 def to_floats(metrics: dict[str, Any]) -> dict[str, float]:
-    """Device scalars as Python floats, without those that are not finite: JSON has none."""
+    """Converts device scalars to Python floats; drops non-finite ones, which JSON does not have."""
     values = {name: float(value) for name, value in metrics.items()}
     return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -11,23 +11,23 @@ from jaxpt.errors import require
 from jaxpt.train import parts
 
 OPTIMIZERS = ("sgd", "adamw", "lars")
-_NO_MATRICES = ("cls_token", "positions")  # names of parameters with more axes than meaning
+_NO_MATRICES = ("cls_token", "positions")  # parameters of several axes that are not matrices
 _UNITS = ("steps", "epochs", "examples")
 
 
 def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
-    """A duration in steps.
+    """Converts a duration to steps.
 
     Args:
-      duration: "100 steps", "60 epochs" or "50000 examples"; fractions of epochs are fine.
+      duration: "100 steps", "60 epochs" or "50000 examples"; fractions of epochs are allowed.
       batch_size: examples per step.
       n_examples: examples per epoch.
 
     Returns:
-      Steps, rounded to the nearest.
+      The number of steps, rounded to the nearest integer.
 
     Raises:
-      InputError: for text that is no duration.
+      InputError: for text that is not a duration.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w+)\s*", str(duration))
     unit = match and next((u for u in _UNITS if match[2] in (u, u.removesuffix("s"))), None)
@@ -41,7 +41,7 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
 
 
 def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Linear warm-up to ``config.learning_rate``, then a cosine to zero."""
+    """Learning-rate schedule: linear warm-up to ``config.learning_rate``, then cosine to zero."""
     _check_size(config, "learning_rate")
     require(
         warmup_steps < total_steps,
@@ -57,14 +57,14 @@ def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Sched
 
 
 def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
-    """The optimizer that a config names.
+    """Makes the optimizer that a config names.
 
-    Weight decay leaves out vectors and scalars (biases, scales of normalisation layers and of
-    branches) and a ViT's class token and positions, and so does LARS's trust ratio.
+    Weight decay and LARS's trust ratio are not applied to vectors and scalars (biases, scales of
+    normalization layers and of branches), nor to a ViT's class token and positions.
 
     Args:
       config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay`` and
-        ``clip_norm``, the norm that longer gradients are cut to (0: none is).
+        ``clip_norm``, the maximum norm of the gradient (0 for no clipping).
       schedule: learning rate over steps.
 
     Raises:
@@ -99,7 +99,7 @@ def _unclipped(config, schedule):
 
 
 def _cut_to(longest):
-    """As ``optax.clip_by_global_norm``, also where devices hold parts of the gradient."""
+    """Like ``optax.clip_by_global_norm``, but also correct for sharded gradients."""
 
     def cut(updates, _):
         factor = jnp.minimum(1.0, longest / parts.norm(updates))
@@ -109,7 +109,7 @@ def _cut_to(longest):
 
 
 def _check_size(config, name):
-    value = config.get(name, 0.0)  # momentum, say, is not everybody's
+    value = config.get(name, 0.0)  # not every optimizer has momentum
     require(
         0 <= value < math.inf, f"optimizer.{name} must be finite and not negative, got {value}."
     )
@@ -124,21 +124,22 @@ def _matrices(params):
 def step_decay(
     rate: float, *, total_steps: int, warmup_steps: int, at, factor: float
 ) -> optax.Schedule:
-    """Linear warm-up from zero to ``rate``, then times ``factor`` at each of some moments.
+    """Schedule with linear warm-up from zero to ``rate`` and drops by ``factor``.
 
     Args:
       rate: the highest learning rate.
-      total_steps: of training.
-      warmup_steps: of them, in the beginning.
-      at: shares of ``total_steps``, rising, each above 0 and below 1.
+      total_steps: number of training steps.
+      warmup_steps: number of warm-up steps at the start, included in ``total_steps``.
+      at: fractions of ``total_steps`` at which the rate drops, increasing, each above 0 and below
+        1.
       factor: of each drop, above 0 and at most 1.
 
     Raises:
-      InputError: for shares or a factor outside of that.
+      InputError: for fractions or a factor out of range, or a warm-up as long as the training.
     """
     require(
         all(0 < share < 1 for share in at) and list(at) == sorted(at),
-        f"schedule.at must be rising shares between 0 and 1, got {tuple(at)}.",
+        f"schedule.at must be increasing fractions between 0 and 1, got {tuple(at)}.",
     )
     require(0 < factor <= 1, f"schedule.factor must be above 0 and at most 1, got {factor}.")
     drops = optax.piecewise_constant_schedule(

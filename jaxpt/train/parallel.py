@@ -1,9 +1,9 @@
-"""Maps a step written for one device over all devices: the only file that knows meshes.
+"""Maps a step written for one device over all devices; the only module that uses meshes.
 
 A step is ``step(state, data, batch) → (state, metrics)``. ``data`` (the resident set) and
-``metrics`` are the same on all devices, and so is ``state``, but for those of its arrays that were
-placed in parts (a sharded memory, sharded parameters); ``batch`` is split over them by its first
-axis. The step itself averages gradients and metrics over the axis ``AXIS``.
+``metrics`` are replicated on all devices, and so is ``state``, except for arrays that were placed
+in parts (a sharded memory, sharded parameters). ``batch`` is split along its first axis. The step
+itself averages gradients and metrics over the axis ``AXIS``.
 """
 
 from typing import Any, Callable
@@ -22,16 +22,20 @@ MAPPINGS = ("shard_map", "pmap")
 
 
 class Devices:
-    """All devices of all processes as one line.
+    """All devices of all processes, as a one-dimensional mesh.
 
     Attributes:
-      count: how many devices there are.
+      count: number of devices.
       mapping: "shard_map" or "pmap".
-      about: how many of which kind, in words.
+      about: number and kind of the devices, in words.
     """
 
     def __init__(self, mapping: str = "shard_map", limit: int = 0):
-        """``limit``: use only the first so many devices, 0 for all.
+        """Selects the devices.
+
+        Args:
+          mapping: "shard_map" or "pmap".
+          limit: use only the first ``limit`` devices; 0 for all.
 
         Raises:
           InputError: for an unknown mapping, pmap with several processes, or too high a limit.
@@ -39,7 +43,7 @@ class Devices:
         require(mapping in MAPPINGS, f"mapping must be one of {MAPPINGS}, got {mapping!r}.")
         require(
             mapping == "shard_map" or jax.process_count() == 1,
-            f"mapping pmap runs on one process, but there are {jax.process_count()}: "
+            f"mapping pmap works in one process only, but there are {jax.process_count()}: "
             "use shard_map.",
         )
         devices = jax.devices()
@@ -58,50 +62,53 @@ class Devices:
         )
 
     def check_batch(self, batch_size: int) -> None:
-        """Raises InputError where the devices cannot share a batch evenly."""
+        """Raises InputError if a batch does not divide evenly over the devices."""
         check_batch(batch_size, self.count)
 
     def replicate(self, tree: Any) -> Any:
-        """Puts host arrays on all devices, the same on each."""
+        """Copies host arrays to every device."""
         return self.place(tree, jax.tree.map(lambda _: None, tree))
 
     def split(self, tree: Any) -> Any:
-        """Puts host arrays on the devices, each getting its rows of the first axis."""
+        """Splits host arrays over the devices along the first axis."""
         return self.place(tree, jax.tree.map(lambda _: 0, tree))
 
     def own_rows(self, n: int) -> np.ndarray:
-        """Which of n rows, split by ``split``, lie on this process's devices; increasing."""
+        """Positions of the rows, of n split by ``split``, on this process's devices; increasing."""
         sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
         own = sharding.addressable_devices_indices_map((n,)).values()
         return np.unique(np.concatenate([np.arange(n)[index] for index in own]))
 
     def split_own(self, tree: Any, n: int) -> Any:
-        """``split`` of host arrays that hold this process's ``own_rows`` of n alone."""
+        """``split`` for host arrays that hold only this process's ``own_rows`` of n rows."""
         sharding = NamedSharding(self._mesh, PartitionSpec(AXIS))
         return jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(sharding, x, (n, *x.shape[1:])), tree
         )
 
     def place(self, tree: Any, axes: Any) -> Any:
-        """Puts host arrays on the devices.
+        """Puts host arrays on the devices, split or replicated.
 
         Args:
           tree: of arrays.
-          axes: for each of them the axis that is split over the devices, which must divide it;
-            None gives each device the whole array.
+          axes: for each array, the axis that is split over the devices, whose number must divide
+            its length; None replicates the array.
         """
         return jax.tree.map(
             lambda x, axis: _put(x, NamedSharding(self._mesh, _spec(axis))), tree, axes
         )
 
     def map(self, step: Callable, like: Any = None) -> Callable:
-        """The compiled step over all devices; the state that is passed in is consumed.
+        """Compiles the step for all devices; the state that is passed in is donated.
 
         Args:
           step: see above.
-          like: a state as ``place`` placed it, where some of its arrays lie in parts: the step
-            gets its own part, of a ``Memory`` as it is, of anything else as a ``Part``, and gives
-            back the same.
+          like: a state placed by ``place``, if some of its arrays are split. The step then gets
+            and returns the part of its own device: a ``Memory`` unchanged in type, any other array
+            as a ``Part``.
+
+        Returns:
+          A function (state, data, batch) → (state, metrics).
         """
         if self.mapping == "pmap":
             return self._pmap(step)
@@ -111,18 +118,18 @@ class Devices:
             mesh=self._mesh,
             in_specs=(state, PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=(state, PartitionSpec()),
-            # The step says itself what it reduces; inferring it would add sums of its own to the
-            # gradients here and not under pmap.
+            # The step reduces explicitly. With check_vma, JAX would insert its own sums into the
+            # gradients, which pmap does not.
             check_vma=False,
         )
         return jax.jit(mapped, donate_argnums=0)
 
     def map_rows(self, function: Callable) -> Callable:
-        """The compiled ``function(tree, rows)`` over all devices, each taking its share of rows.
+        """Compiles ``function(tree, rows)`` for all devices, each processing its share of the rows.
 
-        ``tree`` is the same on all devices, ``rows`` split by the first axis; what the function
-        gives for the rows of each device is put together again, in order, on every device. Per
-        device the program does not depend on how many there are.
+        ``tree`` is replicated, ``rows`` are split along the first axis, and the results are
+        gathered in order on every device. The program of one device does not depend on the number
+        of devices.
         """
 
         def gathered(tree, rows):
@@ -153,7 +160,7 @@ class Devices:
 
 
 def check_batch(batch_size: int, devices: int) -> None:
-    """Raises InputError where so many devices cannot share a batch evenly."""
+    """Raises InputError if a batch does not divide evenly over this number of devices."""
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
     require(
         batch_size % devices == 0,
@@ -163,13 +170,13 @@ def check_batch(batch_size: int, devices: int) -> None:
 
 
 def trace(step: Callable, state: Any, batch: Any, *, axes: Any, devices: int):
-    """The jaxpr of what one of so many devices, which need not be there, does in a step.
+    """Traces the work of one device in a step to a jaxpr; the devices need not exist.
 
     Args:
       step: (state, batch) → (state, metrics).
-      state, batch: of all devices; arrays or their shapes. What of the batch has no axis is the
-        same on all.
+      state, batch: global arrays or their shapes. Scalars of the batch are replicated.
       axes: of the state, see ``Devices.place``.
+      devices: number of devices.
     """
     states = jax.tree.map(lambda _, axis: _spec(axis), state, axes)
     mapped = jax.shard_map(
@@ -184,11 +191,11 @@ def trace(step: Callable, state: Any, batch: Any, *, axes: Any, devices: int):
 
 
 def require_agreement(text: str, what: str) -> None:
-    """Raises InputError in every process unless all of them give the same text.
+    """Raises InputError in every process unless all of them pass the same text.
 
     Args:
       text: at most 64 bytes of ASCII.
-      what: what differs, and what to do about it; part of the sentence.
+      what: what differs and how to fix it; completes the sentence "processes … have different".
     """
     if jax.process_count() == 1:
         return
@@ -199,7 +206,7 @@ def require_agreement(text: str, what: str) -> None:
 
 
 def on_host(tree: Any) -> Any:
-    """The whole arrays as NumPy's, on every process; all processes have to ask together."""
+    """Gathers whole arrays to NumPy on every process; all processes must call it together."""
     return jax.tree.map(
         lambda x: np.asarray(
             x
@@ -215,7 +222,7 @@ def _spec(axis: int | None) -> PartitionSpec:
 
 
 def _with_parts(step, specs):
-    """The step, which sees what lies in parts as ``Part``s, but for a ``Memory``, which knows."""
+    """Wraps a step: boxes split arrays as ``Part``s, except a ``Memory``, which handles its own."""
 
     def box(x, spec):
         cut = not isinstance(x, Memory) and AXIS in spec
@@ -230,7 +237,7 @@ def _with_parts(step, specs):
 
 
 def _put(x, sharding):
-    """Every process holds the whole host array and hands over the parts of its own devices."""
+    """Puts a host array, which every process has whole, on the process's own devices."""
     x = np.asarray(x) if not isinstance(x, jax.Array) else x
     if jax.process_count() == 1:
         return jax.device_put(x, sharding)

@@ -1,9 +1,9 @@
-"""Parameters in parts: each device keeps an equal piece of every large array (FSDP, ZeRO-3).
+"""Sharded parameters: each device keeps an equal piece of every large array (FSDP, ZeRO-3).
 
-Parameters, the optimizer's moments and the target lie cut along one axis. In a step they are
-``Part``s, which Flax modules put together at the moment they read them: an all-gather, whose
-transpose, a reduce-scatter, leaves each device with the sum of its piece's gradient. Optimizer and
-EMA are elementwise and see pieces alone. ``parallel.py`` makes the ``Part``s and takes them back.
+Parameters, the optimizer's moments and the target are cut along one axis. Inside a step they are
+``Part``s, which Flax modules gather when they read them. The transpose of this all-gather is a
+reduce-scatter, which leaves each device with the summed gradient of its piece. Optimizer and EMA
+are elementwise and work on the pieces. ``parallel.py`` boxes and unboxes the ``Part``s.
 """
 
 import math
@@ -16,17 +16,17 @@ from flax.core import meta
 from jaxpt.errors import require
 
 SHARDINGS = ("replicated", "sharded")
-ELEMENTWISE = ("sgd", "adamw")  # optimizers that need of a gradient's other entries only its norm
-SMALLEST = 2**12  # entries from which an array is cut; the rest together is next to nothing
+ELEMENTWISE = ("sgd", "adamw")  # updates use other entries only through the global norm
+SMALLEST = 2**12  # smaller arrays are not cut; together they take next to no memory
 
 
 class Part(flax.struct.PyTreeNode, meta.AxisMetadata):
-    """What this device holds of an array.
+    """This device's piece of an array.
 
     Attributes:
       value: the piece.
-      axis: of the array, along which it is cut.
-      over: the mapped axis of the devices, which hold the pieces in order.
+      axis: axis along which the array is cut.
+      over: name of the mapped axis of the devices, which hold the pieces in order.
     """
 
     value: jax.Array
@@ -34,13 +34,13 @@ class Part(flax.struct.PyTreeNode, meta.AxisMetadata):
     over: str = flax.struct.field(pytree_node=False)
 
     def unbox(self) -> jax.Array:
-        """The whole array; what Flax calls when a module reads a parameter."""
+        """Gathers the whole array; Flax calls this when a module reads a parameter."""
         return jax.lax.all_gather(self.value, self.over, axis=self.axis, tiled=True)
 
     def replace_boxed(self, val):
         return self.replace(value=val)
 
-    # For ``nn.scan`` and ``nn.vmap``, whose parameters have an axis more.
+    # For ``nn.scan`` and ``nn.vmap``, whose parameters have an additional axis.
     def add_axis(self, index, params):
         return self.replace(axis=self.axis + (index <= self.axis))
 
@@ -49,7 +49,7 @@ class Part(flax.struct.PyTreeNode, meta.AxisMetadata):
 
 
 def check(config) -> None:
-    """Raises InputError where ``config.param_sharding`` is unknown or cannot be."""
+    """Raises InputError if ``config.param_sharding`` is unknown or not possible with the config."""
     require(
         config.param_sharding in SHARDINGS,
         f"param_sharding must be one of {SHARDINGS}, got {config.param_sharding!r}.",
@@ -66,15 +66,18 @@ def check(config) -> None:
 
 
 def of_state(axes, state, devices: int):
-    """The axes along which so many devices share the arrays of a ``TrainState``.
+    """Axes along which the arrays of a ``TrainState`` are split over the devices.
 
     Args:
-      axes: those of everything else; None where all devices have all of an array.
+      axes: axes of everything but parameters, moments and target; None for a replicated array.
       state: the state.
-      devices: how many.
+      devices: number of devices.
+
+    Returns:
+      ``axes`` with those of parameters, moments and target filled in.
 
     Raises:
-      InputError: where no parameter can be shared.
+      InputError: if no parameter can be split.
     """
     params = jax.tree.map(lambda x: cut_axis(x.shape, devices), state.params)
     require(
@@ -92,7 +95,7 @@ def of_state(axes, state, devices: int):
 
 
 def cut_axis(shape, devices: int) -> int | None:
-    """The longest axis that divides, the first among equals; None for small arrays."""
+    """Longest axis that ``devices`` divides, the first of equals; None for small arrays."""
     even = [axis for axis, n in enumerate(shape) if n % devices == 0]
     if not even or math.prod(shape) < SMALLEST:
         return None
@@ -100,12 +103,12 @@ def cut_axis(shape, devices: int) -> int | None:
 
 
 def over_parts(function, tree):
-    """``function`` of every array, or ``Part``, of a tree."""
+    """Maps ``function`` over every array or ``Part`` of a tree."""
     return jax.tree.map(function, tree, is_leaf=meta.is_axis_metadata)
 
 
 def mean(gradients, axis_name):
-    """Gradients averaged over the devices; of a ``Part`` each device has the sum already."""
+    """Averages gradients over the devices; a ``Part`` is already summed by its reduce-scatter."""
     return over_parts(
         lambda x: (
             jax.tree.map(lambda y: y / jax.lax.axis_size(axis_name), x)
@@ -117,7 +120,7 @@ def mean(gradients, axis_name):
 
 
 def norm(tree) -> jax.Array:
-    """The norm of all numbers of a tree, also of those that other devices hold: a scalar."""
+    """Global norm of a tree, including the pieces on other devices; a scalar."""
     leaves = jax.tree.leaves(tree, is_leaf=meta.is_axis_metadata)
     cut = [x for x in leaves if isinstance(x, Part)]
     squares = _squares(x for x in leaves if not isinstance(x, Part))

@@ -1,4 +1,4 @@
-"""The state of pre-training, one pytree, and the two updates that methods share."""
+"""The state of pre-training as one pytree, and the two updates shared by all methods."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ class Target:
 
 @flax.struct.dataclass
 class TrainState:
-    """All that a run is, beside its config; the same on every device, but for what is sharded.
+    """Complete state of a run apart from its config; replicated, except for sharded arrays.
 
     Attributes:
-      step: int32 scalar, updates done.
-      skipped: int32 scalar, how many of them were thrown away, a number not being finite.
-      params: parameters of the online encoder, and what a method learns beside it.
+      step: int32 scalar, number of updates done.
+      skipped: int32 scalar, number of updates discarded because they were not finite.
+      params: parameters of the online encoder, and other parameters that a method learns.
       batch_stats: BatchNorm's running statistics (empty without BatchNorm).
-      opt_state: the optimizer's.
+      opt_state: state of the optimizer.
       target: the EMA encoder, or None.
       memory: the labelled keys, or None.
       centre: the running mean of the target's outputs (DINO's), or None.
@@ -45,7 +45,7 @@ class TrainState:
 
 
 def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_name) -> TrainState:
-    """One optimizer update with gradients and statistics averaged over the devices."""
+    """Applies one optimizer update, with gradients and statistics averaged over the devices."""
     gradients = parts.mean(gradients, axis_name)
     batch_stats = jax.lax.pmean(batch_stats, axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -58,10 +58,15 @@ def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_n
 
 
 def move_target(target: Target, state: TrainState, target_stats, ema, axis_name) -> Target:
-    """target ← ema · target + (1 − ema) · online, for those parameters that the target has.
+    """Moves the target towards the online encoder: ema · target + (1 − ema) · online.
 
-    ``target_stats`` are the running statistics that the target's own forward pass left behind;
-    None moves them as the parameters.
+    Args:
+      target: to move; parameters of ``state`` that it lacks are ignored.
+      state: has the online parameters.
+      target_stats: running statistics from the target's own forward pass, averaged over the
+        devices; None moves the target's statistics like its parameters.
+      ema: weight of the old target.
+      axis_name: over the devices.
     """
 
     def moved(old, new):
@@ -77,5 +82,5 @@ def move_target(target: Target, state: TrainState, target_stats, ema, axis_name)
 
 
 def copy(tree):
-    """A copy with buffers of its own: two parts of a donated state must not share any."""
+    """Copies arrays into new buffers, as two parts of a donated state must not share any."""
     return jax.tree.map(jnp.copy, tree)

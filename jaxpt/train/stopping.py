@@ -1,4 +1,4 @@
-"""Why a run should end before its time: a signal, a time limit, a notice to all processes."""
+"""Requests to stop a run early: signals, time limits, preemption notices."""
 
 import os
 import signal
@@ -11,39 +11,39 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-STATUS = 75  # "temporary failure, try again": the same command goes on
-MARGIN = 10.0  # seconds before a time limit that are kept for the last checkpoint, at least
+STATUS = 75  # EX_TEMPFAIL, "temporary failure, try again": the same command resumes the run
+MARGIN = 10.0  # at least so many seconds before a time limit are reserved for the last checkpoint
 
 
 class Stopped(Exception):
-    """The run was asked to end, saved its state and can go on.
+    """Raised when a run was asked to stop, has saved its state and can be resumed.
 
     Attributes:
-      step: the last one, which is saved; 0 where none was made.
-      reason: who asked.
+      step: the last step, which is saved; 0 if there was none.
+      reason: what asked the run to stop.
     """
 
     def __init__(self, step: int, reason: str):
         super().__init__(
-            f"{reason} at step {step}: the state is saved, the same command goes on from there"
+            f"{reason} at step {step}: the state is saved, the same command resumes from there"
             if step
-            else f"{reason} before the first step: the same command begins again"
+            else f"{reason} before the first step: the same command starts it again"
         )
         self.step, self.reason = step, reason
 
 
 class StopRequest:
-    """Asked after every call of one or more steps whether the run should end.
+    """Decides after every call of one or more steps whether the run should stop.
 
-    Use as a context: within it SIGTERM and SIGINT ask for an end after the present step, and a
-    second one ends the process at once, whatever it is busy with. With several processes all of
-    them stop after the same step: on SIGTERM by JAX's preemption service, which also hears of a
-    TPU's maintenance; on SIGINT and time limits where ``step`` is a multiple of ``agree_every``.
-    There a second SIGTERM is the service's and changes nothing.
+    Use as a context manager: inside it, SIGTERM and SIGINT request a stop after the current step,
+    and a second signal ends the process immediately, whatever it is doing. With several processes,
+    all stop after the same step: on SIGTERM through JAX's preemption service, which also receives
+    TPU maintenance events; on SIGINT and time limits when ``step`` is a multiple of
+    ``agree_every``. In that case a second SIGTERM goes to the service too and has no effect.
     """
 
     def __init__(self, *, max_minutes: float = 0.0):
-        """``max_minutes``: from now; 0 for no limit."""
+        """``max_minutes``: time limit, counted from now; 0 for none."""
         self._deadline = time.monotonic() + 60 * max_minutes if max_minutes else None
         self._limit = max_minutes
         self._longest_step, self._asked = 0.0, None
@@ -53,15 +53,15 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is not threading.main_thread():
-            return self  # Python hears signals in the main thread only
-        # The handler itself runs only once the main thread is back from XLA, which may compile for
-        # minutes; what is written to this socket is heard at once.
+            return self  # Python handles signals in the main thread only
+        # A Python handler runs only once the main thread returns from XLA, which may compile for
+        # minutes; the number that Python writes to this socket arrives immediately.
         self._ears, self._mouth = socket.socketpair()
         self._mouth.setblocking(False)
         self._former_fd = signal.set_wakeup_fd(self._mouth.fileno())
         threading.Thread(target=self._listen, args=(self._ears,), daemon=True).start()
         for number in SIGNALS:
-            # JAX's preemption service listens to SIGTERM itself where there are more processes.
+            # With several processes, JAX's preemption service handles SIGTERM itself.
             if jax.process_count() == 1 or number != signal.SIGTERM:
                 self._former[number] = signal.signal(number, self._note)
         return self
@@ -72,7 +72,7 @@ class StopRequest:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._former_fd)
-        self._mouth.close()  # which ends the listening
+        self._mouth.close()  # ends the listening thread
 
     def _note(self, number, frame=None) -> None:
         self._signal = self._signal or number
@@ -89,16 +89,16 @@ class StopRequest:
                 self._note(heard[0])
 
     def before_steps(self) -> str:
-        """Why the run should end before it has made a step; empty where it should go on."""
+        """Reason to stop before the first step; empty if the run should continue."""
         return self._own_reason(0.0) if jax.process_count() == 1 else ""
 
     def reason(self, step: int, *, agree_every: int = 1, save_seconds: float = 0.0) -> str:
-        """Why the run should end after ``step``; empty where it should go on.
+        """Reason to stop after ``step``; empty if the run should continue.
 
         Args:
-          step: the one that was made.
-          agree_every: steps after which several processes ask each other.
-          save_seconds: what a save takes.
+          step: the step just done.
+          agree_every: number of steps after which several processes ask each other.
+          save_seconds: duration of a save.
         """
         now = time.monotonic()
         if self._asked is not None:  # the first step is longer: it is compiled
@@ -107,8 +107,8 @@ class StopRequest:
         self._times_asked += 1
         if jax.process_count() == 1:
             return self._own_reason(save_seconds)
-        # The service agrees on the largest number it was asked with, plus one: not on a step, for
-        # a call of several steps would leave that one out.
+        # The service makes all processes agree on the largest number they passed, plus one. These
+        # are numbers of calls, not steps: a call of several steps could jump over that step.
         if multihost_utils.reached_preemption_sync_point(self._times_asked):
             return "stopped by SIGTERM or maintenance"
         if step % agree_every:

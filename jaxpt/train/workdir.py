@@ -1,4 +1,4 @@
-"""The folder of a run: its config, and who may go on with it."""
+"""The folder of a run: its config and data identity, and checks before it is resumed."""
 
 import datetime
 import json
@@ -17,7 +17,7 @@ from jaxpt.files import replacing, unwritable
 from jaxpt.train import checkpoint
 
 CONFIG, CHANGES, DATA = "config.json", "config_changes.jsonl", "data.json"
-# What may differ between a run and its resumption without a word, since it changes no result.
+# Fields that may differ silently when a run is resumed, as they do not affect results.
 FREE = (
     "log_every",
     "checkpoint_every",
@@ -30,7 +30,7 @@ FREE = (
     "stop_on_save_failure",
     *(f"data.{name}" for name in identity.FREE),
 )
-# What may not: it would be another run, though its state might fit.
+# Fields that must not differ: it would be another run, although its state might fit.
 FIXED = (
     "seed",
     "method",
@@ -42,16 +42,16 @@ FIXED = (
     "memory_dtype",
     "optimizer.name",
 )
-RECORDED = ("model.remat",)  # but this part of it may: the same function, computed otherwise
-# These may once the data in them is known to be the same.
+RECORDED = ("model.remat",)  # exception from FIXED: the same function, computed differently
+# These may differ once their content is known to be the same.
 MOVABLE = tuple(f"data.{name}" for name in identity.BY_CONTENT)
 
 
 def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int]:
-    """The config and the newest sound step of a finished or interrupted run.
+    """Returns the config of a finished or interrupted run and the step of its latest checkpoint.
 
     Raises:
-      InputError: where there is no run, or it has no checkpoint.
+      InputError: if there is no run, or it has no undamaged checkpoint.
     """
     config = read_config(workdir)
     require(
@@ -65,11 +65,11 @@ def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int
 
 
 class Changes(NamedTuple):
-    """What differs between a run and its resumption, in sentences.
+    """Differences between a run and its resumption, as sentences.
 
     Attributes:
-      config: fields that may change results from here on.
-      data: where the data lies, and what of it does not concern training.
+      config: changed fields that may affect results from now on.
+      data: a changed path of the data, and changes of it that do not affect training.
     """
 
     config: list[str] = []
@@ -84,18 +84,21 @@ def check(
     *,
     resume: bool,
 ) -> Changes:
-    """What changed since the run in the folder; nothing if there is none.
+    """Compares a config and data with those of the run in a folder.
 
     Args:
-      workdir: of the run.
-      config: for going on with it.
-      defaults: of fields that the saved config, of an older version, does not have.
-      data: the identity of the set that it would go on with.
+      workdir: folder of the run.
+      config: the config to resume with.
+      defaults: values of fields that a saved config of an older version lacks.
+      data: identity of the dataset to resume with.
       resume: False refuses a folder that holds a run.
 
+    Returns:
+      The ``Changes``; empty if the folder holds no run.
+
     Raises:
-      InputError: where the folder holds a run that this config or these data cannot go on with,
-        or ``resume`` is False.
+      InputError: if the folder holds a run that cannot be resumed with this config or data, or if
+        it holds any run and ``resume`` is False.
     """
     saved = read_config(workdir)
     if saved is None:
@@ -122,37 +125,37 @@ def check(
         moved += _changed_data(workdir, known, data)
     elif data:
         moved.append(
-            "an older version began the run and did not store which data it is of, so nothing "
-            f"tells whether these are the same; from now on {DATA} does"
+            "an older version started the run without storing the identity of its data, so it is "
+            f"unknown whether these are the same; from now on it is stored in {DATA}"
         )
     return Changes([text for key, text in changes.items() if not _among(key, FREE)], moved)
 
 
 def require_same_data(workdir: str | os.PathLike, data: Identity) -> None:
-    """Raises InputError if the run in the folder is known to have been trained on other data."""
+    """Raises InputError if the run in the folder is known to be trained on other data."""
     known = read_data(workdir)
     if known:
         _changed_data(workdir, known, data)
 
 
 def _changed_data(workdir, known: Identity, data: Identity) -> list[str]:
-    """What differs in the part that is only measured on.
+    """Differences in the test part, which training does not use.
 
     Raises:
-      InputError: where anything else does.
+      InputError: if anything else differs.
     """
     found = identity.differences(known, data)
     only_measured = found.pop("test", [])
     require(
         not found,
         f"{os.fspath(workdir)!r} holds a run on other data: "
-        f"{'; '.join(text for part in found.values() for text in part)}. Give the run the data "
-        "that it began with, or choose another workdir.",
+        f"{'; '.join(text for part in found.values() for text in part)}. Use the data that the "
+        "run was started with, or another workdir.",
     )
     if known.kind != data.kind:
         only_measured.append(
-            f"the run began with data given as {known.kind} and these are {data.kind}, so that "
-            "classes and numbers of images were compared, and no image"
+            f"the run was started with data given as {known.kind} and these are {data.kind}, so "
+            "only classes and numbers of images were compared, not the images"
         )
     return only_measured
 
@@ -160,19 +163,18 @@ def _changed_data(workdir, known: Identity, data: Identity) -> list[str]:
 def claim(
     workdir: str | os.PathLike, config, changes: Changes = Changes(), data: Identity | None = None
 ) -> None:
-    """Writes the config and the data's identity of a run into its folder, and what they change to
-    the record of changes.
+    """Writes a run's config and data identity into its folder, and appends to the log of changes.
 
     Raises:
-      InputError: where the folder cannot be written.
+      InputError: if the folder cannot be written.
     """
     path = epath.Path(workdir)
-    said = [f"the run goes on with another config: {'; '.join(changes.config)}"] * bool(
+    said = [f"the run resumes with another config: {'; '.join(changes.config)}"] * bool(
         changes.config
     ) + changes.data
     try:
         if said:
-            print(f"jaxpt: {'; '.join(said)}. {CHANGES} keeps this.", file=sys.stderr, flush=True)
+            print(f"jaxpt: {'; '.join(said)}. Recorded in {CHANGES}.", file=sys.stderr, flush=True)
             line = json.dumps(
                 {
                     "date": datetime.date.today().isoformat(),
@@ -187,7 +189,7 @@ def claim(
         if data and (known is None or known.kind == data.kind):
             with replacing(path / DATA) as file:
                 file.write(data.to_json() + "\n")
-        # Last: a folder with a config holds a run.
+        # The config is written last, as a folder that has one counts as a run.
         with replacing(path / CONFIG) as file:
             file.write(json.dumps(config.to_dict(), indent=2) + "\n")
     except OSError as error:
@@ -195,10 +197,10 @@ def claim(
 
 
 def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
-    """The config of the run in a folder, None where there is none.
+    """Reads the config of the run in a folder; None if there is no run.
 
     Raises:
-      InputError: for a file that is no config.
+      InputError: if the file is not a config.
     """
     path = epath.Path(workdir) / CONFIG
     try:
@@ -206,14 +208,14 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise InputError(f"{os.fspath(path)} cannot be read ({error}): it is no config.") from error
+        raise InputError(f"{os.fspath(path)} cannot be read as a config ({error}).") from error
 
 
 def read_data(workdir: str | os.PathLike) -> Identity | None:
-    """The identity of the data of the run in a folder, None where none is stored.
+    """Reads the data identity of the run in a folder; None if none is stored.
 
     Raises:
-      InputError: for a file that is none.
+      InputError: if the file is not an identity.
     """
     path = epath.Path(workdir) / DATA
     try:
@@ -222,8 +224,8 @@ def read_data(workdir: str | os.PathLike) -> Identity | None:
         return None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{os.fspath(path)} cannot be read ({error!r}), so nothing tells which data the run is "
-            "of: remove it to go on without that check."
+            f"{os.fspath(path)} cannot be read ({error!r}), so the data of the run are unknown: "
+            "remove the file to resume without comparing the data."
         ) from error
 
 
@@ -232,7 +234,7 @@ def _among(key: str, names) -> bool:
 
 
 def _differences(saved: dict, given: dict, defaults: dict, prefix: str = ""):
-    """Pairs such as ("k", "k (100 there, 50 here)")."""
+    """Yields pairs such as ("k", "k (100 there, 50 here)") for fields that differ."""
     given, defaults = (json.loads(json.dumps(x)) for x in (given, defaults))  # tuples → lists
     for key in sorted(saved.keys() | given.keys()):
         default = defaults.get(key, "nothing")

@@ -151,7 +151,7 @@ def test_sixteen_bits_of_colour_are_reported(tmp_path, capsys):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "a" / name)), pixels >> 8)
     assert cli.main(["data", "check", str(tmp_path)]) == 3
     depth, counts = capsys.readouterr().out.splitlines()
-    assert depth.startswith("depth: ") and "deep.png has 16 bits a channel" in depth
+    assert depth.startswith("depth: ") and "deep.png has 16 bits per channel" in depth
     assert counts == "1 depth"
 
 
@@ -163,5 +163,5 @@ def test_a_class_of_test_alone_is_a_finding_and_files_are_looked_at(tmp_path, ca
     assert cli.main(["data", "check", str(tmp_path)]) == 3
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("class: ")
-    assert said[0].endswith(": test has classes that train has not: ['b'].")
+    assert said[0].endswith(": test has classes that train lacks: ['b'].")
     assert said[1].endswith("4.png is empty.") and said[2:] == ["1 class; 1 unusable"]

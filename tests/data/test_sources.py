@@ -170,7 +170,7 @@ class TestNpz:
                 {"test_images": np.zeros((0, 5, 4, 3), np.uint8), "test_labels": np.zeros(0, int)},
                 r"no test images",
             ),
-            ({"class_names": np.array(["a", 1, 2], object)}, r"no whole \.npz file"),
+            ({"class_names": np.array(["a", 1, 2], object)}, r"not a whole \.npz file"),
         ],
     )
     def test_data_that_makes_no_sense(self, tmp_path, arrays, changes, message):
@@ -181,11 +181,11 @@ class TestNpz:
     def test_truncated_file(self, tmp_path, arrays, keep):
         path = self.save(tmp_path, arrays)
         path.write_bytes(path.read_bytes()[:keep])
-        with pytest.raises(InputError, match=r"mine\.npz is no whole \.npz file"):
+        with pytest.raises(InputError, match=r"mine\.npz is not a whole \.npz file"):
             load("npz", path)
 
     def test_missing_file(self, tmp_path):
-        with pytest.raises(InputError, match=r"nowhere\.npz' is no file"):
+        with pytest.raises(InputError, match=r"nowhere\.npz' is not a file"):
             load("npz", tmp_path / "nowhere.npz")
 
 
@@ -344,7 +344,7 @@ class TestFolder:
 
     def test_class_in_test_alone_is_named(self, root):
         save_image(root / "test" / "wasp" / "0.png", np.zeros((8, 8)))
-        with pytest.raises(InputError, match=r"test has classes that .*train has not: \['wasp'\]"):
+        with pytest.raises(InputError, match=r"test has classes that .*train lacks: \['wasp'\]"):
             load("folder", root)
 
     def test_other_files_are_left_alone(self, root):
@@ -382,7 +382,7 @@ class TestFolder:
             load("folder", tmp_path)
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(InputError, match=r"nowhere' is no folder"):
+        with pytest.raises(InputError, match=r"nowhere' is neither a folder"):
             load("folder", tmp_path / "nowhere")
 
     @pytest.mark.parametrize("share", [0, 0.3, 0.9])
@@ -448,8 +448,8 @@ class TestLevelsAndLists:
             ("train/animal/cat/x.png\n", "line 1: expected path,label"),
             ("train/animal/cat/x.png,a\nx.png,\n", "line 2: expected path,label"),
             ("../outside.png,a\n", "leads out of"),
-            ("/etc/passwd,a\n", "line 1: '/etc/passwd' is no path from"),
-            ('x\0.png,"a', "cannot be read as a list|no path|unexpected end"),
+            ("/etc/passwd,a\n", "line 1: '/etc/passwd' is not relative to"),
+            ('x\0.png,"a', "cannot be read as a list|not relative|unexpected end"),
         ],
     )
     def test_bad_lists(self, text, message, root):
@@ -468,7 +468,7 @@ class TestLevelsAndLists:
         "text, message",
         [
             ("animal/cat,x\n", r"lacks the classes \['animal/dog', 'tool/saw'\]"),
-            ("animal/cat,x\nanimal/dog,y\ntool/saw,x\nsaw,x\n", r"data has not: \['saw'\]"),
+            ("animal/cat,x\nanimal/dog,y\ntool/saw,x\nsaw,x\n", r"data lacks: \['saw'\]"),
             ("animal/cat,x\nanimal/cat,y\n", "line 2: 'animal/cat' has two coarse"),
             ("animal/cat\n", "line 1: expected fine,coarse"),
         ],
@@ -552,7 +552,7 @@ class TestLabelMap:
 
     @pytest.mark.parametrize("name", ["halves", "fashion5"])
     def test_wrong_number_of_classes(self, name):
-        with pytest.raises(InputError, match=f"{name}' is for 10 classes, but the data has 3"):
+        with pytest.raises(InputError, match=f"{name}' needs 10 classes, but the data has 3"):
             label_map(name, TEN[:3])
 
     def test_unknown(self):

@@ -265,7 +265,7 @@ class TestDamagedFiles:
         with pytest.raises(
             RunError,
             match=r"train, example \d+ cannot be read .*No such file.* "
-            "start the run again",
+            "start the same command again",
         ):
             list(batches)
         feed.close()

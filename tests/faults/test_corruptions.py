@@ -66,7 +66,7 @@ def assert_goes_on_from_the_one_before(workdir, capsys):
     assert checkpoint.newest(workdir) == 1
     opened = Checkpointer(workdir, keep=2, about={})
     said = capsys.readouterr().err
-    assert "checkpoint of step 2 is damaged: " in said and "that of step 1 is taken." in said
+    assert "checkpoint of step 2 is damaged: " in said and "that of step 1 is used." in said
     assert len(said.splitlines()) == 1
     assert opened.latest_step() == 1 and is_state(opened.restore(1, state(0)), 1)
     assert (workdir / "damaged" / "2").exists() and not newest_of(workdir).exists()
@@ -210,7 +210,7 @@ def test_with_none_left_the_run_begins_anew_and_that_is_told(workdir, capsys):
     opened = Checkpointer(workdir, keep=2, about={})
     assert opened.latest_step() is None
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and all("the run begins anew, as none is left" in x for x in said)
+    assert len(said) == 2 and all("as none is left, the run starts over" in x for x in said)
     assert {p.name for p in (workdir / "damaged").iterdir()} == {"1", "2"}
 
 

@@ -146,7 +146,7 @@ def test_the_run_stops_and_the_same_command_goes_on(disk, whole, at_step, capsys
     (sentence,) = told(capsys)
     assert sentence.startswith("jaxpt pretrain: the checkpoint of step 6 ")
     assert sentence.endswith(
-        "the newest whole one is of step 4: make room, then start the same command again."
+        "the latest whole one is of step 4: make room, then start the same command again."
     )
     assert checkpoint.newest(workdir) == 4
     assert_no_torn_line(workdir)
@@ -166,7 +166,8 @@ def test_or_it_goes_on_and_saves_when_there_is_room_again(disk, whole, at_step, 
     sentences = told(capsys)
     assert len(sentences) in (2, 3)  # of steps 6, 8 and, told late, 10
     assert all(
-        s.endswith("is of step 4. The run goes on and saves again next time.") for s in sentences
+        s.endswith("is of step 4. The run continues and tries again at the next save.")
+        for s in sentences
     )
     assert seen == [(4, None)]
     assert_same_end(whole, workdir)

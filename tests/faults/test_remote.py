@@ -135,6 +135,6 @@ def test_a_run_that_dies_on_a_store_goes_on_with_the_same_bits(tmp_path):
     resumed = run(RUN)
     assert resumed.returncode == 0, resumed.stderr
     assert "step 6 is damaged: it has no manifest.json" in resumed.stderr
-    assert "step 4 is damaged" in resumed.stderr and "that of step 2 is taken" in resumed.stderr
+    assert "step 4 is damaged" in resumed.stderr and "that of step 2 is used" in resumed.stderr
     assert resumed.stdout == whole.stdout
     assert {path.name for path in (checkpoints.parent / "damaged").iterdir()} == {"4", "6"}

@@ -66,7 +66,7 @@ def test_a_signal_in_a_step_saves_it_and_the_same_command_goes_on(calls, tmp_pat
         STATUS,
         [
             "jaxpt pretrain: stopped by SIGINT at step 4: the state is saved, the same command "
-            f"goes on from there: {tmp_path}"
+            f"resumes from there: {tmp_path}"
         ],
     )
     assert checkpoint.newest(tmp_path) == 4

@@ -148,7 +148,9 @@ QUESTIONS = {
 def test_what_cannot_be_told_from_classes_is_a_question(folders, run, here, capsys):
     tree(here / "set", *(f"{folder}/x.png" for folder in folders))
     found, said = run("set")
-    assert found is None and "which of these are parts of the set, and which are classes?" in said
+    assert (
+        found is None and "which of these are parts of the dataset, and which are classes?" in said
+    )
     status, lines = check("set", capsys)
     assert status == 3 and kinds(lines) == ["layout"]
 
@@ -164,7 +166,7 @@ def test_the_same_part_twice(run, here):
 def test_a_list_beside_the_folder_of_its_images(run, here, capsys):
     tree(here / "set", "images/1.png", "images/2.png", "labels.csv")
     found, said = run("set")
-    assert found is None and "'images', and labels.csv: give the list as data.path" in said
+    assert found is None and "'images', and labels.csv: set data.path to the list" in said
     status, lines = check("set", capsys)
     assert status == 3 and kinds(lines) == ["layout"]
     (here / "set" / "labels.csv").rename(here / "set" / "train.tsv")
@@ -176,8 +178,8 @@ def test_a_part_without_class_folders(run, here):
     """As the archive of ImageNet's validation part is."""
     tree(here / "set", "train/a/1.png", "val/1.png", "val/2.png")
     _, said = run("set")
-    assert "set/val has no images" in said and "2 images in no class folder" in said
-    assert "To do without this part, give set/train as data.path." in said
+    assert "set/val has no images" in said and "2 images outside class folders" in said
+    assert "To go without this part, set data.path to set/train." in said
 
 
 def test_parts_may_be_links_and_their_files_may_not_lead_out(run, here):
@@ -193,10 +195,10 @@ def test_parts_may_be_links_and_their_files_may_not_lead_out(run, here):
 def test_the_validation_part_and_training(run, here):
     tree(here / "set", "train/a/1.png", "train/b/1.png", "val/a/1.png", "test/a/1.png")
     _, said = run("set")
-    assert "takes the 1 validation images too" in said
+    assert "also uses the 1 validation images" in said
     assert "validation images" not in run("set", "--config.data.train_on=train")[1]
     tree(here / "two", "train/a/1.png", "val/a/1.png")
-    assert "no test part: its validation part is what is measured on" in run("two")[1]
+    assert "no test part: its validation part is used as the test part" in run("two")[1]
     for resident in "yes", "no":
         found = load("set", resident=resident)
         np.testing.assert_array_equal(np.asarray(found.validation.images)[0], picture(2))
@@ -232,7 +234,7 @@ def test_what_is_left_out_is_said(run, here, capsys):
     tree(here / "set", "about.txt")  # beside the classes: none of theirs
     found, said = run("set")
     assert len(found.trainval.ids) == 4
-    for text in "2 .heic", "1 .txt", "1 without an ending", "1 images in no class folder":
+    for text in "2 .heic", "1 .txt", "1 without an ending", "1 images outside class folders":
         assert text in said
     assert "2 .txt" not in said
     status, lines = check("set", capsys)
@@ -242,7 +244,7 @@ def test_what_is_left_out_is_said(run, here, capsys):
 def test_a_class_without_images_does_not_vanish(run, here, capsys):
     tree(here / "set", "a/1.png", "b/1.png", "c/1.heic", "c/2.heic")
     found, said = run("set")
-    assert found is None and "set/c holds no image that can be read" in said and "2 .heic" in said
+    assert found is None and "set/c has no image that can be read" in said and "2 .heic" in said
     status, lines = check("set", capsys)
     assert status == 3 and kinds(lines) == ["empty", "ignored"]
     (here / "bad" / "a").mkdir(parents=True)
@@ -314,7 +316,7 @@ def test_images_of_one_colour_are_a_finding(run, here, capsys):
     for name in "1.png", "2.png":
         save(here / "set" / "c" / name, black + int(name[0]))
     found, said = run("set")
-    assert "2 of 5 train images are of one colour everywhere, among them all of ['c']" in said
+    assert "2 of 5 train images have a single color, including all images of ['c']" in said
     status, lines = check("set", capsys)
     assert status == 3 and kinds(lines) == ["constant"] * 2
 
@@ -453,23 +455,23 @@ BAD_LISTS = {
     "indicators without names": ("1.png,1,0\n2.png,0,1\n", "columns 2, 3 cannot be labels"),
     "an indicator beside a label": (
         "path,family,is_red\n1.png,cat,0\n2.png,dog,1\n",
-        "columns is_red cannot be labels, they hold 0 and 1 alone",
+        "columns is_red cannot be labels, as they hold only 0 and 1",
     ),
-    "a float": ("path,label\n1.png,0.5\n2.png,1.5\n", "column label cannot be a label, it holds"),
+    "a float": (
+        "path,label\n1.png,0.5\n2.png,1.5\n",
+        "column label cannot be a label, as it holds",
+    ),
     "a float without a name": ("1.png,0.5\n2.png,1.5\n", "column 2 cannot be a label"),
     "a constant": (
         "path,family,source\n1.png,cat,web\n2.png,dog,web\n",
-        "columns source cannot be labels, they hold one value alone",
+        "columns source cannot be labels, as they hold only one value",
     ),
     "other columns": (
         "path,label,width\n1.png,cat,8\n2.png,dog,9\n",
-        "columns ['width'] are no path, label or split",
+        "columns ['width'] are neither path, label nor split",
     ),
-    "two paths": (
-        "image_id,file_name,label\n1,1.png,cat\n",
-        "holds the paths, and which the split",
-    ),
-    "no labels": ("path,split\n1.png,train\n", "has no column of labels, only path, split"),
+    "two paths": ("image_id,file_name,label\n1,1.png,cat\n", "is the path, and which is the split"),
+    "no labels": ("path,split\n1.png,train\n", "has no label column, only path, split"),
     "a header of no known names": (
         "what,is it\n1.png,cat\n",
         "line 1: 'what,is it' does not begin with the path of an image",
@@ -482,12 +484,12 @@ BAD_LISTS = {
         "line 2: the part must be train, validation or test, got '0'",
     ),
     "no train": ("path,label,split\n1.png,cat,test\n", "has a test part but no train part"),
-    "two classes": (
-        "1.png,cat\n2.png,dog\n1.png,dog\n",
-        "1.png is of two classes, 'cat' and 'dog'",
+    "two classes": ("1.png,cat\n2.png,dog\n1.png,dog\n", "1.png has two classes, 'cat' and 'dog'"),
+    "two classes by another way": ("1.png,cat\nsub/../1.png,dog\n", "has two classes"),
+    "a drive": (
+        "path,label\nC:\\\\images\\\\1.png,cat\n",
+        "is not relative to the folder of the list",
     ),
-    "two classes by another way": ("1.png,cat\nsub/../1.png,dog\n", "is of two classes"),
-    "a drive": ("path,label\nC:\\\\images\\\\1.png,cat\n", "is no path from the list's own folder"),
     "a missing file": ("path,label\n9.png,cat\n", "9.png cannot be read as an image"),
 }
 
@@ -520,7 +522,7 @@ def test_leaks_and_conflicts_are_found(listed, run, here, capsys):
 def test_one_file_in_two_class_folders(run, here, capsys):
     tree(here / "set", "a/1.png", "b/2.png")
     (here / "set" / "b" / "3.png").symlink_to("../a/1.png")
-    assert "is of two classes, 'a' and 'b'" in run("set")[1]
+    assert "has two classes, 'a' and 'b'" in run("set")[1]
     assert kinds(check("set", capsys)[1]) == ["conflict"]
 
 
@@ -606,7 +608,7 @@ BAD_ARRAYS = {
         {"train_labels": np.eye(3, dtype=int)[np.arange(6) % 3]},
         "must be of shape [n] or [n, 1], got [6, 3]: save x.argmax(1)",
     ),
-    "two names for one": ({"x_train": picture()[None]}, "several arrays for one thing"),
+    "two names for one": ({"x_train": picture()[None]}, "several arrays for the same part"),
     "half of a part": ({"val_images": picture()[None]}, "lacks the arrays ['validation_labels']"),
     "the same class twice": ({"class_names": np.array(["a", "b", "a"])}, "names 'a' twice"),
     "names that are no UTF-8": ({"class_names": np.array([b"\xff", b"b", b"c"])}, "must be UTF-8"),
@@ -670,7 +672,7 @@ def test_links_that_lead_to_themselves(name, run, here, capsys):
     said = capsys.readouterr().err
     assert "leads back to itself" in said and said.count("\n") == 1
     (here / "round").symlink_to("round")
-    assert "is no folder, and no list file" in run("round")[1]
+    assert "is neither a folder nor a list file" in run("round")[1]
 
 
 @pytest.fixture

@@ -151,7 +151,7 @@ REFUSED = {
     ),
     "two images of a class swapped": (
         lambda: swap("red/0.bmp", "red/4.bmp"),
-        "the images of training are in another order, or others of them are held out",
+        "the images of training are in another order, or other images are held out",
     ),
     "a file replaced, size and time the same": (
         replace_keeping_size_and_time,
@@ -168,7 +168,7 @@ def test_a_run_does_not_go_on_with_other_data(name, run, capsys):
     capsys.readouterr()
     assert pretrained() == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"jaxpt pretrain: 'run' holds a run on other data: {sentence}. Give")
+    assert said.startswith(f"jaxpt pretrain: 'run' holds a run on other data: {sentence}. Use")
     assert len(said.splitlines()) == 1 and everything_in("run") == before
 
 
@@ -183,7 +183,7 @@ def test_a_label_map_counts_by_its_content(run, capsys):
     write_map("other.csv", blue="cold", green="warm", red="warm")
     assert pretrained(moved, workdir="mapped") == 2
     said = capsys.readouterr().err
-    assert "the label map differs: 'green' is of 'cold' there and of 'warm' here. Give" in said
+    assert "the label map differs: 'green' belongs to 'cold' there and to 'warm' here. Use" in said
 
 
 def move():
@@ -222,7 +222,7 @@ def test_a_run_goes_on_with_the_same_data(name, run, capsys):
         capsys.readouterr()
         assert pretrained(path=path) == 0
         said = capsys.readouterr().err.splitlines()
-        kept = [line for line in said if line.endswith(". config_changes.jsonl keeps this.")]
+        kept = [line for line in said if line.endswith(". Recorded in config_changes.jsonl.")]
         assert [expected in line for line in kept] == [True] * bool(expected)
     assert ("config_changes.jsonl" in os.listdir("run")) == bool(sentence)
 
@@ -238,7 +238,7 @@ def test_a_run_of_an_older_version_goes_on_and_is_known_from_then_on(run, capsys
     for _ in range(2):
         capsys.readouterr()
         assert pretrained() == 0
-        said.append("did not store which data it is of" in capsys.readouterr().err)
+        said.append("without storing the identity of its data" in capsys.readouterr().err)
     assert said == [True, False]
     rename_a_class()
     assert pretrained() == 2
@@ -278,7 +278,7 @@ def test_arrays_count_and_not_how_they_are_compressed(here, capsys):
     npz(change=lambda labels: labels[::-1])
     assert pretrained(*options, path="a.npz") == 2
     said = capsys.readouterr().err
-    assert "the same images have other labels in training: of '0', '2'. Give" in said
+    assert "the same images have other labels in training: of '0', '2'. Use" in said
 
 
 def test_a_set_given_in_python_is_compared_too(run, capsys):
@@ -287,7 +287,10 @@ def test_a_set_given_in_python_is_compared_too(run, capsys):
     dataset = sources.load(config.data)
     # The command compared files; of arrays the numbers of images can be.
     pretrain.run(config, "run", quiet=True, dataset=dataset)
-    assert "classes and numbers of images were compared, and no image" in capsys.readouterr().err
+    assert (
+        "only classes and numbers of images were compared, not the images"
+        in capsys.readouterr().err
+    )
     fewer = dataset.trainval.take(slice(1, None))
     with pytest.raises(InputError, match=r"training has 14 images \(before: 15\)"):
         pretrain.run(config, "run", quiet=True, dataset=dataset._replace(trainval=fewer))

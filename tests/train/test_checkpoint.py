@@ -134,7 +134,7 @@ def full_disk(monkeypatch):
 
 SENTENCE = (
     r"the checkpoint of step {} could not be written under '.*' \(no space left on the "
-    r"disk\); the newest whole one is {}"
+    r"disk\); the latest whole one is {}"
 )
 
 
@@ -156,7 +156,7 @@ def test_or_the_run_goes_on_and_the_next_one_is_saved(full_disk, tmp_path, capsy
     checkpointer.save(2, state(2))
     checkpointer.close()
     said = capsys.readouterr().err
-    assert len(said.splitlines()) == 1 and "newest whole one is none. The run goes on" in said
+    assert len(said.splitlines()) == 1 and "latest whole one is none. The run continues" in said
     assert steps_in(tmp_path) == {2} and is_state(checkpoint.read_arrays(tmp_path, 2), 2)
 
 

@@ -294,7 +294,7 @@ def test_a_host_that_dies_ends_the_others_in_under_a_minute(number, victim, tmp_
     status, _, err = end(processes[1 - victim], 60)
     assert status == 1 and time.monotonic() - began < 60
     assert re.search(
-        rf"^jaxpt.*: process {victim} of 2 (has not been heard of for 25 seconds|"
+        rf"^jaxpt.*: process {victim} of 2 (has not responded for 25 seconds|"
         rf"cannot be reached). This one, {1 - victim}, stops too",
         err,
         re.MULTILINE,

@@ -125,8 +125,8 @@ def test_without_a_limit_time_is_no_reason(clock):
 @pytest.mark.parametrize(
     "step, message",
     [
-        (7, "asked at step 7: the state is saved, the same command goes on from there"),
-        (0, "asked before the first step: the same command begins again"),
+        (7, "asked at step 7: the state is saved, the same command resumes from there"),
+        (0, "asked before the first step: the same command starts it again"),
     ],
 )
 def test_what_is_said(step, message):

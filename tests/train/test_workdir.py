@@ -122,7 +122,10 @@ def test_changes_are_recorded_one_line_each_time(folder, capsys):
     ]
     assert all(line["date"].startswith("20") for line in lines)
     said = capsys.readouterr().err.splitlines()
-    assert len(said) == 2 and "goes on with another config: k (1 there, 2 here). config_" in said[0]
+    assert (
+        len(said) == 2
+        and "resumes with another config: k (1 there, 2 here). Recorded in config_" in said[0]
+    )
 
 
 def test_a_config_that_cannot_be_written_leaves_the_old_one(folder, monkeypatch):
