@@ -108,12 +108,12 @@ def open_backbone(
     elif weights.find(path).is_file() or (path.suffix in weights.SUFFIXES and not path.is_dir()):
         opened = _from_weights(path, model)
     else:
-        _tell_unused(source, model)
+        _report_unused(source, model)
         opened = _from_run(source)
     return dataclasses.replace(opened, label=label or opened.label)
 
 
-def _tell_unused(source, model) -> None:
+def _report_unused(source, model) -> None:
     """Reports flags that have no effect on a run or an export."""
     flags = {"state": "state", "normalisation": "normalisation", "options": "option"}
     unused = [f"--{flag}" for field, flag in flags.items() if model and model.get(field)]
@@ -171,7 +171,7 @@ def _classifier(config, params):
 def _from_weights(path, model) -> Backbone:
     read = weights.read(path)
     if header.OWN in read.metadata:
-        _tell_unused(path, model)
+        _report_unused(path, model)
         return _from_export(path, weights.cast(read.states[""], path))
     opened = weights.open_file(path, read, model)
     encoder = models.Encoder(

@@ -366,7 +366,7 @@ def _sets(models, suite, data, fields) -> Iterator[tuple[Set, Sequence[str], lis
             for source in data:
                 yield _identified(_named(source, models, fields)), evaluators, models
         else:
-            for found, mine in _of_pretraining(models, fields):
+            for found, mine in _pretraining_sets(models, fields):
                 yield found, evaluators, mine
     for name in suite:
         for source in suites.SETS.get(name, ()):
@@ -393,7 +393,7 @@ def _named(source, models, fields) -> ml_collections.ConfigDict:
     return _replaced(config, fields)
 
 
-def _of_pretraining(models, fields) -> Iterator[tuple[Set, list[Model]]]:
+def _pretraining_sets(models, fields) -> Iterator[tuple[Set, list[Model]]]:
     """Yields the pre-training sets, each with its models and the models without a set."""
     found: dict[str, Set] = {}  # by config, so that each config is identified once
     for model in models:

@@ -73,7 +73,7 @@ def extract_layers(
 
 
 def _over_batches(program, variables, images, batch_size, devices) -> dict[str, np.ndarray]:
-    require(len(images) > 0, "there are no images to take features of.")
+    require(len(images) > 0, "there are no images to compute features of.")
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
     at_a_time = batch_size * (devices.count if devices else 1)
     if devices:

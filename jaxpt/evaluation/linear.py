@@ -28,8 +28,8 @@ class LinearProbe(NamedTuple):
       scores: float64 [m, classes], log-probabilities of the test part, for metrics such as
         ``voc07_map``.
       classes: int [classes], the label of each column of scores.
-      gap: largest relative gap of all fits, see ``logistic.LogisticFit``; a gap above the tolerance
-        raised a warning.
+      gap: largest relative gap of all fits, see ``logistic.LogisticFit``; if it exceeds the
+        tolerance, a warning was issued.
     """
 
     accuracy: float

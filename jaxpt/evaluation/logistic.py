@@ -28,7 +28,7 @@ ACCEPTED = 0.8  # share of the slope that may remain after a step (approximate W
 
 
 def cross_entropies(logits, one_hot):
-    """Mean cross-entropy [G] and residuals p − target [n, G, C], accurate also near zero."""
+    """Mean cross-entropy [G] and residuals p − target [n, G, C], accurate even near zero."""
     own = jnp.sum(jnp.where(one_hot, logits, 0.0), axis=-1, keepdims=True)
     largest = jnp.maximum(jnp.max(logits, axis=-1, keepdims=True), own)
     shifted = jnp.where(one_hot, 0.0, jnp.exp(logits - largest))

@@ -106,7 +106,7 @@ def run(
         tuple(formats),
         classifier,
         _shape(backbone, image_size),
-        _of(backbone, record_files),
+        _records_of(backbone, record_files),
         push,
     )
     _write(out, _files(plan))
@@ -137,7 +137,7 @@ def _shape(backbone: Backbone, side: int) -> tuple[int, int, int]:
     return height, width, backbone.encoder.channels
 
 
-def _of(backbone: Backbone, files) -> list[dict[str, Any]]:
+def _records_of(backbone: Backbone, files) -> list[dict[str, Any]]:
     """The records in ``files`` that measure this backbone."""
     found = records.read_given(files)
     mine = [record for record in found if record.get("checkpoint") == backbone.checkpoint]
