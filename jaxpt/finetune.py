@@ -313,6 +313,7 @@ def train(
         state, metrics = step_fn(
             state, data, devices.split(mixup.pairs(rows, alpha=config.mixup, seed=seed, step=step))
         )
+    # A non-finite update persists in the state, so one check at the end is enough.
     made = jax.device_get((metrics["loss"], state.params, state.batch_stats, state.average))
     return state if all(np.isfinite(x).all() for x in jax.tree.leaves(made)) else None
 
@@ -332,6 +333,7 @@ def _step(task, optimizer, state, data, pairs):
             state.batch_stats,
             images,
             train=True,
+            # Derived from the batch, so that it differs between steps and between devices.
             key=stochastic_depth.key_of(own),
         )
 

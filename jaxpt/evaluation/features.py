@@ -81,6 +81,7 @@ def _over_batches(program, variables, images, batch_size, devices) -> dict[str, 
     parts = []
     for start in range(0, len(images), at_a_time):
         batch = images[start : start + at_a_time]
+        # Padding keeps one shape for all batches, so that the program compiles once.
         padded = np.pad(batch, [(0, at_a_time - len(batch))] + [(0, 0)] * 3)
         found = program(variables, devices.split(padded) if devices else padded)
         parts.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], found))
@@ -110,6 +111,7 @@ def _layers(encoder, variables, images) -> dict[str, Any]:
         {"params": params, "batch_stats": batch_stats}, to_float(images), method=intermediates
     )
     return {
+        # float32 also for networks that compute in bfloat16.
         name: jnp.mean(x, axis=tuple(range(1, x.ndim - 1))).astype(jnp.float32)
         for name, x in found.items()
     }
