@@ -1,4 +1,4 @@
-"""Opens what is to be measured or fine-tuned: a run's checkpoint, a weight file, or scratch."""
+"""Opens backbones from the checkpoint of a run, a weight file, or scratch."""
 
 import dataclasses
 import hashlib
@@ -24,21 +24,21 @@ SCRATCH = "scratch"
 
 @dataclasses.dataclass(frozen=True)
 class Backbone:
-    """A backbone with its variables, and where they come from.
+    """A backbone with its variables and their origin.
 
     Attributes:
-      label: what tables call it.
-      method: that it was pre-trained with; "weights" for a weight file, "scratch" for none.
-      seed: of pre-training, or of the initial parameters of scratch; 0 for a weight file.
-      config: the config that it was pre-trained with; None outside of a run.
-      step: of the checkpoint; 0 outside of a run.
-      checkpoint: start of a SHA-256 over all of its arrays: equal exactly for equal backbones.
+      label: name in tables.
+      method: method of pre-training; "weights" for a weight file, "scratch" without pre-training.
+      seed: seed of pre-training, or of the initial parameters of scratch; 0 for a weight file.
+      config: config of pre-training; None if it does not come from a run.
+      step: step of the checkpoint; 0 if it does not come from a run.
+      checkpoint: first 16 hex digits of a SHA-256 of all arrays, equal exactly for equal backbones.
       encoder: ``models.Encoder`` without head; it also prepares the images.
-      params, batch_stats: the encoder's variables, host arrays below "backbone".
+      params, batch_stats: the encoder's variables, host arrays under the key "backbone".
       model: ConfigDict that names the network, see ``models.make_backbone``.
-      classifier: parameters of the ``models.Classifier`` that it came with, or None.
-      made: what is known of its making: "data" (name, images, shape and classes of what it was
-        trained on), "packages", "device", "date" and the like, each where it is recorded.
+      classifier: parameters of its ``models.Classifier``, or None.
+      made: recorded facts about its training: "data" (name, images, shape and classes of the
+        training set), "packages", "device", "date" and others, each only if recorded.
     """
 
     label: str
@@ -55,19 +55,23 @@ class Backbone:
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels].
+        """Computes features, float32 [n, dim], of uint8 images [n, height, width, channels].
 
         Raises:
-          InputError: for colour images where the network takes grey ones.
+          InputError: for colour images if the network takes grey ones.
         """
         return extract(self.encoder, self.params, self.batch_stats, images)
 
     def layers(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs of its layers, each averaged over positions: name → float32 [n, channels],
-        the first layer first. Two networks' are what ``cka_matrix`` compares.
+        """Computes the outputs of all layers, each averaged over positions.
+
+        ``cka_matrix`` compares those of two networks.
+
+        Returns:
+          name → float32 [n, channels], the first layer first.
 
         Raises:
-          InputError: as ``features``.
+          InputError: as in ``features``.
         """
         return extract_layers(self.encoder, self.params, self.batch_stats, images)
 
@@ -75,21 +79,25 @@ class Backbone:
 def open_backbone(
     source: str | os.PathLike, *, model: ml_collections.ConfigDict | None = None
 ) -> Backbone:
-    """Opens a backbone, every parameter of it accounted for.
+    """Opens a backbone and checks that its parameters are exactly those of the network.
 
     Args:
-      source: workdir of a pre-training run, whose newest checkpoint counts; a weight file of
+      source: workdir of a pre-training run, whose latest checkpoint is used; a weight file of
         torchvision or timm; a folder of ``jaxpt export`` or of the Hugging Face hub; "scratch" or
-        "scratch:SEED", initial parameters of ``model``. "LABEL=" may precede any of them; the
-        label is otherwise the method, or the name of the weight file.
+        "scratch:SEED" for initial parameters of ``model``. Each may have the prefix "LABEL="; the
+        default label is the method, or the name of the weight file.
       model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options``, ``normalisation`` and
         ``state`` as in a transfer config, for weight files and scratch; runs and exports have
-        their own. What is empty is as the tensors of a weight file tell, and its normalisation as
-        the file or its architecture has it; see ``weights.open_file``. Scratch has "unit".
+        their own. For a weight file, empty fields are inferred from its tensors, and the
+        normalisation from the file or its architecture; see ``weights.open_file``. The default
+        normalisation of scratch is "unit".
+
+    Returns:
+      a ``Backbone``.
 
     Raises:
-      InputError: if there is no checkpoint, no such network, the parameters are not exactly those
-        of the network, or they are not finite.
+      InputError: if there is no checkpoint or no such network, if the parameters are not exactly
+        those of the network, or if they are not finite.
     """
     label, source = _split_label(str(source))
     path = pathlib.Path(source)
@@ -100,24 +108,24 @@ def open_backbone(
     elif weights.find(path).is_file() or (path.suffix in weights.SUFFIXES and not path.is_dir()):
         opened = _from_weights(path, model)
     else:
-        _tell_unused(source, model)
+        _report_unused(source, model)
         opened = _from_run(source)
     return dataclasses.replace(opened, label=label or opened.label)
 
 
-def _tell_unused(source, model) -> None:
-    """Says which flags a run does not need, so that nobody believes that they had an effect."""
+def _report_unused(source, model) -> None:
+    """Reports flags that have no effect on a run or an export."""
     flags = {"state": "state", "normalisation": "normalisation", "options": "option"}
     unused = [f"--{flag}" for field, flag in flags.items() if model and model.get(field)]
     if unused:
         print(
-            f"jaxpt: {source}: {', '.join(unused)} not used, as it says all of that itself.",
+            f"jaxpt: {source}: {', '.join(unused)} not used: its own config already has this.",
             file=sys.stderr,
         )
 
 
 def _split_label(text):
-    """("LABEL" or "", source); a path that exists may itself hold an equals sign."""
+    """Splits ``LABEL=source`` unless the whole text is an existing path with an equals sign."""
     label, equals, source = text.partition("=")
     return (label, source) if equals and not pathlib.Path(text).exists() else ("", text)
 
@@ -152,7 +160,7 @@ def _from_run(workdir) -> Backbone:
 
 
 def _classifier(config, params):
-    """That of a cross-entropy run whose classifier stands on the backbone itself."""
+    """Classifier of a cross-entropy run whose classifier is directly on the backbone, or None."""
     linear = (
         config.method == "cross_entropy"
         and config.get("cross_entropy", {}).get("classifier", "linear") == "linear"
@@ -163,7 +171,7 @@ def _classifier(config, params):
 def _from_weights(path, model) -> Backbone:
     read = weights.read(path)
     if header.OWN in read.metadata:
-        _tell_unused(path, model)
+        _report_unused(path, model)
         return _from_export(path, weights.cast(read.states[""], path))
     opened = weights.open_file(path, read, model)
     encoder = models.Encoder(
@@ -187,13 +195,13 @@ def _from_weights(path, model) -> Backbone:
 
 
 def _name_of(path) -> str:
-    """The folder's name, for files that are called alike in all folders."""
+    """Name of a weight file, or of its folder if the file has a standard name."""
     path = weights.find(path)
     return path.absolute().parent.name if path.name in weights.IN_FOLDER else path.stem
 
 
 def _from_export(path, state) -> Backbone:
-    """What ``jaxpt export`` wrote: the header has what a workdir's config has."""
+    """Opens a file of ``jaxpt export``, whose header has the contents of a run's config."""
     about = header.read_about(weights.find(path))
     model, config = (
         about[name] and ml_collections.ConfigDict(about[name]) for name in ("model", "config")
@@ -223,9 +231,9 @@ def _from_export(path, state) -> Backbone:
     )
     require(
         opened.checkpoint == about["fingerprint"],
-        f"{str(path)!r} has other weights "
-        f"({opened.checkpoint}) than its header says ({about['fingerprint']}): it was damaged, "
-        "or edited; export or fetch it again.",
+        f"{str(path)!r} was damaged or edited: the fingerprint of its weights is "
+        f"{opened.checkpoint}, but its header has {about['fingerprint']}; export or download it "
+        "again.",
     )
     return opened
 
@@ -269,7 +277,7 @@ def _backbone(encoder, params, stats, **origin) -> Backbone:
 
 
 def fingerprint(tree: Any) -> str:
-    """Start of a SHA-256 over names, types, shapes and bytes of all arrays of a tree."""
+    """First 16 hex digits of a SHA-256 of names, dtypes, shapes and bytes of a tree's arrays."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         array = np.ascontiguousarray(leaf)
@@ -279,8 +287,7 @@ def fingerprint(tree: Any) -> str:
 
 
 def _fitting(encoder, variables, where) -> models.Encoder:
-    """The encoder, for grey or for colour images, whose variables have exactly these names and
-    shapes."""
+    """Returns the encoder, for grey or colour images, that matches the variables exactly."""
     wrong = {}
     for channels in 1, 3:
         encoder = encoder.clone(channels=channels)
@@ -292,11 +299,11 @@ def _fitting(encoder, variables, where) -> models.Encoder:
         if not wrong[channels]:
             return encoder
     fewest = min(wrong.values(), key=len)
-    require(False, f"{where} does not hold the network of its config: {'; '.join(fewest)}.")
+    require(False, f"{where} does not contain the network of its config: {'; '.join(fewest)}.")
 
 
 def _differences(saved, wanted) -> list[str]:
-    """What is missing, unexpected or of another shape, one sentence each."""
+    """One sentence per array that is missing, unexpected or of the wrong shape."""
     there, here = (
         {
             jax.tree_util.keystr(path[1:]): tuple(leaf.shape)
@@ -305,7 +312,7 @@ def _differences(saved, wanted) -> list[str]:
         for tree in (saved, wanted)
     )
     return [
-        f"{name} has shape {there.get(name)}, but the network wants {here.get(name)}"
+        f"{name} has shape {there.get(name)}, but the network needs {here.get(name)}"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]

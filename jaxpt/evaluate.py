@@ -1,6 +1,7 @@
-"""Frozen-feature suites over checkpoints, weight files or any feature function, one record each.
+"""Runs frozen-feature suites on checkpoints, weight files or any feature function.
 
-Models and image sets come first (features are taken once and cached), then the jobs.
+Each measurement is one record. The file first defines models and image sets, whose features are
+computed once and cached, and then the jobs.
 """
 
 import functools
@@ -29,21 +30,21 @@ from jaxpt.evaluation.task import PARTS, Measured, Task, make_task
 from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
 
-NOT_OF_A_SET = ("train_on", "pretrain_limit")  # fields of a data config about pre-training
+NOT_OF_A_SET = ("train_on", "pretrain_limit")  # data fields that only concern pre-training
 
 
 class Model(NamedTuple):
-    """Anything that makes features of images, and what records call it.
+    """A feature function with the names used for it in records.
 
     Attributes:
-      label: what tables call it.
+      label: name in tables.
       features: function from uint8 images [n, height, width, channels] to float [n, dim].
-      layers: function from the same images to name → float [n, channels], the last layer last; or
-        None, and there is no CKA.
-      checkpoint: a name that changes whenever the features do. It goes into records and into the
-        names of kept features; without one none are kept.
-      method, seed, step, config: of pre-training; config None where there is none.
-      network: what else the features depend on.
+      layers: function from the same images to name → float [n, channels], the last layer last;
+        None disables CKA.
+      checkpoint: a name that changes whenever the features do. It is part of records and of the
+        cache keys of features; if it is empty, features are not cached.
+      method, seed, step, config: of pre-training; config is None if there was no jaxpt run.
+      network: everything else that the features depend on.
     """
 
     label: str
@@ -58,7 +59,7 @@ class Model(NamedTuple):
 
 
 def of_backbone(backbone: Backbone, devices: Devices) -> Model:
-    """A backbone as a model whose images are shared by all of these devices."""
+    """Wraps a backbone as a model that splits its images over ``devices``."""
     arguments = backbone.encoder, backbone.params, backbone.batch_stats
     return Model(
         backbone.label,
@@ -74,10 +75,16 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
 
 
 class FrozenSet:
-    """One image set, loaded when it is first needed, and tasks of models on it."""
+    """An image set, loaded on first use, and the tasks of models on it."""
 
     def __init__(self, config, *, part: str, metric: str, cache: FeatureCache):
-        """``config``: the data config; ``part`` and ``metric``: see ``make_task``."""
+        """Wraps the set of a data config without loading it.
+
+        Args:
+          config: the data config.
+          part, metric: see ``make_task``.
+          cache: cache of the features.
+        """
         self._config, self._part, self._metric, self._cache = config, part, metric, cache
         self._dataset: sources.Dataset | InputError | None = None
         self._latest: tuple[Model, Task] | None = None
@@ -86,10 +93,10 @@ class FrozenSet:
 
     @property
     def dataset(self) -> sources.Dataset:
-        """The set.
+        """The set, loaded on first access.
 
         Raises:
-          InputError: where it cannot be had; the second time without another attempt.
+          InputError: if it cannot be loaded; later accesses raise again without another attempt.
         """
         if self._dataset is None:
             try:
@@ -101,13 +108,13 @@ class FrozenSet:
         return self._dataset
 
     def task(self, model: Model) -> Task:
-        """The task of a model; that of the latest model stays in memory.
+        """Returns the task of a model; only that of the latest model stays in memory.
 
         Raises:
-          InputError: where the set cannot be had, or the model's features of it are not sound.
+          InputError: if the set cannot be loaded, or ``make_task`` refuses the model's features.
         """
         if self._latest is None or self._latest[0] is not model:
-            self._latest = None  # before the next features come
+            self._latest = None  # frees the previous features before the next are computed
             self._latest = (
                 model,
                 make_task(
@@ -120,10 +127,10 @@ class FrozenSet:
         return self._latest[1]
 
     def layers(self, model: Model) -> dict[str, np.ndarray]:
-        """The model's layers of the images that are scored; those of all models stay in memory.
+        """Returns the model's layers on the scored images; those of all models stay in memory.
 
         Raises:
-          InputError: where the set cannot be had, or the model has no layers.
+          InputError: if the set cannot be loaded, or the model has no layers.
         """
         require(model.layers is not None, f"{model.label} has no layers to compare.")
         what = model.label, model.seed
@@ -158,16 +165,16 @@ class FrozenSet:
 
 
 class Job(NamedTuple):
-    """One measurement.
+    """One measurement to make.
 
     Attributes:
-      key: of its record.
+      key: key of its record.
       data: the data config.
-      identity: digest of what the set holds, or why it cannot be had.
-      evaluator: its name.
-      model: what is measured.
-      other: the second network of CKA, else None.
-      constants: of the evaluator.
+      identity: digest of the set's content, or the error that says why the set is unavailable.
+      evaluator: name of the evaluator.
+      model: the model to measure.
+      other: the second model of CKA, else None.
+      constants: constants of the evaluator.
     """
 
     key: str
@@ -180,7 +187,7 @@ class Job(NamedTuple):
 
     @property
     def named(self) -> bool:
-        """Whether the key tells one network from another."""
+        """Whether the key identifies the networks, that is, all of them have a checkpoint."""
         return all(m.checkpoint for m in (self.model, self.other) if m is not None)
 
     def __str__(self):
@@ -192,14 +199,14 @@ class Job(NamedTuple):
 
 
 class Set(NamedTuple):
-    """A set that is measured on: its data config, and its identity as ``Job`` has it."""
+    """A set to measure on: its data config, and its identity as in ``Job``."""
 
     config: ml_collections.ConfigDict
     identity: str | InputError
 
     @property
     def key(self) -> str:
-        """Equal for equal sets, wherever they lie; of one that cannot be had it is of its path."""
+        """Key of the set's content and settings; for an unavailable set, of its data config."""
         config = self.config.to_dict()
         if isinstance(self.identity, InputError):
             return records.key_of({"missing": config})
@@ -207,12 +214,12 @@ class Set(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of the measurements that were asked for.
+    """Result of ``run``.
 
     Attributes:
-      records: of all that could be made, now or before.
-      made: how many of them were made now.
-      skipped: the others, each with the reason.
+      records: records of all measurements made by this call or an earlier one.
+      made: number of measurements made by this call.
+      skipped: measurement → reason, for those that could not be made.
     """
 
     records: list[dict[str, Any]]
@@ -234,33 +241,36 @@ def run(
     strict: bool = False,
     quiet: bool = True,
 ) -> Outcome:
-    """Measures models and appends a record for every (model, set, evaluator) to ``out``.
+    """Measures models and appends one record per (model, set, evaluator) to ``out``.
 
-    What ``out`` already holds is not measured again, so that an interrupted call goes on where it
-    stopped and ends with the same file, and a call with nothing to do decodes no images. Data and
-    weights count by their content: another path makes no new measurement, other images at the
-    same path do. A ``Model`` without a checkpoint is always measured.
+    Measurements already in ``out`` are not repeated: an interrupted call resumes where it stopped
+    and ends with the same file, and a call with nothing to do decodes no images. Data and weights
+    are identified by their content: a different path causes no new measurement, different images
+    at the same path do. A ``Model`` without a checkpoint is always measured.
 
     Args:
-      models: workdirs of pre-training runs, weight files or "scratch:SEED", each maybe with
-        "LABEL=" before it; or ``Model``: anybody's function from images to features.
+      models: workdirs of pre-training runs, weight files or "scratch:SEED", each with an optional
+        prefix "LABEL="; or ``Model``, any function from images to features.
       out: file of records, JSON lines.
-      suite: names of suites or of evaluators, see ``evaluation.suites``.
-      data: names of sets, as ``data.source`` of a config. Without one, every set that one of the
-        models was pre-trained on, for the models of that set and those of none. The suites
-        transfer12 and vtab1k bring their own sets.
-      fields: of the data config, in place of those found: path, image_size, label_map, limit.
-      part: "test", or "validation": then test is not looked at.
-      cache: folder where features are kept; None: they are not.
-      model_config: the network of scratch and of weight files, see ``open_backbone``.
-      constants: evaluator → constants in place of its own; they go into the records.
-      strict: stop at the first thing that cannot be measured, rather than go on without it.
-      quiet: no progress line; there is none where standard error is no terminal, either.
+      suite: names of suites or evaluators, see ``evaluation.suites``.
+      data: names of sets, as in ``data.source`` of a config. By default, each set on which one of
+        the models was pre-trained, measured for the models of that set and for those without a
+        set. The suites transfer12 and vtab1k bring their own sets.
+      fields: overrides of fields of the data config: path, image_size, label_map, limit.
+      part: "test", or "validation", with which test is not read.
+      cache: folder of the feature cache; None keeps no features.
+      model_config: network of scratch and of weight files, see ``open_backbone``.
+      constants: evaluator → overrides of its constants; they are part of the records.
+      strict: whether to stop at the first measurement that cannot be made instead of skipping it.
+      quiet: whether to hide the progress bar, which is shown only if standard error is a terminal.
+
+    Returns:
+      an ``Outcome``.
 
     Raises:
-      InputError: for unknown names, models that cannot be opened or told apart, a file or a folder
-        that cannot be written; before anything is measured. With ``strict`` also for a set that
-        cannot be had, or a model that does not fit it.
+      InputError: before anything is measured, for unknown names, models that cannot be opened or
+        have the same label and seed, or a file or folder that is not writable. With ``strict``
+        also for a set that cannot be loaded, or a model that does not fit it.
     """
     require(len(models) > 0, "name at least one model to measure.")
     require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
@@ -302,7 +312,7 @@ def _check_constants(constants, evaluators):
 
 
 def _check_distinct(models):
-    """Raises InputError where records of two models could not be told apart."""
+    """Raises InputError if two models have the same label and seed in records."""
     seen = {}
     for model in models:
         require(
@@ -314,7 +324,7 @@ def _check_distinct(models):
 
 
 def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
-    """Set by set and model by model, so that features are in memory once; pairs come last."""
+    """Jobs ordered by set and model, so that features are loaded once; pairs come last."""
     jobs = {}
     for found, evaluators, of_set in _sets(models, suite, data, fields):
         for model in of_set:
@@ -348,7 +358,7 @@ def _job(found: Set, name, model, other, part, constants) -> Job:
 
 
 def _sets(models, suite, data, fields) -> Iterator[tuple[Set, Sequence[str], list[Model]]]:
-    """Every set with its evaluators and models."""
+    """Yields each set with its evaluators and models."""
     own = [name for name in suite if name not in suites.SETS]
     if own:
         evaluators = suites.evaluators_of(own)
@@ -356,7 +366,7 @@ def _sets(models, suite, data, fields) -> Iterator[tuple[Set, Sequence[str], lis
             for source in data:
                 yield _identified(_named(source, models, fields)), evaluators, models
         else:
-            for found, mine in _of_pretraining(models, fields):
+            for found, mine in _pretraining_sets(models, fields):
                 yield found, evaluators, mine
     for name in suite:
         for source in suites.SETS.get(name, ()):
@@ -371,11 +381,11 @@ def _identified(config) -> Set:
 
 
 def _named(source, models, fields) -> ml_collections.ConfigDict:
-    """The data config of a set by name; its label map is that of a model pre-trained on it."""
+    """Data config of a set by name, with the label map of a model that was pre-trained on it."""
     config = _of_set(defaults.get_config().data)
     config.source = source
     if source.removeprefix(protocols.PREFIX) in protocols.PROTOCOLS:
-        config.image_size = 0  # the protocol's
+        config.image_size = 0  # the size of the protocol
     for model in models:
         if model.config is not None and model.config.data.source == source:
             config = _of_set(model.config.data)
@@ -383,9 +393,9 @@ def _named(source, models, fields) -> ml_collections.ConfigDict:
     return _replaced(config, fields)
 
 
-def _of_pretraining(models, fields) -> Iterator[tuple[Set, list[Model]]]:
-    """The sets that models were pre-trained on, each with these models and those of no set."""
-    found: dict[str, Set] = {}  # by config, since a model's set is identified once
+def _pretraining_sets(models, fields) -> Iterator[tuple[Set, list[Model]]]:
+    """Yields the pre-training sets, each with its models and the models without a set."""
+    found: dict[str, Set] = {}  # by config, so that each config is identified once
     for model in models:
         if model.config is not None:
             config = _replaced(_of_set(model.config.data), fields)
@@ -393,7 +403,7 @@ def _of_pretraining(models, fields) -> Iterator[tuple[Set, list[Model]]]:
             found[name] = found.get(name) or _identified(config)
     require(
         bool(found),
-        f"{models[0].label!r} was pre-trained on no set that is known: name one "
+        f"the pre-training set of {models[0].label!r} is not known: name a set "
         "with data (--data=NAME).",
     )
 
@@ -406,7 +416,7 @@ def _of_pretraining(models, fields) -> Iterator[tuple[Set, list[Model]]]:
 
 
 def _of_set(config) -> ml_collections.ConfigDict:
-    """A whole data config without what concerns pre-training alone."""
+    """Complete data config without the fields that only concern pre-training."""
     whole = defaults.completed({"data": config.to_dict()})["data"]
     return ml_collections.ConfigDict(
         {name: value for name, value in whole.items() if name not in NOT_OF_A_SET}
@@ -425,7 +435,7 @@ def _replaced(config, fields) -> ml_collections.ConfigDict:
 
 
 def _measured(jobs, part, cache, strict, quiet):
-    """Yields (job, its record, or the InputError that says why there is none)."""
+    """Yields pairs of a job and its record, or the InputError that prevented it."""
     surroundings = records.surroundings() if jobs else {}
     live = Progress(
         TextColumn("{task.description}"),
@@ -495,7 +505,7 @@ def _measure(job: Job, bench: FrozenSet) -> Measured:
 
 
 def reasons(skipped: dict[str, str]) -> list[str]:
-    """A sentence for each reason, with what it is about."""
+    """One sentence per reason, naming the measurements skipped for it."""
     return [
         f"{jobs[0]}{f' and {len(jobs) - 1} more' if jobs[1:] else ''}: {reason}"
         for reason, jobs in _grouped(skipped, skipped.get).items()
@@ -503,7 +513,7 @@ def reasons(skipped: dict[str, str]) -> list[str]:
 
 
 def notes(found: Sequence[dict[str, Any]]) -> list[str]:
-    """What could not be measured within a record, each sentence once for every set."""
+    """Notes of the records on values that could not be measured, without repetition per set."""
     return list(
         dict.fromkeys(
             f"{record['data']}: {note}"
@@ -514,7 +524,7 @@ def notes(found: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def tables(found: Sequence[dict[str, Any]]) -> list[Table]:
-    """A small table for every set and part: values by label, the mean over seeds."""
+    """One table per set and part: values by label, mean over seeds."""
     made = []
     apart = records.told_apart(found)
     for (data, part), of_set in _grouped(apart, lambda r: (r["data"], r["part"])).items():

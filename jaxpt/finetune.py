@@ -1,6 +1,6 @@
-"""Fine-tuning: a backbone with a new head, in a loop and a train state of their own.
+"""Fine-tuning of a backbone with a new head, with its own loop and train state.
 
-Settings come first: those that BiT's rule makes of the set, and the checks of a config.
+The file first resolves settings (BiT's rule, checks of a config) and then defines the training.
 """
 
 import itertools
@@ -28,20 +28,20 @@ from jaxpt.train import optimizer as optimizers
 from jaxpt.train.parallel import AXIS, Devices
 
 SCHEDULES = ("cosine", "steps")
-UNSET = ("", -1)  # what a field says that is left to the rule
-SMALL_AREA = 96 * 96
+UNSET = ("", -1)  # values of a field that is left to the rule
+SMALL_AREA = 96 * 96  # pixels
 SMALL, MEDIUM = 20_000, 500_000  # training examples
-_CROP_STREAM = 1 << 20  # the draws of the crop, apart from those of the views
+_CROP_STREAM = 1 << 20  # keeps the random keys of the crop apart from those of the views
 
 
 class Settings(NamedTuple):
-    """What the rule sets.
+    """Settings chosen by the rule.
 
     Attributes:
-      resize, crop: side of the square that training images are resized to, and of the random crop
-        from it; evaluation resizes to ``crop``.
+      resize, crop: side in pixels of the square to which training images are resized, and of the
+        random crop from it; evaluation resizes to ``crop``.
       duration, warmup: of training.
-      mixup: α.
+      mixup: α of mixup.
     """
 
     resize: int
@@ -52,7 +52,7 @@ class Settings(NamedTuple):
 
 
 def bit(*, examples: int, height: int, width: int) -> Settings:
-    """The rule's settings for a set of so many training examples of that size in pixels."""
+    """BiT-HyperRule settings for a set of ``examples`` training images of the given pixel size."""
     resize, crop = (160, 128) if height * width < SMALL_AREA else (512, 480)
     if examples < SMALL:
         return Settings(resize, crop, "500 steps", "100 steps", 0.0)
@@ -63,14 +63,14 @@ def bit(*, examples: int, height: int, width: int) -> Settings:
 def resolve(
     config: ml_collections.ConfigDict, dataset: sources.Dataset, *, source: str = ""
 ) -> ml_collections.ConfigDict:
-    """The config with everything set that it leaves to the rule or to the set, and checked.
+    """Returns a checked copy of the config with all fields set that it leaves open.
 
-    An empty metric is that of the protocol that ``source`` names, else top-1. Fields that are
-    not "" or −1 stay as they are, whatever the rule says. The rule goes by the number of training
-    examples, validation included.
+    An empty metric becomes that of the protocol named by ``source``, else top-1. The rule sets the
+    fields that are "" or −1 and overrides no others. It depends on the number of training
+    examples, including validation.
 
     Raises:
-      InputError: as ``check``.
+      InputError: as in ``check``.
     """
     config = ml_collections.ConfigDict(config.to_dict())
     images = dataset.trainval.images
@@ -85,13 +85,13 @@ def resolve(
 
 
 def check(config: ml_collections.ConfigDict) -> None:
-    """Raises InputError for settings that make no sense, or that are left to no rule."""
+    """Raises InputError for invalid settings, and for unset ones without a rule."""
     models.make_head(config.head, classes=1)
     require(config.rule in ("", "bit"), f'rule must be "" or "bit", got {config.rule!r}.')
     unset = [name for name in Settings._fields if config[name] in UNSET]
     require(
         config.rule == "bit" or not unset,
-        f'no rule sets {", ".join(unset)}: set what is "" or -1, or rule to "bit".',
+        f'{", ".join(unset)} must be set: "" and -1 are allowed only with rule="bit".',
     )
     for name in "learning_rates", "weight_decays", "seeds":
         require(len(config[name]) > 0, f"{name} is empty: name at least one.")
@@ -108,14 +108,14 @@ def check(config: ml_collections.ConfigDict) -> None:
     for name, values in finite.items():
         require(
             name in unset or all(0 <= value < math.inf for value in values),
-            f"{name} must be finite and not negative, got {_told(values)}.",
+            f"{name} must be finite and not negative, got {_shown(values)}.",
         )
     for name in "ema", "label_smoothing":
         require(
             0 <= config[name] < 1, f"{name} must be at least 0 and below 1, got {config[name]}."
         )
     augment.check(config.augment)
-    require(config.augment.crop_size == 0, "augment.crop_size is of no use here: set crop.")
+    require(config.augment.crop_size == 0, "augment.crop_size must be 0: set crop instead.")
     require(
         {"resize", "crop"} & {*unset}
         or 0 < config.crop <= config.resize
@@ -129,19 +129,19 @@ def check(config: ml_collections.ConfigDict) -> None:
         require(value in known, f"{name} must be one of {', '.join(known)}, got {value!r}.")
 
 
-def _told(values):
+def _shown(values):
     return tuple(values) if len(values) > 1 else values[0]
 
 
 @flax.struct.dataclass
 class FinetuneState:
-    """The state of fine-tuning: nothing of pre-training is in it but where it started from.
+    """Train state of fine-tuning.
 
     Attributes:
-      rate: float32 scalar, the highest learning rate; in the state, so that one compiled step
-        serves all rates.
-      params, batch_stats: of backbone and head.
-      opt_state: the optimizer's.
+      rate: float32 scalar, the peak learning rate; it is part of the state so that one compiled
+        step serves all rates.
+      params, batch_stats: variables of backbone and head.
+      opt_state: state of the optimizer.
       average: exponential moving averages of (params, batch_stats), or None.
     """
 
@@ -153,14 +153,14 @@ class FinetuneState:
 
 
 class Finetuned(NamedTuple):
-    """What fine-tuning gave.
+    """Result of fine-tuning.
 
     Attributes:
-      accuracy: on test, in the config's metric.
-      validation: of the chosen setting, after training on train.
+      accuracy: accuracy on test, in the config's metric.
+      validation: validation accuracy of the chosen setting after training on train.
       learning_rate, weight_decay: the chosen setting.
-      sweep: for every setting its learning_rate, weight_decay and validation accuracy (None: the
-        loss did not stay finite).
+      sweep: learning_rate, weight_decay and validation accuracy of each setting; the accuracy is
+        None if the loss did not stay finite.
     """
 
     accuracy: float
@@ -171,23 +171,23 @@ class Finetuned(NamedTuple):
 
 
 class Task:
-    """A backbone with a new head, a set, and the compiled steps of training on it.
+    """A backbone with a new head, a set, and the compiled training steps.
 
     Attributes:
-      config: of fine-tuning, as ``recipe.resolve`` gave it.
-      backbone: the ``Backbone`` that it starts from, which is left as it is.
-      dataset, devices: what it trains on.
-      encoder: backbone, its lowest parts frozen, and head.
-      frozen: how many parts.
+      config: config of fine-tuning, as returned by ``resolve``.
+      backbone: the ``Backbone`` to start from; it is not modified.
+      dataset, devices: data and devices of the training.
+      encoder: the backbone, with its lowest parts frozen, and the head.
+      frozen: number of frozen parts.
 
     Raises:
-      InputError: for labels, parts or a head that cannot be.
+      InputError: for a multi-label set, a network whose parts cannot be frozen, or a bad head.
     """
 
     def __init__(self, config, backbone: Backbone, dataset: sources.Dataset, devices: Devices):
         require(
             dataset.trainval.labels.ndim == 1,
-            f"{dataset.name} has several labels an image: fine-tuning takes one.",
+            f"{dataset.name} has several labels per image: fine-tuning takes one.",
         )
         self.config, self.backbone, self.dataset, self.devices = config, backbone, dataset, devices
         self.frozen = layerwise.parts_of(backbone.params) if config.freeze == -1 else config.freeze
@@ -206,8 +206,8 @@ class Task:
         self._prepared = {}
 
     def variables(self, seed: int):
-        """(params, batch_stats) to start from: the backbone's, and a head from the seed."""
-        # Copies: the step consumes the state that it is given, and the next run starts here too.
+        """Initial (params, batch_stats): those of the backbone, and a head drawn from the seed."""
+        # Copies, because the step donates its state and the next run starts from the same arrays.
         params, stats = jax.tree.map(np.array, (self.backbone.params, self.backbone.batch_stats))
         sample = models.sample(self.encoder.backbone, self.encoder.channels)
         features = jax.eval_shape(
@@ -219,8 +219,10 @@ class Task:
         return params | {"head": jax.device_get(head["params"])}, stats
 
     def prepared(self, decay: float, n_examples: int):
-        """(optimizer at a highest learning rate of one, steps of training, compiled step); the
-        same for all rates and seeds."""
+        """Returns (optimizer with peak learning rate 1, number of steps, compiled step).
+
+        The result is cached and serves all rates and seeds.
+        """
         if (decay, n_examples) not in self._prepared:
             optimizer, total = self._optimizer(decay, n_examples)
             step_fn = self.devices.map(
@@ -258,17 +260,21 @@ class Task:
 
 
 def finetune(task: Task, *, seed: int) -> Finetuned:
-    """Fine-tunes on the fine labels, each setting of the sweep, and tests the best one once.
+    """Fine-tunes on the fine labels with each setting of the sweep and tests the best one once.
 
-    Every learning rate with every weight decay is trained on train and scored on validation. The
-    best (of equal ones the first) trains on train + validation, from the start, and is tested.
+    Each pair of learning rate and weight decay is trained on train and scored on validation. The
+    best setting (the first among equals) is trained on train + validation from the start, and
+    tested.
 
     Args:
-      task: what and how.
-      seed: of the head, the order of images and their augmentation.
+      task: backbone, set and config.
+      seed: seed of the head, the order of images and their augmentation.
+
+    Returns:
+      a ``Finetuned``.
 
     Raises:
-      InputError: where the loss of every setting, or of the last training, does not stay finite.
+      InputError: if the loss does not stay finite for any setting, or in the final training.
     """
     dataset, config = task.dataset, task.config
     sweep = []
@@ -293,7 +299,7 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
 def train(
     task: Task, split: sources.Split, *, rate: float, decay: float, seed: int
 ) -> FinetuneState | None:
-    """Trains on a split; None if the loss, or what the last step makes, is not finite."""
+    """Trains on a split; returns None if the last loss or the final state is not finite."""
     config, devices, n = task.config, task.devices, len(split.ids)
     optimizer, total, step_fn = task.prepared(decay, n)
     params, stats = task.variables(seed)
@@ -307,6 +313,7 @@ def train(
         state, metrics = step_fn(
             state, data, devices.split(mixup.pairs(rows, alpha=config.mixup, seed=seed, step=step))
         )
+    # A non-finite update persists in the state, so one check at the end is enough.
     made = jax.device_get((metrics["loss"], state.params, state.batch_stats, state.average))
     return state if all(np.isfinite(x).all() for x in jax.tree.leaves(made)) else None
 
@@ -326,6 +333,7 @@ def _step(task, optimizer, state, data, pairs):
             state.batch_stats,
             images,
             train=True,
+            # Derived from the batch, so that it differs between steps and between devices.
             key=stochastic_depth.key_of(own),
         )
 
@@ -334,7 +342,7 @@ def _step(task, optimizer, state, data, pairs):
                 encoded.output, labels, label_smoothing=config.label_smoothing
             )
 
-        # Cross-entropy is linear in the target, so mixed labels are mixed losses.
+        # Cross-entropy is linear in the target, so mixing losses equals mixing labels.
         each = (
             loss(own.label)
             if pairs.share is None
@@ -343,10 +351,12 @@ def _step(task, optimizer, state, data, pairs):
         return jnp.mean(each), encoded.batch_stats
 
     (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    # Each device has an equal share of the batch, so the mean over devices is that of the batch.
     loss, stats, gradients = jax.lax.pmean((loss, stats, gradients), AXIS)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    # The optimizer has peak rate 1; the actual rate is part of the state (see FinetuneState).
     params = jax.tree.map(lambda p, u: p + state.rate * u, state.params, updates)
-    # In this form an average of what stays the same stays the same, to the bit.
+    # In this form the average of a constant stays equal to it, bit for bit.
     average = state.average and jax.tree.map(
         lambda old, new: old + (1 - config.ema) * (new - old), state.average, (params, stats)
     )
@@ -354,9 +364,9 @@ def _step(task, optimizer, state, data, pairs):
 
 
 def training_images(config: ml_collections.ConfigDict, batch: Batch) -> jax.Array:
-    """Augmented images, float32 in −1 … 1, resized and randomly cropped where the config says so.
+    """Augmented images, float32 in −1 … 1, resized and randomly cropped if ``config.crop`` is set.
 
-    The place of the crop is a function of (seed, epoch, example id), as all of the augmentation.
+    The position of the crop is a function of (seed, epoch, example id), like all augmentation.
     """
     images = augment.draw_view(config.augment, batch, view=0)
     if not config.crop:
@@ -374,7 +384,7 @@ def training_images(config: ml_collections.ConfigDict, batch: Batch) -> jax.Arra
 
 
 def accuracy(task: Task, state: FinetuneState, split: sources.Split) -> float:
-    """The config's metric over every image exactly once; of the average where there is one."""
+    """The config's metric over each image exactly once; uses the averaged weights if any."""
     variables = state.average or (state.params, state.batch_stats)
     params, stats = jax.device_get(variables)
     logits = extract(

@@ -1,4 +1,4 @@
-"""Transfer: from checkpoints and weight files to records of what they are worth elsewhere."""
+"""Transfer: frozen measurements and fine-tuning of checkpoints and weight files."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ from jaxpt.files import writable_folder
 from jaxpt.finetune import Task, check, finetune, resolve
 from jaxpt.train.parallel import Devices
 
-# What changes no single result, but only which and where.
+# Fields that change no single result, only which results are computed and where.
 _FREE = ("frozen", "finetune", "seeds", "mapping", "devices")
 
 
@@ -26,19 +26,19 @@ def run(
     backbones: Sequence[str | os.PathLike],
     out: str | os.PathLike,
 ) -> list[dict[str, Any]]:
-    """Measures and fine-tunes every backbone and adds the records to ``out``.
+    """Measures and fine-tunes each backbone and appends the records to ``out``.
 
-    Measurements that ``out`` already holds are not made again, so an interrupted call goes on.
-    There is one record of frozen measurements for each backbone, and one of fine-tuning for each
-    backbone and each of ``config.seeds``.
+    Measurements already in ``out`` are not repeated, so an interrupted call resumes. Each backbone
+    gets one record of frozen measurements, and one record of fine-tuning per seed in
+    ``config.seeds``.
 
     Args:
       config: see ``configs/transfer/defaults.py``.
-      backbones: what ``open_backbone`` opens: workdirs, weight files, "scratch".
+      backbones: sources accepted by ``open_backbone``: workdirs, weight files, "scratch".
       out: file of records, JSON lines.
 
     Returns:
-      The records, old and new, in the order of the backbones.
+      the records, old and new, in the order of the backbones.
 
     Raises:
       InputError: for a backbone that cannot be opened, data that does not fit it, a bad config.
@@ -48,7 +48,7 @@ def run(
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     known = records.known(out)
-    # All before the first is measured: what cannot be opened is named at once.
+    # Open all backbones first, so that one that cannot be opened is reported at once.
     opened = [open_backbone(source, model=config.model) for source in backbones]
     writable_folder(pathlib.Path(out).parent)
     found, loaded = [], {}
@@ -56,7 +56,7 @@ def run(
         data_config = _data_config(config, backbone)
         name = records.key_of(data_config.to_dict())
         if name not in loaded:
-            loaded = {}  # no more than one set
+            loaded = {}  # keep only one set in memory
             loaded[name] = sources.load(data_config), sources.identify(data_config).digest
         dataset, data = loaded[name]
         require_part(dataset, "test")
@@ -95,7 +95,7 @@ def _origin(backbone: Backbone):
 
 
 def _model(backbone):
-    """The network and its normalisation, if they do not come with a run's config."""
+    """Network and normalisation of a backbone without a run's config, else None."""
     if backbone.config is not None:
         return None
     fields = {name: backbone.model[name] for name in ("name", "norm", "dtype")}
@@ -106,14 +106,14 @@ def _model(backbone):
 
 
 def _data_config(config, backbone) -> ml_collections.ConfigDict:
-    """The config's set, or else that of pre-training."""
+    """Data config of the config's set, or of the pre-training set if it names none."""
     data = ml_collections.ConfigDict(config.data.to_dict())
     if not data.source:
         require(
             backbone.config is not None,
-            f"{backbone.label} comes with no set of its own: name one, data.source.",
+            f"{backbone.label} has no pre-training set: set data.source.",
         )
-        # The label map too, since coarse measurements need it.
+        # This includes the label map, which coarse measurements need.
         data.update(
             {name: backbone.config.data[name] for name in data if name in backbone.config.data}
         )
@@ -121,8 +121,7 @@ def _data_config(config, backbone) -> ml_collections.ConfigDict:
 
 
 def _measurements(config, backbone, dataset, devices):
-    """For all that the config asks for: (what tells its record from others, the function that
-    makes the rest of the record)."""
+    """Yields (identifying fields of a record, function that computes its other fields)."""
     if config.frozen:
         yield (
             {"evaluator": "frozen"},

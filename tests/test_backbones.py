@@ -99,8 +99,8 @@ def test_parameters_that_are_not_the_networks_are_all_named(pretrained):
     tree[0]["backbone"]["extra"] = layer.pop("kernel")
     with pytest.raises(InputError) as error:
         backbones._fitting(opened.encoder, tree, "here")
-    assert "'extra'] has shape (3, 3, 1, 16), but the network wants None" in str(error.value)
-    assert "'kernel'] has shape None, but the network wants (3, 3, 1, 16)" in str(error.value)
+    assert "'extra'] has shape (3, 3, 1, 16), but the network needs None" in str(error.value)
+    assert "'kernel'] has shape None, but the network needs (3, 3, 1, 16)" in str(error.value)
 
 
 def test_a_checkpoint_of_another_network_is_refused(pretrained, tmp_path):

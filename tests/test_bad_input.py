@@ -489,11 +489,11 @@ BAD_INPUT = {
     "export of a damaged file": (["export", "torn.safetensors", "--out=new"], "torn.safetensors"),
     "export over a folder": (
         ["export", "scratch", "--out=whole", "--model=small_cnn"],
-        "'whole' is there already",
+        "'whole' already exists",
     ),
     "export over a file": (
         ["export", "scratch", "--out=file", "--model=small_cnn"],
-        "'file' is there already",
+        "'file' already exists",
     ),
     "export below a file": (
         ["export", "scratch", "--out=file/new", "--model=small_cnn"],
@@ -521,11 +521,11 @@ BAD_INPUT = {
     ),
     "records of another backbone": (
         ["export", "scratch", "--out=new", "--model=small_cnn", "--records", "foreign.jsonl"],
-        "none of the 1 records is of this backbone",
+        "none of the 1 records measures this backbone",
     ),
     "push to no name": (
         ["export", "scratch", "--out=new", "--push=encoder"],
-        "--push takes the name of a repository, USER/REPO,.*got 'encoder'",
+        "--push needs the name of a repository, USER/REPO,.*got 'encoder'",
     ),
     # Commands
     "nothing to replay": (["replay", "nowhere"], "holds nothing to replay"),

@@ -355,7 +355,7 @@ def test_two_seeds_are_paired_seed_by_seed_and_tables_show_their_means(tmp_path)
         (["a"], {"part": "train"}, "part must be one of .*, got 'train'"),
         (["a"], {"suite": ["geomtry"]}, "suite must be one of .*, got 'geomtry'"),
         (["a"], {"suite": []}, "no suite is named"),
-        (["a"], {"data": []}, "'a' was pre-trained on no set that is known: name one"),
+        (["a"], {"data": []}, "the pre-training set of 'a' is not known: name a set"),
         (["a"], {"suite": ["cka"]}, "nothing to measure: cka needs two models of the same seed"),
         (["a"], {"fields": {"sise": 3}}, "no field 'sise' to replace; it has"),
         (["a"], {"constants": {"linear": {}}}, "constants are given for linear, which .* run knn"),

@@ -239,7 +239,7 @@ def test_a_missing_checkpoint_is_named_before_anything_is_written(workdir, tmp_p
         ({"learning_rates": ()}, [], "learning_rates is empty"),
         ({"batch_size": 0}, [], "batch_size must be at least 1"),
         ({}, ["scratch"], "set model.name to one of"),
-        ({"model.name": "small_cnn"}, ["scratch"], "scratch comes with no set of its own"),
+        ({"model.name": "small_cnn"}, ["scratch"], "scratch has no pre-training set"),
         (
             {"model.name": "small_cnn", "model.normalisation": "cifar"},
             ["scratch"],

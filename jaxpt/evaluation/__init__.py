@@ -1,7 +1,7 @@
 """Measurements on frozen features: plain arrays in, plain results out.
 
-Labels are any integers of 64 bits, booleans, or floats that are whole. They may have gaps and be
-negative; they name classes and are never used as numbers. Class names must be numbered first.
+Labels are 64-bit integers, booleans or whole floats. They may have gaps and be negative: they
+identify classes and are never used as numbers. Class names must be converted to numbers first.
 """
 
 from jaxpt.evaluation.cka import cka_matrix, linear_cka

@@ -1,4 +1,4 @@
-"""Evaluators that answer how well labels are found again: each takes a task and its constants."""
+"""Evaluators of classification and retrieval accuracy: functions of a task and constants."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from jaxpt.evaluation.task import Measured, Task, some_rows
 
 
 def knn(task: Task, *, k: int, temperature: float) -> Measured:
-    """Top-1 of the weighted kNN vote: fine_knn, coarse_knn."""
+    """Top-1 accuracy of the weighted kNN vote, as fine_knn and coarse_knn."""
     return Measured(
         {
             f"{prefix}knn": top1(
@@ -28,10 +28,10 @@ def knn(task: Task, *, k: int, temperature: float) -> Measured:
 
 
 def linear(task: Task, *, l2_grid) -> Measured:
-    """The linear probe in the set's metric: fine_linear and its linear_l2, coarse_linear.
+    """Linear probe in the set's metric, as fine_linear, its linear_l2, and coarse_linear.
 
-    Where the metric is not top-1, fine_linear_top1 too. Of a multi-label set fine_linear is the
-    11-point mAP.
+    If the metric is not top-1, the accuracies are also given as fine_linear_top1 and
+    coarse_linear_top1. For a multi-label set, fine_linear is the 11-point mAP.
     """
     if task.multi_label:
         found = multi_label_probe(
@@ -64,17 +64,17 @@ def linear(task: Task, *, l2_grid) -> Measured:
 
 
 def few_shot(task: Task, *, shots, draws: int, l2: float) -> Measured:
-    """Ridge regression from few examples, the mean over draws: fine_1shot, coarse_5shot, …"""
+    """Accuracy of ridge regression on few shots, mean over draws: fine_1shot, coarse_5shot, …"""
     return _few_shot(task, shots, "", draws=draws, l2=l2, head="ridge")
 
 
 def few_shot_logistic(task: Task, *, shots, draws: int) -> Measured:
-    """Logistic regression from the same examples: fine_1shot_logistic, …"""
+    """Accuracy of logistic regression on the shots of ``few_shot``: fine_1shot_logistic, …"""
     return _few_shot(task, shots, "_logistic", draws=draws, head="logistic")
 
 
 def episodes(task: Task, *, ways: int, shots, queries: int, count: int) -> Measured:
-    """Episodes of scored images and a few fine classes each: fine_5way1shot, fine_5way5shot."""
+    """Accuracy over episodes of few fine classes of scored images: fine_5way1shot, …"""
     values, notes = {}, []
     classes, counts = np.unique(task.score.fine, return_counts=True)
     for n in shots:
@@ -99,7 +99,7 @@ def episodes(task: Task, *, ways: int, shots, queries: int, count: int) -> Measu
 
 
 def retrieval(task: Task, *, at, examples: int) -> Measured:
-    """Every scored image queries the others: fine_r1, fine_map, coarse_r1, …"""
+    """Recall at k and mAP of each scored image among the others: fine_r1, fine_map, coarse_r1, …"""
     rows = some_rows(len(task.score.ids), examples)
     values = {}
     for prefix, _, wanted in task.sides():
@@ -110,7 +110,7 @@ def retrieval(task: Task, *, at, examples: int) -> Measured:
 
 
 def _few_shot(task, shots, suffix, **how) -> Measured:
-    """The accuracy at those numbers of shots that every class has; notes name the others."""
+    """Accuracies for the numbers of shots that every class can supply; notes name the others."""
     values, notes = {}, []
     for prefix, known, wanted in task.sides():
         classes, counts = np.unique(known, return_counts=True)

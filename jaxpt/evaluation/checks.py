@@ -1,4 +1,4 @@
-"""What every evaluator asks of the arrays it is given."""
+"""Checks of the arrays passed to evaluators."""
 
 import numpy as np
 
@@ -6,10 +6,13 @@ from jaxpt.errors import require
 
 
 def check_features(name: str, features, labels=None):
-    """Raises InputError unless ``features`` is finite [n, dim], n ≥ 1, with n labels if any.
+    """Checks that ``features`` is finite [n, dim], n ≥ 1, and that labels, if given, number n.
 
     Returns:
-      the labels as ``integers`` has them; None without any.
+      the labels converted by ``integers``, or None if no labels are given.
+
+    Raises:
+      InputError: if a check fails.
     """
     features, of = np.asarray(features), f"{name} features".strip()
     require(
@@ -27,7 +30,7 @@ def check_features(name: str, features, labels=None):
     shape = np.shape(labels)
     require(
         len(shape) != 2 or shape[1:] == (1,) or shape[0] != len(features),
-        f"{name} labels have shape {list(shape)}, as if one-hot: give one integer a row, "
+        f"{name} labels have shape {list(shape)}, as if one-hot: give one integer per row, "
         "labels.argmax(axis=1).".strip(),
     )
     require(
@@ -38,12 +41,12 @@ def check_features(name: str, features, labels=None):
 
 
 def integers(name: str, values) -> np.ndarray:
-    """``values`` as int64, or as uint64 if one is 2⁶³ or more: exact, whatever their type.
+    """Converts ``values`` exactly to int64, or to uint64 if one is 2⁶³ or more.
 
-    Booleans are 0 and 1; floats are taken if they are whole and small enough to be exact.
+    Booleans become 0 and 1; floats are accepted if they are whole and small enough to be exact.
 
     Raises:
-      InputError: for values that are no such integers.
+      InputError: if a value is not such an integer.
     """
     values = _typed(values)
     kind = values.dtype.kind
@@ -57,7 +60,7 @@ def integers(name: str, values) -> np.ndarray:
             f"{large:.0f}: give integers.",
         )
         whole = np.isfinite(values) & (values == np.floor(values))
-    if kind == "O":  # what NumPy makes of integers that fit no type of its own
+    if kind == "O":  # NumPy's type for integers that fit none of its integer types
         whole = np.array([isinstance(value, int) and abs(value) < 2**63 for value in values])
     first, of_64_bits = values[~whole][:1].tolist(), " of 64 bits" if kind == "O" else ""
     require(
@@ -69,27 +72,31 @@ def integers(name: str, values) -> np.ndarray:
 
 
 def of_one_type(name: str, other_name: str, values: np.ndarray, others: np.ndarray):
-    """Both results of ``integers`` in one type, for NumPy would join int64 and uint64 to float64.
+    """Casts two results of ``integers`` to a common type.
+
+    NumPy would promote int64 and uint64 to float64, which is not exact.
 
     Raises:
-      InputError: if no type holds both.
+      InputError: if no integer type holds both.
     """
     if values.dtype == others.dtype:
         return values, others
     for this, array in (name, values), (other_name, others):
         require(
             array.min(initial=0) >= 0,
-            f"{this} hold {array.min(initial=0)} beside integers of 2^63 and more, and no type "
-            "holds both: number the classes.",
+            f"{this} hold {array.min(initial=0)} next to integers of 2^63 and more, and no "
+            "type holds both: number the classes.",
         )
     return values.astype(np.uint64), others.astype(np.uint64)
 
 
 def numbered(name: str, other_name: str, ids, other_ids):
-    """int32 numbers [n] and [m] that are equal where the ids are: integers of any size, or text.
+    """Maps ids [n] and [m] to int32 numbers that are equal exactly where the ids are.
+
+    Ids are integers of any size, or text.
 
     Raises:
-      InputError: for ids of other types, or integers in one and text in the other.
+      InputError: for ids of other types, or integers in one array and text in the other.
     """
     ids, other_ids = _typed(ids), _typed(other_ids)
     text = [array.dtype.kind in "US" for array in (ids, other_ids)]
@@ -106,16 +113,19 @@ def numbered(name: str, other_name: str, ids, other_ids):
 
 
 def _typed(values) -> np.ndarray:
-    """An array, whose elements decide on the type of one of objects, such as a pandas column."""
+    """An array of ``values``; the type of an object array (a pandas column) is inferred."""
     values = np.asarray(values)
     return np.asarray(values.tolist()) if values.dtype == object else values
 
 
 def check_split(train_features, train_labels, test_features, test_labels=None):
-    """Raises InputError unless both parts are sound and their features have the same length.
+    """Checks both parts with ``check_features`` and that their features have the same dimension.
 
     Returns:
-      (train_labels, test_labels), integers of one type; None for those that were not given.
+      (train_labels, test_labels), integers of one type; None for labels that are not given.
+
+    Raises:
+      InputError: if a check fails.
     """
     train_labels = check_features("train", train_features, train_labels)
     test_labels = check_features("test", test_features, test_labels)
@@ -129,7 +139,7 @@ def check_split(train_features, train_labels, test_features, test_labels=None):
 
 
 def check_known(train_labels, test_labels) -> None:
-    """Raises InputError where test has a class that train lacks: it can never be predicted."""
+    """Raises InputError if test has a class that train lacks, since it can never be predicted."""
     unknown = np.setdiff1d(test_labels, train_labels)
     require(
         len(unknown) == 0,

@@ -6,8 +6,8 @@ With K̃ and L̃ the linear kernels of n examples, their diagonals set to zero,
   HSIC_1 = [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1 / ((n−1)(n−2)) − 2·1ᵀK̃L̃1 / (n−2)] / (n(n−3))
 
 and CKA = Σ HSIC_1(K, L) / √(Σ HSIC_1(K, K) · Σ HSIC_1(L, L)), the sums over mini-batches (Nguyen
-et al., equation 2) or over one batch of all examples. Unlike the biased HSIC it does not grow with
-the number of features in few examples; for unrelated features it is around 0, at times below.
+et al., equation 2) or over one batch of all examples. Unlike the biased HSIC, it does not grow with
+the number of features when examples are few; for unrelated features it is near 0, sometimes below.
 """
 
 import numpy as np
@@ -15,28 +15,28 @@ import numpy as np
 from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features
 
-FEWEST = 4  # the estimator divides by n − 3
-ROWS = 256  # of a kernel that are in memory at a time
+FEWEST = 4  # examples; the estimator divides by n − 3
+ROWS = 256  # rows of a kernel that are in memory at a time
 
 
 def linear_cka(
     first: np.ndarray, second: np.ndarray, *, batch_size: int | None = None, seed: int = 0
 ) -> float:
-    """Linear CKA of two representations of the same examples: 1 for equal ones, −1 at the least.
+    """Linear CKA of two representations of the same examples, in [−1, 1]; 1 for equal ones.
 
-    Rotations, shifts and one scale for all features of a representation do not change it.
+    It is invariant to rotations, shifts and a common scale of all features of a representation.
 
     Args:
-      first, second: float [n, dim_a], [n, dim_b], n ≥ 4, row i of both the same example. They are
-        centred first: HSIC_1 does not change, and rounding is smaller.
-      batch_size: None: all examples at once. Otherwise the largest mini-batch, at least 8: all
-        examples are dealt at random to the fewest batches that are no larger, of equal size or
-        one apart, and each is in one of them.
-      seed: of the dealing. Rows in the order of their classes would otherwise make batches of one
-        class.
+      first, second: float [n, dim_a], [n, dim_b], n ≥ 4; row i of both is the same example. They
+        are centred first, which does not change HSIC_1 and reduces rounding.
+      batch_size: largest mini-batch, at least 8, or None for all examples at once. The examples
+        are assigned at random to as few batches as possible; batch sizes differ by at most one,
+        and every example is in exactly one batch.
+      seed: seed of the assignment. It is random because rows sorted by class would make batches
+        of a single class.
 
     Raises:
-      InputError: for features with NaN, sets of fewer than 4 rows or of unequal numbers, features
+      InputError: for features with NaN, fewer than 4 rows, different numbers of rows, features
         that are all alike or whose pairs are all equally similar, or too small a batch_size.
 
     Example:
@@ -53,17 +53,17 @@ def linear_cka(
 def cka_matrix(
     layers_a: dict, layers_b: dict, *, batch_size: int | None = None, seed: int = 0
 ) -> np.ndarray:
-    """Linear CKA of each layer of one network with each of another, or of the same one.
+    """Linear CKA of each layer of one network with each layer of another, or of the same one.
 
     Args:
       layers_a, layers_b: name → float [n, dim], the same examples in all; dims may differ.
-      batch_size, seed: as of ``linear_cka``; all layers see the same batches.
+      batch_size, seed: as in ``linear_cka``; all layers see the same batches.
 
     Returns:
       float64 [len(layers_a), len(layers_b)], in the order of the dicts.
 
     Raises:
-      InputError: as ``linear_cka``, and for a dict without layers.
+      InputError: as in ``linear_cka``, and for an empty dict.
     """
     rows = _check_layers(layers_a, layers_b)
     require(
@@ -83,7 +83,7 @@ def cka_matrix(
 
 
 def _check_layers(layers_a, layers_b):
-    """The number of rows that all layers have."""
+    """Checks the layers and returns their common number of rows."""
     require(
         len(layers_a) > 0 and len(layers_b) > 0,
         f"CKA needs a layer on both sides, got {len(layers_a)} and {len(layers_b)}.",
@@ -115,7 +115,7 @@ def _centered(features, batch):
 
 
 def _own_hsic(name, features, batch):
-    """HSIC_1 of a layer with itself, which is not negative but for rounding."""
+    """HSIC_1 of a layer with itself, which is nonnegative up to rounding."""
     x = _centered(features, batch)
     value = _hsic(x, x)
     require(
@@ -139,7 +139,7 @@ def _hsic(x, y):
 
 
 def _kernel_product(x, y):
-    """tr(KL), in whichever of two exact forms is less work; neither holds an n × n kernel."""
+    """tr(KL) by the cheaper of two exact forms; neither holds an n × n kernel."""
     n, width = len(x), x.shape[1] + y.shape[1]
     if x.shape[1] * y.shape[1] <= n * width:
         return np.sum((x.T @ y) ** 2)

@@ -1,8 +1,8 @@
-"""Features on disk: taken once for each network and set of images, read back memory-mapped.
+"""Disk cache of features: computed once per network and set of images, read memory-mapped.
 
-An entry is ``KEY.NAME.npy`` for every array and ``KEY.json``, which says what the entry is of and
-holds a checksum of each array. It is renamed into place last of all, so that an entry is whole or
-not there. One whose arrays are missing, shortened or changed is made anew.
+An entry consists of one ``KEY.NAME.npy`` per array and of ``KEY.json``, which describes what the
+entry depends on and holds a checksum of each array. ``KEY.json`` is renamed into place last, so an
+entry is complete or absent. An entry with missing, truncated or changed arrays is recomputed.
 """
 
 import hashlib
@@ -18,43 +18,46 @@ from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 from jaxpt.files import replacing, unwritable
 
-FORMAT = 1  # of the folder; another one makes all entries anew
-CHUNK = 1 << 24  # bytes of a checksum's step
-ROWS = 1024  # images of a fingerprint's step
+FORMAT = 1  # version of the folder's format; changing it invalidates all entries
+CHUNK = 1 << 24  # bytes per step of a checksum
+ROWS = 1024  # images per step of a fingerprint
 
 
 class FeatureCache:
-    """A folder of features, or nothing that is kept at all."""
+    """Cache of features in a folder; without a folder, nothing is kept."""
 
     def __init__(self, folder: str | os.PathLike | None):
-        """``folder``: where entries are kept; made with the first of them. None keeps nothing.
+        """Opens the cache.
+
+        Args:
+          folder: folder of the entries, created with the first entry; None keeps nothing.
 
         Raises:
-          InputError: where the folder cannot be made.
+          InputError: if the folder cannot be created.
         """
         self._folder = None if folder is None else pathlib.Path(folder)
         if self._folder is not None:
-            require(str(folder) != "", "the cache's folder must have a name; None keeps nothing.")
+            require(str(folder) != "", "the cache's folder must not be empty; None keeps nothing.")
             there = next(
                 path for path in (self._folder, *self._folder.absolute().parents) if path.exists()
             )
             require(
                 there.is_dir() and os.access(there, os.W_OK),
-                f"the cache {str(folder)!r} cannot be made ({there} is no folder that can be "
-                "written): choose another folder.",
+                f"the cache {str(folder)!r} cannot be created ({there} is not a writable folder): "
+                "choose another folder.",
             )
 
     def get(
         self, what: dict[str, Any], make: Callable[[], dict[str, np.ndarray]]
     ) -> dict[str, np.ndarray]:
-        """The arrays of an entry, from disk (read-only) where they are, else made and kept.
+        """Returns the arrays of an entry, read-only from disk or else computed and stored.
 
         Args:
           what: everything that the arrays depend on, as plain values.
-          make: function that makes them: name → array, in an order that is kept.
+          make: function that computes them: name → array, in an order that is kept.
 
         Raises:
-          InputError: where the folder cannot be written.
+          InputError: if the folder is not writable.
         """
         if self._folder is None:
             return make()
@@ -92,13 +95,13 @@ class FeatureCache:
 
 
 def key_of(what: dict[str, Any]) -> str:
-    """The name of an entry: the start of a SHA-256 over what it depends on."""
+    """Name of an entry: the first 24 hex digits of a SHA-256 of all that it depends on."""
     text = json.dumps({"format": FORMAT, **what}, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
 def fingerprint(images: np.ndarray | Pictures) -> str:
-    """Start of a SHA-256 over type, shape and bytes of an array, by which a changed set shows."""
+    """First 24 hex digits of a SHA-256 of an array's dtype, shape and bytes."""
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
     for start in range(0, len(images), ROWS):  # ``Pictures`` need not fit into memory
         digest.update(np.ascontiguousarray(images[start : start + ROWS]).data)
@@ -106,7 +109,7 @@ def fingerprint(images: np.ndarray | Pictures) -> str:
 
 
 def _checksum(array: np.ndarray) -> str:
-    """Type, shape and CRC-32 of an array, whatever part of it is in memory."""
+    """Dtype, shape and CRC-32 of an array, which may be memory-mapped."""
     crc = 0
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, flat.size, CHUNK):

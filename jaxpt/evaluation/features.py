@@ -1,4 +1,4 @@
-"""Frozen features of whole sets, every image exactly once."""
+"""Extraction of frozen features of whole sets, each image exactly once."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from jaxpt.models.encoder import encode
 from jaxpt.models.inputs import prepare
 from jaxpt.train.parallel import Devices
 
-BATCH_SIZE = 128  # images of a device at a time; numbers differ between sizes, by rounding
+BATCH_SIZE = 128  # images per device; results of different batch sizes differ by rounding
 
 
 def extract(
@@ -26,22 +26,22 @@ def extract(
     what: str = "features",
     devices: Devices | None = None,
 ) -> np.ndarray:
-    """Backbone features, or the head's output, in evaluation mode.
+    """Computes backbone features, or the head's output, in evaluation mode.
 
     Args:
       encoder: an ``Encoder``.
       params, batch_stats: its variables.
       images: uint8 [n, height, width, channels].
-      batch_size: images of each device at a time; the last batch is padded and the padding cut
-        off. How many devices there are changes no bit of the result.
+      batch_size: images per device and batch; the last batch is padded and the padding removed.
+        The number of devices does not change a bit of the result.
       what: "features" of the backbone, or "output" of the head.
-      devices: that share the images; None: the first device of this process.
+      devices: devices that share the images; None for the first device of this process.
 
     Returns:
       float32 [n, dim].
 
     Raises:
-      InputError: where there are no images, or the network does not take them.
+      InputError: if there are no images, or the network does not accept them.
     """
     program = _program(encoder, _outputs, devices)
     return _over_batches(program, (params, batch_stats), images, batch_size, devices)[what]
@@ -56,16 +56,16 @@ def extract_layers(
     batch_size: int = BATCH_SIZE,
     devices: Devices | None = None,
 ) -> dict[str, np.ndarray]:
-    """The backbone's intermediates, layer by layer, each averaged over its positions.
+    """Computes the backbone's intermediates by layer, each averaged over its positions.
 
     Args:
-      encoder, params, batch_stats, images, batch_size, devices: as of ``extract``.
+      encoder, params, batch_stats, images, batch_size, devices: as in ``extract``.
 
     Returns:
       name of the layer → float32 [n, channels], the first layer first.
 
     Raises:
-      InputError: as ``extract``.
+      InputError: as in ``extract``.
     """
     program = _program(encoder, _layers, devices)
     layers = _over_batches(program, (params, batch_stats), images, batch_size, devices)
@@ -73,7 +73,7 @@ def extract_layers(
 
 
 def _over_batches(program, variables, images, batch_size, devices) -> dict[str, np.ndarray]:
-    require(len(images) > 0, "there are no images to take features of.")
+    require(len(images) > 0, "there are no images to compute features of.")
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
     at_a_time = batch_size * (devices.count if devices else 1)
     if devices:
@@ -81,6 +81,7 @@ def _over_batches(program, variables, images, batch_size, devices) -> dict[str, 
     parts = []
     for start in range(0, len(images), at_a_time):
         batch = images[start : start + at_a_time]
+        # Padding keeps one shape for all batches, so that the program compiles once.
         padded = np.pad(batch, [(0, at_a_time - len(batch))] + [(0, 0)] * 3)
         found = program(variables, devices.split(padded) if devices else padded)
         parts.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], found))
@@ -89,7 +90,7 @@ def _over_batches(program, variables, images, batch_size, devices) -> dict[str, 
 
 @functools.lru_cache(maxsize=16)
 def _program(encoder, function, devices):
-    """The compiled function, once for each encoder and line of devices."""
+    """The compiled function, cached per encoder and line of devices."""
     function = functools.partial(function, encoder)
     return devices.map_rows(function) if devices else jax.jit(function)
 
@@ -110,13 +111,14 @@ def _layers(encoder, variables, images) -> dict[str, Any]:
         {"params": params, "batch_stats": batch_stats}, to_float(images), method=intermediates
     )
     return {
+        # float32 also for networks that compute in bfloat16.
         name: jnp.mean(x, axis=tuple(range(1, x.ndim - 1))).astype(jnp.float32)
         for name, x in found.items()
     }
 
 
 def _order(encoder, params, batch_stats, images) -> list[str]:
-    """Names of the layers from first to last: a compiled program sorts its dicts."""
+    """Names of the layers from first to last, since a compiled program sorts its dicts."""
     names = []
 
     def note(variables, images):

@@ -1,4 +1,4 @@
-"""Accuracy from a few examples a class: fixed classes, or episodes of some classes each."""
+"""Few-shot accuracy: with all classes, or over episodes of a few classes each."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from jaxpt.evaluation.geometry import unit_rows
 
 
 class Episodes(NamedTuple):
-    """What episodes found.
+    """Result of ``episodes``.
 
     Attributes:
-      accuracy: mean over episodes.
-      interval: half of the 95 % interval of that mean, 1.96 · deviation / √episodes.
-      accuracies: float [episodes].
+      accuracy: mean accuracy over episodes.
+      interval: half width of its 95 % interval, 1.96 · standard deviation / √episodes.
+      accuracies: float [episodes], accuracy of each episode.
     """
 
     accuracy: float
@@ -36,27 +36,27 @@ def few_shot(
     head: str = "ridge",
     l2: float | None = None,
 ) -> np.ndarray:
-    """Top-1 accuracy from ``shots`` examples a class, for several random draws of them.
+    """Top-1 accuracy of a classifier fitted on ``shots`` examples per class, for several draws.
 
     Args:
-      train_features, train_labels: float [n, dim], int [n], what shots are drawn from.
+      train_features, train_labels: float [n, dim], int [n]; the shots are drawn from these.
       test_features, test_labels: float [m, dim], int [m].
-      shots: examples of each class.
-      draws: how many independent draws.
-      seed: of the draws, which are the same for every head.
+      shots: examples per class.
+      draws: number of independent draws of shots.
+      seed: seed of the draws, which are the same for every head.
       head: "ridge" as in big_vision: targets ±1, a bias feature, features whitened by the mean and
         standard deviation of the shots, closed form. "logistic" as in Tian et al. 2020: features
         of length one, logistic regression.
-      l2: strength, the same for all methods and fixed beforehand. By default 2¹⁰ for ridge and
-        1/(shots · classes) for logistic, scikit-learn's C = 1.
+      l2: penalty strength; keep it fixed in advance and the same for all methods. The default is
+        2¹⁰ for ridge and 1/(shots · classes) for logistic, which is scikit-learn's C = 1.
 
     Returns:
-      float [draws] accuracies.
+      float [draws], the accuracy of each draw.
 
     Raises:
-      InputError: for features with NaN, labels that are no integers or one-hot, mismatched
-        lengths, a single class, a class with fewer examples than shots or that only test has, or
-        l2 that is not positive.
+      InputError: for features with NaN, labels that are not integers or are one-hot, mismatched
+        lengths, a single class, a class with fewer examples than shots or only in test, or an l2
+        that is not positive.
     """
     train_features, test_features = np.asarray(train_features), np.asarray(test_features)
     train_labels, test_labels = check_split(
@@ -100,24 +100,27 @@ def episodes(
     head: str = "centroid",
     l2: float | None = None,
 ) -> Episodes:
-    """Mean accuracy of N-way K-shot episodes, each with classes and examples of its own.
+    """Mean accuracy of N-way K-shot episodes, each with its own draw of classes and examples.
 
-    600 episodes of 5 classes with 1 or 5 shots and a 95 % interval are the custom of Chen et al.
-    2019 ("A closer look at few-shot classification"), 15 queries a class that of Wang et al. 2019.
+    600 episodes of 5 classes with 1 or 5 shots and a 95 % interval follow Chen et al. 2019 ("A
+    closer look at few-shot classification"); 15 queries per class follow Wang et al. 2019.
 
     Args:
-      features, labels: float [n, dim], int [n]; classes that pre-training has not seen.
-      ways: classes of an episode.
-      shots, queries: of each of its classes.
-      count: episodes.
-      seed: of the episodes, which are the same for every head.
-      head: "centroid": the nearest class mean, all vectors of length one before (SimpleShot, Wang
-        et al. 2019, without centring); of equally near ones that drawn first. "logistic": as in
+      features, labels: float [n, dim], int [n], of classes that pre-training has not seen.
+      ways: classes per episode.
+      shots, queries: examples per class to fit on, and to classify.
+      count: number of episodes.
+      seed: seed of the episodes, which are the same for every head.
+      head: "centroid": nearest class mean after scaling all vectors to length one (SimpleShot,
+        Wang et al. 2019, without centring); ties go to the class drawn first. "logistic": as in
         ``few_shot``.
-      l2: of logistic; by default 1/(ways · shots).
+      l2: penalty strength of the logistic head; 1/(ways · shots) by default.
+
+    Returns:
+      an ``Episodes``.
 
     Raises:
-      InputError: for features with NaN, labels that are no integers or one-hot, mismatched
+      InputError: for features with NaN, labels that are not integers or are one-hot, mismatched
         lengths, fewer classes than ways, or a class with fewer examples than shots + queries.
 
     Example:
@@ -140,9 +143,7 @@ def episodes(
     )
     require(l2 is None or l2 > 0, f"l2 must be positive, got {l2}.")
     classes, counts = np.unique(labels, return_counts=True)
-    require(
-        len(classes) >= ways, f"{ways}-way episodes need that many classes, got {len(classes)}."
-    )
+    require(len(classes) >= ways, f"{ways}-way episodes need {ways} classes, got {len(classes)}.")
     _check_counts(f"{shots} shots and {queries} queries", shots + queries, classes, counts)
     members = [np.flatnonzero(labels == c) for c in classes]
     features, predict = unit_rows(features), {"centroid": _centroid, "logistic": _logistic}[head]
@@ -185,7 +186,7 @@ def _ridge(features, targets, queries, classes, l2):
         return np.append((z - mean) / scale, np.ones((len(z), 1)), axis=1).astype(np.float64)
 
     x, y = whiten(features), 2.0 * np.eye(classes)[targets] - 1.0
-    # The dual form: a system of shots × classes unknowns, however many features there are.
+    # The dual form: shots × classes unknowns, independent of the number of features.
     l2 = 2.0**10 if l2 is None else l2
     weights = x.T @ np.linalg.solve(x @ x.T + l2 * np.eye(len(x)), y)
     return np.argmax(whiten(queries) @ weights, axis=1)

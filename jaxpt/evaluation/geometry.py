@@ -1,4 +1,4 @@
-"""Shape of a feature space: how classes, pairs and directions are spread in it."""
+"""Geometry of a feature space: spread of classes, pairs and directions."""
 
 import numpy as np
 from scipy.special import logsumexp
@@ -8,7 +8,7 @@ from jaxpt.evaluation.checks import check_features
 
 
 def unit_rows(features) -> np.ndarray:
-    """float64 [n, dim], each row of length one; a zero row stays zero."""
+    """Scales rows to length one, float64 [n, dim]; zero rows stay zero."""
     features = np.asarray(features, np.float64)
     return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-30)
 
@@ -16,13 +16,16 @@ def unit_rows(features) -> np.ndarray:
 def class_separation(features: np.ndarray, labels: np.ndarray) -> float:
     """R² of Kornblith et al. 2021: the share of cosine dispersion that lies between classes.
 
-    R² = 1 − (1 − mean_k ‖μ_k‖²) / (1 − ‖mean_k μ_k‖²), μ_k the mean unit vector of class k. 1 for
-    collapsed classes, 0 for classes that do not differ. Higher is not better: Kornblith et al.
-    found that losses with higher separation transfer worse.
+    R² = 1 − (1 − mean_k ‖μ_k‖²) / (1 − ‖mean_k μ_k‖²), μ_k the mean unit vector of class k. It is
+    1 for collapsed classes and 0 for classes that do not differ. Higher is not better: Kornblith
+    et al. found that losses with higher separation transfer worse.
 
     Args:
       features: float [n, dim].
       labels: int [n].
+
+    Returns:
+      R², from 0 to 1.
     """
     labels = check_features("", features, labels)
     unit = unit_rows(features)
@@ -35,13 +38,16 @@ def class_separation(features: np.ndarray, labels: np.ndarray) -> float:
 def fine_purity(
     features: np.ndarray, coarse: np.ndarray, fine: np.ndarray, *, k: int = 20
 ) -> float:
-    """Mean share of fine-label agreement among the k nearest examples of the same coarse class.
+    """Mean share of the k nearest examples of the same coarse class with the same fine label.
 
     Args:
       features: float [n, dim].
       coarse, fine: int [n].
-      k: neighbours by cosine, the example itself left out. An example that is alone in its coarse
-        class has none and does not count.
+      k: number of neighbours by cosine, excluding the example itself. An example that is alone in
+        its coarse class has no neighbours and does not count.
+
+    Returns:
+      the purity, from 0 to 1.
     """
     coarse, fine = (check_features("", features, labels) for labels in (coarse, fine))
     require(k >= 1, f"k must be at least 1, got {k}.")
@@ -60,11 +66,16 @@ def fine_purity(
 
 
 def effective_rank(features: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over classes of exp(entropy) of the spectrum within the class.
+    """Effective rank within classes: exp(entropy) of the class's spectrum, mean over classes.
+
+    The spectrum is that of the class's covariance (Roy & Vetterli 2007, applied within classes).
 
     Args:
-      features: float [n, dim]; scaled to length one.
+      features: float [n, dim]; scaled to length one here.
       labels: int [n].
+
+    Returns:
+      the mean effective rank, between 1 and dim.
     """
     labels = check_features("", features, labels)
     unit = unit_rows(features)
@@ -78,16 +89,18 @@ def effective_rank(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def alignment(first: np.ndarray, second: np.ndarray, power: float = 2) -> float:
-    """Mean distance of positive pairs on the unit sphere, to a power. Lower is closer.
+    """Alignment of positive pairs: mean power of their distance on the unit sphere.
 
-    E ‖f(x) − f(y)‖^power, ℓ_align of Wang & Isola 2020 (section 4.1; their α is ``power``).
+    E ‖f(x) − f(y)‖^power, ℓ_align of Wang & Isola 2020 (section 4.1; their α is ``power``). Lower
+    is closer.
 
     Args:
-      first, second: float [n, dim], two views of the same n images; scaled to length one.
-      power: 2 by default, as in the paper's experiments.
+      first, second: float [n, dim], two views of the same n images; scaled to length one here.
+      power: exponent; 2 by default, as in the paper's experiments.
 
     Raises:
-      InputError: for features with NaN, empty sets, two shapes, or a power that is not positive.
+      InputError: for features with NaN, empty sets, different shapes, or a power that is not
+        positive.
 
     Example:
       >>> from jaxpt.evaluation import alignment
@@ -99,7 +112,7 @@ def alignment(first: np.ndarray, second: np.ndarray, power: float = 2) -> float:
     check_features("second", second)
     require(
         np.shape(first) == np.shape(second),
-        "positive pairs need two arrays of one shape, got "
+        "positive pairs need two arrays of the same shape, got "
         f"{list(np.shape(first))} and {list(np.shape(second))}.",
     )
     require(power > 0, f"power must be positive, got {power}.")
@@ -107,15 +120,16 @@ def alignment(first: np.ndarray, second: np.ndarray, power: float = 2) -> float:
 
 
 def uniformity(features: np.ndarray, t: float = 2, *, batch_size: int = 1024) -> float:
-    """Log of the mean Gaussian potential of all pairs on the unit sphere. Lower is more uniform.
+    """Uniformity: log of the mean Gaussian potential of all pairs on the unit sphere.
 
     log E exp(−t ‖f(x) − f(y)‖²) over the pairs of two different rows, ℓ_uniform of Wang & Isola
-    2020 (section 4.1): 0 where all features are alike, never below −4t.
+    2020 (section 4.1). Lower is more uniform: it is 0 if all features are alike, and never below
+    −4t.
 
     Args:
-      features: float [n, dim], n ≥ 2; scaled to length one.
-      t: 2 by default, as in the paper's experiments.
-      batch_size: rows at a time: the memory is batch_size × n.
+      features: float [n, dim], n ≥ 2; scaled to length one here.
+      t: scale of the potential; 2 by default, as in the paper's experiments.
+      batch_size: rows per step; memory grows as batch_size × n.
 
     Raises:
       InputError: for features with NaN, a single row, or t or batch_size that is not positive.
@@ -140,13 +154,13 @@ def uniformity(features: np.ndarray, t: float = 2, *, batch_size: int = 1024) ->
 
 
 def cdnv(features: np.ndarray, labels: np.ndarray) -> float:
-    """Class-distance normalised variance of Galanti et al. 2022, the mean over pairs of classes.
+    """Class-distance normalised variance (Galanti et al. 2022), mean over pairs of classes.
 
     V(i, j) = (Var_i + Var_j) / (2 ‖μ_i − μ_j‖²), Var_i the mean squared distance of class i from
-    its mean, divided by n and not n − 1. 0 for collapsed classes.
+    its mean, divided by n and not n − 1. It is 0 for collapsed classes.
 
     Args:
-      features: float [n, dim], taken as they are: neither centred nor scaled.
+      features: float [n, dim], used as given, neither centred nor scaled.
       labels: int [n].
 
     Raises:
@@ -175,14 +189,14 @@ def cdnv(features: np.ndarray, labels: np.ndarray) -> float:
 
 
 def rank_me(features: np.ndarray, *, epsilon: float = 1e-7) -> float:
-    """RankMe of Garrido et al. 2023: exp(entropy) of the singular values, over the whole set.
+    """RankMe (Garrido et al. 2023): exp(entropy) of the singular values of the whole set.
 
-    exp(−Σ p_k log p_k) with p_k = σ_k / Σσ + ε, features neither centred nor scaled.
-    ``effective_rank`` is another measure: of variances (σ²), within classes, after
+    exp(−Σ p_k log p_k) with p_k = σ_k / Σσ + ε; features are neither centred nor scaled.
+    ``effective_rank`` is a different measure: it uses variances (σ²), within classes, after
     scaling to length one.
 
     Args:
-      features: float [n, dim]; the rank is at most min(n, dim), so take n well above dim.
+      features: float [n, dim]; the rank is at most min(n, dim), so choose n well above dim.
       epsilon: ε, 1e-7 in the paper.
 
     Raises:
@@ -202,11 +216,14 @@ def rank_me(features: np.ndarray, *, epsilon: float = 1e-7) -> float:
 
 
 def class_means(features, labels):
-    """(classes, index of each example's class [n], means [classes, dim]) of a sound set.
+    """Class means of a set.
+
+    Returns:
+      (sorted classes [classes], index of each example's class [n], means float64 [classes, dim]).
 
     Raises:
-      InputError: for unsound features or labels, a single class, or a class with one example,
-        which has no variance within the class.
+      InputError: for features or labels that ``check_features`` refuses, a single class, or a
+        class with one example, which has no variance within the class.
     """
     labels = check_features("", features, labels)
     classes, index, counts = np.unique(labels, return_inverse=True, return_counts=True)

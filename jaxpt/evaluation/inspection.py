@@ -1,4 +1,4 @@
-"""Evaluators for the eye: who is confused with whom, who lies near whom, and a map.
+"""Evaluators for figures: confusion matrix, nearest neighbours and feature map.
 
 Their details are plain JSON values from which the report draws; docs/evaluation.md has the formats.
 """
@@ -19,13 +19,14 @@ from jaxpt.ops.similarity import unit_vectors
 
 
 def confusion(task: Task, *, k: int, temperature: float) -> Measured:
-    """Fine classes by the weighted kNN vote: confused_within, and the whole matrix.
+    """Confusion of fine classes by the weighted kNN vote: the matrix and confused_within.
 
-    confused_within is the share of all errors that stay inside the true coarse class; without
-    errors, or without a label map, there is none.
+    confused_within is the share of all errors that stay inside the true coarse class. It is absent
+    if there are no errors or no label map.
 
     Returns:
-      details class_names, coarse_of, coarse_names, and matrix: int [true, predicted].
+      the value confused_within; details class_names, coarse_of, coarse_names, and matrix: int
+      [true, predicted].
     """
     predicted = knn_classify(
         task.fit.features, task.fit.fine, task.score.features, k=k, temperature=temperature
@@ -52,17 +53,17 @@ def confusion(task: Task, *, k: int, temperature: float) -> Measured:
 
 
 def neighbors(task: Task, *, queries: int, k: int, side: int) -> Measured:
-    """Some scored images and the k fitted images nearest to each by cosine, with the pictures.
+    """A sample of scored images, each with its k nearest fitted images by cosine.
 
-    Queries are drawn class by class in turn, the same for all networks.
+    Queries are drawn class by class in turn and are the same for all networks.
 
     Returns:
-      no values; details class_names, queries, and images: id → PNG in base64, made smaller where
-      a side is longer than ``side``.
+      no values; details class_names, queries, and images: id → PNG in base64, scaled down if a
+      side is longer than ``side``.
     """
     require(
         task.score.images is not None and task.fit.images is not None,
-        "neighbors are shown as images, but the task has none.",
+        "neighbors are shown as images, but the task has no images.",
     )
     rows = _in_turn(task.score.fine, queries)
     cosines, index = nearest.search(
@@ -85,12 +86,13 @@ def neighbors(task: Task, *, queries: int, k: int, side: int) -> Measured:
 
 
 def feature_map(task: Task, *, examples: int, perplexity: float, seed: int) -> Measured:
-    """The principal plane and t-SNE of some scored images, the same for all networks.
+    """PCA and t-SNE maps of a sample of scored images, the same sample for all networks.
 
     Returns:
       no values; details fine, coarse, class_names, coarse_names, pca, pca_share and tsne.
     """
-    order = np.random.default_rng(0).permutation(len(task.score.ids))[:examples]  # none on top
+    # Shuffled, so that no class is drawn on top of the others.
+    order = np.random.default_rng(0).permutation(len(task.score.ids))[:examples]
     fine, coarse = task.score.fine[order], task.score.coarse[order]
     found = project(
         task.score.features, order, coarse == coarse.min(), perplexity=perplexity, seed=seed
@@ -110,7 +112,7 @@ def feature_map(task: Task, *, examples: int, perplexity: float, seed: int) -> M
 
 
 def _in_turn(labels, most) -> np.ndarray:
-    """At most so many rows: the first of a shuffled order of each class, then the second, …"""
+    """At most ``most`` rows of a shuffled order, one of each class in turn."""
     shuffled = np.random.default_rng(0).permutation(len(labels))
     turn = np.zeros(len(labels), int)
     for label in np.unique(labels):
@@ -120,7 +122,7 @@ def _in_turn(labels, most) -> np.ndarray:
 
 
 def _named(examples, row, shown, side) -> dict:
-    """Id and label of a row; its picture goes into ``shown``."""
+    """Id and label of a row; adds its picture to ``shown``."""
     name = str(examples.ids[row])
     if name not in shown:
         shown[name] = _png(examples.images[row], side)
@@ -128,7 +130,7 @@ def _named(examples, row, shown, side) -> dict:
 
 
 def _png(image, side) -> str:
-    """A uint8 image [height, width, 1 or 3] as PNG in base64."""
+    """Encodes a uint8 image [height, width, 1 or 3] as PNG in base64."""
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture.thumbnail((side, side), Image.Resampling.BICUBIC)
     file = io.BytesIO()

@@ -20,26 +20,26 @@ def knn_classify(
     test_ids: np.ndarray | None = None,
     batch_size: int = 1024,
 ) -> np.ndarray:
-    """The class with the largest vote Σ e^{cosine/temperature} among the k nearest.
+    """Predicts the class with the largest vote Σ e^{cosine/temperature} among the k nearest.
 
-    Features are scaled to length one. Of equally near ones the lower row is the neighbour; equal
-    votes go to the lower class.
+    Features are scaled to length one. Among equally near bank entries the lower row counts as
+    nearer; equal votes go to the lower class.
 
     Args:
       train_features: float [n, dim], the bank.
-      train_labels: int [n], any integers of 64 bits.
+      train_labels: int [n], any 64-bit integers.
       test_features: float [m, dim].
-      k: neighbours; all where the bank has fewer.
+      k: number of neighbours; the whole bank if it is smaller.
       temperature: τ of the votes.
-      train_ids, test_ids: int or str [n], [m]; a bank entry with the query's id is left out.
-      batch_size: queries at a time.
+      train_ids, test_ids: int or str [n], [m]; a bank entry with the query's id is excluded.
+      batch_size: queries per step.
 
     Returns:
       int64 [m] predicted labels; uint64 if a label of the bank is 2⁶³ or more.
 
     Raises:
-      InputError: for features with NaN, labels that are no integers or one-hot, empty sets, lengths
-        that do not match, or a query whose whole bank is left out.
+      InputError: for features with NaN, labels that are not integers or are one-hot, empty sets,
+        mismatched lengths, or a query for which the whole bank is excluded.
     """
     train_labels, _ = check_split(train_features, train_labels, test_features)
     require(k >= 1, f"k must be at least 1, got {k}.")
@@ -77,11 +77,11 @@ def knn_classify(
             f"the query in row {start + np.argmax(alone)} has no neighbour: "
             "every example of the bank has its id.",
         )
-        # Relative to the nearest: the common factor changes no winner, and with a small τ the
-        # exponentials neither overflow nor all vanish. Each class sums from near to far, so that
-        # equal neighbours make equal votes to the last digit.
+        # Votes relative to the nearest: a common factor does not change the winner, and with a
+        # small τ the exponentials neither overflow nor all vanish. Each class is summed from near
+        # to far, so that equal neighbours give bitwise equal votes.
         near, index = np.asarray(near, np.float64), np.asarray(index)
-        weight = np.exp((near - near[:, :1]) / temperature)  # exp(−∞) where none is left
+        weight = np.exp((near - near[:, :1]) / temperature)  # exp(−∞) = 0 if none is left
         votes = np.zeros((len(near), len(classes)))
         np.add.at(votes, (np.arange(len(near))[:, None], targets[index]), weight)
         predictions.append(np.argmax(votes, axis=1))

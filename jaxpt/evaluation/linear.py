@@ -1,4 +1,4 @@
-"""Linear probe: multinomial logistic regression by L-BFGS on frozen features."""
+"""Linear probe: multinomial logistic regression on frozen features, solved by L-BFGS."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -10,26 +10,26 @@ from jaxpt.errors import require
 from jaxpt.evaluation import logistic
 from jaxpt.evaluation.checks import check_known, check_split
 
-# Seven strengths over the part of Kornblith's range that is ever chosen on standardised features:
-# the protocol of the demo and the studies, and in every record of theirs.
+# Seven strengths over the part of Kornblith's range that is ever chosen on standardised features.
+# This is the protocol of the demo and the studies, and part of each of their records.
 L2_GRID = tuple(float(x) for x in np.logspace(-5, 1, 7))
-# Kornblith et al. 2019: 45 logarithmically spaced values between 1e-6 and 1e5.
+# Kornblith et al. 2019: 45 logarithmically spaced values from 1e-6 to 1e5.
 KORNBLITH_L2_GRID = tuple(float(x) for x in np.logspace(-6, 5, 45))
 
 
 class LinearProbe(NamedTuple):
-    """What a linear probe found.
+    """Result of ``linear_probe``.
 
     Attributes:
-      accuracy: top-1 on the test part.
-      l2: the strength that validation chose.
-      validation_accuracy: of every strength, in the order of the grid, [strengths].
+      accuracy: top-1 accuracy on the test part.
+      l2: strength chosen on validation.
+      validation_accuracy: float [strengths], accuracy of each strength in the order of the grid.
       predictions: int64 [m] on the test part; uint64 if a label is 2⁶³ or more.
-      scores: float64 [m, classes], log-probabilities of the test part, for ``voc07_map`` and the
-        like.
+      scores: float64 [m, classes], log-probabilities of the test part, for metrics such as
+        ``voc07_map``.
       classes: int [classes], the label of each column of scores.
-      gap: the largest relative gap of all fits, see ``logistic.LogisticFit``; above the tolerance
-        there was a warning.
+      gap: largest relative gap of all fits, see ``logistic.LogisticFit``; if it exceeds the
+        tolerance, a warning was issued.
     """
 
     accuracy: float
@@ -53,28 +53,33 @@ def linear_probe(
     tolerance: float = 1e-9,
     max_iterations: int = 2000,
 ) -> LinearProbe:
-    """Chooses the L2 strength on validation, refits on train + validation, tests once.
+    """Chooses the L2 strength on validation, refits on train + validation, and tests once.
 
-    The protocol of Kornblith et al. 2019 (who do not standardise). Minimises mean cross-entropy +
-    (l2/2)·‖W‖², the bias not penalised; in scikit-learn's terms C = 1/(n·l2). Of equally good
-    strengths the largest wins. Arrays may be NumPy's, JAX's or tensors of torch on the CPU.
+    The protocol is that of Kornblith et al. 2019, who do not standardise. The probe minimises mean
+    cross-entropy + (l2/2)·‖W‖² with an unpenalised bias; in scikit-learn's terms C = 1/(n·l2).
+    Among equally good strengths the largest is chosen. Arrays may be NumPy or JAX arrays or torch
+    tensors on the CPU.
 
     Args:
       train_features, train_labels: float [n, dim], int [n].
       test_features, test_labels: float [m, dim], int [m].
-      validation: bool [n], which training rows are held out while l2 is chosen; or their share in
-        (0, 1), drawn from every class in a fixed draw.
+      validation: bool [n], mask of the training rows held out while l2 is chosen; or their share
+        in (0, 1), taken from every class in a fixed draw.
       l2_grid: positive strengths to try.
-      standardize: scale every column by the mean and deviation of the part that is fitted on.
+      standardize: whether to standardise each column by the mean and standard deviation of the
+        part that is fitted on.
       tolerance, max_iterations: of the solver, see ``logistic.fit``.
 
+    Returns:
+      a ``LinearProbe``.
+
     Raises:
-      InputError: for features with NaN, labels that are no integers or one-hot, mismatched
-        lengths, a single class, a class that only test or only validation has, an empty part, or
-        a strength that is not positive.
+      InputError: for features with NaN, labels that are not integers or are one-hot, mismatched
+        lengths, a single class, a class only in test or only in validation, an empty part, or a
+        strength that is not positive.
 
     Warns:
-      RuntimeWarning: naming the strengths that have not converged.
+      RuntimeWarning: if a strength has not converged; the message names the strengths.
 
     Example:
       >>> from jaxpt.evaluation import linear_probe
@@ -97,11 +102,11 @@ def linear_probe(
     require(
         len(lost) == 0,
         f"all examples of class {lost[:1].tolist()} are held out for "
-        "validation: none is left to fit on.",
+        "validation: leave some of them to fit on.",
     )
 
     def fit(rows, strengths):
-        scale = standardization if standardize else _as_it_is
+        scale = standardization if standardize else _identity
         apply = scale(train_features[rows])
         return apply, logistic.fit(
             apply(train_features[rows]),
@@ -144,14 +149,14 @@ def _checked(l2_grid):
     bad = l2_grid[~((l2_grid > 0) & np.isfinite(l2_grid))]
     require(
         len(bad) == 0,
-        f"l2_grid must hold positive strengths, got {bad[:1].tolist()}: without "
-        "a penalty separable classes have no solution.",
+        f"l2_grid must hold positive strengths, got {bad[:1].tolist()}: separable "
+        "classes have no solution without a penalty.",
     )
     return l2_grid
 
 
 def _held_out(validation, labels):
-    """The mask that ``validation`` is or asks for."""
+    """Boolean mask [n] of the rows held out, from a mask or a share."""
     rows = len(labels)
     if np.ndim(validation) == 0 and not isinstance(validation, (bool, np.bool_)):
         require(
@@ -167,8 +172,8 @@ def _held_out(validation, labels):
         )
         require(
             mask.dtype == bool,
-            f"validation must be a mask of bool, got {mask.dtype}: row "
-            "numbers become one by np.isin(np.arange(n), rows).",
+            f"validation must be a boolean mask, got {mask.dtype}: convert "
+            "row numbers with np.isin(np.arange(n), rows).",
         )
     require(
         0 < mask.sum() < rows,
@@ -179,11 +184,11 @@ def _held_out(validation, labels):
 
 
 def standardization(features):
-    """The function that scales columns by the mean and deviation of these; [n, dim] → [n, dim]."""
+    """Returns the function that standardises columns by the mean and deviation of ``features``."""
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale < 1e-6 * max(scale.max(), 1e-30), 1.0, scale)  # constant columns
     return lambda z: (z - mean) / scale
 
 
-def _as_it_is(features):
+def _identity(features):
     return lambda z: z

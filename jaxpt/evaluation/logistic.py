@@ -1,19 +1,19 @@
 """Multinomial logistic regression by L-BFGS in JAX, many L2 strengths at a time.
 
-Minimises mean cross-entropy + (l2/2)·‖W‖² over weights W and a bias that is not penalised. What
-makes few iterations do:
+Minimises mean cross-entropy + (l2/2)·‖W‖² over weights W and an unpenalised bias. Few iterations
+suffice because:
 
 * Features are centred and rotated into the eigenbasis of their covariance, which changes neither
   the problem nor ‖W‖², and scaled to variance one, which makes the penalty of direction i
   l2/variance_i. In these coordinates the Hessian at W = 0 is diagonal: that of cross-entropy is
   (I − 11ᵀ/C)/C times the covariance there, and Böhning 1992 bounds it everywhere by half of
-  (I − 11ᵀ/C) times the same. So L-BFGS starts every direction from a diagonal: the penalty plus the
-  mean of p(1 − p) of each class at the current weights.
-* Logits are linear in W: the line search costs no matrix product, an iteration two.
-* Strengths are solved in groups, strong to weak, each started from the ones before.
+  (I − 11ᵀ/C) times the same. L-BFGS therefore starts each direction from a diagonal: the penalty
+  plus the mean of p(1 − p) of each class at the current weights.
+* Logits are linear in W, so the line search needs no matrix product, and an iteration needs two.
+* Strengths are solved in groups from strong to weak, each group started from the previous solution.
 
-Large problems run in float32 first and are finished in float64. The loss is taken relative to the
-logit of the right class, so that it keeps its digits where a separable set drives it to zero.
+Large problems run in float32 first and are finished in float64. The loss is computed relative to
+the logit of the right class, which keeps its digits when a separable set drives it to zero.
 """
 
 import warnings
@@ -23,12 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-EVALUATIONS = 20  # of a line search
-ACCEPTED = 0.8  # share of the slope that may be left after a step (approximate Wolfe condition)
+EVALUATIONS = 20  # at most, per line search
+ACCEPTED = 0.8  # share of the slope that may remain after a step (approximate Wolfe condition)
 
 
 def cross_entropies(logits, one_hot):
-    """(mean cross-entropy [G], residuals p − target [n, G, C]), both with their small digits."""
+    """Mean cross-entropy [G] and residuals p − target [n, G, C], accurate even near zero."""
     own = jnp.sum(jnp.where(one_hot, logits, 0.0), axis=-1, keepdims=True)
     largest = jnp.maximum(jnp.max(logits, axis=-1, keepdims=True), own)
     shifted = jnp.where(one_hot, 0.0, jnp.exp(logits - largest))
@@ -40,12 +40,12 @@ def cross_entropies(logits, one_hot):
 
 
 def line_search(logits, change, one_hot, slope, linear, quadratic):
-    """Regula falsi on the slope along a step, which only rises with the length.
+    """Line search by regula falsi on the slope, which increases with the length of the step.
 
     Along the step the penalty's slope is ``linear`` + length · ``quadratic``.
 
     Returns:
-      (length [G], whether it was found [G], losses [G], residuals [n, G, C] at it).
+      (length [G], whether one was found [G], losses [G] and residuals [n, G, C] at that length).
     """
 
     def visit(carry):
@@ -90,23 +90,26 @@ def line_search(logits, change, one_hot, slope, linear, quadratic):
 
 
 MEMORY = 10  # pairs that L-BFGS keeps
-COLUMNS = 512  # strengths × classes of a group: enough for full speed of a matrix product
-GROUP_BYTES = 2**31  # what the arrays of a group may take, unless it is a single strength
-SMALL = 10**8  # multiplications a pass, below which float32 saves less than it costs to compile
-IN_A_ROW = 3  # small gaps, until a strength is finished
+COLUMNS = 512  # strengths × classes per group: enough for full speed of a matrix product
+GROUP_BYTES = 2**31  # limit for the arrays of a group of more than one strength
+SMALL = 10**8  # multiplications per pass, below which float32 saves less than it costs to compile
+IN_A_ROW = 3  # consecutive small gaps after which a strength is finished
 
 
 class LogisticFit(NamedTuple):
-    """Solutions in the order of the strengths, for features as they were given.
+    """Solutions in the order of the strengths, in the coordinates of the given features.
 
     Attributes:
       weights: float64 [strengths, dim, classes].
       bias: float64 [strengths, classes].
       objective: float64 [strengths], mean cross-entropy + (l2/2)·‖W‖².
-      gap: float64 [strengths], by how much a quasi-Newton step still expects to lower the
-        objective, as a share of it or, where that is less, of the square of what it lies below
-        the entropy of the labels: strong penalties leave little, and predictions hang on it.
-      gradient_norm: float64 [strengths], of the objective, per direction of variance one.
+      gap: float64 [strengths], relative gap: the decrease of the objective that a further
+        quasi-Newton step predicts, divided by the smaller of the objective and the square of the
+        entropy of the labels minus the objective. The square matters for strong penalties: they
+        leave the objective only slightly below the entropy, and predictions depend on that
+        difference.
+      gradient_norm: float64 [strengths], norm of the objective's gradient with respect to the
+        weights of the directions of variance one.
       iterations: int [strengths].
     """
 
@@ -119,18 +122,18 @@ class LogisticFit(NamedTuple):
 
 
 class _State(NamedTuple):
-    """D = directions + 1 (the bias), G = strengths of the group, C = classes."""
+    """State of L-BFGS; D = directions + 1 (the bias), G = strengths of the group, C = classes."""
 
     weights: jax.Array  # [D, G, C]
     gradient: jax.Array  # [D, G, C]
     curvature: jax.Array  # [G, C], mean of p(1 − p)
     value: jax.Array  # [G]
     gap: jax.Array  # [G]
-    steps: jax.Array  # [MEMORY, D, G, C], a ring
-    changes: jax.Array  # [MEMORY, D, G, C], of the gradient over these steps
-    rho: jax.Array  # [MEMORY, G], 1/(step·change); 0 where there is none
+    steps: jax.Array  # [MEMORY, D, G, C], a ring buffer
+    changes: jax.Array  # [MEMORY, D, G, C], changes of the gradient over these steps
+    rho: jax.Array  # [MEMORY, G], 1/(step·change); 0 in unused slots
     iterations: jax.Array  # int32 [G]
-    small: jax.Array  # int32 [G], iterations in a row whose gap was small enough
+    small: jax.Array  # int32 [G], consecutive iterations whose gap was small enough
     done: jax.Array  # bool [G]
     count: jax.Array  # int32, iterations of the group
 
@@ -138,25 +141,28 @@ class _State(NamedTuple):
 def fit(
     features, targets, classes: int, l2_grid, *, tolerance: float = 1e-9, max_iterations: int = 2000
 ) -> LogisticFit:
-    """Solves the problem for every strength; runs on JAX's default device.
+    """Fits multinomial logistic regression for each L2 strength, on JAX's default device.
 
-    Holds about n × dim numbers twice and, for a group of strengths, strengths × classes ×
-    (5n + 25 dim); a group has at most 512 columns (strengths × classes) and 2 GiB, or is a single
-    strength.
+    Memory holds about n × dim numbers twice and, per group of strengths, strengths × classes ×
+    (5n + 25 dim) numbers; a group has at most 512 columns (strengths × classes) and 2 GiB, or is a
+    single strength.
 
     Args:
       features: finite float [n, dim].
       targets: int [n] in 0 … classes − 1, every class at least once: the bias of a class without
-        example has no optimum.
-      classes: how many.
-      l2_grid: positive strengths, any order.
-      tolerance: a strength is finished where ``gap`` is at most this three times in a row.
-        Measured, the objective is then within 200
-        tolerances of the optimum.
-      max_iterations: for a group, in float32 and in float64 each.
+        examples has no optimum.
+      classes: number of classes.
+      l2_grid: positive strengths, in any order.
+      tolerance: a strength is finished when ``gap`` is at most this in three consecutive
+        iterations. In measurements, the objective is then within 200 tolerances of the optimum.
+      max_iterations: limit per group, for float32 and for float64 separately.
+
+    Returns:
+      a ``LogisticFit``.
 
     Warns:
-      RuntimeWarning: naming the strengths that have not converged, and by how much.
+      RuntimeWarning: if a strength has not converged; the message names the strengths and the
+        largest gap.
     """
     features = np.asarray(features, np.float64)
     mean = features.mean(axis=0)
@@ -197,7 +203,7 @@ def fit(
 
 
 def log_probabilities(features, weights, bias) -> np.ndarray:
-    """float64 [n, classes] of one strength's weights [dim, classes] and bias [classes]."""
+    """Log-probabilities, float64 [n, classes], for weights [dim, classes] and bias [classes]."""
     logits = np.asarray(features, np.float64) @ weights + bias
     logits -= logits.max(axis=1, keepdims=True)
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
@@ -210,8 +216,8 @@ def _warn(l2_grid, found, tolerance):
         warnings.warn(
             f"logistic regression has not converged for l2 = "
             f"{', '.join(f'{l2_grid[i]:.3g}' for i in left)}: at {l2_grid[worst]:.3g} the "
-            f"objective may be {found.gap[worst]:.1g} of itself too high after "
-            f"{found.iterations[worst]} iterations (tolerance {tolerance:.1g}). Give more "
+            f"relative gap is {found.gap[worst]:.1g} after "
+            f"{found.iterations[worst]} iterations (tolerance {tolerance:.1g}). Use more "
             "iterations or larger strengths.",
             RuntimeWarning,
             stacklevel=3,
@@ -219,13 +225,18 @@ def _warn(l2_grid, found, tolerance):
 
 
 def _whiten(centred):
-    """(columns of variance one [n, r], map [dim, r] of their weights back, 1/variances [r])."""
+    """Whitens centred features.
+
+    Returns:
+      (columns of variance one [n, r], map [dim, r] of their weights to those of the features,
+      1/variances [r]).
+    """
     basis = None
-    if len(centred) < centred.shape[1]:  # the rows span it all, and so does the solution
+    if len(centred) < centred.shape[1]:  # the solution lies in the span of the rows
         basis, triangle = np.linalg.qr(centred.T)
         centred = triangle.T
     variances, rotation = np.linalg.eigh(centred.T @ centred / len(centred))
-    # Any rotation is exact; where rounding hides the variance, its scale only is a poorer one.
+    # Any rotation is exact; if rounding hides a variance, only its scale is less good.
     variances = np.maximum(variances, 1e-14 * variances[-1]) if variances[-1] > 0 else 1.0
     rotation = rotation / np.sqrt(variances)
     back = rotation if basis is None else basis @ rotation
@@ -236,11 +247,11 @@ def _group_size(rows, directions, classes, strengths):
     a_strength = 8 * classes * (5 * rows + (2 * MEMORY + 5) * directions)
     most = max(1, min(COLUMNS // classes, GROUP_BYTES // a_strength, strengths))
     groups = -(-strengths // most)
-    return -(-strengths // groups)  # even groups: no more than one strength is solved in vain
+    return -(-strengths // groups)  # even groups, so that padding costs little
 
 
 def _ahead(l2, weights, following):
-    """Where to start the following strengths: on the line through the last two, in log l2."""
+    """Start of the next group: linear extrapolation in log l2 through the last two solutions."""
     last, size = weights[:, -1], len(l2)
     slope = np.zeros_like(last)
     if size > 1 and l2[-2] > l2[-1]:
@@ -250,7 +261,7 @@ def _ahead(l2, weights, following):
 
 
 def _at_stake(value, entropy):
-    """What a gap is compared with; the floor is for features that tell nothing."""
+    """Scale of the relative gap; its floor covers features without information on the labels."""
     return jnp.minimum(value, jnp.maximum(entropy - value, 1e-9 * value) ** 2)
 
 
@@ -270,7 +281,7 @@ def _solve(problem, l2, start, entropy, tolerance, max_iterations):
             penalty,
             jnp.asarray(l2, dtype),
             state,
-            # Differences of objectives are beyond float32.
+            # float32 cannot resolve the difference between entropy and objective.
             jnp.asarray(entropy if dtype == np.float64 else np.inf, dtype),
             jnp.asarray(tolerance if dtype == np.float64 else max(tolerance, 1e-8), dtype),
             max_iterations,
@@ -299,9 +310,9 @@ def _blank(weights):
 
 @jax.jit
 def _lbfgs(x, one_hot, penalty, l2, state, entropy, tolerance, max_iterations):
-    """Goes on from a state until every strength of the group is done."""
+    """Runs L-BFGS from a state until every strength of the group is done."""
     rows, (directions, strengths, classes) = len(x), state.weights.shape
-    # What no data can pull away from zero needs no larger number, which float32 might not have.
+    # A penalty of 1e30 already fixes a weight at zero; a larger one might overflow in float32.
     ridge = jnp.minimum(penalty[:, None, None] * l2[:, None], 1e30)
     one_hot = one_hot[:, None, :]
 
@@ -320,7 +331,7 @@ def _lbfgs(x, one_hot, penalty, l2, state, entropy, tolerance, max_iterations):
         step = -_inverse_hessian(state, ridge)
         slope = _dot(state.gradient, step)
         gap = -0.5 * slope
-        # One estimate may be too small by chance.
+        # A single estimate may be small by chance, so several in a row are required.
         small = jnp.where(gap <= tolerance * _at_stake(state.value, entropy), state.small + 1, 0)
         done = state.done | (small >= IN_A_ROW)
         step = jnp.where(done[:, None], 0.0, step)
@@ -369,12 +380,12 @@ def _product(a, b):
 
 
 def _dot(a, b):
-    """[D, G, C] twice → [G]."""
+    """Inner products over directions and classes: [D, G, C] twice → [G]."""
     return jnp.sum(a * b, axis=(0, 2))
 
 
 def _curvature(residuals):
-    p = jnp.abs(residuals)  # 1 − p for the right class, which is as good
+    p = jnp.abs(residuals)  # 1 − p for the right class, which gives the same p(1 − p)
     return jnp.mean(p * (1 - p), axis=0)
 
 
@@ -393,7 +404,7 @@ def _inverse_hessian(state, ridge):
 
     def precondition(q):
         q = diagonal * q
-        return q - jnp.mean(q, axis=-1, keepdims=True)  # logits matter up to a constant
+        return q - jnp.mean(q, axis=-1, keepdims=True)  # logits are determined up to a constant
 
     def forward(i, q):
         j = newest(MEMORY - 1 - i)

@@ -1,4 +1,4 @@
-"""The measurements of one feature function on one set: what a record holds."""
+"""Frozen-feature measurements of the demo and the studies."""
 
 from jaxpt.data.sources import Dataset
 from jaxpt.evaluation import suites
@@ -23,19 +23,19 @@ PROTOCOL = {
 
 
 def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
-    """All frozen-feature measurements.
+    """Measures a feature function on a set with the constants of ``PROTOCOL``.
 
     Args:
-      features: function from uint8 images [n, height, width, channels] to float [n, dim]; anybody's
-        model will do, as long as it has not seen ``part``.
-      dataset: its set.
+      features: function from uint8 images [n, height, width, channels] to float [n, dim], of any
+        model that was not trained on ``part``.
+      dataset: the set to measure on.
       part: "validation": evaluators fit on train and are scored on validation; "test": they fit
-        on train + validation and are scored on test, the linear probe choosing its strength on
+        on train + validation and are scored on test, and the linear probe chooses its strength on
         validation.
 
     Returns:
-      coarse_knn, fine_knn, fine_linear, fine_5shot (accuracies), class_separation (R² of the
-      coarse classes), fine_purity, effective_rank.
+      name → float for coarse_knn, fine_knn, fine_linear, fine_5shot (accuracies),
+      class_separation (R² of the coarse classes), fine_purity and effective_rank.
     """
     task = make_task(lambda name: features(getattr(dataset, name).images), dataset, part=part)
     values = {}

@@ -1,4 +1,4 @@
-"""The accuracies that transfer sets are reported in, and how they are averaged over sets."""
+"""Accuracy metrics of transfer sets, and their average over sets."""
 
 from collections.abc import Sequence
 
@@ -9,29 +9,35 @@ from jaxpt.evaluation.checks import numbered
 
 
 def top1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Share of examples whose predicted class is the right one.
+    """Top-1 accuracy: the share of examples whose predicted class is the label.
 
     Args:
-      predictions, labels: int [n], any integers of 64 bits; or str [n].
+      predictions, labels: int [n], any 64-bit integers; or str [n].
+
+    Returns:
+      the accuracy, from 0 to 1.
 
     Raises:
-      InputError: for an empty set, NaN, shapes that are not [n] alike, values that are neither
-        integers nor text, or integers in one and text in the other.
+      InputError: for an empty set, NaN, shapes that are not both [n], values that are neither
+        integers nor text, or integers in one array and text in the other.
     """
     return float(np.mean(_hits(predictions, labels)))
 
 
 def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes of ``labels`` of the accuracy on their examples.
+    """Mean over the classes of ``labels`` of the accuracy on each class's examples.
 
-    The metric of Aircraft, Caltech-101, Flowers and Pets (Kornblith et al. 2019, table 1). Classes
-    that are predicted but have no example do not count.
+    This is the metric of Aircraft, Caltech-101, Flowers and Pets (Kornblith et al. 2019, table 1).
+    Classes that are predicted but have no example do not count.
 
     Args:
-      predictions, labels: int [n], any integers of 64 bits; or str [n].
+      predictions, labels: int [n], any 64-bit integers; or str [n].
+
+    Returns:
+      the accuracy, from 0 to 1.
 
     Raises:
-      InputError: as ``top1``.
+      InputError: as in ``top1``.
 
     Example:
       >>> from jaxpt.evaluation import mean_per_class_accuracy, top1
@@ -49,18 +55,22 @@ def voc07_map(
 ) -> float:
     """Mean over classes of the 11-point interpolated average precision of PASCAL VOC 2007.
 
-    The mean, over the recalls r = 0, 0.1, …, 1, of the largest precision at a recall of at least
-    r (Everingham et al. 2010, section 4.2). Examples with equal scores rank wrong ones first.
+    The average precision of a class is the mean, over the recalls r = 0, 0.1, …, 1, of the largest
+    precision at a recall of at least r (Everingham et al. 2010, section 4.2). Among equal scores,
+    negative examples rank first.
 
     Args:
-      scores: float [n, classes], the higher the surer; each class is ranked by itself.
-      targets: bool or 0/1 [n, classes]; an example may have many classes.
-      difficult: bool [n, classes], pairs of example and class that are left out of that class's
-        ranking, as the challenge does with images that show only difficult objects of it.
+      scores: float [n, classes], higher for more confident; each class is ranked separately.
+      targets: bool or 0/1 [n, classes]; an example may have several classes.
+      difficult: bool [n, classes], pairs of example and class that are excluded from that class's
+        ranking, as the challenge does with images that show only difficult objects of the class.
+
+    Returns:
+      the mean average precision, from 0 to 1.
 
     Raises:
       InputError: for scores with NaN, shapes that do not match, targets other than 0 and 1 (such
-        as the −1 of the challenge's files), or a class without positive example.
+        as the −1 of the challenge's files), or a class without a positive example.
 
     Example:
       >>> from jaxpt.evaluation import voc07_map
@@ -102,15 +112,16 @@ def voc07_map(
 def log_odds(
     accuracy: float | np.ndarray, *, examples: int | np.ndarray | None = None
 ) -> np.ndarray:
-    """log(a / (1 − a)), in which a gain near 1 counts as much as its like elsewhere.
+    """Log-odds log(a / (1 − a)) of accuracies.
 
-    The scale of averages over sets in Kornblith et al. 2019 and t-ReX. Accuracies of
-    0 and 1 have no log-odds: where ``examples`` is given, accuracies are clipped to half an
-    example from either end, [1/(2·examples), 1 − 1/(2·examples)]. Nothing in between changes.
+    On this scale gains near 1 are comparable with gains elsewhere; Kornblith et al. 2019 and t-ReX
+    average over sets on it. Accuracies of 0 and 1 have no finite log-odds: if ``examples`` is
+    given, accuracies are clipped to half an example from either end,
+    [1/(2·examples), 1 − 1/(2·examples)], which leaves the values in between unchanged.
 
     Args:
       accuracy: float in [0, 1], any shape.
-      examples: how many test examples it is of; int, or an array of accuracy's shape.
+      examples: number of test examples behind each accuracy; int, or an array of accuracy's shape.
 
     Returns:
       float64 of accuracy's shape.
@@ -131,7 +142,7 @@ def log_odds(
         require(
             ((a > 0) & (a < 1)).all(),
             "an accuracy of exactly 0 or 1 has no finite log-odds: "
-            "give the number of test examples, and it is clipped to half an example.",
+            "give the number of test examples, to clip it to half an example.",
         )
     else:
         require(np.min(examples) >= 1, f"examples must be at least 1, got {np.min(examples)}.")
@@ -143,14 +154,17 @@ def log_odds(
 def mean_log_odds(
     accuracies: Sequence[float] | np.ndarray, *, examples: int | np.ndarray | None = None
 ) -> float:
-    """Mean log-odds of the accuracies on several sets: t-ReX's summary of transfer.
+    """Mean log-odds of the accuracies on several sets, t-ReX's summary of transfer.
 
     Args:
       accuracies: float [sets] in [0, 1].
-      examples: int [sets] or one int, test examples of each set; see ``log_odds``.
+      examples: int [sets] or one int, number of test examples of each set; see ``log_odds``.
+
+    Returns:
+      the mean log-odds.
 
     Raises:
-      InputError: as ``log_odds``, and for an empty list.
+      InputError: as in ``log_odds``, and for an empty list.
     """
     require(
         np.ndim(accuracies) == 1 and np.size(accuracies) > 0,
@@ -189,8 +203,8 @@ def _eleven_points(name, scores, positive):
     )
     found = np.cumsum(positive[np.lexsort((positive, -scores))])
     precision = found / np.arange(1, len(found) + 1)
-    # In whole numbers: 3 of 10 must reach the recall 0.3, which 3·0.1 in floating point exceeds.
+    # In integers: 3 of 10 must reach the recall 0.3, but in floating point 3·0.1 exceeds 0.3.
     return np.mean([precision[10 * found >= r * total].max() for r in range(11)])
 
 
-METRICS = {"top1": top1, "mean_per_class": mean_per_class_accuracy}  # of one label an image
+METRICS = {"top1": top1, "mean_per_class": mean_per_class_accuracy}  # for one label per image

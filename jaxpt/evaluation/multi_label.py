@@ -1,4 +1,4 @@
-"""Linear probe of sets with several labels an image, in the metric of PASCAL VOC 2007."""
+"""Linear probe for sets with several labels per image, in the metric of PASCAL VOC 2007."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,13 +13,13 @@ from jaxpt.evaluation.metrics import voc07_map
 
 
 class MultiLabelProbe(NamedTuple):
-    """What a multi-label probe found.
+    """Result of ``multi_label_probe``.
 
     Attributes:
       map: mean over classes of the 11-point average precision on the test part.
-      l2: the strength that validation chose, for all classes.
-      validation_map: of every strength in the grid, [strengths].
-      scores: float64 [m, classes] on the test part, log-odds of each class.
+      l2: strength chosen on validation, common to all classes.
+      validation_map: float [strengths], mAP of each strength, from the smallest strength up.
+      scores: float64 [m, classes], log-odds of each class on the test part.
     """
 
     map: float
@@ -39,20 +39,24 @@ def multi_label_probe(
     train_difficult: np.ndarray | None = None,
     test_difficult: np.ndarray | None = None,
 ) -> MultiLabelProbe:
-    """One logistic regression for each class against the rest, one L2 strength for all of them.
+    """Fits one logistic regression per class against the rest, with one L2 strength for all.
 
-    The strength has the largest mAP on validation, the largest strength of equally good ones;
-    refitted on train + validation, tested once. Features are standardised by the mean and
-    standard deviation of the part that is fitted on. Of a class, regression of two classes
-    minimises mean cross-entropy + (l2/2)·‖W‖², W [dim, 2], so l2/4 of its log-odds' weights.
+    The strength with the largest mAP on validation is chosen, the largest among equally good ones;
+    then the probe is refitted on train + validation and tested once. Features are standardised by
+    the mean and standard deviation of the part that is fitted on. For each class, a two-class
+    regression minimises mean cross-entropy + (l2/2)·‖W‖² with W [dim, 2]; in terms of the weights w
+    of the log-odds, the penalty is (l2/4)·‖w‖².
 
     Args:
       train_features, train_targets: float [n, dim], 0/1 [n, classes].
       test_features, test_targets: float [m, dim], 0/1 [m, classes].
-      validation: bool [n], which training rows are held out while l2 is chosen.
-      l2_grid: strengths to try.
+      validation: bool [n], mask of the training rows held out while l2 is chosen.
+      l2_grid: positive strengths to try.
       train_difficult, test_difficult: bool [n, classes], [m, classes], pairs of image and class
         that are neither fitted on nor scored; or None.
+
+    Returns:
+      a ``MultiLabelProbe``.
 
     Raises:
       InputError: for features with NaN, targets other than 0 and 1, shapes that do not match, an
@@ -92,7 +96,7 @@ def multi_label_probe(
 
 
 def _targets(name, features, targets, difficult):
-    """(bool targets, bool difficult), both [n, classes]."""
+    """Checks targets and difficult pairs and returns both as bool [n, classes]."""
     targets = np.asarray(targets)
     require(
         targets.ndim == 2 and len(targets) == len(features),
@@ -112,7 +116,7 @@ def _targets(name, features, targets, difficult):
 
 
 def _scores(features, targets, difficult, queries, l2_grid) -> np.ndarray:
-    """float64 [strengths, queries, classes]."""
+    """Log-odds of the queries, float64 [strengths, queries, classes]."""
     apply = standardization(features)
     x, z = apply(features), apply(np.asarray(queries, np.float64))
     columns = []

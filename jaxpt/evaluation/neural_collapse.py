@@ -1,8 +1,8 @@
-"""Neural collapse (Papyan, Han & Donoho 2020): how near features are to a simplex of class means.
+"""Neural collapse (Papyan, Han & Donoho 2020): distance of features from a simplex of class means.
 
-Every class counts alike, however many examples it has: Σ_W is the mean of the classes' covariances
-and the centre is the mean of the class means. With equal classes, the paper's case, this is the
-mean over examples.
+All classes have equal weight, regardless of their size: Σ_W is the mean of the classes' covariances
+and the centre is the mean of the class means. For classes of equal size, as in the
+paper, this equals the mean over examples.
 """
 
 from typing import NamedTuple
@@ -12,23 +12,25 @@ import numpy as np
 from jaxpt.errors import require
 from jaxpt.evaluation.geometry import class_means
 
-# Of the largest singular value of the class means, which span at most C − 1 directions. Those of
-# float32 features carry rounding of about 1e-7 in the others; inverted, it would be all of NC1.
+# Smallest singular value of the class means that is kept, relative to the largest. The means span
+# at most C − 1 directions; float32 features leave rounding of about 1e-7 in the others, which would
+# dominate NC1 when inverted.
 SMALLEST = 1e-6
 
 
 class NeuralCollapse(NamedTuple):
-    """The measures of the paper's figures 2 to 7; every one goes to 0 in neural collapse.
+    """Neural-collapse measures of the paper's figures 2 to 7; each goes to 0 in neural collapse.
 
     Attributes:
-      nc1: tr(Σ_W Σ_B⁺) / C, variability within classes against that between them (figure 6).
-      nc2_equinorm: standard deviation over mean of the lengths of centred class means (figure 2).
-      nc2_equiangular: standard deviation of the cosines of two centred class means (figure 3).
-      nc2_maximal_angle: mean |cosine + 1/(C − 1)| of the same (figure 4).
+      nc1: tr(Σ_W Σ_B⁺) / C, variability within classes relative to that between them (figure 6).
+      nc2_equinorm: standard deviation of the lengths of centred class means, divided by their mean
+        (figure 2).
+      nc2_equiangular: standard deviation of the cosines between centred class means (figure 3).
+      nc2_maximal_angle: mean |cosine + 1/(C − 1)| of these cosines (figure 4).
       nc3: ‖W/‖W‖ − M/‖M‖‖² in Frobenius norm, M the centred class means: 0 for a self-dual
         classifier, 2 for an unrelated one, at most 4 (figure 5). None without weights.
-      nc4: share of examples whose class by the classifier is not that of the nearest class mean
-        (figure 7). None without weights.
+      nc4: share of examples for which classifier and nearest class mean disagree (figure 7). None
+        without weights.
     """
 
     nc1: float
@@ -46,22 +48,25 @@ def neural_collapse(
     weights: np.ndarray | None = None,
     bias: np.ndarray | None = None,
 ) -> NeuralCollapse:
-    """NC1 to NC4 of a set of features and, if given, of the linear classifier on top of them.
+    """NC1 and NC2 of a set of features, and NC3 and NC4 of a linear classifier on top of them.
 
-    Standard deviations and variances are divided by the number, not the number less one. The
-    class means are those of this set; the paper measures NC1 to NC3 on the training set.
+    Standard deviations and variances are divided by n, not n − 1. The class means are those of
+    this set; the paper measures NC1 to NC3 on the training set.
 
     Args:
-      features: float [n, dim], what the classifier sees: neither centred nor scaled.
+      features: float [n, dim], the classifier's input, neither centred nor scaled.
       labels: int [n].
       weights: float [dim, classes] as the kernel of a Flax ``Dense``, columns in the order of the
-        sorted labels.
-      bias: float [classes], zero where left out.
+        sorted labels; None leaves NC3 and NC4 out.
+      bias: float [classes]; zero by default.
+
+    Returns:
+      a ``NeuralCollapse``.
 
     Raises:
-      InputError: for features with NaN, lengths that do not match, a single class, a class with
-        one example, class means that coincide or lie on their centre, weights or a bias that are
-        not finite or have another shape, or a bias without weights.
+      InputError: for features with NaN, mismatched lengths, a single class, a class with one
+        example, class means that coincide or lie on their centre, weights or a bias that are not
+        finite or have the wrong shape, or a bias without weights.
 
     Example:
       >>> from jaxpt.evaluation import neural_collapse
@@ -94,7 +99,7 @@ def neural_collapse(
         nc3 = _distance_from_duality(weights, means)
         nc4 = _disagreement(features, means, weights, bias + center @ weights)
     else:
-        require(bias is None, "a bias without weights is no classifier: give weights too.")
+        require(bias is None, "a bias without weights is not a classifier: give weights too.")
     return NeuralCollapse(
         nc1=_variability(features - means[index], index, means),
         nc2_equinorm=float(lengths.std() / lengths.mean()),
@@ -106,7 +111,7 @@ def neural_collapse(
 
 
 def _variability(residuals, index, means):
-    """tr(Σ_W Σ_B⁺) / C from the singular vectors of the means: no dim × dim matrix is made."""
+    """tr(Σ_W Σ_B⁺) / C from the singular vectors of the means, without a dim × dim matrix."""
     _, values, directions = np.linalg.svd(means, full_matrices=False)
     kept = values > SMALLEST * values[0]
     along = (residuals @ directions[kept].T) ** 2
@@ -117,18 +122,18 @@ def _variability(residuals, index, means):
 
 
 def _cosines(directions):
-    """Cosines of the pairs of two different rows."""
+    """Cosines of all pairs of different rows."""
     return (directions @ directions.T)[np.triu_indices(len(directions), 1)]
 
 
 def _classifier(weights, bias, means):
-    """Sound weights [dim, classes] and bias [classes] in float64."""
+    """Checks the classifier and returns weights [dim, classes] and bias [classes] in float64."""
     expected = [means.shape[1], len(means)]
     require(
         list(np.shape(weights)) == expected,
         f"weights must be [dim, classes] = {expected}, "
-        f"got {list(np.shape(weights))}; a classifier of more classes than the labels have "
-        "is cut to their columns.",
+        f"got {list(np.shape(weights))}; if the classifier has more classes than the labels, "
+        "keep only the columns of these classes.",
     )
     weights = np.asarray(weights, np.float64)
     require(

@@ -1,4 +1,4 @@
-"""Two-dimensional projections of features of length one, for maps."""
+"""Two-dimensional projections of unit-length features, for maps."""
 
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from jaxpt.evaluation.geometry import unit_rows
 
 
 class Projection(NamedTuple):
-    """Two ways to draw the same examples.
+    """PCA and t-SNE coordinates of the same examples.
 
     Attributes:
-      pca: float64 [rows, 2] in the principal plane of all features.
-      pca_share: of the variance of all features that the plane holds.
-      tsne: float64 [rows, 2], its middle at the origin. It shows who is near whom; its lengths,
-        sizes and densities mean nothing.
+      pca: float64 [rows, 2], coordinates in the principal plane of all features.
+      pca_share: share of the variance of all features that lies in the plane.
+      tsne: float64 [rows, 2], centred at the origin. Only which points are near each other is
+        meaningful; lengths, sizes and densities are not.
     """
 
     pca: np.ndarray
@@ -28,17 +28,19 @@ class Projection(NamedTuple):
 
 
 def project(features, rows, left, *, perplexity: float, seed: int = 0) -> Projection:
-    """PCA and t-SNE of some of the features.
+    """Computes PCA and t-SNE coordinates of selected rows.
 
     Args:
-      features: float [n, dim], scaled to length one; all of them span the principal plane.
-      rows: int [rows], which are projected.
-      left: bool [rows], whose mean comes to lie on the left: a projection's sign is arbitrary.
-      perplexity: of t-SNE; less where rows are few.
-      seed: of t-SNE, which starts from the plane, so that both maps lie the same way round.
+      features: float [n, dim], scaled to length one here; all rows determine the principal plane.
+      rows: int [rows], indices of the rows to project.
+      left: bool [rows], rows whose mean is placed on the left, since the sign of a projection is
+        arbitrary.
+      perplexity: perplexity of t-SNE, reduced if rows are few.
+      seed: seed of t-SNE, which starts from the plane so that both maps have the same orientation.
 
     Raises:
-      InputError: for unsound features, fewer than three of them, or none on the left.
+      InputError: for features that ``check_features`` refuses, fewer than three rows, a single
+        column, features that all point the same way, or no row on the left.
     """
     check_features("", features)
     require(
@@ -46,14 +48,14 @@ def project(features, rows, left, *, perplexity: float, seed: int = 0) -> Projec
         "a map needs at least three examples of "
         f"two features, got {len(rows)} of {np.shape(features)[1]}.",
     )
-    require(bool(np.any(left)), "no example is named to lie on the left.")
+    require(bool(np.any(left)), "no example is chosen to lie on the left.")
     unit = unit_rows(features)
     require(bool(np.ptp(unit, axis=0).any()), "all features point the same way: there is no map.")
     pca = PCA(2, svd_solver="full").fit(unit)
     plane = pca.transform(unit[rows])
     if plane[np.asarray(left), 0].mean() > 0:
         plane[:, 0] *= -1
-    # One thread: with two, t-SNE's took 20 times as long on a machine that was busy.
+    # One thread, because with two threads t-SNE took 20 times as long on a busy machine.
     with threadpool_limits(1):
         tsne = (
             TSNE(

@@ -1,4 +1,4 @@
-"""Retrieval by cosine: does the ranking of a gallery put the query's class first?"""
+"""Retrieval by cosine: recall at k and mean average precision of class labels."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,17 +9,18 @@ from jaxpt.errors import require
 from jaxpt.evaluation.checks import check_features, check_split, numbered
 from jaxpt.evaluation.geometry import unit_rows
 
-# Equal rows differ by rounding in a matrix product, and collapsed features are full of equal rows.
+# Cosines are rounded to this many decimals: in a matrix product equal rows differ by rounding, and
+# collapsed features have many equal rows.
 DECIMALS = 12
 
 
 class Retrieval(NamedTuple):
-    """What a ranking found.
+    """Result of ``retrieval``.
 
     Attributes:
       recall: k → share of queries with an example of their class among the first k.
       map: mean over queries of the average precision over the full ranking.
-      queries: how many count: those with an example of their class in the gallery.
+      queries: number of queries that count, which have an example of their class in the gallery.
     """
 
     recall: dict[int, float]
@@ -41,29 +42,33 @@ def retrieval(
     """Recall at k (as in Oh Song et al. 2016) and mean average precision over the full ranking.
 
     The average precision of a query is the mean, over the examples of its class, of the precision
-    at their rank. Among equal cosines (to 12 decimals) the examples of other classes come first:
-    neither the order of rows nor a collapse of all classes to one point earns anything. A query
+    at their rank. Among equal cosines (to 12 decimals) the examples of other classes come first, so
+    neither the order of rows nor a collapse of all classes to one point raises the result. A query
     whose class has no (other) example in the gallery does not count.
 
     Args:
-      features: float [n, dim], the gallery; lengths do not matter.
+      features: float [n, dim], the gallery; their lengths do not matter.
       labels: int [n].
       query_features, query_labels: float [m, dim], int [m]; by default every example of the
-        gallery queries the others, itself left out.
-      ids, query_ids: int or str [n], [m]; a gallery example with the query's id is left out.
-        Without query_features ids alone will do, where rows of one image share an id.
-      at: the k of recall, as many as wanted.
-      batch_size: queries at a time: the memory is batch_size × n.
+        gallery queries the others, excluding itself.
+      ids, query_ids: int or str [n], [m]; a gallery example with the query's id is excluded.
+        Without query_features, ids alone are enough, for rows of one image that share an id.
+      at: values of k for the recall.
+      batch_size: queries per step; memory grows as batch_size × n.
+
+    Returns:
+      a ``Retrieval``.
 
     Raises:
-      InputError: for features with NaN, empty sets, lengths that do not match, half of the
-        queries or of their ids, k or batch_size below 1, or no query that counts.
+      InputError: for features with NaN, empty sets, mismatched lengths, query features without
+        labels or ids without query ids (or the reverse), k or batch_size below 1, or if no query
+        counts.
 
     Example:
       >>> from jaxpt.evaluation import retrieval
       >>> x = [[1, 0], [3, 1], [4, 3], [0, 1]]
       >>> found = retrieval(x, [0, 1, 0, 1], at=(1, 2))
-      >>> found.recall, round(found.map, 4)  # the other of the class comes 2nd, 3rd, 2nd and 2nd
+      >>> found.recall, round(found.map, 4)  # ranks of the other example: 2, 3, 2, 2
       ({1: 0.0, 2: 0.75}, 0.4583)
     """
     at = tuple(at)
@@ -116,7 +121,7 @@ def _check_ids(ids, rows, query_ids, query_rows):
 
 
 def _ranked(cosine, relevant):
-    """Relevance in the order of the ranking; what is left out comes last and is not relevant."""
+    """Relevance in the order of the ranking; excluded examples come last and are not relevant."""
     order = np.lexsort((relevant, -cosine), axis=1)
     return np.take_along_axis(relevant, order, axis=1)
 

@@ -1,6 +1,7 @@
-"""Power laws of the error against the number of pre-training examples, judged at a held-out size.
+"""Power laws of the error in the number of pre-training examples, tested at a held-out size.
 
-As in few-shot scaling laws (Prato et al. 2021): E(n) = a·n^−b, or + c for an error that stays.
+As in few-shot scaling laws (Prato et al. 2021): E(n) = a·n^−b, or a·n^−b + c with an irreducible
+error c.
 """
 
 from collections.abc import Sequence
@@ -10,20 +11,20 @@ import numpy as np
 
 from jaxpt.errors import require
 
-EXPONENTS = (1e-3, 10.0)  # the range in which b is looked for
+EXPONENTS = (1e-3, 10.0)  # search range of b
 Interval = tuple[float, float]
 
 
 class PowerLaw(NamedTuple):
-    """E(n) = a·n^−b + c, and how it did at the size it was not fitted on.
+    """Power law E(n) = a·n^−b + c and its prediction for the held-out size.
 
     Attributes:
-      a, b, c: of the fit to means over seeds; c is 0 without offset.
+      a, b, c: coefficients of the fit to means over seeds; c is 0 without offset.
       a_interval, b_interval, c_interval, predicted_interval: (low, high) percentile intervals
-        of the bootstrap over seeds; None where bootstrap is 0.
+        of the bootstrap over seeds; None if bootstrap is 0.
       held_out: the largest size, left out of the fit.
       predicted: E(held_out).
-      measured: the mean error there.
+      measured: mean error at the held-out size.
     """
 
     a: float
@@ -47,24 +48,29 @@ def fit_power_law(
     seed: int = 0,
     coverage: float = 0.95,
 ) -> PowerLaw:
-    """Fits E(n) = a·n^−b (+ c) to all sizes but the largest, and predicts that one.
+    """Fits E(n) = a·n^−b (+ c) to all sizes but the largest, and predicts the largest.
 
-    Minimises Σ ((E(n) − Ē) / Ē)² over the mean errors Ē, with a ≥ 0, c ≥ 0 and b in [0.001, 10]:
-    weighted least squares of relative deviations. To first order these are deviations of log E,
-    so a small error at a large size counts as much as a large one at a small size; but unlike
-    in log space a and c are linear given b, and b alone is searched, so that there is no start
-    to depend on. Weights from the variance over seeds would be noise with a handful of seeds.
+    The fit minimises Σ ((E(n) − Ē) / Ē)² over the mean errors Ē, with a ≥ 0, c ≥ 0 and b in
+    [0.001, 10]: weighted least squares of relative deviations. To first order these are deviations
+    of log E, so a small error at a large size counts as much as a large error at a small size.
+    Unlike in log space, a and c are linear given b, so that only b is searched and the result does
+    not depend on a starting point. Weights from the variance over seeds would be noise with a
+    handful of seeds.
 
-    The bootstrap draws seeds, with replacement, for all sizes at once: right whether or not the
-    runs of one seed go up and down together. With few seeds intervals are too narrow.
+    The bootstrap draws seeds with replacement, the same draw for all sizes, which is valid whether
+    or not the runs of one seed are correlated across sizes. With few seeds the intervals are too
+    narrow.
 
     Args:
       sizes: float [sizes], positive and all different, in any order.
       errors: float [sizes, seeds], positive.
-      offset: whether there is a c. Then sizes must number four or more, else three.
-      bootstrap: resamples; 0 for no intervals.
-      seed: of the bootstrap.
-      coverage: of the intervals.
+      offset: whether to fit c; at least four sizes are needed with it, three without.
+      bootstrap: number of resamples; 0 for no intervals.
+      seed: seed of the bootstrap.
+      coverage: coverage of the intervals, in (0, 1).
+
+    Returns:
+      a ``PowerLaw``.
 
     Raises:
       InputError: for shapes that do not match, too few sizes, values that are not positive and
@@ -110,16 +116,17 @@ def power_law_band(
     seed: int = 0,
     coverage: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The bootstrap's percentile band around the curve that ``fit_power_law`` fits.
+    """Percentile band of the bootstrap around the curve fitted by ``fit_power_law``.
 
     Args:
-      at: float [points], the sizes where the band is wanted; the other arguments as there.
+      sizes, errors, offset, bootstrap, seed, coverage: as in ``fit_power_law``.
+      at: float [points], sizes at which to compute the band.
 
     Returns:
-      (low, high), float [points] each; at the held-out size they are ``predicted_interval``.
+      (low, high), float [points] each; at the held-out size they equal ``predicted_interval``.
 
     Raises:
-      InputError: as ``fit_power_law``, and without bootstrap.
+      InputError: as in ``fit_power_law``, and if bootstrap is 0.
     """
     require(bootstrap > 0, f"a band needs at least one resample, got {bootstrap}.")
     sizes, errors = _check(sizes, errors, offset)
@@ -130,14 +137,14 @@ def power_law_band(
 
 
 def _resampled(sizes, errors, offset, bootstrap, seed):
-    """[3, bootstrap]: a, b and c for each drawing of seeds."""
+    """Coefficients a, b and c for each resample of seeds, [3, bootstrap]."""
     seeds = errors.shape[1]
     drawn = np.random.default_rng(seed).integers(seeds, size=(bootstrap, seeds))
     return _fit(sizes, errors[:, drawn].mean(axis=2).T, offset)
 
 
 def _check(sizes, errors, offset):
-    """Both in float64, by size."""
+    """Checks sizes and errors and returns both in float64, sorted by size."""
     sizes, errors = np.asarray(sizes, np.float64), np.asarray(errors, np.float64)
     fewest = 4 if offset else 3
     require(
@@ -157,7 +164,7 @@ def _check(sizes, errors, offset):
     require(
         len(np.unique(sizes)) == len(sizes),
         "every size must be given once, got "
-        f"{sizes.tolist()}; seeds of a size go into one row of errors.",
+        f"{sizes.tolist()}; put all seeds of a size into one row of errors.",
     )
     order = np.argsort(sizes)
     return sizes[order], errors[order]
@@ -177,12 +184,12 @@ def _evaluate(n, a, b, c):
 
 
 def _fit(sizes, means, offset):
-    """[3, fits]: a, b and c for each row of means [fits, sizes]."""
-    # Sizes relative to their geometric mean: the columns n^−b and 1 are then of one magnitude.
+    """Coefficients a, b and c, [3, fits], for each row of means [fits, sizes]."""
+    # Sizes relative to their geometric mean, so that the columns n^−b and 1 have similar magnitude.
     unit = np.exp(np.mean(np.log(sizes)))
     log_n = np.log(sizes / unit)
     grid = np.broadcast_to(np.linspace(*np.log(EXPONENTS), 200), (len(means), 200))
-    for _ in range(9):  # each narrows the exponent's range by a factor of ten
+    for _ in range(9):  # each pass narrows the range of the exponent by a factor of ten
         loss, *_ = _solve(np.exp(grid), log_n, means, offset)
         best = np.argmin(loss, axis=1)[:, None]
         low = np.take_along_axis(grid, np.maximum(best - 1, 0), axis=1)
@@ -194,7 +201,7 @@ def _fit(sizes, means, offset):
 
 
 def _solve(b, log_n, means, offset):
-    """Loss, a and c, each [fits, exponents], for given exponents b of the same shape."""
+    """Loss, a and c, each [fits, exponents], for exponents b [fits, exponents]."""
     powers = np.exp(-b[..., None] * log_n) / means[:, None]  # relative: divided by the error
     ones = np.broadcast_to(1 / means[:, None], powers.shape)
     pp, po, oo = ((x * y).sum(-1) for x, y in ((powers, powers), (powers, ones), (ones, ones)))
@@ -203,7 +210,7 @@ def _solve(b, log_n, means, offset):
     if offset:
         determinant = pp * oo - po**2
         both = (p * oo - o * po) / determinant, (o * pp - p * po) / determinant
-        # Where one of the two would be negative, the best is on the edge: c = 0, or a = 0.
+        # If one of the two would be negative, the optimum is on the boundary: c = 0, or a = 0.
         a, c = np.where(both[0] < 0, 0, both[0]), np.where(both[0] < 0, o / oo, both[1])
         a, c = np.where(both[1] < 0, p / pp, a), np.where(both[1] < 0, 0, c)
     return np.sum((a[..., None] * powers + c[..., None] * ones - 1) ** 2, axis=-1), a, c

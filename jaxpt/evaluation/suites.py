@@ -1,7 +1,7 @@
-"""Evaluators by name, every constant of theirs in one place, and the suites that they make.
+"""Registry of evaluators with all their constants, and the suites made of them.
 
-The constants go into every record. A change to one makes results that do not compare with those
-before: a test pins them all.
+The constants are part of every record. Changing one makes results incomparable with earlier ones;
+a test pins them all.
 """
 
 from typing import Any, Callable, NamedTuple
@@ -14,12 +14,12 @@ from jaxpt.evaluation.task import Measured, Task
 
 
 class Evaluator(NamedTuple):
-    """A measurement and what it is made with.
+    """A measurement with its constants.
 
     Attributes:
       measure: function from a task and the constants to ``Measured``.
-      constants: its keyword arguments.
-      stated: what else a record says of it, fixed in the code.
+      constants: keyword arguments of ``measure``.
+      stated: further entries of its protocol in a record, fixed in the code.
     """
 
     measure: Callable[..., Measured]
@@ -78,7 +78,7 @@ EVALUATORS = {
     "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
 }
 PAIRS = "cka"  # measured between two networks, from their layers
-SEVERAL_LABELS = ("linear",)  # what is defined where an image has several labels
+SEVERAL_LABELS = ("linear",)  # evaluators defined for several labels per image
 SUITES = {
     "coarse_to_fine": (
         "knn",
@@ -108,12 +108,12 @@ SETS = {"transfer12": protocols.TRANSFER12, "vtab1k": protocols.VTAB1K}
 
 
 def evaluators_of(names) -> tuple[str, ...]:
-    """The evaluators of some suites, or evaluators by their own names, each once.
+    """Resolves names of suites and evaluators to evaluators, each once.
 
     Raises:
-      InputError: for an unknown name, or none.
+      InputError: for an unknown name, or no names.
     """
-    require(len(names) > 0, "no suite is named.")
+    require(len(names) > 0, "no suite is named: give at least one.")
     for name in names:
         require(
             name in SUITES or name in EVALUATORS,
@@ -124,7 +124,7 @@ def evaluators_of(names) -> tuple[str, ...]:
 
 
 def constants_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
-    """An evaluator's constants, with those given in place of its own.
+    """Constants of an evaluator, with those in ``given`` overriding its defaults.
 
     Raises:
       InputError: for an unknown evaluator or constant.
@@ -140,21 +140,21 @@ def constants_of(name: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def measure(name: str, task: Task, **constants) -> Measured:
-    """One evaluator on one task.
+    """Runs one evaluator on one task.
 
     Args:
-      name: a key of ``EVALUATORS``, but "cka", which takes two networks' layers.
+      name: a key of ``EVALUATORS`` except "cka", which compares the layers of two networks.
       task: see ``make_task``.
-      **constants: in place of the evaluator's own.
+      **constants: overrides of the evaluator's constants.
 
     Raises:
-      InputError: for an unknown evaluator or constant, a set with several labels an image where
-        the evaluator takes one, and where the evaluator does.
+      InputError: for an unknown evaluator or constant, a set with several labels per image if the
+        evaluator takes one, and for the errors of the evaluator itself.
     """
     chosen = constants_of(name, constants)
     require(name != PAIRS, f"{PAIRS} compares two networks: use cka_matrix on their layers.")
     require(
         not task.multi_label or name in SEVERAL_LABELS,
-        f"{name} is not defined for several labels an image.",
+        f"{name} is not defined for several labels per image.",
     )
     return EVALUATORS[name].measure(task, **chosen)

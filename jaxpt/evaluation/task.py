@@ -1,4 +1,4 @@
-"""What an evaluator gets, a task, and what it gives: values, and what is drawn of them."""
+"""Input and output of evaluators: a task, and its measured values and details."""
 
 from typing import Any, NamedTuple
 
@@ -10,19 +10,19 @@ from jaxpt.evaluation.checks import check_split
 from jaxpt.evaluation.metrics import METRICS
 
 PARTS = ("validation", "test")
-MULTI_LABEL = "voc07_map"  # the metric of sets with several labels an image
+MULTI_LABEL = "voc07_map"  # the metric of sets with several labels per image
 
 
 class Examples(NamedTuple):
-    """One side of a task.
+    """Features and labels of one side of a task.
 
     Attributes:
       features: float [n, dim].
-      fine: int [n], the set's own labels; uint8 [n, classes] of a multi-label set.
+      fine: int [n], the set's own labels; uint8 [n, classes] for a multi-label set.
       coarse: int [n], the classes of the label map.
-      ids: str [n], such as "test/17"; equal for the same image alone.
-      images: uint8 [n, height, width, channels], or None where nobody draws them.
-      difficult: bool [n, classes] pairs that a multi-label metric leaves out, or None.
+      ids: str [n], such as "test/17", unique per image.
+      images: uint8 [n, height, width, channels], or None if no evaluator draws them.
+      difficult: bool [n, classes], pairs that a multi-label metric excludes, or None.
     """
 
     features: np.ndarray
@@ -37,12 +37,12 @@ class Task(NamedTuple):
     """Features of one network on one set: evaluators fit on ``fit`` and are scored on ``score``.
 
     Attributes:
-      fit, score: the two sides, without a common image.
-      validation: bool [rows of fit], held out while a constant is chosen.
-      class_names, coarse_names: of the fine and the coarse classes.
-      coarse_of: the coarse class of every fine one.
-      labels: which labels accuracies are measured of: "fine", and "coarse" where there is a map.
-      metric: of the set: a key of ``METRICS``, or ``MULTI_LABEL``.
+      fit, score: the two sides, which share no image.
+      validation: bool [rows of fit], rows held out while a constant is chosen.
+      class_names, coarse_names: names of the fine and the coarse classes.
+      coarse_of: coarse class of each fine class.
+      labels: the labels to measure accuracies on: "fine", and also "coarse" if there is a map.
+      metric: metric of the set, a key of ``METRICS`` or ``MULTI_LABEL``.
     """
 
     fit: Examples
@@ -59,19 +59,19 @@ class Task(NamedTuple):
         return self.metric == MULTI_LABEL
 
     def sides(self):
-        """(prefix of value names, labels to fit on, labels to be scored on) of all labels."""
+        """List of (prefix of value names, labels to fit on, labels to score), one per labels."""
         return [
             (f"{name}_", getattr(self.fit, name), getattr(self.score, name)) for name in self.labels
         ]
 
 
 class Measured(NamedTuple):
-    """What an evaluator found.
+    """Result of an evaluator.
 
     Attributes:
-      values: name → float, what tables show.
-      details: what figures are drawn from, plain JSON values; see docs/evaluation.md.
-      notes: sentences on what could not be measured.
+      values: name → float, the values shown in tables.
+      details: data of figures as plain JSON values; see docs/evaluation.md.
+      notes: sentences about values that could not be measured.
     """
 
     values: dict[str, float]
@@ -80,19 +80,20 @@ class Measured(NamedTuple):
 
 
 def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") -> Task:
-    """The task of a feature function on a set.
+    """Makes the task of a feature function on a set.
 
     Args:
       features: function from the name of a part of the set ("trainval" or "test") to float
-        [n, dim] features of its images, in their order. "test" is asked for only where it is
-        measured.
+        [n, dim] features of its images, in their order. It is called with "test" only if ``part``
+        is "test".
       dataset: the set.
       part: "validation": fitted on train, scored on validation; "test": fitted on train +
         validation, scored on test.
       metric: a key of ``METRICS``, or "voc07_map".
 
     Raises:
-      InputError: for another part or metric, a part without images, or unsound features.
+      InputError: for an unknown part or metric, a part without images, or features of the wrong
+        shape or with NaN.
     """
     require(part in PARTS, f"part must be one of {PARTS}, got {part!r}.")
     known = (*METRICS, MULTI_LABEL)
@@ -108,7 +109,7 @@ def make_task(features, dataset: Dataset, *, part: str, metric: str = "top1") ->
     if part == "validation":
         fit = _examples("train", trainval[~in_validation], dataset.train, dataset)
         score = _examples("train", trainval[in_validation], dataset.validation, dataset)
-        # Whatever the classes of several labels an image are, a fifth of the images will do.
+        # With several labels per image, a fifth of all images is drawn, not of each class.
         held_out = validation_mask(
             dataset.train.labels
             if dataset.train.labels.ndim == 1
@@ -156,5 +157,5 @@ def _examples(prefix: str, features, split: Split, dataset: Dataset) -> Examples
 
 
 def some_rows(n: int, most: int) -> np.ndarray:
-    """Which rows are looked at where n are too many: a fixed draw of ``most``, sorted; else all."""
+    """Sorted indices of a fixed draw of ``most`` of n rows, or of all rows if n is smaller."""
     return np.sort(np.random.default_rng(0).permutation(n)[:most])

@@ -1,5 +1,4 @@
-"""Backbones for use elsewhere: weights in the names of timm and torchvision, the encoder as
-StableHLO, a model card."""
+"""Export of backbones: weights in timm's and torchvision's names, StableHLO, and a model card."""
 
 from jaxpt.export.folder import FORMATS, LAYOUTS, Exported, run
 

@@ -1,4 +1,4 @@
-"""The model card: what an export is, how it was made and measured, and how it is loaded."""
+"""Model card of an export: contents, training, measurements, and how to load it."""
 
 import importlib
 import json
@@ -17,20 +17,20 @@ from jaxpt.report import export as report_export
 from jaxpt.report.results import NAMES, collect_sets
 from jaxpt.weights import header
 
-LISTED = 20  # more classes than these are counted, not named
+LISTED = 20  # the card names at most this many classes, and counts more
 
 
 class Plan(NamedTuple):
-    """What is exported, and how.
+    """A backbone to export, with all settings of the export.
 
     Attributes:
-      backbone: what.
-      layout: names of the weights: "timm", "torchvision" or "jaxpt".
+      backbone: the backbone.
+      layout: layout of the weights' names: "timm", "torchvision" or "jaxpt".
       found: the same network in timm and torchvision.
-      formats: which files.
-      classifier: whether its classifier goes along.
-      shape: (height, width, channels) of the images that it is meant for.
-      records: of this backbone.
+      formats: formats to write, of ``folder.FORMATS``.
+      classifier: whether to include the classifier.
+      shape: (height, width, channels) of its input images.
+      records: records that measure this backbone.
       repo: "USER/REPO" on the hub, or "".
     """
 
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 
     @property
     def features(self) -> int:
-        """How many features an image has."""
+        """Number of features per image."""
         backbone, images = self.backbone, np.zeros((1, *self.shape), np.float32)
         return jax.eval_shape(
             lambda variables: (
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
     @property
     def classes(self) -> list[str] | int:
-        """Names of the classifier's classes, or their number where they have none; 0 without."""
+        """Class names of the classifier, or their number if unnamed; 0 without a classifier."""
         if not self.classifier:
             return 0
         count = len(self.backbone.classifier["Dense_0"]["bias"])
@@ -65,7 +65,7 @@ class Plan(NamedTuple):
 
     @property
     def config(self) -> dict[str, Any] | None:
-        """Of pre-training, with names of files instead of paths, which are nobody's business."""
+        """Config of pre-training, with paths reduced to file names to keep them private."""
         if self.backbone.config is None:
             return None
         config = json.loads(json.dumps(self.backbone.config.to_dict(), default=list))
@@ -76,7 +76,7 @@ class Plan(NamedTuple):
 
 
 def write(plan: Plan) -> str:
-    """The card as Markdown, for the Hugging Face hub and for people."""
+    """Writes the card as Markdown with the Hugging Face hub's front matter."""
     backbone = plan.backbone
     method = NAMES.get(backbone.method, backbone.method)
     parts = [
@@ -113,7 +113,7 @@ def _front(plan) -> str:
             f"pipeline_tag: {task}",
             "tags:",
             *(f"- {json.dumps(tag)}" for tag in tags),
-            "# license: yours to choose, e.g. apache-2.0",
+            "# license: choose one, e.g. apache-2.0",
             "---",
         ]
     )
@@ -126,13 +126,13 @@ def _what(plan) -> str:
         page = importlib.import_module(f"jaxpt.methods.{backbone.method}").__doc__
         first = page.partition("\n\n")[0]
         text += (
-            f"{_plain(first.removesuffix('.'))}. All constants are those of the config below: "
+            f"{_plain(first.removesuffix('.'))}. All constants are in the config below: they are "
             "jaxpt's defaults or this run's own"
             + (", never the paper's, which are not public." if backbone.method == "look" else ".")
         )
     elif backbone.config is None:
         text += (
-            "Its weights are as they were initialised."
+            "Its weights are untrained, as initialised."
             if backbone.method == "scratch"
             else "Its weights come from a file that does not say how they were made."
         )
@@ -203,11 +203,11 @@ def _config(plan) -> list[str]:
 def _results(plan) -> str:
     if not plan.records:
         return (
-            "No records were given to the export: this card says nothing of how good the "
+            "No records were given to the export, so this card does not state how good the "
             "features are. `jaxpt evaluate` measures them."
         )
     made = report_export.markdown(collect_sets(plan.records))
-    return re.sub("^##", "###", made, flags=re.MULTILINE).strip()  # a level below this one
+    return re.sub("^##", "###", made, flags=re.MULTILINE).strip()  # one level below this section
 
 
 def _use(plan) -> list[str]:
@@ -229,7 +229,7 @@ transform = timm.data.create_transform(**config)  # of PIL images''')
         parts.append(_code(_torchvision(plan)))
     if tensors:
         own = (
-            "The weights have jaxpt's own names, which timm and torchvision do not know:\n\n"
+            "The weights have jaxpt's own names, which timm and torchvision cannot load:\n\n"
             if plan.layout == header.OWN
             else ""
         )
@@ -265,7 +265,7 @@ from torchvision.models import {network}
 
 network = {make}.eval()
 {head}network.load_state_dict(load_file("FOLDER/{header.FILE}"))
-# It takes images in 0 … 1, {side} × {side}, less ({mean}), over ({std})."""
+# Input: images in 0 … 1, {side} × {side}, minus ({mean}), divided by ({std})."""
 
 
 def _normalisation(plan):
@@ -278,5 +278,5 @@ def _code(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown takes for nothing else."""
+    """Escapes Markdown's special characters and joins lines."""
     return re.sub(r"([\\`*_\[\]<>|#~])", r"\\\1", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Which network of timm and torchvision is a backbone, and what timm's configuration says of it."""
+"""Counterparts of a backbone in timm and torchvision, and timm's configuration of it."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from jaxpt import models
 from jaxpt.backbones import Backbone
 from jaxpt.models.inputs import statistics
 
-# jaxpt's name → timm's, torchvision's.
+# jaxpt's name → (timm's, torchvision's).
 NAMES = {
     **{
         name: (name, name)
@@ -30,10 +30,10 @@ NAMES = {
     "vit_l16": ("vit_large_patch16_224", "vit_l_16"),
     "mobilenet_v2": ("mobilenetv2_100", "mobilenet_v2"),
 }
-# timm's names of networks with GroupNorm of 32 groups; torchvision has none.
+# timm's names of networks with GroupNorm of 32 groups, which torchvision does not have.
 _GROUP_NORM = {"resnet50": "resnet50_gn"}
-# Beginning of jaxpt's name → timm's names of the first convolution and of the classifier, and
-# torchvision's of the classifier.
+# Prefix of jaxpt's name → timm's names of the first convolution and of the classifier, and
+# torchvision's name of the classifier.
 _PARTS = {
     "resnet": ("conv1", "fc", "fc"),
     "wide": ("conv1", "fc", "fc"),
@@ -41,9 +41,9 @@ _PARTS = {
     "convnext": ("stem.0", "head.fc", "classifier[2]"),
     "mobilenet": ("conv_stem", "classifier", "classifier"),
 }
-# Fields that change no weight and no feature.
+# Fields that change neither weights nor features.
 _FREE = ("dtype", "axis_name", "remat", "frozen", "drop_path", "parent", "name")
-# Fields of a ViT that timm's has too: as which arguments.
+# Fields of a ViT that timm's ViT also has → its arguments for a value.
 _VIT_ARGUMENTS = {
     "width": lambda width: {"embed_dim": width},
     "depth": lambda depth: {"depth": depth},
@@ -52,15 +52,15 @@ _VIT_ARGUMENTS = {
     "patch": lambda side: {"patch_size": side},
     "pool": lambda _: {"class_token": False, "global_pool": "avg"},
     "positions": lambda _: {},
-}  # fixed ones are weights there
+}  # for timm, fixed positions are weights like learnt ones
 
 
 class Counterpart(NamedTuple):
-    """A backbone elsewhere.
+    """Counterpart of a backbone in timm and torchvision.
 
     Attributes:
-      timm, torchvision: names of the same network, or None where there is none.
-      arguments: beside the name, for timm.
+      timm, torchvision: names of the same network, or None if there is none.
+      arguments: arguments for timm in addition to the name.
       first, classifier: timm's names of the first convolution and of the classifier.
       head: torchvision's name of the classifier.
     """
@@ -74,12 +74,12 @@ class Counterpart(NamedTuple):
 
 
 def counterpart(name: str, network: nn.Module, channels: int | None = 3) -> Counterpart:
-    """The networks of timm and torchvision that compute the same from the same weights.
+    """Finds the networks of timm and torchvision that compute the same from the same weights.
 
     Args:
-      name: of the backbone, a key of ``models.BACKBONES``.
+      name: name of the backbone, a key of ``models.BACKBONES``.
       network: the backbone itself.
-      channels: of the images that it takes, as ``models.Encoder.channels``.
+      channels: channels of its images, as ``models.Encoder.channels``.
     """
     if name not in NAMES or channels != 3:
         return Counterpart()
@@ -99,7 +99,7 @@ def counterpart(name: str, network: nn.Module, channels: int | None = 3) -> Coun
 
 
 def _different(network, plain) -> dict[str, Any]:
-    """The fields by which a network is not the plain one of its name."""
+    """The fields in which a network differs from the default network of its name."""
 
     def fields(network):
         found = {
@@ -107,7 +107,7 @@ def _different(network, plain) -> dict[str, Any]:
             for field in dataclasses.fields(network)
             if field.name not in _FREE
         }
-        if found.get("norm") == "sync_batch":  # the same in evaluation
+        if found.get("norm") == "sync_batch":  # both are the same in evaluation
             found["norm"] = "batch"
         return found
 
@@ -122,14 +122,14 @@ def timm_config(
     features: int,
     classes: list[str] | int,
 ) -> dict[str, Any]:
-    """timm's ``config.json``, by which ``timm.create_model("local-dir:FOLDER")`` finds its way.
+    """Content of timm's ``config.json``, which ``timm.create_model("local-dir:FOLDER")`` reads.
 
     Args:
-      backbone: whose it is.
+      backbone: the backbone.
       found: its counterpart, with a name in timm.
-      shape: (height, width, channels) of the images that it is meant for.
-      features: how many it gives.
-      classes: their names, or their number where these are not known; 0 without a classifier.
+      shape: (height, width, channels) of its input images.
+      features: number of its features.
+      classes: class names, or their number if the names are not known; 0 without a classifier.
     """
     mean, std = ((3 * values)[:3] for values in statistics(backbone.encoder.normalisation))
     framing = backbone.made.get("framing", {})

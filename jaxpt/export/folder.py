@@ -1,4 +1,4 @@
-"""A folder with a backbone, for use elsewhere: built in memory, then written in one move."""
+"""Export of a backbone to a folder, which is built in memory and then written atomically."""
 
 import json
 import os
@@ -19,17 +19,17 @@ from jaxpt.weights import header
 LAYOUTS = ("timm", "torchvision", header.OWN)
 FORMATS = ("safetensors", "stablehlo")
 CONFIG, CARD = "config.json", "README.md"
-SIDE = 224  # of images, where neither the run nor the network says
+SIDE = 224  # side of images if neither the run nor the network defines it
 
 
 class Exported(NamedTuple):
-    """What was written.
+    """Result of an export.
 
     Attributes:
-      folder: where.
-      layout: of the weights.
-      notes: what the user should know, a sentence each.
-      url: of the repository that it was pushed to, or "".
+      folder: the folder written.
+      layout: layout of the weights' names.
+      notes: sentences to report to the user.
+      url: URL of the repository that the folder was pushed to, or "".
     """
 
     folder: pathlib.Path
@@ -50,24 +50,28 @@ def run(
     push: str = "",
     model: ml_collections.ConfigDict | None = None,
 ) -> Exported:
-    """Exports a backbone.
+    """Exports a backbone to a folder and, with ``push``, to the Hugging Face hub.
 
     Args:
-      source: what ``open_backbone`` takes.
-      out: the folder, which must not be there yet (or be empty). A kill leaves a whole one or none.
-      layout: names of the weights, one of ``LAYOUTS``. A network that has no counterpart there is
-        written in jaxpt's own names, and a note says so.
-      formats: of ``FORMATS``: "safetensors" is ``model.safetensors`` (and timm's ``config.json``),
-        "stablehlo" the whole encoder as ``encoder.stablehlo``.
-      classifier: with the linear classifier that it was trained with, or that its file has.
-      image_size: side of the images that it is meant for, pixels; 0: as it was trained.
-      record_files: whose records of this backbone make the tables of the model card.
-      push: "USER/REPO" on the Hugging Face hub, to which the folder then goes.
-      model: ConfigDict with the network of scratch, and of weight files that do not tell.
+      source: a source accepted by ``open_backbone``.
+      out: the folder, which must not exist or be empty. An interruption leaves a complete folder or
+        none.
+      layout: layout of the weights' names, one of ``LAYOUTS``. A network without a counterpart
+        there is written in jaxpt's own names, and a note reports it.
+      formats: of ``FORMATS``: "safetensors" writes ``model.safetensors`` (and timm's
+        ``config.json``), "stablehlo" writes the whole encoder as ``encoder.stablehlo``.
+      classifier: whether to include the linear classifier of the run or of the weight file.
+      image_size: side of the input images in pixels; 0 for that of training.
+      record_files: files of records; those of this backbone become the tables of the model card.
+      push: "USER/REPO" on the Hugging Face hub to push the folder to, or "".
+      model: ConfigDict with the network of scratch, and of weight files that do not identify it.
+
+    Returns:
+      an ``Exported``.
 
     Raises:
       InputError: for bad arguments, before anything is written.
-      RunError: where the hub does not take it; the folder is there then.
+      RunError: if the hub rejects the upload; the folder has been written then.
     """
     require(layout in LAYOUTS, f"layout must be one of {LAYOUTS}, got {layout!r}.")
     require(
@@ -102,7 +106,7 @@ def run(
         tuple(formats),
         classifier,
         _shape(backbone, image_size),
-        _of(backbone, record_files),
+        _records_of(backbone, record_files),
         push,
     )
     _write(out, _files(plan))
@@ -110,43 +114,43 @@ def run(
 
 
 def _free(out) -> pathlib.Path:
-    """The path, once nothing is in the way."""
+    """Returns the absolute path after checking that the folder can be created."""
     require(bool(os.fspath(out)), "--out must not be empty.")
     require(
         not is_remote(out),
-        f"{os.fspath(out)!r} is on an object store: export to a folder here, and copy it.",
+        f"{os.fspath(out)!r} is on an object store: export to a local folder, and copy it.",
     )
     path = pathlib.Path(out).absolute()
     require(
         not path.exists() or (path.is_dir() and not any(path.iterdir())),
-        f"{os.fspath(out)!r} is there already, and its card may have been edited: remove it or "
+        f"{os.fspath(out)!r} already exists, and its card may have been edited: remove it or "
         "choose another folder.",
     )
     return path
 
 
 def _shape(backbone: Backbone, side: int) -> tuple[int, int, int]:
-    """(height, width, channels) of the images that it is meant for."""
+    """(height, width, channels) of the input images."""
     data = backbone.made.get("data") or {}
     network = getattr(backbone.encoder.backbone, "image_size", SIDE)
     height, width = (side, side) if side else (data.get("shape") or (network, network))[:2]
     return height, width, backbone.encoder.channels
 
 
-def _of(backbone: Backbone, files) -> list[dict[str, Any]]:
-    """Those records that are of this backbone."""
+def _records_of(backbone: Backbone, files) -> list[dict[str, Any]]:
+    """The records in ``files`` that measure this backbone."""
     found = records.read_given(files)
     mine = [record for record in found if record.get("checkpoint") == backbone.checkpoint]
     require(
         bool(mine) or not found,
-        f"none of the {len(found)} records is of this backbone "
+        f"none of the {len(found)} records measures this backbone "
         f"({backbone.checkpoint}): measure it with jaxpt evaluate or jaxpt transfer.",
     )
     return mine
 
 
 def _network(backbone: Backbone) -> str:
-    """Such as "resnet18 (stem=small) with 1 channel"."""
+    """Description of the network, such as "resnet18 (stem=small), norm batch, 1 channel,"."""
     options = ", ".join(f"{name}={value}" for name, value in backbone.model.options.items())
     channels = backbone.encoder.channels
     return (
@@ -156,7 +160,7 @@ def _network(backbone: Backbone) -> str:
 
 
 def _files(plan: card.Plan) -> dict[str, bytes]:
-    """Name → content of all files."""
+    """Contents of all files by name."""
     files = {}
     if "safetensors" in plan.formats:
         files[header.FILE] = header.dump(_tensors(plan), about(plan))
@@ -185,7 +189,7 @@ def _tensors(plan):
 
 
 def about(plan: card.Plan) -> dict[str, Any]:
-    """What the header of the weight file says."""
+    """Content of the weight file's header."""
     backbone = plan.backbone
     model = {name: backbone.model[name] for name in ("name", "norm", "dtype")}
     return {

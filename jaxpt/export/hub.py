@@ -1,4 +1,4 @@
-"""Pushing an export to a repository on the Hugging Face hub."""
+"""Upload of an export to a repository on the Hugging Face hub."""
 
 import importlib
 import os
@@ -13,14 +13,14 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
 
 def connect(repo: str) -> Any:
-    """The hub's API, before anything is computed.
+    """Returns the hub's API after checking name and token, before anything is computed.
 
     Args:
       repo: "USER/REPO".
 
     Raises:
-      InputError: for a name that can be none, where huggingface_hub is not installed, or where the
-        environment has no token.
+      InputError: for an invalid name, if huggingface_hub is not installed, or if the environment
+        has no token.
     """
     parts = repo.split("/")
     require(
@@ -29,7 +29,7 @@ def connect(repo: str) -> Any:
         and ".." not in repo
         and "--" not in repo
         and not repo.endswith(".git"),
-        f"--push takes the name of a repository, USER/REPO, of letters, digits, '-', '_' and "
+        f"--push needs the name of a repository, USER/REPO, of letters, digits, '-', '_' and "
         f"'.', got {repo!r}.",
     )
     try:
@@ -41,20 +41,20 @@ def connect(repo: str) -> Any:
     token = os.environ.get(TOKEN, "")
     require(
         bool(token.strip()),
-        f"--push takes its token from the environment: set {TOKEN} to one "
+        f"--push reads its token from the environment: set {TOKEN} to a token "
         "with write access (hf.co/settings/tokens).",
     )
     return package.HfApi(token=token)
 
 
 def push(api: Any, repo: str, folder: pathlib.Path) -> str:
-    """Uploads a folder; a repository that is not there is made, private.
+    """Uploads a folder, creating a private repository if there is none.
 
     Returns:
-      Where it can be seen.
+      the URL of the repository.
 
     Raises:
-      RunError: where the hub refuses or cannot be reached; the folder stays.
+      RunError: if the hub rejects the upload or cannot be reached; the folder is kept.
     """
     try:
         where = api.create_repo(repo, repo_type="model", private=True, exist_ok=True)
@@ -64,11 +64,11 @@ def push(api: Any, repo: str, folder: pathlib.Path) -> str:
             repo_type="model",
             commit_message="Export by jaxpt",
         )
-    except Exception as error:  # the hub's own, and those of the network below it
-        # The sentence must not hold the token; nor may a traceback, so there is no cause.
+    except Exception as error:  # errors of the hub and of the network
+        # Neither the message nor a traceback may contain the token, so there is no cause.
         said = " ".join(str(error).split()).replace(os.environ[TOKEN].strip(), "…")
         raise RunError(
             f"{repo} could not be pushed ({type(error).__name__}: {said[:300]}). "
-            f"{str(folder)!r} is whole: hf upload {repo} {str(folder)!r} pushes it."
+            f"{str(folder)!r} is complete; upload it with: hf upload {repo} {str(folder)!r}"
         ) from None
     return str(where)

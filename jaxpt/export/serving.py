@@ -1,4 +1,4 @@
-"""The encoder as StableHLO: one file that computes features wherever JAX runs, without jaxpt."""
+"""Export of the encoder as StableHLO, a single file that runs with JAX and without jaxpt."""
 
 import jax
 import numpy as np
@@ -13,16 +13,16 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def dump(backbone: Backbone, shape: tuple[int, int, int], *, classifier: bool = False) -> bytes:
-    """A serialised function, its weights included.
+    """Serialises the encoder, including weights and image preparation.
 
-    It takes uint8 images [batch, height, width, channels] with any batch and gives float32 features
-    [batch, dim]: preparing the images is a part of it. ``jax.export.deserialize`` reads it; JAX
-    keeps such files readable for six months of its releases at least.
+    The function maps uint8 images [batch, height, width, channels], with any batch size, to float32
+    features [batch, dim]. Read it with ``jax.export.deserialize``; JAX keeps such files readable
+    for at least six months of its releases.
 
     Args:
-      backbone: whose features.
+      backbone: the backbone.
       shape: (height, width, channels) of the images.
-      classifier: logits of its classifier instead, [batch, classes].
+      classifier: whether to return the logits of its classifier, [batch, classes], instead.
     """
     encoder, params = backbone.encoder, backbone.params
     if classifier:

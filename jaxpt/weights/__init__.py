@@ -1,8 +1,9 @@
-"""Weights in and out: torchvision's and timm's networks as variables of jaxpt's, and back.
+"""Conversion of weights between torchvision, timm and jaxpt.
 
-jaxpt's networks compute what theirs do, so only names and axes differ. ``layout.py`` says how, one
-file a family has its tables, and each table serves both directions. ``files.py`` reads,
-``opening.py`` chooses what is meant, ``preparation.py`` knows what images the weights want.
+jaxpt's networks compute the same functions, so only names and axes differ. ``layout.py`` describes
+the differences, with one file of tables per family; each table serves both directions. ``files.py``
+reads weight files, ``opening.py`` selects the network in them, and ``preparation.py`` finds the
+image normalisation that belongs to the weights.
 """
 
 from jaxpt.weights.exchange import (

@@ -1,4 +1,4 @@
-"""ConvNeXts."""
+"""Layouts of ConvNeXts."""
 
 import re
 
@@ -44,7 +44,7 @@ def layouts(network) -> dict[str, Layout]:
 
 
 def told(state) -> dict | None:
-    """Name of the network; None where it is of another family or size."""
+    """Identifies the network by name; None for another family or size."""
     scales = [
         m
         for name in state

@@ -1,4 +1,4 @@
-"""State dicts to variables and back, whatever the network."""
+"""Conversion between state dicts and variables, for networks of all families."""
 
 import functools
 from typing import Any, NamedTuple
@@ -19,18 +19,18 @@ _FAMILIES = {
     models.ConvNeXt: convnext,
     models.MobileNetV2: mobilenet,
 }
-_SHOWN = 20  # sentences of an error message; a wrong network has hundreds
-_IGNORED = "num_batches_tracked"  # a counter that PyTorch keeps and nobody needs
+_SHOWN = 20  # problems listed in an error message; a wrong network has hundreds
+_IGNORED = "num_batches_tracked"  # a counter of PyTorch's BatchNorm that is not needed
 
 
 class Imported(NamedTuple):
-    """A state dict as variables of a network.
+    """A state dict converted to variables of a network.
 
     Attributes:
-      params, batch_stats: of the network, float32.
-      classifier: parameters of ``models.Classifier`` that the weights came with, or None.
-      notes: a sentence for each tensor that was made to fit, and on what was left behind.
-      layout: whose names they had, one of ``LAYOUTS``.
+      params, batch_stats: variables of the network, float32.
+      classifier: parameters of ``models.Classifier`` in the state dict, or None.
+      notes: one sentence per resized tensor, and one if a projector was dropped.
+      layout: layout of the names, one of ``LAYOUTS``.
     """
 
     params: Any
@@ -41,38 +41,38 @@ class Imported(NamedTuple):
 
 
 def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Which network a state dict is of, by its names and shapes.
+    """Identifies the network of a state dict by names and shapes.
 
     Returns:
       ``name`` (a key of ``models.BACKBONES``), ``norm`` and ``options`` of a model config.
 
     Raises:
-      InputError: where it is of none.
+      InputError: if it belongs to no known network.
     """
     found = [model for family in _FAMILIES.values() if (model := family.told(state))]
     stem = any(name.endswith("patch_embed.proj.0.weight") for name in state)
     names = sorted(state)
     require(
         bool(found),
-        "these weights are of no network that is known by its names "
+        "these weights belong to none of the known networks "
         f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
         f"names of torchvision or timm; they have {', '.join(names[:3])} … ({len(names)} tensors)"
-        + ("; a ViT with a convolutional patch embedding is none of these" if stem else "")
+        + ("; a ViT with a convolutional patch embedding is not supported" if stem else "")
         + ": set model.name and model.options.",
     )
     return {"norm": "batch", "options": {}} | found[0]
 
 
 def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
-    """Puts every tensor of a state dict in its place in a network that takes colour images.
+    """Converts a state dict to variables of a network that takes colour images.
 
-    A ViT's learnt positions of another grid of patches are resized to its own (bicubic). Of what
-    stands in the classifier's place a linear layer is the classifier; a projector, as contrastive
-    methods put there, is left behind.
+    A ViT's learnt positions for another grid of patches are resized (bicubic). A linear layer in
+    the classifier's place is returned as the classifier; a projector there, as contrastive methods
+    have, is dropped.
 
     Raises:
-      InputError: with the tensors that are missing, unexpected or of another shape, either all
-        weights being taken or none; for a network that has no layout elsewhere.
+      InputError: if a tensor is missing, unexpected or of the wrong shape (all weights are
+        converted or none), or if the network has no layout in timm or torchvision.
     """
     variables = _variables(network)
     name, layout = _nearest(state, network)
@@ -99,17 +99,17 @@ def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
 
 
 def problems(state: dict[str, np.ndarray], network: nn.Module) -> list[str]:
-    """A sentence for each tensor that keeps a state dict from being the network's exactly.
+    """One sentence per tensor of a state dict that does not match the network.
 
     Raises:
-      InputError: for a network that has no layout elsewhere.
+      InputError: for a network without a layout in timm or torchvision.
     """
     _, layout = _nearest(state, network)
     return _match(state, layout, _variables(network)).problems
 
 
 class _Match(NamedTuple):
-    """The tensors of a network, found in a state dict, and what is wrong or worth a note."""
+    """Tensors of a network found in a state dict, with problems and notes."""
 
     tensors: dict[str, np.ndarray]
     classifier: dict[str, Any] | None
@@ -118,7 +118,7 @@ class _Match(NamedTuple):
 
 
 def _nearest(state, network) -> tuple[str, Layout]:
-    """The layout that has the most names in common with a state dict."""
+    """Name and layout of the library with the most names in common with the state dict."""
     variables, layouts = _variables(network), _family(network).layouts(network)
     return max(
         layouts.items(), key=lambda item: len(state.keys() & _shapes(variables, item[1]).keys())
@@ -136,7 +136,7 @@ def _match(state, layout, variables) -> _Match:
         if name.startswith(place) and "." in name[len(place) :]
     ]
     if projector:
-        notes.append(f"a projector in the classifier's place ({place}*) is left behind")
+        notes.append(f"the projector in the classifier's place ({place}*) is dropped")
     for name, shape in wanted.items():
         if name not in state:
             problems.append(f"{name} is missing")
@@ -148,11 +148,11 @@ def _match(state, layout, variables) -> _Match:
             else layout.resized.get(name, lambda *_: None)(value, shape)
         )
         if value.dtype.kind in "biu":
-            problems.append(f"{name} is {value.dtype}: quantised weights are not read")
+            problems.append(f"{name} is {value.dtype}: quantised weights are not supported")
         elif fitted is None:
             problems.append(f"{name} has shape {list(value.shape)} instead of {list(shape)}")
         elif name in layout.fixed and not np.allclose(fitted, layout.fixed[name], atol=1e-5):
-            problems.append(f"{name} differs from what the network has fixed")
+            problems.append(f"{name} differs from the fixed values of the network")
         elif fitted is not value:
             notes.append(f"{name} of shape {list(value.shape)} is resized to {list(shape)}")
             state[name] = fitted
@@ -164,12 +164,12 @@ def _match(state, layout, variables) -> _Match:
 def export_state(
     network: nn.Module, params: Any, batch_stats: Any, classifier: Any = None, layout: str = "timm"
 ) -> dict[str, np.ndarray]:
-    """Variables as a state dict of torchvision or timm: the inverse of ``import_state``.
+    """Converts variables to a state dict of torchvision or timm, the inverse of ``import_state``.
 
     Args:
-      network: the backbone that they belong to.
+      network: the backbone.
       params, batch_stats: its variables.
-      classifier: parameters of a ``models.Classifier`` on it; None leaves one out, as timm does
+      classifier: parameters of a ``models.Classifier`` on it; None for no classifier, as in timm
         with num_classes=0.
       layout: one of ``LAYOUTS``.
 
@@ -177,7 +177,7 @@ def export_state(
       float32 arrays by name, in PyTorch's order of axes.
 
     Raises:
-      InputError: for another layout, or a network that has none elsewhere.
+      InputError: for an unknown layout, or a network that the layout does not have.
     """
     chosen = _layout(network, layout)
     variables = {"params": params, "batch_stats": batch_stats}
@@ -196,16 +196,21 @@ def export_state(
 
 
 def state_shapes(network: nn.Module, layout: str = "timm") -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what ``export_state`` gives of a network for colour images, without a
-    classifier; raises InputError as it does."""
+    """Names and shapes of the tensors of ``export_state`` without a classifier.
+
+    The network takes colour images.
+
+    Raises:
+      InputError: as in ``export_state``.
+    """
     return _shapes(_variables(network), _layout(network, layout))
 
 
 def _family(network):
     require(
         type(network) in _FAMILIES,
-        f"a {type(network).__name__} has no layout of torchvision "
-        f"or timm: weights are of {', '.join(kind.__name__ for kind in _FAMILIES)}.",
+        f"a {type(network).__name__} has no layout in torchvision "
+        f"or timm: use one of {', '.join(kind.__name__ for kind in _FAMILIES)}.",
     )
     return _FAMILIES[type(network)]
 
@@ -236,7 +241,7 @@ def _shapes(variables, layout):
 
 
 def _pop_classifier(state, layout):
-    """Takes weight and bias out; one without the other stays, and is unexpected."""
+    """Removes weight and bias from the state; one without the other stays and is unexpected."""
     if not all(name in state for name in layout.classifier):
         return None
     return {

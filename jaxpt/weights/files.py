@@ -1,5 +1,7 @@
-"""Weight files by their content: PyTorch's own, read without PyTorch and without running anything
-in them, and safetensors."""
+"""Reads weight files: safetensors, and PyTorch's own without PyTorch and without running code.
+
+The format is recognised from the content, not from the file name.
+"""
 
 import hashlib
 import os
@@ -12,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from jaxpt.errors import InputError, require
 from jaxpt.weights import torch_pickle
 
-# How weight files end, by which one that is missing is told from a missing workdir.
+# Suffixes of weight files, used to tell a missing weight file from a missing workdir.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-# The weights of a folder of the Hugging Face hub, the first that is there.
+# Weight files in a folder of the Hugging Face hub; the first that exists is used.
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
-# The order in which one of several states or prefixes is taken: averaged weights first, as timm
-# does, then a teacher before its student, as DINO's evaluation does.
+# Order of precedence of states and prefixes: averaged weights first, as in timm, and a teacher
+# before its student, as in DINO's evaluation.
 PREFERRED = (
     "state_dict_ema",
     "model_ema",
@@ -31,11 +33,11 @@ PREFERRED = (
     "online_encoder",
     "online_network",
 )
-_HEAD = 512  # bytes that tell what a file is
+_HEAD = 512  # bytes from which the format is recognised
 _FOREIGN = (
     (b"version https://git-lfs", "a git-LFS pointer, not the file itself: run git lfs pull"),
-    (b"<!doctype", "a web page: fetch the file itself"),
-    (b"<html", "a web page: fetch the file itself"),
+    (b"<!doctype", "a web page: download the file itself"),
+    (b"<html", "a web page: download the file itself"),
     (b"{", "JSON (an index of shards, or a configuration): merge the shards into one file"),
     (b"\x1f\x8b", "compressed (gzip): unpack it"),
     (b"\x89hdf", "HDF5, as Keras writes it: save a state_dict, or .safetensors"),
@@ -43,12 +45,12 @@ _FOREIGN = (
 
 
 class Read(NamedTuple):
-    """What a weight file holds.
+    """Content of a weight file.
 
     Attributes:
-      states: every state dict in it, arrays by name. The name of a state is its place in the
+      states: state dicts by name, each with arrays by name. The name of a state is its path in the
         file, such as "teacher" or "ema/shadow"; that of a plain state dict is "".
-      metadata: of the header of a safetensors file.
+      metadata: metadata in the header of a safetensors file.
     """
 
     states: dict[str, dict[str, np.ndarray]]
@@ -56,7 +58,7 @@ class Read(NamedTuple):
 
 
 def read(path: str | os.PathLike) -> Read:
-    """Reads a weight file; its content tells the kind, whatever its name.
+    """Reads a weight file, whose format is recognised from its content.
 
     Args:
       path: a file, or a folder of the Hugging Face hub.
@@ -65,20 +67,20 @@ def read(path: str | os.PathLike) -> Read:
       InputError: for a missing or damaged file, or one without a state dict.
     """
     path = find(path)
-    require(path.is_file(), f"no file {str(path)!r} with weights.")
+    require(path.is_file(), f"weight file {str(path)!r} does not exist.")
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:
         return _read_safetensors(path)
     if not head.startswith((b"PK\x03\x04", b"\x80")):
-        raise InputError(f"{str(path)!r} is no weight file: it is {_foreign(head)}.")
+        raise InputError(f"{str(path)!r} is not a weight file: it is {_foreign(head)}.")
     tree = torch_pickle.load(path)
     states = _states(tree)
     if not states:
         names = ", ".join(map(str, tree)) if isinstance(tree, dict) else ""
         raise InputError(
             f"{str(path)!r} holds no state dict of named tensors"
-            + (" but that of an optimizer" if "param_groups" in names else "")
+            + (" except that of an optimizer" if "param_groups" in names else "")
             + (f"; it has {names}" if names else "")
             + ": save the network's state_dict."
         )
@@ -86,7 +88,7 @@ def read(path: str | os.PathLike) -> Read:
 
 
 def find(path: str | os.PathLike) -> pathlib.Path:
-    """The weight file in a folder; the path itself if it is none, or holds none."""
+    """Path of the weight file in a folder; ``path`` itself if it is not a folder with one."""
     path = pathlib.Path(path)
     there = (path / name for name in IN_FOLDER)
     return next((file for file in there if file.is_file()), path)
@@ -106,27 +108,28 @@ def digest(path: str | os.PathLike) -> str:
 
 
 def load_torch(path: str | os.PathLike, state: str = "") -> dict[str, np.ndarray]:
-    """One state dict of a weight file; PyTorch is not needed, and nothing in the file is run.
+    """Loads one state dict of a weight file, without PyTorch and without running code in it.
 
     Args:
       path: see ``read``.
-      state: its name, if the file has several; "" takes the first of ``PREFERRED`` that is there.
+      state: name of the state if the file has several; "" uses the first in ``PREFERRED``.
 
     Returns:
-      Arrays by name; floating-point ones as float32, whole numbers as they are.
+      arrays by name; floating-point arrays as float32, integers unchanged.
 
     Raises:
-      InputError: as ``read``, for a state that is not there, or values that are not finite.
+      InputError: as in ``read``, for a state that is not in the file, or values that are not
+        finite.
     """
     states = read(path).states
     return cast(states[choose(states, state, path)], path)
 
 
 def choose(states: dict[str, Any], wanted: str, path: str | os.PathLike) -> str:
-    """The name of the state that is taken.
+    """Chooses the state ``wanted``, or the preferred one if it is "".
 
     Raises:
-      InputError: if it is not there; if none is named and no rule tells which of several.
+      InputError: if the state is not in the file, or if several are equally preferred.
     """
     found = [name for name in states if name == wanted] if wanted else preferred(states)
     there = ", ".join(states)
@@ -138,7 +141,7 @@ def choose(states: dict[str, Any], wanted: str, path: str | os.PathLike) -> str:
 
 
 def preferred(names) -> list[str]:
-    """Of dotted or slashed names those that come first in ``PREFERRED``; all if none is in it."""
+    """The dotted or slashed names that rank first in ``PREFERRED``; all if none is in it."""
 
     def rank(name):
         parts = name.replace("/", ".").split(".")
@@ -149,12 +152,12 @@ def preferred(names) -> list[str]:
 
 
 def cast(state: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The state with its floating-point arrays as float32.
+    """Casts the floating-point arrays of a state to float32.
 
     Raises:
-      InputError: if values are not finite then.
+      InputError: if values are not finite after the cast.
     """
-    with np.errstate(over="ignore"):  # what float32 cannot hold is refused below
+    with np.errstate(over="ignore"):  # values beyond float32 are refused below
         state = {
             name: value if value.dtype.kind in "biu" else value.astype(np.float32)
             for name, value in state.items()
@@ -164,7 +167,7 @@ def cast(state: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.
 
 
 def require_finite(arrays: dict[str, np.ndarray], where: str) -> None:
-    """Raises InputError if arrays hold NaN or infinity; names the first of them."""
+    """Raises InputError, naming the first array, if arrays hold NaN or infinity."""
     bad = {
         name: count
         for name, value in arrays.items()
@@ -175,12 +178,12 @@ def require_finite(arrays: dict[str, np.ndarray], where: str) -> None:
         more = f", and {len(bad) - 1} more tensors hold some" if bad.keys() - {name} else ""
         raise InputError(
             f"{where} is refused: {name} holds {count:,} values of {arrays[name].size:,} that are "
-            f"NaN or infinite{more}: take a checkpoint from before that, or fetch it again."
+            f"NaN or infinite{more}: use an earlier checkpoint, or download it again."
         )
 
 
 def _states(tree: Any, place: tuple[str, ...] = ()) -> dict[str, dict[str, np.ndarray]]:
-    """State dicts no more than two levels deep; an optimizer's are keyed by numbers."""
+    """State dicts at most two levels deep; those of optimizers, keyed by numbers, are skipped."""
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
         return {}
     if tree and all(isinstance(value, np.ndarray) for value in tree.values()):
@@ -193,7 +196,7 @@ def _states(tree: Any, place: tuple[str, ...] = ()) -> dict[str, dict[str, np.nd
 
 def _foreign(head: bytes) -> str:
     if not head.strip():
-        return "empty: fetch it again"
+        return "empty: download it again"
     if head[257:262] == b"ustar":
         return "a tar archive: unpack it"
     start = head.lstrip().lower()
@@ -205,12 +208,12 @@ def _foreign(head: bytes) -> str:
 
 def _read_safetensors(path) -> Read:
     try:
-        with safe_open(path, framework="flax") as file:  # unlike "numpy", it has bfloat16
+        with safe_open(path, framework="flax") as file:  # unlike "numpy", it supports bfloat16
             state = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}
             metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{str(path)!r} is no whole safetensors file ({error}): fetch it again."
+            f"{str(path)!r} is not a complete safetensors file ({error}): download it again."
         ) from error
     require(len(state) > 0, f"{str(path)!r} holds no tensors.")
     return Read({"": state}, metadata)

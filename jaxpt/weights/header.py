@@ -1,6 +1,6 @@
-"""Weight files that say what is in them: safetensors with a header that names network and origin.
+"""safetensors files whose header describes network and origin of the weights.
 
-Other programs read the tensors and pass over the header: its entry "jaxpt" is JSON, see ``dump``.
+Other programs read the tensors and ignore the header, whose entry "jaxpt" is JSON; see ``dump``.
 """
 
 import json
@@ -16,9 +16,9 @@ from jaxpt import old_names
 from jaxpt.errors import InputError, require
 
 FILE = "model.safetensors"
-OWN = "jaxpt"  # the layout that has jaxpt's own names; also the header's entry
-FORMAT = 1  # of the header: the next one that old code cannot read gets the next number
-# What every header has, with its type, and what of it a network is built from.
+OWN = "jaxpt"  # the layout with jaxpt's own names, and the entry in the header
+FORMAT = 1  # version of the header, increased with each change that old code cannot read
+# Required fields of a header and their types; _MODEL are those that a network is built from.
 _FIELDS = {
     "layout": str,
     "model": dict,
@@ -31,25 +31,25 @@ _FIELDS = {
     "made": dict,
 }
 _MODEL = {"name": str, "norm": str, "dtype": str, "options": dict}
-_DATA = {"name": str, "images": int, "shape": list, "classes": list}  # of made, where it has any
+_DATA = {"name": str, "images": int, "shape": list, "classes": list}  # of "made", if recorded
 
 
 def dump(tensors: dict[str, np.ndarray], about: dict[str, Any]) -> bytes:
-    """A safetensors file.
+    """Serialises tensors and a header as a safetensors file.
 
     Args:
-      tensors: by name.
-      about: what goes into the header, as JSON: the fields of ``_FIELDS`` and any others.
+      tensors: arrays by name.
+      about: content of the header, stored as JSON: the fields of ``_FIELDS`` and any others.
     """
     header = {"format": "pt", OWN: json.dumps({"format": FORMAT, **about}, default=list)}
     return safetensors.numpy.save(tensors, metadata=header)
 
 
 def read_about(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What the header of a whole safetensors file says; None where jaxpt did not write it.
+    """Reads jaxpt's header of a complete safetensors file; None if jaxpt did not write it.
 
     Raises:
-      InputError: for a header that is none of this version's.
+      InputError: for a header that is damaged or of another format version.
     """
     with safe_open(path, framework="numpy") as file:
         text = (file.metadata() or {}).get(OWN)
@@ -62,7 +62,7 @@ def read_about(path: str | os.PathLike) -> dict[str, Any] | None:
         raise InputError(f"{where} is damaged ({error}): export it again.") from error
     require(
         isinstance(about, dict) and about.get("format") == FORMAT,
-        f"{where} is none of format {FORMAT}, which this version of jaxpt reads: export it "
+        f"{where} does not have format {FORMAT}, which this version of jaxpt reads: export it "
         "again, or use the version that wrote it.",
     )
     _check(about, _FIELDS, where)
@@ -78,11 +78,11 @@ def _check(part, fields, where) -> None:
         for name, kind in fields.items()
         if not isinstance(part, dict) or not isinstance(part.get(name, ...), kind)
     ]
-    require(not wrong, f"{where} has no sound {', '.join(wrong)}: export it again.")
+    require(not wrong, f"{where} has no valid {', '.join(wrong)}: export it again.")
 
 
 def flat(variables: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Nested dicts of arrays as one: "params/backbone/Conv_0/kernel"."""
+    """Flattens nested dicts of arrays, with names such as "params/backbone/Conv_0/kernel"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.ascontiguousarray(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(variables)

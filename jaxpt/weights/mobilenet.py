@@ -1,8 +1,8 @@
-"""MobileNetV2: torchvision's, and timm's ``mobilenetv2_100``."""
+"""Layouts of MobileNetV2 in torchvision, and of ``mobilenetv2_100`` in timm."""
 
 from jaxpt.weights.layout import ARRAYS, Layout
 
-# Layers of a block in turn, of one that expands and of one that does not.
+# Layers of a block in order, with and without expansion.
 _LAYERS = {True: ("expand", "depthwise", "project"), False: ("depthwise", "project")}
 _TIMM_LAYERS = {True: ("conv_pw", "conv_dw", "conv_pwl"), False: ("conv_dw", "conv_pw")}
 
@@ -22,7 +22,7 @@ def layouts(network) -> dict[str, Layout]:
                 (conv, f"blocks/{group}/{i}/{_TIMM_LAYERS[expands][place]}/"),
                 (norm, f"blocks/{group}/{i}/bn{place + 1}/"),
             ]
-            # All layers but the last have an activation, and a module around both.
+            # All layers but the last have an activation and are wrapped in a module with it.
             inside = "/0", "/1"
             if layer == "project":
                 torchvision += [
@@ -51,7 +51,7 @@ def layouts(network) -> dict[str, Layout]:
 
 
 def told(state) -> dict | None:
-    """Name of the network, by its last layer; None where it is of another family."""
+    """Identifies the network by its last layer; None for another family."""
     known = (
         {"features.1.conv.0.0.weight", "features.18.0.weight"},
         {"blocks.0.0.conv_dw.weight", "blocks.6.0.conv_pwl.weight", "conv_head.weight"},

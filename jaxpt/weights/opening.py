@@ -1,4 +1,4 @@
-"""Opens a weight file: which of its networks is meant, and what shapes leave open."""
+"""Opens a weight file: selects one of its networks and fills in what shapes do not determine."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from jaxpt.errors import InputError, require
 from jaxpt.weights import exchange, files
 from jaxpt.weights.preparation import preparation_of
 
-_DEPTH = 4  # parts of the longest prefix, as "state.module.base_encoder.model."
+_DEPTH = 4  # parts of the longest prefix, such as "state.module.base_encoder.model."
 
 
 class Opened(NamedTuple):
@@ -21,7 +21,7 @@ class Opened(NamedTuple):
 
     Attributes:
       imported: the variables.
-      model: config of the network, with ``normalisation``.
+      model: config of the network, including ``normalisation``.
       framing: see ``Preparation``.
     """
 
@@ -38,22 +38,26 @@ def open_file(
     network: nn.Module | None = None,
     quiet: bool = False,
 ) -> Opened:
-    """The network of a weight file; says on stderr what was chosen, assumed or made to fit.
+    """Opens the network of a weight file and reports choices and assumptions on stderr.
 
-    A prefix that a wrapper put before the names is taken off if what then remains is the network
-    exactly.
+    A prefix that a wrapper put before the names is removed if exactly the network's names remain.
 
     Args:
-      path: of the file.
-      read: what it holds, see ``files.read``.
+      path: path of the file.
+      read: its content, see ``files.read``.
       model: ConfigDict with ``name``, ``norm``, ``dtype``, ``options``, ``normalisation`` and
-        ``state``, all of which may be missing or empty: then they are as the tensors tell, or as
-        the file or its architecture has it. ``state`` names a state or a prefix.
-      network: of pre-training, to which the tensors must be exact; None: that of ``model``.
-      quiet: nothing is said.
+        ``state``. Missing or empty fields are inferred from the tensors, and the normalisation
+        from the file or its architecture. ``state`` names a state or a prefix.
+      network: network of pre-training that the tensors must match exactly; None uses that of
+        ``model``.
+      quiet: whether to report nothing.
+
+    Returns:
+      an ``Opened``.
 
     Raises:
-      InputError: if there is no such state, its values are not finite, or it does not fit.
+      InputError: if there is no such state, its values are not finite, or it does not fit the
+        network.
     """
     model = model or ml_collections.ConfigDict()
     wanted = model.get("state", "")
@@ -63,15 +67,15 @@ def open_file(
     notes = []
     if state_name:
         others = [name for name in read.states if name != state_name]
-        notes.append(f"state {state_name} is taken{_also(others)}")
+        notes.append(f"using state {state_name}{_also(others)}")
     prefix = _prefix(state, model, network, wanted if wanted != state_name else "", read, path)
     if prefix.name:
-        notes.append(f"prefix {prefix.name} is taken off{_also(prefix.others)}")
+        notes.append(f"prefix {prefix.name} is removed{_also(prefix.others)}")
     inner = _below(state, prefix.name)
     left = [name for name in state if not name.startswith(prefix.name)]
     if left:
         more = f" and {len(left) - 1} more tensors" if left[1:] else ""
-        notes.append(f"what lies outside of that prefix is left behind: {left[0]}{more}")
+        notes.append(f"tensors without that prefix are dropped: {left[0]}{more}")
     config = model_of(inner, model) if network is None else model.copy_and_resolve_references()
     try:
         imported = exchange.import_state(inner, network or models.make_backbone(config))
@@ -95,8 +99,8 @@ def open_file(
     heads = getattr(network, "heads", 0)
     require(
         heads == getattr(stated, "heads", 0),
-        f"{str(path)!r} is a ViT of {preparation.heads} heads, as it states, but the network has "
-        f"{heads}: set model.options.heads (--option heads={preparation.heads}).",
+        f"{str(path)!r} states that it is a ViT with {preparation.heads} heads, but the network "
+        f"has {heads}: set model.options.heads (--option heads={preparation.heads}).",
     )
     notes += [*imported.notes, *_assumed(network, imported, model, preparation)]
     if not quiet:
@@ -108,10 +112,10 @@ def open_file(
 def model_of(
     state: dict[str, np.ndarray], model: ml_collections.ConfigDict
 ) -> ml_collections.ConfigDict:
-    """The model config of a state dict: what ``model`` sets, the rest as the tensors tell.
+    """Model config of a state dict: fields set in ``model``, the others inferred from the tensors.
 
     Raises:
-      InputError: if the tensors are of no known network, and ``model`` names none.
+      InputError: if the tensors belong to no known network and ``model`` names none.
     """
     try:
         told = exchange.network_of(state)
@@ -134,14 +138,14 @@ def model_of(
 
 
 class _Prefix(NamedTuple):
-    """The prefix below which the network lies, and the others below which it would fit."""
+    """The prefix of the network's tensors, and the other prefixes with which it would fit."""
 
     name: str
     others: list[str]
 
 
 def _prefix(state, model, network, wanted, read, path) -> _Prefix:
-    """The prefix to take off; if nothing fits, the one below which the least is wrong."""
+    """Chooses the prefix to remove; if none fits, the one with the fewest problems."""
     if not wanted and _problems(state, model, network) == []:
         return _Prefix("", [])
     problems = {
@@ -156,7 +160,7 @@ def _prefix(state, model, network, wanted, read, path) -> _Prefix:
         require(
             len(chosen) == 1,
             f"{str(path)!r} has no state {wanted!r}: "
-            + (f"choose one of {', '.join(there)}." if there else "leave --state out, it has one."),
+            + (f"choose one of {', '.join(there)}." if there else "it has one, omit --state."),
         )
     elif fitting:
         chosen = files.preferred(fitting)
@@ -170,7 +174,7 @@ def _prefix(state, model, network, wanted, read, path) -> _Prefix:
 
 
 def _prefixes(state) -> list[str]:
-    """Every beginning of its names, the shortest first."""
+    """All prefixes of the names, shortest first."""
     parts = [name.split(".")[:-1] for name in state]
     lengths = range(1, _DEPTH + 1)
     found = (".".join(p[:n]) + "." for n in lengths for p in parts if len(p) >= n)
@@ -184,7 +188,7 @@ def _below(state, prefix):
 
 
 def _problems(state, model, network) -> list[str] | None:
-    """What keeps a state from being the network; None if it is far from any."""
+    """Problems of a state as the network; None if it resembles no known network."""
     try:
         network = network or models.make_backbone(model_of(state, model))
         return exchange.problems(state, network)
@@ -193,25 +197,28 @@ def _problems(state, model, network) -> list[str] | None:
 
 
 def _also(others) -> str:
-    return f" (also there: {', '.join(others)}; --state chooses)" if others else ""
+    return f" (also present: {', '.join(others)}; choose with --state)" if others else ""
 
 
 def _assumed(network, imported, model, preparation):
-    """What shapes cannot tell and nobody stated."""
+    """Yields a sentence for each assumption about what shapes do not determine."""
     if isinstance(network, models.ViT):
         if "heads" not in model.get("options", {}) and preparation.heads is None:
-            yield f"heads={network.heads} is assumed, shapes cannot tell (--option heads=N)"
+            yield (
+                f"heads={network.heads} is assumed, since shapes do not determine it "
+                "(--option heads=N)"
+            )
         if network.positions == "learnt" and network.width % 4 == 0:
             side = network.image_size // network.patch
             fixed = network.fixed_positions((side, side), int(network.pool == "token"))
             if np.allclose(imported.params["positions"], fixed, atol=1e-5):
                 yield (
-                    "its positions are fixed sines and cosines, and are taken as learnt "
+                    "its positions are fixed sines and cosines, but are loaded as learnt "
                     "(--option positions=sincos keeps them fixed)"
                 )
     norm = getattr(network, "norm", "")
     if norm.startswith("group") and not model.get("norm"):
         yield (
-            f"norm={norm} without weight standardisation is assumed, shapes cannot tell "
-            "(--norm=groupN, --option standardised=True)"
+            f"norm={norm} without weight standardisation is assumed, since shapes do not determine "
+            "it (--norm=groupN, --option standardised=True)"
         )

@@ -1,4 +1,4 @@
-"""How images are prepared for a weight file: what the file says of it, or else what is usual."""
+"""Image preparation for a weight file: as stated by the file, or the architecture's default."""
 
 import json
 import pathlib
@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 from jaxpt.errors import InputError, require
 from jaxpt.models.inputs import normalisation_of, statistics
 
-CONFIG = "config.json"  # beside the weights, in timm's folders
-OWN = "jaxpt"  # entry of the header of what ``jaxpt export`` wrote
-# Parts of places at which DINO, MoCo v3 and their kin keep their networks, and timm none.
+CONFIG = "config.json"  # next to the weights, in timm's folders
+OWN = "jaxpt"  # entry in the header of files written by ``jaxpt export``
+# Parts of the paths at which DINO, MoCo v3 and similar methods store networks, but timm does not.
 _SELF_SUPERVISED = {"teacher", "student", "base_encoder", "momentum_encoder", "encoder_q"}
 _HEADER = "its header"
 _FRAMING = ("crop_pct", "interpolation", "input_size")
-_OURS = {"crop_pct": 1.0, "interpolation": "bicubic"}  # how jaxpt frames sets
-# Beginnings of jaxpt's names, and of timm's for the same networks.
+_OURS = {"crop_pct": 1.0, "interpolation": "bicubic"}  # jaxpt's framing of sets
+# Prefixes of jaxpt's names, and of timm's for the same networks.
 _ARCHITECTURES = {
     "vit": ("vit", "deit"),
     "resnet": ("resnet",),
@@ -25,14 +25,14 @@ _ARCHITECTURES = {
 
 
 class Preparation(NamedTuple):
-    """What belongs to weights beside the tensors.
+    """Image preparation and other settings that belong to weights.
 
     Attributes:
-      normalisation: of images, see ``models.inputs.statistics``.
-      framing: ``crop_pct``, ``interpolation`` and ``input_size``, those that are stated. Sets are
+      normalisation: normalisation of images, see ``models.inputs.statistics``.
+      framing: those of ``crop_pct``, ``interpolation`` and ``input_size`` that are stated. Sets are
         framed by their own config; exports pass these on.
-      heads: of a ViT: their number, 0 for that of the architecture, None if nothing is stated.
-      notes: what was taken and from where, a sentence each.
+      heads: number of heads of a ViT; 0 for the architecture's default, None if nothing is stated.
+      notes: sentences about the values used and their origin.
     """
 
     normalisation: str
@@ -50,21 +50,24 @@ def preparation_of(
     place: str = "",
     given: str = "",
 ) -> Preparation:
-    """The preparation that belongs to a weight file.
+    """Finds the image preparation that belongs to a weight file.
 
-    The normalisation is the first of: ``given``; what the file's header states; what
-    ``config.json`` beside it states; what timm or torchvision have for the architecture.
+    The normalisation is the first of: ``given``; that of the file's header; that of
+    ``config.json`` next to the file; the default of timm or torchvision for the architecture.
 
     Args:
-      path: of the file.
-      metadata: of its header.
-      name: of its network, a key of ``models.BACKBONES``.
-      layout: whose names its tensors have, "timm" or "torchvision".
-      place: of the network in the file, such as "teacher.backbone.".
-      given: a normalisation that goes before all others, or "".
+      path: path of the file.
+      metadata: metadata of its header.
+      name: name of its network, a key of ``models.BACKBONES``.
+      layout: layout of its tensors' names, "timm" or "torchvision".
+      place: path of the network in the file, such as "teacher.backbone.".
+      given: a normalisation that takes precedence, or "".
+
+    Returns:
+      a ``Preparation``.
 
     Raises:
-      InputError: for a statement that cannot be read, or a bad normalisation.
+      InputError: for a header or ``config.json`` that cannot be parsed, or a bad normalisation.
     """
     source, stated, notes = _statement(path, metadata, name)
     cfg, args = (
@@ -80,13 +83,13 @@ def preparation_of(
     elif name.startswith("vit") and layout == "timm" and not kept:
         normalisation = "unit"
         origin = (
-            "assumed, as timm's own ViTs have it (DeiT, DINO, MAE and MoCo v3 have imagenet, and "
-            "shapes cannot tell: --normalisation=imagenet)"
+            "assumed, as timm's own ViTs use it (DeiT, DINO, MAE and MoCo v3 use imagenet and have "
+            "the same shapes: --normalisation=imagenet)"
         )
     else:
         normalisation = "imagenet"
-        whose = "DINO and MoCo have it" if kept else f"{layout} has it for {name}"
-        origin = f"assumed, as {whose} (else --normalisation)"
+        whose = "DINO and MoCo use it" if kept else f"{layout} uses it for {name}"
+        origin = f"assumed, as {whose} (change with --normalisation)"
     notes.append(f"normalisation {_described(normalisation)}, {origin}")
     if any(framing.get(field, value) != value for field, value in _OURS.items()):
         said = ", ".join(f"{field} {value}" for field, value in framing.items())
@@ -102,7 +105,7 @@ def preparation_of(
 
 
 def _statement(path, metadata, name) -> tuple[str, dict[str, Any], list[str]]:
-    """(where it stands, what is stated, notes); the header is surer than a file beside it."""
+    """Returns (source, stated fields, notes); the header takes precedence over ``config.json``."""
     if OWN in metadata:
         return _HEADER, _parsed(metadata[OWN], f"the header of {str(path)!r}"), []
     if "pretrained_cfg" in metadata or "mean" in metadata:
@@ -120,36 +123,36 @@ def _statement(path, metadata, name) -> tuple[str, dict[str, Any], list[str]]:
     architecture = str(stated.get("architecture", ""))
     theirs = next((ours for start, ours in _ARCHITECTURES.items() if name.startswith(start)), ())
     if theirs and architecture and not architecture.startswith(theirs):
-        return "", {}, [f"{CONFIG} beside it is of {architecture}, and not used"]
-    return f"{CONFIG} beside it", stated, []
+        return "", {}, [f"{CONFIG} next to it is for {architecture} and is not used"]
+    return f"{CONFIG} next to it", stated, []
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     value = _value(text, where)
-    require(isinstance(value, dict), f"{where} is no JSON object: fix or remove it.")
+    require(isinstance(value, dict), f"{where} is not a JSON object: fix or remove it.")
     return value
 
 
 def _value(text: str, where: str) -> Any:
-    """JSON, or plain text such as bicubic."""
+    """Parses JSON, or a plain identifier such as bicubic."""
     try:
         return json.loads(text)
     except ValueError as error:
         if text.isidentifier():
             return text
-        raise InputError(f"{where} cannot be read ({error}): fix or remove it.") from error
+        raise InputError(f"{where} cannot be parsed ({error}): fix or remove it.") from error
 
 
 def _normalisation(cfg, source) -> str:
-    if "normalisation" in cfg:  # of jaxpt's own header
+    if "normalisation" in cfg:  # in jaxpt's own header
         return normalisation_of(*statistics(str(cfg["normalisation"])))
     mean, std = cfg["mean"], cfg.get("std")
     try:
         return normalisation_of(*statistics("/".join(",".join(map(str, x)) for x in (mean, std))))
     except (TypeError, InputError) as error:
         raise InputError(
-            f"{source} states mean {mean} and std {std}, which are no one or three values of "
-            "images in 0 … 1: fix it, or give --normalisation."
+            f"{source} states mean {mean} and std {std}, which are not one or three values "
+            "for images in 0 … 1: fix it, or set --normalisation."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""ResNets: torchvision and timm name them alike."""
+"""Layout of ResNets, whose names are the same in torchvision and timm."""
 
 import re
 
@@ -13,8 +13,8 @@ _RENAMED = (
     (r"norm(\d)/", r"bn\1/"),
     *ARRAYS,
 )
-# Blocks of each stage, and how many times as wide as the stage the 3×3 of a bottleneck is; 0: no
-# bottlenecks.
+# Keys: blocks per stage, and the width of a bottleneck's 3×3 convolution relative to the stage (0
+# without bottlenecks).
 _KNOWN = {
     ((2, 2, 2, 2), 0): "resnet18",
     ((3, 4, 6, 3), 0): "resnet34",
@@ -32,10 +32,10 @@ def layouts(network) -> dict[str, Layout]:
 
 
 def told(state) -> dict | None:
-    """Name, norm and options of the network; None where it is of another family or size.
+    """Identifies name, norm and options of the network; None for another family or size.
 
-    BatchNorm is known by its statistics; without them it is the GroupNorm of timm's
-    ``resnet50_gn``.
+    BatchNorm is recognised by its statistics; without them, the norm is taken to be the GroupNorm
+    of timm's ``resnet50_gn``.
     """
     blocks = {re.match(r"layer([1-4])\.(\d+)\.conv1\.weight$", name) for name in state} - {None}
     counts = tuple(sum(m[1] == stage for m in blocks) for stage in "1234")

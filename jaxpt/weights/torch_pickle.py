@@ -1,9 +1,9 @@
-"""Reads PyTorch's own files, .pth and its kin, without PyTorch and without running what is in them.
+"""Reads files of ``torch.save`` (.pth and others) without PyTorch and without running code in them.
 
-Such a file is a pickle: a small program that may call any function. Here it may name only those
-that build tensors (``_ALLOWED``); everything else is refused before it is looked up. Two layouts
-exist: a zip archive with ``data.pkl`` and one member for each storage (PyTorch 1.6 and later), and
-pickles one after the other with the storages behind them (before, and
+Such a file is a pickle, a small program that may call any function. Here it may name only functions
+that build tensors (``_ALLOWED``); everything else is refused before it is looked up. There are two
+layouts: a zip archive with ``data.pkl`` and one member per storage (PyTorch 1.6 and later), and a
+sequence of pickles followed by the storages (earlier versions, and
 ``_use_new_zipfile_serialization=False``). Source: the documentation of ``torch.save`` and
 ``torch/serialization.py`` of PyTorch 2.
 """
@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxpt.errors import InputError, require
 
-_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # constants of the older layout
 _DTYPES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -34,7 +34,7 @@ _DTYPES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# What a damaged or hostile pickle makes the unpickler raise.
+# Exceptions that a damaged or hostile pickle may raise in the unpickler.
 _BROKEN = (
     pickle.UnpicklingError,
     EOFError,
@@ -70,7 +70,7 @@ class _Storage(NamedTuple):
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_):
-    """Stands for PyTorch's function of that name; gradients and hooks mean nothing here."""
+    """Replaces PyTorch's function of that name; gradients and hooks are ignored."""
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
@@ -79,11 +79,11 @@ def _rebuild_parameter(tensor, *_):
 
 
 def _counter(counts=(), *_):
-    """Stands for ``collections.Counter``, in which schedules keep their milestones."""
+    """Replaces ``collections.Counter``, in which schedules keep their milestones."""
     return dict(counts)
 
 
-# The options of a training script, which many checkpoints hold and nobody here reads.
+# Options of a training script, which many checkpoints contain; their values are not read.
 _NAMESPACE = "argparse", "Namespace"
 _ALLOWED = {
     ("collections", "OrderedDict"): collections.OrderedDict,
@@ -98,30 +98,30 @@ _ALLOWED = {
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module, name):
         if (module, name) == _NAMESPACE:
-            return type(name, (), {})  # a class of its own: a pickle may set attributes of it
+            return type(name, (), {})  # a new class, since a pickle may set attributes of it
         require(
             (module, name) in _ALLOWED,
-            f"it wants to use {module}.{name}, which tensors do "
-            "not need: save a plain state_dict, or as .safetensors.",
+            f"it uses {module}.{name}, which tensors do not need: save a plain state_dict, or "
+            "save as .safetensors.",
         )
         found = _ALLOWED[module, name]
-        # A pickle may set attributes of what it is given, so it is given a function of its own.
+        # A new function, since a pickle may set attributes of the objects that it receives.
         return (lambda *args: found(*args)) if isinstance(found, types.FunctionType) else found
 
     def persistent_load(self, pid):
         kind, dtype, key, _, size, *view = pid
         require(
             kind == "storage" and dtype in _DTYPES.values() and view in ([], [None]),
-            "it holds something other than plain storages: save it with a newer PyTorch.",
+            "it contains something other than plain storages: save it with a newer PyTorch.",
         )
         return _Storage(np.dtype(dtype), str(key), int(size))
 
 
 def load(path: pathlib.Path) -> Any:
-    """What ``torch.save`` wrote, tensors as arrays of the file's dtype.
+    """Loads a file of ``torch.save``, with tensors as arrays of the file's dtype.
 
     Raises:
-      InputError: for a file that names anything but tensors, or is damaged or cut short.
+      InputError: for a file that names anything but tensors, or is damaged or truncated.
     """
     try:
         with path.open("rb") as file:
@@ -134,8 +134,8 @@ def load(path: pathlib.Path) -> Any:
         raise InputError(f"{str(path)!r} is refused: {error}") from None
     except _BROKEN as error:
         raise InputError(
-            f"{str(path)!r} is no whole PyTorch file ({type(error).__name__}: "
-            f"{error}): fetch it again."
+            f"{str(path)!r} is not a complete PyTorch file ({type(error).__name__}: "
+            f"{error}): download it again."
         ) from error
 
 
@@ -143,8 +143,8 @@ def _load_zip(archive):
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     require(
         len(pickles) == 1,
-        f"the archive has {len(pickles)} members data.pkl instead of one: torch.save wrote no such "
-        "file.",
+        f"the archive has {len(pickles)} members data.pkl instead of one: it was not written by "
+        "torch.save.",
     )
     root = pickles[0].removesuffix("data.pkl")
     if root + "byteorder" in archive.namelist():
@@ -163,7 +163,7 @@ def _load_zip(archive):
 
 def _load_legacy(file, file_size):
     magic, protocol, system = (_Unpickler(file, encoding="utf-8").load() for _ in range(3))
-    require((magic, protocol) == (_MAGIC, _PROTOCOL), "it does not begin as PyTorch files do.")
+    require((magic, protocol) == (_MAGIC, _PROTOCOL), "it does not begin like a PyTorch file.")
     require(system["little_endian"] is True, "its numbers are big-endian.")
     tree = _Unpickler(file, encoding="utf-8").load()
     keys = _Unpickler(file, encoding="utf-8").load()
@@ -173,12 +173,12 @@ def _load_legacy(file, file_size):
         (size,) = struct.unpack("<q", file.read(8))
         require(
             key in wanted and wanted[key].size == size,
-            f"storage {key} has {size} numbers, but no tensor says so.",
+            f"storage {key} has {size} numbers, but no tensor of that size uses it.",
         )
         n_bytes = size * wanted[key].dtype.itemsize
         require(
             0 <= n_bytes <= file_size - file.tell(),
-            f"it ends within storage {key} of {n_bytes} bytes: fetch it again.",
+            f"it ends within storage {key} of {n_bytes} bytes: download it again.",
         )
         arrays[key] = np.frombuffer(file.read(n_bytes), wanted[key].dtype)
     return _with_arrays(tree, lambda storage: arrays[storage.key])
@@ -208,7 +208,7 @@ def _with_arrays(tree, read):
 
 
 def _array(tensor, storage):
-    """A copy of the view; every element of it must lie in the storage, no element twice."""
+    """Copies the view, which must lie within the storage and have no more elements than it."""
     offset, shape, strides = tensor.offset, tensor.shape, tensor.strides
     whole = all(isinstance(n, int) and n >= 0 for n in (offset, *shape, *strides))
     count = int(np.prod(shape, dtype=object)) if whole else 0

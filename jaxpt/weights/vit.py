@@ -1,4 +1,4 @@
-"""Vision transformers. torchvision has none that pools by the mean."""
+"""Layouts of vision transformers; torchvision has none with mean pooling."""
 
 import math
 import re
@@ -61,7 +61,7 @@ def _layout(network, renamed, positions, head):
 
 
 def told(state) -> dict | None:
-    """Name and options of the network; None where it is of another family or size."""
+    """Identifies name and options of the network; None for another family or size."""
     patches, positions = (
         next((state[name] for name in names if name in state), None)
         for names in (
@@ -93,6 +93,6 @@ def told(state) -> dict | None:
 
 
 def _side(patches: int) -> int:
-    """Of the square of so many patches; 0 where they make none."""
+    """Side of a square grid of ``patches`` patches; 0 if they do not form a square."""
     side = math.isqrt(max(patches, 0))
     return side if side * side == patches else 0

@@ -161,7 +161,7 @@ def test_a_fingerprint_sees_values_shape_and_type():
 
 def test_a_folder_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="cannot be made .* choose another folder"):
+    with pytest.raises(InputError, match="cannot be created .* choose another folder"):
         FeatureCache(tmp_path / "file")
-    with pytest.raises(InputError, match="must have a name"):
+    with pytest.raises(InputError, match="must not be empty"):
         FeatureCache("")

@@ -191,7 +191,7 @@ def test_the_logistic_head_of_episodes_is_scikit_learns():
         ({"count": 1}, "count must be at least 2, got 1"),
         ({"head": "ridge"}, "head must be 'centroid' or 'logistic', got 'ridge'"),
         ({"l2": 0}, "l2 must be positive, got 0"),
-        ({"ways": 4}, "4-way episodes need that many classes, got 3"),
+        ({"ways": 4}, "4-way episodes need 4 classes, got 3"),
         (
             {"shots": 5},
             "5 shots and 15 queries need 20 examples of every class, but class 0 has 19",

@@ -220,7 +220,7 @@ def test_rank_me_does_not_center():
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda x, y: alignment(x, np.ones((4, 3))), r"one shape, got \[4, 2\] and \[4, 3\]"),
+        (lambda x, y: alignment(x, np.ones((4, 3))), r"same shape, got \[4, 2\] and \[4, 3\]"),
         (
             lambda x, y: alignment(x, np.full((4, 2), np.nan)),
             "second features of 4 examples are not",

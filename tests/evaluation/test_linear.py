@@ -176,7 +176,7 @@ def test_constant_features_change_nothing():
         ({"validation": 0.0}, "a share between 0 and 1 or a mask of 400 rows, got 0.0"),
         ({"validation": 1.0}, "a share between 0 and 1 or a mask of 400 rows, got 1.0"),
         ({"validation": 1e-6}, "hold out some but not all of the 400 .* got 0"),
-        ({"validation": np.arange(400)}, "validation must be a mask of bool, got int64"),
+        ({"validation": np.arange(400)}, "validation must be a boolean mask, got int64"),
         ({"validation": digits()[1] == 3}, r"all examples of class \[3\] are held out"),
     ],
 )

@@ -197,7 +197,7 @@ def test_lists_will_do_and_fields_have_names():
             r"bias must be finite and of shape \[3\], got \[1",
         ),
         ({"weights": np.eye(3), "bias": [1, 2, np.nan]}, "bias must be finite"),
-        ({"bias": [0, 0, 0]}, "a bias without weights is no classifier"),
+        ({"bias": [0, 0, 0]}, "a bias without weights is not a classifier"),
     ],
 )
 def test_bad_input_is_named(change, message):

@@ -147,11 +147,11 @@ def test_an_edited_file_is_found_out(run, tmp_path):
     state = load_file(path)
     state["params/backbone/Conv_0/kernel"][0, 0, 0, 0] += 1
     save_file(state, path, header)
-    with pytest.raises(InputError, match="has other weights .* than its header says"):
+    with pytest.raises(InputError, match="damaged or edited: the fingerprint of its weights"):
         open_backbone(path)
     del state["params/backbone/Conv_0/kernel"]
     save_file(state, path, header)
-    with pytest.raises(InputError, match="does not hold the network of its config"):
+    with pytest.raises(InputError, match="does not contain the network of its config"):
         open_backbone(path)
 
 
@@ -159,11 +159,11 @@ def test_an_edited_file_is_found_out(run, tmp_path):
     ("change", "message"),
     [
         (lambda text: text[:-1], "is damaged"),
-        (lambda text: "[]", "is none of format 1"),
-        (lambda text: text.replace('"format": 1', '"format": 2'), "is none of format 1"),
-        (lambda text: text.replace('"model": {', '"odel": {'), "has no sound model"),
-        (lambda text: text.replace('"small_cnn"', "7"), "has no sound name"),
-        (lambda text: text.replace('"images": 300', '"images": "many"'), "has no sound images"),
+        (lambda text: "[]", "does not have format 1"),
+        (lambda text: text.replace('"format": 1', '"format": 2'), "does not have format 1"),
+        (lambda text: text.replace('"model": {', '"odel": {'), "has no valid model"),
+        (lambda text: text.replace('"small_cnn"', "7"), "has no valid name"),
+        (lambda text: text.replace('"images": 300', '"images": "many"'), "has no valid images"),
         (lambda text: text.replace('"small_cnn"', '"vgg"'), "model.name must be one of"),
     ],
 )
@@ -180,7 +180,7 @@ def test_what_is_there_stays(run, tmp_path):
     (tmp_path / "empty").mkdir()
     export.run(run, tmp_path / "empty")
     (tmp_path / "empty" / "README.md").write_text("license: mine")
-    with pytest.raises(InputError, match="is there already.*remove it or choose another"):
+    with pytest.raises(InputError, match="already exists.*remove it or choose another"):
         export.run(run, tmp_path / "empty")
     assert (tmp_path / "empty" / "README.md").read_text() == "license: mine"
 
@@ -203,7 +203,7 @@ def test_a_folder_is_whole_or_not_there(run, tmp_path, monkeypatch):
 
 def test_records_of_this_backbone_alone_count(run, opened, tmp_path):
     (tmp_path / "records.jsonl").write_text('{"checkpoint": "another"}\n')
-    with pytest.raises(InputError, match=f"none of the 1 records is of .*{opened.checkpoint}"):
+    with pytest.raises(InputError, match=f"none of the 1 records measures .*{opened.checkpoint}"):
         export.run(run, tmp_path / "out", record_files=[tmp_path / "records.jsonl"])
 
 

@@ -59,7 +59,7 @@ def test_what_the_hub_refuses_is_told_without_the_token(run, tmp_path, pushed):
     with pytest.raises(
         RunError,
         match="me/x could not be pushed .OSError: 403 for Bearer …: "
-        "forbidden.*is whole: hf upload me/x ",
+        "forbidden.*is complete; upload it with: hf upload me/x ",
     ) as error:
         export.run(run, tmp_path / "out", push="me/x")
     assert error.value.__cause__ is None and error.value.__suppress_context__

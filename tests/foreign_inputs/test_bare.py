@@ -112,7 +112,7 @@ def test_other_labels_are_refused(labels, message):
 
 
 def test_two_parts_that_no_type_holds_are_refused():
-    with pytest.raises(InputError, match="test labels hold -1 beside integers of 2.63 and more"):
+    with pytest.raises(InputError, match="test labels hold -1 next to integers of 2.63 and more"):
         evaluation.few_shot(X, LABELS["uint64"][CLASS], X, -CLASS // 2, shots=2)
 
 

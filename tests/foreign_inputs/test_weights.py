@@ -130,7 +130,7 @@ TAKEN = {
         {"w.pth": drawn()},
         [],
         "unit",
-        ["normalisation unit .mean 0.5, std 0.5., assumed", "imagenet, and shapes cannot tell"],
+        ["normalisation unit .mean 0.5, std 0.5., assumed", "imagenet and have the same shapes"],
     ),
     "torchvision's ViT": (
         {"w.pth": drawn(layout="torchvision")},
@@ -144,7 +144,7 @@ TAKEN = {
         [],
         CLIP_NAME,
         [
-            "normalisation 0.48.*from config.json beside it",
+            "normalisation 0.48.*from config.json next to it",
             "crop_pct 0.9, interpolation bicubic: not applied",
         ],
     ),
@@ -173,7 +173,7 @@ TAKEN = {
         {"w.pth": drawn("resnet"), "config.json": TIMM | STATED},
         [],
         "imagenet",
-        ["config.json beside it is of vit_small_patch16_224, and not used", "assumed"],
+        ["config.json next to it is for vit_small_patch16_224 and is not used", "assumed"],
     ),
     "the header": (
         {"w.safetensors": save(drawn(), {"mean": json.dumps(CLIP[0]), "std": json.dumps(CLIP[1])})},
@@ -193,18 +193,23 @@ TAKEN = {
         "0.5,0.5,0.5/0.25,0.25,0.25",
         ["as given"],
     ),
-    "heads are assumed": ({"w.pth": drawn()}, [], "unit", ["heads=2 is assumed, shapes cannot"]),
+    "heads are assumed": (
+        {"w.pth": drawn()},
+        [],
+        "unit",
+        ["heads=2 is assumed, since shapes do not"],
+    ),
     "averaged weights first, as timm": (
         {"w.pth": MANY | {"state_dict": drawn(seed=1), "state_dict_ema": drawn()}},
         [],
         "unit",
-        ["state state_dict_ema is taken .also there: state_dict; --state chooses."],
+        ["using state state_dict_ema .also present: state_dict; choose with --state."],
     ),
     "model_ema": (
         {"w.pth": MANY | {"model": drawn(seed=1), "model_ema": drawn()}},
         [],
         "unit",
-        ["state model_ema is taken .also there: model;"],
+        ["using state model_ema .also present: model;"],
     ),
     "DINO's teacher": (
         {
@@ -220,22 +225,22 @@ TAKEN = {
         "imagenet",
         [
             "assumed, as DINO and MoCo have it",
-            "state teacher is taken .also there: student, dino_loss",
-            "prefix backbone. is taken off",
-            "outside of that prefix is left behind: head.mlp.0.weight",
+            "using state teacher .also present: student, dino_loss",
+            "prefix backbone. is removed",
+            "without that prefix are dropped: head.mlp.0.weight",
         ],
     ),
     "DINO's student": (
         {"w.pth": {"teacher": drawn(seed=1), "student": drawn(prefix="module.backbone.")}},
         ["--state=student"],
         "imagenet",
-        ["state student is taken", "prefix module.backbone. is taken off"],
+        ["using state student", "prefix module.backbone. is removed"],
     ),
     "an average one level down": (
         {"w.ckpt": {"ema": {"decay": 1, "shadow": drawn()}, "model": drawn(seed=1)}},
         [],
         "unit",
-        ["state ema/shadow is taken"],
+        ["using state ema/shadow"],
     ),
     "MoCo's queries": (
         {
@@ -253,8 +258,8 @@ TAKEN = {
         [],
         "imagenet",
         [
-            "prefix module.encoder_q. is taken off .also there: module.encoder_k.;",
-            "projector in the classifier's place .fc.*. is left behind",
+            "prefix module.encoder_q. is removed .also present: module.encoder_k.;",
+            "projector in the classifier's place .fc.*. is dropped",
         ],
     ),
     "MoCo's keys": (
@@ -264,13 +269,13 @@ TAKEN = {
         },
         ["--state=encoder_k"],
         "imagenet",
-        ["prefix module.encoder_k. is taken off"],
+        ["prefix module.encoder_k. is removed"],
     ),
     "a compiled, wrapped module": (
         {"w.pt": drawn(prefix="_orig_mod.module.model.")},
         [],
         "unit",
-        ["prefix _orig_mod.module.model. is taken off"],
+        ["prefix _orig_mod.module.model. is removed"],
     ),
     "safetensors called .pth": ({"w.pth": save(drawn())}, [], "unit", []),
     "PyTorch's called .safetensors": ({"w.safetensors": drawn()}, [], "unit", []),
@@ -326,7 +331,7 @@ def test_what_is_taken_is_right_and_said(name, capsys):
         ("vit", [], {}, "heads=2 is assumed"),
         ("vit", ["--option=heads=4"], {"heads": 4}, ""),
         ("vit", ["--option", "heads=4", "--option", "positions=learnt"], {"heads": 4}, ""),
-        ("fixed", [], {}, "fixed sines and cosines, and are taken as learnt .--option"),
+        ("fixed", [], {}, "fixed sines and cosines, but are loaded as learnt .--option"),
         ("fixed", ["--option=positions=sincos"], {"positions": "sincos"}, "heads=2 is assumed"),
         ("stated", [], {"heads": 4}, ""),
         ("resnet_gn", [], {"norm": "group32"}, "norm=group32 .*is assumed"),
@@ -386,7 +391,7 @@ REFUSED = {
     "a state of a plain file": (
         {"w.pth": drawn()},
         ["--state=teacher"],
-        "no state 'teacher': leave --state out, it has one",
+        "no state 'teacher': it has one, omit --state",
     ),
     "states of no rule": (
         {"w.pth": {"net_a": drawn(), "net_b": drawn()}},
@@ -406,17 +411,17 @@ REFUSED = {
     "a mean of 0 … 255": (
         {"w.pth": drawn(), "config.json": {"mean": [123.7] * 3, "std": [58.4] * 3}},
         [],
-        "config.json beside it states mean .*123.7.*--normalisation",
+        "config.json next to it states mean .*123.7.*--normalisation",
     ),
     "a mean alone": (
         {"w.pth": drawn(), "config.json": {"mean": [0.5] * 3}},
         [],
-        "config.json beside it states mean .* and std None",
+        "config.json next to it states mean .* and std None",
     ),
     "a broken config.json": (
         {"w.pth": drawn(), "config.json": b"{"},
         [],
-        "config.json' cannot be read .*: fix or remove it",
+        "config.json' cannot be parsed .*: fix or remove it",
     ),
     "a bad normalisation": (
         {"w.pth": drawn()},
@@ -429,12 +434,12 @@ REFUSED = {
     "quantised weights": (
         {"w.safetensors": save(drawn() | {"norm.bias": np.ones(16, np.int8)})},
         [],
-        "norm.bias is int8: quantised weights are not read",
+        "norm.bias is int8: quantised weights are not supported",
     ),
     "an optimizer alone": (
         {"w.pth": {"state": {}, "param_groups": {"lr": 1}}},
         [],
-        "no state dict of named tensors but that of an optimizer",
+        "no state dict of named tensors except that of an optimizer",
     ),
     "a LoRA adapter": (
         {
@@ -451,9 +456,9 @@ REFUSED = {
     "a convolutional patch embedding": (
         {"w.pth": {"module.base_encoder.patch_embed.proj.0.weight": np.ones((2, 3, 3, 3), "f4")}},
         [],
-        "a ViT with a convolutional patch embedding is none of these",
+        "a ViT with a convolutional patch embedding is not supported",
     ),
-    "an empty file": ({"w.pth": b""}, [], "w.pth' is no weight file: it is empty"),
+    "an empty file": ({"w.pth": b""}, [], "w.pth' is not a weight file: it is empty"),
     "a git-LFS pointer": (
         {"w/model.safetensors": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"},
         [],
@@ -468,7 +473,11 @@ REFUSED = {
     "gzip": ({"w.pth": b"\x1f\x8b\x08\x00\x00\x00"}, [], "compressed .gzip.: unpack it"),
     "Keras": ({"w.h5": b"\x89HDF\r\n\x1a\n"}, [], "HDF5, as Keras writes it"),
     "text": ({"w.txt": b"hello"}, [], "neither safetensors nor PyTorch's"),
-    "NumPy's archive": ({"w.npz": None}, [], "0 members data.pkl instead of one: torch.save wrote"),
+    "NumPy's archive": (
+        {"w.npz": None},
+        [],
+        "0 members data.pkl instead of one: it was not written",
+    ),
 }
 
 
@@ -583,4 +592,4 @@ def test_an_export_keeps_what_its_file_stated():
 def test_pre_training_refuses_other_heads_than_the_file_states(capsys):
     write({"w.pth": drawn(), "config.json": TIMM | STATED | {"model_args": {"num_heads": 4}}})
     assert cli.main(COMMANDS["pretrain"]) == 2
-    assert "a ViT of 4 heads, as it states, but the network has 2" in capsys.readouterr().err
+    assert "a ViT with 4 heads, but the network has 2" in capsys.readouterr().err

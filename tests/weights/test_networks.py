@@ -137,14 +137,14 @@ def test_options_are_told_by_the_tensors():
 
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_weights_of_no_known_network_say_so(kind):
-    with pytest.raises(InputError, match="no network that is known by its names .*resnet18.*vit_"):
+    with pytest.raises(InputError, match="none of the known networks .*resnet18.*vit_"):
         weights.network_of(small_state(kind))
 
 
 def test_only_known_layouts_and_networks_are_exported():
     with pytest.raises(InputError, match="layout must be one of .* got 'keras'"):
         weights.export_state(NETWORKS["basic"], {}, {}, layout="keras")
-    with pytest.raises(InputError, match="a SmallCNN has no layout of torchvision or timm"):
+    with pytest.raises(InputError, match="a SmallCNN has no layout in torchvision or timm"):
         weights.export_state(models.BACKBONES["small_cnn"](), {}, {})
     with pytest.raises(InputError, match="torchvision has no ViT like this one: use layout timm"):
         weights.state_shapes(NETWORKS["vit_mean"], "torchvision")
@@ -198,7 +198,7 @@ def test_a_vit_for_another_size_takes_resized_positions_and_says_so():
 def test_fixed_positions_are_exported_and_known_again():
     network = models.ViT(**references.VIT, positions="sincos")
     learnt = small_state("vit")
-    with pytest.raises(InputError, match="pos_embed differs from what the network has fixed"):
+    with pytest.raises(InputError, match="pos_embed differs from the fixed values of the network"):
         weights.import_state(learnt, network)
     fixed = network.fixed_positions((5, 5), 1)
     imported = weights.import_state(learnt | {"pos_embed": fixed}, network)
