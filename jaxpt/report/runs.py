@@ -32,7 +32,7 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     for number, record in enumerate(records, 1):
         missing = [f for f in FIELDS if not isinstance(record, dict) or f not in record]
         require(
-            not missing, f"record {number} has no {', '.join(missing)}: jaxpt did not write it."
+            not missing, f"record {number} has no {', '.join(missing)}: it is no record of jaxpt's."
         )
     require(bool(records), "there are no records to report.")
     latest = list({record["key"]: record for record in records}.values())
