@@ -87,7 +87,8 @@ def run(
     """Pre-trains an encoder, from the latest checkpoint in ``workdir`` if there is one.
 
     A run that is killed at any moment and started again with the same config and device count ends
-    with the same bits as an uninterrupted run: order and augmentation are functions of (seed, step).
+    with the same bits as an uninterrupted run, because order and augmentation are functions of
+    (seed, step).
 
     Args:
       config: see ``configs/pretrain/defaults.py``.

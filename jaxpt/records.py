@@ -54,8 +54,8 @@ def known(
     unknown = sum("key" in record and IDENTITY not in record for record in current(found))
     if unknown and not quiet:
         print(
-            f"jaxpt: records in {os.fspath(path)} from an older version ({unknown}) do not say which "
-            "data they are of: they are kept, and the requested measurements are made again.",
+            f"jaxpt: records in {os.fspath(path)} from an older version ({unknown}) do not say "
+            "which data they are of: they are kept, and the requested measurements are made again.",
             file=sys.stderr,
             flush=True,
         )
@@ -165,7 +165,9 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
     require(not path.is_dir(), f"{str(path)!r} is a folder: name a file of records.")
     if not path.exists():
         return []
-    *lines, last = path.read_bytes().split(b"\n")  # the last is empty if the file ends with a newline
+    *lines, last = path.read_bytes().split(
+        b"\n"
+    )  # the last is empty if the file ends with a newline
     records = []
     for number, line in enumerate(lines, 1):
         try:

@@ -103,8 +103,8 @@ WRITTEN = (
 )
 SENTENCES = {
     "k": "config.k is now config.look.k: use the new name.",
-    "weight": "config.weight is config.spread.weight, config.mask_con.weight or "
-    "config.grafit.weight now: use that of your method.",
+    "weight": "config.weight is now config.spread.weight, config.mask_con.weight or "
+    "config.grafit.weight: use that of your method.",
 }
 
 

@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     launch = _command(
         commands, "launch", "one pre-training run as several processes on this machine"
     )
-    launch.add_argument("--processes", type=int, default=2, metavar="N", help="number of processes (2)")
+    launch.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="number of processes (2)"
+    )
     launch.add_argument(
         "--devices-per-process",
         type=int,
@@ -69,9 +71,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="pretrain …",
         help="the command to run, with its arguments",
     )
-    replay = _command(
-        commands, "replay", "repeat the step at which a run produced NaN or inf"
-    )
+    replay = _command(commands, "replay", "repeat the step at which a run produced NaN or inf")
     replay.add_argument("workdir", help="folder of the run")
     scaling = _config_command(
         commands,
@@ -300,13 +300,16 @@ def _data_command(commands):
     )
     show.add_argument("--out", default="sheet.png", help="the picture (default sheet.png)")
     show.add_argument("--examples", type=int, default=8, help="rows of the picture (default 8)")
-    show.add_argument("--epoch", type=int, default=0, help="epoch whose views are shown (default 0)")
+    show.add_argument(
+        "--epoch", type=int, default=0, help="epoch whose views are shown (default 0)"
+    )
 
 
 def _weight_flags(command):
     """Adds the flags of commands that open weight files, each a field of a config's ``model``."""
     flags = command.add_argument_group(
-        "weight files and scratch", "These are also fields of a config, as in --config.model.state=NAME."
+        "weight files and scratch",
+        "These are also fields of a config, as in --config.model.state=NAME.",
     )
     for name, metavar, text in (
         ("model", "NAME", "network, for scratch and for weight files that do not determine it"),

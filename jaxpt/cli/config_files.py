@@ -33,7 +33,7 @@ def installed(kind: str) -> list[str]:
 
 
 def read(command: str, name: str, overrides: list[str]):
-    """Loads the config ``FILE:VARIANT``, with overrides ``--config.x=y`` applied and type-checked."""
+    """Loads the config ``FILE:VARIANT``, applies overrides ``--config.x=y`` and checks their types."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -71,8 +71,7 @@ def _load_config(command: str, path: str, variant: str):
     file = next((f for f in (pathlib.Path(path), of_jaxpt) if f.is_file()), None)
     require(
         file is not None,
-        f"--config: no file {path!r} here or among jaxpt's own "
-        f"({', '.join(installed(command))}).",
+        f"--config: no file {path!r} here or among jaxpt's own ({', '.join(installed(command))}).",
     )
     with _failures_of(file):
         get_config = runpy.run_path(str(file)).get("get_config")
@@ -99,7 +98,9 @@ def _failures_of(file: pathlib.Path):
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
         ]
         where = f", line {lines[-1]}" if lines and not isinstance(error, SyntaxError) else ""
-        missing = str(error).strip("'\"")  # the message of a ConfigDict for an unknown field is its name
+        missing = str(error).strip(
+            "'\""
+        )  # the message of a ConfigDict for an unknown field is its name
         what = (
             f": {old_names.sentence(missing)}"
             if isinstance(error, AttributeError) and missing in old_names.MOVED

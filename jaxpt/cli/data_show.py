@@ -66,7 +66,8 @@ def run(
         picture.save(out)
     except OSError as error:
         raise InputError(
-            f"--out {os.fspath(out)!r} cannot be written ({error.strerror or error}): choose another file."
+            f"--out {os.fspath(out)!r} cannot be written ({error.strerror or error}): choose "
+            "another file."
         ) from error
     return Sheet(pathlib.Path(out), counts(config, dataset, train))
 

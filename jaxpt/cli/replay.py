@@ -38,8 +38,7 @@ def run(workdir: str | os.PathLike) -> str:
     step = checkpoint.newest(kept)
     require(
         step is not None,
-        f"{os.fspath(workdir)!r} holds nothing to replay: no run there "
-        "stopped at NaN or inf.",
+        f"{os.fspath(workdir)!r} holds nothing to replay: no run there stopped at NaN or inf.",
     )
     config = ml_collections.ConfigDict(defaults.completed(checkpoint.about(kept, step)["config"]))
     devices = Devices(config.mapping, config.devices)

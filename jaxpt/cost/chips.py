@@ -91,5 +91,7 @@ def parse(name: str) -> tuple[Chip, int]:
             f"chips {name!r}: {kind} counts cores, two per chip, so the number must be even.",
         )
         count //= 2
-    require(count <= chip.most, f"chips {name!r} must be at most {chip.most}, which is what its links can join.")
+    require(
+        count <= chip.most, f"chips {name!r}: its links join at most {chip.most} chips, use fewer."
+    )
     return chip, count
