@@ -1,10 +1,11 @@
-"""What augmentation costs on the device, as a share of a ResNet-50's step.
+"""Cost of augmentation on the device, as a share of a ResNet-50's step.
 
     python benchmarks/augment.py [--small]
 
-For every preset the milliseconds an image and view, and of one image's whole step: forward and
-backward pass of a ResNet-50 over one view. Programs run in turns in one process. ``--small``: few
-images of 64 pixels, for a CPU. Adds a record to benchmarks/records/augment.jsonl.
+Measures, for every preset, the milliseconds per image and view, and the milliseconds per image of a
+training step: forward and backward pass of a ResNet-50 over one view. Programs run in turns in one
+process. ``--small`` uses few images of 64 pixels, for a CPU. Adds a record to
+benchmarks/records/augment.jsonl.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def batch_of(n: int, size: int) -> Batch:
 
 
 def drawing(settings: augment.Settings, batch: Batch):
-    """Draws the second view, which has all that an asymmetric preset may do."""
+    """Draws the second view, which has all operations of an asymmetric preset."""
     config = ml_collections.ConfigDict(settings._asdict())
     program = jax.jit(lambda batch: augment.draw_view(config, batch, view=1))
     return lambda: program(batch)
@@ -69,7 +70,7 @@ def step(batch: Batch, dtype: str):
 
 
 def measure(n: int, size: int, repeats: int, dtype: str) -> dict[str, float]:
-    """Milliseconds an image: of each preset, of multi-crop's small crops, of the step."""
+    """Milliseconds per image of each preset, of multi-crop's small crops, and of the step."""
     batch = batch_of(n, size)
     programs = {name: drawing(preset.views, batch) for name, preset in presets.PRESETS.items()}
     small = presets.PRESETS["dino"].local._replace(crop_size=round(size * 96 / 224))
@@ -80,10 +81,10 @@ def measure(n: int, size: int, repeats: int, dtype: str) -> dict[str, float]:
 
 
 def markdown(record: dict) -> str:
-    """The costs of a record as a table."""
+    """Table of the costs in a record."""
     costs = record["milliseconds_an_image"]
     lines = [
-        "| preset | ms an image and view | share of a ResNet-50's step |",
+        "| preset | ms per image and view | share of a ResNet-50's step |",
         "| --- | ---: | ---: |",
     ]
     lines += [
@@ -92,7 +93,7 @@ def markdown(record: dict) -> str:
         if name != "step"
     ]
     lines.append(
-        f"\nThe step: {costs['step']:.2f} ms an image, {record['dtype']}, "
+        f"\nThe step takes {costs['step']:.2f} ms per image; {record['dtype']}, "
         f"{record['batch']} images of {record['size']} pixels. {record['device']}, "
         f"jax {record['packages']['jax']}, {record['date']}."
     )
@@ -101,7 +102,7 @@ def markdown(record: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="seconds on a CPU")
+    parser.add_argument("--small", action="store_true", help="small images, for seconds on a CPU")
     small = parser.parse_args().small
     setting = (
         {"n": 8, "size": 64, "repeats": 5, "dtype": "float32"}

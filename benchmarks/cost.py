@@ -1,12 +1,13 @@
-"""What each loss costs: temporary memory and time of value-and-gradient.
+"""Cost of each loss: temporary memory and time of value and gradient.
 
     python benchmarks/cost.py
 
-Batch 1,024, dimension 128, memory 4,096, float32. Temporaries are XLA's own account of the
-compiled program; "S" is one matrix of similarities, batch × memory or, for losses within the batch,
-batch × batch. Times are medians of several runs in one process, beside one product of the
-embeddings with their contrast (the floor; forward and backward need two); optax's form and two
-obvious ones stand below. Adds a record to benchmarks/records/cost.jsonl.
+Batch 1,024, dimension 128, memory 4,096, float32. Temporaries are those that XLA reports for the
+compiled program. "S" is one similarity matrix: batch × memory, or batch × batch for losses within
+the batch. Times are medians of several runs in one process; they are compared with one product of
+the embeddings with their contrast, of which forward and backward pass need at least two. The last
+rows are optax's ntxent and two straightforward implementations. Adds a record to
+benchmarks/records/cost.jsonl.
 """
 
 import pathlib
@@ -22,11 +23,11 @@ from jaxpt import losses, records
 RECORDS = pathlib.Path(__file__).parent / "records" / "cost.jsonl"
 BATCH, MEMORY, DIM, CLASSES = 1024, 4096, 128, 100
 REPEATS = 7
-PATIENCE = 20.0  # seconds; a form that takes longer in all is not repeated further
+PATIENCE = 20.0  # seconds; programs that have taken longer in total are not repeated further
 
 
 def arrays():
-    """Everything that a loss may want, drawn once."""
+    """All inputs that a loss may need, drawn once."""
     keys = jax.random.split(jax.random.key(0), 8)
 
     def rows(i, n, dim=DIM):
@@ -49,7 +50,7 @@ def arrays():
 
 
 def programs():
-    """(name, what its contrast is made of, function of the embeddings and the other arrays)."""
+    """(name, source of the contrast, function of the embeddings and the other arrays)."""
 
     def memory(a):
         return a["memory"], a["labels"], a["key_labels"]
@@ -107,7 +108,7 @@ def programs():
 
 
 def obvious_sup_con(x, labels):
-    """As it is often written: every pair of rows side by side, B × B × D."""
+    """SupCon as it is often written, with all pairs of rows as an array B × B × D."""
     x = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
     s = jnp.sum(x[:, None, :] * x[None, :, :], axis=-1) / 0.1
     others = ~jnp.eye(len(x), dtype=bool)
@@ -128,13 +129,13 @@ def obvious_look(x, keys, labels, key_labels, k):
 def cost(loss, x, a) -> dict[str, float]:
     """Temporaries in MB and the median milliseconds of value-and-gradient.
 
-    All arrays are arguments of the program, so that XLA computes nothing of them beforehand.
+    All arrays are arguments of the program, so that XLA cannot fold computations as constants.
     """
     return measure(jax.value_and_grad(lambda x, a: jnp.mean(loss(x, a))), x, a)
 
 
 def measure(function, *arguments) -> dict[str, float]:
-    """The same of any function."""
+    """Temporaries in MB and the median milliseconds of any function."""
     program = jax.jit(function).lower(*arguments).compile()
     jax.block_until_ready(program(*arguments))
     seconds = []
@@ -149,7 +150,7 @@ def measure(function, *arguments) -> dict[str, float]:
 
 
 def markdown(record: dict) -> str:
-    """The costs of a record as a table."""
+    """Table of the costs in a record."""
     lines = [
         "| loss | contrast | temporaries, MB | in S | ms | in products |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
@@ -162,8 +163,9 @@ def markdown(record: dict) -> str:
         )
     s = record["shapes"]
     lines.append(
-        f"\nBatch {s['batch']:,}, memory {s['memory']:,}, dimension {s['dim']}: batch × "
-        f"batch × dim is {s['batch'] ** 2 * s['dim'] * 4 / 1e6:.0f} MB. {record['device']}, "
+        f"\nBatch {s['batch']:,}, memory {s['memory']:,}, dimension {s['dim']}; an array "
+        f"batch × batch × dimension takes {s['batch'] ** 2 * s['dim'] * 4 / 1e6:.0f} MB. "
+        f"{record['device']}, "
         f"jax {record['packages']['jax']}, {record['date']}."
     )
     return "\n".join(lines)

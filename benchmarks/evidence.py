@@ -1,7 +1,7 @@
-"""Searches, on validation data only, for the setting in which the losses differ on fine labels.
+"""Search, on validation data only, for a setting in which the losses differ on fine labels.
 
     python benchmarks/evidence.py digits             # the search
-    python benchmarks/evidence.py digits --confirm   # what it chose, on test data, once
+    python benchmarks/evidence.py digits --confirm   # the chosen setting on test data, once
 
 Every setting that was tried is here, and every record is kept.
 """
@@ -23,11 +23,11 @@ COLUMNS = {
     "coarse_knn": "coarse kNN",
     "class_separation": "R²",
     "fine_purity": "purity",
-}  # of a record's values: headings
+}  # name in a record's values → heading
 SEARCH_SEEDS = (200, 201, 202)
 CONFIRM_SEEDS = tuple(range(6))
-# What the search chose: where the losses differ most on fine labels, and the one change to LOOK
-# that clearly helped, in the base setting.
+# The results of the search: the setting in which the losses differ most on fine labels, and the one
+# change to LOOK that clearly helped in the base setting.
 CONFIRMED = "no augmentation, 200 epochs"
 OWN_VIEW = {"look.own_view": 0.25}
 NO_AUGMENTATION = {
@@ -38,7 +38,7 @@ NO_AUGMENTATION = {
 NO_FLIP = {"augment.flip": False, "key_augment.flip": False}
 CONFIGS = {"digits": digits.get_config, "fashion_mnist": fashion_mnist.get_config}
 
-# What all four methods are compared in: fields of the config that the setting changes.
+# Settings in which all four methods are compared, as changes to fields of the config.
 SETTINGS = {
     "digits": {
         "base": {},
@@ -60,7 +60,7 @@ SETTINGS = {
         "no augmentation, 24 epochs": {"duration": "24 epochs", **NO_AUGMENTATION, **NO_FLIP},
     },
 }
-# What is changed in LOOK alone, one field at a time.
+# Changes to LOOK, one field at a time.
 ABLATIONS = {
     "digits": {
         "look.k": (5, 10, 20, 50, 100, 200, 400, 1200),
@@ -78,7 +78,7 @@ ABLATIONS = {
         "ema": (0.9, 0.99, 0.999),
         "look.no_positive": ("nearest", "drop", "floor"),
         "look.own_view": (0.0, 0.25, 0.5),
-        # Beyond the paper: each against the base setting, which has none.
+        # Extensions beyond the paper, each compared with the base setting, which has none.
         "look.gate": (5.0, 20.0, 80.0),
         "look.balanced": (True,),
         "look.k_by_class": (True,),
@@ -87,7 +87,7 @@ ABLATIONS = {
         "memory_kind": ("bank",),
     },
 }
-# What small crops (multi-crop) are on Fashion-MNIST.
+# Small crops (multi-crop) on Fashion-MNIST.
 SMALL_CROPS = {
     "local_augment.crop_size": 14,
     "local_augment.crop_area": (0.2, 0.6),
@@ -96,7 +96,7 @@ SMALL_CROPS = {
 
 
 def settings_jobs(data: str, names, seeds, part: str) -> list[study.Job]:
-    """Every method in the named settings."""
+    """Jobs of every method in the named settings."""
     return [
         job
         for name in names
@@ -106,7 +106,7 @@ def settings_jobs(data: str, names, seeds, part: str) -> list[study.Job]:
 
 
 def ablation_jobs(data: str) -> list[study.Job]:
-    """LOOK with one field changed at a time."""
+    """Jobs of LOOK with one field changed at a time."""
     return [
         job
         for field, values in ABLATIONS[data].items()
@@ -123,7 +123,7 @@ def ablation_jobs(data: str) -> list[study.Job]:
 
 
 def confirmation_jobs(setting: str) -> list[study.Job]:
-    """What the search on digits chose, on test data with fresh seeds."""
+    """Jobs of the setting that the search on digits chose, on test data with fresh seeds."""
     jobs = settings_jobs("digits", [setting], CONFIRM_SEEDS, "test")
     if setting == "base":
         jobs += _jobs("digits", "base: look + own view", "look", OWN_VIEW, CONFIRM_SEEDS, "test")
@@ -139,12 +139,12 @@ def _jobs(data, label, method, changes, seeds, part):
 
 
 def markdown(records: list[dict]) -> str:
-    """A row for each label: mean (standard deviation over seeds)."""
+    """Table with one row per label: mean (standard deviation over seeds)."""
     titles = ["setting", "seeds", *COLUMNS.values()]
     lines = [f"| {' | '.join(titles)} |", "| --- |" + " ---: |" * (len(titles) - 1)]
     for label in dict.fromkeys(r["label"] for r in records):
         group = [r["values"] for r in records if r["label"] == label]
-        if len(group) < 2:  # no spread, no row
+        if len(group) < 2:  # without a spread there is no row
             continue
         columns = [np.array([values[name] for values in group]) for name in COLUMNS]
         cells = [f"{column.mean():.3f} ({column.std(ddof=1):.3f})" for column in columns]
@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument(
         "--confirm",
         action="store_true",
-        help="run what the search on digits chose on test data with fresh seeds",
+        help="run the setting that the search on digits chose on test data, with fresh seeds",
     )
     args = parser.parse_args()
 

@@ -1,9 +1,9 @@
-"""The four losses on Fashion-MNIST: pre-trained on five coarse classes, tested on ten fine ones.
+"""Four losses on Fashion-MNIST, pre-trained on five coarse classes and tested on ten fine ones.
 
     python benchmarks/fashion_mnist.py
 
-Test part, with the settings that benchmarks/tune.py chose on validation, for 8 epochs (the base
-setting) and for 24. Ablations over LOOK's own settings are on validation data:
+Measures on the test part, with the settings that benchmarks/tune.py chose on validation, after 8
+epochs (the base setting) and after 24. Ablations of LOOK's own settings are on validation data, by
 benchmarks/evidence.py fashion_mnist.
 """
 
@@ -21,7 +21,7 @@ DURATIONS = ("8 epochs", "24 epochs")
 
 
 def jobs(duration: str) -> list[study.Job]:
-    """Every method with every seed."""
+    """Jobs of every method with every seed."""
     found = []
     for method in METHODS:
         config = fashion_mnist.get_config(method)

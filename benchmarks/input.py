@@ -1,12 +1,12 @@
-"""How fast batches come: streamed from JPEG files beside torchvision, and resident.
+"""Throughput of input: streamed from JPEG files, compared with torchvision, and resident.
 
     python benchmarks/input.py --torch-python PYTHON [--small]
 
-PYTHON has torch and torchvision; without it their column stays empty. JPEGs: two views of MoCo v2
-at 224 pixels, of pictures of 512 × 384 that are made here from scikit-learn's photographs. Each
-side runs in a process of its own, in turns; the decoder by itself is the limit of all of them.
-Fashion-MNIST: from the rows of a batch to the batch on the device, streamed and resident. Each part
-adds a record to benchmarks/records/input.jsonl; the table shows the newest of each.
+PYTHON is a Python with torch and torchvision; without it their column stays empty. JPEGs: two views
+of MoCo v2 at 224 pixels, from pictures of 512 × 384 made here from scikit-learn's photographs. Each
+program runs in its own process, in turns; the decoder alone is an upper bound for all of them.
+Fashion-MNIST: time from the indices of a batch to the batch on the device, streamed and resident.
+Each part adds a record to benchmarks/records/input.jsonl; the table shows the latest of each.
 """
 
 import argparse
@@ -37,15 +37,15 @@ FULL = {"pictures": 512, "batch": 64, "passes": 2, "rounds": 3, "batches": 200}
 SMALL = {"pictures": 32, "batch": 16, "passes": 1, "rounds": 1, "batches": 20}
 SIDES = {
     "decode": "JPEG decoder alone (Pillow), 2 threads",
-    "half": "– decoding to half the sides (its draft mode)",
-    "streamed": "jaxpt: batches of squares on the device",
-    "views": "jaxpt: and both views, drawn by the same CPU",
+    "half": "– decoding at half the side lengths (its draft mode)",
+    "streamed": "jaxpt: batches of square images on the device",
+    "views": "jaxpt: with both views, drawn on the same CPU",
     "torchvision": "torchvision: both views, DataLoader with 2 workers",
 }
 
 
 def make_pictures(folder: pathlib.Path, n: int) -> None:
-    """JPEGs of two classes: random crops of scikit-learn's two photographs."""
+    """Writes JPEGs of two classes, random crops of scikit-learn's two photographs."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
@@ -63,7 +63,7 @@ def make_pictures(folder: pathlib.Path, n: int) -> None:
 
 
 def rates_of(work, n: int, passes: int) -> list[float]:
-    """Images/s of each pass after the first; ``work`` sees n images."""
+    """Images/s of each pass after the first; ``work`` processes n images."""
     rates = []
     for _ in range(passes + 1):
         began = time.perf_counter()
@@ -97,8 +97,10 @@ def config_of(batch: int, **data):
 
 
 def feeding(config, batches: int, views: int | None):
-    """Brings so many batches to the device and, there, draws their views; None: what the step
-    would make of the rows is left out."""
+    """Makes a function that brings ``batches`` batches to the device and draws ``views`` views.
+
+    If ``views`` is None, it stops where the step has its input, before gathering the batch.
+    """
     split = sources.load(config.data).trainval
     feed = make_feed(config, split, split.labels, Devices(limit=1))
 
@@ -117,7 +119,7 @@ def feeding(config, batches: int, views: int | None):
 
 
 def side(name: str, folder: str, batch: int, passes: int) -> list[float]:
-    """Images/s of one side, in this process."""
+    """Images/s of one program, measured in this process."""
     if name in ("decode", "half"):
         work = decoding(folder, name == "half")
     else:
@@ -128,7 +130,7 @@ def side(name: str, folder: str, batch: int, passes: int) -> list[float]:
 
 
 def jpegs(torch_python: str, how: dict) -> dict:
-    """Images/s of every side, and how many times torchvision's the others are."""
+    """Images/s of every program, and their ratios to torchvision's."""
     names = [name for name in SIDES if torch_python or name != "torchvision"]
     found = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -163,7 +165,7 @@ def jpegs(torch_python: str, how: dict) -> dict:
 
 
 def fashion(how: dict) -> dict:
-    """Milliseconds a batch of 256, from its rows to the batch on the device."""
+    """Milliseconds per batch of 256, from its indices to the batch on the device."""
     batch, batches = 256, how["batches"]
     works = {
         name: feeding(config_of(batch, source="fashion_mnist", resident=resident), batches, views)
@@ -191,7 +193,7 @@ def fashion(how: dict) -> dict:
 
 
 def markdown(found: list[dict]) -> str:
-    """Rates and ratios of the newest record of each part as a table."""
+    """Table of rates and ratios in the latest record of each part."""
     newest = {record["part"]: record for record in found}
     lines = []
     if "jpegs" in newest:
@@ -211,23 +213,23 @@ def markdown(found: list[dict]) -> str:
         times = newest["fashion_mnist"]["milliseconds_a_batch"]
         ratios = newest["fashion_mnist"]["times_streamed"]
         lines += [
-            "| Fashion-MNIST, a batch of 256 | streamed | resident | times as fast |",
+            "| Fashion-MNIST, per batch of 256 | streamed | resident | ratio |",
             "| --- | ---: | ---: | ---: |",
         ]
         lines += [
             f"| {title} | {times[f'streamed{name}']:.2f} ms | "
             f"{times[f'resident{name}']:.2f} ms | {ratios[name]:.1f} |"
             for name, title in (
-                ("_alone", "the pipeline until the step has its input"),
-                ("", "and until the step has gathered its batch"),
+                ("_alone", "pipeline until the step has its input"),
+                ("", "pipeline until the step has gathered its batch"),
             )
         ]
         lines.append("")
     loads = [record["load"] for record in newest.values()]
     last = found[-1]
     lines.append(
-        f"{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work on "
-        f"the machine: load up to {max(loads):.0f}."
+        f"{last['device']}, jax {last['packages']['jax']}, {last['date']}; load average up "
+        f"to {max(loads):.0f} from other work."
     )
     return "\n".join(lines)
 
@@ -235,14 +237,16 @@ def markdown(found: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default="")
-    parser.add_argument("--small", action="store_true", help="a minute, and no record")
+    parser.add_argument(
+        "--small", action="store_true", help="small sizes, for a minute; writes no record"
+    )
     parser.add_argument(
         "--parts", nargs="+", choices=("jpegs", "fashion_mnist"), default=("jpegs", "fashion_mnist")
     )
     args = parser.parse_args()
     how = SMALL if args.small else FULL
     if not args.torch_python:
-        print("No --torch-python: torchvision is skipped.")
+        print("torchvision is skipped: pass --torch-python to measure it.")
     found = []
     for part in args.parts:
         record = {"part": part, **how, "load": os.getloadavg()[0]}

@@ -1,6 +1,6 @@
-"""Two views of each picture as one would write them with torchvision, in a DataLoader.
+"""Two views of each picture by torchvision in a DataLoader, written as usual.
 
-Run by ``benchmarks/input.py`` with a Python that has torch and torchvision; needs nothing of jaxpt.
+Run by ``benchmarks/input.py`` with a Python that has torch and torchvision; does not need jaxpt.
 Prints the images/s of each pass over a folder after the first, which starts the workers.
 """
 
@@ -13,7 +13,7 @@ import torch
 
 try:
     import torchvision  # noqa: F401
-except (RuntimeError, AttributeError):  # beside a torch without its operators, declare them
+except (RuntimeError, AttributeError):  # torch lacks torchvision's operators: declare them
     library = torch.library.Library("torchvision", "DEF")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -22,7 +22,7 @@ from torchvision import transforms
 
 
 class TwoViews(torch.utils.data.Dataset):
-    """Of MoCo v2: Chen et al., arXiv 2003.04297."""
+    """Two views of MoCo v2 (Chen et al., arXiv 2003.04297)."""
 
     def __init__(self, folder: str, size: int):
         self.files = sorted(pathlib.Path(folder).glob("*/*.jpg"))

@@ -1,22 +1,22 @@
-"""The linear probe's solver against scikit-learn's: time of the whole sweep, and agreement.
+"""The linear probe's solver compared with scikit-learn's: time of the whole sweep, and agreement.
 
     python benchmarks/linear_probe.py [speed] [agreement] [--every=1] [--threads=2]
 
 Speed: 45 strengths from 1e-6 to 1e5 (Kornblith et al. 2019), 10,000 × 512 features, 50 classes.
 The features are class means plus noise, both with a decaying spectrum (direction i has deviation
 i^-0.5, means lie in the first 64 directions), rotated, every column standardised; a tenth of the
-labels is drawn at random. scikit-learn's side is LogisticRegression by lbfgs in float64, strong to
-weak, each fit started from the last, with the loosest tolerance of 1e-4, 1e-5, … at which the
-objective is within 1e-5 of the best known; tries that fail are not counted. Beside it its default
-tolerance and iterations, started anew, with the error that they leave. Ours runs before, between
-and after; the first run compiles and is reported by itself. Beside the seconds of the clock stand
-those of the processor and the load of the machine: on a busy one only the former mislead.
---every=4 takes every fourth strength, on both sides.
+labels is drawn at random. scikit-learn's solver is LogisticRegression by lbfgs in float64, from
+strong to weak regularisation, each fit started from the last, with the loosest tolerance of 1e-4,
+1e-5, … at which the objective is within 1e-5 of the best known; failed tries are not counted. Its
+default tolerance and iterations, without warm start, are measured too, with the remaining error.
+Our solver runs before, between and after; the first run compiles and is reported separately. Wall
+time, processor time and the load average are recorded: on a busy machine wall time alone misleads.
+--every=4 uses every fourth strength for both solvers.
 
 Agreement: digits (pixels, standardised) and Fashion-MNIST (2,000 + 2,000 images, 128 random ReLU
 features), every strength: largest excess of our objective and difference in test accuracy.
 
-Adds a record a part to benchmarks/records/linear_probe.jsonl.
+Adds one record per part to benchmarks/records/linear_probe.jsonl.
 """
 
 import argparse
@@ -63,21 +63,21 @@ def objective(x, labels, weights, bias, l2):
 
 
 def timed(function):
-    """(seconds of the clock and of the processor, result)."""
+    """(wall time and processor time in seconds, result)."""
     began = time.perf_counter(), time.process_time()
     result = function()
     return np.array([time.perf_counter() - began[0], time.process_time() - began[1]]), result
 
 
 class Peer:
-    """scikit-learn's fits on one set, in the order in which they are asked for."""
+    """scikit-learn's fits on one set, each warm-started from the last one that was kept."""
 
     def __init__(self, x, labels):
         self.x, self.labels, self.start = np.asarray(x, np.float64), labels, None
         self.tolerances = TOLERANCES
 
     def fit(self, l2, tol, iterations):
-        """(seconds, objective, model), started from the last fit that was kept."""
+        """Fits one strength: (seconds, objective, model)."""
         model = LogisticRegression(
             C=1 / (len(self.x) * l2), tol=tol, max_iter=iterations, warm_start=True
         )
@@ -90,12 +90,12 @@ class Peer:
         self.start = model.coef_.copy(), model.intercept_.copy(), model.classes_
 
     def careful(self, l2, best):
-        """The loosest tolerance that is good enough, and what it took."""
+        """Fits with the loosest sufficient tolerance: (record of the fit, model)."""
         for tol in self.tolerances:
             seconds, value, model = self.fit(l2, tol, 20_000)
             if value <= best * (1 + WITHIN):
                 break
-        # A weaker strength never did with a looser one, so that need not be tried.
+        # Weaker strengths never succeeded with a looser tolerance, so they do not try one.
         self.tolerances = self.tolerances[self.tolerances.index(tol) :]
         self.keep(model)
         return {

@@ -1,12 +1,12 @@
-"""LOOK's cost by batch, memory, k and dimension: jaxpt, JAX's ``top_k`` and torch.
+"""Cost of LOOK by batch, memory, k and dimension for jaxpt, JAX's ``top_k`` and torch.
 
     python benchmarks/look_grid.py --oracle-python PYTHON [--small]
 
-PYTHON has torch; without it its column stays empty. One of the four changes at a time, the others
-stay at their base. Each point of each side is a process of its own, in turns: the median time of
-value and gradient, and the largest memory that the process held above what it held before the first
-call. Exponents are of power laws fitted to all points of an axis. Adds a record to
-benchmarks/records/look_grid.jsonl.
+PYTHON is a Python with torch; without it the column of torch stays empty. One of the four varies at
+a time, the others stay at their base values. Each implementation is measured at each point in its
+own process, in turns: the median time of value and gradient, and the peak memory of the process
+above its memory before the first call. Exponents are those of power laws fitted to all points of an
+axis. Adds a record to benchmarks/records/look_grid.jsonl.
 """
 
 import argparse
@@ -33,16 +33,16 @@ SIDES = {"jaxpt": "jaxpt", "top_k": "JAX's `top_k`", "oracle": "torch"}
 
 
 def measured(shapes: dict, oracle_python: str, repeats: int) -> dict:
-    """{side: {"seconds": median, "extra_mb": …}} of one point."""
+    """Measures one point: {implementation: {"seconds": median, "extra_mb": …}}."""
     found = neighbors.compared("look", shapes, oracle_python, 1, repeats)
     values = [side.pop("result")[0] for side in found.values()]
     if not np.allclose(values, values[0], rtol=1e-4):
-        raise SystemExit(f"The sides disagree about the loss at {shapes}: {values}.")
+        raise SystemExit(f"The implementations disagree about the loss at {shapes}: {values}.")
     return found
 
 
 def exponents(axis: list[dict], name: str, field: str) -> dict[str, float]:
-    """Of the power law of every side along an axis."""
+    """Exponent of the power law of each implementation along an axis."""
     where = [point["shapes"][name] for point in axis]
     return {
         side: neighbors.exponent(where, [point["found"][side][field] for point in axis])
@@ -51,7 +51,7 @@ def exponents(axis: list[dict], name: str, field: str) -> dict[str, float]:
 
 
 def markdown(found: list[dict]) -> str:
-    """Times and memory of the newest record, and the exponents of each axis, as a table."""
+    """Table of times, memory and exponents in the latest record."""
     record = found[-1]
     sides = [side for side in SIDES if side in next(iter(record["axes"].values()))[0]["found"]]
     lines = [
@@ -72,7 +72,7 @@ def markdown(found: list[dict]) -> str:
         lines.append(f"| *grows as {TITLES[name]}* | {' | '.join(cells)} |")
     base = ", ".join(f"{TITLES[name]} {record['base'][name]:,}" for name in AXES)
     lines.append(
-        f"\nWhere not said otherwise: {base}. {record['device']}, jax "
+        f"\nUnless stated otherwise: {base}. {record['device']}, jax "
         f"{record['packages']['jax']}, {record['date']}; other work on the machine: load "
         f"{record['load']:.0f}."
     )
@@ -83,7 +83,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--oracle-python", default="")
     parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--small", action="store_true", help="few and small shapes; no record")
+    parser.add_argument(
+        "--small", action="store_true", help="few and small shapes; writes no record"
+    )
     how = parser.parse_args()
     base = BASE | ({"n": 4096, "k": 50} if how.small else {})
     record = {"base": base, "repeats": how.repeats, "load": os.getloadavg()[0], "axes": {}}

@@ -1,8 +1,8 @@
-"""What others would write for the same: LOOK by torch's matmul and topk, kNN by faiss or sklearn.
+"""Reference implementations: LOOK by torch's matmul and topk, kNN by faiss and scikit-learn.
 
-Run by ``benchmarks/neighbors.py`` with a Python that has torch and faiss, and for scikit-learn with
-its own; needs nothing of jaxpt. Arrays and the way of measuring are shared with the other side from
-here.
+Run by ``benchmarks/neighbors.py`` with a Python that has torch and faiss, and with its own Python
+for scikit-learn; does not need jaxpt. The measurements of jaxpt use the arrays and functions of
+this file too.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ TEMPERATURE = 0.1
 
 
 def arrays(n: int, batch: int, dim: int, classes: int) -> dict:
-    """Unit rows of Gaussian noise with labels and ids; the same wherever it runs."""
+    """Unit rows of Gaussian noise with labels and ids, the same in every process."""
     rng = np.random.default_rng(0)
 
     def unit(rows):
@@ -37,16 +37,16 @@ def arrays(n: int, batch: int, dim: int, classes: int) -> dict:
 
 
 def memory(field: str) -> float:
-    """MB of this process now (VmRSS) or at most (VmHWM)."""
+    """Memory of this process in MB: current (VmRSS) or peak (VmHWM)."""
     status = pathlib.Path("/proc/self/status").read_text()
     return int(status.split(f"{field}:")[1].split()[0]) / 1024
 
 
 def measure(function, repeats: int) -> dict:
-    """Seconds of each call after a first one, and MB at most above what was there before."""
-    gc.collect()  # JAX lets go of the NumPy arrays that it copied
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # what making the arrays left behind is no room
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    """Seconds of each call after the first, and peak MB above the memory before the first."""
+    gc.collect()  # frees the NumPy arrays that JAX copied
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # returns freed memory to the system
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = memory("VmRSS")
     result = function()
     seconds = []
@@ -58,7 +58,7 @@ def measure(function, repeats: int) -> dict:
 
 
 def look_by_torch(n, batch, dim, k, classes):
-    """Value and gradient of LOOK with loss 0 where no neighbour is a positive."""
+    """Value and gradient of LOOK, with loss 0 for queries without a positive neighbour."""
     import torch
 
     torch.set_num_threads(2)
@@ -80,7 +80,7 @@ def look_by_torch(n, batch, dim, k, classes):
 
 
 def knn_by_faiss(n, batch, dim, k, classes):
-    """The indices of the k nearest by a flat inner-product index."""
+    """Indices of the k nearest by faiss's flat inner-product index."""
     import faiss
 
     faiss.omp_set_num_threads(2)
@@ -95,7 +95,7 @@ def knn_by_faiss(n, batch, dim, k, classes):
 
 
 def knn_by_sklearn(n, batch, dim, k, classes):
-    """The indices of the k nearest unit vectors by scikit-learn's exhaustive search."""
+    """Indices of the k nearest unit vectors by scikit-learn's exhaustive search."""
     import sklearn.neighbors
 
     a = arrays(n, batch, dim, classes)
@@ -108,7 +108,7 @@ def knn_by_sklearn(n, batch, dim, k, classes):
 
 
 def report(functions: dict) -> None:
-    """Measures what the command line names, and prints it as a line of JSON."""
+    """Measures the function named on the command line and prints the result as a line of JSON."""
     what, repeats, shapes, indices = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:]
     found = measure(functions[what](**json.loads(shapes)), repeats)
     result = found.pop("result")

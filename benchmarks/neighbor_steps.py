@@ -1,4 +1,4 @@
-"""What LOOK adds to a training step: against SupMoCo, and against two encoders without a memory.
+"""Overhead of LOOK in a training step, over SupMoCo and over two encoders without a memory.
 
 Run by ``benchmarks/neighbors.py``. All programs of one comparison run in turns in one process.
 """
@@ -17,7 +17,7 @@ from jaxpt import losses, models
 
 
 def in_turns(programs: dict, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each."""
+    """Median milliseconds of each program."""
     for run in programs.values():
         jax.block_until_ready(run())
     seconds = {name: [] for name in programs}
@@ -42,7 +42,7 @@ def memory_of(n, dim, batch, classes):
 
 
 def step_of(encode, params, images, loss):
-    """One whole step: target's keys, queries, loss, AdamW, EMA of the target."""
+    """Makes a whole step: keys of the target, queries, loss, AdamW, EMA of the target."""
     optimizer = optax.adamw(1e-3)
 
     @jax.jit
@@ -69,7 +69,7 @@ def without_memory(q, keys, _):
 
 
 def mlp_steps(batch=200, n=4000, k=100, widths=(784, 512, 512, 256), repeats=21):
-    """A step with a 3-layer MLP by LOOK and by SupMoCo over the same memory."""
+    """Steps with a 3-layer MLP by LOOK and by SupMoCo over the same memory."""
     drawn = jax.random.split(jax.random.key(0), len(widths))
     params = [
         jax.random.normal(key, shape) * (2 / shape[0]) ** 0.5
@@ -91,7 +91,7 @@ def mlp_steps(batch=200, n=4000, k=100, widths=(784, 512, 512, 256), repeats=21)
 
 
 def resnet_steps(batch=256, n=8192, k=100, dim=128, repeats=3):
-    """A step with ResNet-18 at 32 pixels by LOOK and with no memory at all, and LOOK by itself."""
+    """Steps with ResNet-18 at 32 pixels by LOOK and without a memory, and the loss alone."""
     backbone = models.make_backbone(
         ml_collections.ConfigDict(
             {"name": "resnet18", "norm": "batch", "dtype": "float32", "options": {"stem": "small"}}

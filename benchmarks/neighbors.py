@@ -1,12 +1,12 @@
-"""The neighbour engine at full size, beside what others would write for the same.
+"""The neighbour search at full size, compared with other implementations.
 
     python benchmarks/neighbors.py --oracle-python PYTHON
 
-PYTHON has torch and faiss-cpu; without it their columns stay empty. LOOK: 256 queries, the whole
-ImageNet training set as memory, k = 400. kNN: 10,000 queries, 200,000 keys, 512 dimensions, k = 20.
-Both sides of a ratio run in turns, in processes of their own; times are medians, memory is the
-largest that a process held above what it held before the first call. Each part adds a record to
-benchmarks/records/neighbors.jsonl; the table shows the newest of each.
+PYTHON is a Python with torch and faiss-cpu; without it their columns stay empty. LOOK: 256 queries,
+a memory of the size of ImageNet's training set, k = 400. kNN: 10,000 queries, 200,000 keys, 512
+dimensions, k = 20. Implementations run in turns, each in its own process. Times are medians; memory
+is the peak of a process above its memory before the first call. Each part adds a record to
+benchmarks/records/neighbors.jsonl; the table shows the latest of each.
 """
 
 import argparse
@@ -36,7 +36,7 @@ OTHERS = {
     "knn": {"sklearn": (sys.executable, "neighbor_oracles.py", "knn_sklearn")},
 }
 PARTS = ("look", "look_nearest", "knn", "mlp", "resnet", "growth")
-QUERIES_AT_A_TIME = 1024  # as jaxpt.evaluation.knn
+QUERIES_AT_A_TIME = 1024  # as in jaxpt.evaluation.knn
 
 
 def look_by_jaxpt(n, batch, dim, k, classes, no_positive="drop"):
@@ -50,7 +50,7 @@ def look_by_jaxpt(n, batch, dim, k, classes, no_positive="drop"):
 
 
 def value_and_gradient(loss, arrays):
-    """What computes the mean loss and its gradient's norm; it is compiled before it is measured."""
+    """Makes a compiled function of the mean loss and the norm of its gradient."""
     a = jax.tree.map(jnp.asarray, arrays)
     queries = a.pop("queries")
     program = jax.jit(jax.value_and_grad(lambda queries, rest: jnp.mean(loss(queries, rest))))
@@ -64,12 +64,12 @@ def value_and_gradient(loss, arrays):
 
 
 def look_nearest_by_jaxpt(**shapes):
-    """The same with the nearest positive wherever none is among the neighbours."""
+    """Value and gradient of LOOK, with the nearest positive if no neighbour is a positive."""
     return look_by_jaxpt(**shapes, no_positive="nearest")
 
 
 def knn_by_jaxpt(n, batch, dim, k, classes):
-    """The indices of the k nearest."""
+    """Indices of the k nearest by jaxpt."""
     a = neighbor_oracles.arrays(n, batch, dim, classes)
     keys = jnp.asarray(a.pop("keys"))
 
@@ -90,7 +90,7 @@ def knn_by_jaxpt(n, batch, dim, k, classes):
 
 
 def look_by_top_k(n, batch, dim, k, classes):
-    """LOOK as it is written at first: every similarity, ``lax.top_k``, leave-one-out."""
+    """Straightforward LOOK: all similarities, leave-one-out, ``lax.top_k``."""
 
     def loss(queries, a):
         s = losses.similarity.unit_vectors(queries) @ a["keys"].T
@@ -113,7 +113,7 @@ JAXPT = {
 
 
 def run(python, script, *arguments) -> dict:
-    """What a process of its own prints last, on two cores."""
+    """Runs a script in its own process, on two cores, and parses the last line it prints."""
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
     output = subprocess.run(
         [python, HERE / script, *map(str, arguments)],
@@ -126,9 +126,9 @@ def run(python, script, *arguments) -> dict:
 
 
 def compared(what, shapes, oracle_python, rounds, repeats, folder=None) -> dict:
-    """All sides in turns: {side: {"seconds": median, "extra_mb": …, "result": …}}.
+    """Runs all implementations in turns: {side: {"seconds": median, "extra_mb": …, "result": …}}.
 
-    Each calls what bears the name in its script; ``OTHERS`` are those that need no other Python.
+    Each runs the function ``what`` of its script; ``OTHERS`` are those that need no other Python.
     """
     sides = {"jaxpt": (sys.executable, "neighbors.py", what)} | OTHERS.get(what, {})
     if oracle_python:
@@ -142,7 +142,7 @@ def compared(what, shapes, oracle_python, rounds, repeats, folder=None) -> dict:
 
 
 def summary(runs) -> dict:
-    """Medians over all calls and over the processes."""
+    """Medians over all calls and all processes."""
     return {
         "seconds": statistics.median(s for r in runs for s in r["seconds"]),
         "extra_mb": statistics.median(r["extra_mb"] for r in runs),
@@ -166,12 +166,12 @@ def growth(repeats) -> dict:
 
 
 def exponent(x, y) -> float:
-    """Of the power law fitted to positive values."""
+    """Exponent of the power law fitted to positive values."""
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def temporaries(n, batch, dim, k, classes) -> float:
-    """MB of temporaries of value and gradient, by XLA's account."""
+    """Temporaries of value and gradient in MB, as XLA reports them."""
     ints = [jax.ShapeDtypeStruct((rows,), jnp.int32) for rows in (batch, n, batch, n)]
     floats = [jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, n)]
     program = jax.value_and_grad(
@@ -184,7 +184,7 @@ def temporaries(n, batch, dim, k, classes) -> float:
 
 
 def markdown(found: list[dict]) -> str:
-    """A table for every machine, the last one first."""
+    """Tables of all machines, the latest first."""
     devices = dict.fromkeys(record["device"] for record in reversed(found))
     return "\n\n".join(
         machine_markdown([record for record in found if record["device"] == device])
@@ -193,9 +193,12 @@ def markdown(found: list[dict]) -> str:
 
 
 def machine_markdown(found: list[dict]) -> str:
-    """Ratios, times and floors of the newest record of each part as a table."""
+    """Table of times, ratios and floors in the latest record of each part."""
     newest = {record["part"]: record for record in found}
-    lines = ["| what | jaxpt | beside it | ratio | floor |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = [
+        "| what | jaxpt | compared with | ratio | floor |",
+        "| --- | ---: | ---: | ---: | --- |",
+    ]
 
     def line(what, ours, theirs, unit, digits, floor=""):
         beside = ratio = ""
@@ -215,14 +218,14 @@ def machine_markdown(found: list[dict]) -> str:
         for side in [side for side in beside if side in sides] or [""]:
             theirs = sides.get(side, {})
             line(
-                f"{title}, beside {beside[side]}" if side else title,
+                f"{title}, against {beside[side]}" if side else title,
                 sides["jaxpt"]["seconds"],
                 theirs.get("seconds"),
                 "s",
                 2,
                 floor,
             )
-            line("– its extra memory", sides["jaxpt"]["extra_mb"], theirs.get("extra_mb"), "MB", 0)
+            line("– additional memory", sides["jaxpt"]["extra_mb"], theirs.get("extra_mb"), "MB", 0)
     if "look_nearest" in newest:
         line(
             "LOOK with the nearest positive",
@@ -233,34 +236,34 @@ def machine_markdown(found: list[dict]) -> str:
             "twice the operations",
         )
     for part, what, beside in (
-        ("mlp", "step of a 3-layer MLP: LOOK beside SupMoCo", "sup_moco"),
-        ("resnet", "step of ResNet-18: LOOK beside no memory", "no memory"),
+        ("mlp", "step of a 3-layer MLP: LOOK against SupMoCo", "sup_moco"),
+        ("resnet", "step of ResNet-18: LOOK against no memory", "no memory"),
     ):
         if part in newest:
             times = newest[part]["found"]
             line(what, times["look"], times[beside], "ms", 1)
             if "loss alone" in times:
-                line("– the loss by itself", times["loss alone"], times[beside], "ms", 1)
+                line("– the loss alone", times["loss alone"], times[beside], "ms", 1)
     if "growth" in newest:
         g = newest["growth"]["found"]
         mb = g["temporaries_mb"]
         lines.append(
-            f"\nOver {g['n'][0]:,} … {g['n'][-1]:,} keys LOOK's time grows as "
+            f"\nFrom {g['n'][0]:,} to {g['n'][-1]:,} keys LOOK's time grows as "
             f"n^{g['exponent']:.2f}; temporaries are {min(mb):.1f} … {max(mb):.1f} MB."
         )
     if "knn" in newest:
-        lines.append(f"\nThe same neighbours as faiss: {newest['knn']['same_neighbors']}.")
+        lines.append(f"\nSame neighbours as faiss: {newest['knn']['same_neighbors']}.")
     loads = [record["load"] for record in newest.values()]
     last = found[-1]
     lines.append(
-        f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; other work "
-        f"on the machine: load up to {max(loads):.0f}."
+        f"\n{last['device']}, jax {last['packages']['jax']}, {last['date']}; load "
+        f"average up to {max(loads):.0f} from other work."
     )
     return "\n".join(lines)
 
 
 def selected(n: int, k: int, batch: int = 256, dim: int = 128) -> int:
-    """Entries of all rows that ``knn.search`` hands to ``top_k``, counted as it is traced."""
+    """Number of entries that ``knn.search`` passes to ``top_k``, counted in its jaxpr."""
     queries, keys = (jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, n))
 
     def count(jaxpr):
@@ -278,10 +281,10 @@ def selected(n: int, k: int, batch: int = 256, dim: int = 128) -> int:
 
 
 def selection_markdown(batch: int = 256, dim: int = 128, k: int = 400) -> str:
-    """What a search reads, writes and sorts, beside the sort of whole rows."""
+    """Table of what a search reads, writes and sorts, compared with sorting whole rows."""
     lines = [
         "| keys | product, GFLOP | keys, MB | similarities, MB | sorted, million | "
-        "of whole rows, million |",
+        "in whole rows, million |",
         "| ---: |" + " ---: |" * 5,
     ]
     for n in 65_536, LOOK["n"]:
@@ -294,7 +297,7 @@ def selection_markdown(batch: int = 256, dim: int = 128, k: int = 400) -> str:
 
 
 def same_neighbors(folder) -> str:
-    """Share of queries with the same set of neighbours on both sides."""
+    """Share of queries for which jaxpt and faiss find the same set of neighbours."""
     if not (folder / "oracle.npy").exists():
         return "not compared"
     ours, theirs = (
@@ -304,7 +307,7 @@ def same_neighbors(folder) -> str:
 
 
 def measured(part, oracle_python, rounds, repeats) -> dict:
-    """What the record of a part holds beside the surroundings."""
+    """Measures one part and returns its record, without device, versions and date."""
     if part == "knn":
         with tempfile.TemporaryDirectory() as name:
             folder = pathlib.Path(name)
@@ -326,7 +329,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     how = parser.parse_args()
     if not how.oracle_python:
-        print("No --oracle-python: torch and faiss are skipped.")
+        print("torch and faiss are skipped: pass --oracle-python to measure them.")
     for part in how.parts:
         record = {
             "part": part,

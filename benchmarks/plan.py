@@ -1,10 +1,10 @@
-"""What ``jaxpt plan`` says of the recipes, and of LOOK from one chip to 256.
+"""Estimates of ``jaxpt plan`` for the recipes, and for LOOK on 1 to 256 chips.
 
     python benchmarks/plan.py [NAME …]
 
-Counts all of it anew, or only what is named (look, cifar_look, v5e-8, …), keeps it as
-benchmarks/records/plan.jsonl, and writes its line into the header of each recipe;
-``benchmarks/tables.py`` makes the tables. Nothing of it was run on a TPU.
+Recomputes all estimates, or only the named ones (look, cifar_look, v5e-8, …), stores them as
+benchmarks/records/plan.jsonl, and writes one line into the header of each recipe.
+``benchmarks/tables.py`` makes the tables. Nothing was run on a TPU.
 """
 
 import importlib
@@ -24,8 +24,8 @@ from jaxpt.methods import METHODS
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records" / "plan.jsonl"
 CONFIGS = ROOT / "configs"
-SLICE = "v5e-32"  # that the headers of ImageNet's recipes speak of
-SIDE = 224  # of ImageNet's images
+SLICE = "v5e-32"  # the slice in the headers of ImageNet's recipes
+SIDE = 224  # pixels, of ImageNet's images
 CIFAR, CIFAR_CHIP, CIFAR_SIZE = "cifar_", "v5e-1", (50_000, 10)
 TRANSFERS = ("kornblith", "vtab1k", "bit")
 SLICES = ("v5e-1", "v5e-8", "v5e-64", "v5e-256")
@@ -33,7 +33,7 @@ LINE = re.compile(r"^On paper: .*$", re.MULTILINE)
 
 
 def jobs() -> dict[str, tuple]:
-    """(config, chips, images and classes of the set) by name."""
+    """Name → (config, chips, (images, classes) of the set)."""
     imagenet = recipes.IMAGES, recipes.CLASSES
     return (
         {method: (recipe(method), SLICE, imagenet) for method in METHODS}
@@ -43,13 +43,15 @@ def jobs() -> dict[str, tuple]:
 
 
 def recipe(method: str, variant: str = ""):
-    """The recipe of ImageNet-1k."""
+    """A method's recipe for ImageNet-1k."""
     return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
 def scaled(chips: str):
-    """LOOK's recipe for 100 epochs with 64 images a chip and a memory as large as the set (to a
-    multiple of all numbers of chips), in parts."""
+    """LOOK's recipe for 100 epochs, 64 images per chip and a sharded memory as large as the set.
+
+    The size of the memory is rounded down to a multiple of 256, so that it divides over all slices.
+    """
     c = look.get_config()
     c.duration = "100 epochs"
     c.batch_size = 64 * int(chips.partition("-")[2])
@@ -58,7 +60,7 @@ def scaled(chips: str):
 
 
 def made(name: str) -> dict:
-    """The record of a job."""
+    """Computes the record of a job."""
     config, chips, (images, classes) = jobs()[name]
     (found,) = plan.run(config, [chips], images=images, classes=classes)
     return {
@@ -72,17 +74,17 @@ def made(name: str) -> dict:
 
 
 def stored() -> dict[str, dict]:
-    """Records by the job's name."""
+    """Job's name → its record."""
     return {record["name"]: record for record in records.read(RECORDS)}
 
 
 def plan_of(record: dict) -> plan.Plan:
-    """What a record holds."""
+    """The Plan in a record."""
     return plan.Plan(**record["plan"])
 
 
 def line(record: dict) -> str:
-    """What a recipe's header says."""
+    """The line in the header of an ImageNet recipe."""
     p = plan_of(record)
     return (
         f"On paper: {plan.told(p.hours)} hours on {p.chips}, {plan.told(p.chip_hours)} "
@@ -92,7 +94,7 @@ def line(record: dict) -> str:
 
 
 def cifar_line() -> str:
-    """What the header of the CIFAR recipe says."""
+    """The line in the header of the CIFAR recipe."""
     hours = {name: plan_of(stored()[CIFAR + name]).hours for name in METHODS}
     least, most = min(hours, key=hours.get), max(hours, key=hours.get)
     return (
@@ -102,8 +104,11 @@ def cifar_line() -> str:
 
 
 def transfer_line(name: str) -> str:
-    """What the header of a transfer config says: its images, at the rate of cross-entropy's step
-    and in proportion to their pixels, as ResNet-50's convolutions cost them."""
+    """The line in the header of a transfer config.
+
+    The time per image is that of cross-entropy's step, scaled by the number of pixels, to which the
+    cost of ResNet-50's convolutions is proportional.
+    """
     config = importlib.import_module(f"jaxpt.configs.transfer.{name}").get_config()
     side, kind = SIDE, "a set"
     if config.rule:
@@ -122,7 +127,7 @@ def transfer_line(name: str) -> str:
 
 
 def markdown() -> str:
-    """LOOK over numbers of chips."""
+    """Table of LOOK on slices of different size."""
     found = [plan_of(stored()[chips]) for chips in SLICES]
     titles, cells = zip(*plan.rows(found), strict=True)
     lines = ["| | " + " | ".join(SLICES) + " |", "|---" + "| ---: " * len(SLICES) + "|"]
@@ -136,9 +141,9 @@ def markdown() -> str:
 
 
 def recipes_markdown() -> str:
-    """The recipes: what the headers of ImageNet-1k's say, and CIFAR-10's hours."""
+    """Table of the recipes: results expected on ImageNet-1k, hours, and hours on CIFAR-10."""
     lines = [
-        f"| recipe | what is expected, and of whom | hours on {SLICE} | chip-hours | "
+        f"| recipe | expected result, and its source | hours on {SLICE} | chip-hours | "
         f"CIFAR-10, hours on {CIFAR_CHIP} |",
         "|---|---|---:|---:|---:|",
     ]
@@ -165,7 +170,7 @@ def main(names: list[str]) -> None:
 
 
 def headers() -> dict[pathlib.Path, str]:
-    """The line of each recipe's page."""
+    """Recipe's file → the line in its header."""
     pretrain, transfer = CONFIGS / "pretrain", CONFIGS / "transfer"
     return (
         {pretrain / "imagenet" / f"{name}.py": line(stored()[name]) for name in METHODS}

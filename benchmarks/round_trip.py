@@ -1,10 +1,10 @@
-"""From timm to jaxpt and back: exported weights load with strict=True and compute the same.
+"""Round trip from timm to jaxpt and back: exported weights load strictly and give equal outputs.
 
     python benchmarks/round_trip.py [CASE …]
 
-A case is a network with its options (``CASES``). Weights are drawn in timm, saved, exported by
-jaxpt, and loaded by timm and torchvision. Needs torch, torchvision and timm beside jaxpt. Prints a
-table and appends to ``records/round_trip.jsonl``.
+A case is a network with its options (``CASES``). Random weights are drawn in timm, saved, exported
+by jaxpt, and loaded with ``strict=True`` by timm and torchvision. Needs torch, torchvision and timm
+in addition to jaxpt. Prints a table and appends to ``records/round_trip.jsonl``.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from jaxpt.export import serving
 from jaxpt.export.counterparts import counterpart
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "round_trip.jsonl"
-# What a table calls it: the network, its norm and its options.
+# Name in the table → network, norm and options.
 CASES = {
     "resnet18": ("resnet18", "batch", {}),
     "resnet50": ("resnet50", "batch", {}),
@@ -47,7 +47,7 @@ COLUMNS = {
 
 
 def prepared():
-    """torch, timm and torchvision.models; a torch without torchvision's operators is told them."""
+    """Imports torch, timm and torchvision.models; declares torchvision's operators if missing."""
     import torch
 
     try:
@@ -71,8 +71,7 @@ def model_of(name: str, norm: str, options: dict) -> ml_collections.ConfigDict:
 
 
 def drawn(network, positions, torch):
-    """Its weights drawn anew, so that every one of them bears on the output; fixed positions are
-    what they are."""
+    """Redraws the weights so that each affects the output; fixed positions keep their values."""
     generator = torch.Generator().manual_seed(0)
     for name, value in network.state_dict().items():
         if name.endswith("running_var") or (value.ndim == 1 and name.endswith("weight")):
@@ -86,7 +85,7 @@ def drawn(network, positions, torch):
 
 
 def fixed_positions(network):
-    """Those that a ViT has as constants, or None."""
+    """Fixed positions of a ViT; None if it learns them, or for another network."""
     if getattr(network, "positions", "learnt") == "learnt":
         return None
     side = network.image_size // network.patch
@@ -94,7 +93,7 @@ def fixed_positions(network):
 
 
 def measure(model: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str, float]:
-    """Largest absolute difference to jaxpt of everything that was made from the same weights."""
+    """Largest absolute differences to jaxpt's outputs, for all programs with the same weights."""
     from safetensors.torch import load_file, save_file
 
     torch, timm, torchvision = prepared()
@@ -173,7 +172,7 @@ def measure(model: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str,
 
 
 def markdown(found: list[dict]) -> str:
-    """The newest record of each network as a table."""
+    """Table of the latest record of each network."""
     newest = {record["network"]: record for record in found}
     lines = [
         "| network | parameters | largest logit | " + " | ".join(COLUMNS.values()) + " |",
@@ -193,8 +192,8 @@ def markdown(found: list[dict]) -> str:
         [
             *lines,
             "",
-            f"Largest absolute difference to jaxpt over {IMAGES} images of 224 × 224 pixels, or "
-            f"as many as it says, float32, drawn weights. {last['device']}, jax "
+            f"Largest absolute difference to jaxpt over {IMAGES} images of 224 × 224 pixels (or of "
+            f"the size in the network's name), float32, random weights. {last['device']}, jax "
             f"{last['packages']['jax']}, {versions}, {last['date']}.",
         ]
     )
@@ -203,7 +202,7 @@ def markdown(found: list[dict]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE")
-    parser.add_argument("--small", action="store_true", help="no record")
+    parser.add_argument("--small", action="store_true", help="writes no record")
     args = parser.parse_args()
     torch, timm, _ = prepared()
     import torchvision

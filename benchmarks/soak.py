@@ -1,20 +1,21 @@
-"""Does a long run grow? Memory, open files and threads of ``jaxpt pretrain`` over half an hour.
+"""Growth of memory, open files and threads of ``jaxpt pretrain`` over half an hour.
 
     python benchmarks/soak.py --minutes 30
 
-LOOK on digits, one process, a checkpoint every few seconds and the kNN monitor in between, looked
-at from outside through ``/proc`` (Linux). Ends by the run's own ``--max-minutes``. What counts is
-its second half: in the first the C library's heaps find their sizes. Slopes are fitted to the means
-of whole minutes; their intervals are 95 % by Student's t.
+Runs LOOK on digits in one process, with a checkpoint every few seconds and the kNN monitor in
+between, and observes the process through ``/proc`` (Linux). The run ends by its own
+``--max-minutes``. Only the second half is evaluated: during the first the heaps of the C library
+reach their sizes. Slopes are fitted to the means of whole minutes, with 95 % intervals by Student's
+t.
 
-**Flat** means: memory grows by no more than LIMIT_KIB a save, at the upper end of the interval;
-and the fewest open files and threads of the last five minutes are no more than those of the five
-minutes with which the half begins, so that none is left open. Exits with status 1 where it is not.
+The run is **flat** if memory grows by at most LIMIT_KIB per save at the upper end of the interval,
+and the minimum number of open files and of threads over the last five minutes does not exceed that
+over the first five minutes of the second half. If it is not flat, the exit status is 1.
 
-Then the last checkpoint's arrays are saved again and again in processes that do nothing else, once
-by orbax alone and once by ``jaxpt.train.checkpoint``: what each grows by with a save, and how many
-objects of Python stay. Tensorstore's binding never frees the strings of the JSON that it gives to
-Python (``KvStore.Spec.to_json``); that is orbax's to mend.
+Then the arrays of the last checkpoint are saved repeatedly in processes that do nothing else, once
+by orbax alone and once by ``jaxpt.train.checkpoint``, to measure the growth per save in memory and
+in Python objects. Tensorstore's binding never frees the strings of the JSON that it returns to
+Python (``KvStore.Spec.to_json``), which has to be fixed in orbax or tensorstore.
 
 Adds a record to benchmarks/records/soak.jsonl.
 """
@@ -37,8 +38,8 @@ from jaxpt.train.stopping import STATUS
 from jaxpt.train.workdir import open_run
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "soak.jsonl"
-EVERY = 1.0  # seconds between two looks
-LIMIT_KIB = 20.0  # a save: with one every ten minutes, 3 MiB a day
+EVERY = 1.0  # seconds between observations
+LIMIT_KIB = 20.0  # per save; with one save every ten minutes, 3 MiB per day
 CONFIG = {
     "duration": "100000000 steps",
     "checkpoint_every": "25 steps",
@@ -47,7 +48,7 @@ CONFIG = {
     "devices": 1,
 }
 SHOWN = {"memory_mib": "memory, MiB", "open_files": "open files", "threads": "threads"}
-SAVES_ALONE, FIRST_SAVES = 500, 200  # of a saver by itself; those in which its heaps find a size
+SAVES_ALONE, FIRST_SAVES = 500, 200  # saves by a saver alone; the first ones, while heaps settle
 ALONE = """
 import json, logging, pathlib, shutil, sys
 import orbax.checkpoint as ocp
@@ -143,15 +144,15 @@ def _show(values) -> None:
         grown = values[name]
         print(
             f"{title:14} {grown['first']:8.1f} → {grown['last']:8.1f}   slope "
-            f"{_interval(grown, 'per_hour')} an hour"
+            f"{_interval(grown, 'per_hour')} per hour"
         )
     for by, lost in values["alone"].items():
         print(
-            f"{by} alone: {_interval(lost['kib'])} KiB and {_interval(lost['objects'])} objects "
-            "of Python a save"
+            f"{by} alone: {_interval(lost['kib'])} KiB and {_interval(lost['objects'])} "
+            "Python objects per save"
         )
     print(
-        f"the run: {_interval(values['kib_a_save'])} KiB a save; {values['steps']:,} steps, "
+        f"the run: {_interval(values['kib_a_save'])} KiB per save; {values['steps']:,} steps, "
         f"{values['checkpoints']:,} checkpoints, status {values['status']}, load "
         f"{values['load'][0]:.1f} … {values['load'][1]:.1f}: "
         f"{'flat' if values['flat'] else 'NOT FLAT'}"
@@ -163,7 +164,7 @@ def _interval(slope: dict[str, float], mean: str = "mean") -> str:
 
 
 def soak(workdir: str, minutes: float) -> tuple[list[dict[str, float]], int]:
-    """What was seen of the run over time, and the status it ended with."""
+    """Runs and observes pre-training; returns the observations and the exit status."""
     command = [
         sys.executable,
         "-m",
@@ -185,7 +186,7 @@ def soak(workdir: str, minutes: float) -> tuple[list[dict[str, float]], int]:
 
 
 def lost_alone(by: str, workdir: str, step: int) -> dict[str, dict[str, float]]:
-    """KiB and objects of Python that a process which only saves grows by with each save."""
+    """Growth per save, in KiB and in Python objects, of a process that only saves."""
     checkpoint = f"{workdir}/checkpoints/{step}/"
     with tempfile.TemporaryDirectory() as folder:
         printed = subprocess.run(
@@ -204,10 +205,12 @@ def lost_alone(by: str, workdir: str, step: int) -> dict[str, dict[str, float]]:
 
 
 def not_flat(looks: list[dict[str, float]], kib_a_save: float) -> list[str]:
-    """What grows, in sentences; none where a run is flat."""
+    """Sentences on what grows; [] for a flat run."""
     faults = []
     if kib_a_save > LIMIT_KIB:
-        faults.append(f"memory may grow by {kib_a_save:.1f} KiB a save, allowed are {LIMIT_KIB:g}")
+        faults.append(
+            f"memory may grow by {kib_a_save:.1f} KiB per save, above the limit of {LIMIT_KIB:g}"
+        )
     begin, end = looks[0]["seconds"] + 300, looks[-1]["seconds"] - 300
     for name in "open_files", "threads":
         before = min(look[name] for look in looks if look["seconds"] <= begin)
@@ -218,7 +221,7 @@ def not_flat(looks: list[dict[str, float]], kib_a_save: float) -> list[str]:
 
 
 def look_at(pid: int) -> dict[str, float]:
-    """Resident memory, open files and threads of a process; nothing where it has just ended."""
+    """Resident memory, open files and threads of a process; {} if it has just ended."""
     folder = pathlib.Path("/proc") / str(pid)
     try:
         fields = dict(line.split(":", 1) for line in (folder / "status").read_text().splitlines())
@@ -232,7 +235,7 @@ def look_at(pid: int) -> dict[str, float]:
 
 
 def growth(looks: list[dict[str, float]], name: str) -> dict[str, float]:
-    """First and last minute's mean, and the slope an hour with its 95 % interval."""
+    """Means of the first and last minute, and the slope per hour with its 95 % interval."""
     minute = np.array([look["seconds"] // 60 for look in looks])
     x = np.unique(minute)
     y = np.array(
@@ -243,7 +246,7 @@ def growth(looks: list[dict[str, float]], name: str) -> dict[str, float]:
 
 
 def slope(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
-    """Of a straight line, with its 95 % interval."""
+    """Slope of a fitted straight line, with its 95 % interval."""
     fit = stats.linregress(x, y)
     half = stats.t.ppf(0.975, max(len(x) - 2, 1)) * fit.stderr
     return {"mean": fit.slope, "low": fit.slope - half, "high": fit.slope + half}

@@ -1,12 +1,13 @@
-"""The whole pre-training step: images a second beside PyTorch, and what LOOK adds to it.
+"""The whole pre-training step: images/s compared with PyTorch, and LOOK's overhead.
 
     python benchmarks/step.py [--torch-python PYTHON]
 
-On an accelerator: ResNet-50, 224 pixels, batch 256, memory 65,536, bfloat16; on a CPU ResNet-18, 32
-pixels, memory 8,192, float32. The steps are jaxpt's own, from the set on the device to the pushed
-memory, without augmentation: LOOK, cross-entropy (one encoder), and LOOK's two encoders and memory
-with a loss that costs nothing. They run in turns, after them PyTorch's (``step_torch.py``), of the
-same networks, optimizer, memory and data. Adds a record to benchmarks/records/step.jsonl.
+On an accelerator: ResNet-50, 224 pixels, batch 256, memory 65,536, bfloat16. On a CPU: ResNet-18,
+32 pixels, memory 8,192, float32. The steps are jaxpt's own, from the set on the device to the
+updated memory, without augmentation: LOOK, cross-entropy (one encoder), and LOOK's two encoders and
+memory with a loss of negligible cost. They run in turns. PyTorch's step (``step_torch.py``), with
+the same networks, optimizer, memory and data, runs after them. Adds a record to
+benchmarks/records/step.jsonl.
 """
 
 import argparse
@@ -113,7 +114,7 @@ def config_of(step: str, shapes: dict, overrides: dict):
 
 
 def synthetic(shapes: dict) -> dataset.Dataset:
-    """Images of noise."""
+    """Set of random images."""
     rng = np.random.default_rng(0)
     shape = (shapes["images"], shapes["pixels"], shapes["pixels"], 3)
     split = dataset.make_split(
@@ -126,7 +127,7 @@ def synthetic(shapes: dict) -> dataset.Dataset:
 
 
 def method_of(step: str, config, data):
-    """The method of the name; of "two encoders" one whose loss is a product with the own key."""
+    """Makes a method; "two encoders" has LOOK's encoders and a product with the own key as loss."""
     if step != "two encoders":
         return pretrain.prepare(config, data)[0]
 
@@ -150,7 +151,7 @@ def method_of(step: str, config, data):
 
 
 class Running:
-    """A step with its state, which goes on with every call."""
+    """A step with its state, which advances with every call."""
 
     def __init__(self, step: str, shapes: dict, overrides: dict):
         config, data = config_of(step, shapes, overrides), synthetic(shapes)
@@ -160,7 +161,7 @@ class Running:
         self._data = feed.data
         self._rows = devices.split(rows_of_step(0, shapes["batch"], n=shapes["images"], seed=0))
         state = pretrain.init_state(method, config, data.trainval.images)
-        if state.memory is not None:  # full, as it is but for the first steps
+        if state.memory is not None:  # full, as after the first steps of a run
             n, classes = shapes["memory"], shapes["classes"]
             keys = jax.random.normal(jax.random.key(0), (n, shapes["dim"]))
             keys = keys / jnp.linalg.norm(keys, axis=1, keepdims=True)
@@ -177,16 +178,16 @@ class Running:
         )
 
     def seconds(self, steps: int) -> float:
-        """Of one step, when so many follow one another."""
+        """Seconds per step, over ``steps`` consecutive steps."""
         began = time.perf_counter()
         for _ in range(steps):
             self._state, metrics = self._step(self._state, self._data, self._rows)
-        float(metrics["loss"])  # and with it all before
+        float(metrics["loss"])  # waits for this and all earlier steps
         return (time.perf_counter() - began) / steps
 
 
 def in_turns(shapes, overrides, rounds, steps) -> dict[str, float]:
-    """Median seconds of a step of each kind."""
+    """Median seconds per step of each kind."""
     running = {name: Running(name, shapes, overrides) for name in STEPS}
     for one in running.values():
         one.seconds(1)  # compiles
@@ -198,7 +199,7 @@ def in_turns(shapes, overrides, rounds, steps) -> dict[str, float]:
 
 
 def by_torch(python, shapes, rounds, steps) -> dict:
-    """What ``step_torch.py`` prints last: seconds of a LOOK step, and how it ran."""
+    """Runs ``step_torch.py``: seconds of a LOOK step, and how it ran."""
     arguments = [json.dumps(shapes), str(rounds), str(steps)]
     output = subprocess.run(
         [python, HERE / "step_torch.py", *arguments], check=True, stdout=subprocess.PIPE, text=True
@@ -207,9 +208,9 @@ def by_torch(python, shapes, rounds, steps) -> dict:
 
 
 def markdown(record: dict) -> str:
-    """Images a second and LOOK's shares as a table."""
+    """Table of times, images/s and LOOK's overhead."""
     s, times = record["shapes"], record["seconds"]
-    lines = ["| step | ms | images/s | LOOK over it |", "| --- | ---: | ---: | ---: |"]
+    lines = ["| step | ms | images/s | LOOK's additional time |", "| --- | ---: | ---: | ---: |"]
     for name, seconds in times.items():
         share = "" if name == "look" else f"{times['look'] / seconds - 1:+.1%}"
         lines.append(f"| {name} | {1e3 * seconds:,.1f} | {s['batch'] / seconds:,.0f} | {share} |")
@@ -222,7 +223,7 @@ def markdown(record: dict) -> str:
     lines.append(
         f"\n{s['network']}, {s['pixels']} pixels, batch {s['batch']}, memory "
         f"{s['memory']:,}, k = {s['k']}, {s['dtype']}. {record['device']}, jax "
-        f"{record['packages']['jax']}, {record['date']}; load {record['load']:.1f}."
+        f"{record['packages']['jax']}, {record['date']}; load average {record['load']:.1f}."
     )
     return "\n".join(lines)
 
@@ -230,15 +231,17 @@ def markdown(record: dict) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default="")
-    parser.add_argument("--small", action="store_true", help="tiny shapes; no record")
+    parser.add_argument("--small", action="store_true", help="tiny shapes; writes no record")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=0, help="a round; 0: 20, on a CPU 1")
+    parser.add_argument(
+        "--steps", type=int, default=0, help="steps per round; 0 for 20, or 1 on a CPU"
+    )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=JSON",
-        help="of the config, such as micro_batches=4 or model.remat=true",
+        help="field of the config, such as micro_batches=4 or model.remat=true",
     )
     how = parser.parse_args()
     where = "cpu" if jax.default_backend() == "cpu" else "accelerator"
@@ -257,7 +260,7 @@ def main() -> None:
     if how.torch_python:
         record["torch"] = by_torch(how.torch_python, shapes, how.rounds, steps)
     else:
-        print("No --torch-python: PyTorch is skipped.")
+        print("PyTorch is skipped: pass --torch-python to measure it.")
     record |= records.surroundings()
     if not how.small:
         records.append(RECORDS, record)

@@ -1,7 +1,7 @@
-"""The pre-training step of LOOK as one would write it in PyTorch.
+"""The pre-training step of LOOK in plain PyTorch.
 
-Run by ``benchmarks/step.py`` with a Python that has torch; needs nothing of jaxpt. Channels last;
-automatic mixed precision on a GPU; ``torch.compile`` for the encoders where it works.
+Run by ``benchmarks/step.py`` with a Python that has torch; does not need jaxpt. Channels last;
+automatic mixed precision on a GPU; ``torch.compile`` for the encoders if it works.
 """
 
 import json
@@ -18,7 +18,7 @@ TEMPERATURE, EMA = 0.1, 0.99
 
 
 class Block(nn.Module):
-    """Two 3×3 convolutions, or a bottleneck, and a shortcut."""
+    """Residual block: two 3×3 convolutions, or a bottleneck, and a shortcut."""
 
     def __init__(self, inputs, width, stride, bottleneck):
         super().__init__()
@@ -77,7 +77,7 @@ def encoder(shapes):
 
 
 def look(queries, keys, labels, key_labels, ids, key_ids, k):
-    """Mean of LOOK's loss, by a matrix of similarities and ``topk``; no positive: no loss."""
+    """Mean of LOOK's loss by a similarity matrix and ``topk``; 0 for queries without a positive."""
     s = F.normalize(queries.float()) @ keys.T
     s, index = torch.topk(s.masked_fill(ids[:, None] == key_ids[None, :], float("-inf")), k)
     same = key_labels[index] == labels[:, None]
@@ -87,7 +87,7 @@ def look(queries, keys, labels, key_labels, ids, key_ids, k):
 
 
 def stepper(shapes, compiled: bool):
-    """A function that makes one step."""
+    """Makes a function that runs one step."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
@@ -134,7 +134,7 @@ def stepper(shapes, compiled: bool):
 
 
 def measure(step, rounds, steps) -> float:
-    """Median seconds of a step, when so many follow one another."""
+    """Median seconds per step, over rounds of ``steps`` consecutive steps."""
     step().item()
     seconds = []
     for _ in range(rounds):
@@ -151,7 +151,7 @@ def main() -> None:
     found = {"plain": measure(stepper(shapes, False), rounds, steps)}
     try:
         found["torch.compile"] = measure(stepper(shapes, True), rounds, steps)
-    except Exception as error:  # no compiler on this machine, say
+    except Exception as error:  # for example without a compiler
         print(f"torch.compile does not work here: {type(error).__name__}", file=sys.stderr)
     how = min(found, key=found.get)
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

@@ -1,9 +1,9 @@
-"""Writes the tables of README and docs from the records, between their markers.
+"""Generator of the tables in README and docs, from the records.
 
     python benchmarks/tables.py
 
-A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; NAME is a key of
-``TABLES``. Nothing between the markers is typed by hand: a test compares.
+A table is written between ``<!-- table: NAME -->`` and ``<!-- end of table -->``, where NAME is a
+key of ``TABLES``. Do not edit between the markers: a test compares the pages with the records.
 """
 
 import pathlib
@@ -43,12 +43,12 @@ MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.D
 
 
 def demo() -> str:
-    """What ``make record`` left."""
+    """The demo's results, as made by ``make record``."""
     return report.markdown(records.read(RECORDS / "demo_digits.jsonl"))
 
 
 def tuning(data: str) -> str:
-    """Every setting that was tried for the current grid, best first within each method."""
+    """All settings of the current tuning grid, best first within each method."""
     found = study.stored(tune.jobs(data), RECORDS / f"tuning_{data}.jsonl")
     lines = [
         "| setting | seeds | score | fine kNN | fine linear | 5-shot |",
@@ -85,7 +85,7 @@ def ablations(data: str) -> str:
 
 
 def confirmation(setting: str) -> str:
-    """What the search chose, on test data, with verdicts."""
+    """The setting that the search chose, on test data, with verdicts."""
     found = study.stored(evidence.confirmation_jobs(setting), RECORDS / "confirmation_digits.jsonl")
     return report.markdown(
         [record | {"label": record["label"].removeprefix(f"{setting}: ")} for record in found]
@@ -98,17 +98,17 @@ def fashion(duration: str) -> str:
 
 
 def losses_cost() -> str:
-    """The newest record of what losses cost."""
+    """The latest record of the cost of losses."""
     return cost.markdown(records.read(cost.RECORDS)[-1])
 
 
 def neighbor_engine() -> str:
-    """The newest records of the neighbour engine beside torch and faiss."""
+    """The latest records of the neighbour search compared with torch and faiss."""
     return neighbors.markdown(records.read(neighbors.RECORDS))
 
 
 def input_rates() -> str:
-    """The newest records of how fast batches come."""
+    """The latest records of the throughput of input."""
     return inputs.markdown(records.read(inputs.RECORDS))
 
 
@@ -138,7 +138,7 @@ TABLES = {
 
 
 def render(text: str) -> str:
-    """The page with every marked table made anew."""
+    """Regenerates every marked table of a page."""
     return MARKED.sub(lambda found: found[1] + TABLES[found[2]]() + "\n" + found[3], text)
 
 

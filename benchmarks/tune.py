@@ -1,13 +1,13 @@
-"""Tunes every method with the same effort, on validation data only.
+"""Tuning of every method with the same effort, on validation data only.
 
     python benchmarks/tune.py digits
     python benchmarks/tune.py fashion_mnist
 
-Every combination of four learning rates and the values of the knob that matters most to the method:
-twenty settings a method on digits, with three seeds; twelve on Fashion-MNIST, where a run takes ten
-times as long, with two.
-A setting's score is the mean over its seeds of the mean of the three fine-label accuracies
-(kNN, linear, 5-shot) on the validation part. The winners stand in ``configs/pretrain/``.
+Runs every combination of four learning rates and the values of the hyper-parameter that matters
+most to the method: twenty settings per method with three seeds on digits; twelve with two seeds on
+Fashion-MNIST, where a run takes ten times as long. A setting's score is the mean over its seeds of
+the mean of the three fine-label accuracies (kNN, linear, 5-shot) on the validation part. The
+winners are the settings in ``configs/pretrain/``.
 """
 
 import argparse
@@ -42,7 +42,7 @@ FINE = ("fine_knn", "fine_linear", "fine_5shot")
 
 
 def jobs(data: str) -> list[study.Job]:
-    """All settings of all methods."""
+    """Jobs of all settings of all methods."""
     module = importlib.import_module(f"jaxpt.configs.pretrain.{data}")
     found = []
     for method in METHODS:
@@ -62,7 +62,7 @@ def jobs(data: str) -> list[study.Job]:
 
 
 def score(records: list[dict]) -> float:
-    """What a setting is chosen by."""
+    """Score of a setting: mean fine-label accuracy over its seeds."""
     return float(np.mean([[r["values"][name] for name in FINE] for r in records]))
 
 

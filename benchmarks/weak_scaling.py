@@ -1,11 +1,12 @@
-"""What travels between the devices in a step, and how memory grows, by the number of devices.
+"""Communication and memory of a step by the number of devices.
 
     python benchmarks/weak_scaling.py [--small] [--set FIELD=JSON …]
 
-LOOK with the same batch and the same part of the memory on each of 1, 2, 4 and 8 virtual CPU
-devices. Nothing is timed: they share the cores. Bytes of each kind of collective are read from the
-compiled program, beside those that the algorithm asks for; so are temporaries. Exponents are of
-fitted power laws over 2 … 8 devices. Adds a record to benchmarks/records/weak_scaling.jsonl.
+LOOK with a fixed batch and memory per device, on 1, 2, 4 and 8 virtual CPU devices. Nothing is
+timed, since the devices share the cores. The bytes of each kind of collective and the temporaries
+are read from the compiled program; the bytes that the algorithm requires are given for comparison.
+Exponents are those of power laws fitted over 2 … 8 devices. Adds a record to
+benchmarks/records/weak_scaling.jsonl.
 """
 
 import argparse
@@ -25,16 +26,16 @@ from jaxpt.train.parallel import Devices
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "weak_scaling.jsonl"
 DEVICES = (1, 2, 4, 8)
-BATCH, MEMORY = 32, 4096  # of a device
+BATCH, MEMORY = 32, 4096  # per device
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "reduce-scatter", "collective-permute")
 SIZES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1, "s8": 1, "f64": 8, "s64": 8}
 ARRAY = re.compile(r"\b(\w+)\[([\d,]*)\]")
 
 
 def bytes_of_collectives(program: str) -> dict[str, int]:
-    """Bytes of what each kind of collective gives, by the text of a compiled program.
+    """Bytes of the results of each kind of collective, from the text of a compiled program.
 
-    Of those in a loop once, however often it turns.
+    Collectives in a loop count once.
     """
     found = dict.fromkeys(COLLECTIVES, 0)
     for line in program.splitlines():
@@ -49,11 +50,11 @@ def bytes_of_collectives(program: str) -> dict[str, int]:
 
 
 def expected(config, state) -> dict[str, int]:
-    """The same by the algorithm, for a replicated memory.
+    """Bytes of collectives that the algorithm requires, for a replicated memory.
 
     All-reduce: gradients, batch statistics of both encoders, metrics and the guard's flag.
-    All-gather: the keys of all with their labels and ids, and for a bank their places. One device
-    has the same program, in which nothing travels.
+    All-gather: the keys of all devices with their labels and ids, and for a bank their slots. One
+    device runs the same program without communication.
     """
     parts = 3 if config.memory_kind == "bank" else 2
     statistics = [state.batch_stats, state.target.batch_stats]
@@ -68,7 +69,7 @@ METRICS = ("loss", "k", "no_positive", "zero_loss", "purity")
 
 
 def compiled(config, data, devices):
-    """The program of a step, and the shapes of its state."""
+    """Compiled program of a step, and its state."""
     method, _ = pretrain.prepare(config, data)
     guard = guarded(method.step, max_skipped=0)
     feed = make_feed(config, data.trainval, data.trainval.labels, devices)
@@ -81,7 +82,7 @@ def compiled(config, data, devices):
 
 
 def measured(count: int, shapes: dict, overrides: dict) -> dict:
-    """Bytes of the program on so many devices."""
+    """Bytes of the program on ``count`` devices."""
     shapes = shapes | {
         "batch": BATCH * count,
         "memory": MEMORY * count,
@@ -100,7 +101,7 @@ def measured(count: int, shapes: dict, overrides: dict) -> dict:
 
 
 def markdown(record: dict) -> str:
-    """Bytes by the number of devices as a table."""
+    """Table of bytes by the number of devices."""
     found = {int(count): x for count, x in record["found"].items()}
     columns = {
         "all-reduce": lambda x: x["collectives"]["all-reduce"],
@@ -133,7 +134,7 @@ def markdown(record: dict) -> str:
             + " |"
         )
     lines.append(
-        f"\n{record['shapes']['network']}, {BATCH} images and {MEMORY:,} keys a device; "
+        f"\n{record['shapes']['network']}, {BATCH} images and {MEMORY:,} keys per device; "
         f"jax {record['packages']['jax']}, {record['date']}."
     )
     return "\n".join(lines)
@@ -141,13 +142,13 @@ def markdown(record: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--small", action="store_true", help="1 and 2 devices; no record")
+    parser.add_argument("--small", action="store_true", help="1 and 2 devices; writes no record")
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="FIELD=JSON",
-        help="of the config, such as memory_sharding='\"sharded\"'",
+        help="field of the config, such as memory_sharding='\"sharded\"'",
     )
     how = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")

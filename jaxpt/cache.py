@@ -1,4 +1,4 @@
-"""The user's cache folder: what is in it may be deleted, and is made again."""
+"""The user's cache folder. Its content may be deleted and is made again when needed."""
 
 import contextlib
 import json
@@ -13,20 +13,20 @@ from jaxpt.files import replacing
 
 
 def cache_home() -> pathlib.Path:
-    """jaxpt's folder in the user's cache; XDG_CACHE_HOME moves it."""
+    """jaxpt's folder in the user's cache, which XDG_CACHE_HOME can move."""
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     return home / "jaxpt"
 
 
 def remembered(name: str, make: Callable[[], Any]) -> Any:
-    """The JSON value that the cache holds under a name; made, and kept, if there is none."""
+    """Returns the JSON value cached under a name; makes and stores it if there is none."""
     file = cache_home() / name
     try:
         return json.loads(file.read_text())
     except (OSError, ValueError):
         pass  # missing or broken
     value = make()
-    with contextlib.suppress(OSError):  # without it the value is made again next time
+    with contextlib.suppress(OSError):  # if it cannot be stored, it is made again next time
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as kept:
             json.dump(value, kept)
@@ -34,9 +34,9 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
 
 
 def use_compile_cache() -> None:
-    """Lets XLA programs outlive the process, in the user's cache folder.
+    """Enables JAX's persistent compilation cache, in the user's cache folder.
 
-    A folder that JAX_COMPILATION_CACHE_DIR names is left as it is.
+    A folder set by JAX_COMPILATION_CACHE_DIR takes precedence.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))

@@ -1,4 +1,4 @@
-"""Files and folders on disks and object stores, of which a kill or a full disk leaves no half."""
+"""Atomic writing of files, and checks of folders, on disks and object stores."""
 
 import contextlib
 import os
@@ -12,9 +12,9 @@ from jaxpt.errors import InputError
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
-    """A file to write to, which replaces ``path`` in one move at the end of the block.
+    """Opens a temporary file that replaces ``path`` atomically at the end of the block.
 
-    After an exception, a kill or a full disk the old file is still there, whole.
+    After an exception, a kill or a full disk, the old file is still there and complete.
 
     Args:
       path: of the file; its folder must exist.
@@ -33,14 +33,14 @@ def replacing(path: str | os.PathLike, mode: str = "w") -> Iterator[IO]:
 
 
 def writable_folder(path: str | os.PathLike, *, option: str = "") -> epath.Path:
-    """A folder, made if it is missing, into which a file could be written just now.
+    """Creates a folder if it is missing, and checks that files can be written to it.
 
     Args:
       path: of the folder.
-      option: the flag that names it, for the message.
+      option: name of the flag that sets it, for the error message.
 
     Raises:
-      InputError: if it cannot be made, or no file can be written there.
+      InputError: if the folder cannot be created, or no file can be written to it.
     """
     folder = epath.Path(path)
     probe = folder / f".probe.{os.getpid()}"
@@ -56,12 +56,12 @@ def writable_folder(path: str | os.PathLike, *, option: str = "") -> epath.Path:
 def unwritable(
     path: str | os.PathLike, error: OSError, *, option: str = "", kind: str = "folder"
 ) -> InputError:
-    """The error to raise for a path that cannot be written.
+    """Makes the error to raise for a path that cannot be written.
 
     Args:
-      path: that could not be written.
-      error: what the system said.
-      option: the flag that names the path, if any.
+      path: the path.
+      error: the system's error.
+      option: name of the flag that sets the path, if any.
       kind: "folder" or "file".
     """
     instead = f"another --{option}" if option else f"another {kind}"
@@ -77,6 +77,6 @@ def is_remote(path: str | os.PathLike) -> bool:
 
 
 def absolute(path: str | os.PathLike) -> epath.Path:
-    """The path, independent of the working directory, as orbax requires."""
+    """The absolute path, which orbax requires; paths on object stores are unchanged."""
     path = epath.Path(path)
     return path if is_remote(path) else path.resolve()

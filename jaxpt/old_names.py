@@ -1,14 +1,14 @@
-"""Fields of the pre-training config that had another name in earlier versions.
+"""Renamed fields of the pre-training config.
 
-Configs of runs, exports and records are read with their fields under today's names. A config that
-somebody writes must use these: an old name there gets a sentence with the new one.
+Saved configs (of runs, exports and records) are read with old names replaced by new ones. In a
+config that a user writes, an old name is an error that gives the new one.
 """
 
 from typing import Any, Mapping
 
 from jaxpt.errors import InputError
 
-# Old name → new names. A field with several meant another thing for each of those methods.
+# Old name → new names. A field with several new names had a different meaning in each method.
 MOVED = {
     "k": ("look.k",),
     "k_warmup": ("look.k_warmup",),
@@ -34,10 +34,10 @@ MOVED = {
 
 
 def with_new_names(config: Any) -> Any:
-    """A saved pre-training config under today's names; anything else is returned as it is.
+    """Replaces old names in a saved pre-training config; returns anything else unchanged.
 
-    A field that several methods had in common goes to the section of the config's own method. If
-    that has no such field, it was never read, and is dropped.
+    A field that several methods shared goes to the section of the config's method. If that section
+    has no such field, the method never read it, and it is dropped.
     """
     if not isinstance(config, dict) or not _is_pretraining(config):
         return config
@@ -52,7 +52,7 @@ def with_new_names(config: Any) -> Any:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raises InputError if a pre-training config has a field under its old name."""
+    """Raises InputError if a pre-training config contains an old name."""
     if _is_pretraining(config):
         for name in config:
             if name in MOVED:
@@ -60,14 +60,13 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def sentence(name: str) -> str:
-    """What to write in place of an old name."""
+    """Error message that gives the new name for an old one."""
     *others, last = (f"config.{new}" for new in MOVED[name])
     if not others:
-        return f"config.{name} is {last} now: use the new name."
-    return f"config.{name} is {', '.join(others)} or {last} now: use that of your method."
+        return f"config.{name} is now {last}: use the new name."
+    return f"config.{name} is now {', '.join(others)} or {last}: use that of your method."
 
 
 def _is_pretraining(config) -> bool:
-    return (
-        "method" in config
-    )  # a config of fine-tuning has a mixup and a label_smoothing of its own
+    # A fine-tuning config has its own mixup and label_smoothing, and no method.
+    return "method" in config

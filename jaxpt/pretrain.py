@@ -1,15 +1,15 @@
-"""Pre-training: a config in, a trained encoder out.
+"""Pre-training of an encoder from a config.
 
-What ``run`` does, in the order in which this file has it:
+``run`` does the following, in the order of this file:
 
-1. loads the images (``data/sources.py``) and takes the part to train on;
-2. makes the method (``methods/NAME.py``: first state, step, memory fill) and the durations;
-3. makes the first state, from a seed or a weight file, and lays it on the devices
+1. loads the images (``data/sources.py``) and selects the part to train on;
+2. makes the method (``methods/NAME.py``: initial state, step, memory fill) and the durations;
+3. makes the initial state, from a seed or a weight file, and places it on the devices
    (``train/parallel.py``);
-4. claims the workdir and restores its newest checkpoint (``train/checkpoint.py``), or fills the
+4. claims the workdir and restores its latest checkpoint (``train/checkpoint.py``), or fills the
    memory with real keys;
-5. calls the step: batch (``data/feed.py``) → views → loss → update, for one or several steps at a
-   time; between the calls it logs, runs the kNN monitor, saves, and stops if it was asked to.
+5. calls the step: batch (``data/feed.py``) → views → loss → update, one or several steps per call.
+   Between calls it logs, runs the kNN monitor, saves checkpoints, and stops on request.
 """
 
 import contextlib
@@ -48,21 +48,21 @@ from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import TrainState, copy
 from jaxpt.train.stopping import Stopped, StopRequest
 
-BROKEN = "broken.txt"  # in the workdir: which files were left out, and why
-NOT_FINITE = "not_finite"  # folder with the state before a step that broke, for ``jaxpt replay``
-MONITOR_EXAMPLES = 2_000  # images of the kNN monitor, at most: it is read every few epochs
-FILL_EPOCH = -1  # so that the memory is filled from views of its own
-LARGEST = 2**31 - 1  # whole numbers are int32 on the devices
+BROKEN = "broken.txt"  # in the workdir: omitted image files, and why
+NOT_FINITE = "not_finite"  # folder with the state before a failed step, for ``jaxpt replay``
+MONITOR_EXAMPLES = 2_000  # bounds the time of the kNN monitor, which runs every few epochs
+FILL_EPOCH = -1  # an epoch of its own: the views that fill the memory recur in no training step
+LARGEST = 2**31 - 1  # integers are int32 on the devices
 
 
 class Trained(NamedTuple):
-    """A pre-trained encoder.
+    """A pre-trained encoder with its final state.
 
     Attributes:
       encoder: backbone and head.
-      state: the last TrainState.
-      history: what was logged, one dict per row, each with its step; with a workdir also by the
-        starts that this one went on from.
+      state: the final TrainState.
+      history: logged metrics, one dict per row, each with its step. With a workdir this includes
+        the rows of earlier starts of the same run.
     """
 
     encoder: Any
@@ -84,24 +84,25 @@ def run(
     dataset: sources.Dataset | None = None,
     max_minutes: float = 0.0,
 ) -> Trained:
-    """Pre-trains, from the newest checkpoint in ``workdir`` if there is one.
+    """Pre-trains an encoder, from the latest checkpoint in ``workdir`` if there is one.
 
-    Killed at any moment and started again with the same config and device count, it ends with the
-    same bits as an uninterrupted run: order and augmentation are functions of (seed, step).
+    A run that is killed at any moment and started again with the same config and device count ends
+    with the same bits as an uninterrupted run, because order and augmentation are functions of
+    (seed, step).
 
     Args:
       config: see ``configs/pretrain/defaults.py``.
       workdir: folder for config, metrics and checkpoints; None keeps everything in memory.
       resume: False refuses a workdir that already holds a run.
-      quiet: no progress line.
-      dataset: the set, if it is loaded already. Its arrays are what a resumed run compares.
-      max_minutes: the run saves and stops before this many minutes are over; 0: no limit.
+      quiet: whether to omit the progress line.
+      dataset: the set, if it is already loaded. Then a resumed run compares its arrays.
+      max_minutes: save and stop before this many minutes are over; 0 for no limit.
 
     Raises:
-      InputError: for a config, data or workdir that cannot work.
-      RunError: for numbers that are not finite, more often than ``config.max_skipped`` allows; for
-        a checkpoint that cannot be written.
-      Stopped: after SIGTERM, SIGINT or the time limit; the state is saved. Only with a workdir.
+      InputError: for an invalid config, data or workdir.
+      RunError: if more steps than ``config.max_skipped`` are not finite, or a checkpoint cannot be
+        written.
+      Stopped: after SIGTERM, SIGINT or the time limit, with the state saved. Only with a workdir.
     """
     require(0 <= max_minutes < 1e6, f"max_minutes must be 0 or more, got {max_minutes}.")
     require(
@@ -128,7 +129,7 @@ def run(
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
-        if workdir is not None:  # checked last, so that a bad config leaves nothing behind
+        if workdir is not None:  # opened last, so that a bad config leaves no files behind
             stack.enter_context(stop)
             about = {"config": config.to_dict(), "data": _about(dataset, split, data)}
             checkpointer = _open_folder(stack, workdir, config, durations, resume, about, data)
@@ -148,7 +149,7 @@ def run(
             quiet=quiet or jax.process_index() > 0,
         )
         stack.callback(progress.close)
-        _tell(devices, feed, dataset, workdir, quiet)
+        _report_start(devices, feed, dataset, workdir, quiet)
         log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, split)
         loop = Loop(config, durations, log, monitor, checkpointer, stop)
@@ -160,14 +161,14 @@ def run(
 
 
 def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
-    """The part of the set that a config trains on.
+    """Selects the examples that a config trains on.
 
-    With ``data.pretrain_limit`` = n it is the first n of a shuffle that depends on the seed alone:
-    the same images for every method, those of a smaller n among those of a larger, and others
-    with another seed, so that the spread over seeds holds that choice too.
+    With ``data.pretrain_limit`` = n these are the first n of a shuffle that depends only on the
+    seed. So all methods get the same images, a larger n includes the images of a smaller one, and
+    the spread over seeds includes the choice of images.
 
     Raises:
-      InputError: for an unknown part, or a limit that is negative or above its size.
+      InputError: for an unknown part, or a limit that is negative or above the part's size.
     """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(
@@ -176,14 +177,14 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
     )
     require(
         not dataset.trainval.multi_label,
-        f"{dataset.name} has several labels an image: it is "
-        "for measuring transfer, not for pre-training.",
+        f"{dataset.name} has several labels per image: use it to measure transfer, not for "
+        "pre-training.",
     )
     split, limit = parts[config.data.train_on], config.data.pretrain_limit
     require(
         0 <= limit <= len(split.ids),
         f"data.pretrain_limit must lie between 0 (all) and "
-        f"{len(split.ids)}, the images of {config.data.train_on}, got {limit}.",
+        f"{len(split.ids)}, the number of images of {config.data.train_on}, got {limit}.",
     )
     if not limit:
         return split
@@ -202,7 +203,7 @@ class Durations(NamedTuple):
 
 
 def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method, Durations]:
-    """The method and the durations of a config, checked against the data."""
+    """Makes a config's method and durations, after checking the config against the data."""
     method, durations = prepare_for(
         config, n_examples=len(train_split(config, dataset).ids), classes=len(dataset.coarse.names)
     )
@@ -213,7 +214,16 @@ def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method
 def prepare_for(
     config: ml_collections.ConfigDict, *, n_examples: int, classes: int
 ) -> tuple[Method, Durations]:
-    """The same for so many training examples of so many classes."""
+    """Makes a config's method and durations for a training set that need not be loaded.
+
+    Args:
+      config: the pre-training config.
+      n_examples: number of training examples.
+      classes: number of classes to train on.
+
+    Raises:
+      InputError: for an invalid config.
+    """
     old_names.check(config)
     check_numbers(config)
     parts.check(config)
@@ -251,11 +261,11 @@ def prepare_for(
 
 
 def check_numbers(config: ml_collections.ConfigDict, prefix: str = "") -> None:
-    """Raises InputError for a number that is not finite, or a whole one beyond int32.
+    """Raises InputError for a float that is not finite, or an integer beyond int32.
 
     Args:
-      config: ConfigDict, whose parts are looked through too.
-      prefix: what its fields' names begin with.
+      config: a ConfigDict; nested ones are checked too.
+      prefix: of the fields' names in error messages.
     """
     for name, value in config.items():
         for part in value if isinstance(value, (tuple, list)) else (value,):
@@ -270,7 +280,7 @@ def check_numbers(config: ml_collections.ConfigDict, prefix: str = "") -> None:
 
 
 def _check_image_size(network, config, images) -> None:
-    """Raises InputError where learnt positions are not those of the images that views show."""
+    """Raises InputError if a ViT's learnt positions do not match the size of the views."""
     side = config.augment.crop_size or images.shape[1]
     learnt = getattr(network, "positions", "") == "learnt"
     require(
@@ -282,7 +292,7 @@ def _check_image_size(network, config, images) -> None:
 
 
 def init_state(method: Method, config: ml_collections.ConfigDict, images: np.ndarray) -> TrainState:
-    """The state before the first step, from the seed alone."""
+    """Initial state, which depends only on the config, its seed and the shape of the images."""
     side = config.augment.crop_size
     shape = (side, side) if side else images.shape[1:3]
     sample = np.zeros((1, *shape, images.shape[3]), np.float32)
@@ -292,14 +302,14 @@ def init_state(method: Method, config: ml_collections.ConfigDict, images: np.nda
 def open_weights(
     config: ml_collections.ConfigDict, workdir: str | os.PathLike | None
 ) -> tuple[ml_collections.ConfigDict, weights.Opened | None]:
-    """Opens ``config.model.weights``, unless the run in ``workdir`` goes on.
+    """Opens ``config.model.weights``, unless the run in ``workdir`` resumes from a checkpoint.
 
     Returns:
-      The config with the normalisation that belongs to the weights (a run that goes on keeps its
-      own), and the weights, or None.
+      The config with the normalisation that belongs to the weights (a resumed run keeps its own),
+      and the weights, or None.
 
     Raises:
-      InputError: for a file that cannot be read, or whose tensors are not exactly the network's.
+      InputError: for a file that cannot be read, or whose tensors do not match the network's.
     """
     if not config.model.weights:
         return config, None
@@ -318,9 +328,9 @@ def open_weights(
 
 
 def from_weights(state: TrainState, opened: weights.Opened) -> TrainState:
-    """The first state with the backbone's variables from a file, in the target encoder too.
+    """Replaces the backbone's variables by those of a file, in the target encoder too.
 
-    Heads keep their initial parameters; a classifier in the file is not used.
+    Heads keep their initial parameters; a classifier in the file is ignored.
     """
     parts = {"params": opened.imported.params, "batch_stats": opened.imported.batch_stats}
 
@@ -340,16 +350,19 @@ def from_weights(state: TrainState, opened: weights.Opened) -> TrainState:
 def place_state(
     state: TrainState, config: ml_collections.ConfigDict, devices: Devices
 ) -> TrainState:
-    """The first state on the devices, with those parts of it in pieces that the config shards."""
+    """Places the state on the devices, sharded as the config asks."""
     return devices.place(state, axes_of(state, config, devices.count))
 
 
 def axes_of(state: TrainState, config: ml_collections.ConfigDict, devices: int) -> TrainState:
-    """For each of a state's arrays the axis along which so many devices share it; None: none do.
+    """Axes along which the arrays of a state are sharded over ``devices`` devices.
+
+    Returns:
+      A tree like ``state``, with an axis per array; None for a replicated array.
 
     Raises:
-      InputError: where the memory, or no parameter, divides over the devices, or they are mapped
-        by pmap.
+      InputError: if the memory does not divide over the devices, no parameter does, or
+        ``config.mapping`` is "pmap".
     """
     axes = jax.tree.map(lambda _: None, state)
     if config.memory_sharding == "sharded" and state.memory is not None:
@@ -369,12 +382,12 @@ def axes_of(state: TrainState, config: ml_collections.ConfigDict, devices: int) 
 
 
 class Loop(NamedTuple):
-    """What the host does between steps.
+    """The host's tasks between steps: logging, monitoring, saving and stopping.
 
     Attributes:
       config: the pre-training config.
-      durations: when it does it.
-      log: takes the metrics.
+      durations: the intervals of these tasks, in steps.
+      log: receives the metrics.
       monitor: TrainState → row of metrics, with "knn".
       checkpointer: None without a workdir.
       stop: None without a workdir.
@@ -396,13 +409,14 @@ def fill_memory(
     config: ml_collections.ConfigDict,
     stop: StopRequest | None = None,
 ) -> TrainState:
-    """The state with its memory full of real keys, so that no update meets random ones.
+    """Fills the memory with real keys, so that no update uses random ones.
 
-    A queue gets as many whole batches as it holds, each example at most once; a bank all examples.
+    A queue gets as many whole batches as fit into it, with each example at most once; a bank gets
+    all examples.
     """
 
     def one_batch(state, data, rows):
-        return method.fill(state, feed.gather(data, rows)), jnp.zeros(())  # ready when it is done
+        return method.fill(state, feed.gather(data, rows)), jnp.zeros(())  # an output to wait for
 
     fill = devices.map(one_batch, like=state)
     batches = (
@@ -432,15 +446,15 @@ def train_steps(
     feed: ResidentFeed | StreamedFeed,
     loop: Loop,
 ) -> TrainState:
-    """The state after the last step.
+    """Runs the steps from ``start`` to the end and returns the final state.
 
     Raises:
-      Stopped: if the run is to end before that; the state is saved.
+      Stopped: if the run has to stop earlier; the state is saved.
       TooManySkipped: if more steps than ``config.max_skipped`` were not finite.
     """
     config, durations, log, monitor, checkpointer, stop = loop
     guard = guarded(method.step, max_skipped=config.max_skipped)
-    # Several processes agree on a stop every ``agree_every`` steps, so a call must end there too.
+    # Processes agree on stopping every ``agree_every`` steps, so calls must end there too.
     agree_every = durations.log or 10
     borders = (durations.total, agree_every, durations.knn, durations.checkpoint)
     most = calls.most_steps(config.steps_per_call, resident=feed.resident)
@@ -461,12 +475,13 @@ def train_steps(
         _stop_before_steps(stop, start)
     every_call = functools.partial(calls.spans, start, durations.total, most, borders)
     for steps, rows in zip(every_call(), feed.batches(map(rows_of, every_call()))):
+        # The trip count is an array, so that one compiled program serves every number of steps.
         data = feed.data if most == 1 else (feed.data, devices.replicate(np.int32(len(steps))))
         state, metrics = advance(state, data, rows)
         feed.pace(metrics)
         step = steps.stop
         if due(durations.log, step):
-            log.later(step, metrics, state)  # read one row late: the host does not wait
+            log.later(step, metrics, state)  # read one row late, so that the host does not wait
         if due(durations.knn, step):
             log.flush(state)
             row = monitor(state)
@@ -478,8 +493,8 @@ def train_steps(
             reason = stop.reason(step, agree_every=agree_every, save_seconds=save_seconds)
         last = step == durations.total
         if checkpointer and (reason or due(durations.checkpoint, step)):
-            log.check(metrics, state)  # what is saved is sound, and is the state of this step
-            log.sync(state)  # rows reach the disk first: a resumed run does not make them again
+            log.check(metrics, state)  # raises if the guard froze the state at an earlier step
+            log.sync(state)  # rows must be on disk first: a resumed run does not log them again
             checkpointer.save(step, state, score=score, final=bool(reason or last))
         if reason and not last:
             raise Stopped(step, reason)
@@ -493,8 +508,11 @@ def _stop_before_steps(stop, done: int) -> None:
 
 
 def _make_monitor(encoder, config, dataset, train):
-    """kNN accuracy on the training labels: of validation, where the run leaves one out, else of
-    training images with themselves left out."""
+    """Makes the kNN monitor, which measures accuracy on the labels of pre-training.
+
+    It classifies validation images if the run does not train on them, else training images, each
+    excluded from its own neighbours.
+    """
     bank = train.take(np.arange(min(len(train.ids), MONITOR_EXAMPLES)))
     queries = dataset.validation if config.data.train_on == "train" else bank
     queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
@@ -519,12 +537,12 @@ def _make_monitor(encoder, config, dataset, train):
 
 
 def _open_folder(stack, workdir, config, durations, resume, about, data) -> Checkpointer:
-    """Claims the folder for this run, for as long as ``stack`` is open."""
+    """Claims the workdir for this run until ``stack`` closes, and returns its Checkpointer."""
     changes = workdirs.check(workdir, config, defaults.get_config().to_dict(), data, resume=resume)
     finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,
-        f"{os.fspath(workdir)!r} holds a finished run, and this config differs "
+        f"{os.fspath(workdir)!r} holds a finished run whose config differs from this one "
         f"in {'; '.join(changes.config)}: choose another workdir.",
     )
     folder = writable_folder(workdir, option="workdir")
@@ -544,7 +562,7 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
 
 
 def _about(dataset, split, data) -> dict[str, Any]:
-    """What a checkpoint says of the images that it saw."""
+    """Description of the training images, stored in each checkpoint."""
     return {
         "name": dataset.name,
         "identity": data.digest,
@@ -554,8 +572,8 @@ def _about(dataset, split, data) -> dict[str, Any]:
     }
 
 
-def _tell(devices, feed, dataset, workdir, quiet) -> None:
-    """Says on what a run runs and how its set travels, and keeps the names of broken files."""
+def _report_start(devices, feed, dataset, workdir, quiet) -> None:
+    """Prints the devices and how images are fed, and stores the names of broken files."""
     if jax.process_index() > 0:
         return
     if not quiet:
@@ -565,11 +583,11 @@ def _tell(devices, feed, dataset, workdir, quiet) -> None:
 
 
 def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
-    """Keeps the state before the step that broke, and says what happened."""
+    """Saves the state before the step that was not finite, and makes the error to raise."""
     step = int(error.state.step)
     text = (
         f"the loss or a gradient is not finite at step {step + 1}: lower "
-        "optimizer.learning_rate, set optimizer.clip_norm, or look at the labels and the "
+        "optimizer.learning_rate, set optimizer.clip_norm, or check the labels and the "
         "temperature"
     )
     if config.max_skipped:
@@ -584,8 +602,8 @@ def _not_finite(error: TooManySkipped, config, workdir) -> RunError:
         dump.save(step, error.state, final=True)
         dump.close()
     except RunError as failed:
-        return RunError(f"{text}. The state before it was not kept: {failed}")
+        return RunError(f"{text}. The state before it could not be saved: {failed}")
     return RunError(
-        f"{text}. The state before it is kept in {os.fspath(folder)!r}: "
-        f"jaxpt replay {os.fspath(workdir)} shows where it breaks."
+        f"{text}. The state before it is saved in {os.fspath(folder)!r}: "
+        f"jaxpt replay {os.fspath(workdir)} shows which arrays are not finite."
     )

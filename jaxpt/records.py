@@ -1,4 +1,4 @@
-"""Records: what was measured, with everything needed to measure it again."""
+"""Records of measurements, with everything needed to repeat them."""
 
 import datetime
 import hashlib
@@ -19,14 +19,14 @@ from jaxpt.errors import InputError, require
 from jaxpt.files import unwritable
 
 SURROUNDINGS = ("device", "packages", "python", "date", "revision")
-IDENTITY = "data_identity"  # field with the identity of the set that a record is of
-# What two records have in common if one of them measures again what the other did.
+IDENTITY = "data_identity"  # field with the identity of the measured set
+# Fields in which two records agree if one repeats the measurement of the other.
 SAME = ("data", "part", "label", "seed", "evaluator", "finetune_seed")
 PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
 
 
 def key_of(what: dict[str, Any]) -> str:
-    """A short name that is the same for the same config and measurement, whatever the order."""
+    """Short hash of a config and measurement, independent of the order of keys."""
     text = json.dumps(what, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -37,15 +37,15 @@ def known(
     *,
     quiet: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """The records of a file by key, for a loop that makes only those that are not there.
+    """Records of a file by key, for a loop that makes only the missing ones.
 
-    Records that do not say which data they are of are left out, with one sentence about them, as
-    long as they were not made again.
+    Records without the identity of their data are left out. If some of them have not been replaced
+    by a new measurement, a sentence on stderr says so.
 
     Args:
-      path: the file; there may be none.
-      key: of a record.
-      quiet: without the sentence.
+      path: the file, which need not exist.
+      key: function from a record to its key.
+      quiet: whether to omit the sentence.
 
     Raises:
       InputError: see ``read``.
@@ -54,8 +54,8 @@ def known(
     unknown = sum("key" in record and IDENTITY not in record for record in current(found))
     if unknown and not quiet:
         print(
-            f"jaxpt: records in {os.fspath(path)} that an older version made ({unknown}) do not "
-            "say which data they are of: they stay, and what is asked for is measured anew.",
+            f"jaxpt: records in {os.fspath(path)} from an older version ({unknown}) do not say "
+            "which data they are of: they are kept, and the requested measurements are made again.",
             file=sys.stderr,
             flush=True,
         )
@@ -63,16 +63,16 @@ def known(
 
 
 def current(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records without those that do not say which data they are of and were made again since."""
+    """Drops records without data identity whose measurement another record repeats with one."""
     again = {_same(record) for record in found if IDENTITY in record}
     return [record for record in found if IDENTITY in record or _same(record) not in again]
 
 
 def told_apart(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records in which sets of one name and different content have different names.
+    """Renames sets so that sets of one name but different content have different names.
 
-    "photos" becomes "photos (1f2e3d4c)", with the start of the set's identity, where there are
-    several. Coarse classes make no other set.
+    If there are several sets "photos", one becomes "photos (1f2e3d4c)", with the beginning of its
+    identity. Different coarse classes of the same images do not make a different set.
     """
     contents: dict[str, set[str]] = {}
     for record in found:
@@ -97,7 +97,7 @@ def _same(record) -> str:
 
 
 def surroundings() -> dict[str, Any]:
-    """Device, package versions, date and source revision of a measurement made here and now."""
+    """Device, package versions, date and source revision of a measurement made now."""
     device = jax.devices()[0]
     return {
         "device": f"{device.device_kind} ({_processor()}, {os.cpu_count()} CPU cores)",
@@ -109,7 +109,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """What Linux calls the processor; elsewhere, or where it has no name, its architecture."""
+    """Name of the processor by Linux; its architecture on other systems or without a name."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -119,12 +119,12 @@ def _processor() -> str:
 
 
 def packages() -> dict[str, str]:
-    """Name → version of what a result depends on."""
+    """Name → version of the packages that results depend on."""
     return {"jaxpt": __version__} | {name: _version(name) for name in PACKAGES}
 
 
 def _version(name: str) -> str:
-    """A package's version by its metadata, which a bare copy of its source does not have."""
+    """Version of a package by its metadata; "unknown" for a bare copy of its source."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -132,15 +132,15 @@ def _version(name: str) -> str:
 
 
 def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
-    """Adds one record as one line, in one write.
+    """Appends a record as one line, in one write.
 
-    Should a kill, or a full disk, have torn the line before, what is left of it is cut off first.
+    If a kill or a full disk has left an incomplete last line, that line is removed first.
 
     Raises:
-      InputError: where the file cannot be written.
+      InputError: if the file cannot be written.
     """
     try:
-        _mend_end(pathlib.Path(path))
+        _repair_end(pathlib.Path(path))
         with open(path, "ab", buffering=0) as file:
             file.write(line_of(record).encode())
     except OSError as error:
@@ -148,24 +148,26 @@ def append(path: str | os.PathLike, record: dict[str, Any]) -> None:
 
 
 def line_of(record: dict[str, Any]) -> str:
-    """The record as a line of JSON."""
+    """Formats a record as a line of JSON."""
     return json.dumps(record, default=list) + "\n"
 
 
 def read(path: str | os.PathLike) -> list[dict[str, Any]]:
-    """All records of a file, oldest first; [] where there is no file.
+    """Reads all records of a file, oldest first; [] if there is no file.
 
-    A last line that was torn, so that it neither ends nor is a record, does not count: ``append``
-    removes it. Fields of a record's config that had other names in earlier versions have today's.
+    An incomplete last line (without newline, and not a record) is ignored; ``append`` removes it.
+    Old names of config fields are replaced by new ones.
 
     Raises:
-      InputError: for any other line that is no record, or a path that is no file.
+      InputError: for any other line that is not a record, or a path that is a folder.
     """
     path = pathlib.Path(path)
     require(not path.is_dir(), f"{str(path)!r} is a folder: name a file of records.")
     if not path.exists():
         return []
-    *lines, last = path.read_bytes().split(b"\n")  # the last is empty, but for an unended line
+    *lines, last = path.read_bytes().split(
+        b"\n"
+    )  # the last is empty if the file ends with a newline
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -176,17 +178,17 @@ def read(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def _with_new_names(record):
-    """The record with the fields of its pre-training config under today's names."""
+    """Replaces old names of fields in a record's pre-training config."""
     if not isinstance(record, dict) or "config" not in record:
         return record
     return record | {"config": old_names.with_new_names(record["config"])}
 
 
 def read_given(paths: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
-    """The records of several files, one file after the other.
+    """Reads the records of several files, one file after the other.
 
     Raises:
-      InputError: for a file that is not there, holds none, or cannot be read.
+      InputError: for a file that is missing, has no records, or cannot be read.
     """
     found = []
     for path in paths:
@@ -197,8 +199,8 @@ def read_given(paths: Sequence[str | os.PathLike]) -> list[dict[str, Any]]:
     return found
 
 
-def _mend_end(path: pathlib.Path) -> None:
-    """Ends the last line: removes it where it is torn, else gives it its newline."""
+def _repair_end(path: pathlib.Path) -> None:
+    """Removes an incomplete last line, or adds the newline that a complete one lacks."""
     if not path.exists():
         return
     with open(path, "r+b") as file:
@@ -223,7 +225,7 @@ def _is_record(line: bytes) -> bool:
 
 
 def _revision() -> str:
-    """The git commit of the package's source, or "installed" outside of a checkout."""
+    """Git commit of the package's source; "installed" outside a checkout."""
     root = pathlib.Path(__file__).parent.parent
     if not (root / ".git").exists():
         return "installed"

@@ -408,12 +408,12 @@ def test_the_command_shows_a_table_and_says_what_is_missing(workdirs, tmp_path, 
     assert table["measured"] == ["look", "cross_entropy"]
     values = [r["values"]["fine_knn"] for r in records.read(out) if r["evaluator"] == "knn"]
     assert table["fine_knn"] == [f"{value:.4g}" for value in values]
-    assert "4 new, 0 were there already" in said.out and said.err == ""
+    assert "4 new, 0 already there" in said.out and said.err == ""
     assert "note: digits: no fine_25shot: class 4 has 3 examples to draw from." in said.out
     assert list((tmp_path / "new" / "features").glob("*.npy"))
     assert cli.main(argv + ["--data=digits,npz"]) == 3
     said = capsys.readouterr()
-    assert "0 new, 4 were there already" in said.out
+    assert "0 new, 4 already there" in said.out
     assert said.err.startswith("skipped: npz: knn of look, seed 0 and 3 more: data.path")
     assert cli.main(argv + ["--data=npz", "--strict"]) == 2
     assert (

@@ -102,9 +102,9 @@ WRITTEN = (
     "def get_config():\n    c = digits.get_config()\n"
 )
 SENTENCES = {
-    "k": "config.k is config.look.k now: use the new name.",
-    "weight": "config.weight is config.spread.weight, config.mask_con.weight or "
-    "config.grafit.weight now: use that of your method.",
+    "k": "config.k is now config.look.k: use the new name.",
+    "weight": "config.weight is now config.spread.weight, config.mask_con.weight or "
+    "config.grafit.weight: use that of your method.",
 }
 
 
@@ -125,5 +125,5 @@ def test_an_old_name_gets_the_new_one(name, how, tmp_path, monkeypatch, capsys):
 def test_an_old_name_in_python_gets_the_new_one():
     config = digits.get_config()
     config.update_from_flattened_dict({"k": 20})
-    with pytest.raises(InputError, match="config.k is config.look.k now"):
+    with pytest.raises(InputError, match="config.k is now config.look.k"):
         pretrain.run(config, quiet=True)

@@ -1,4 +1,4 @@
-"""The command ``jaxpt``: reads flags, calls one function, turns bad input into one sentence."""
+"""The command ``jaxpt``: parses flags, calls one function, prints bad input as one sentence."""
 
 import collections
 import logging
@@ -10,7 +10,7 @@ from jaxpt.cli.arguments import BAD_INPUT, FOUND, SKIPPED, parser
 from jaxpt.errors import InputError, RunError, require
 from jaxpt.train import distributed
 
-# Commands that take a config, and which kind of it.
+# Commands that take a config → kind of the config.
 CONFIGS = {
     "pretrain": "pretrain",
     "plan": "pretrain",
@@ -18,12 +18,13 @@ CONFIGS = {
     "data show": "pretrain",
     "transfer": "transfer",
 }
-ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay")  # one process each
+# Commands that run as a single process.
+ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a subcommand; returns the exit status, 2 for bad input."""
-    # Orbax logs every file that it touches, and the traceback of an error beside raising it.
+    """Runs a subcommand and returns the exit status, 2 for bad input."""
+    # Orbax logs every file that it touches, and tracebacks of errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     status = _run(argv)
     distributed.leave(status)
@@ -61,7 +62,7 @@ def _run(argv):
 
 
 def _of_weights(args) -> list[str]:
-    """The flags of weight files as overrides of a config."""
+    """Converts the flags for weight files to overrides of a config."""
     fields = {"model": "name", "norm": "norm", "normalisation": "normalisation", "state": "state"}
     words = [
         f"--config.model.{field}={getattr(args, flag)}"
@@ -69,18 +70,18 @@ def _of_weights(args) -> list[str]:
         if getattr(args, flag, "")
     ]
     for option in getattr(args, "option", ()):
-        require("=" in option, f"--option: write NAME=VALUE, got {option!r}.")
+        require("=" in option, f"--option must be NAME=VALUE, got {option!r}.")
         words.append(f"--config.model.options.{option}")
     return words
 
 
 def _network(args):
-    """The model config of a command without a config file."""
+    """Makes the model config of a command that takes no config file."""
     return config_files.read("transfer", "transfer/defaults.py", _of_weights(args)).model
 
 
 def _begin() -> None:
-    """What comes before anything is computed, and after a process has joined others."""
+    """Sets up JAX: before anything is computed, after a process has joined the others."""
     from jaxpt.cache import use_compile_cache
     from jaxpt.train import accelerator
 
@@ -194,8 +195,8 @@ def _evaluate(args):
     for table in evaluate.tables(outcome.records):
         console.print(table)
     print(
-        f"records: {args.out} ({outcome.made} new, {len(outcome.records) - outcome.made} were "
-        "there already)"
+        f"records: {args.out} ({outcome.made} new, {len(outcome.records) - outcome.made} already "
+        "there)"
     )
     for sentence in evaluate.notes(outcome.records):
         print(f"note: {sentence}")

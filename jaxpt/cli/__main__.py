@@ -1,4 +1,4 @@
-"""``python -m jaxpt.cli``: the command where jaxpt is not installed."""
+"""``python -m jaxpt.cli``: the command ``jaxpt``, also if jaxpt is not installed."""
 
 import sys
 

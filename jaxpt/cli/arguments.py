@@ -1,18 +1,18 @@
-"""The flags of the command ``jaxpt``, with their help."""
+"""Flags of the command ``jaxpt`` and their help texts."""
 
 import argparse
 
 from jaxpt import __version__
 from jaxpt.cli import config_files
 
-# Exit statuses beside 0, and 1 of a run that cannot go on.
+# Exit statuses other than 0 (success) and 1 (a run that cannot continue).
 BAD_INPUT = 2
 FOUND = 3  # a check found something
-SKIPPED = 3  # a part of what was asked for could not be had
+SKIPPED = 3  # some of the requested measurements could not be made
 
 
 def parser() -> argparse.ArgumentParser:
-    """Of the command line; what it reads has ``command`` and, of data, ``subcommand``."""
+    """Parser of the command line; results have ``command`` and, for ``data``, ``subcommand``."""
     top = argparse.ArgumentParser(
         prog="jaxpt", description="Label-aware pre-training of image encoders that transfer."
     )
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     pretrain.add_argument(
         "--noresume",
         action="store_true",
-        help="refuse a workdir that holds a run, rather than go on with it",
+        help="refuse a workdir that holds a run instead of continuing the run",
     )
     pretrain.add_argument(
         "--max-minutes",
@@ -42,36 +42,36 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, metavar, text in (
         ("coordinator", "HOST:PORT", "address of process 0"),
-        ("processes", "N", "how many processes are this run"),
-        ("process", "I", "which of them, from 0, this one is"),
+        ("processes", "N", "number of processes of this run"),
+        ("process", "I", "index of this process, from 0"),
     ):
         pretrain.add_argument(
             f"--{name}",
             metavar=metavar,
-            help=f"{text}; default: as the environment, SLURM, Open MPI or the TPU pod slice says",
+            help=f"{text}; default: from the environment, SLURM, Open MPI or the TPU pod slice",
         )
     _weight_flags(pretrain)
     _plan_command(commands)
     launch = _command(
         commands, "launch", "one pre-training run as several processes on this machine"
     )
-    launch.add_argument("--processes", type=int, default=2, metavar="N", help="how many (2)")
+    launch.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="number of processes (2)"
+    )
     launch.add_argument(
         "--devices-per-process",
         type=int,
         default=1,
         metavar="D",
-        help="virtual devices of each on CPUs, devices of each on GPUs (1)",
+        help="virtual devices per process on CPUs, GPUs per process on GPUs (1)",
     )
     launch.add_argument(
         "argv",
         nargs=argparse.REMAINDER,
         metavar="pretrain …",
-        help="the command with its arguments",
+        help="the command to run, with its arguments",
     )
-    replay = _command(
-        commands, "replay", "make again the step at which a run's numbers stopped being finite"
-    )
+    replay = _command(commands, "replay", "repeat the step at which a run produced NaN or inf")
     replay.add_argument("workdir", help="folder of the run")
     scaling = _config_command(
         commands,
@@ -105,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
         "backbones",
         nargs="+",
         metavar="[LABEL=]WORKDIR",
-        help="workdirs of pre-training runs (one a seed), weight files of "
+        help="workdirs of pre-training runs (one per seed), weight files of "
         "torchvision or timm (.pth, .safetensors, …), or scratch:SEED",
     )
     transfer.add_argument(
@@ -115,18 +115,18 @@ def parser() -> argparse.ArgumentParser:
     _evaluate_command(commands)
     _export_command(commands)
     _data_command(commands)
-    report = _command(commands, "report", "records to tables, plots and one HTML page")
+    report = _command(commands, "report", "turn records into tables, plots and one HTML page")
     report.add_argument(
         "records",
         nargs="+",
         metavar="RECORDS",
-        help="files of records (JSON lines), of any command and any sets",
+        help="files of records (JSON lines), from any commands and sets",
     )
     report.add_argument(
         "--out", required=True, help="folder for report.html, or a file that ends in .html"
     )
-    report.add_argument("--markdown", metavar="FILE", help="write all tables as Markdown, too")
-    report.add_argument("--csv", metavar="FILE", help="write every value of every run, too")
+    report.add_argument("--markdown", metavar="FILE", help="also write all tables as Markdown")
+    report.add_argument("--csv", metavar="FILE", help="also write every value of every run as CSV")
     return top
 
 
@@ -135,9 +135,9 @@ def _evaluate_command(commands):
         commands,
         "evaluate",
         "suites of frozen-feature measurements over checkpoints",
-        description="Measures checkpoints, one record a measurement; what the file of records "
-        "already holds is not measured again.",
-        epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the reasons printed.",
+        description="Measures checkpoints and writes one record per measurement. Measurements that "
+        "the file of records already holds are not repeated.",
+        epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the printed reasons.",
     )
     evaluate.add_argument(
         "models",
@@ -162,7 +162,7 @@ def _evaluate_command(commands):
         ("path", str, "folder or file of the set"),
         ("image_size", int, "side of its images, pixels"),
         ("label_map", str, "fine, halves, parity, fashion5, level:K or FILE.csv"),
-        ("limit", int, "only so many of its training images"),
+        ("limit", int, "number of its training images to use"),
     ):
         evaluate.add_argument(f"--{name}", type=type_, help=f"{text}; default: as pre-trained on")
     evaluate.add_argument(
@@ -177,8 +177,8 @@ def _evaluate_command(commands):
     )
     evaluate.add_argument(
         "--cache",
-        help="folder where features are kept; default: features, "
-        "beside the file of records; --cache= keeps none",
+        help="folder for extracted features; default: the folder features next to the file of "
+        "records; --cache= stores none",
     )
     evaluate.add_argument(
         "--strict", action="store_true", help="stop at the first measurement that cannot be made"
@@ -189,7 +189,7 @@ def _plan_command(commands):
     plan = _config_command(
         commands,
         "plan",
-        "time, memory and chip-hours of a pre-training run, on paper",
+        "estimate time, memory and chip-hours of a pre-training run",
         "pretrain/digits.py:look",
         kind="pretrain",
     )
@@ -197,7 +197,7 @@ def _plan_command(commands):
         "--chips",
         required=True,
         metavar="KIND-N,…",
-        help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 and how many, as v5e-8",
+        help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 with their number, as in v5e-8",
     )
     for name in "images", "classes":
         plan.add_argument(
@@ -205,21 +205,21 @@ def _plan_command(commands):
             type=int,
             default=0,
             metavar="N",
-            help=f"training {name}; default: as the set's name or its folder says",
+            help=f"number of training {name}; default: from the set's name or folder",
         )
     plan.add_argument(
         "--utilisation",
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="of the published peaks that is reached: an assumption (0.5)",
+        help="assumed share of the published peaks that is reached (0.5)",
     )
     plan.add_argument(
         "--dollars-per-chip-hour",
         type=float,
         default=0.0,
         metavar="PRICE",
-        help="what you pay; default: the cost stays a formula",
+        help="your price; default: costs are printed as a formula",
     )
 
 
@@ -235,12 +235,12 @@ def _export_command(commands):
         metavar="WORKDIR",
         help="workdir of a pre-training run, a weight file, an export, or scratch:SEED",
     )
-    export.add_argument("--out", required=True, help="the folder; it must not be there yet")
+    export.add_argument("--out", required=True, help="folder to create; it must not exist yet")
     export.add_argument(
         "--layout",
         default="timm",
         choices=("timm", "torchvision", "jaxpt"),
-        help="names of the weights (default timm; jaxpt's own where it has no such network)",
+        help="names of the weights (default timm; jaxpt's own if timm has no such network)",
     )
     export.add_argument(
         "--format",
@@ -251,14 +251,14 @@ def _export_command(commands):
     export.add_argument(
         "--classifier",
         action="store_true",
-        help="with the linear classifier that it was trained with",
+        help="include the linear classifier that it was trained with",
     )
     export.add_argument(
         "--image-size",
         type=int,
         default=0,
         metavar="PIXELS",
-        help="side of the images that it is meant for; default: as trained, or 224",
+        help="side of the images for the encoder; default: as trained, or 224",
     )
     export.add_argument(
         "--records",
@@ -272,50 +272,53 @@ def _export_command(commands):
         "--push",
         default="",
         metavar="USER/REPO",
-        help="then upload it to the Hugging Face hub; the token is HF_TOKEN of the "
-        "environment, and a new repository is private",
+        help="also upload it to the Hugging Face hub, with the token in the environment variable "
+        "HF_TOKEN; a new repository is private",
     )
 
 
 def _data_command(commands):
-    data = _command(commands, "data", "look at images before they are trained on")
+    data = _command(commands, "data", "inspect images before training on them")
     subcommands = data.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     check = _command(
         subcommands,
         "check",
-        "unreadable, mislabelled and duplicate files of a folder of images",
-        epilog=f"Exit status 0: nothing was found; {FOUND}: something was.",
+        "list unreadable, mislabelled and duplicate files of a folder of images",
+        epilog=f"Exit status: 0 if nothing was found, {FOUND} if something was.",
     )
     check.add_argument(
         "folder",
-        help="class folders, train and test parts of them, or a list "
-        "file, as pre-training with data.source=folder takes them",
+        help="class folders, train and test folders of them, or a list "
+        "file, as for pre-training with data.source=folder",
     )
     show = _config_command(
         subcommands,
         "show",
-        "a picture of examples with their augmented views, and counts",
+        "write a picture of examples with their augmented views, and count classes",
         "pretrain/digits.py:look",
         kind="pretrain",
     )
     show.add_argument("--out", default="sheet.png", help="the picture (default sheet.png)")
     show.add_argument("--examples", type=int, default=8, help="rows of the picture (default 8)")
-    show.add_argument("--epoch", type=int, default=0, help="whose views are shown (default 0)")
+    show.add_argument(
+        "--epoch", type=int, default=0, help="epoch whose views are shown (default 0)"
+    )
 
 
 def _weight_flags(command):
-    """Flags of all commands that open weight files, each a field of a config's ``model``."""
+    """Adds the flags of commands that open weight files, each a field of a config's ``model``."""
     flags = command.add_argument_group(
-        "weight files and scratch", "Also fields of a config: --config.model.state=NAME and so on."
+        "weight files and scratch",
+        "These are also fields of a config, as in --config.model.state=NAME.",
     )
     for name, metavar, text in (
-        ("model", "NAME", "network of scratch, and of weight files that do not tell it"),
+        ("model", "NAME", "network, for scratch and for weight files that do not determine it"),
         ("norm", "KIND", "batch, group (8 channels a group) or groupN (N groups)"),
         (
             "normalisation",
             "NAME",
             "of images: imagenet, unit (mean and deviation 0.5) or MEAN/STD such as "
-            "0.48,0.46,0.41/0.27,0.26,0.28; default: as the file states, or its architecture has",
+            "0.48,0.46,0.41/0.27,0.26,0.28; default: from the file, else from its architecture",
         ),
         ("state", "NAME", "which network of a file with several, such as teacher or encoder_k"),
     ):
@@ -325,7 +328,7 @@ def _weight_flags(command):
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="of the network, such as heads=12; may be repeated",
+        help="option of the network, such as heads=12; may be repeated",
     )
 
 
@@ -334,7 +337,7 @@ def _whole_numbers(text: str) -> list[int]:
 
 
 def _command(commands, name, text, **more):
-    """A command that says the same of itself in the list of all and in its own help."""
+    """Adds a command with ``text`` in the list of commands and in its own help."""
     said = {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
     return commands.add_parser(name, **said | more)
 
@@ -347,7 +350,7 @@ def _config_command(commands, name, text, example, kind=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Any field of the config is a flag: --config.look.k=50 "
         "--config.optimizer.learning_rate=0.01\n"
-        "Configs that come with jaxpt (or give the path of your own):\n  "
+        "Configs that jaxpt ships (or give the path of your own):\n  "
         + "\n  ".join(config_files.installed(kind or name)),
     )
     command.add_argument(

@@ -1,4 +1,4 @@
-"""Config files, by path or by the name of one that comes with jaxpt, and flags that change them.
+"""Loading of config files, by path or by the name of a shipped one, and of flags that change them.
 
 A config file is Python code with a function ``get_config``: run only those that you trust.
 """
@@ -18,12 +18,12 @@ import traceback
 from jaxpt import old_names
 from jaxpt.errors import InputError, require
 
-SHARED = "recipes.py"  # what recipes are made with: no config
-OPEN = "model.options."  # what may be there depends on the network, which checks it
+SHARED = "recipes.py"  # helpers of recipes, not a config
+OPEN = "model.options."  # its fields depend on the network, which checks them
 
 
 def installed(kind: str) -> list[str]:
-    """Names of the configs of a kind (pretrain, transfer) that come with jaxpt."""
+    """Names of the shipped configs of a kind (pretrain, transfer)."""
     root = pathlib.Path(str(importlib.resources.files("jaxpt.configs")))
     return sorted(
         str(file.relative_to(root))
@@ -33,7 +33,7 @@ def installed(kind: str) -> list[str]:
 
 
 def read(command: str, name: str, overrides: list[str]):
-    """The config that ``FILE:VARIANT`` gives, with ``--config.x=y`` applied and type-checked."""
+    """Loads the config ``FILE:VARIANT``, applies the overrides ``--config.x=y``, checks types."""
     from absl import flags
     from ml_collections import config_flags
 
@@ -58,7 +58,7 @@ def read(command: str, name: str, overrides: list[str]):
 
 
 def read_of_methods(name: str, methods: str, overrides: list[str]) -> dict:
-    """By method, the config that its variant gives, with the overrides applied to all."""
+    """Loads one config per method, as a variant of one file, with the overrides applied to all."""
     path, _, variant = name.partition(":")
     return {
         method: read("pretrain", f"{path}:{','.join(filter(None, [method, variant]))}", overrides)
@@ -71,8 +71,7 @@ def _load_config(command: str, path: str, variant: str):
     file = next((f for f in (pathlib.Path(path), of_jaxpt) if f.is_file()), None)
     require(
         file is not None,
-        f"--config: no file {path!r} here or among those that come with "
-        f"jaxpt ({', '.join(installed(command))}).",
+        f"--config: no file {path!r} here or among jaxpt's own ({', '.join(installed(command))}).",
     )
     with _failures_of(file):
         get_config = runpy.run_path(str(file)).get("get_config")
@@ -89,7 +88,7 @@ def _load_config(command: str, path: str, variant: str):
 
 @contextlib.contextmanager
 def _failures_of(file: pathlib.Path):
-    """Turns whatever a config file raises into an InputError that names the line."""
+    """Turns exceptions of a config file into an InputError that names the line."""
     try:
         yield
     except InputError:
@@ -99,7 +98,9 @@ def _failures_of(file: pathlib.Path):
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
         ]
         where = f", line {lines[-1]}" if lines and not isinstance(error, SyntaxError) else ""
-        missing = str(error).strip("'\"")  # all that a ConfigDict says of a field it does not have
+        missing = str(error).strip(
+            "'\""
+        )  # the message of a ConfigDict for an unknown field is its name
         what = (
             f": {old_names.sentence(missing)}"
             if isinstance(error, AttributeError) and missing in old_names.MOVED
@@ -109,9 +110,9 @@ def _failures_of(file: pathlib.Path):
 
 
 def at_home(text: str) -> str:
-    """The text with the home folder for a "~" that a path begins with.
+    """Expands a "~" at the beginning of a path to the home folder.
 
-    A shell does that for a word of its own, but not in ``--out=~/runs`` or ``LABEL=~/run``.
+    A shell expands a separate word, but not the path in ``--out=~/runs`` or ``LABEL=~/run``.
     """
     before, path = re.fullmatch(r"((?:[^=/~]*=)?)(.*)", text, re.DOTALL).groups()
     return before + (os.path.expanduser(path) if re.match(r"~(/|$)", path) else path)
@@ -126,7 +127,7 @@ def _expand_home(config) -> None:
 
 
 def _set_option(config, key: str, text: str) -> None:
-    """Gives an open part of the config a field that it need not have, so that it can be set."""
+    """Sets a field of an open section of the config, which need not have it yet."""
     *path, name = key.split(".")
     _check_key(config, ".".join(path))
     part = functools.reduce(lambda here, step: here[step], path, config)
@@ -139,7 +140,7 @@ def _set_option(config, key: str, text: str) -> None:
 
 
 def _check_key(config, key: str) -> None:
-    """Raises InputError, with the nearest name, where a dotted key is not in the config."""
+    """Raises InputError, with the closest name, if a dotted key is not in the config."""
     here, walked = config, []
     for part in key.split("."):
         names = list(here) if hasattr(here, "keys") else []

@@ -1,4 +1,4 @@
-"""What a config makes of its images: counts, and a sheet of examples with their views."""
+"""Class counts of a config's images, and a sheet of examples with their augmented views."""
 
 import os
 import pathlib
@@ -21,11 +21,11 @@ CLASSES_SHOWN = 40
 
 
 class Sheet(NamedTuple):
-    """What was written and told.
+    """A written contact sheet and its table of counts.
 
     Attributes:
       path: of the picture.
-      table: counts of every class in every split.
+      table: number of images per class and split.
     """
 
     path: pathlib.Path
@@ -35,16 +35,16 @@ class Sheet(NamedTuple):
 def run(
     config, out: str | os.PathLike = "sheet.png", *, examples: int = 8, epoch: int = 0
 ) -> Sheet:
-    """Writes a contact sheet of the views that training would draw, and counts the classes.
+    """Writes a contact sheet of the views that training would draw, and counts images per class.
 
     Args:
-      config: for pre-training.
+      config: the pre-training config.
       out: the picture's file, .png.
-      examples: rows of the sheet, of as many classes as there are.
-      epoch: whose views are shown.
+      examples: rows of the sheet, over as many classes as possible.
+      epoch: epoch whose views are shown.
 
     Raises:
-      InputError: for a config, data or file that cannot be.
+      InputError: for an invalid config, invalid data, or a file that cannot be written.
     """
     require(
         pathlib.Path(out).suffix.lower() == ".png",
@@ -66,13 +66,14 @@ def run(
         picture.save(out)
     except OSError as error:
         raise InputError(
-            f"--out {os.fspath(out)!r} cannot be written ({error.strerror or error})."
+            f"--out {os.fspath(out)!r} cannot be written ({error.strerror or error}): choose "
+            "another file."
         ) from error
     return Sheet(pathlib.Path(out), counts(config, dataset, train))
 
 
 def of_all_classes(labels: np.ndarray, n: int) -> np.ndarray:
-    """Positions of n examples, one of each class in turn, the first of each first."""
+    """Positions of n examples, taken from each class in turn, sorted by class."""
     turns = np.empty(len(labels), int)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
@@ -87,11 +88,11 @@ def views_of(
     """Columns of the sheet: heading and uint8 images [n, height, width, 1 or 3].
 
     Args:
-      config: for pre-training.
+      config: the pre-training config.
       split: the examples.
-      index: int [n], their places among the training examples.
-      epoch: whose views.
-      keys: with the view that a memory's keys are made from.
+      index: int [n], their positions among the training examples.
+      epoch: epoch whose views are drawn.
+      keys: whether to add the view from which a memory's keys are made.
     """
     n = len(split.ids)
     batch = Batch(
@@ -118,12 +119,12 @@ def views_of(
 
 
 def to_pixels(images: np.ndarray) -> np.ndarray:
-    """Views in −1 … 1 as uint8; what lies outside is cut."""
+    """Converts views in −1 … 1 to uint8, with values outside clipped."""
     return np.round((np.clip(images, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def counts(config, dataset: sources.Dataset, train: sources.Split) -> rich.table.Table:
-    """How many images of every class each split has, and what the run trains on."""
+    """Table of the number of images per class in each split and in training."""
     parts = {
         "train": dataset.train,
         "validation": dataset.validation,
@@ -162,13 +163,13 @@ def counts(config, dataset: sources.Dataset, train: sources.Split) -> rich.table
 
 
 def draw(title: str, names, ids, columns) -> Image.Image:
-    """The sheet: a row an example, a column a kind of view, small crops in their proportion."""
+    """Draws the sheet: one row per example, one column per view, small crops to scale."""
     largest = max(max(images.shape[1:3]) for _, images in columns)
     scale = max(1, TILE // largest) if largest <= TILE else TILE / largest
     tile = round(largest * scale)
     head = MARGIN + 56
     widths = [max(LEAST, round(images.shape[2] * scale)) for _, images in columns]
-    # A gap more after the original: what follows is made from it.
+    # A wider gap after the original, from which the other columns are made.
     lefts = MARGIN + LABEL + np.cumsum([0, widths[0] + 3 * GAP, *(w + GAP for w in widths[1:])])
     sheet = Image.new(
         "RGB", (int(lefts[-1]) + MARGIN, head + len(names) * (tile + GAP) + MARGIN), PAPER
@@ -202,14 +203,14 @@ def _parts(images, n):
 
 
 def _row_name(dataset, label) -> list[str]:
-    """The class and, where it has another name, the class that it is trained as."""
+    """The class and, if its name differs, the class that it is trained as."""
     fine = dataset.class_names[label]
     coarse = dataset.coarse.names[dataset.coarse(np.array([label]))[0]]
     return [fine] if coarse == fine else [fine, f"as {coarse}"]
 
 
 def _cut(pen, text, font) -> str:
-    """As much of a line as there is room for."""
+    """Shortens a line to the available width."""
     if pen.textlength(text, font) <= LABEL - 8:
         return text
     while pen.textlength(text + "…", font) > LABEL - 8:

@@ -1,4 +1,4 @@
-"""One run as several processes on this machine: what a cluster's launcher does on many."""
+"""Launcher of one run as several processes on this machine."""
 
 import os
 import re
@@ -13,25 +13,25 @@ from jaxpt.errors import require
 from jaxpt.train.distributed import COORDINATOR, PROCESS, PROCESSES
 from jaxpt.train.stopping import SIGNALS, STATUS
 
-GRACE = 5.0  # seconds that the others have to end by themselves once one has failed
-LOOK_EVERY = 0.1  # seconds
+GRACE = 5.0  # seconds that the other processes have to end after one has failed
+LOOK_EVERY = 0.1  # seconds between polls of the processes
 COUNT = "--xla_force_host_platform_device_count"
 
 
 def run(argv: list[str], *, processes: int, devices_per_process: int = 1) -> int:
-    """Starts ``jaxpt`` with these arguments in several processes that are one run.
+    """Starts ``jaxpt`` with these arguments as several processes of one run.
 
-    Lines that they print begin with the number of their process. SIGTERM and SIGINT are passed on.
-    Where a process fails, the others are ended.
+    Printed lines begin with the index of their process. SIGTERM and SIGINT are passed on. If a
+    process fails, the others are ended.
 
     Args:
       argv: the arguments, ``["pretrain", …]``.
-      processes: how many.
-      devices_per_process: virtual devices of each on CPUs; on GPUs so many of the machine's.
+      processes: number of processes.
+      devices_per_process: virtual devices per process on CPUs, GPUs per process on GPUs.
 
     Returns:
-      The run's exit status: that of the process that failed first, 1 where a signal ended it, else
-      75 where they were stopped, else 0.
+      The run's exit status: that of the process that failed first (1 if a signal ended it), else 75
+      if the processes were stopped, else 0.
 
     Raises:
       InputError: for numbers below 1, or a command that does not run as several processes.
@@ -43,8 +43,8 @@ def run(argv: list[str], *, processes: int, devices_per_process: int = 1) -> int
     )
     require(
         argv[:1] == ["pretrain"],
-        "jaxpt launch starts jaxpt pretrain, got "
-        f"{' '.join(argv[:1]) or 'no command'!r}: write it behind the options.",
+        "jaxpt launch only runs jaxpt pretrain, got "
+        f"{' '.join(argv[:1]) or 'no command'!r}: write pretrain after the options.",
     )
     address = f"127.0.0.1:{_free_port()}"
     children = [_start(argv, i, processes, address, devices_per_process) for i in range(processes)]
@@ -84,7 +84,7 @@ def _start(argv, process, processes, address, devices) -> subprocess.Popen:
         "PYTHONUNBUFFERED": "1",
         "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, local)),
     }
-    # In a session of its own: Ctrl-C reaches it once, from here, and not twice.
+    # In its own session, so that Ctrl-C reaches it once, through this process, and not twice.
     return subprocess.Popen(
         [sys.executable, "-m", "jaxpt.cli", *argv],
         env=environment,
@@ -103,7 +103,7 @@ def _pass_on(prefix: str, stream, to) -> None:
 
 
 def _wait(children: list[subprocess.Popen]) -> int:
-    """Waits for all; where one fails, says so and ends those that do not end by themselves."""
+    """Waits for all processes; if one fails, prints that and gives the others GRACE to end."""
     while True:
         statuses = [child.poll() for child in children]
         failed = [i for i, status in enumerate(statuses) if status not in (None, 0, STATUS)]
@@ -115,8 +115,8 @@ def _wait(children: list[subprocess.Popen]) -> int:
     first = failed[0]
     if None in statuses:
         print(
-            f"jaxpt launch: process {first} of {len(children)} {_how(statuses[first])}: the "
-            "others are ended.",
+            f"jaxpt launch: process {first} of {len(children)} {_how(statuses[first])}: "
+            "ending the others.",
             file=sys.stderr,
             flush=True,
         )

@@ -1,4 +1,4 @@
-"""The step at which a run's numbers stopped being finite, made again and looked at."""
+"""Replay of the step at which a run produced NaN or inf."""
 
 import contextlib
 import functools
@@ -18,28 +18,27 @@ from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS, Devices
 from jaxpt.train.workdir import require_same_data
 
-SHOWN = 5  # arrays that broke, images with the longest features
+SHOWN = 5  # most arrays and images that are listed
 
 
 def run(workdir: str | os.PathLike) -> str:
-    """Makes the step again from the state that was kept before it, and tells what breaks.
+    """Repeats the step from the state that was saved before it, and reports what is not finite.
 
     Args:
       workdir: of a run that stopped because a number was not finite.
 
     Returns:
-      Lines: the metrics, the arrays of the new state that are not finite, the images of the batch
-      with the longest features.
+      Lines of text: the metrics, the arrays of the new state that are not finite, and the images of
+      the batch with the longest features.
 
     Raises:
-      InputError: where the folder holds no such run, or the data are no longer those of the run.
+      InputError: if the folder holds no such run, or the data are no longer those of the run.
     """
     kept = os.path.join(workdir, pretrain.NOT_FINITE)
     step = checkpoint.newest(kept)
     require(
         step is not None,
-        f"{os.fspath(workdir)!r} holds nothing to replay: no run there "
-        "stopped because of numbers that are not finite.",
+        f"{os.fspath(workdir)!r} holds nothing to replay: no run there stopped at NaN or inf.",
     )
     config = ml_collections.ConfigDict(defaults.completed(checkpoint.about(kept, step)["config"]))
     devices = Devices(config.mapping, config.devices)
@@ -63,7 +62,7 @@ def run(workdir: str | os.PathLike) -> str:
         after, metrics = step_fn(before, feed.data, next(feed.batches(iter([rows]))))
     return "\n".join(
         [
-            f"step {step + 1} again, from {kept}",
+            f"step {step + 1} repeated, from {kept}",
             *(f"  {name:24} {float(value):.6g}" for name, value in metrics.items()),
             *_broken(after),
             *_longest(lengths, split, rows, dataset.class_names),
@@ -83,10 +82,10 @@ def _broken(state) -> list[str]:
         if not np.isfinite(x).all()
     ]
     if not broken:
-        return ["every array is finite after it: here the step does not break"]
+        return ["all arrays are finite after the step: it does not fail here"]
     more = [f"  … and {len(broken) - SHOWN} more"] if len(broken) > SHOWN else []
     return [
-        f"not finite after it: {len(broken)} of {len(leaves)} arrays",
+        f"not finite after the step: {len(broken)} of {len(leaves)} arrays",
         *(f"  {name}: {bad:,} of {size:,} values" for name, bad, size in broken[:SHOWN]),
         *more,
     ]
@@ -99,7 +98,7 @@ def _lengths(encoder, params, batch_stats, images):
 
 
 def _feature_lengths(encoder, config, state, split, rows):
-    """Lengths of the features of the batch's first views, in training mode."""
+    """Norms of the features of the batch's first views, in training mode."""
     index = rows.index
     batch = Batch(
         np.asarray(split.images[index]),
@@ -110,7 +109,7 @@ def _feature_lengths(encoder, config, state, split, rows):
         np.int32(config.seed),
     )
     images = augment.draw_view(config.augment, batch, view=0)
-    # On one device, with the axis that synchronised batch statistics need.
+    # vmap over one device provides the axis that synchronised batch statistics need.
     over_axis = jax.vmap(
         functools.partial(_lengths, encoder, state.params, state.batch_stats), axis_name=AXIS
     )
@@ -122,7 +121,7 @@ def _longest(lengths, split, rows, class_names) -> list[str]:
     finite = lengths[np.isfinite(lengths)]
     median = f"{np.median(finite):.3g}" if finite.size else "not finite"
     return [
-        f"longest features of the batch's {len(lengths)} images, median {median}",
+        f"largest feature norms of the batch's {len(lengths)} images, median {median}",
         *(
             f"  image {split.ids[rows.index[i]]} ({class_names[split.labels[rows.index[i]]]}): "
             f"{lengths[i]:.3g}"

@@ -1,1 +1,1 @@
-"""What a run costs before it is started: FLOPs, memory, chip-hours."""
+"""Estimates of a run's FLOPs, memory and chip-hours before it starts."""

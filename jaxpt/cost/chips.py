@@ -1,14 +1,15 @@
-"""Accelerators, by the figures that their makers publish.
+"""Published peaks of accelerators.
 
-FLOP/s are of dense products, bytes/s of a chip's memory and of all its links in one direction.
+FLOP/s are for dense products. Bytes/s are for a chip's memory, and for all its links in one
+direction.
 
-- TPUs: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", whose link bandwidths are
-  those of both directions together. v4's page has none: 2,400 Gbit/s is believed and unchecked.
-  Products of float32 numbers take one pass as bfloat16 at JAX's default precision, six at its
-  highest, which is JAX's choice and no figure of Google's.
+- TPUs: Google Cloud's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e", whose link bandwidths
+  count both directions together. v4's page has no link bandwidth: 2,400 Gbit/s is assumed and
+  unchecked. Products of float32 numbers take one bfloat16 pass at JAX's default precision and six
+  at its highest, which is JAX's choice and not a figure of Google's.
 - GPUs: NVIDIA's data sheets of A100 (80 GB, SXM), H100 (SXM), H200 (SXM), L4 and T4, as widely
-  quoted; H100's were read in a third party's table, the others are unchecked. float32 at JAX's
-  default precision is TF32 where there is such a thing. A T4 has no bfloat16: it is computed in
+  quoted. H100's figures were read in a third party's table; the others are unchecked. float32 at
+  JAX's default precision is TF32 on GPUs that have it. A T4 has no bfloat16 and computes it in
   float32.
 """
 
@@ -18,16 +19,16 @@ from jaxpt.errors import require
 
 
 class Chip(NamedTuple):
-    """What one chip can do at most.
+    """Peak rates and capacity of one chip.
 
     Attributes:
       flops: FLOP/s of products by kind: "bfloat16", "float32" (at JAX's default precision) and
-        "exact" (float32 at its highest).
+        "exact" (float32 at the highest precision).
       memory: bytes.
       memory_rate: bytes/s.
-      link_rate: bytes/s that it can send to the others.
-      most: chips that such links join.
-      named_by_cores: the number in the maker's name of a slice counts two cores a chip.
+      link_rate: bytes/s that the chip can send to others.
+      most: largest number of chips that such links join.
+      named_by_cores: whether the number in a slice's name counts cores, two per chip.
     """
 
     flops: dict[str, float]
@@ -62,17 +63,17 @@ CHIPS = {
 
 
 def parse(name: str) -> tuple[Chip, int]:
-    """The chip of a name such as "v5e-8" or "h100-1", and how many.
+    """Parses a name such as "v5e-8" or "h100-1" into a chip and a number of chips.
 
-    v4 and v5p are named as Google names them, by cores: "v4-16" is eight chips.
+    v4 and v5p are named by cores, as Google names them: "v4-16" is eight chips.
 
     Raises:
-      InputError: for an unknown chip, a CPU, or a number that there is not.
+      InputError: for an unknown chip, a CPU, or an invalid number.
     """
     kind, dash, number = name.partition("-")
     require(
         kind != "cpu",
-        "chips cpu: a CPU has no published peak that a plan could start from; "
+        "chips cpu: a CPU has no published peak that a plan could use; "
         f"name one of {', '.join(CHIPS)}, as in v5e-8.",
     )
     require(
@@ -87,9 +88,10 @@ def parse(name: str) -> tuple[Chip, int]:
     if chip.named_by_cores:
         require(
             count % 2 == 0,
-            f"chips {name!r}: a {kind} is named by its cores, two a chip, so "
-            "the number must be even.",
+            f"chips {name!r}: {kind} counts cores, two per chip, so the number must be even.",
         )
         count //= 2
-    require(count <= chip.most, f"chips {name!r}: such links join at most {chip.most} chips.")
+    require(
+        count <= chip.most, f"chips {name!r}: its links join at most {chip.most} chips, use fewer."
+    )
     return chip, count

@@ -1,17 +1,16 @@
-"""What a traced function costs a device: operations, and bytes that are moved, held and sent.
+"""Counts of a traced function on one device: operations, and bytes moved, held and sent.
 
-Counted in the jaxpr, before a compiler has seen it. Three rules stand for the compiler:
+The counts are taken from the jaxpr, before compilation. Three rules model the compiler:
 
-- What nobody uses is not computed.
-- Operations on single elements, and those that only move or convert them, are fused into whatever
-  reads their results.
-- What products take and give, and what reductions, gathers and the like give, lies in memory from
-  then until it is last read.
+- Unused results are not computed.
+- Elementwise operations, and those that only move or convert elements, are fused into the
+  operations that read their results.
+- Operands and results of products, and results of reductions, gathers and similar operations, are
+  in memory from then until they are last read.
 
-FLOPs are counted as XLA's cost analysis does: two for each multiplication and addition of a
-product, without those with the zero border of a convolution; one for each element of other
-arithmetic, none for exp, log and their kin. Loops count as often as they run; a ``while`` of
-unknown length once.
+FLOPs are counted as in XLA's cost analysis: two per multiply-add of a product, without those on the
+zero padding of a convolution; one per element of other arithmetic; none for exp, log and other
+transcendental functions. Loops count as often as they run, a ``while`` loop of unknown length once.
 """
 
 import math
@@ -104,7 +103,7 @@ def product_flops(equation) -> float:
 
 
 def _places(size, kernel, out, stride, padding, dilation, kernel_dilation) -> int:
-    """Pairs of an output and a kernel position, along one axis, that meet an input."""
+    """Number of (output, kernel) positions along one axis that read an input, not padding."""
     meet = np.arange(out)[:, None] * stride + np.arange(kernel) * kernel_dilation - padding
     return int(np.sum((meet >= 0) & (meet <= (size - 1) * dilation) & (meet % dilation == 0)))
 
@@ -130,7 +129,7 @@ def other_flops(equation) -> float:
     return size
 
 
-# Shape and place alone change: the result is the operand.
+# Only the shape or placement changes: the result is counted as the operand itself.
 SAME = {
     "reshape",
     "squeeze",
@@ -145,7 +144,7 @@ SAME = {
     "sharding_constraint",
 }
 PRODUCTS = {"dot_general", "conv_general_dilated"}
-UPDATES = {"scatter": 2, "scatter-add": 2, "dynamic": 1}  # which operand holds the rows
+UPDATES = {"scatter": 2, "scatter-add": 2, "dynamic": 1}  # index of the operand with the rows
 STORED = {"gather", "dynamic_slice", "sort", "top_k", "approx_top_k", "select_and_scatter_add"}
 COLLECTIVES = {
     "psum",
@@ -164,14 +163,14 @@ LOOPS = {"scan", "while", "cond"}
 
 
 class Work(NamedTuple):
-    """One operation, or all that are fused into others.
+    """Work of one operation, or of all operations that are fused into others.
 
     Attributes:
-      kind: of products "bfloat16", "float32" (at JAX's default precision) or "exact" (at a higher
-        one); else "other".
-      flops: of one time.
-      bytes: read and written, of one time.
-      times: how often.
+      kind: "bfloat16", "float32" (at JAX's default precision) or "exact" (float32 at a higher
+        precision) for products, else "other".
+      flops: per execution.
+      bytes: read and written per execution.
+      times: number of executions.
     """
 
     kind: str
@@ -181,12 +180,12 @@ class Work(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """What one device does and needs.
+    """Work and memory of one device.
 
     Attributes:
       work: all operations.
-      sent: bytes that it sends to others.
-      held: the most bytes of intermediate results at a time: no arguments, no final results.
+      sent: bytes sent to other devices.
+      held: peak bytes of intermediate results, without arguments and final results.
     """
 
     work: tuple[Work, ...]
@@ -194,11 +193,11 @@ class Counts(NamedTuple):
     held: float
 
     def flops(self, *kinds: str) -> float:
-        """Of those kinds, or of all."""
+        """Total FLOPs of the given kinds; of all kinds if none is given."""
         return sum(w.times * w.flops for w in self.work if not kinds or w.kind in kinds)
 
     def bytes(self) -> float:
-        """Read and written."""
+        """Total bytes read and written."""
         return sum(w.times * w.bytes for w in self.work)
 
 
@@ -206,8 +205,8 @@ def count(jaxpr, devices: int = 1) -> Counts:
     """Counts a jaxpr's work on one device.
 
     Args:
-      jaxpr: a (Closed)Jaxpr whose shapes are those of one device.
-      devices: how many there are along every axis that its collectives name.
+      jaxpr: a Jaxpr or ClosedJaxpr with the shapes of one device.
+      devices: size of every axis that its collectives name.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
     graph = _Graph()
@@ -223,7 +222,7 @@ class _Node(NamedTuple):
 
 
 class _Graph:
-    """Equations without calls in them, each value with a number of its own."""
+    """Equations with all calls inlined, and a number for each value."""
 
     def __init__(self):
         self.nodes, self.bytes = [], []
@@ -233,11 +232,11 @@ class _Graph:
         return len(self.bytes) - 1
 
     def inline(self, jaxpr, arguments) -> list[int]:
-        """Adds a jaxpr's equations; the values of its results."""
+        """Adds a jaxpr's equations and returns the numbers of its results."""
         numbers = dict(zip((*jaxpr.constvars, *jaxpr.invars), arguments, strict=True))
 
         def number(atom):
-            return self.new(None) if hasattr(atom, "val") else numbers[atom]  # or a literal
+            return self.new(None) if hasattr(atom, "val") else numbers[atom]  # literals have val
 
         for equation in jaxpr.eqns:
             results = self._add(equation, tuple(map(number, equation.invars)))
@@ -258,12 +257,12 @@ class _Graph:
 
 
 class _Account:
-    """Walks a graph's nodes in order and notes what each reads, writes and keeps alive."""
+    """Walks a graph's nodes in order and records what each reads, writes and keeps alive."""
 
     def __init__(self, graph: _Graph, devices: int):
         self._nodes, self._bytes, self._devices = graph.nodes, graph.bytes, devices
         made = {value for node in graph.nodes for value in node.results}
-        # What must be in memory for a value to be there: itself, if it is.
+        # Value → the values in memory that it is computed from; itself, if it is in memory.
         self._needs = {
             value: frozenset([value]) for value in range(len(graph.bytes)) if value not in made
         }
@@ -306,7 +305,7 @@ class _Account:
             self._work.append(Work("other", 0.0, moved + sum(self._bytes[v] for v in results)))
         elif name in STORED or name in IN_PLACE:
             moved = sum(self._store(v, time) for v in operands)
-            if name in IN_PLACE:  # a few rows of it change
+            if name in IN_PLACE:  # only a few rows of the operand change
                 self._needs[results[0]] = self._needs[operands[0]]
                 rows = self._bytes[operands[UPDATES[name.partition("_")[0]]]]
             else:
@@ -317,7 +316,7 @@ class _Account:
             needs = frozenset().union(*(self._needs[v] for v in operands))
             read = self._read(needs, time)
             moved = 0.0 if needs in self._reduced else read
-            self._reduced.add(needs)  # reductions of the same numbers read them together
+            self._reduced.add(needs)  # reductions of the same values share one read
             self._result(results, time)
             self._work.append(
                 Work("other", other_flops(equation), moved + sum(self._bytes[v] for v in results))
@@ -339,13 +338,13 @@ class _Account:
         self._inside[time] = inner.held
 
     def _read(self, needs, time) -> float:
-        """Marks values as read now; their bytes."""
+        """Marks values as read at ``time`` and returns their bytes."""
         for value in needs:
             self._last[value] = time
         return sum(self._bytes[value] for value in needs)
 
     def _store(self, value, time) -> float:
-        """Sees to it that a value is in memory now; the bytes that this moves."""
+        """Puts a value into memory at ``time`` and returns the bytes that this moves."""
         if self._needs[value] == {value}:
             self._last[value] = time
             return 0.0
@@ -361,7 +360,7 @@ class _Account:
             self._born[value] = self._last[value] = time
 
     def _bytes_sent(self, equation):
-        """Bytes that a device sends for (operand, result), by rings."""
+        """Function from (operand, result) to the bytes that a device sends, in ring algorithms."""
         name, share = equation.primitive.name, (self._devices - 1) / self._devices
         if name.startswith(("psum_scatter", "reduce_scatter", "all_to_all")):
             return lambda operand, result: share * self._bytes[operand]
@@ -384,7 +383,7 @@ class _Account:
 
 
 def _body(equation, devices) -> tuple[Counts, float]:
-    """What happens in a loop's body, or the dearest of its branches, and how often."""
+    """Counts of a loop's body, or of the most expensive branch, and the number of executions."""
     name, params = equation.primitive.name, equation.params
     if name == "cond":
         return max(
@@ -400,7 +399,7 @@ def _body(equation, devices) -> tuple[Counts, float]:
 
 
 def _size(aval) -> float:
-    """Bytes; random keys are two words each, and what has no shape is none."""
+    """Bytes of a value: 8 per random key, 0 for a value without a shape."""
     if not hasattr(aval, "shape"):
         return 0.0
     if jax.dtypes.issubdtype(aval.dtype, jax.dtypes.extended):

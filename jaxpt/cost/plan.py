@@ -1,10 +1,10 @@
-"""What a pre-training run would take on chips that are not at hand: time, memory, chip-hours.
+"""Estimates of a pre-training run's time, memory and chip-hours on chips that are not at hand.
 
-The config's own step is traced for one chip of so many, without allocating anything, and counted
-(``counting``); what a chip can do at most is published (``chips``). In between stands one
-assumption, the share of the peaks that is reached, and a roofline: every operation takes as long
-as its arithmetic or its memory traffic, whichever is longer, and what travels over the links comes
-on top. Not a measurement, of a TPU least of all.
+The config's step is traced as one of several chips would run it, without allocating anything, and
+counted (``counting``). The peaks of a chip are published (``chips``). A roofline model connects the
+two: every operation takes the longer of its arithmetic and its memory traffic, both at an assumed
+share of the peaks, and communication over the links is added. These are not measurements; no part
+was compared with a TPU.
 """
 
 import math
@@ -27,13 +27,13 @@ from jaxpt.methods import encoding
 from jaxpt.train import parallel
 from jaxpt.train.guard import guarded
 
-UTILISATION = 0.5  # the share of all peaks that is assumed to be reached
-SHORT = 2e-3  # seconds of a step, below which the plan says that it is none
-GREY = {"digits": 8, "fashion_mnist": 28}  # sets of one channel, with their sides
+UTILISATION = 0.5  # assumed share of the peaks that is reached
+SHORT = 2e-3  # seconds; for shorter steps a note says that overheads dominate
+GREY = {"digits": 8, "fashion_mnist": 28}  # sets with one channel → side of their images
 
 
 class Sizes(NamedTuple):
-    """What a plan needs to know of a set: training images, their classes, and an image's shape."""
+    """Size of a training set: number of images and classes, side and channels of an image."""
 
     images: int
     classes: int
@@ -42,7 +42,15 @@ class Sizes(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One device's step, counted; bytes of what lies on it between steps, by name."""
+    """One device's step.
+
+    Attributes:
+      counts: operations and bytes of the step.
+      lasting: bytes on the device between steps, by name.
+      steps: number of steps of the run.
+      batch: images per step, over all devices.
+      keys: size of the memory of keys, over all devices.
+    """
 
     counts: Counts
     lasting: dict[str, float]
@@ -52,19 +60,22 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a run takes.
+    """Estimate of a run.
 
     Attributes:
-      chips: as they were named, such as "v5e-8".
-      count: how many chips these are.
-      batch: images of a step.
-      seconds: of a step; arithmetic, exact, traffic and links are its parts, each by itself:
-        all products, those of float32 at the highest precision among them, memory, links.
-      gigaflops: of one chip in a step, by XLA's way of counting.
+      chips: name of the slice, such as "v5e-8".
+      count: number of chips.
+      batch: images per step.
+      seconds: per step.
+      arithmetic: seconds of all products, if nothing else took time.
+      exact: the part of ``arithmetic`` in float32 at the highest precision.
+      traffic: seconds of all memory traffic, if nothing else took time.
+      links: seconds of all communication.
+      gigaflops: per chip and step, as XLA counts.
       hours: of all steps.
       memory: bytes on each chip, by name.
-      capacity: bytes that a chip has.
-      keys: of the memory of keys, on all chips together.
+      capacity: bytes of memory of a chip.
+      keys: size of the memory of keys, over all chips.
     """
 
     chips: str
@@ -98,17 +109,17 @@ def run(
     classes: int = 0,
     utilisation: float = UTILISATION,
 ) -> list[Plan]:
-    """A plan for each of some numbers of chips.
+    """Estimates a run for each of several slices.
 
     Args:
-      config: of pre-training.
+      config: the pre-training config.
       chips: names such as "v5e-8", see ``chips.parse``.
-      images, classes: of the training set, where config and folder do not say it.
+      images, classes: size of the training set, if config and folder do not determine it.
       utilisation: share of the peaks that is reached, above 0 and at most 1.
 
     Raises:
-      InputError: for an unknown chip, a set whose size is not known, or whatever pre-training
-        itself would refuse, such as a batch that does not divide over the chips.
+      InputError: for an unknown chip, a set of unknown size, or anything that pre-training itself
+        would refuse, such as a batch that does not divide over the chips.
     """
     require(0 < utilisation <= 1, f"utilisation must be above 0 and at most 1, got {utilisation}.")
     named = [(name, *parse(name)) for name in chips]
@@ -118,10 +129,10 @@ def run(
 
 
 def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int = 0) -> Sizes:
-    """How large a config's set is, as far as possible without reading it.
+    """Determines the size of a config's set without reading its images.
 
     Raises:
-      InputError: where that cannot be known.
+      InputError: if the size cannot be determined.
     """
     require(
         images >= 0 and classes >= 0,
@@ -131,8 +142,7 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
     known = _known_sizes(data) if not (images and classes) else (images, classes)
     require(
         known is not None,
-        f"how large {data.source} {data.path!r} is cannot be known from "
-        "here: say --images=N --classes=C.",
+        f"the size of {data.source} {data.path!r} is unknown here: pass --images=N --classes=C.",
     )
     total, names = (
         images or known[0],
@@ -147,7 +157,7 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
 
 
 def _known_sizes(data) -> tuple[int, int] | None:
-    """Training images and classes of a set that is named, or of a folder that is here."""
+    """Training images and classes of a known set or an existing folder; None for others."""
     source = data.source.removeprefix(protocols.PREFIX)
     if source == "folder" and pathlib.Path(data.path).exists() and data.path:
         parts = listing.parts(pathlib.Path(data.path))
@@ -163,10 +173,10 @@ def _known_sizes(data) -> tuple[int, int] | None:
 
 
 def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> Step:
-    """Traces and counts the step of one of so many devices.
+    """Traces and counts the step of one of ``devices`` devices.
 
     Raises:
-      InputError: whatever pre-training would refuse.
+      InputError: for anything that pre-training would refuse.
     """
     parallel.check_batch(config.batch_size, devices)
     encoding.check_micro_batches(config, devices)
@@ -204,7 +214,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
 
 
 def _images(data, sizes: Sizes, batch: float) -> float:
-    """Bytes of images on a device: the whole set, or the batches of the stream."""
+    """Bytes of images on a device: the whole set if resident, else the streamed batches."""
     whole = sizes.images * sizes.side**2 * sizes.channels
     resident = data.resident == "yes" or (
         data.resident == "auto" and whole <= data.resident_limit_mb * 2**20
@@ -217,7 +227,7 @@ def _sum(tree: Any) -> float:
 
 
 def _judge(name, chip, devices: int, step: Step, utilisation: float) -> Plan:
-    """The roofline."""
+    """Applies the roofline model to a counted step."""
 
     def arithmetic(*kinds):
         return sum(step.counts.flops(kind) / chip.flops[kind] for kind in kinds) / utilisation
@@ -253,7 +263,7 @@ def _judge(name, chip, devices: int, step: Step, utilisation: float) -> Plan:
 
 
 def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[str, list[str]]]:
-    """The plans as a table, (what, a cell for each plan)."""
+    """Rows of a table: (title, one cell per plan)."""
 
     def row(title, cell):
         return title, [cell(plan) for plan in plans]
@@ -272,17 +282,17 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
             row(f"– {part}, ms", lambda p, part=part: told(1e3 * getattr(p, part)))
             for part in ("arithmetic", "traffic", "links")
         ),
-        row("– of arithmetic, exact float32, ms", lambda p: told(1e3 * p.exact)),
-        row("GFLOP of a chip's step", lambda p: told(p.gigaflops)),
+        row("– exact float32, part of arithmetic, ms", lambda p: told(1e3 * p.exact)),
+        row("GFLOP per chip and step", lambda p: told(p.gigaflops)),
         row("hours", lambda p: told(p.hours)),
         row("chip-hours", lambda p: told(p.chip_hours)),
         row("dollars", dollars),
         *(
-            row(f"{part}, GB a chip", lambda p, part=part: told(p.memory[part] / 1e9))
+            row(f"{part}, GB per chip", lambda p, part=part: told(p.memory[part] / 1e9))
             for part in plans[0].memory
         ),
         row(
-            "all of it, GB a chip",
+            "total, GB per chip",
             lambda p: f"{told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:,.0f}",
         ),
         row("keys in memory", lambda p: f"{p.keys:,}"),
@@ -290,31 +300,31 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
 
 
 def told(x: float) -> str:
-    """Three digits, or all before the point."""
+    """Formats a number with three significant digits, or as an integer from 100 on."""
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def notes(plans: list[Plan], utilisation: float = UTILISATION) -> list[str]:
-    """What has to be said with the numbers."""
+    """Notes to print with the numbers: assumptions, omissions and warnings."""
     said = [
-        f"On paper: {utilisation:.0%} of the published peaks is an assumption (--utilisation), and "
-        "nothing here was measured on a TPU.",
-        "Arithmetic and traffic overlap, operation by operation; links come on top. Start, "
-        "compilation, filling the memory, kNN monitor and checkpoints are not in it.",
-        "Dollars = chip-hours × the price of a chip-hour (--dollars-per-chip-hour); hosts, disks "
-        "and what stands idle are not in it.",
-        f"The hosts must decode {max(p.images_per_second for p in plans):,.0f} images/s between "
-        "them, unless the set lies on the chips.",
+        f"These are estimates, not measurements: {utilisation:.0%} of the published peaks is an "
+        "assumption (--utilisation), and nothing was measured on a TPU.",
+        "Arithmetic and traffic overlap within each operation; links are added. Start-up, "
+        "compilation, filling the memory, kNN monitor and checkpoints are not included.",
+        "Dollars = chip-hours × the price per chip-hour (--dollars-per-chip-hour); hosts, disks "
+        "and idle chips are not included.",
+        f"All hosts together must decode {max(p.images_per_second for p in plans):,.0f} images/s, "
+        "unless the set is resident on the chips.",
     ]
     for plan in plans:
         if plan.seconds < SHORT:
             said.append(
-                f"{plan.chips}: a step this short is bound by what is not counted, kernel "
-                "starts and the host; it will take longer."
+                f"{plan.chips}: so short a step is dominated by overheads that are not counted, "
+                "kernel launches and the host; it will take longer."
             )
         if sum(plan.memory.values()) > plan.capacity:
             said.append(
-                f"{plan.chips} does not fit: raise micro_batches, lower batch_size, set "
-                "model.remat or memory_sharding, or take more chips."
+                f"{plan.chips} has too little memory: raise micro_batches, lower batch_size, set "
+                "model.remat or memory_sharding, or use more chips."
             )
     return said

@@ -1,4 +1,4 @@
-"""Tables, figures and one HTML page, all made from records."""
+"""Tables, figures and a self-contained HTML page, all made from records."""
 
 from jaxpt.report.html import write_report
 from jaxpt.report.inline import Inline

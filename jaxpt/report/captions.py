@@ -1,4 +1,4 @@
-"""What explains a figure: it speaks of nothing that the figure does not show."""
+"""Captions of figures, limited to what each figure shows."""
 
 from typing import Any, Mapping
 
@@ -7,93 +7,93 @@ from jaxpt.report.metrics import SEPARATION
 from jaxpt.report.results import Results, join
 
 COMPARED = (
-    "Linear CKA between every layer of one network (rows) and of another (columns), same "
-    "images, one seed: 1 is the same representation up to rotation and scale."
+    "Linear CKA between every layer of one network (rows) and every layer of another (columns), on "
+    "the same images, for one seed. 1: the same representation up to rotation and scale."
 )
 SCALED = (
-    "Error on logarithmic axes against the number of images that pre-training saw, with the "
-    "same number of steps at every size. Small dots are seeds, filled marks their means, "
-    "lines E(n) = a·n^−b{offset} fitted to them, bands its 95 % bootstrap interval over "
-    "seeds (too narrow with few). The hollow mark is the largest size, which no fit saw."
+    "Error against the number of pre-training images, on logarithmic axes, with the same number "
+    "of steps at every size. Small dots: seeds. Filled marks: their means. Lines: "
+    "E(n) = a·n^−b{offset}, fitted to the means. Bands: 95 % bootstrap intervals over seeds (too "
+    "narrow with few seeds). Hollow marks: the largest size, held out of the fit."
 )
 
 
 def measured(results: Results) -> str:
-    """Of the panels of all headline metrics."""
+    """Caption of the panels of all headline metrics."""
     bars = results.has(SEPARATION)
     marks = (
-        f"Diamonds{' and bars' * bars} are means over seeds, whiskers their 95 % t-intervals, "
-        "dots single seeds."
+        f"Diamonds{' and bars' * bars}: means over seeds. Whiskers: their 95 % t-intervals. "
+        "Dots: single seeds."
         if results.intervals
         else f"Diamonds{', dots and bars' if bars else ' and dots'} show one seed each."
     )
     zoomed = any(metric.percent for metric in results.headline)
     separation = (
-        "Class separation, shown from zero, is the share of the spread that lies between the "
-        f"{results.classes}: the higher it is, the less is left inside them. That is no merit "
-        "in itself."
+        "Class separation, drawn from zero, is the share of the features' dispersion that lies "
+        f"between the {results.classes}: the higher it is, the less dispersion is left within "
+        "them. Higher is not better."
     )
     return " ".join(
         [
             marks,
-            *["The axes of the accuracies are zoomed, as marked."] * zoomed,
+            *["The axes of accuracies are zoomed; each is marked with its start."] * zoomed,
             *[separation] * bars,
         ]
     )
 
 
 def curves(results: Results) -> str:
-    """Of the losses, and of the monitors where there are any."""
+    """Caption of the loss curves, and of the kNN monitors if there are any."""
     losses = (
-        "Training of one seed. Each loss has an axis of its own, since losses of different "
-        "methods do not compare."
+        "Training curves of one seed. Each loss has its own axis: losses of different methods are "
+        "not comparable."
     )
     monitor = (
-        f" The monitor is the kNN accuracy on the {'coarse ' * results.coarse}labels, on "
-        "training images, each left out of its own neighbours."
+        f" The monitor is the kNN accuracy on the {'coarse ' * results.coarse}labels of "
+        "training images; each image is excluded from its own neighbours."
     )
     return losses + monitor * plots.monitored(plots.histories(results))
 
 
 def mapped(results: Results, found: Mapping[str, maps.Map]) -> str:
-    """Of one set's maps."""
+    """Caption of the feature maps of one set."""
     coarse = maps.reference(found).has_coarse
     seeds = sorted({drawn.seed for drawn in found.values()})
     separated = any(drawn.separation is not None for drawn in found.values())
     text = (
         f"Unit-length backbone features of the {results.part} part, seed "
-        f"{join(list(map(str, seeds)))}. {'Upper two' if coarse else 'Upper'}: the plane of "
-        "the two largest principal components; its axes are the same for all methods, so "
-        "lengths compare, and the percentage is the share of all variance that it shows. "
-        f"{'Lowest' if coarse else 'Lower'}: t-SNE, which shows who is near whom; its lengths, "
-        f"sizes and densities mean nothing. At most {maps.MAP_EXAMPLES:,} examples, the same "
-        "for every method."
+        f"{join(list(map(str, seeds)))}. {'Upper two rows' if coarse else 'Upper row'}: the plane "
+        "of the two largest principal components. All methods share the scale of its axes, so "
+        "lengths are comparable; the percentage is the share of the variance that the plane shows. "
+        f"{'Lowest' if coarse else 'Lower'} row: t-SNE, which shows which examples are neighbours; "
+        f"its distances, sizes and densities mean nothing. At most {maps.MAP_EXAMPLES:,} examples, "
+        "the same for every method."
     )
     return text + " R² is that run's class separation in the full feature space." * separated
 
 
 def neighbors(results: Results) -> str:
-    """Of the sheets of nearest images."""
+    """Caption of the sheets of nearest neighbours."""
     return (
-        "The same images in every method, each with its nearest ones by cosine, nearest first: "
-        f"✓ has the image's {'fine ' * results.coarse}label, ✗ another. They are examples, not "
-        "a score."
+        "Each query image with its nearest neighbours by cosine similarity, nearest first; the "
+        f"queries are the same for every method. ✓: the query's {'fine ' * results.coarse}label; "
+        "✗: another label. These are examples, not a score."
     )
 
 
 def confused(found: Mapping[str, dict[str, Any]]) -> str:
-    """Of the confusion matrices."""
+    """Caption of the confusion matrices."""
     labels, lines, colors = (
         (
             " on the fine labels",
-            " Lines part the coarse classes.",
-            "orange: wrong, but inside the true coarse class; blue: out of it",
+            " Lines separate the coarse classes.",
+            "orange: wrong, within the true coarse class; blue: wrong, outside it",
         )
         if any(map(matrices.has_coarse, found.values()))
         else ("", "", "blue: wrong")
     )
     return (
-        f"Weighted kNN{labels}, one seed: rows are true classes, columns predicted ones, each "
-        f"row in % of its images.{lines} Grey: right; {colors}. Strength is the root of the "
-        "share, so that rare errors show."
+        f"Weighted kNN{labels}, one seed. Rows: true classes. Columns: predicted classes. Numbers: "
+        f"% of the row's images.{lines} Grey: correct; {colors}. The opacity grows with the "
+        "square root of the share, so that rare errors are visible."
     )

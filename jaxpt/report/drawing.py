@@ -1,4 +1,4 @@
-"""How figures look, and how they go into a page: as SVG that follows the page's colours."""
+"""Style of figures, and their conversion to SVG that follows the page's colours."""
 
 import contextlib
 import html
@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 
 from jaxpt.report.markup import Markup
 
-# Okabe and Ito's colours, told apart with any kind of colour vision. style.css has a lighter
-# shade of those that are too dark on a dark page.
+# Okabe and Ito's colours, distinguishable with any kind of colour vision. style.css has lighter
+# shades of those that are too dark on a dark page.
 GREY, BLUE, GREEN, VERMILLION = "#595959", "#0072b2", "#009e73", "#d55e00"
 PINK, SKY, ORANGE = "#cc79a7", "#56b4e9", "#e69f00"
 _FOLLOWS_PAGE = {"#000000": "currentColor", "#ffffff": "var(--ground)"} | {
     c: f"var(--c-{c[1:]})" for c in (GREY, BLUE, GREEN, VERMILLION)
 }
-# Names come from records: a dollar sign in them is no formula.
+# parse_math is off because names come from records, and a dollar sign there is no formula.
 STYLE = {
     "font.size": 10,
     "axes.titlesize": 10.5,
@@ -31,18 +31,18 @@ STYLE = {
     "axes.facecolor": "none",
 }
 RASTER_DPI = 144
-LONGEST = 22  # letters of a name in a figure
+LONGEST = 22  # characters of a name in a figure
 
 
 @contextlib.contextmanager
 def panel(width: float, height: float):
-    """An empty figure of so many inches, to be drawn on in the report's style."""
+    """Context with an empty figure, ``width`` × ``height`` inches, in the report's style."""
     with rc_context(STYLE):
         yield Figure(figsize=(width, height), layout="constrained")
 
 
 def to_svg(figure: Figure, alt: str) -> Markup:
-    """The figure as inline SVG in the page's colours; ``alt`` is for who does not see it."""
+    """Converts a figure to inline SVG in the page's colours; ``alt`` is for screen readers."""
     with rc_context(STYLE):
         buffer = io.StringIO()
         figure.savefig(
@@ -67,7 +67,7 @@ def to_svg(figure: Figure, alt: str) -> Markup:
 
 
 def number_ids(page: str) -> str:
-    """The page with the ids of each figure made its own, since all of them share the page's."""
+    """Gives the SVG ids of each figure a prefix, since all figures share the page's id space."""
     numbers = itertools.count(1)
 
     def number(figure):
@@ -78,13 +78,13 @@ def number_ids(page: str) -> str:
 
 
 def short(name: str) -> str:
-    """A name that leaves room for the figure."""
+    """Shortens a name to at most LONGEST characters."""
     name = " ".join(name.split())
     return name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
 
 
 def _in_tags(change, source):
-    """Changes tags and leaves the text between them, which holds names, as it is."""
+    """Applies ``change`` to the tags, not to the text between them, which holds names."""
     return re.sub(r"<[^>]+>", lambda found: change(found[0]), source)
 
 
@@ -98,7 +98,7 @@ def _follow_page(tag):
 
 
 def to_png(figure: Figure, dpi: int = 144) -> bytes:
-    """The figure as PNG on white."""
+    """Converts a figure to PNG on white."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
     return buffer.getvalue()

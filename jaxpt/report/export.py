@@ -1,4 +1,4 @@
-"""The report's numbers for other programs: Markdown and CSV, and files written in one move."""
+"""Markdown and CSV of the report's numbers, and atomic writing of its files."""
 
 import csv as csv_files
 import io
@@ -14,7 +14,7 @@ COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measure
 
 
 def markdown(sets: Sequence[Results]) -> str:
-    """All tables: over the sets, then of each set."""
+    """Markdown of all tables: over the sets, then per set."""
     parts = [
         f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.caption(sets)}\n"
         for t in overall.tables(sets)
@@ -34,7 +34,10 @@ def markdown(sets: Sequence[Results]) -> str:
 
 
 def csv(sets: Sequence[Results]) -> str:
-    """A line a value: every number of every run, in full precision; 0 images means all."""
+    """CSV with one line per value of every run, in full precision.
+
+    A ``pretrain_limit`` of 0 means all images.
+    """
     buffer = io.StringIO()
     writer = csv_files.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
@@ -57,10 +60,10 @@ def csv(sets: Sequence[Results]) -> str:
 
 
 def write(path: str | os.PathLike, content: bytes) -> None:
-    """Writes a file in one move, so that a kill leaves no half of it behind.
+    """Writes a file atomically, so that a kill leaves no partial file.
 
     Raises:
-      InputError: where it cannot be written.
+      InputError: if it cannot be written.
     """
     path = pathlib.Path(path)
     try:

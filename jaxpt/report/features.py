@@ -1,4 +1,4 @@
-"""Features of one run, kept in a file beside its record for the map."""
+"""Features of one run, stored next to its record for the feature map."""
 
 import os
 import pathlib
@@ -17,7 +17,7 @@ class FeatureSet(NamedTuple):
     Attributes:
       key: the key of the run's record.
       features: float [n, dim].
-      fine, coarse: int [n].
+      fine, coarse: int [n], the labels.
       fine_names, coarse_names: a name for every class.
     """
 
@@ -30,18 +30,18 @@ class FeatureSet(NamedTuple):
 
 
 def path_of(folder: str | os.PathLike, label: str) -> pathlib.Path:
-    """Where the features of a method are kept."""
+    """Path of a method's stored features."""
     return pathlib.Path(folder) / f"features_{label}.npz"
 
 
 def save(folder: str | os.PathLike, label: str, features: FeatureSet) -> None:
-    """Keeps the features of a method."""
+    """Stores the features of a method."""
     with replacing(path_of(folder, label), "wb") as file:
         np.savez_compressed(file, **features._asdict())
 
 
 def load(folder: str | os.PathLike, label: str) -> FeatureSet | None:
-    """The kept features of a method, or None where there are none that can be read."""
+    """Loads a method's stored features; None if they are missing or unreadable."""
     try:
         with np.load(path_of(folder, label), allow_pickle=False) as arrays:
             values = {name: arrays[name] for name in FeatureSet._fields}

@@ -27,8 +27,8 @@ from jaxpt.report.results import NAMES, Results, collect_sets, sentence
 from jaxpt.report.results import join as join_words
 
 FILE, MAP_FILE = "report.html", "features_map.png"
-CONTENTS = 5  # so many sections and more get a table of contents
-LEADS = 3  # of more sets, each one's sentence stands with its own numbers
+CONTENTS = 5  # from this many sections on, the page has a table of contents
+LEADS = 3  # up to this many sets, all summary sentences stand at the top of the page
 
 
 def write_report(
@@ -39,20 +39,21 @@ def write_report(
     markdown: str | os.PathLike | None = None,
     csv: str | os.PathLike | None = None,
 ) -> pathlib.Path:
-    """Writes the page, and ``features_map.png`` beside it where features were kept.
+    """Writes the page, and ``features_map.png`` next to it if features were kept.
 
     Args:
       records: of demo, studies, ``evaluate`` and ``transfer``, mixed, of any number of sets.
-      out: a file that ends in .html, or a folder for ``report.html``; made where it is missing.
-      features: by label, one run each; None takes those kept in the folder for these records.
-      markdown, csv: files for all tables and for all values, where wanted.
+      out: a file that ends in .html, or a folder for ``report.html``; created if it is missing.
+      features: label → features of one run; None loads those kept in the folder for these records.
+      markdown: file for all tables; None writes none.
+      csv: file for all values; None writes none.
 
     Returns:
       The path of the page.
 
     Raises:
       InputError: for records that do not make a report, or files that cannot be written. Nothing
-        is written before everything is made.
+        is written until everything has been rendered.
     """
     sets = collect_sets(records)
     page = pathlib.Path(out)
@@ -75,7 +76,7 @@ def write_report(
 
 
 def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> str:
-    """The page's text; ``kept`` has for each set the maps, by label, that no record holds."""
+    """Renders the page; ``kept`` holds each set's maps by label that are not in records."""
     title = _title(sets)
     style = (importlib.resources.files("jaxpt.report") / "style.css").read_text(encoding="utf-8")
     sections = _sections(sets, kept)
@@ -90,7 +91,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
             Markup("<!doctype html>"),
             Markup('<html lang="en"><head><meta charset="utf-8">'),
             Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            # A second lock beside escaping: nothing in the page may run or load anything.
+            # In addition to escaping: the browser refuses to run scripts or load anything.
             Markup(
                 '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
                 "img-src data:; style-src 'unsafe-inline'\">"
@@ -106,7 +107,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
 
 
 class Section(NamedTuple):
-    """A heading and what is below it."""
+    """A heading, its content, and its subsections."""
 
     title: str
     parts: Sequence[Markup] = ()
@@ -231,7 +232,7 @@ def _scaled(results):
 
 
 def _kept_maps(results, features):
-    """The maps of features that were kept for one of these runs."""
+    """Label → map of the features that were kept for one of these runs."""
     runs = {(run["label"], source["key"]): run for run in results.runs for source in run["sources"]}
     found = {}
     for label in results.methods:
@@ -329,7 +330,7 @@ def _settings(everything):
         parts.append(table(("setting", *names), different, "settings that differ"))
     if same:
         inside = [
-            tag("summary", "What is the same for all"),
+            tag("summary", "What all methods share"),
             table(("setting", "value"), same, "settings that are the same", "prose"),
         ]
         parts.append(tag("details", join(inside)))

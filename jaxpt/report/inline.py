@@ -1,4 +1,4 @@
-"""A written report inside a notebook."""
+"""Display of a written report in a notebook."""
 
 import os
 import pathlib
@@ -8,20 +8,24 @@ from jaxpt.report.markup import tag
 
 
 class Inline:
-    """A page of ``write_report``, shown where it is the last value of a notebook's cell.
+    """Displays a page of ``write_report`` as the value of a notebook cell.
 
-    The page is copied into the cell's output, in a frame that scrolls by itself, so that it is
-    still there where the notebook is opened elsewhere, and neither one's style meets the other's.
+    The page is embedded in the cell's output, in a frame with its own scroll bar. So it is still
+    there when the notebook is opened elsewhere, and the styles of page and notebook do not mix.
     """
 
     def __init__(self, page: str | os.PathLike, *, height: int = 640):
-        """``page``: the file; ``height``: of the frame, CSS pixels.
+        """Initializes the display.
+
+        Args:
+          page: the report's file.
+          height: of the frame, in CSS pixels.
 
         Raises:
-          InputError: where there is no such file.
+          InputError: if the file does not exist.
         """
         self.page, self.height = pathlib.Path(page), height
-        require(self.page.is_file(), f"there is no report {str(page)!r}: write_report makes one.")
+        require(self.page.is_file(), f"there is no report {str(page)!r}: make it by write_report.")
 
     def __repr__(self) -> str:
         return f"report: {self.page}"

@@ -1,4 +1,4 @@
-"""2-D maps of feature spaces: one column a method."""
+"""2-D maps of feature spaces, one column per method."""
 
 from typing import Any, Mapping, NamedTuple
 
@@ -17,8 +17,8 @@ from jaxpt.report.results import Results
 
 MAP_EXAMPLES = 1_500
 PERPLEXITY = 30
-# Okabe and Ito's colours for the few coarse classes; for the fine ones Petroff's ten (arXiv
-# 2107.02270), chosen with and for colour-vision deficiencies. The fine are named on the map too.
+# Okabe and Ito's colours for the few coarse classes; Petroff's ten (arXiv 2107.02270), chosen for
+# colour-vision deficiencies too, for the fine classes, which are also named on the map.
 COARSE_COLORS = (
     drawing.BLUE,
     drawing.ORANGE,
@@ -40,19 +40,19 @@ FINE_COLORS = (
     "#717581",
     "#92dadd",
 )
-NAMED_CLASSES = 20  # with more, neither names nor colours tell fine classes apart
+NAMED_CLASSES = 20  # with more, neither names nor colours distinguish fine classes
 
 
 class Map(NamedTuple):
-    """Both projections of one encoder's features.
+    """PCA and t-SNE projections of one encoder's features.
 
     Attributes:
       fine, coarse: int [n].
       class_names, coarse_names: a name for every class.
       pca: float [n, 2], the principal plane of unit-length features.
-      pca_share: of all variance that the plane shows.
+      pca_share: share of the variance that the plane shows.
       tsne: float [n, 2].
-      separation: class separation R² of the run in the full feature space, where measured.
+      separation: class separation R² of the run in the full feature space; None if not measured.
       seed: of that run.
     """
 
@@ -68,12 +68,12 @@ class Map(NamedTuple):
 
     @property
     def has_coarse(self) -> bool:
-        """Whether the classes lie in coarse ones."""
+        """Whether the classes are grouped into coarse classes."""
         return len(self.coarse_names) < len(self.class_names)
 
 
 def of_run(run: Mapping[str, Any]) -> Map:
-    """The map that a run's records hold."""
+    """Map stored in a run's records."""
     details = run["details"]["map"][0]
     names = {name: tuple(map(str, details[name])) for name in ("class_names", "coarse_names")}
     arrays = {name: np.asarray(details[name]) for name in ("fine", "coarse", "pca", "tsne")}
@@ -87,7 +87,7 @@ def of_run(run: Mapping[str, Any]) -> Map:
 
 
 def project(features: FeatureSet) -> Map:
-    """Both projections of at most MAP_EXAMPLES examples, the same for every method."""
+    """Projects at most MAP_EXAMPLES examples, the same for every method, by PCA and t-SNE."""
     keep = np.random.default_rng(0).permutation(len(features.fine))[:MAP_EXAMPLES]
     fine, coarse = features.fine[keep], features.coarse[keep]
     found = projection.project(
@@ -105,21 +105,20 @@ def project(features: FeatureSet) -> Map:
 
 
 def reference(maps: Mapping[str, Map]) -> Map:
-    """The map that says which rows and legends all have: one with coarse classes, if any."""
+    """The map that decides the rows and legends of all: one with coarse classes, if any."""
     return max(maps.values(), key=lambda drawn: drawn.has_coarse)
 
 
 def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
-    """One picture: the principal plane, coloured by coarse and by fine label, and t-SNE.
+    """Figure of all methods: PCA coloured by coarse and by fine label, and t-SNE.
 
-    Where there are no coarse classes, the plane is there once.
-
-    The plane's axes are the same in all columns, so that lengths compare. t-SNE shows who is near
-    whom; its lengths, sizes and densities mean nothing.
+    Without coarse classes there is only one PCA row. All columns share the axes of the PCA rows, so
+    lengths are comparable. t-SNE shows which examples are neighbours; its distances, sizes and
+    densities mean nothing.
 
     Args:
       results: the runs, for the names of methods.
-      maps: by label, all of the same examples.
+      maps: label → map, all of the same examples.
     """
     reach, heights, rows = _layout(maps)
     with rc_context(drawing.STYLE):
@@ -146,7 +145,7 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
 
 
 def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
-    """The same as panels for a page, a column each."""
+    """Maps as panels for a page, one column per method."""
     reach, heights, rows = _layout(maps)
     panels = []
     for label, drawn in maps.items():
@@ -160,7 +159,7 @@ def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
 
 
 def legends(drawn: Map) -> dict[str, list[tuple[str, str]]]:
-    """(colour, name) of the classes, of those label sets whose colours tell them apart."""
+    """Label set → (colour, name) per class, for label sets of at most NAMED_CLASSES classes."""
     fine = ("fine label" if drawn.has_coarse else "class", drawn.class_names, FINE_COLORS)
     coarse = ("coarse label", drawn.coarse_names, COARSE_COLORS)
     found = {}
@@ -171,7 +170,7 @@ def legends(drawn: Map) -> dict[str, list[tuple[str, str]]]:
 
 
 def _layout(maps):
-    """Half the sides of the plane that holds all methods' points; heights and names of rows."""
+    """Half the sides of the plane that holds the points of all methods; row heights and names."""
     reach = 1.05 * np.max([np.abs(drawn.pca).max(axis=0) for drawn in maps.values()], axis=0)
     reach = np.maximum(reach, 0.2 * max(reach.max(), 1e-6))
     flat = reach[1] / reach[0]
@@ -181,7 +180,7 @@ def _layout(maps):
 
 
 def _draw(axes, results, label, drawn, reach):
-    """A column: the plane by coarse label where there is a row for it, by fine label, t-SNE."""
+    """Draws a column: PCA by coarse label if it has that row, PCA by fine label, t-SNE."""
     plane, near = drawn.pca, drawn.tsne - (drawn.tsne.min(axis=0) + drawn.tsne.max(axis=0)) / 2
     *coarse, by_fine, last = axes
     for axis in coarse:
@@ -194,7 +193,7 @@ def _draw(axes, results, label, drawn, reach):
 
 
 def _scatter(axis, points, classes, colors, reach):
-    # In the shuffled order of the examples no class lies on top of another.
+    # The examples are in shuffled order, so that no class is drawn on top of another.
     axis.scatter(
         *points.T,
         s=9,
@@ -211,7 +210,7 @@ def _scatter(axis, points, classes, colors, reach):
 
 
 def _name_classes(axis, points, drawn):
-    """Each class's name where it is densest, since its mean may lie between its modes."""
+    """Writes each class's name at its densest point, since its mean may lie between its modes."""
     size = 10 if max(map(len, drawn.class_names)) <= 3 else 7.5
     for c in np.unique(drawn.fine):
         mine = points[drawn.fine == c]

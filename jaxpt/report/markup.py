@@ -1,4 +1,4 @@
-"""Pieces of HTML. Whatever is no ``Markup`` is text, and escaped."""
+"""Building blocks of HTML. Everything but ``Markup`` is escaped."""
 
 import base64
 import html
@@ -8,11 +8,11 @@ from jaxpt.report.tables import Best
 
 
 class Markup(str):
-    """Text that is HTML already."""
+    """A string that is HTML already and is not escaped."""
 
 
 def text(value) -> str:
-    """HTML of anything: markup as it is, a best cell in bold, the rest escaped."""
+    """Converts a value to HTML: markup unchanged, a ``Best`` cell in bold, the rest escaped."""
     if isinstance(value, Markup):
         return value
     escaped = html.escape(str(value))
@@ -24,7 +24,7 @@ def join(parts: Sequence, between: str = "\n") -> Markup:
 
 
 def tag(name: str, content="", **attributes) -> Markup:
-    """``<name attributes>content</name>``; ``kind`` is the class."""
+    """``<name attributes>content</name>``; ``kind`` becomes the attribute ``class``."""
     named = {
         "class" if key == "kind" else key.replace("_", "-"): value
         for key, value in attributes.items()
@@ -34,10 +34,13 @@ def tag(name: str, content="", **attributes) -> Markup:
 
 
 def table(columns: Sequence, rows: Sequence[Sequence], name: str, kind: str = "") -> Markup:
-    """A table that scrolls in a box of its own; ``name`` is read out, not shown.
+    """A table in a box that scrolls sideways.
 
     Args:
-      kind: "prose" for cells that are broken into lines, else numbers stay on theirs.
+      columns: headings; no heading row if all are empty.
+      rows: cells, the first of each row as the row's heading.
+      name: label for screen readers, not shown.
+      kind: "prose" lets the text of cells wrap; "" does not.
     """
     head = tag("thead", tag("tr", join([tag("th", c, scope="col") for c in columns], "")))
     body = tag(
@@ -59,14 +62,14 @@ def table(columns: Sequence, rows: Sequence[Sequence], name: str, kind: str = ""
 
 
 def scrolling(content, name: str, kind: str = "") -> Markup:
-    """A box that scrolls sideways by itself, also from the keyboard."""
+    """A box that scrolls sideways, also from the keyboard."""
     return tag(
         "div", content, kind=f"wide {kind}".strip(), tabindex=0, role="region", aria_label=name
     )
 
 
 def figure(panels: Sequence[Markup], caption, *below) -> Markup:
-    """Panels side by side, as many as fit into a row; then what explains them."""
+    """Panels side by side, as many as fit into a row, followed by ``below`` and the caption."""
     return tag(
         "figure",
         join([tag("div", join(panels), kind="panels"), *below, tag("figcaption", caption)]),
@@ -74,7 +77,7 @@ def figure(panels: Sequence[Markup], caption, *below) -> Markup:
 
 
 def legend(title: str, entries: Sequence[tuple[str, str]]) -> Markup:
-    """A list of (colour, name)."""
+    """Legend with entries (colour, name)."""
     items = [
         tag("li", join([tag("i", style=f"background:{color}"), name], ""))
         for color, name in entries

@@ -13,15 +13,15 @@ from jaxpt.report.results import NAMES, Results
 
 WRITTEN_CELLS = 12  # rows up to which numbers are written into cells
 NAMED_ROWS = 40  # rows up to which classes are named
-WORST = 5
+WORST = 5  # errors listed per method
 _STRONGEST = 0.8  # opacity of a full cell, on which text can still be read
 
 
 def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
-    """One method's confusion matrix, classes ordered by coarse class, in shares of each row.
+    """Confusion matrix of one method, in shares of each row, with classes grouped by coarse class.
 
-    Errors inside the true coarse class and errors out of it have different colours. The root of
-    a share is its strength, so that few errors are seen beside many hits.
+    Errors inside and outside the true coarse class have different colours. Opacity grows with the
+    square root of the share, so that rare errors are visible next to frequent hits.
     """
     shares, order, coarse = _ordered(details)
     inside = coarse[:, None] == coarse[None]
@@ -48,12 +48,12 @@ def confusion(results: Results, label: str, details: dict[str, Any]) -> Markup:
 
 
 def has_coarse(details: dict[str, Any]) -> bool:
-    """Whether the classes of a confusion matrix lie in coarse ones."""
+    """Whether the classes of a confusion matrix are grouped into coarse classes."""
     return len(details["coarse_names"]) < len(details["class_names"])
 
 
 def worst_confusions(details: dict[str, Any]) -> list[str]:
-    """The largest errors, inside a coarse class if there are any: "shirt → T-shirt 12.3 %"."""
+    """The largest errors (within coarse classes, if any), such as "shirt → T-shirt 12.3 %"."""
     shares, order, coarse = _ordered(details)
     names = [str(details["class_names"][i]) for i in order]
     outside = (coarse[:, None] != coarse[None]) & has_coarse(details)
@@ -67,7 +67,7 @@ def worst_confusions(details: dict[str, Any]) -> list[str]:
 
 
 def cka(results: Results, label: str, details: dict[str, Any]) -> Markup:
-    """Linear CKA of every layer of one network with every layer of another."""
+    """Heat map of linear CKA between all layers of one network and all layers of another."""
     matrix = np.asarray(details["matrix"], float)
     layers, others = ([short(str(x)) for x in details[name]] for name in ("layers", "other_layers"))
     require(
@@ -94,7 +94,7 @@ def cka(results: Results, label: str, details: dict[str, Any]) -> Markup:
 
 
 def _ordered(details):
-    """Row shares in the order of coarse classes, that order, and each row's coarse class."""
+    """Row shares sorted by coarse class, the order of the classes, and each row's coarse class."""
     counts = np.asarray(details["matrix"], float)
     coarse = np.asarray(details["coarse_of"])
     classes = len(details["class_names"])
@@ -109,7 +109,7 @@ def _ordered(details):
 
 
 def _heat_map(axis, colors, strength):
-    """One hue a cell whose opacity is the value: so it reads on a light and on a dark page."""
+    """Draws cells whose opacity is the value, legible on light and on dark pages."""
     cells = np.concatenate([colors, _STRONGEST * strength[..., None]], axis=-1)
     axis.imshow(cells, interpolation="none", aspect="equal")
     axis.tick_params(length=0)

@@ -1,4 +1,4 @@
-"""What records measure: names for humans, how numbers are written, and which stand together."""
+"""Metrics in records: display names, number formats, and the tables that group them."""
 
 from typing import NamedTuple
 
@@ -7,11 +7,11 @@ class Metric(NamedTuple):
     """A measured number.
 
     Attributes:
-      key: its name in a record's values.
-      title: its heading.
+      key: name in a record's values.
+      title: heading in tables and figures.
       percent: whether it is a share, written in percent.
-      score: whether more is better, so that there may be a best. Geometry is no score.
-      digits: after the point, of what is no share.
+      score: whether higher is better, so that tables may mark the best. Geometry is not a score.
+      digits: decimals of a metric that is not a share.
     """
 
     key: str
@@ -22,11 +22,11 @@ class Metric(NamedTuple):
 
     @property
     def heading(self) -> str:
-        """ "fine kNN %"."""
+        """Column heading, such as "fine kNN %"."""
         return self.title + " %" * self.percent
 
     def text(self, value: float, *, sign: bool = False) -> str:
-        """ "96.6" for a share, "0.522" for another number."""
+        """Formats a value: "96.6" for the share 0.966, "0.522" for a number that is not a share."""
         number = f"{100 * value:+.1f}" if self.percent else f"{value:+.{self.digits}f}"
         return number.replace("-", "−") if sign or value < 0 else number[1:]
 
@@ -43,9 +43,9 @@ FINE = (
 )
 FINETUNE = Metric("fine_finetune", "fine-tuned")
 SEPARATION = _described("class_separation", "class separation R²")
-# What a table of one set, and the sentence over it, begin with.
+# The columns of a set's main table, and the order of its summary sentence.
 HEADLINE = (COARSE_KNN, *FINE, FINETUNE, SEPARATION)
-# What is averaged over sets.
+# The metrics that are averaged over sets.
 SUMMARY = (*FINE, FINETUNE)
 
 _SHOTS = (
@@ -89,7 +89,7 @@ GROUPS = {
     ),
 }
 OTHER = "Other measurements"
-# In records beside what was measured: what an evaluator chose, and how long it took.
+# Values in records that are no measurements: choices of an evaluator, and seconds.
 ASIDE = (
     "pretrain_seconds",
     "linear_l2",
@@ -101,10 +101,10 @@ ASIDE = (
 
 
 def groups_of(names) -> dict[str, tuple[Metric, ...]]:
-    """The tables beside the headline: title and metrics of each group that says more than it.
+    """Tables in addition to the main one, as title → metrics; without those that add nothing to it.
 
     Args:
-      names: keys of values. Those that nobody here knows come last, under their own names.
+      names: keys of values. Unknown keys come last, under their own names.
     """
     headline = {metric.key for metric in HEADLINE}
     known = headline.union(ASIDE, *({m.key for m in metrics} for metrics in GROUPS.values()))

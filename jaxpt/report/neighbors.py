@@ -1,4 +1,4 @@
-"""Neighbour sheets: images of the set, and what each encoder finds nearest to them."""
+"""Neighbour sheets: query images with their nearest neighbours under each encoder."""
 
 import base64
 import io
@@ -10,20 +10,21 @@ from jaxpt.errors import InputError, require
 from jaxpt.report.markup import Markup, image, join, tag
 from jaxpt.report.results import Results
 
-QUERIES, NEIGHBORS = 10, 8  # so many of those in the records are shown
-LARGEST = 96  # pixels a side: an image that is larger is shrunk, so that the page stays small
+QUERIES, NEIGHBORS = 10, 8  # most that are shown of those in the records
+LARGEST = 96  # pixels per side; larger images are shrunk to keep the page small
 
 
 def sheet(results: Results, details: Mapping[str, dict[str, Any]]) -> Markup:
-    """For each query: the image, and for each method a row of its nearest images.
+    """Sheet with each query image and, per method, a row of its nearest neighbours.
 
-    Right and wrong are told by a mark and a word, the frame repeats it.
+    A mark and the class name show whether a neighbour is right; the frame repeats it in colour.
 
     Args:
-      details: by label, the "neighbors" of its records.
+      results: the runs, for the names of methods.
+      details: label → the "neighbors" details of its records.
 
     Raises:
-      InputError: where an image is missing or none.
+      InputError: if an image is missing or cannot be decoded.
     """
     first = next(iter(details.values()))
     return join([_query(results, details, query) for query in first["queries"][:QUERIES]])
@@ -80,17 +81,17 @@ def _row(method, found, query):
 
 
 def _image(found, name, alt) -> Markup:
-    require(name in found["images"], f"a neighbour sheet has no image {name!r}: measure again.")
+    require(name in found["images"], f"a neighbour sheet has no image {name!r}: measure it again.")
     try:
         picture = Image.open(io.BytesIO(base64.b64decode(found["images"][name], validate=True)))
         picture = picture.convert("L" if picture.mode in ("1", "L") else "RGB")
     except (ValueError, OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise InputError(
-            f"image {name!r} of a neighbour sheet is no PNG in base64: measure again."
+            f"image {name!r} of a neighbour sheet is no PNG in base64: measure it again."
         ) from error
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
-    # JPEG for photographs alone: it blurs the few pixels of a small image.
+    # JPEG only for photographs: it would blur the few pixels of a small image.
     kind = "jpeg" if min(picture.size) > 48 and picture.mode == "RGB" else "png"
     picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
     return image(buffer.getvalue(), kind, alt)

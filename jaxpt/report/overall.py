@@ -1,4 +1,4 @@
-"""One method over several sets: mean accuracy and mean log-odds."""
+"""Results over several sets: mean accuracy and mean log-odds of each method."""
 
 from typing import NamedTuple, Sequence
 
@@ -16,7 +16,7 @@ LOG_ODDS = Metric("log_odds", "mean log-odds", percent=False)
 
 
 class Table(NamedTuple):
-    """A metric on every set that has it, and over them."""
+    """A metric on every set that has it, with its mean and mean log-odds over these sets."""
 
     title: str
     headings: list[str]
@@ -24,7 +24,7 @@ class Table(NamedTuple):
 
 
 def tables(sets: Sequence[Results]) -> list[Table]:
-    """One table a metric and part that two sets or more were measured with."""
+    """One table per metric and part that at least two sets have."""
     found = []
     for part in dict.fromkeys(results.part for results in sets):
         for metric in SUMMARY:
@@ -41,14 +41,14 @@ def tables(sets: Sequence[Results]) -> list[Table]:
 
 
 def caption(sets: Sequence[Results]) -> str:
-    """What the numbers of all these tables are."""
+    """Caption of the tables over several sets."""
     interval = ", mean ± half width of the 95 % t-interval over seeds"
     return (
         f"Accuracies in %{interval * any(results.intervals for results in sets)}. The mean and "
-        "the mean log-odds log(a / (1 − a)) are taken over the sets for each seed, and only "
-        "where a method was measured on all of them. In log-odds a gain near 100 % counts as "
-        "much as its like elsewhere; accuracies of 0 and 100 % are clipped to half an example, "
-        "and have none where the number of examples is not recorded."
+        "the mean log-odds log(a / (1 − a)) are taken over the sets, seed by seed, for methods "
+        "that were measured on all sets. Log-odds weigh a gain near 100 % like an equivalent gain "
+        "elsewhere. Accuracies of 0 and 100 % are clipped to half an example; without a recorded "
+        "number of examples they have no log-odds."
     )
 
 
@@ -86,7 +86,7 @@ def _column(labels, kind, values):
 
 
 def _over_sets(sets, label, metric, kind) -> dict[int, float]:
-    """By seed, over all sets; {} where one of them, or a log-odds, is missing."""
+    """Means over all sets by seed; {} if a set or a log-odds is missing."""
     if any(label not in results.methods for results in sets):
         return {}
     values = [results.values(label, metric.key) for results in sets]
@@ -101,12 +101,12 @@ def _over_sets(sets, label, metric, kind) -> dict[int, float]:
             )
             for seed in seeds
         }
-    except InputError:  # an accuracy of 0 or 100 % of who knows how many
+    except InputError:  # an accuracy of 0 or 100 % of an unknown number of examples
         return {}
 
 
 def _examples(runs) -> int:
-    """How many images were scored, where a record says it or holds a confusion matrix; else 0."""
+    """Number of scored images by a record or its confusion matrix; 0 if neither has it."""
     for run in runs:
         confusion = run["details"].get("confusion")
         if run.get("examples") or confusion:

@@ -1,4 +1,4 @@
-"""Figures from runs: measurements with their intervals, and training curves."""
+"""Figures of runs: measurements with their intervals, and training curves."""
 
 import math
 from typing import Mapping
@@ -22,19 +22,19 @@ LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X"
 
 
 def color(results: Results, label: str) -> str:
-    """A method's colour: the same in every figure."""
+    """Colour of a method, the same in every figure."""
     others = [m for m in results.methods if m not in METHOD_COLORS]
     return METHOD_COLORS.get(label) or OTHER_COLORS[others.index(label) % len(OTHER_COLORS)]
 
 
 def line_and_marker(results: Results, label: str) -> tuple[str, str]:
-    """What tells methods apart without colour."""
+    """Line style and marker of a method, which distinguish methods without colour."""
     place = list(results.methods).index(label)
     return LINES[place % len(LINES)], MARKERS[place % len(MARKERS)]
 
 
 def measurements(results: Results) -> list[Markup]:
-    """A panel a metric: accuracies as means with intervals on zoomed axes, others as bars."""
+    """One panel per metric: accuracies as means with intervals on zoomed axes, others as bars."""
     panels = []
     for metric in results.headline:
         with panel(max(1.78, 0.74 + 0.26 * len(results.methods)), 3.2) as figure:
@@ -44,7 +44,7 @@ def measurements(results: Results) -> list[Markup]:
 
 
 def measurement(axis, results: Results, metric: Metric) -> None:
-    """Means, intervals and single seeds of one metric."""
+    """Draws means, intervals and single seeds of one metric."""
     scale = 100 if metric.percent else 1
     for x, label in enumerate(results.methods):
         summary = results.summary(label, metric.key)
@@ -84,7 +84,7 @@ def measurement(axis, results: Results, metric: Metric) -> None:
 
 
 def _mark_zoom(axis):
-    """Two slashes through the foot of the y axis, and where it starts."""
+    """Marks the foot of the y axis with two slashes and writes where the axis starts."""
     low = math.floor(axis.get_ylim()[0])
     axis.set_ylim(bottom=low)
     axis.plot(
@@ -102,9 +102,9 @@ def _mark_zoom(axis):
 
 
 def curves(results: Results) -> list[Markup]:
-    """A panel of the loss for each method, and one of all kNN monitors.
+    """One panel with the loss per method, and one with all kNN monitors.
 
-    They come from the first run of a method that kept its history; [] where none did.
+    The curves are those of each method's first run with a history; [] without any history.
     """
     panels = []
     found = histories(results)
@@ -120,7 +120,7 @@ def curves(results: Results) -> list[Markup]:
 
 
 def histories(results: Results) -> dict[str, list[dict]]:
-    """By label, the history of the first run that kept one."""
+    """Label → history of the first run that has one."""
     found = {
         label: next((run["history"] for run in by_seed.values() if run["history"]), None)
         for label, by_seed in results.methods.items()
@@ -134,11 +134,11 @@ def monitored(found: Mapping[str, list[dict]]) -> bool:
 
 
 def loss_curve(axis, results: Results, label: str, history) -> None:
-    """The loss over steps, from zero."""
+    """Draws the loss over steps, on an axis that includes zero."""
     axis.plot(*_series(history, "loss"), color=color(results, label))
     axis.set_title(f"loss: {short(results.name(label))}")
     low, high = axis.get_ylim()
-    # Room above a loss that hardly falls, whose own margin is next to nothing.
+    # Adds room above a loss that hardly falls, whose default margin is close to zero.
     axis.set_ylim(min(0, low), max(high, 1.05 * axis.dataLim.y1))
     axis.set_xlabel("step")
     axis.xaxis.set_major_locator(MaxNLocator(4))
@@ -146,7 +146,7 @@ def loss_curve(axis, results: Results, label: str, history) -> None:
 
 
 def monitors(axis, results: Results, found) -> None:
-    """The kNN monitors of all methods."""
+    """Draws the kNN monitors of all methods."""
     for label, history in found.items():
         steps, accuracies = _series(history, "knn")
         line, marker = line_and_marker(results, label)

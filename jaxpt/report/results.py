@@ -1,4 +1,4 @@
-"""Runs by method and seed: what tables, figures and the page are made from."""
+"""Runs by method and seed, the input of tables, figures and the page."""
 
 from typing import Any, NamedTuple, Sequence
 
@@ -10,7 +10,7 @@ from jaxpt.report import metrics, statistics
 from jaxpt.report.metrics import HEADLINE, Metric
 from jaxpt.report.runs import canonical, merge
 
-# Methods for humans, in the order of tables and figures: those of the demo first.
+# Display names of methods, in the order of tables and figures: those of the demo first.
 _FIRST = ("cross_entropy", "sup_con", "nca", "look")
 NAMES = {name: METHODS[name].title for name in dict.fromkeys((*_FIRST, *METHODS))}
 DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
@@ -19,13 +19,14 @@ SECONDS = "pretrain_seconds"
 
 
 class Results(NamedTuple):
-    """One set, one part, one protocol: every method's runs by seed.
+    """Runs of all methods on one part of one set under one protocol.
 
     Attributes:
-      data: the set's name for humans.
+      data: display name of the set.
       part: "validation" or "test".
-      methods: by label, known methods first, its runs by seed.
-      sizes: all runs of a scaling study; ``methods`` holds those of the largest size. Else [].
+      methods: label → seed → run, known methods first.
+      sizes: all runs of a scaling study, of which ``methods`` holds the largest size; [] if there
+        is only one size.
     """
 
     data: str
@@ -35,15 +36,15 @@ class Results(NamedTuple):
 
     @property
     def title(self) -> str:
-        """ "digits, test part"."""
+        """Title of the set and part, such as "digits, test part"."""
         return f"{self.data}, {self.part} part"
 
     def name(self, label: str) -> str:
-        """The name of a method for humans."""
+        """Display name of a method."""
         return NAMES.get(label, label)
 
     def values(self, label: str, metric: str) -> dict[int, float]:
-        """A method's values by seed, of the runs that have it."""
+        """Values of a metric by seed, of those runs of a method that have it."""
         return {
             seed: run["values"][metric]
             for seed, run in self.methods[label].items()
@@ -51,38 +52,38 @@ class Results(NamedTuple):
         }
 
     def has(self, metric: Metric) -> bool:
-        """Whether any method was measured so."""
+        """Whether any run has the metric."""
         return any(self.values(label, metric.key) for label in self.methods)
 
     @property
     def headline(self) -> list[Metric]:
-        """What the first table shows."""
+        """The metrics of the main table."""
         return [metric for metric in HEADLINE if self.has(metric)]
 
     @property
     def coarse(self) -> bool:
-        """Whether the set has coarse classes that are not the fine ones."""
+        """Whether the set has coarse classes that differ from the fine ones."""
         return any(_mapped(source) for run in self.runs for source in run["sources"])
 
     @property
     def classes(self) -> str:
-        """What its geometry is measured of: "coarse classes", or "classes" where they are all."""
+        """The classes whose geometry is measured: "coarse classes", or "classes" without any."""
         return "coarse classes" if self.coarse else "classes"
 
     @property
     def intervals(self) -> bool:
-        """Whether any number of the first table has one, which takes two seeds."""
+        """Whether any number of the main table has an interval, which takes two seeds."""
         found = [self.summary(label, m.key) for label in self.methods for m in self.headline]
         return any(summary and summary.half_width is not None for summary in found)
 
     @property
     def groups(self) -> dict[str, tuple[Metric, ...]]:
-        """The other tables: titles and metrics."""
+        """Tables in addition to the main one, as title → metrics."""
         names = dict.fromkeys(name for run in self.runs for name in run["values"])
         return metrics.groups_of(list(names))
 
     def summary(self, label: str, metric: str) -> statistics.Summary | None:
-        """Mean and interval; None where there is no value."""
+        """Mean and interval of a metric over seeds; None without a value."""
         values = list(self.values(label, metric).values())
         return statistics.summary_of_any(values) if values else None
 
@@ -92,7 +93,7 @@ class Results(NamedTuple):
 
     @property
     def peers(self) -> list[str]:
-        """What LOOK is compared with; [] where there is no LOOK."""
+        """Labels that LOOK is compared with; [] without LOOK."""
         return [label for label in self.methods if label != SUBJECT and SUBJECT in self.methods]
 
     @property
@@ -101,13 +102,13 @@ class Results(NamedTuple):
 
     @property
     def seeds(self) -> str:
-        """ "5 seeds", or "3–5 seeds" where methods differ."""
+        """Number of seeds: "5 seeds", or "3–5 seeds" if methods differ."""
         counts = sorted({len(by_seed) for by_seed in self.methods.values()})
         spread = "–".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
         return f"{spread} seed{'s' * (counts[-1] > 1)}"
 
     def verdicts(self, metric: str) -> dict[str, statistics.Verdict]:
-        """LOOK against each peer that shares two seeds or more with it, adjusted over these."""
+        """Verdicts of LOOK against the peers that share at least two seeds, adjusted over them."""
         if not self.peers:
             return {}
         mine = self.values(SUBJECT, metric)
@@ -122,14 +123,14 @@ class Results(NamedTuple):
         )
 
     def best(self, metric: Metric) -> str | None:
-        """The label that is significantly above all others, where there is one."""
+        """The label that is significantly above all others, or None."""
         if not metric.score:
             return None
         values = {label: self.values(label, metric.key) for label in self.methods}
         return statistics.leader({label: v for label, v in values.items() if v})
 
     def first_with(self, detail: str) -> dict[str, dict[str, Any]]:
-        """By label, the run of the first seed whose records hold such details."""
+        """Label → the run of the first seed whose records have these details."""
         found = {}
         for label, by_seed in self.methods.items():
             run = next((run for run in by_seed.values() if run["details"].get(detail)), None)
@@ -139,7 +140,7 @@ class Results(NamedTuple):
 
 
 def collect(records: Sequence[dict[str, Any]]) -> Results:
-    """The results of one set; where one was measured twice, the later record counts.
+    """Results of one set; of two records with one key the later counts.
 
     Raises:
       InputError: see ``collect_sets``, and for records of several sets or parts.
@@ -156,11 +157,11 @@ def collect(records: Sequence[dict[str, Any]]) -> Results:
 
 
 def collect_sets(records: Sequence[dict[str, Any]]) -> list[Results]:
-    """Results of every set and part, in the order in which they came.
+    """Results of every set and part, in the order of the records.
 
     Raises:
-      InputError: for no records, records of something else, records that contradict one another,
-        or one evaluator with several protocols on one set.
+      InputError: for no records, records that jaxpt did not write, records that contradict one
+        another, or one evaluator with several protocols on one set.
     """
     by_set: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in merge(records):
@@ -169,10 +170,10 @@ def collect_sets(records: Sequence[dict[str, Any]]) -> list[Results]:
 
 
 def protocol_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The constants of all evaluators.
+    """Constants of all evaluators, by evaluator.
 
     Raises:
-      InputError: where an evaluator's constants differ between runs: they make no one table.
+      InputError: if an evaluator's constants differ between runs, which one table cannot hold.
     """
     protocol: dict[str, Any] = {}
     for run in runs:
@@ -209,13 +210,13 @@ def _collect(runs) -> Results:
 
 
 def _mapped(record) -> bool:
-    # Where nothing is known of the measured set, a label map is taken for granted.
+    # If the record does not describe the measured set, assume a label map.
     data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
     return data.get("label_map") != "fine"
 
 
 def sentence(results: Results) -> str:
-    """What was found, in one sentence made from the verdicts and nothing else."""
+    """One-sentence summary of the verdicts."""
     where = f"On {results.data} ({results.part} part, {results.seeds})"
     if not results.peers:
         return f"{where}: {join([results.name(m) for m in results.methods])}; nothing to compare."
@@ -225,7 +226,7 @@ def sentence(results: Results) -> str:
         if words:
             clauses.setdefault(_clause(results, words), []).append(metric.title)
     if not clauses:
-        return f"{where}: no verdict, which takes two seeds or more of {NAMES[SUBJECT]} and a peer."
+        return f"{where}: no verdict, which takes two seeds of {NAMES[SUBJECT]} and of a peer."
     return (
         f"{where}: "
         + "; ".join(
@@ -249,5 +250,5 @@ def _clause(results, words):
 
 
 def join(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Joins words as in "a", "a and b", "a, b and c"."""
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))

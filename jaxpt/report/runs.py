@@ -1,4 +1,4 @@
-"""Records of several evaluators become runs: one for each set, part, label, size and seed."""
+"""Runs from records of several evaluators: one per set, part, label, size and seed."""
 
 import json
 import math
@@ -15,23 +15,25 @@ WITH = " with "  # "cka_features with cross_entropy"
 
 
 def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Runs from records, in the order in which their first records came.
+    """Merges records into runs, in the order of their first records.
 
-    A run looks like the record that a study writes: values and protocols of its records united,
-    config and history of the first that has them, and by evaluator a list of details. Beside them
-    it has ``sources``, its records, and ``limit``, its number of pre-training images where that
-    was limited, else 0. Values of records with a ``finetune_seed`` are averaged over those seeds.
-    Of two records with one key the later counts, and of two that differ in nothing but that one of
-    them does not say which data it is of, the other. Sets of one name but different content are
-    different sets, see ``records.told_apart``.
+    A run looks like the record that a study writes: the values and protocols of all its records,
+    the config and history of the first record that has them, and a list of details per evaluator.
+    In addition it has ``sources``, its records, and ``limit``, the number of pre-training images if
+    that was limited, else 0. Values of records with a ``finetune_seed`` are averaged over these
+    seeds. Of two records with one key the later counts. A record that does not say which data it is
+    of gives way to one that does and is otherwise the same. Sets of one name but different content
+    are different sets, see ``records.told_apart``.
 
     Raises:
-      InputError: for no records, records of something else, or two records that say different
-        things of one run.
+      InputError: for no records, records that jaxpt did not write, or records of one run that
+        contradict each other.
     """
     for number, record in enumerate(records, 1):
         missing = [f for f in FIELDS if not isinstance(record, dict) or f not in record]
-        require(not missing, f"record {number} has no {', '.join(missing)}: it is none of jaxpt's.")
+        require(
+            not missing, f"record {number} has no {', '.join(missing)}: it is no record of jaxpt's."
+        )
     require(bool(records), "there are no records to report.")
     latest = list({record["key"]: record for record in records}.values())
     records = record_files.told_apart(record_files.current(latest))
@@ -49,12 +51,12 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def pretrain_limit(record: dict[str, Any]) -> int:
-    """The number of images that pre-training was limited to; 0 for all."""
+    """Number of images that pre-training was limited to; 0 for all."""
     return ((record.get("config") or {}).get("data") or {}).get("pretrain_limit", 0)
 
 
 def canonical(value) -> str:
-    """As JSON, where a tuple of a new record equals the list of one that was read."""
+    """JSON of a value, in which the tuple of a new record equals the list of one that was read."""
     return json.dumps(value, sort_keys=True, default=list)
 
 
@@ -89,7 +91,7 @@ def _unite(group):
 
 
 def _mean(tuned):
-    """The records of all fine-tuning seeds as one."""
+    """Averages the records of all fine-tuning seeds into one; [] without records."""
     if not tuned:
         return []
     protocol = {}
@@ -104,11 +106,11 @@ def _numbers(record):
     for name, value in record["values"].items():
         require(
             isinstance(value, (int, float)) and math.isfinite(value),
-            f"{_name(record)} has {value!r} for {name!r}: a value is a finite number.",
+            f"{_name(record)} has {value!r} for {name!r}: a value must be a finite number.",
         )
     if record.get("evaluator") != "cka":
         return record["values"]
-    # One network may be compared with several.
+    # A network may be compared with several, so the name tells with which.
     return {
         f"{name}{WITH}{record['details']['other_label']}": value
         for name, value in record["values"].items()
@@ -119,9 +121,8 @@ def _add(whole, part, record):
     for name, value in part.items():
         require(
             name not in whole or canonical(whole[name]) == canonical(value),
-            f"{_name(record)} has two records of one seed that differ in {name!r} (other "
-            "configs, checkpoints or constants): keep one, or give each setting a label of "
-            "its own.",
+            f"{_name(record)} has two records of one seed that differ in {name!r} (different "
+            "configs, checkpoints or constants): keep one, or give each setting its own label.",
         )
         whole[name] = value
 

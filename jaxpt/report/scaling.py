@@ -1,4 +1,4 @@
-"""Error against the number of pre-training images, with power laws judged at the largest size."""
+"""Error against the number of pre-training images, with power laws tested at the largest size."""
 
 from typing import NamedTuple
 
@@ -15,21 +15,22 @@ from jaxpt.report.results import Results
 from jaxpt.report.statistics import MIN_SEEDS
 from jaxpt.report.tables import MISSING, rich_table
 
-# With c three numbers are fitted, and one size is held out: fewer would be met exactly.
+# The law has two parameters, three with c, and one size is held out: with fewer sizes the fit would
+# be exact.
 OFFSET_SIZES, SIZES = 5, 4
 CAPTION = (
-    f"E(n) is fitted to all sizes but the largest, and needs {SIZES} sizes or more; in "
-    "brackets its 95 % bootstrap interval over seeds."
+    f"E(n) is fitted to all sizes but the largest and needs at least {SIZES} sizes. Brackets: 95 % "
+    "bootstrap intervals over seeds."
 )
 
 
 class Curve(NamedTuple):
-    """Errors of one method, 1 − accuracy, and the law fitted to all sizes but the largest.
+    """Errors (1 − accuracy) of one method, and the power law fitted to all sizes but the largest.
 
     Attributes:
-      sizes: int [sizes], rising.
-      errors: float [sizes, seeds], of the seeds that every size has.
-      law: None where there are too few sizes or an error is zero.
+      sizes: int [sizes], increasing.
+      errors: float [sizes, seeds], for the seeds that all sizes have.
+      law: None if there are too few sizes or an error is zero.
     """
 
     sizes: np.ndarray
@@ -38,12 +39,12 @@ class Curve(NamedTuple):
 
     @property
     def offset(self) -> bool:
-        """Whether the law has an error c that stays."""
+        """Whether the law has an irreducible error c."""
         return len(self.sizes) >= OFFSET_SIZES
 
 
 def curves(results: Results, metric: Metric) -> dict[str, Curve]:
-    """By label, where a scaling study measured the metric at two sizes or more."""
+    """Label → curve, for labels whose metric was measured at two or more sizes."""
     return {
         label: Curve(sizes, errors, _fit(sizes, errors))
         for label, (sizes, errors) in _errors(results, metric).items()
@@ -51,12 +52,12 @@ def curves(results: Results, metric: Metric) -> dict[str, Curve]:
 
 
 def _errors(results, metric):
-    """(sizes, errors) of each label's curve, without the fit, which takes a bootstrap."""
+    """Label → (sizes, errors), without the fit, whose bootstrap is slow."""
     found = {}
     for label in results.methods:
         by_size: dict[int, dict[int, float]] = {}
         for run in results.sizes:
-            # Of a run on all images only its record knows how many they are.
+            # The limit of a run on all images is 0; its record has their number.
             size = run.get("pretrain_images") or run["limit"]
             if run["label"] == label and size and metric.key in run["values"]:
                 by_size.setdefault(size, {})[run["seed"]] = 1 - run["values"][metric.key]
@@ -76,12 +77,12 @@ def _fit(sizes, errors):
 
 
 def metrics(results: Results) -> list[Metric]:
-    """Those that the study has curves of."""
+    """Metrics for which the study has curves."""
     return [metric for metric in SUMMARY if _errors(results, metric)]
 
 
 def plots(results: Results) -> list[Markup]:
-    """A panel a metric, on logarithmic axes."""
+    """One panel per metric, on logarithmic axes."""
     panels = []
     for metric in metrics(results):
         with panel(3.1, 3.1) as figure:
@@ -93,7 +94,7 @@ def plots(results: Results) -> list[Markup]:
 
 
 def draw(axis, results: Results, metric: Metric) -> None:
-    """The curves of all methods in one metric."""
+    """Draws the curves of all methods in one metric."""
     found = curves(results, metric)
     for place, (label, curve) in enumerate(found.items()):
         _draw(axis, results, label, curve, 1 + 0.02 * (place - (len(found) - 1) / 2))
@@ -115,14 +116,14 @@ def headings() -> list[str]:
 
 
 def terminal(results: Results) -> Table:
-    """The laws, for rich's console."""
-    # Without the formula and the size, which the caption can say: it shall fit into 80 columns.
+    """Table of the power laws, for rich's console."""
+    # Without the formula and the held-out size, so that the table fits into 80 columns.
     columns, *table = ([row[i] for i in (0, 1, 3, 5, 6)] for row in (headings(), *rows(results)))
     return rich_table(f"{results.title}, {results.seeds}", columns, table, CAPTION)
 
 
 def rows(results: Results) -> list[list[str]]:
-    """A row a metric and method: the law, and what it predicts of the size that was held out."""
+    """One row per metric and method: the law, and its prediction for the held-out size."""
     table = []
     for metric in metrics(results):
         for label, curve in curves(results, metric).items():
@@ -161,10 +162,10 @@ def _between(interval, scale, digits):
 
 
 def _draw(axis, results, label, curve, beside):
-    """Seeds as small dots, means as the method's marker (hollow where held out), law and band."""
+    """Draws seeds as small dots, means as markers (hollow if held out), the law and its band."""
     shade, (line, marker) = color(results, label), line_and_marker(results, label)
     means = 100 * curve.errors.mean(axis=1)
-    x = curve.sizes * beside  # methods a little beside one another, so that none hides another
+    x = curve.sizes * beside  # shifted per method, so that no marker hides another
     axis.scatter(
         np.repeat(x, curve.errors.shape[1]),
         100 * curve.errors.ravel(),

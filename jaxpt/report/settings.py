@@ -1,4 +1,4 @@
-"""What a report says about protocol, settings and surroundings, from the records alone."""
+"""Text and tables on protocol, settings and environment, from the records alone."""
 
 import importlib
 import json
@@ -9,10 +9,10 @@ from jaxpt.methods import unread
 from jaxpt.report.results import DATA_NAMES, NAMES, Results, join, protocol_of
 from jaxpt.report.runs import pretrain_limit
 
-LISTED = 10  # a longer list of constants is told by its ends
-EVALUATOR = "evaluator"  # the field of a record that holds what one evaluator measured
+LISTED = 10  # longer lists of constants are abbreviated to their ends
+EVALUATOR = "evaluator"  # a field that only records of single evaluators have, not those of studies
 
-# Fields that do not bear on what is learnt, or are told elsewhere.
+# Fields that do not affect what is learnt, or are reported elsewhere.
 ASIDE = (
     "seed",
     "method",
@@ -25,7 +25,7 @@ ASIDE = (
     "devices",
     "data.train_on",
 )
-# Where methods differ in none of these, they are said to be treated alike.
+# If methods differ in none of these, the report says that they are treated alike.
 ALIKE = (
     "batch_size",
     "views",
@@ -47,7 +47,7 @@ LABEL_MAPS = {
 
 
 def procedure(results: Results) -> list[str]:
-    """Paragraphs: what was trained on, what was measured on."""
+    """Paragraphs on the data of pre-training and of the measurement."""
     configs = [run["config"] for run in results.runs if run["config"]]
     here = [c for c in configs if _is_of(c, results)]
     parts = []
@@ -58,8 +58,8 @@ def procedure(results: Results) -> list[str]:
             {"what the records do not say"} if len(configs) < len(results.runs) else set()
         )
         parts.append(
-            f"The encoders were pre-trained on {join(sorted(sources))}. The frozen "
-            "features of the backbone, without its head, are measured on this set."
+            f"The encoders were pre-trained on {join(sorted(sources))}. The measurements on this "
+            "set use the frozen features of the backbone, without the head."
         )
     parts.append(_fitting(results, studied=len(here) == len(results.runs)))
     return parts
@@ -72,22 +72,22 @@ def _pretraining(results, configs):
     alike = (
         ", all with the same network, budget and augmentation of queries"
         if fair
-        else "; the settings below say in what they differ"
+        else "; the settings below show how they differ"
     )
     fine = any(config["data"]["label_map"] == "fine" for config in configs)
     seen = (
         "."
         if fine
-        else ": on the coarse labels seen in pre-training, and on fine labels it never saw."
+        else ": on the coarse labels of pre-training, and on fine labels that it never used."
     )
     return (
-        f"The methods pre-train on {labels}{alike}. Then the head is dropped and the frozen "
+        f"The methods pre-train on {labels}{alike}. Then the head is dropped, and the frozen "
         f"features of the backbone are measured{seen}"
     )
 
 
 def _fitting(results, studied):
-    # Only a study fixes what pre-training saw by the part that is measured.
+    # Only in a study does the measured part determine what pre-training saw.
     studied = studied and not any(
         EVALUATOR in source for run in results.runs for source in run["sources"]
     )
@@ -102,12 +102,12 @@ def _fitting(results, studied):
     )
     if results.part == "test":
         return (
-            f"{who} the whole training part, of which the linear probe takes a fixed fifth to "
-            f"choose its L2 strength. Every number is of the test part.{subset}"
+            f"{who} the whole training part; the linear probe uses a fixed fifth of it to choose "
+            f"its L2 strength. Every number is measured on the test part.{subset}"
         )
     return (
-        f"{who} four fifths of the training part. Every number is of the fixed last fifth, "
-        f"the validation part.{subset}"
+        f"{who} four fifths of the training part. Every number is measured on the fixed last "
+        f"fifth, the validation part.{subset}"
     )
 
 
@@ -117,7 +117,7 @@ def _labels(config) -> str:
 
 
 def _is_of(config, results) -> bool:
-    """Whether the measured set is the one of pre-training."""
+    """Whether the measured set is that of pre-training."""
     source = config["data"]["source"].removeprefix("tfds:").replace("/", "_")
     named = source if source in DATA_NAMES else pathlib.Path(config["data"]["path"]).stem or source
     return DATA_NAMES.get(named, named) == results.data
@@ -129,7 +129,7 @@ def _pretrained_on(config) -> str:
 
 
 def together(sets: Sequence[Results]) -> Results:
-    """All runs of all sets by label, for tables of settings and surroundings."""
+    """All runs of all sets by label, for the tables of settings and environment."""
     methods: dict[str, dict[int, dict[str, Any]]] = {}
     for results in sets:
         for run in results.sizes or results.runs:
@@ -143,7 +143,7 @@ def together(sets: Sequence[Results]) -> Results:
 
 
 def protocol_rows(results: Results) -> list[tuple[str, str]]:
-    """(measurement, its constants) of everything the protocol fixes."""
+    """Rows (measurement, its constants) of the protocol."""
     return [
         (name, "; ".join(f"{constant} = {_value(value)}" for constant, value in constants.items()))
         for name, constants in protocol_of(results.runs).items()
@@ -151,26 +151,26 @@ def protocol_rows(results: Results) -> list[tuple[str, str]]:
 
 
 def tuning(results: Results) -> list[str]:
-    """How the settings were chosen, as far as the records show it."""
+    """Paragraphs on how the settings were chosen, as far as the records show."""
     if all(run["config"] and _as_shipped(run) for run in results.runs):
         return [
-            "These are the settings that come with jaxpt for this set: jaxpt's defaults, and "
-            "nobody's published ones. benchmarks/tune.py chose them with the same effort for "
-            "every method, on a grid of learning rates and values of one knob (label "
-            "smoothing for cross-entropy, the temperature for SupCon and NCA, k for LOOK), by "
-            "the mean of the three fine-label accuracies on the validation part of the "
-            "training data. Nothing of the test part entered that choice."
+            "These are the settings that jaxpt ships for this set. They are jaxpt's defaults, not "
+            "published values. benchmarks/tune.py chose them with the same effort for every "
+            "method, on a grid of learning rates and values of one hyper-parameter (label "
+            "smoothing for cross-entropy, the temperature for SupCon and NCA, k for LOOK), by the "
+            "mean of the three fine-label accuracies on the validation part of the training "
+            "data. The test part did not enter the choice."
         ]
     return [
-        "These settings differ from those that come with jaxpt for this set, and records do "
-        "not say how settings were chosen."
+        "These settings differ from those that jaxpt ships for this set. The records do not say "
+        "how they were chosen."
     ]
 
 
 def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
-    """Rows (setting, value of each method) where methods differ, and (setting, value) else.
+    """Rows (setting, value per method) where methods differ, and rows (setting, value) elsewhere.
 
-    A field that a method does not read is "–" there.
+    The value is "–" for a method that does not read the field.
     """
     columns = [_fields(label, by_seed) for label, by_seed in results.methods.items()]
     columns = _without_copies(columns, "key_augment.", "augment.")
@@ -186,7 +186,7 @@ def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
 
 
 def surroundings_rows(results: Results) -> list[tuple[str, str]]:
-    """Device, versions, dates, seeds and number of runs."""
+    """Rows on device, versions, dates, seeds and number of runs."""
     records = list({id(r): r for run in results.runs for r in run["sources"]}.values())
     packages: dict[str, list[str]] = {}
     for record in records:
@@ -205,7 +205,7 @@ def surroundings_rows(results: Results) -> list[tuple[str, str]]:
 
 
 def _fields(label, by_seed) -> dict[str, str]:
-    """A method's fields; several values where its seeds differ."""
+    """A method's fields; several values if its seeds differ."""
     fields: dict[str, list[str]] = {}
     for record in by_seed.values():
         config = record["config"]
@@ -221,7 +221,7 @@ def _among(field, parts) -> bool:
 
 
 def _without_copies(columns, part, source):
-    """The columns with one row for all fields of a part that equal those of ``source``."""
+    """Columns in which one row replaces all fields of ``part`` that equal those of ``source``."""
     fields = dict.fromkeys(f for column in columns for f in column if f.startswith(part))
     equal = {
         field
@@ -240,7 +240,7 @@ def _without_copies(columns, part, source):
 
 
 def _as_shipped(record) -> bool:
-    """Whether a config is the installed one for its set and method, but for what stands aside."""
+    """Whether a config equals the shipped one of its set and method, apart from ASIDE."""
     try:
         module = importlib.import_module(f"jaxpt.configs.pretrain.{record['data']}")
         shipped = module.get_config(record["method"]).to_dict()

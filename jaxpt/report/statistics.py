@@ -1,4 +1,4 @@
-"""Statistics over seeds: intervals, paired tests, and the verdict "apart" or "tie"."""
+"""Statistics over seeds: intervals, paired tests, and verdicts ("apart" or "tie")."""
 
 import math
 from typing import Mapping, NamedTuple, Sequence
@@ -15,7 +15,7 @@ TIE, ABOVE, BELOW = "tie", "apart (+)", "apart (−)"
 
 
 class Summary(NamedTuple):
-    """Mean over ``n`` seeds, and half the width of its 95 % t-interval; None for one seed."""
+    """Mean over ``n`` seeds and half the width of its 95 % t-interval (None for one seed)."""
 
     mean: float
     half_width: float | None
@@ -32,7 +32,7 @@ class Comparison(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A comparison with its p adjusted for the number of comparisons, and what follows."""
+    """A comparison, its p value adjusted for multiple comparisons, and TIE, ABOVE or BELOW."""
 
     difference: Comparison
     p_adjusted: float
@@ -43,7 +43,7 @@ def summary(values: Sequence[float]) -> Summary:
     """Mean and 95 % t-interval.
 
     Args:
-      values: one number a seed.
+      values: one number per seed.
 
     Raises:
       InputError: for fewer than two values, or one that is not finite.
@@ -55,21 +55,21 @@ def summary(values: Sequence[float]) -> Summary:
 
 
 def summary_of_any(values: Sequence[float]) -> Summary:
-    """As ``summary``, but a single value is its own mean and has no interval."""
+    """``summary`` that also accepts a single value, which gets no interval."""
     if len(values) == 1:
         return Summary(float(values[0]), None, 1)
     return summary(values)
 
 
 def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
-    """The difference a − b, paired over the seeds that both have.
+    """Compares a and b by their difference a − b, paired over the seeds that both have.
 
-    p is that of the two-sided paired t-test. That test is undefined where every seed differs by
-    the same amount; p is then 1 if the amount is zero, and otherwise that of the sign test,
-    2^(1−n), so that two seeds that happen to agree are never called evidence.
+    p is that of the two-sided paired t-test. The test is undefined if every seed differs by the
+    same amount. Then p is 1 for an amount of zero, and otherwise that of the sign test, 2^(1−n), so
+    that two seeds that happen to agree never count as evidence.
 
     Args:
-      a, b: a value by seed.
+      a, b: values by seed.
 
     Raises:
       InputError: for fewer than two seeds in common, or a value that is not finite.
@@ -85,17 +85,17 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     if difference.half_width > 1e-12 * max(1.0, np.abs(left).max(), np.abs(right).max()):
         p = float(stats.ttest_rel(left, right).pvalue)
     else:
-        # Subtraction rounds: this is equality up to the last bits.
+        # Equal up to the rounding of the subtraction.
         difference = difference._replace(half_width=0.0)
         p = 1.0 if math.isclose(difference.mean, 0.0, abs_tol=1e-12) else 2.0 ** (1 - len(seeds))
     return Comparison(difference.mean, difference.half_width, p, len(seeds))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given.
+    """Holm-adjusted p values, in the order given.
 
-    Each of m sorted p values times m, m − 1, …, 1, made non-decreasing and at most 1; calling
-    "apart" what lies below 5 % then errs in at most 5 % of such families.
+    The m sorted p values are multiplied by m, m − 1, …, 1, made non-decreasing and capped at 1.
+    Calling values below 5 % significant then errs in at most 5 % of such families of tests.
     """
     order = np.argsort(p_values, kind="stable")
     adjusted, highest = [0.0] * len(order), 0.0
@@ -108,15 +108,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def against(
     one: Mapping[int, float], peers: Mapping[str, Mapping[int, float]]
 ) -> dict[str, Verdict]:
-    """The verdict of ``one`` against each peer, adjusted over the peers.
+    """Verdicts of ``one`` against each peer, Holm-adjusted over the peers.
 
     Args:
-      one: a value by seed.
-      peers: values by seed, by the peer's name.
+      one: values by seed.
+      peers: peer's name → values by seed.
 
     Returns:
-      By peer: "apart (+)" where ``one`` is significantly larger, "apart (−)" where it is
-      smaller, else "tie", which means that these seeds do not tell the two apart.
+      Peer's name → verdict: "apart (+)" if ``one`` is significantly larger, "apart (−)" if it is
+      significantly smaller, else "tie": these seeds do not distinguish the two.
     """
     comparisons = {name: compare(one, values) for name, values in peers.items()}
     adjusted = holm([c.p for c in comparisons.values()])
@@ -126,14 +126,14 @@ def against(
 
 
 def leader(values: Mapping[str, Mapping[int, float]]) -> str | None:
-    """The name with the largest mean, where it is significantly above each of the others.
+    """The name with the largest mean, if it is significantly above every other.
 
     Args:
-      values: by name, a value by seed.
+      values: name → values by seed.
 
     Returns:
-      None where the largest ties with any other, where two names do not share two seeds, or
-      where there is nothing to compare.
+      None if the largest ties with another, shares fewer than two seeds with another, or has no
+      other to be compared with.
     """
     if len(values) < 2:
         return None

@@ -1,4 +1,4 @@
-"""Tables from records: for the terminal and as Markdown."""
+"""Tables of records, for the terminal and as Markdown."""
 
 from typing import Any, Sequence
 
@@ -12,17 +12,16 @@ from jaxpt.report.results import NAMES, SUBJECT, Results, collect, sentence
 from jaxpt.report.statistics import TIE, Verdict
 
 MISSING = "–"
-WIDEST = 6  # metrics side by side, in tables beside the main one
+WIDEST = 6  # most metrics as columns of a group table; more become rows
 SECONDS_TITLE = "time (s)"
 BEST_CAPTION = (
-    "Bold: above each of the other methods in paired t-tests over seeds, Holm-adjusted "
-    "over them. Without bold, the best is not told apart by these seeds."
+    "Bold: significantly above every other method (paired t-tests over seeds, Holm-adjusted over "
+    "the other methods). A column without bold has no method that these seeds single out."
 )
-ONE_SEED = "A method with one seed has no interval and no verdict: its number is one draw."
+ONE_SEED = "A method with one seed has no interval and no verdict: its number is a single draw."
 VERDICT_CAPTION = (
-    "Paired t-test over seeds, Holm-adjusted over the peers within a metric: apart "
-    "below 5 %, else a tie, which means not told apart by these seeds. Intervals "
-    "are not adjusted."
+    "Paired t-tests over seeds, Holm-adjusted over the peers within a metric. Apart: p below 5 %. "
+    "Tie: these seeds do not distinguish the two. Intervals are not adjusted."
 )
 
 
@@ -40,8 +39,8 @@ def headings(results: Results) -> list[str]:
 
 
 def rows(results: Results) -> list[list[str]]:
-    """A row a method: mean ± half width of every metric, and the median pre-training seconds
-    where a record has them."""
+    """One row per method: mean ± half width of each metric, and the median pre-training seconds
+    if records have them."""
     table, seconds = metric_rows(results, results.headline), _seconds(results)
     if not any(seconds):
         return table
@@ -49,7 +48,7 @@ def rows(results: Results) -> list[list[str]]:
 
 
 def metric_rows(results: Results, metrics: Sequence[Metric]) -> list[list[str]]:
-    """A row a method: its name, and mean ± half width of every metric."""
+    """One row per method: its name, and mean ± half width of each metric."""
     best = {metric: results.best(metric) for metric in metrics}
     table = []
     for label in results.methods:
@@ -64,7 +63,7 @@ def metric_rows(results: Results, metrics: Sequence[Metric]) -> list[list[str]]:
 
 
 def group_table(results: Results, metrics: Sequence[Metric]) -> tuple[list[str], list[list[str]]]:
-    """Headings and rows of a table beside the main one; methods are columns in a long one."""
+    """Headings and rows of a group of metrics; transposed if it has more than WIDEST metrics."""
     columns, table = ["method", *(m.heading for m in metrics)], metric_rows(results, metrics)
     if len(metrics) <= WIDEST:
         return columns, table
@@ -73,7 +72,7 @@ def group_table(results: Results, metrics: Sequence[Metric]) -> tuple[list[str],
 
 
 def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
-    """A row a peer: its name, then (difference, verdict) of every metric; "–" without one."""
+    """One row per peer: its name, then (difference, verdict) per metric; "–" without a verdict."""
     by_metric = [(m, results.verdicts(m.key)) for m in results.headline]
     return [
         [
@@ -95,17 +94,17 @@ def verdict_headings(results: Results) -> list[str]:
 
 
 def caption(results: Results) -> str:
-    """What the numbers of the main table are, of those that it has."""
+    """Explains the numbers of the main table, limited to the columns that it has."""
     several = results.intervals
     kinds = [
         *["mean ± half width of the 95 % t-interval over seeds"] * several,
         *["accuracies in %"] * any(m.percent for m in results.headline),
-        *[f"{'median ' * several}seconds of one pre-training run, start-up included"]
+        *[f"{'median ' * several}seconds per pre-training run, start-up included"]
         * any(_seconds(results)),
     ]
     separation = (
-        f"R² is how far the {results.classes} lie apart, 1 where each has collapsed to a point: "
-        "it is no score."
+        f"R² measures how far apart the {results.classes} lie (1: each has collapsed to a point); "
+        "higher is not better."
     )
     numbers = "; ".join(kinds) + "."
     return " ".join(
@@ -114,14 +113,14 @@ def caption(results: Results) -> str:
 
 
 def notes(results: Results) -> list[str]:
-    """What the tables of a set need to be read rightly, beside the caption."""
+    """Notes on bold cells and single seeds, to stand below the caption where they apply."""
     scores = [m for m in results.headline if m.score]
     counts = [len(results.values(label, m.key)) for label in results.methods for m in scores]
     return [BEST_CAPTION] * any(map(results.best, scores)) + [ONE_SEED] * (1 in counts)
 
 
 def terminal(records: Sequence[dict[str, Any]]) -> Group:
-    """The table, LOOK against each peer, and one sentence, for rich's console.
+    """Main table, verdicts on LOOK and its peers, and a one-sentence summary, for rich's console.
 
     Raises:
       InputError: see ``results.collect``.
@@ -148,7 +147,7 @@ def terminal(records: Sequence[dict[str, Any]]) -> Group:
 
 
 def markdown(records: Sequence[dict[str, Any]]) -> str:
-    """The same as Markdown, for README.
+    """Main table, verdicts and a one-sentence summary as Markdown, for README and docs.
 
     Raises:
       InputError: see ``results.collect``.
@@ -157,7 +156,7 @@ def markdown(records: Sequence[dict[str, Any]]) -> str:
 
 
 def markdown_of(results: Results) -> str:
-    """Main table, verdicts and the sentence."""
+    """Main table, verdicts and a one-sentence summary of one set, as Markdown."""
     parts = [
         markdown_table(headings(results), rows(results)),
         " ".join([f"{plain(results.title)}, {results.seeds}.", caption(results), *notes(results)]),
@@ -176,18 +175,18 @@ def markdown_of(results: Results) -> str:
 
 
 def markdown_table(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """A table in GitHub's Markdown, whatever is written in its cells."""
+    """A table in GitHub's Markdown; special characters in cells are escaped."""
     lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *cells]
     return "\n".join(f"| {' | '.join(map(_markdown_cell, line))} |" for line in lines)
 
 
 def plain(text: str) -> str:
-    """Text on one line that Markdown does not read as HTML."""
+    """Joins text into one line and escapes "<", so that Markdown does not read it as HTML."""
     return text.replace("<", "\\<").replace("\n", " ")
 
 
 def interval(metric: Metric, summary, *, sign: bool = False) -> str:
-    """ "96.6 ± 0.4"; "96.6" for one seed; "–" for none."""
+    """Formats a summary: "96.6 ± 0.4", "96.6" for one seed, "–" for none."""
     if summary is None:
         return MISSING
     mean = metric.text(summary.mean, sign=sign)
@@ -201,7 +200,7 @@ def _seconds(results):
 def rich_table(
     name: str, columns: Sequence[str], cells: Sequence[Sequence[str]], caption: str
 ) -> Table:
-    """A table for the terminal, whatever is written in its cells."""
+    """A table for the terminal; markup in cells is escaped."""
     table = Table(
         title=escape(name),
         caption=caption,
@@ -212,7 +211,7 @@ def rich_table(
         caption_justify="left",
     )
     table.add_column(columns[0], overflow="fold", min_width=13)
-    # Headings of several lines and "±0.6" rather than "± 0.6", so that it all fits into 80 columns.
+    # Broken headings, and "±0.6" for "± 0.6", so that the table fits into 80 columns.
     for column in columns[1:]:
         table.add_column(column.replace(" ", "\n").replace("\n%", " %"), justify="right")
     for row in cells:

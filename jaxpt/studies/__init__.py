@@ -1,1 +1,1 @@
-"""Many runs side by side: studies over methods and seeds, scaling curves, the demo."""
+"""Studies of many runs: methods and seeds, scaling curves, the demo."""

@@ -1,4 +1,4 @@
-"""The demo: four losses on real images, a table, verdicts and a page with figures."""
+"""Demo: four losses on real images, with a table, verdicts and a page with figures."""
 
 import importlib
 import os
@@ -28,33 +28,33 @@ from jaxpt.studies import study
 
 DATA = ("digits", "fashion_mnist")
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
-PICTURED_SEED = 0  # its features and training curves are kept for the figures
+PICTURED_SEED = 0  # the seed whose features and training curves are kept for the figures
 
 
 def run(
     data: str, out: str | os.PathLike, seeds: int = 5, *, duration: str | None = None
 ) -> pathlib.Path:
-    """Pre-trains with each loss, measures on the test part, prints the table, writes the page.
+    """Pre-trains with each loss, measures on the test part, prints the table and writes the page.
 
-    Interrupted and started again with the same folder, it goes on where it stopped.
+    If it is interrupted and started again with the same folder, it continues where it stopped.
 
     Args:
       data: "digits" or "fashion_mnist".
-      out: the folder of ``records.jsonl``, ``report.html`` and what else the report shows.
+      out: folder for ``records.jsonl``, ``report.html`` and features.
       seeds: runs per loss.
-      duration: of pre-training, if not the config's.
+      duration: of pre-training; None uses the config's.
 
     Returns:
       The path of the page.
 
     Raises:
       InputError: for unknown or missing data, fewer than two seeds, or a folder that cannot be
-        written; before anything else is done.
+        written. It is raised before any run starts.
     """
     require(data in DATA, f"data must be one of {', '.join(DATA)}, got {data!r}.")
     require(
         seeds >= MIN_SEEDS,
-        f"seeds must be at least {MIN_SEEDS}, for without spread there is no verdict, got {seeds}.",
+        f"seeds must be at least {MIN_SEEDS}, since verdicts need a spread, got {seeds}.",
     )
     jobs = study.identified(_jobs(data, seeds, duration))
     dataset = sources.load(_config(data, "look").data)
@@ -82,21 +82,21 @@ def _config(data: str, method: str):
 
 
 def _jobs(data: str, seeds: int, duration: str | None) -> list[study.Job]:
-    """Seed by seed, so that an interrupted demo has something of every method."""
+    """Jobs ordered by seed, so that an interrupted demo has runs of every method."""
     jobs = []
     for seed in range(seeds):
         for method in METHODS:
             config = _config(data, method)
             config.duration = duration or config.duration
             pictured = seed == PICTURED_SEED
-            if not pictured:  # nobody looks at their curves
+            if not pictured:  # their curves are not shown
                 config.log_every = config.knn_every = "0 steps"
             jobs += study.seeds_of(method, config, [seed], "test", keep_features=pictured)
     return jobs
 
 
 def _check_kept(path: pathlib.Path, data: str) -> None:
-    """Raises InputError where the folder holds a demo of another set."""
+    """Raises InputError if the folder holds a demo of another set."""
     others = sorted({record["data"] for record in record_files.read(path)} - {data})
     require(
         not others,
@@ -105,7 +105,7 @@ def _check_kept(path: pathlib.Path, data: str) -> None:
 
 
 def _keys_without_pictures(jobs: list[study.Job], folder: pathlib.Path) -> set[str]:
-    """Keys of the jobs whose features are to be kept, but are not in the folder."""
+    """Keys of the jobs whose features should be in the folder, but are missing."""
 
     def kept(job):
         features = feature_files.load(folder, job.label)
@@ -115,7 +115,7 @@ def _keys_without_pictures(jobs: list[study.Job], folder: pathlib.Path) -> set[s
 
 
 def _forget(path: pathlib.Path, keys: set[str]) -> None:
-    """Drops records, so that ``study.run`` makes them again, with their features."""
+    """Drops records, so that ``study.run`` makes them again with their features."""
     known = record_files.read(path)
     if any(record["key"] in keys for record in known):
         with replacing(path) as file:
@@ -124,12 +124,12 @@ def _forget(path: pathlib.Path, keys: set[str]) -> None:
 
 
 def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
-    """Runs the jobs that have no record yet, with a progress line."""
+    """Runs the jobs without a record, with a progress line."""
     total, done = len(jobs), len(jobs) - study.missing(jobs, path)
     if done:
-        console.print(f"{done} of {total} runs are there already.")
+        console.print(f"{done} of {total} runs are already done.")
     live = Progress(
-        SpinnerColumn(),  # a run takes seconds: something must move
+        SpinnerColumn(),  # shows activity during a run, which takes seconds
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -1,4 +1,4 @@
-"""Scaling studies: the error after pre-training on more and more images, with power-law fits.
+"""Scaling studies: error against the number of pre-training images, with power-law fits.
 
 As in few-shot scaling laws (Prato et al. 2021, arXiv 2110.06990).
 """
@@ -21,7 +21,7 @@ from jaxpt.studies import study
 from jaxpt.train import optimizer as optimizers
 
 RECORDS = "records.jsonl"
-# Durations that depend on the number of images where they are given in epochs.
+# Durations that depend on the number of images if they are given in epochs.
 _DURATIONS = ("duration", "look.k_warmup", "optimizer.warmup")
 
 
@@ -31,17 +31,17 @@ def run(
     seeds: int,
     out: str | os.PathLike,
 ) -> pathlib.Path:
-    """Pre-trains on each number of images with each method and seed, then fits and reports.
+    """Pre-trains on each number of images with each method and seed, fits power laws and reports.
 
-    Only pre-training sees fewer images: evaluators fit and score on all, so errors differ by what
-    the encoder learnt. Every size takes the same number of optimizer steps, those of the config's
-    duration on all images: in epochs, a smaller set would also train less, and the curve would
-    mix data with computation. The images of a smaller size are among those of a larger and are
-    the same for every method (``pretrain.train_split``). Interrupted and started again, it goes
-    on where it stopped.
+    Only pre-training sees fewer images. Evaluators fit and score on all images, so that errors
+    reflect only what the encoder learnt. Every size trains for the same number of optimizer steps,
+    that of the config's duration on all images: with equal epochs a smaller set would also train
+    less, and the curve would confound data with computation. A larger size includes the images of
+    a smaller one, and all methods get the same images (``pretrain.train_split``). If the study is
+    interrupted and started again, it continues where it stopped.
 
     Args:
-      configs: by label, pre-training configs of one set.
+      configs: label → pre-training config, all of one set.
       sizes: numbers of images; the largest is held out of the fit.
       seeds: runs per size and method.
       out: folder for ``records.jsonl`` and ``report.html``.
@@ -50,7 +50,7 @@ def run(
       The path of the report.
 
     Raises:
-      InputError: for sizes or seeds that cannot work, before anything is run.
+      InputError: for invalid sizes or seeds, before anything is run.
     """
     jobs = _jobs(configs, sizes, seeds)
     jobs = study.identified(jobs)
@@ -77,12 +77,12 @@ def run(
 
 
 def _jobs(configs, sizes, seeds) -> list[study.Job]:
-    """Seed by seed and size by size, so that an interrupted study has something of everything."""
+    """Jobs ordered by seed and size, so that an interrupted study has runs of every method."""
     sizes = sorted(sizes)
     require(bool(configs), "methods is empty: name at least one.")
     require(
         len(sizes) >= 2 and len(set(sizes)) == len(sizes),
-        f"sizes must be two different numbers of images or more, got {sizes}.",
+        f"sizes must be at least two different numbers of images, got {sizes}.",
     )
     require(seeds >= 1, f"seeds must be at least 1, got {seeds}.")
     prepared = {label: _in_steps(config, sizes) for label, config in configs.items()}
@@ -96,7 +96,7 @@ def _jobs(configs, sizes, seeds) -> list[study.Job]:
 
 
 def _in_steps(config, sizes) -> ml_collections.ConfigDict:
-    """The config with durations in steps, after a check of the sizes against its set."""
+    """Converts the config's durations to steps, after checking the sizes against its set."""
     config = ml_collections.ConfigDict(config.to_dict())
     available = len(sources.load(config.data).trainval.ids)
     require(
@@ -110,7 +110,7 @@ def _in_steps(config, sizes) -> ml_collections.ConfigDict:
         part = config[path[0]] if path else config
         steps = optimizers.steps(part[name], batch_size=config.batch_size, n_examples=available)
         part[name] = f"{steps} steps"
-    config.log_every = config.knn_every = "0 steps"  # nobody looks at the curves
+    config.log_every = config.knn_every = "0 steps"  # the curves are not shown
     return config
 
 

@@ -1,4 +1,4 @@
-"""Many runs side by side: pre-train, measure, write a record, go on where it stopped."""
+"""Studies of many runs: pre-training, measurement and records, resumable."""
 
 import concurrent.futures
 import functools
@@ -23,12 +23,12 @@ class Job(NamedTuple):
     """One run of a study.
 
     Attributes:
-      label: what the run is called in tables ("look", "look k=20").
-      config: its pre-training config as a plain dict, the seed included.
-      part: which part it is measured on, "validation" or "test".
-      keep_features: also return features of that part, for plots.
+      label: the run's name in tables ("look", "look k=20").
+      config: its pre-training config as a plain dict, including the seed.
+      part: the part it is measured on, "validation" or "test".
+      keep_features: whether to return the features of that part too, for plots.
       data: digest of the identity of its set, and of the weight file that it starts from if there
-        is one; "" before they are read, see ``identified``.
+        is one; "" before ``identified`` has determined it.
     """
 
     label: str
@@ -45,7 +45,7 @@ class Job(NamedTuple):
 def seeds_of(
     label: str, config: ml_collections.ConfigDict, seeds: Iterable[int], part: str, **kwargs: Any
 ) -> list[Job]:
-    """One job a seed; training leaves validation out exactly where validation is measured."""
+    """One job per seed; training excludes the validation part exactly if it is measured."""
     jobs = []
     for seed in seeds:
         c = ml_collections.ConfigDict(config.to_dict())
@@ -62,14 +62,14 @@ def run(
     workers: int = 0,
     on_done: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> list[dict[str, Any]]:
-    """Runs all jobs, one thread each, and returns their records in the order of the jobs.
+    """Runs all jobs, each on one thread, and returns their records in the order of the jobs.
 
     Args:
-      jobs: what to run.
-      path: a file of records (JSON lines) that each result is added to; jobs that it already
-        holds are not run again.
-      workers: processes; 0 for one a CPU core. With one, and always on an accelerator, the jobs
-        run one after the other in this process.
+      jobs: the jobs.
+      path: file of records (JSON lines) to which results are appended; jobs that already have a
+        record there are not run again. None stores nothing.
+      workers: number of processes; 0 for one per CPU core. With 1, and always on an accelerator,
+        jobs run one after another in this process.
       on_done: called with each new record.
     """
     jobs = identified(jobs)
@@ -78,7 +78,7 @@ def run(
         writable_folder(pathlib.Path(path).parent)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
     if jax.default_backend() != "cpu":
-        workers = 1  # processes would fight for the accelerator's memory
+        workers = 1  # processes would compete for the accelerator's memory
     for record in _results(todo, workers or os.cpu_count()):
         features = record.pop("features", None)
         if path:
@@ -89,7 +89,7 @@ def run(
 
 
 def identified(jobs: list[Job]) -> list[Job]:
-    """The jobs, each with the digests of the set and the weight file that its config names.
+    """Adds to each job the digests of the set and the weight file that its config names.
 
     Raises:
       InputError: if the set or the file cannot be read.
@@ -117,15 +117,15 @@ def identified(jobs: list[Job]) -> list[Job]:
 
 
 def missing(jobs: list[Job], path: str | os.PathLike) -> int:
-    """How many of the jobs ``run`` would run."""
+    """Number of jobs without a record, which ``run`` would run."""
     known = _known(path, quiet=True)
     return len({job.key for job in identified(jobs)} - known.keys())
 
 
 def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
-    """The records that a file holds of these jobs' configs, in the order of the jobs.
+    """Records of these jobs' configs in a file, in the order of the jobs.
 
-    Nothing is run, and no data need be there: records of any data count, the latest of each config.
+    Nothing is run, and no data are needed: records of any data count, of each config the latest.
     """
     known = {_key(r["config"], r["part"], ""): r for r in records.read(path)}
     keys = [_key(job.config, job.part, "") for job in jobs]
@@ -139,9 +139,11 @@ def _known(path, quiet=False):
 
 
 def _key(config, part, data):
-    """Of the config with every field that it does not name at its default, so that a record goes
-    on counting when a later version brings new fields; the data counts by its content if it is
-    known."""
+    """Key of a config, a part and the data.
+
+    Missing fields of the config take their defaults, so that records remain valid when a later
+    version adds fields. If the data's digest is known, it replaces the path of the set.
+    """
     config = defaults.completed(config)
     if data:
         config["data"] = identity.settings(config["data"])
@@ -153,8 +155,8 @@ def _results(jobs, workers):
     if workers == 1:
         yield from map(run_job, jobs)
         return
-    # A network this small is fastest on one thread; then every core takes a run of its own.
-    # Fresh processes, since JAX may not be forked.
+    # Networks this small are fastest on one thread, so that every core can run its own job.
+    # The processes are spawned, since JAX must not be forked.
     with concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _one_thread
     ) as pool:
@@ -175,8 +177,8 @@ def _one_thread():
 
 
 def run_job(job: Job) -> dict[str, Any]:
-    """Pre-trains and measures: the record of a job."""
-    # Imported here, so that a worker has set its threads before JAX starts.
+    """Pre-trains and measures, and returns the record of a job."""
+    # Imported here, so that a worker sets its number of threads before JAX starts.
     from jaxpt import pretrain
     from jaxpt.cache import use_compile_cache
     from jaxpt.data import sources

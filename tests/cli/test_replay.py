@@ -35,9 +35,9 @@ def test_shows_the_step_what_broke_and_the_images(method, norm, tmp_path):
         pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
     step = int(re.search(r"at step (\d+)", str(stopped.value))[1])
     lines = replay.run(tmp_path).splitlines()
-    assert lines[0] == f"step {step} again, from {tmp_path}/not_finite"
+    assert lines[0] == f"step {step} repeated, from {tmp_path}/not_finite"
     assert any(re.match(r"  loss +\S+$", line) for line in lines)
-    assert any(re.match(r"not finite after it: [1-9]\d* of \d+ arrays$", x) for x in lines), lines
+    assert any(re.match(r"not finite after the step: [1-9]\d* of \d+ arrays$", x) for x in lines)
     assert any("params" in line and " values" in line for line in lines)
     images = [re.match(r"  image (\d+) \((\d)\): (\S+)$", line) for line in lines[-replay.SHOWN :]]
     assert all(images)

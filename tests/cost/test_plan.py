@@ -32,7 +32,7 @@ class TestChips:
             ("v5e", "must say how many, as in v5e-8"),
             ("v5e-0", "must say how many"),
             ("v5e-x", "must say how many"),
-            ("v4-7", "two a chip, so the number must be even"),
+            ("v4-7", "two per chip, so the number must be even"),
             ("h100-16", "join at most 8 chips"),
         ],
     )
@@ -68,7 +68,7 @@ class TestSizes:
         here = {"data.source": "folder", "data.path": str(tmp_path), "data.label_map": "fine"}
         assert plan.sizes_of(config_of(**here)) == (3, 2, 32, 3)
         away = config_of(**here | {"data.path": str(tmp_path / "away")})
-        with pytest.raises(InputError, match="say --images=N --classes=C"):
+        with pytest.raises(InputError, match="pass --images=N --classes=C"):
             plan.sizes_of(away)
         assert plan.sizes_of(away, images=7, classes=3) == (7, 3, 32, 3)
 
@@ -131,7 +131,7 @@ class TestCommand:
                 "h100-1",
                 "chip-hours",
                 "× price",
-                "nothing here was measured on a TPU",
+                "nothing was measured on a TPU",
             )
         )
         assert cli.main([*argv, "--dollars-per-chip-hour=3e6"]) == 0
@@ -148,7 +148,7 @@ class TestCommand:
             (["--chips=v5e-8", "--dollars-per-chip-hour=-1"], "must be 0 or more"),
             (
                 ["--chips=v5e-8", "--config.data.source=folder", "--config.data.path=none"],
-                "say --images=N --classes=C",
+                "pass --images=N --classes=C",
             ),
             (["--chips=v5e-8", "--config.micro_batches=4"], "micro_batches 4 does not divide"),
             (

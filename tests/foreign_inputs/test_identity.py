@@ -314,7 +314,7 @@ def test_evaluate_does_not_give_the_result_of_another_set(run, monkeypatch, caps
     monkeypatch.chdir(run / "elsewhere")
     capsys.readouterr()
     assert evaluated(*folder, out=out, models=[model]) == 0
-    assert "1 new, 0 were there already" in capsys.readouterr().out
+    assert "1 new, 0 already there" in capsys.readouterr().out
     first, second = records.read(out)
     assert first["data"] == second["data"] == "photos"
     assert first["data_identity"] != second["data_identity"] and first["key"] != second["key"]
@@ -358,14 +358,14 @@ def test_old_records_are_named_once_and_measured_anew(run, capsys):
     assert evaluated("--label_map=fine") == 0
     said = capsys.readouterr()
     assert said.err == (
-        "jaxpt: records in r.jsonl that an older version made (1) do not say which data they are "
-        "of: they stay, and what is asked for is measured anew.\n"
+        "jaxpt: records in r.jsonl from an older version (1) do not say which data they are of: "
+        "they are kept, and the requested measurements are made again.\n"
     )
-    assert "1 new, 0 were there already" in said.out
+    assert "1 new, 0 already there" in said.out
     assert [r.get("data_identity") for r in records.read("r.jsonl")] == [None, identity]
     assert evaluated("--label_map=fine") == 0
     said = capsys.readouterr()
-    assert "0 new, 1 were there already" in said.out and said.err == ""
+    assert "0 new, 1 already there" in said.out and said.err == ""
     assert cli.main(["report", "r.jsonl", "--out=page"]) == 0
     assert "data unknown" not in pathlib.Path("page/report.html").read_text()
 

@@ -428,7 +428,7 @@ REFUSED = {
         ["--normalisation=cifar"],
         "normalisation must be one of .*MEAN/STD.* got 'cifar'",
     ),
-    "a bad option": ({"w.pth": drawn()}, ["--option=heads"], "write NAME=VALUE, got 'heads'"),
+    "a bad option": ({"w.pth": drawn()}, ["--option=heads"], "must be NAME=VALUE, got 'heads'"),
     "an option of no network": ({"w.pth": drawn()}, ["--option=ears=2"], "ears"),
     "heads that do not divide": ({"w.pth": drawn()}, ["--option=heads=3"], "heads must divide"),
     "quantised weights": (

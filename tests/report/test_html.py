@@ -116,12 +116,12 @@ def test_captions_promise_nothing_that_is_not_there(tmp_path):
         assert words not in text
     assert "coarse" not in text
     for words in (
-        "Accuracies in %. R² is how far the classes lie apart",
+        "Accuracies in %. R² measures how far apart the classes lie",
         "Diamonds, dots and bars show one seed each.",
         "between the classes:",
-        "seed 0. Upper: the plane",
-        "✓ has the image's label",
-        "Grey: right; blue: wrong.",
+        "seed 0. Upper row: the plane",
+        "✓: the query's label",
+        "Grey: correct; blue: wrong.",
         "The 5 largest errors",
     ):
         assert words in text
@@ -132,7 +132,7 @@ def test_without_coarse_classes_the_monitor_is_of_the_labels(tmp_path):
     for record in records:
         record["config"]["data"]["label_map"] = "fine"
     text = _Page(report.write_report(records, tmp_path).read_text()).text
-    assert "the kNN accuracy on the labels, on training images" in text
+    assert "the kNN accuracy on the labels of training images" in text
     assert "coarse kNN monitor" not in text and "kNN monitor, %" in text
     for record in records:
         record["history"] = record["history"] and record["history"][:2]
@@ -151,7 +151,7 @@ def test_the_map_shows_kept_features_of_these_records_only(written):
     assert (folder / "features_map.png").read_bytes().startswith(b"\x89PNG")
     assert page.count("maps of the features of ") == 2
     assert "maps of the features of LOOK" in page and "features of cross-entropy" in page
-    assert "of the test part, seed 0. Upper two" in _Page(page).text
+    assert "of the test part, seed 0. Upper two rows" in _Page(page).text
 
 
 def test_without_features_there_is_no_map(tmp_path):
@@ -174,12 +174,12 @@ def test_when_all_tie_the_page_says_tie_and_nothing_more(tmp_path):
 
 PROMISES = (
     "half width",
-    "whiskers",
-    "R² is how far the coarse classes lie apart",
+    "Whiskers",
+    "R² measures how far apart the coarse classes lie",
     "between the coarse classes:",
-    "Upper two",
-    "fine label, ✗ another",
-    "Lines part the coarse classes",
+    "Upper two rows",
+    "fine label; ✗: another",
+    "Lines separate the coarse classes",
     "orange",
     "errors inside a coarse class",
     "kNN accuracy on the coarse labels",

@@ -22,5 +22,5 @@ def test_the_cell_holds_the_whole_page(tmp_path):
 
 
 def test_no_file(tmp_path):
-    with pytest.raises(InputError, match="there is no report '.*none.html': write_report makes"):
+    with pytest.raises(InputError, match="there is no report '.*none.html': make it"):
         report.Inline(tmp_path / "none.html")

@@ -115,7 +115,7 @@ def test_records_read_from_a_file_mix_with_new_ones_and_the_later_counts(two_met
         ),
         (
             {"values": {"fine_knn": float("nan")}},
-            "has nan for 'fine_knn': a value is a finite number",
+            "has nan for 'fine_knn': a value must be a finite number",
         ),
         ({"values": {"fine_knn": "0.9"}}, "has '0.9' for 'fine_knn'"),
     ],
@@ -147,8 +147,7 @@ def test_one_seed_has_values_but_no_interval_and_no_verdict():
     assert tables.verdict_rows(results) == []
     assert tables.notes(results) == [tables.ONE_SEED]
     assert sentence(results) == (
-        "On digits (test part, 1 seed): no verdict, which takes two seeds "
-        "or more of LOOK and a peer."
+        "On digits (test part, 1 seed): no verdict, which takes two seeds of LOOK and of a peer."
     )
     assert "no interval and no verdict" in tables.markdown(records)
 
@@ -157,12 +156,12 @@ def test_the_caption_tells_of_all_columns_and_of_no_others(two_methods):
     results = collect(two_methods)
     assert tables.caption(results) == (
         "Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds of "
-        "one pre-training run, start-up included. R² is how far the coarse classes lie apart, 1 "
-        "where each has collapsed to a point: it is no score."
+        "per pre-training run, start-up included. R² measures how far apart the coarse classes lie "
+        "(1: each has collapsed to a point); higher is not better."
     )
     one = [record for record in two_methods if record["seed"] == 0]
     assert tables.caption(collect(one)).startswith(
-        "Accuracies in %; seconds of one pre-training run, start-up included. R² is how far"
+        "Accuracies in %; seconds per pre-training run, start-up included. R² measures how far"
     )
     bare = [fake_records.evaluated("look", "knn", {"fine_knn": 0.9})]
     assert tables.caption(collect(bare)) == "Accuracies in %."

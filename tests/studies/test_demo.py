@@ -65,7 +65,7 @@ def test_a_second_start_runs_nothing_again(tmp_path, instant, capsys):
     assert [job.config["seed"] for job in instant] == [0] * 4 + [1] * 4
     demo.run("digits", tmp_path, 2)
     assert len(instant) == 8
-    assert "8 of 8 runs are there already" in capsys.readouterr().out
+    assert "8 of 8 runs are already done" in capsys.readouterr().out
     demo.run("digits", tmp_path, 3)
     assert [job.config["seed"] for job in instant[8:]] == [2] * 4
 

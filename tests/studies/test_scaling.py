@@ -118,7 +118,7 @@ def test_from_the_command_line_to_the_report(tmp_path, instant, capsys):
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["--sizes=150"], "sizes must be two different numbers of images or more, got .150."),
+        (["--sizes=150"], "sizes must be at least two different numbers of images, got .150."),
         (["--sizes=150,150"], "two different numbers"),
         (
             ["--sizes=100,600"],

@@ -185,7 +185,7 @@ def test_where_the_last_good_state_cannot_be_kept_that_is_said_too(
     breaks(3)
     with pytest.raises(
         RunError,
-        match="not finite at step 3: .* was not kept: the checkpoint of "
+        match="not finite at step 3: .* could not be saved: the checkpoint of "
         "step 2 could not be written",
     ):
         pretrain.run(config_of("look", TINY), str(tmp_path), quiet=True, dataset=dataset)
