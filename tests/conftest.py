@@ -19,6 +19,15 @@ use_compile_cache()
 
 
 @pytest.fixture(scope="session")
+def float16():
+    """Skips where XLA has no float16, as on an x86 processor without F16C."""
+    try:
+        jax.jit(lambda x: x.astype(np.float32) + 1)(np.ones(3, np.float16))
+    except jax.errors.JaxRuntimeError as error:
+        pytest.skip(f"XLA has no float16 on this processor: {error}".splitlines()[0])
+
+
+@pytest.fixture(scope="session")
 def mesh():
     """Eight devices along the axis "shard"."""
     if jax.device_count() < 8:

@@ -11,7 +11,9 @@ import numpy as np
 
 EPS = float(np.finfo(np.float32).eps)
 FUNCTION = 4  # an exponential, logarithm, division or square root is within so many EPS
-FEW = 32 * EPS  # relative, of values by hand: sums of up to 16 terms and four functions of them
+# Relative and absolute, of values computed by hand: up to 16 terms and four functions of them, of
+# size 1 or so. Absolute too, since the logarithms of two sums may nearly cancel.
+FEW = 32 * EPS
 
 
 def of_sum(terms: int, total: float = 1.0) -> float:

@@ -181,9 +181,11 @@ def expected(call, arrays, temperature, **options):
 
 
 def tolerance(call, temperature):
-    """Of the difference of two logarithms of sums over 32 cosines of rows of 8 entries at most."""
-    logit = rounding.of_product(8) / float(temperature) if call.temperatures else 0
-    return {"rtol": rounding.FEW, "atol": 2 * rounding.of_log_sum(32, logit)}
+    """Absolute, of the difference of two logarithms of sums; relative, of squares of sums."""
+    terms = SIZES["b"] + SIZES["m"]
+    cosines = rounding.of_product(SIZES["d"])
+    logit = cosines / float(temperature) if call.temperatures else 0
+    return {"rtol": 4 * rounding.of_sum(terms), "atol": 2 * rounding.of_log_sum(terms, logit)}
 
 
 def first(function):

@@ -28,7 +28,9 @@ def test_a_student_that_knows_nothing_has_the_log_of_the_number_of_prototypes(vi
         logits(views_t),
         np.zeros(PROTOTYPES, np.float32),
     )
-    np.testing.assert_allclose(losses, [math.log(PROTOTYPES)] * BATCH, rtol=rounding.FEW)
+    np.testing.assert_allclose(
+        losses, [math.log(PROTOTYPES)] * BATCH, rtol=rounding.FEW, atol=rounding.FEW
+    )
     assert losses.dtype == jnp.float32
 
 
@@ -36,7 +38,7 @@ def test_a_view_does_not_teach_itself():
     # Each view is sure of a prototype of its own, each pair of views 100/0.1 nats apart.
     sure = 100 * np.eye(3, dtype=np.float32)[:, None]
     losses = jax.jit(dino)(sure, sure[:2], np.zeros(3, np.float32))
-    np.testing.assert_allclose(losses, [1000], rtol=rounding.FEW)
+    np.testing.assert_allclose(losses, [1000], rtol=rounding.FEW, atol=rounding.FEW)
     alike = np.repeat(sure[:1], 2, axis=0)  # sure of the same one
     np.testing.assert_allclose(jax.jit(dino)(alike, alike, np.zeros(3, np.float32)), [0], atol=1e-6)
 
@@ -53,7 +55,7 @@ def test_centre_and_temperatures_act_where_they_should():
         teacher_temperature=2.0,
     )
     np.testing.assert_allclose(
-        loss, [0.75 * math.log(5 / 4) + 0.25 * math.log(5)], rtol=rounding.FEW
+        loss, [0.75 * math.log(5 / 4) + 0.25 * math.log(5)], rtol=rounding.FEW, atol=rounding.FEW
     )
 
 
@@ -143,7 +145,7 @@ def test_the_centre_moves_to_the_mean_over_views_and_examples(where):
     expected = oracles_batch.move_centre(centre, teacher, momentum=0.7, where=where)
     np.testing.assert_allclose(moved, expected, rtol=1e-5, atol=1e-6)
     if where is not None and not where.any():
-        np.testing.assert_allclose(moved, centre, rtol=rounding.FEW)
+        np.testing.assert_allclose(moved, centre, rtol=rounding.FEW, atol=rounding.FEW)
     bf16 = jax.jit(move_centre)(centre, teacher.astype(jnp.bfloat16), where=where)
     assert moved.dtype == bf16.dtype == jnp.float32
 

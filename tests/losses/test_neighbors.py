@@ -58,7 +58,9 @@ def test_the_loss_is_minus_the_log_of_the_positives_share():
     losses, stats, *_ = run_look(
         [[1, 0]], [[1, 0], [0, 1], [-1, 0]], [0], [1, 0, 0], k=2, temperature=0.5
     )
-    np.testing.assert_allclose(losses, [math.log(1 + math.exp(2))], rtol=rounding.FEW)
+    np.testing.assert_allclose(
+        losses, [math.log(1 + math.exp(2))], rtol=rounding.FEW, atol=rounding.FEW
+    )
     np.testing.assert_allclose(stats, (0, 0, 0.5))
 
 
@@ -76,7 +78,10 @@ def test_the_optional_arguments_are_optional():
     expected, missing, purity = oracles.look(*args, k=6, temperature=0.1)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        stats, (missing.mean(), (losses == 0).mean(), purity.mean()), rtol=rounding.FEW
+        stats,
+        (missing.mean(), (losses == 0).mean(), purity.mean()),
+        rtol=rounding.FEW,
+        atol=rounding.FEW,
     )
     assert [x.dtype for x in (losses, *stats)] == [jnp.float32] * 4
     losses, stats = jax.jit(nca)(*args)
@@ -121,7 +126,10 @@ def test_look_equals_the_oracle(name, remedies, k):
                     losses, expected, **tolerances(arrays, normalize, temperature)
                 )
                 np.testing.assert_allclose(
-                    stats, (missing.mean(), (losses == 0).mean(), purity.mean()), rtol=rounding.FEW
+                    stats,
+                    (missing.mean(), (losses == 0).mean(), purity.mean()),
+                    rtol=rounding.FEW,
+                    atol=rounding.FEW,
                 )
 
 
@@ -134,7 +142,10 @@ def test_nca_equals_the_oracle(name):
         expected, missing, purity = oracles.nca(*arrays, **options)
         np.testing.assert_allclose(losses, expected, **tolerances(arrays, normalize, 0.05))
         np.testing.assert_allclose(
-            stats, (missing.mean(), (losses == 0).mean(), purity.mean()), rtol=rounding.FEW
+            stats,
+            (missing.mean(), (losses == 0).mean(), purity.mean()),
+            rtol=rounding.FEW,
+            atol=rounding.FEW,
         )
 
 
@@ -168,7 +179,9 @@ def test_look_equals_the_oracle_where_most_keys_tie(
     losses, stats, *_ = run_look(*arrays, **options)
     expected, missing, purity = oracles.look(*arrays, **options)
     np.testing.assert_allclose(losses, expected, **tolerances(arrays, False, temperature))
-    np.testing.assert_allclose(stats[[0, 2]], (missing.mean(), purity.mean()), rtol=rounding.FEW)
+    np.testing.assert_allclose(
+        stats[[0, 2]], (missing.mean(), purity.mean()), rtol=rounding.FEW, atol=rounding.FEW
+    )
 
 
 # The neighbourhood
@@ -290,7 +303,9 @@ def test_the_order_of_the_memory_does_not_matter(seed, k, no_positive):
         for z, y, kw in ((keys, key_labels, options), (keys[order], key_labels[order], shuffled))
     )
     np.testing.assert_allclose(after[0], before[0], rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(after[1][[0, 2]], before[1][[0, 2]], rtol=rounding.FEW)
+    np.testing.assert_allclose(
+        after[1][[0, 2]], before[1][[0, 2]], rtol=rounding.FEW, atol=rounding.FEW
+    )
 
 
 @pytest.mark.parametrize("c", [4.0, 0.3])
@@ -330,7 +345,7 @@ def test_keys_with_the_querys_id_leave_before_the_selection():
     # Neighbours {1, 2}, {0, 2}, {0, 1}, {0, 1}, …: query 1 alone needs a third of its own label.
     bound = 2 * rounding.of_log_sum(6, rounding.of_product(4) / 0.1)
     np.testing.assert_allclose(losses, np.log([2, 3, 2, 2, 2, 2]), rtol=0, atol=bound)
-    np.testing.assert_allclose(stats, (1 / 6, 0, 5 / 12), rtol=rounding.FEW)
+    np.testing.assert_allclose(stats, (1 / 6, 0, 5 / 12), rtol=rounding.FEW, atol=rounding.FEW)
 
 
 def test_every_copy_with_the_querys_id_leaves():
@@ -356,7 +371,9 @@ def test_k_may_differ_between_queries():
     args, k = gaussian(7), np.array([1, 2, 3, 5, 8, 24, 99])
     losses, *_ = run_look(*args, k=k)
     for i in range(BATCH):
-        np.testing.assert_allclose(losses[i], run_look(*args, k=k[i])[0][i], rtol=rounding.FEW)
+        np.testing.assert_allclose(
+            losses[i], run_look(*args, k=k[i])[0][i], rtol=rounding.FEW, atol=rounding.FEW
+        )
 
 
 def test_a_schedule_of_k_does_not_compile_anew():

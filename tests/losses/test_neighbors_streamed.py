@@ -1,6 +1,7 @@
 """LOOK and NCA without the matrix of similarities: as with it, in bounded memory, over devices."""
 
 import functools
+import math
 import re
 
 import jax
@@ -109,25 +110,27 @@ def test_both_forms_of_nca_agree(normalize):
 
 
 @pytest.mark.parametrize(
-    "loss, options, millionths",
+    "loss, options",
     [
-        (look, {"k": 3, "no_positive": "nearest"}, 1),
-        (look, {"k": 3, "no_positive": "drop"}, 1),
-        (look, {"k": 3, "no_positive": "floor"}, 1),
-        (look, {"k": 40}, 1),
-        (look, {"k": 3, "balanced": True, "robustness": 0.5}, 1),
-        (nca, {}, 2),
+        (look, {"k": 3, "no_positive": "nearest"}),
+        (look, {"k": 3, "no_positive": "drop"}),
+        (look, {"k": 3, "no_positive": "floor"}),
+        (look, {"k": 40}),
+        (look, {"k": 3, "balanced": True, "robustness": 0.5}),
+        (nca, {}),
     ],
-)  # sums over all keys, in another order
-def test_gradients_of_both_forms_agree_to_a_millionth_of_the_largest_entry(
-    loss, options, millionths
-):
+)
+def test_gradients_of_both_forms_agree_to_a_hundred_thousandth_of_the_largest_entry(loss, options):
     dense, streamed = (program(loss, form, **options) for form in ("dense", "streamed"))
     for seed in range(3):
         for temperature in 0.1, 0.3:
             expected, found = (run(example(seed), temperature)[2] for run in (dense, streamed))
+            # The errors of many terms are as good as independent, so that they grow with the root
+            # of their number (Higham and Mary 2019), where the certain bound has the number.
+            products = rounding.of_product(DIM) / rounding.EPS / temperature**2
+            likely = 2 * math.sqrt(KEYS + products) * rounding.EPS
             largest = np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * millionths * largest)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=likely * largest)
 
 
 def test_an_approximate_search_is_passed_on(monkeypatch):
@@ -165,7 +168,10 @@ def test_hard_arrays_equal_the_oracle(name):
             )
             np.testing.assert_allclose(losses, expected, **tolerances(arrays, True, 0.2))
             np.testing.assert_allclose(
-                stats, (missing.mean(), (losses == 0).mean(), purity.mean()), rtol=rounding.FEW
+                stats,
+                (missing.mean(), (losses == 0).mean(), purity.mean()),
+                rtol=rounding.FEW,
+                atol=rounding.FEW,
             )
 
 
@@ -191,11 +197,12 @@ def test_queries_that_where_leaves_out_have_neither_loss_nor_gradient():
 def test_a_query_that_is_not_a_number_has_no_loss_of_zero(loss, options):
     arrays = example(6)
     clean = program(loss, "streamed", **options)(arrays, 0.1)[0]
+    arrays["queries"] = arrays["queries"].copy()  # JAX may still read the other
     arrays["queries"][5] = np.nan
     for form in "streamed", "dense":
         losses = program(loss, form, **options)(arrays, 0.1)[0]
         assert np.isnan(losses[5])
-        np.testing.assert_allclose(np.delete(losses, 5), np.delete(clean, 5), rtol=1e-5, atol=1e-6)
+        assert_same(np.delete(losses, 5), np.delete(clean, 5), temperature=0.1)
 
 
 @pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])

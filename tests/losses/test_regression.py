@@ -31,7 +31,7 @@ def test_it_is_two_less_twice_the_cosine(target, expected):
 def test_the_gradient_turns_the_prediction_towards_the_target_and_is_smaller_for_longer_ones():
     prediction, target = np.array([[4.0, 0.0]], np.float32), np.array([[0.0, 9.0]], np.float32)
     gradient, none = gradients(prediction, target)
-    np.testing.assert_allclose(gradient, [[0, -2 / 4]], rtol=rounding.FEW)
+    np.testing.assert_allclose(gradient, [[0, -2 / 4]], rtol=rounding.FEW, atol=rounding.FEW)
     assert not none.any()
 
 

@@ -233,8 +233,7 @@ def test_what_is_not_a_number_is_found_first(group_size):
         queries, keys = integers(6)
         queries[1], keys[[8, 13]] = sign * np.nan, sign * np.nan
         found = knn.search(queries, keys, 4, group_size=group_size, block_size=6)
-        keys[[8, 13]] = 0
-        s = queries @ keys.T
+        s = queries @ np.nan_to_num(keys).T  # in no array that JAX may still read
         s[1], s[:, [8, 13]] = np.inf, np.inf
         order = np.argsort(-s, axis=1, kind="stable")[:, :4]
         assert_found(found, (np.take_along_axis(s, order, axis=1), order))
@@ -346,7 +345,7 @@ class TestApproximate:
             for recall in (None, 0.9)
         )
         np.testing.assert_array_equal(exact[1], approximate[1])
-        np.testing.assert_allclose(exact[0], approximate[0], rtol=rounding.FEW)
+        np.testing.assert_allclose(exact[0], approximate[0], rtol=rounding.FEW, atol=rounding.FEW)
 
     def test_the_recall_that_is_measured_is_the_share_of_neighbours_found(self, monkeypatch):
         def second_best_on(values, k, *, recall_target):

@@ -125,8 +125,10 @@ def test_unwritten_slots_are_no_neighbors():
         key_ids=m.ids,
     )
     # Two admissible keys at cosine 0: none of the first's label, one of the others'.
-    np.testing.assert_allclose(losses, [0, np.log(2), np.log(2)], rtol=rounding.FEW)
-    np.testing.assert_allclose(stats, (1 / 3, 1 / 3, 1 / 3), rtol=rounding.FEW)
+    np.testing.assert_allclose(
+        losses, [0, np.log(2), np.log(2)], rtol=rounding.FEW, atol=rounding.FEW
+    )
+    np.testing.assert_allclose(stats, (1 / 3, 1 / 3, 1 / 3), rtol=rounding.FEW, atol=rounding.FEW)
 
 
 @pytest.mark.parametrize(("keys", "labels"), [((2, 1), (2,)), ((2, 3), (1,)), ((2, 3), (2, 1))])
@@ -232,15 +234,15 @@ def test_a_bank_takes_first_keys_as_they_are_and_moves_later_ones():
     slots, labels, ids = np.array([2, 0]), np.array([7, 8]), np.array([12, 10])
     write = jax.jit(memory.write)
     m = write(memory.create(4, DIM), slots, first, labels, ids, momentum=0.75)
-    np.testing.assert_allclose(m.keys[slots], first, rtol=rounding.FEW)
+    np.testing.assert_allclose(m.keys[slots], first, rtol=rounding.FEW, atol=rounding.FEW)
     np.testing.assert_array_equal(m.valid, [True, False, True, False])
     np.testing.assert_array_equal(m.ids, [10, -1, 12, -1])
     np.testing.assert_array_equal(m.labels, [8, -1, 7, -1])
     m = write(m, slots[:1], second, labels[:1], ids[:1], momentum=0.75)
     np.testing.assert_allclose(
-        m.keys[2], unit(0.75 * first[:1] + 0.25 * second)[0], rtol=rounding.FEW
+        m.keys[2], unit(0.75 * first[:1] + 0.25 * second)[0], rtol=rounding.FEW, atol=rounding.FEW
     )
-    np.testing.assert_allclose(m.keys[0], first[1], rtol=rounding.FEW)
+    np.testing.assert_allclose(m.keys[0], first[1], rtol=rounding.FEW, atol=rounding.FEW)
 
 
 def test_without_momentum_a_bank_replaces():
