@@ -119,7 +119,7 @@ class TestSplits:
         with pytest.raises(
             InputError,
             match=r"one_part has no split 'test' .*only \['train'\]: "
-            r"choose with data\.train_split and data\.test_split.*'train\[80%:\]'",
+            r"set data\.train_split and data\.test_split.*'train\[80%:\]'",
         ):
             load("tfds:one_part", prepared)
 
