@@ -353,7 +353,7 @@ BAD_INPUT = {
         "jitter must be four .*0.6",
     ),
     "grey beyond all": (PRETRAIN + ["--config.augment.grey=1.1"], "grey must lie .*1.1"),
-    "blur beyond all": (PRETRAIN + ["--config.augment.blur=(1.0, 2.0)"], "blur must be shares"),
+    "blur beyond all": (PRETRAIN + ["--config.augment.blur=(1.0, 2.0)"], "blur must be prob"),
     "blur of no width": (PRETRAIN + ["--config.augment.blur_sigma=(0.0, 2.0)"], "blur_sigma must"),
     "solarised by no view": (PRETRAIN + ["--config.key_augment.solarise=()"], "solarise must be"),
     "operations without end": (PRETRAIN + ["--config.augment.rand_augment=17"], "rand_augment mus"),

@@ -1,7 +1,7 @@
-"""Sets that TensorFlow Datasets cannot fetch, read in the layout of their original archives.
+"""Readers of original archives, for datasets that TensorFlow Datasets cannot download.
 
-Each reader takes the folder that the archive was unpacked to and lists the images of every part;
-nothing is decoded here. Layouts are those of the archives' own annotation files.
+Each reader takes the folder of the unpacked archive and lists the images of every part from the
+archive's own annotation files; nothing is decoded here.
 """
 
 import pathlib
@@ -12,11 +12,11 @@ from jaxpt.errors import InputError, require
 
 
 class Listing(NamedTuple):
-    """The images of a set.
+    """The images of a dataset.
 
     Attributes:
-      class_names: names in the order of the labels.
-      parts: for "train", "test" and, where the archive has one, "validation": (file, label) pairs.
+      class_names: in the order of the labels.
+      parts: (file, label) pairs of "train", "test" and, if the archive has one, "validation".
     """
 
     class_names: tuple[str, ...]
@@ -28,7 +28,7 @@ def aircraft(root: pathlib.Path) -> Listing:
 
     Reads ``images_variant_{train,val,test}.txt`` (lines "1025794 707-320"), ``variants.txt`` and
     ``images/ID.jpg`` below ``root``, ``root/data`` or ``root/fgvc-aircraft-2013b/data``. The
-    banner with the photographer's name below every photo stays in it.
+    banner with the photographer's name below every photo is not cropped.
     """
     root = _below(root, "images_variant_train.txt", ("", "data", "fgvc-aircraft-2013b/data"))
     names = _lines(root / "variants.txt")
@@ -47,7 +47,7 @@ def cars(root: pathlib.Path) -> Listing:
     """Stanford Cars (Krause et al. 2013).
 
     Reads ``devkit/cars_train_annos.mat``, ``devkit/cars_meta.mat``,
-    ``cars_test_annos_withlabels.mat`` (beside or in ``devkit``), ``cars_train/*.jpg`` and
+    ``cars_test_annos_withlabels.mat`` (next to or in ``devkit``), ``cars_train/*.jpg`` and
     ``cars_test/*.jpg``.
     """
     devkit = root / "devkit"
@@ -93,11 +93,11 @@ def sun397(root: pathlib.Path) -> Listing:
 
 
 def birdsnap(root: pathlib.Path) -> Listing:
-    """Birdsnap (Berg et al. 2014), as its own script ``get_birdsnap.py`` leaves it.
+    """Birdsnap (Berg et al. 2014), as downloaded by its own script ``get_birdsnap.py``.
 
     Reads ``test_images.txt`` (a header, then lines "CLASS/IMAGE.jpg") and the images
-    ``download/images/CLASS/IMAGE.jpg``; those that are not listed are for training. Many of its
-    links are dead, so a new download comes out smaller than the published set.
+    ``download/images/CLASS/IMAGE.jpg``; images that are not listed are the training part. Many of
+    its links are dead, so a new download is smaller than the published dataset.
     """
     listed = set(_lines(root / "test_images.txt"))
     files = sorted((root / "download" / "images").glob("*/*.jpg"))
@@ -110,7 +110,7 @@ def birdsnap(root: pathlib.Path) -> Listing:
 
 
 def _below(root: pathlib.Path, file: str, folders: tuple[str, ...]) -> pathlib.Path:
-    """The first of these folders that holds the file."""
+    """First of these folders that contains the file."""
     for folder in folders:
         if (root / folder / file).is_file():
             return root / folder
@@ -133,7 +133,7 @@ def _label(names: tuple[str, ...], name: str, file: pathlib.Path) -> int:
 
 
 def _mat(file: pathlib.Path, variable: str):
-    """A one-dimensional variable of a MATLAB file."""
+    """Reads a variable of a MATLAB file as a one-dimensional array."""
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 

@@ -1,6 +1,6 @@
-"""Augmentation inside the jitted step: each example's randomness comes from (seed, epoch, id).
+"""Augmentation inside the jitted step, with random keys from (seed, view, epoch, id).
 
-The same example gets the same views whatever the batch, the device or a resume.
+An example gets the same views regardless of its batch, its device, or a resume.
 """
 
 import contextlib
@@ -17,36 +17,36 @@ from jaxpt.data.feed import Batch
 from jaxpt.data.rand_augment import rand_augment
 from jaxpt.errors import require
 
-MOST_PIXELS = 4096  # of a crop's side or a shift
-CPU_PIXELS = 32 * 32  # from which on a CPU treats one image after another
+MOST_PIXELS = 4096  # largest side of a crop, and largest shift
+CPU_PIXELS = 32 * 32  # from this size on, a CPU processes one image after another
 _planned = contextvars.ContextVar("planned", default=False)
 
 
 class Settings(NamedTuple):
-    """What is done to an image, in this order; the defaults do nothing.
+    """Augmentation operations, applied in this order; the defaults do nothing.
 
-    A config is a ConfigDict of these fields; those that it lacks are as here.
+    A config is a ConfigDict of some of these fields; missing ones have the defaults.
 
     Attributes:
-      crop_area: smallest and largest share of the image that a random resized crop keeps; (1, 1):
-        no crop.
-      crop_size: pixels of its side; 0: as many as the image has.
-      shift: largest translation, pixels.
-      flip: whether left and right change places half of the time.
-      rand_augment: so many operations of RandAugment.
-      rand_augment_level: their strength, 0 … 10.
+      crop_area: smallest and largest fraction of the image area kept by a random resized crop;
+        (1, 1) for no crop.
+      crop_size: side of the crop in pixels; 0 for the size of the image.
+      shift: largest translation in pixels.
+      flip: whether to flip horizontally with probability 1/2.
+      rand_augment: number of RandAugment operations.
+      rand_augment_level: strength of these, 0 … 10.
       jitter: largest changes of brightness, contrast, saturation (factors between 1 − x and 1 + x,
-        not below 0) and hue (in turns of the colour circle, up to a half), in random order.
-      jitter_probability: share of the views that are jittered.
-      grey: share of the views that lose their colours.
-      blur: shares of the first, second, … views that are blurred; the last is that of all further
-        views, a target's keys and small crops among them.
-      blur_sigma: smallest and largest standard deviation of the blur, pixels.
-      blur_size: side of its kernel as a share of the image's smaller side.
-      solarise: shares of the views, as of ``blur``, whose bright half is turned round.
-      contrast, brightness: largest relative change, without bounds, independent of each other.
-      noise: standard deviation, in units of the full range.
-      erase: side of an erased square as a share of the image.
+        not below 0) and hue (in turns of the color wheel, up to 1/2), in random order.
+      jitter_probability: probability of color jitter.
+      grey: probability of conversion to grayscale.
+      blur: probabilities of Gaussian blur for the first, second, … view; the last one holds for
+        all further views, including a target's keys and small crops.
+      blur_sigma: smallest and largest standard deviation of the blur in pixels.
+      blur_size: side of the blur kernel as a fraction of the smaller image side.
+      solarise: probabilities of solarization by view, as for ``blur``.
+      contrast, brightness: largest relative change, unclipped, independent of each other.
+      noise: standard deviation of Gaussian noise, as a fraction of the full range.
+      erase: side of an erased square as a fraction of the smaller image side; 0 for none.
     """
 
     crop_area: tuple[float, float] = (1.0, 1.0)
@@ -69,23 +69,24 @@ class Settings(NamedTuple):
 
 
 def to_float(images: jax.Array) -> jax.Array:
-    """uint8 images → float32 in −1 … 1, as every network here takes them."""
+    """Converts uint8 images to float32 in −1 … 1, the input range of all networks here."""
     return images.astype(jnp.float32) / 127.5 - 1.0
 
 
 def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
-    """One augmented view of every image of a batch.
+    """Draws one augmented view of every image of a batch.
 
     Args:
-      config: ConfigDict with the fields of ``Settings``, or some of them.
+      config: ConfigDict with some or all fields of ``Settings``.
       batch: uint8 images with their ids and epochs, and the run's seed.
-      view: which view of the example; another number gives an independent one.
+      view: number of the view; different numbers give independent views.
 
     Returns:
       float32 [batch, height, width, channels], roughly in −1 … 1; height and width are
-      ``crop_size`` where it is set.
+      ``crop_size`` if it is set.
     """
     settings = Settings(**config)
+    # Keys depend on the example, not on its place in the batch: any split gives the same views.
     root = jax.random.fold_in(jax.random.key(batch.seed), view)
     one_by_one = _one_by_one(batch.image.shape)
 
@@ -100,8 +101,11 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
 
 
 def _one_by_one(shape) -> bool:
-    """Whether images are treated one after another: so a CPU skips what is not due, has the image
-    in its cache and shares each among its cores. Accelerators want the whole batch at once."""
+    """Whether images are processed one after another.
+
+    On a CPU this skips operations that an image does not need, keeps the image in cache and uses
+    all cores for each. Accelerators need the whole batch at once.
+    """
     return (
         not _planned.get() and jax.default_backend() == "cpu" and shape[1] * shape[2] >= CPU_PIXELS
     )
@@ -109,7 +113,7 @@ def _one_by_one(shape) -> bool:
 
 @contextlib.contextmanager
 def as_on_accelerators() -> Iterator[None]:
-    """Within it, what is traced here on a CPU is what an accelerator would do."""
+    """Context manager in which tracing on a CPU gives the program of an accelerator."""
     token = _planned.set(True)
     try:
         yield
@@ -118,7 +122,7 @@ def as_on_accelerators() -> Iterator[None]:
 
 
 def check(config) -> None:
-    """Raises InputError where an augmentation config makes no sense."""
+    """Raises InputError if an augmentation config is invalid."""
     settings = Settings(**config)
     for name in (
         "contrast",
@@ -159,8 +163,8 @@ def check(config) -> None:
         shares = tuple(getattr(settings, name))
         require(
             shares and all(0 <= x <= 1 for x in shares),
-            f"augment.{name} must be shares "
-            f"between 0 and 1, one a view, such as (1.0, 0.1), got {shares}.",
+            f"augment.{name} must be probabilities between 0 and 1, one per view, such as "
+            f"(1.0, 0.1), got {shares}.",
         )
     require(
         0 <= settings.rand_augment <= 16,
@@ -173,10 +177,11 @@ def check(config) -> None:
 
 
 def _augment(settings, key, image, view, by_taps):
-    """The settings' operations on one image in −1 … 1."""
+    """Applies the operations to one image in −1 … 1."""
     keys = jax.random.split(key, 5)
 
-    def further(number):  # what came after the first five draws left these as they were
+    # Operations added later have separate keys, so that the first five draws did not change.
+    def further(number):
         return jax.random.fold_in(key, len(keys) + number)
 
     if settings.crop_size or tuple(settings.crop_area) != (1, 1):
@@ -199,7 +204,7 @@ def _augment(settings, key, image, view, by_taps):
 
 
 def _change_colours(settings, further, image, view, by_taps):
-    """What is defined on images in 0 … 1."""
+    """Applies the operations that are defined on images in 0 … 1."""
     blur, solarise = (of_view(shares, view) for shares in (settings.blur, settings.solarise))
     if not (any(settings.jitter) or settings.grey or blur or solarise or settings.rand_augment):
         return image
@@ -238,7 +243,7 @@ def _change_colours(settings, further, image, view, by_taps):
 
 
 def draw_jitter(key, strengths):
-    """(factors [3] of brightness, contrast and saturation, turn of the hue, order [4])."""
+    """Draws (factors [3] of brightness, contrast and saturation, turn of the hue, order [4])."""
     factors, order = jax.random.split(key)
     largest = jnp.array(strengths)
     middle = jnp.array([1.0, 1.0, 1.0, 0.0])
@@ -248,12 +253,12 @@ def draw_jitter(key, strengths):
 
 
 def of_view(shares, view: int) -> float:
-    """What of a list by views goes for a view; the last goes for all that it does not reach."""
+    """Value for a view in a list by views; the last one holds for all further views."""
     return shares[min(view, len(shares) - 1)]
 
 
 def blur_radius(shape, size: float) -> int:
-    """Of an odd kernel of about that share of the image's smaller side, at least three pixels."""
+    """Radius of a kernel about ``size`` times as wide as the smaller side; at least 1."""
     return max(1, round(size * min(shape[:2]) / 2))
 
 

@@ -1,7 +1,7 @@
-"""What becomes of the pixels' values: jitter, greyscale, blur, solarise; images in 0 … 1.
+"""Operations on pixel values: color jitter, grayscale, blur, solarize; for images in 0 … 1.
 
-Each function does one thing by given numbers; ``augment`` draws them. Images have one channel, or
-three: red, green, blue. On one channel saturation, hue and greyscale change nothing.
+The functions are deterministic; ``augment`` draws their parameters. Images have one channel, or
+three: red, green, blue. On one channel, saturation, hue and grayscale change nothing.
 """
 
 import functools
@@ -9,31 +9,32 @@ import functools
 import jax
 import jax.numpy as jnp
 
-LUMA = (0.299, 0.587, 0.114)  # of ITU-R BT.601, as PIL and torchvision weigh
+LUMA = (0.299, 0.587, 0.114)  # weights of ITU-R BT.601, as in PIL and torchvision
 
 
 def grey(image):
-    """The luma in every channel: [height, width, channels]."""
+    """Converts to grayscale: the luma in every channel, [height, width, channels]."""
     if image.shape[-1] == 1:
         return image
     return jnp.broadcast_to(_luma(image), image.shape)
 
 
 def jitter(image, factors, turn, order, *, hues=True):
-    """Brightness, contrast and saturation times their factors, and hue turned, in any order.
+    """Scales brightness, contrast and saturation and rotates the hue, in a given order.
 
-    Every step ends within 0 … 1, so the order matters. The arithmetic is that of torchvision's
-    ``ColorJitter`` on floats. Brightness, contrast and saturation are one operation, away from
-    black, from the mean luma, or from each pixel's luma. What is due before the hue is done
-    before it and the others are passed over (factor 1), so that the dear step is taken once.
+    Every step is clipped to 0 … 1, so the order matters. The arithmetic is that of torchvision's
+    ``ColorJitter`` on floats. Brightness, contrast and saturation are one operation, which moves
+    the image away from black, from the mean luma, or from each pixel's luma. These steps run in two
+    passes, those before the hue and those after it, so that the expensive hue is computed only
+    once.
 
     Args:
       image: float [height, width, 1 or 3] in 0 … 1.
       factors: float [3], of brightness, contrast, saturation.
-      turn: float scalar, of the hue, in whole turns of the colour circle.
+      turn: float scalar, rotation of the hue in turns of the color wheel.
       order: int [4], a permutation: which of brightness 0, contrast 1, saturation 2 and hue 3 is
         first, second, …
-      hues: False leaves the hue as it is and saves its cost.
+      hues: False skips the hue and saves its cost.
 
     Returns:
       float, as ``image``.
@@ -49,16 +50,17 @@ def jitter(image, factors, turn, order, *, hues=True):
 
 
 def if_due(due, change, image):
-    """The image after a change that is due, else as it is.
+    """Applies ``change`` to the image if ``due``.
 
-    Where images are treated one by one (``augment.draw_view``), what is not due costs nothing, and
-    no compiler fuses a change with the next, to compute it anew for every use of a pixel.
+    If images are processed one by one (``augment.draw_view``), a change that is not due costs
+    nothing, and the compiler cannot fuse it with the next one, which would recompute it for every
+    use of a pixel.
     """
     return jax.lax.cond(due, change, lambda image: image, image)
 
 
 def _scaled(image, factors, order, due):
-    """Those steps of the order that are due, but for the hue."""
+    """Applies the steps of the order that are due, except the hue."""
 
     def step(place, image):
         luma = _luma(image) if image.shape[-1] == 3 else image
@@ -74,7 +76,7 @@ def _scaled(image, factors, order, due):
 
 
 def turn_hue(image, turn):
-    """Moves the hue of HSV by so many turns; greys stay. float [height, width, 3] in 0 … 1."""
+    """Rotates the HSV hue by ``turn`` turns; float [height, width, 3] in 0 … 1. Grays stay."""
     red, green, blue = (image[..., i] for i in range(3))
     high = jnp.maximum(jnp.maximum(red, green), blue)
     low = jnp.minimum(jnp.minimum(red, green), blue)
@@ -87,22 +89,22 @@ def turn_hue(image, turn):
     )
 
     def channel(start):
-        # It falls from the highest value to the lowest as the hue goes away from it.
+        # A channel falls from the highest value to the lowest as the hue moves away from it.
         away = (start + sixth) / 6 + turn
-        away = 6 * (away - jnp.floor(away))  # CPUs compute % by a call for each pixel
+        away = 6 * (away - jnp.floor(away))  # on CPUs, % is a function call per pixel
         return high - chroma * jnp.clip(jnp.minimum(away, 4 - away), 0.0, 1.0)
 
     return jnp.stack([channel(start) for start in (5.0, 3.0, 1.0)], axis=-1)
 
 
 def blur(image, sigma, radius, *, by_taps=False):
-    """Gaussian blur, one direction after the other; the border is repeated outwards.
+    """Separable Gaussian blur; the border is repeated outwards.
 
     Args:
       image: float [height, width, channels].
-      sigma: float scalar, pixels.
-      radius: int; the kernel has 2 · radius + 1 pixels.
-      by_taps: as in ``geometry.crop``.
+      sigma: float scalar, standard deviation in pixels.
+      radius: int; the kernel is 2 · radius + 1 pixels wide.
+      by_taps: see ``geometry.crop``.
     """
     weights = jnp.exp(-0.5 * (jnp.arange(radius + 1) / sigma) ** 2)
     weights = weights / (2 * jnp.sum(weights) - weights[0])
@@ -110,17 +112,17 @@ def blur(image, sigma, radius, *, by_taps=False):
     if by_taps:
         return _convolve(image, weights[jnp.abs(offsets)], radius)
     rows, columns = (_taps(size, offsets, weights[jnp.abs(offsets)]) for size in image.shape[:2])
-    # Products of matrices: compilers fuse sums of shifted images with what is before them, and then
-    # compute that anew for every tap.
+    # Matrix products, as compilers fuse a sum of shifted images with the operations before it, and
+    # then recompute those for every tap.
     image = jnp.einsum("ij,jkc->ikc", rows, image, precision="highest")
     return jnp.einsum("kl,ilc->ikc", columns, image, precision="highest")
 
 
 def _convolve(image, taps, radius):
-    """The same taps along both directions; the border is repeated outwards."""
+    """Convolves with the same taps in both directions; the border is repeated outwards."""
     channels = image.shape[-1]
     padded = jnp.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="edge")
-    # Rows of pixels whose channels lie side by side: one channel, its columns further apart.
+    # Interleaved channels are treated as one channel whose columns are ``channels`` apart.
     flat = padded.reshape(1, 1, len(padded), -1)
     flat = jax.lax.conv_general_dilated(flat, taps[None, None, :, None], (1, 1), "VALID")
     flat = jax.lax.conv_general_dilated(
@@ -130,17 +132,19 @@ def _convolve(image, taps, radius):
 
 
 def _taps(size, offsets, weights):
-    """float32 [size, size]: how much of each place goes to each; beyond the border, of its last."""
+    """Blur matrix, float32 [size, size]; weights beyond the border go to the border pixel."""
     places = jnp.clip(jnp.arange(size)[:, None] + offsets, 0, size - 1)
     return jnp.sum(weights[:, None] * (places[:, :, None] == jnp.arange(size)), axis=1)
 
 
 def solarise(image):
-    """Turns round what is at least half bright."""
+    """Solarizes: inverts values of at least one half."""
     return jnp.where(image < 0.5, image, 1 - image)
 
 
 def _luma(image):
-    """[height, width, 1] of [height, width, 3]; a sum in this order, not a product of matrices,
-    which accelerators may round to fewer bits."""
+    """Luma [height, width, 1] of [height, width, 3].
+
+    It is a sum in fixed order, not a matrix product, which accelerators may round to fewer bits.
+    """
     return sum(weight * image[..., i : i + 1] for i, weight in enumerate(LUMA))

@@ -1,4 +1,4 @@
-"""A fixed division of EuroSAT, which was published without one."""
+"""A fixed train/test split of EuroSAT, which was published without one."""
 
 import hashlib
 
@@ -6,14 +6,14 @@ import numpy as np
 
 
 def in_trainval(file_names, labels) -> np.ndarray:
-    """Which images are for training and validation: 70 % of every class, the others are test.
+    """Mask of the images for training and validation, 70 % of every class; the others are test.
 
-    Those whose file name has the smallest SHA-256 within its class, so neither the order of the
-    images nor a library's random numbers decide. Of 27,000 images 18,900 (t-ReX's size; its own
-    choice of images is not known to us).
+    Selects the images whose file names have the smallest SHA-256 within each class, so the split
+    depends neither on the order of the images nor on a library's random numbers. These are 18,900
+    of 27,000 images, as in t-ReX, whose own choice of images is not known to us.
 
     Args:
-      file_names: n names, as "AnnualCrop_1.jpg".
+      file_names: n names such as "AnnualCrop_1.jpg".
       labels: int [n].
 
     Returns:

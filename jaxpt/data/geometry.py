@@ -1,4 +1,4 @@
-"""Where the pixels of a view come from: crops, shifts, affine maps, an erased square."""
+"""Geometric augmentation: crops, shifts, affine maps, an erased square."""
 
 import math
 
@@ -7,21 +7,22 @@ import jax.numpy as jnp
 
 
 def crop(key, image, area, size, *, by_taps=False):
-    """A random resized crop: a share of the area, sides 3:4 to 4:3 as far as the image allows,
-    resized by anti-aliased linear interpolation.
+    """Random resized crop with antialiased linear interpolation.
 
-    torchvision draws (share, ratio) again where the box would not fit, and after ten tries takes
-    the middle; here the ratio is moved to the nearest that fits, so shares stay uniform. Its ratio
-    is of pixels, this one relative to the image's own, and boxes here need not end at a pixel.
+    The area is drawn uniformly, the aspect ratio from 3:4 to 4:3 as far as the image allows.
+    torchvision draws (area, ratio) again if the box does not fit, and takes the center after ten
+    tries; here the ratio is moved to the nearest one that fits, so areas stay uniform. Ratios in
+    torchvision are in pixels, here they are relative to the image's own; boxes here need not end at
+    a pixel.
 
     Args:
-      key: of the draws.
+      key: random key.
       image: float [height, width, channels].
-      area: smallest and largest share of the image.
-      size: of the square's side, pixels; 0: the image's height and width.
-      by_taps: computes each pixel from the few that it is made of, the faster way on CPUs; else by
-        products with matrices, most of whose numbers are zero, which accelerators do faster. Both
-        give the same up to rounding.
+      area: smallest and largest fraction of the image area.
+      size: side of the output square in pixels; 0 for the image's height and width.
+      by_taps: True computes each pixel from the few source pixels that it depends on, faster on
+        CPUs; False uses products with mostly zero matrices, faster on accelerators. Both agree up
+        to rounding.
 
     Returns:
       float [size, size, channels], or of the image's shape.
@@ -47,10 +48,13 @@ def crop(key, image, area, size, *, by_taps=False):
 
 
 def _scaled(image, axis, scale, shift, size, largest):
-    """One axis of ``jax.image.scale_and_translate``'s anti-aliased linear interpolation, where at
-    most the share ``largest`` of the axis is scaled to ``size`` pixels."""
+    """Antialiased linear interpolation along one axis, as in ``jax.image.scale_and_translate``.
+
+    At most the fraction ``largest`` of the axis is scaled to ``size`` pixels, which bounds the
+    number of taps.
+    """
     length = image.shape[axis]
-    reach = jnp.maximum(1.0, 1 / scale)  # of a pixel's triangle of weights, to either side
+    reach = jnp.maximum(1.0, 1 / scale)  # half-width of a pixel's triangle of weights
     n_taps = math.ceil(2 * max(1.0, min(1.0, largest) * length / size))
     centre = (jnp.arange(size) + 0.5 - shift) / scale - 0.5
     places = jnp.floor(centre - reach).astype(jnp.int32) + 1 + jnp.arange(n_taps)[:, None]
@@ -71,10 +75,10 @@ def shift(key, image, pixels):
 
 
 def erase(key, image, share):
-    """Sets one square to mid-grey.
+    """Sets a random square to mid-gray.
 
-    Cutout (DeVries & Taylor, 2017) draws the square's centre, so that its square may hang over
-    the border; this one lies inside.
+    Cutout (DeVries & Taylor, 2017) draws the square's center, so that it may extend beyond the
+    border; this square is always inside.
     """
     height, width = image.shape[:2]
     side = max(1, round(share * min(height, width)))
@@ -85,13 +89,13 @@ def erase(key, image, share):
 
 
 def warp(image, matrix, fill):
-    """The affine map of an image, by its nearest pixels.
+    """Affine map of an image with nearest-neighbor interpolation.
 
     Args:
       image: [height, width, channels].
-      matrix: float [2, 3], takes a place (x, y, 1) of the result to the place of the image that it
-        is taken from; the first pixel's centre is at (0.5, 0.5), as in PIL.
-      fill: value of what comes from outside.
+      matrix: float [2, 3], maps a position (x, y, 1) of the output to its position in the input;
+        the center of the first pixel is at (0.5, 0.5), as in PIL.
+      fill: value of pixels from outside the input.
     """
     height, width = image.shape[:2]
     y, x = jnp.meshgrid(jnp.arange(height) + 0.5, jnp.arange(width) + 0.5, indexing="ij")

@@ -1,9 +1,8 @@
-"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019): images and labels in pairs,
-weighed by a draw from Beta(α, α).
+"""Mixup (Zhang et al., ICLR 2018) and CutMix (Yun et al., ICCV 2019) of pairs of examples.
 
-Pairs and weight are drawn from (seed, step), for the whole batch and not for the part of one
-device: the number of devices changes nothing. Fine-tuning draws them on the host (``pairs``),
-pre-training in the step (``mix_views``).
+The weight of a pair is drawn from Beta(α, α). Pairs and weight are drawn from (seed, step) for the
+whole batch, so they do not depend on the number of devices. Fine-tuning draws them on the host
+(``pairs``), pre-training in the step (``mix_views``).
 """
 
 from typing import NamedTuple
@@ -14,16 +13,16 @@ import numpy as np
 
 from jaxpt.data.feed import Rows
 
-_STREAM = 1  # apart from the draws of ``order``, which are from (seed, epoch)
-_KEY_STREAM = 1 << 21  # apart from those of views
+_STREAM = 1  # separates these draws from those of ``order``, which are from (seed, epoch)
+_KEY_STREAM = 1 << 21  # separates these keys from those of views
 
 
 class Pairs(NamedTuple):
-    """A batch, and what it is mixed with.
+    """Rows of a batch and of the examples they are mixed with.
 
     Attributes:
-      rows: of the batch.
-      partners: of what each is mixed with; None without mixup.
+      rows: rows of the batch.
+      partners: row that each is mixed with; None without mixup.
       share: float32 [batch], weight λ of ``rows``, 1 − λ of ``partners``; None without mixup.
     """
 
@@ -33,12 +32,12 @@ class Pairs(NamedTuple):
 
 
 def pairs(rows: Rows, *, alpha: float, seed: int, step: int) -> Pairs:
-    """Pairs every example with the one after it; one λ for the batch, as BiT draws it.
+    """Pairs every example with the next one, with one λ for the batch, as in BiT.
 
     Args:
-      rows: of a batch in shuffled order.
-      alpha: of the Beta distribution; 0 gives no mixup.
-      seed, step: what λ is drawn from.
+      rows: rows of a batch in shuffled order.
+      alpha: parameter of the Beta distribution; 0 for no mixup.
+      seed, step: determine the draw of λ.
     """
     if alpha == 0:
         return Pairs(rows)
@@ -48,18 +47,18 @@ def pairs(rows: Rows, *, alpha: float, seed: int, step: int) -> Pairs:
 
 
 def mix(share: jax.Array, own: jax.Array, others: jax.Array) -> jax.Array:
-    """λ · own + (1 − λ) · others; share [batch], own and others [batch, …]."""
+    """Mixes λ · own + (1 − λ) · others, for share λ [batch], own and others [batch, …]."""
     share = share.reshape(-1, *[1] * (own.ndim - 1))
     return share * own + (1 - share) * others
 
 
 class Draw(NamedTuple):
-    """How the batch of one step is mixed.
+    """Random parameters of the mixing in one step.
 
     Attributes:
       share: float32 scalar, λ.
-      cut: bool scalar, a box of the other image in place of a weighted sum.
-      centre: float32 [2], of the box: row and column, as shares of height and width.
+      cut: bool scalar, whether to paste a box of the other image (CutMix) or to mix (mixup).
+      centre: float32 [2], row and column of the box's center, as fractions of height and width.
     """
 
     share: jax.Array
@@ -68,11 +67,12 @@ class Draw(NamedTuple):
 
 
 def draw(seed: jax.Array, step: jax.Array, *, mixup: float, cutmix: float) -> Draw:
-    """The same on every device.
+    """Draws the parameters of a step, the same on every device.
 
     Args:
-      seed, step: int32 scalars, what it is drawn from.
-      mixup, cutmix: α of each; 0 leaves it out. With both, each has every other step, at random.
+      seed, step: int32 scalars, which determine the draw.
+      mixup, cutmix: α of each; 0 disables it. If both are enabled, each step uses one of them with
+        probability 1/2.
     """
     root = jax.random.fold_in(jax.random.key(seed), _KEY_STREAM)
     which, weight, place = jax.random.split(jax.random.fold_in(root, step), 3)
@@ -82,19 +82,19 @@ def draw(seed: jax.Array, step: jax.Array, *, mixup: float, cutmix: float) -> Dr
 
 
 def mix_views(drawn: Draw, images: jax.Array, batch: int, axis_name: str):
-    """Views mixed with the same view of the batch's next example.
+    """Mixes views with the same view of the next example of the batch.
 
-    CutMix's box has the share 1 − λ of the area, is cut off at the border, and λ is then what is
-    left of the example's own pixels.
+    CutMix's box has the fraction 1 − λ of the area and is clipped at the border; λ is then
+    recomputed as the fraction of the example's own pixels.
 
     Args:
-      drawn: of this step.
+      drawn: parameters of this step.
       images: float [views · batch, height, width, channels], one view after the other.
-      batch: examples of this device.
+      batch: number of examples on this device.
       axis_name: over the devices.
 
     Returns:
-      (the images, float32 [views · batch] the share of each that is its own).
+      (mixed images, float32 [views · batch] share λ of each example itself).
     """
     others = next_example(images, batch, axis_name)
     box = _box(drawn, images.shape[1:3])
@@ -105,7 +105,7 @@ def mix_views(drawn: Draw, images: jax.Array, batch: int, axis_name: str):
 
 
 def next_example(rows: jax.Array, batch: int, axis_name: str) -> jax.Array:
-    """For every row [views · batch, …] that of the next example of the whole batch, in a ring."""
+    """Rows [views · batch, …] of each example's successor in the global batch, cyclically."""
     views = rows.reshape(-1, batch, *rows.shape[1:])
     devices = jax.lax.axis_size(axis_name)
     ring = [(i, (i - 1) % devices) for i in range(devices)]
@@ -114,7 +114,7 @@ def next_example(rows: jax.Array, batch: int, axis_name: str) -> jax.Array:
 
 
 def _box(drawn, shape):
-    """float32 [height, width], 1 inside the box of CutMix."""
+    """Mask of CutMix's box, float32 [height, width], 1 inside."""
     side = jnp.sqrt(1 - drawn.share)
     inside = []
     for length, centre in zip(shape, drawn.centre, strict=True):

@@ -1,10 +1,10 @@
-"""Augmentations by name: what papers do to the images of ``augment``'s views.
+"""Augmentation presets from papers, by name.
 
-Numbers are those of the paper, or of its authors' code where the paper has none, for ImageNet at
-224 pixels; the comments say what is not. Everywhere blur and crops are those of ``augment``
-(anti-aliased linear; BYOL, DINO and t-ReX resize by cubics). A preset sets all of ``augment``,
-``key_augment`` and ``local_augment`` but ``crop_size``; it leaves alone how many views there are,
-which belongs to the method.
+Numbers are those of the paper, or of its authors' code if the paper has none, for ImageNet at 224
+pixels; comments mark exceptions. Blur and crops are always those of ``augment`` (antialiased
+linear; BYOL, DINO and t-ReX resize with bicubic interpolation). A preset sets all fields of
+``augment``, ``key_augment`` and ``local_augment`` except ``crop_size``. The number of views belongs
+to the method and is not set.
 """
 
 from typing import Any, NamedTuple
@@ -14,11 +14,11 @@ from jaxpt.errors import require
 
 
 class Preset(NamedTuple):
-    """What is done to views and keys, and to small crops.
+    """Augmentation settings of views and keys, and of small crops.
 
     Attributes:
-      views: of the large views and the target's keys.
-      local: of the small crops; their blur and solarise are shares of all of them.
+      views: settings of the large views and of the target's keys.
+      local: settings of the small crops; blur and solarise are probabilities for all of them.
     """
 
     views: Settings
@@ -29,10 +29,10 @@ def _preset(views: Settings, **local: Any) -> Preset:
     return Preset(views, views._replace(**local))
 
 
-OUR_LOCAL_AREA = (0.1, 0.5)  # where a source has no small crops
+OUR_LOCAL_AREA = (0.1, 0.5)  # for sources without small crops
 
-# Two views differ in blur and solarise alone: the first share is of the first view, the second of
-# the second, and of keys.
+# The two views differ only in blur and solarise: the first probability is for the first view, the
+# second for the second view and for keys.
 _BYOL = Settings(
     crop_area=(0.08, 1.0),
     flip=True,
@@ -60,7 +60,7 @@ PRESETS = {
         ),
         crop_area=OUR_LOCAL_AREA,
     ),
-    # Chen et al., arXiv 2003.04297, and its code; the kernel's side is ours: PIL's has no end.
+    # Chen et al., arXiv 2003.04297, and its code; the kernel size is ours, as PIL's is unbounded.
     "moco_v2": _preset(
         Settings(
             crop_area=(0.2, 1.0),
@@ -76,33 +76,33 @@ PRESETS = {
     ),
     # Grill et al., NeurIPS 2020, appendix B.
     "byol": _preset(_BYOL, crop_area=OUR_LOCAL_AREA, blur=(0.5,), solarise=(0.0,)),
-    # Caron et al., ICCV 2021; areas and shares are the code's. Small crops have 96 pixels of 224:
-    # set local_augment.crop_size. The kernel's side is ours.
+    # Caron et al., ICCV 2021; areas and probabilities are from the code. Small crops have 96 pixels
+    # and large ones 224: set local_augment.crop_size. The kernel size is ours.
     "dino": _preset(
         _BYOL._replace(crop_area=(0.4, 1.0)), crop_area=(0.05, 0.4), blur=(0.5,), solarise=(0.0,)
     ),
     # Sariyildiz et al., ICLR 2023; numbers of the authors' code (t-ReX* has areas of 0.4 to 1 and
-    # 0.05 to 0.4). Small crops have 96 pixels of 224. The kernel's side is ours.
+    # 0.05 to 0.4). Small crops have 96 pixels, large ones 224. The kernel size is ours.
     "t_rex": _preset(
         _BYOL._replace(crop_area=(0.25, 1.0), blur=(0.2,), solarise=(0.2,)),
         crop_area=(0.05, 0.25),
         blur=(0.5,),
         solarise=(0.0,),
     ),
-    # What supervised training on ImageNet has done since Szegedy et al., CVPR 2015.
+    # The standard for supervised training on ImageNet since Szegedy et al., CVPR 2015.
     "imagenet": _preset(Settings(crop_area=(0.08, 1.0), flip=True), crop_area=OUR_LOCAL_AREA),
-    # As CIFAR is treated since He et al., CVPR 2016: four pixels, and a flip. There the border is
-    # black, here it is repeated.
+    # The standard for CIFAR since He et al., CVPR 2016: shifts by four pixels and flips. There, the
+    # border is black, here it is repeated.
     "small_images": _preset(Settings(shift=4, flip=True), crop_area=OUR_LOCAL_AREA),
-    # Ours: what the configs of digits have, for images that may not be mirrored.
+    # Ours: as in the digits configs, for images that must not be mirrored.
     "grey_digits": _preset(Settings(shift=1, contrast=0.2, noise=0.05), crop_area=OUR_LOCAL_AREA),
 }
 
 
 def apply(config, name: str):
-    """Gives a pre-training config the augmentation of that name, and gives the config back.
+    """Sets the augmentation preset of a pre-training config in place, and returns the config.
 
-    Keys are treated as the last of the views is.
+    Keys get the augmentation of the last view.
 
     Raises:
       InputError: for an unknown name.

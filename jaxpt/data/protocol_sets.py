@@ -1,12 +1,12 @@
-"""The facts of every named transfer protocol: where a set is from, its splits and their sizes.
+"""Definitions of the named transfer protocols: sources of the datasets, splits and their sizes.
 
-Sources of the facts, by the letters in the comments below:
+Letters in the comments below give the source of each fact:
 K  Kornblith et al. 2019, "Do better ImageNet models transfer better?" (arXiv 1805.08974), as
    quoted by later papers: metrics, 224 pixels, validation. Its code is not public.
-T  the builders and lists that TensorFlow Datasets 4.9 ships, and the pages of its catalogue
+T  the builders and lists shipped with TensorFlow Datasets 4.9, and the pages of its catalog
 V  VTAB's code, github.com/google-research/task_adaptation: its slices and tasks
-P  the set's own paper or page, as quoted by others
-U  unchecked: believed, no source could be read. A wrong size is an error at the first loading.
+P  the dataset's own paper or page, as quoted by others
+U  unchecked: assumed, as no source could be read. A wrong size is an error when it is first loaded.
 """
 
 from typing import NamedTuple
@@ -15,21 +15,21 @@ TOP1, MEAN_PER_CLASS, VOC07_MAP = "top1", "mean_per_class", "voc07_map"
 
 
 class Protocol(NamedTuple):
-    """One transfer set, and how it is used.
+    """A transfer dataset and its protocol.
 
     Attributes:
-      source: "tfds:NAME:VERSION", "archive:NAME" (a reader of ``archives``) or a name that
+      source: "tfds:NAME:VERSION", "archive:NAME" (a reader in ``archives``) or a name that
         ``small_sets`` reads.
-      classes: how many.
-      sizes: examples that each part must have; train and validation only where a fixed list or
-        slice makes them.
+      classes: number of classes.
+      sizes: required number of examples of each part; of train and validation only if they are
+        defined by a fixed list or slice.
       metric: "top1", "mean_per_class" or "voc07_map".
       train, validation, test: splits of the source, in tfds' slicing language. Without a
         validation split, a fixed fifth of train is validation (``dataset.validation_mask``).
-      resize, crop: see ``decode.Framing``; 0 and 0: images as they are.
+      resize, crop: see ``decode.Framing``; 0 and 0 keep the original size.
       task: key of ``tfds_tasks.TASKS``.
       split_rule: "" or "eurosat", see ``eurosat``.
-      get: what to download by hand and how to lay it out, where a person must.
+      get: what to download manually, and the folder layout; "" if it is downloaded automatically.
     """
 
     source: str
@@ -51,21 +51,22 @@ def _sizes(trainval: int, test: int, train: int = 0, validation: int = 0) -> dic
     return {**official, "trainval": trainval, "test": test}
 
 
-# K: the shorter side is resized to 224 pixels (bicubic), the centre cut out; validation is the
-# official one of Aircraft, DTD, Flowers and VOC07, else a fifth of train. Which fifth is ours.
+# K: the shorter side is resized to 224 pixels (bicubic) and the center cropped; validation is the
+# official part for Aircraft, DTD, Flowers and VOC07, else a fifth of train. The choice of the fifth
+# is ours.
 KORNBLITH = {
     "cifar10": Protocol("tfds:cifar10:3.*.*", 10, _sizes(50_000, 10_000)),  # P
     "cifar100": Protocol("tfds:cifar100:3.*.*", 100, _sizes(50_000, 10_000)),  # P
-    # T: the published test part is called validation there.
+    # T: tfds calls the published test part validation.
     "food101": Protocol("tfds:food101:2.*.*", 101, _sizes(75_750, 25_250), test="validation"),
-    "birdsnap": Protocol(  # P: sizes; many of its links are dead by now
+    "birdsnap": Protocol(  # P: sizes; many of its links are dead
         "archive:birdsnap",
         500,
         _sizes(47_386, 2_443),
         get=(
             "thomasberg.org/datasets/birdsnap/1.1/birdsnap.tgz, whose get_birdsnap.py fetches the "
             "images to download/images; data.path is the folder with test_images.txt. Many links "
-            "are dead: only a copy of old can be whole."
+            "are dead: only an old copy is complete."
         ),
     ),
     "sun397": Protocol(  # P: partition 1 of ten; tfds' default config is another split
@@ -78,7 +79,7 @@ KORNBLITH = {
             "ClassName.txt (also in Partitions/)."
         ),
     ),
-    "cars": Protocol(  # T: sizes; its download is dead
+    "cars": Protocol(  # T: sizes; the download no longer exists
         "archive:cars",
         196,
         _sizes(8_144, 8_041),
@@ -112,8 +113,8 @@ KORNBLITH = {
     "pets": Protocol(  # P
         "tfds:oxford_iiit_pet:4.*.*", 37, _sizes(3_680, 3_669), MEAN_PER_CLASS
     ),
-    # T: 30 of each of 102 classes (with background), drawn by tfds, are train; that 6,084 remain
-    # (9,144 images in all) is U, and so is whether K drew the same.
+    # T: train is 30 images of each of 102 classes (with background), drawn by tfds. U: that 6,084
+    # remain (9,144 images in all), and that K drew the same ones.
     "caltech101": Protocol("tfds:caltech101:3.*.*", 102, _sizes(3_060, 6_084), MEAN_PER_CLASS),
     "flowers102": Protocol(  # P: trainval and test; T: the parts; their 1,020 each: U
         "tfds:oxford_flowers102:2.*.*",
@@ -125,8 +126,8 @@ KORNBLITH = {
 }
 
 OTHERS = {
-    # T: 27,000 in one split. The 18,900 / 8,100 are those of t-ReX (Sariyildiz et al. 2023); which
-    # images it took is unknown, ours are in ``eurosat``.
+    # T: 27,000 in one split. Sizes 18,900 / 8,100 are from t-ReX (Sariyildiz et al. 2023), whose
+    # choice of images is unknown; ours is in ``eurosat``.
     "eurosat": Protocol(
         "tfds:eurosat/rgb:2.*.*", 10, _sizes(18_900, 8_100), test="train", split_rule="eurosat"
     ),
@@ -154,13 +155,15 @@ def _vtab(
     test: str = "test",
     **others,
 ) -> Protocol:
-    """V: 800 examples of train, 200 of validation, the whole test part.
+    """Protocol of VTAB-1k (V): 800 training examples, 200 for validation, the whole test part.
 
-    V resizes the whole image to 224 × 224, whatever its proportions; with TensorFlow's bilinear
-    interpolation, where ours is Pillow's bicubic.
+    V resizes the whole image to 224 × 224, ignoring its aspect ratio, with TensorFlow's bilinear
+    interpolation; ours is Pillow's bicubic.
 
     Args:
-      validation: the split of tfds, and the position in it where V's validation part begins.
+      source, classes, test, others: see ``Protocol``.
+      test_size: number of test examples.
+      validation: the tfds split, and the position in it where V's validation part begins.
     """
     split, first = validation
     return Protocol(
@@ -175,22 +178,22 @@ def _vtab(
     )
 
 
-# V: where there is no validation part, it is the end of train: after 90 % of it (Caltech-101,
-# CIFAR-100, SVHN, CLEVR), 80 % (Pets, dSprites) or 60 % (EuroSAT, RESISC45, of whose 100 % the last
-# 20 are the test part). Sizes: T and V, but U for CLEVR's 70,000 + 15,000.
+# V: without a validation part, it is the end of train, after 90 % of it (Caltech-101, CIFAR-100,
+# SVHN, CLEVR), 80 % (Pets, dSprites) or 60 % (EuroSAT and RESISC45, whose last 20 % are the test
+# part). Sizes: T and V, but U for CLEVR's 70,000 + 15,000.
 VTAB = {
     "vtab_caltech101": _vtab("tfds:caltech101:3.*.*", 102, 6_084, validation=("train", 2_754)),
     "vtab_cifar100": _vtab("tfds:cifar100:3.*.*", 100, 10_000, validation=("train", 45_000)),
     "vtab_dtd": _vtab("tfds:dtd:3.*.*", 47, 1_880),
     "vtab_flowers102": _vtab("tfds:oxford_flowers102:2.*.*", 102, 6_149),
-    # V takes version 3 of Pets, which tfds no longer has: the slices may hold other images.
+    # V uses version 3 of Pets, which tfds no longer has: the slices may contain other images.
     "vtab_pets": _vtab("tfds:oxford_iiit_pet:4.*.*", 37, 3_669, validation=("train", 2_944)),
     "vtab_svhn": _vtab("tfds:svhn_cropped:3.*.*", 10, 26_032, validation=("train", 65_931)),
     "vtab_sun397": _vtab(
         "tfds:sun397/tfds:4.*.*",
         397,
         21_750,
-        get=("Its download is dead: data.path must be the folder of a copy that tfds prepared."),
+        get=("The download is gone: data.path must be the folder of a copy prepared by tfds."),
     ),
     "vtab_patch_camelyon": _vtab("tfds:patch_camelyon:2.*.*", 2, 32_768),
     "vtab_eurosat": _vtab(
@@ -242,7 +245,7 @@ VTAB = {
         test="train[663552:]",
         task="orientation",
     ),
-    # V: validation is the first half of the published test part, test the second.
+    # V: validation is from the first half of the published test part, test is the second half.
     "vtab_smallnorb_azimuth": _vtab(
         "tfds:smallnorb:2.*.*",
         18,

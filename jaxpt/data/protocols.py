@@ -1,4 +1,4 @@
-"""Named transfer protocols: a set by name, in exactly the splits that it is reported on."""
+"""Named transfer protocols: datasets by name, in exactly the splits that papers report."""
 
 import pathlib
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jaxpt.data.protocol_sets import KORNBLITH, OTHERS, VTAB, Protocol
 from jaxpt.data.tfds_tasks import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import require
 
-PREFIX = "protocol:"  # of a source that is a protocol
+PREFIX = "protocol:"  # of ``data.source``
 PROTOCOLS: dict[str, Protocol] = {**KORNBLITH, **OTHERS, **VTAB}
 TRANSFER12 = tuple(KORNBLITH)
 VTAB1K = tuple(VTAB)
@@ -33,28 +33,29 @@ def load(
     reading: Reading = Reading(),
     listed: bool = False,
 ) -> Dataset:
-    """Loads the set of a protocol.
+    """Loads the dataset of a protocol.
 
     Args:
-      name: one of ``PROTOCOLS``, as "dtd" or "vtab_dmlab".
-      path: the folder of the unpacked archive, of one prepared tfds set, or where tfds keeps its
-        sets; "" for the usual place. Not every set has one: see ``Protocol.get``.
-      image_size: side of the images, pixels; 0: the protocol's, which is 224 or as they are.
-      limit: use only that many training images; 0 for all.
+      name: one of ``PROTOCOLS``, such as "dtd" or "vtab_dmlab".
+      path: folder of the unpacked archive, of a prepared tfds dataset, or tfds' data_dir; "" for
+        the default place. Archives have no default place: see ``Protocol.get``.
+      image_size: side of the images in pixels; 0 for that of the protocol, which is 224 or the
+        original size.
+      limit: number of training images to use; 0 for all.
       label_map: see ``jaxpt.data.labels``.
-      try_gcs: ask tfds' public bucket for a prepared copy before the first source.
-      keep: a part of a set of tfds of more bytes than this stays encoded, see ``tfds_source.read``;
-        None: none does.
+      try_gcs: whether to look for a prepared copy in tfds' public bucket first.
+      keep: parts of a tfds dataset of more bytes than this stay encoded, see ``tfds_source.read``;
+        None decodes any.
       reading: how encoded images are opened.
-      listed: image files of archives stay encoded and are not checked.
+      listed: whether image files of archives stay encoded and unchecked.
 
     Returns:
-      The ``Dataset``. Labels are int32 [n]; with the metric "voc07_map" uint8 [n, classes] of 0
-      and 1, and ``Split.difficult`` says which pairs the metric leaves out.
+      The ``Dataset``. Labels are int32 [n]; for the metric "voc07_map" they are uint8 [n, classes]
+      of 0 and 1, and ``Split.difficult`` marks the pairs that the metric leaves out.
 
     Raises:
-      InputError: for another name, a set that is not there, with what to do about it, or one whose
-        parts are not of the protocol's sizes, with both numbers.
+      InputError: for an unknown name, a missing dataset (with instructions), or parts whose sizes
+        differ from the protocol's (with both numbers).
     """
     require(
         name in PROTOCOLS, f"protocol must be one of {', '.join(sorted(PROTOCOLS))}, got {name!r}."
@@ -86,8 +87,10 @@ def load(
 def identify(
     name: str, *, path: str = "", limit: int = 0, label_map: str = "fine", try_gcs: bool = False
 ) -> Identity:
-    """The identity of a protocol's set, without decoding its images; arguments and errors as of
-    ``load``."""
+    """Identity of a protocol's dataset, without decoding its images.
+
+    Arguments and errors as in ``load``.
+    """
     protocol = PROTOCOLS[name]
     kind, _, source = protocol.source.partition(":")
     if kind != "tfds":
@@ -109,18 +112,19 @@ def identify(
 
 
 def metric_of(source: str) -> str:
-    """The metric of the protocol that ``data.source`` names; "top1" where it names none."""
+    """Metric of the protocol that ``data.source`` names; "top1" if it is not a protocol."""
     protocol = PROTOCOLS.get(source.removeprefix(PREFIX))
     return protocol.metric if protocol else "top1"
 
 
 class _Opened(NamedTuple):
-    """A set that is there but not yet decoded.
+    """A dataset that is available but not yet decoded.
 
     Attributes:
       class_names: in the order of the labels.
-      sizes: examples of "train", "validation" (0 where there is none), "trainval" and "test".
-      read: from ("trainval" or "test", rows of it, framing) to (images, labels).
+      sizes: number of examples of "train", "validation" (0 if there is none), "trainval" and
+        "test".
+      read: maps ("trainval" or "test", rows of it, framing) to (images, labels).
     """
 
     class_names: tuple[str, ...]
@@ -140,7 +144,7 @@ def _open(
     if kind == "tfds":
         return _open_tfds(protocol, source, path, try_gcs, keep)
     if kind == "archive":
-        require(bool(path), f"{name} cannot be fetched: set data.path. {protocol.get}")
+        require(bool(path), f"{name} cannot be downloaded: set data.path. {protocol.get}")
         return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)), listed)
     return _open_arrays(*SMALL_SETS[kind](path))
 
@@ -221,7 +225,7 @@ def _open_arrays(name, trainval, test, class_names) -> _Opened:
 
 
 def _framing(protocol: Protocol, image_size: int, reading: Reading = Reading()) -> Framing | None:
-    """None where images stay as they are."""
+    """Framing of a protocol's images; None if they keep their size."""
     side = image_size or protocol.resize
     if not side:
         return None

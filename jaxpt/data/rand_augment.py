@@ -1,8 +1,9 @@
-"""RandAugment (Cubuk et al., NeurIPS 2020): n operations of a list of 14, all of strength m.
+"""RandAugment (Cubuk et al., NeurIPS 2020): n operations from a list of 14, all of strength m.
 
-Strength 0 changes nothing and 10 is the end of the range in AutoAugment's Table 6 (Cubuk et al.,
-CVPR 2019); every range is taken so that more strength is more change, and what has a direction
-takes either. The operations are PIL's on 8 bits, so the image is rounded to these first.
+Strength 0 changes nothing, and 10 is the end of the range in AutoAugment's Table 6 (Cubuk et al.,
+CVPR 2019). Every range is oriented so that a higher strength changes more; operations with a
+direction use either direction. The operations are PIL's on 8 bits, so the image is first rounded to
+8 bits.
 """
 
 import jax
@@ -28,20 +29,20 @@ OPERATIONS = (
 )
 _BLENDS, _WARPS = OPERATIONS.index("colour"), OPERATIONS.index("rotate")
 DEGREES, SHEAR, TRANSLATION, BLEND, BITS = 30.0, 0.3, 150 / 331, 0.9, 4  # at strength 10
-GREY = 128.0  # of what a warp brings in from outside
+GREY = 128.0  # fills pixels that a warp takes from outside the image
 
 
 def rand_augment(key, image, n, m):
-    """``n`` operations drawn with replacement, each of strength ``m``.
+    """Applies ``n`` operations, drawn with replacement, each of strength ``m``.
 
     Args:
-      key: of the draws.
+      key: random key.
       image: float [height, width, 1 or 3] in 0 … 1.
-      n: how many, an int.
+      n: int, number of operations.
       m: strength, 0 … 10.
 
     Returns:
-      float, as ``image``, of 256 values.
+      float, the shape of ``image``, with 256 possible values.
     """
     image = jnp.round(jnp.clip(image, 0.0, 1.0) * 255)
     draws, signs = jax.random.split(key)
@@ -53,18 +54,18 @@ def rand_augment(key, image, n, m):
 
 
 def operate(image, which, strength):
-    """One operation.
+    """Applies one operation.
 
     Args:
       image: float [height, width, 1 or 3] of whole numbers 0 … 255.
-      which: int scalar, of ``OPERATIONS``.
-      strength: float scalar in −1 … 1; operations without a direction take its size.
+      which: int scalar, index into ``OPERATIONS``.
+      strength: float scalar in −1 … 1; operations without a direction use its absolute value.
 
     Returns:
-      float, as ``image``.
+      float, the shape of ``image``.
     """
     size = jnp.abs(strength)
-    # Operations of one family differ in a number or two: a batch pays for each family once.
+    # Under vmap every branch is computed. Operations that differ only in a number share a branch.
     family = jnp.where(which < _BLENDS, which, _BLENDS + (which >= _WARPS))
     return jax.lax.switch(
         family,
@@ -83,12 +84,12 @@ def operate(image, which, strength):
 def _auto_contrast(image):
     low, high = jnp.min(image, axis=(0, 1)), jnp.max(image, axis=(0, 1))
     scaled = (image - low) * (255 / jnp.maximum(high - low, 1))
-    # PIL cuts the fraction off; without the margin a product just below a whole number loses one.
+    # PIL truncates; without the margin, a product just below a whole number would lose one.
     return jnp.where(high > low, jnp.clip(jnp.floor(scaled + 1e-4), 0, 255), image)
 
 
 def _equalize(image):
-    """Each channel by its own histogram, in PIL's whole numbers."""
+    """Equalizes each channel's histogram, in PIL's integer arithmetic."""
     pixels = image.astype(jnp.int32).reshape(-1, image.shape[-1])
 
     def channel(values):
@@ -108,7 +109,7 @@ def _posterize(image, bits):
 
 
 def _blend(image, which, factor):
-    """Away from luma, mean luma, black or a smoothed image, as PIL's ImageEnhance."""
+    """Moves away from luma, mean luma, black or a smoothed image, as PIL's ImageEnhance."""
     luma = _whole_luma(image)
     mean = jnp.floor(jnp.mean(luma) + 0.5)
     away_from = jax.lax.select_n(
@@ -122,7 +123,7 @@ def _blend(image, which, factor):
 
 
 def _whole_luma(image):
-    """[height, width, 1], the whole numbers that PIL's conversion to grey gives."""
+    """Luma [height, width, 1] as whole numbers, as in PIL's conversion to grayscale."""
     if image.shape[-1] == 1:
         return image
     red, green, blue = (image[..., i : i + 1].astype(jnp.int32) for i in range(3))
@@ -130,7 +131,7 @@ def _whole_luma(image):
 
 
 def _smooth(image):
-    """PIL's SMOOTH: 3 × 3 pixels, the middle counts fivefold; the border stays."""
+    """PIL's SMOOTH filter: 3 × 3 pixels with weight 5 in the middle; the border stays."""
     height, width = image.shape[:2]
     inner = sum(image[i : height - 2 + i, j : width - 2 + j] for i in range(3) for j in range(3))
     inner = jnp.floor((inner + 4 * image[1:-1, 1:-1]) / 13 + 0.5)
@@ -138,7 +139,7 @@ def _smooth(image):
 
 
 def _matrix(shape, which, strength):
-    """Of a rotation about the middle, a shear from the upper left corner, or a translation."""
+    """Matrix of a rotation about the center, a shear from the top left corner, or a translation."""
     height, width = shape[:2]
     angle = jnp.where(which == 0, jnp.deg2rad(DEGREES) * strength, 0.0)
     cos, sin = jnp.cos(angle), jnp.sin(angle)

@@ -1,4 +1,4 @@
-"""The sets that need no download of ours: scikit-learn's digits and Debian's Fashion-MNIST."""
+"""Built-in datasets: digits from scikit-learn, Fashion-MNIST from a Debian package."""
 
 import gzip
 import pathlib
@@ -8,12 +8,12 @@ import numpy as np
 
 from jaxpt.errors import InputError, require
 
-# Where Debian's package dataset-fashion-mnist and tfds' own download put the four files.
+# Folder of the four files in Debian's package dataset-fashion-mnist.
 FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
 
 
 def digits():
-    """scikit-learn's 1,797 digits; the last 597 are the test part."""
+    """Loads scikit-learn's 1,797 digits; the last 597 are the test part."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -27,7 +27,7 @@ def digits():
 
 
 def fashion_mnist_files(path: str = "") -> list[pathlib.Path]:
-    """The four IDX files: images and labels of the training part, and of the test part."""
+    """Paths of the four IDX files: images and labels of the training part and of the test part."""
     root = pathlib.Path(path or FASHION_MNIST_DIR)
     return [
         root / f"{prefix}-{kind}-ubyte.gz"
@@ -37,7 +37,7 @@ def fashion_mnist_files(path: str = "") -> list[pathlib.Path]:
 
 
 def fashion_mnist(path: str = ""):
-    """The 60,000 + 10,000 images from their four IDX files."""
+    """Loads the 60,000 + 10,000 images from their four IDX files."""
     files = fashion_mnist_files(path)
     for file in files:
         require(
@@ -72,7 +72,7 @@ def _read_idx(path: pathlib.Path) -> np.ndarray:
     whole_header = len(data) > 3 and len(data) >= 4 + 4 * data[3]
     require(
         whole_header and data[:3] == b"\0\0\x08",
-        f"{path} is no IDX file of unsigned bytes: fetch it again.",
+        f"{path} is not an IDX file of unsigned bytes: fetch it again.",
     )
     n_axes = data[3]
     shape = np.frombuffer(data, ">u4", n_axes, offset=4)

@@ -1,7 +1,7 @@
-"""Examples of sets that TensorFlow Datasets prepared, by their positions, images still encoded.
+"""Random access to the examples of prepared tfds datasets, with images still encoded.
 
-No tf.data is at work: a thread reads the bytes of one example where it wants one, so a set is
-streamed in any order, by any number of processes, and nothing of it stays in memory.
+This does not use tf.data: a thread reads the bytes of one example when it needs it. So a dataset
+can be streamed in any order, by any number of processes, and none of it stays in memory.
 """
 
 import contextlib
@@ -21,35 +21,36 @@ from jaxpt.data.tfds_tasks import Task
 from jaxpt.errors import InputError, require
 from jaxpt.files import replacing
 
-# Around every record of a TFRecord file: its length and a checksum of that before, a checksum of it
-# behind.
+# Bytes of a TFRecord file: the length of a record; the length and its checksum, before a record;
+# both of these and the checksum after the record.
 _LENGTH, _BEFORE, _AROUND = 8, 12, 16
 
 
 def has_own_index(builder) -> bool:
-    """Whether a set is prepared as ArrayRecord files, which tf.data does not read."""
+    """Whether a dataset is prepared as ArrayRecord files, which tf.data does not read."""
     return getattr(builder.info.file_format, "value", "") == "array_record"
 
 
 class Records:
-    """The examples of one split, in the order of the files; several threads may read at a time.
+    """Examples of one split, in the order of the files; safe for several threads.
 
-    ArrayRecord files know where their records are. In TFRecord files they follow one another, each
-    behind its length, so that one walk from length to length finds them.
+    ArrayRecord files have an index of their records. In TFRecord files each record follows its
+    length, so one scan from length to length finds them all.
     """
 
     def __init__(
         self, builder, split: str, features: tuple[str, ...], places: np.ndarray | None = None
     ):
-        """
+        """Opens a split.
+
         Args:
-          builder: of a prepared set.
+          builder: of a prepared dataset.
           split: in tfds' slicing language.
-          features: which of an example's are wanted.
-          places: those of an earlier ``Records`` of the same files, which saves the walk.
+          features: names of the features to read.
+          places: those of an earlier ``Records`` of the same files, which saves the scan.
 
         Raises:
-          InputError: for files of another format, or that are not there or not whole.
+          InputError: for files of another format, or files that are missing or not whole.
         """
         import tensorflow_datasets as tfds
 
@@ -60,7 +61,7 @@ class Records:
             dict.fromkeys(features, True), decoders=self._decoders
         ).extract_features(builder.info.features)
         self._source = None
-        self.places = np.zeros((0, 3), np.int64)  # of each: number of the file, offset, bytes
+        self.places = np.zeros((0, 3), np.int64)  # per example: file number, offset, length
         if has_own_index(builder):
             self._source = builder.as_data_source(
                 split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
@@ -78,28 +79,28 @@ class Records:
         return len(self.places if self._source is None else self._source)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """The wanted features; of a sequence a list.
+        """Reads the features of an example; sequences are lists.
 
         Raises:
-          InputError: where the example cannot be read, with its name.
+          InputError: if the example cannot be read, with its name.
         """
         try:
             record = self._bytes(position) if self._source is None else self._source[position]
             return self._features.deserialize_example_np(record, decoders=self._decoders)
-        except Exception as error:  # whatever readers and parsers say of damaged bytes
+        except Exception as error:  # readers and parsers raise all kinds for damaged bytes
             raise InputError(f"{self.name_of(position)} cannot be read ({error}).") from error
 
     def name_of(self, position: int) -> str:
-        """What messages call an example."""
+        """Name of an example for messages."""
         return f"{self.name}, example {position}"
 
     def encoded(self, position: int) -> tuple[bytes, str]:
-        """The image's bytes and its name, as ``Pictures`` asks for them."""
+        """Bytes of the image and its name, as needed by ``Pictures``."""
         return self[position]["image"], self.name_of(position)
 
     def _bytes(self, position) -> bytes:
         number, offset, length = self.places[position].tolist()
-        # Opened anew: a large set has more files than a process may hold open.
+        # Opened each time: a large dataset has more files than a process may keep open.
         with open(self._files[number].filename, "rb", buffering=0) as file:
             record = os.pread(file.fileno(), length, offset)
         require(len(record) == length, f"{self._files[number].filename} ends too early")
@@ -116,7 +117,7 @@ class Records:
 
 
 def _records_of(instruction) -> np.ndarray:
-    """int64 [k, 2], offset and bytes of those records of a file that the split has."""
+    """Offset and length of the records of a file that belong to the split, int64 [k, 2]."""
     file, found, offset = instruction.filename, [], 0
     try:
         size = os.path.getsize(file)
@@ -127,29 +128,29 @@ def _records_of(instruction) -> np.ndarray:
                 offset += length + _AROUND
     except OSError as error:
         raise InputError(
-            f"{file} cannot be read ({error.strerror or error}): a set that is "
-            "streamed must lie in files of this machine, or mounted on it; "
-            "data.resident=yes reads it into memory."
+            f"{file} cannot be read ({error.strerror or error}): the files of a streamed dataset "
+            "must be on this machine or mounted on it; data.resident=yes reads the dataset into "
+            "memory instead."
         ) from error
     expected = instruction.examples_in_shard
     require(
         offset == size and len(found) == expected,
         f"{file} is damaged: it should hold "
-        f"{expected:,} examples, and {len(found):,} end at byte {offset:,} of {size:,}. "
-        "Prepare the set again.",
+        f"{expected:,} examples, but {len(found):,} end at byte {offset:,} of {size:,}. "
+        "Prepare the dataset again.",
     )
     places = np.array(found, np.int64).reshape(-1, 2)
     return places[instruction.skip : instruction.skip + instruction.take]
 
 
 def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
-    """The examples of a split, and their labels; every image is decoded once, on all cores.
+    """Examples of a split and their labels, after decoding every image once, on all cores.
 
-    What was found is remembered in ``cache_home`` for as long as names, sizes and times of change
-    of the files are the same.
+    The result is cached in ``cache_home`` and valid as long as names, sizes and modification times
+    of the files stay the same.
 
     Raises:
-      InputError: for an example that cannot be read, by its name; see also ``Records``.
+      InputError: for an example that cannot be read, with its name; see also ``Records``.
     """
     features = ("image", *task.features)
     remembered = cache_home() / "tfds" / f"{_digest(builder, split, task)}.npz"
@@ -157,10 +158,10 @@ def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
         with np.load(remembered, allow_pickle=False) as found:
             return Records(builder, split, features, found["places"]), found["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # not there, or broken: look again
+        pass  # missing or damaged: decode again
     records = Records(builder, split, features)
     logging.getLogger(__name__).warning(
-        "Decoding the %s images of %s once, to find broken ones.", f"{len(records):,}", records.name
+        "Decoding the %s images of %s once to find broken ones.", f"{len(records):,}", records.name
     )
 
     def label_of(position):
@@ -174,7 +175,7 @@ def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
 
 
 def _digest(builder, split, task) -> str:
-    """Of what the labels and places depend on."""
+    """Digest of everything that the labels and places depend on."""
     about = [
         __version__,
         builder.name,
@@ -194,7 +195,7 @@ def _digest(builder, split, task) -> str:
 
 
 def _remember(file: pathlib.Path, **arrays: np.ndarray) -> None:
-    with contextlib.suppress(OSError):  # without it they are read again next time
+    with contextlib.suppress(OSError):  # without the cache, files are read again next time
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file, "wb") as whole:
             np.savez(whole, **arrays)

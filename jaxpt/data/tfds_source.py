@@ -1,8 +1,8 @@
-"""Image sets of TensorFlow Datasets: prepared, or fetched and prepared by it.
+"""Image datasets of TensorFlow Datasets: prepared ones, or downloaded and prepared by it.
 
-A set that fits is read into memory by tf.data; a larger one stays in its files, see
-``tfds_records``. TensorFlow sees CPUs only, and images are decoded by Pillow as those of every
-other source. Its decoder of JPEG may differ from TensorFlow's by a grey level.
+A dataset that fits is read into memory by tf.data; a larger one stays in its files, see
+``tfds_records``. TensorFlow sees CPUs only. Images are decoded by Pillow, as for every other
+source; its JPEG decoder may differ from TensorFlow's by one gray level.
 """
 
 import importlib.util
@@ -20,31 +20,31 @@ from jaxpt.errors import InputError, require
 
 
 def read_any(name: str, config, keep: int | None = None):
-    """Reads any image classification set of TensorFlow Datasets.
+    """Reads any image classification dataset of TensorFlow Datasets.
 
     Args:
-      name: a builder, as "cifar10", "eurosat/rgb" or "dtd:3.*.*".
-      config: ConfigDict with ``path`` (the folder of one prepared set, the one that holds its
-        ``dataset_info.json``; or where tfds keeps its sets; or "" for tfds' own place),
-        ``image_size`` (of sets whose images differ in size; others stay as they are) and,
-        optional, ``train_split`` ("train"), ``test_split`` ("test"), both in tfds' slicing
-        language, ``try_gcs`` (False: ask tfds' bucket for a prepared copy) and what
-        ``Reading.of`` takes.
+      name: a builder, such as "cifar10", "eurosat/rgb" or "dtd:3.*.*".
+      config: ConfigDict with ``path`` (folder of one prepared dataset, the one that contains
+        ``dataset_info.json``; or tfds' data_dir; or "" for tfds' default), ``image_size`` (for
+        datasets whose images differ in size or are not square; others keep their size) and
+        optionally ``train_split`` (default "train") and ``test_split`` (default "test"), both in
+        tfds' slicing language, ``try_gcs`` (whether to look for a prepared copy in tfds' bucket,
+        default False) and the fields of ``Reading.of``.
       keep: see ``read``.
 
     Returns:
-      (name, (train images, train labels), (test images, test labels), class names), images uint8
-      [n, height, width, 1 or 3], or as many ``Pictures``.
+      (name, (train images, train labels), (test images, test labels), class names); images are
+      uint8 [n, height, width, 1 or 3], or ``Pictures`` of this shape.
 
     Raises:
-      InputError: without TensorFlow, where the set cannot be had, is none of classified images,
-        or has no such split, with the splits that it has.
+      InputError: if TensorFlow is missing, the dataset cannot be prepared or is not an image
+        classification dataset, or a split does not exist (with the splits that do).
     """
     builder, splits = _open_any(name, config)
     features = builder.info.features
     height, width, channels = features["image"].shape
     require(
-        channels in (1, 3), f"tfds:{name} has images of {channels} channels: 1 or 3 can be read."
+        channels in (1, 3), f"tfds:{name} has images of {channels} channels: only 1 or 3 are read."
     )
     reading = Reading.of(config)
     parts = []
@@ -64,8 +64,10 @@ def read_any(name: str, config, keep: int | None = None):
 
 
 def files_of_any(name: str, config) -> tuple[list[str], dict[str, list[Any]]]:
-    """The class names of a set, and the record files of "training" and "test", as tfds lists them;
-    arguments and errors as of ``read_any``."""
+    """Class names of a dataset, and tfds' file instructions for "training" and "test".
+
+    Arguments and errors as in ``read_any``.
+    """
     builder, splits = _open_any(name, config)
     return builder.info.features["label"].names, {
         part: files_of(builder, [split], f"tfds:{name}")
@@ -74,43 +76,45 @@ def files_of_any(name: str, config) -> tuple[list[str], dict[str, list[Any]]]:
 
 
 def files_of(builder, splits: list[str], source: str) -> list[Any]:
-    """tfds' instructions for the record files of these splits, as ``identity.of_records`` takes
-    them; errors as of ``count``."""
+    """tfds' file instructions for some splits, as needed by ``identity.of_records``.
+
+    Errors as in ``count``.
+    """
     for split in splits:
         count(builder, split, source)
     return [i for split in splits for i in builder.info.splits[split].file_instructions]
 
 
 def _open_any(name: str, config):
-    """(builder of a set of classified images, [training split, test split])"""
+    """Opens an image classification dataset: (builder, [training split, test split])."""
     builder = open_builder(name, config.path, try_gcs=config.get("try_gcs", False))
     features = builder.info.features
     image_key, label_key = builder.info.supervised_keys or ("image", "label")
     named = (image_key, label_key) == ("image", "label") and {"image", "label"} <= set(features)
     require(
         named and hasattr(features["label"], "num_classes"),
-        f"tfds:{name} is no set of "
-        f"classified images with the features image and label: it has {sorted(features)}.",
+        f"tfds:{name} is not an image classification dataset with the features image and label: "
+        f"it has {sorted(features)}.",
     )
     return builder, [config.get(f"{part}_split", part) for part in ("train", "test")]
 
 
 def is_prepared(path: str) -> bool:
-    """Whether a folder is that of one prepared set of tfds."""
+    """Whether a folder contains one prepared tfds dataset."""
     return bool(path) and (pathlib.Path(path) / "dataset_info.json").is_file()
 
 
 def open_builder(name: str, path: str = "", *, try_gcs: bool = False, hint: str = ""):
-    """A prepared builder, with TensorFlow kept off every accelerator.
+    """Opens a tfds builder, prepares the dataset, and keeps TensorFlow off accelerators.
 
     Args:
-      name: a builder with optional config and version, as ``tfds.builder`` takes it.
-      path: the folder of the prepared set, or tfds' data_dir, or "" for tfds' own place.
-      try_gcs: ask tfds' public bucket for a prepared copy before its first source.
-      hint: what to say where the set cannot be had.
+      name: a builder with optional config and version, as for ``tfds.builder``.
+      path: folder of the prepared dataset, or tfds' data_dir, or "" for tfds' default.
+      try_gcs: whether to look for a prepared copy in tfds' public bucket first.
+      hint: added to the message if the dataset cannot be prepared.
 
     Raises:
-      InputError: without TensorFlow, or where the set cannot be opened, fetched or prepared.
+      InputError: if TensorFlow is missing, or the dataset cannot be opened, downloaded or prepared.
     """
     require(
         importlib.util.find_spec("tensorflow") is not None,
@@ -125,7 +129,7 @@ def open_builder(name: str, path: str = "", *, try_gcs: bool = False, hint: str 
         else:
             builder = tfds.builder(name, data_dir=path or None, try_gcs=try_gcs)
             builder.download_and_prepare()
-    except Exception as error:  # tfds raises whatever its download stack raises
+    except Exception as error:  # tfds passes on whatever its download libraries raise
         raise InputError(
             f"tfds:{name} cannot be prepared ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}). {hint}".strip()
@@ -133,7 +137,7 @@ def open_builder(name: str, path: str = "", *, try_gcs: bool = False, hint: str 
     wanted = name.split(":")[0].split("/")[0]
     require(
         builder.name == wanted,
-        f"{path} holds the set {builder.name!r}, not {wanted!r}: mend data.path or data.source.",
+        f"{path} holds the dataset {builder.name!r}, not {wanted!r}: fix data.path or data.source.",
     )
     return builder
 
@@ -142,7 +146,7 @@ def keep_to_cpu() -> None:
     """Hides accelerators from TensorFlow, which would take all of their memory from JAX.
 
     Raises:
-      InputError: where TensorFlow was started with them before.
+      InputError: if TensorFlow has already been initialized with accelerators.
     """
     import tensorflow as tf
 
@@ -150,7 +154,7 @@ def keep_to_cpu() -> None:
         try:
             tf.config.set_visible_devices([], kind)
         except RuntimeError:
-            pass  # it runs already; what matters is what it sees
+            pass  # already initialized: the check below decides
     seen = {device.device_type for device in tf.config.get_visible_devices()}
     require(
         seen <= {"CPU"},
@@ -160,25 +164,25 @@ def keep_to_cpu() -> None:
 
 
 def count(builder, split: str, source: str) -> int:
-    """How many examples a split in tfds' slicing language has.
+    """Number of examples of a split in tfds' slicing language.
 
     Raises:
-      InputError: where there is no such split, with those there are and how to choose.
+      InputError: if there is no such split; the message lists the splits and how to choose.
     """
     try:
         return builder.info.splits[split].num_examples
     except (KeyError, ValueError) as error:
         raise InputError(
             f"{source} has no split {split!r} ({str(error).splitlines()[0]}), only "
-            f"{sorted(builder.info.splits)}: choose with data.train_split and data.test_split, "
-            "also slices as 'train[:80%]' and 'train[80%:]'."
+            f"{sorted(builder.info.splits)}: set data.train_split and data.test_split, "
+            "which may be slices such as 'train[:80%]' and 'train[80%:]'."
         ) from error
 
 
 def class_names(builder, task: Task) -> tuple[str, ...]:
-    """Names of a task's classes: the feature's, or numbers where the task makes its own."""
+    """Class names of a task: those of the feature, or numbers if the task defines its own."""
     feature = builder.info.features[task.features[0]]
-    feature = getattr(feature, "feature", feature)  # of each element of a sequence
+    feature = getattr(feature, "feature", feature)  # the feature of a sequence's elements
     if task.classes in (0, getattr(feature, "num_classes", None)):
         return tuple(feature.names)
     return tuple(str(label) for label in range(task.classes))
@@ -196,19 +200,22 @@ def read(
     """Reads splits one after another.
 
     Args:
-      splits: (a split in tfds' slicing language, how many examples it has) for each.
-      task: what the label is.
-      rows: increasing positions of the wanted examples among those of all the splits, int [k];
-        None for all.
-      keep: images of more bytes than this stay encoded in the set's files (``Pictures``); None:
-        all are read into memory.
+      builder: of a prepared dataset.
+      splits: (split in tfds' slicing language, number of its examples) pairs.
+      task: defines the label.
+      framing: how each image becomes a square.
+      channels: 3, or 1 for grayscale.
+      rows: increasing positions of the examples to read in the concatenated splits, int [k]; None
+        for all.
+      keep: images of more bytes than this in total stay encoded in the dataset's files
+        (``Pictures``); None reads all into memory.
 
     Returns:
-      (images uint8 [n or k, side, side, channels], labels, an array of what ``task.label`` gives).
+      (images uint8 [n or k, side, side, channels], array of labels given by ``task.label``).
 
     Raises:
-      InputError: where a split has another number of examples, with both numbers; for an image
-        that cannot be decoded.
+      InputError: if a split has another number of examples than given, or an image cannot be
+        decoded.
     """
     n_all = sum(n for _, n in splits)
     rows = np.arange(n_all) if rows is None else rows
@@ -229,7 +236,7 @@ def read(
 
 
 def _encoded(builder, splits, task, wanted, labels) -> Iterator[tuple[bytes, str]]:
-    """(image, name) of the rows in the mask ``wanted``; their labels go to ``labels``."""
+    """Yields (image, name) of rows in the mask ``wanted``; appends their labels to ``labels``."""
     before = 0
     for split, n in splits:
         found = 0
@@ -245,9 +252,9 @@ def _encoded(builder, splits, task, wanted, labels) -> Iterator[tuple[bytes, str
 
 
 def examples(builder, split: str, features: tuple[str, ...]) -> Iterator[dict]:
-    """The examples of a split, these features of each, images still encoded.
+    """Iterates over the examples of a split with the given features, images still encoded.
 
-    Always in the same order: that of the files, one after another.
+    The order is always that of the files, one after another.
     """
     if has_own_index(builder):
         records = Records(builder, split, features)

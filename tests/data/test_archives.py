@@ -149,7 +149,7 @@ class TestEveryArchive:
 
     def test_without_a_path_it_says_what_to_download(self, name):
         with pytest.raises(
-            InputError, match=rf"{name} cannot be fetched: set data\.path\. \w.{{30}}"
+            InputError, match=rf"{name} cannot be downloaded: set data\.path\. \w.{{30}}"
         ):
             protocols.load(name)
 

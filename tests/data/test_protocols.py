@@ -244,7 +244,7 @@ class TestByConfig:
             self.load("protocol:dogs")
 
     def test_archive_that_is_not_there(self):
-        with pytest.raises(InputError, match=r"cars cannot be fetched: set data\.path"):
+        with pytest.raises(InputError, match=r"cars cannot be downloaded: set data\.path"):
             self.load("cars")
 
 

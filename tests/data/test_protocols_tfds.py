@@ -328,7 +328,7 @@ class TestWrongSizes:
 
 def test_another_set_in_the_prepared_folder(small):
     folder = tfds.builder("dtd", data_dir=small).data_dir
-    with pytest.raises(InputError, match="holds the set 'dtd', not 'cifar10'"):
+    with pytest.raises(InputError, match="holds the dataset 'dtd', not 'cifar10'"):
         protocols.load("cifar10", path=str(folder))
 
 

@@ -254,9 +254,9 @@ class TestFashionMnist:
                 lambda data: gzip.compress(gzip.decompress(data)[:-7]),
                 r"is truncated: its header says \[30, 28, 28\], but it holds 23513 bytes",
             ),
-            (lambda data: gzip.compress(gzip.decompress(data)[:9]), "is no IDX file"),
-            (lambda data: gzip.compress(b"<html>not found</html>"), "is no IDX file"),
-            (lambda data: b"", "is no IDX file"),
+            (lambda data: gzip.compress(gzip.decompress(data)[:9]), "is not an IDX file"),
+            (lambda data: gzip.compress(b"<html>not found</html>"), "is not an IDX file"),
+            (lambda data: b"", "is not an IDX file"),
         ],
     )
     def test_broken_file_is_named(self, folder, spoil, message):

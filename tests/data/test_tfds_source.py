@@ -119,7 +119,7 @@ class TestSplits:
         with pytest.raises(
             InputError,
             match=r"one_part has no split 'test' .*only \['train'\]: "
-            r"choose with data\.train_split and data\.test_split.*'train\[80%:\]'",
+            r"set data\.train_split and data\.test_split.*'train\[80%:\]'",
         ):
             load("tfds:one_part", prepared)
 
@@ -143,14 +143,14 @@ class TestCannotBeRead:
             load("tfds:no_such_set", tmp_path)
 
     def test_the_folder_holds_another_set(self, prepared):
-        with pytest.raises(InputError, match="holds the set 'one_part', not 'local_digits'"):
+        with pytest.raises(InputError, match="holds the dataset 'one_part', not 'local_digits'"):
             load("tfds:local_digits", prepared / "one_part" / "1.0.0")
 
     def test_no_classified_images(self, tmp_path):
         with (
             tfds.testing.mock_data(),
             pytest.raises(
-                InputError, match=r"tfds:voc is no set of classified images.*it has \['image'"
+                InputError, match=r"tfds:voc is not an image classification .*it has \['image'"
             ),
         ):
             load("tfds:voc", tmp_path)

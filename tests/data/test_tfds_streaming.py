@@ -252,7 +252,7 @@ class TestDamagedFiles:
 
     def test_a_file_that_is_not_there(self, own_copy):
         shards(own_copy)[2].unlink()
-        with pytest.raises(InputError, match="00002-of-00003 cannot be read .* in files of this"):
+        with pytest.raises(InputError, match="00002-of-00003 cannot be read .* on this machine"):
             load(own_copy)
 
     def test_one_that_vanishes_during_a_run_ends_it(self, own_copy):

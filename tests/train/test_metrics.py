@@ -120,7 +120,7 @@ def test_rows_wait_while_the_disk_is_full_and_no_line_is_torn(room, tmp_path, mo
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3, 4, 5]
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "metrics.jsonl' cannot be written (No space left on device): rows wait" in said
+    assert "metrics.jsonl' cannot be written (No space left on device): rows are kept" in said
 
 
 def test_the_old_rows_stay_where_they_cannot_be_written_anew(tmp_path, monkeypatch, capsys):
@@ -132,7 +132,7 @@ def test_the_old_rows_stay_where_they_cannot_be_written_anew(tmp_path, monkeypat
 
     monkeypatch.setattr(type(metrics.epath.Path(tmp_path)), "write_text", full)
     writer = MetricWriter(tmp_path, resumed_step=5)
-    assert read_metrics(tmp_path) == [{"step": 1}] and "rows wait" in capsys.readouterr().err
+    assert read_metrics(tmp_path) == [{"step": 1}] and "rows are kept" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
     writer.close()
 
