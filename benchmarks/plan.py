@@ -48,7 +48,7 @@ def recipe(method: str, variant: str = ""):
 
 
 def scaled(chips: str):
-    """LOOK's recipe for 100 epochs with 64 images per chip and a sharded memory as large as the set.
+    """LOOK's recipe for 100 epochs, 64 images per chip and a sharded memory as large as the set.
 
     The size of the memory is rounded down to a multiple of 256, so that it divides over all slices.
     """

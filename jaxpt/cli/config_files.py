@@ -33,7 +33,7 @@ def installed(kind: str) -> list[str]:
 
 
 def read(command: str, name: str, overrides: list[str]):
-    """Loads the config ``FILE:VARIANT``, applies overrides ``--config.x=y`` and checks their types."""
+    """Loads the config ``FILE:VARIANT`` and applies overrides ``--config.x=y``, type-checked."""
     from absl import flags
     from ml_collections import config_flags
 
