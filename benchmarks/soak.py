@@ -15,7 +15,7 @@ over the first five minutes of the second half. If it is not flat, the exit stat
 Then the arrays of the last checkpoint are saved repeatedly in processes that do nothing else, once
 by orbax alone and once by ``jaxpt.train.checkpoint``, to measure the growth per save in memory and
 in Python objects. Tensorstore's binding never frees the strings of the JSON that it returns to
-Python (``KvStore.Spec.to_json``), which has to be fixed in orbax or tensorstore.
+Python (``KvStore.Spec.to_json``), which is for orbax to fix.
 
 Adds a record to benchmarks/records/soak.jsonl.
 """
