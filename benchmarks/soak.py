@@ -39,7 +39,7 @@ from jaxpt.train.workdir import open_run
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "soak.jsonl"
 EVERY = 1.0  # seconds between observations
-LIMIT_KIB = 20.0  # per save; with one save every ten minutes, 3 MiB per day
+LIMIT_KIB = 120.0  # per save: with one every ten minutes, 17 MiB a day
 CONFIG = {
     "duration": "100000000 steps",
     "checkpoint_every": "25 steps",
