@@ -50,10 +50,8 @@ def get_config(variant: str = ""):
     c.batch_size = 120
     c.duration = "20 epochs"
     c.warmup = "1 epochs"
-    c.optimizer = (
-        ml_collections.ConfigDict(  # larger gradients are scaled down to clip_norm; 0: not
-            {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0}
-        )
+    c.optimizer = ml_collections.ConfigDict(  # clip_norm 0: no clipping
+        {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0}
     )
     c.schedule = ml_collections.ConfigDict(  # cosine; or steps: times factor at shares of training
         {"name": "cosine", "at": (0.3, 0.6, 0.9), "factor": 0.1}

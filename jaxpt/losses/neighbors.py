@@ -523,7 +523,7 @@ def _log_counts(labels, mask, axis_name):
 
 
 def _anywhere(condition, axis_name):
-    """Whether ``condition`` holds in any row on any device; equal on all devices.
+    """Returns true on all devices if ``condition`` holds in any row on any device.
 
     All devices must take the same branch, because the branch contains collectives.
     """
