@@ -610,7 +610,7 @@ BAD_ARRAYS = {
     ),
     "two names for one": ({"x_train": picture()[None]}, "several arrays for the same part"),
     "half of a part": ({"val_images": picture()[None]}, "lacks the arrays ['validation_labels']"),
-    "the same class twice": ({"class_names": np.array(["a", "b", "a"])}, "names 'a' twice"),
+    "the same class twice": ({"class_names": np.array(["a", "b", "a"])}, "contains 'a' twice"),
     "names that are no UTF-8": ({"class_names": np.array([b"\xff", b"b", b"c"])}, "must be UTF-8"),
 }
 
