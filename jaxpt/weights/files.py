@@ -67,7 +67,7 @@ def read(path: str | os.PathLike) -> Read:
       InputError: for a missing or damaged file, or one without a state dict.
     """
     path = find(path)
-    require(path.is_file(), f"weight file {str(path)!r} does not exist.")
+    require(path.is_file(), f"no file {str(path)!r} with weights.")
     with path.open("rb") as file:
         head = file.read(_HEAD)
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 1 << 32:

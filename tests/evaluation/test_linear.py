@@ -169,7 +169,7 @@ def test_constant_features_change_nothing():
         ({"validation": np.arange(5) < 2}, r"validation must have shape \[400\], got \[5\]"),
         ({"train_labels": np.full(400, 3)}, r"at least two classes, got \[3\]"),
         ({"l2_grid": ()}, "l2_grid must hold at least one strength"),
-        ({"l2_grid": [1.0, 0.0]}, r"must hold positive strengths, got \[0.0\]: without a penalty"),
+        ({"l2_grid": [1.0, 0.0]}, r"must hold positive strengths, got \[0.0\]: separable classes"),
         ({"l2_grid": [-2.0]}, r"must hold positive strengths, got \[-2.0\]"),
         ({"l2_grid": [np.nan]}, r"must hold positive strengths, got \[nan\]"),
         ({"l2_grid": 1.0}, r"l2_grid must be \[strengths\], got \[\]"),

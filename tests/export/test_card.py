@@ -54,7 +54,7 @@ def test_the_front_matter(run, resnet18, tmp_path):
     own = front(run)
     assert "library_name: jaxpt\n" in own and "pipeline_tag: image-feature-extraction\n" in own
     assert '- "cross_entropy"\n' in own and "timm" not in own
-    assert "\n# license: yours" in own and "\nlicense:" not in own
+    assert "\n# license: choose" in own and "\nlicense:" not in own
     timm = front(resnet18, classifier=True)
     assert "library_name: timm\n" in timm and "pipeline_tag: image-classification\n" in timm
     assert '- "resnet18"\n' in timm
@@ -106,7 +106,7 @@ def test_how_it_is_loaded(classifier, torchvision, resnet18, tmp_path):
     made = export.run(resnet18, tmp_path / "out", classifier=classifier)
     text = (made.folder / "README.md").read_text()
     assert 'timm.create_model("local-dir:FOLDER", pretrained=True)' in text
-    assert torchvision in text and "(0.485, 0.456, 0.406), over (0.229, 0.224, 0.225)" in text
+    assert torchvision in text and "(0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)" in text
     for code in re.findall("```python\n(.*?)```", text, re.DOTALL):
         compile(code, "card", "exec")
     own = export.run(resnet18, tmp_path / "own", layout="jaxpt")

@@ -91,7 +91,7 @@ def test_names_of_no_repository(name, pushed):
 @pytest.mark.parametrize("token", [None, "", " "])
 def test_without_a_token_nothing_is_written(token, run, tmp_path, pushed, monkeypatch):
     monkeypatch.delenv(hub.TOKEN) if token is None else monkeypatch.setenv(hub.TOKEN, token)
-    with pytest.raises(InputError, match="set HF_TOKEN to one with write access"):
+    with pytest.raises(InputError, match="set HF_TOKEN to a token with write access"):
         export.run(run, tmp_path / "out", push="me/x")
     assert not (tmp_path / "out").exists()
 

@@ -136,7 +136,7 @@ TAKEN = {
         {"w.pth": drawn(layout="torchvision")},
         [],
         "imagenet",
-        ["normalisation imagenet .*assumed, as torchvision has it"],
+        ["normalisation imagenet .*assumed, as torchvision uses it"],
     ),
     "a ResNet": ({"w.pth": drawn("resnet")}, [], "imagenet", ["imagenet .*assumed"]),
     "config.json of the hub": (
@@ -224,7 +224,7 @@ TAKEN = {
         [],
         "imagenet",
         [
-            "assumed, as DINO and MoCo have it",
+            "assumed, as DINO and MoCo use it",
             "using state teacher .also present: student, dino_loss",
             "prefix backbone. is removed",
             "without that prefix are dropped: head.mlp.0.weight",
@@ -451,7 +451,7 @@ REFUSED = {
             )
         },
         [],
-        "no network that is known.*they have base_model.model.blocks.0.attn.qkv.lora_A.weight",
+        "none of the known networks.*they have base_model.model.blocks.0.attn.qkv.lora_A.weight",
     ),
     "a convolutional patch embedding": (
         {"w.pth": {"module.base_encoder.patch_embed.proj.0.weight": np.ones((2, 3, 3, 3), "f4")}},

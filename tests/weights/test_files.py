@@ -161,7 +161,9 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_none(make, tmp_path
     ],
 )
 def test_every_other_name_is_refused(name, tmp_path):
-    with pytest.raises(InputError, match=f"use {name.replace(chr(10), '.')}, which tensors do not"):
+    with pytest.raises(
+        InputError, match=f"uses {name.replace(chr(10), '.')}, which tensors do not"
+    ):
         load_bytes(zip_of(b"c" + name.encode() + b"\n(tR."), tmp_path)
 
 
@@ -181,7 +183,7 @@ def test_a_pickle_changes_no_function_of_ours(tmp_path):
         (b"not a pickle", "is not a weight file: it is neither safetensors nor PyTorch's"),
         (zip_of(state_of(a=tensor(size=5))), "storage 0 has 24 bytes instead of 20"),
         (zip_of(state_of(a=tensor(kind="DoubleStorage"))), "24 bytes instead of 48"),
-        (zip_of(state_of(a=tensor(key="1"))), "no whole PyTorch file"),
+        (zip_of(state_of(a=tensor(key="1"))), "not a complete PyTorch file"),
         (zip_of(state_of(a=tensor(offset=1))), r"shape \[2, 3\] does not lie within its 6 numbers"),
         (zip_of(state_of(a=tensor(offset=-1))), "does not lie within"),
         (zip_of(state_of(a=tensor(strides=(4, 1)))), "does not lie within"),
@@ -194,7 +196,7 @@ def test_a_pickle_changes_no_function_of_ours(tmp_path):
         (zip_of(b"(d."), "holds no state dict"),
         (zip_of(b"(dI1\n" + tensor() + b"s."), "holds no state dict"),
         (zip_of(tensor() + b"."), "holds no state dict"),
-        (zip_of(b"]p0\ng0\na."), "no whole PyTorch file"),  # a list that holds itself
+        (zip_of(b"]p0\ng0\na."), "not a complete PyTorch file"),  # a list that holds itself
         (zip_of(state_of(a=tensor()), compression=zipfile.ZIP_DEFLATED), "is compressed"),
         (
             zip_of(state_of(a=tensor()), members={"data/0": b"0" * 24, "byteorder": b"big"}),
@@ -209,7 +211,7 @@ def test_a_pickle_changes_no_function_of_ours(tmp_path):
         (legacy_of(state_of(a=tensor()), size=5), "storage 0 has 5 numbers"),
         (legacy_of(state_of(a=tensor(size=7)), size=7), "ends within storage 0 of 28 bytes"),
         (legacy_of(state_of(a=tensor(key="1"))), "storage 0 has 6 numbers"),
-        (legacy_of(state_of(a=tensor(), b=tensor(key="1"))), "no whole PyTorch file"),
+        (legacy_of(state_of(a=tensor(), b=tensor(key="1"))), "not a complete PyTorch file"),
         (legacy_of(state_of(a=tensor(size=1 << 40)), size=1 << 40), "ends within storage 0"),
     ],
 )
