@@ -248,7 +248,7 @@ BAD_INPUT = {
         PRETRAIN + ["--config.steps_per_call=-1"],
         "steps_per_call must be 0 .automatic. to 1000, got -1",
     ),
-    "remat of no blocks": (PRETRAIN + ["--config.model.remat=True"], "remat is for networks of"),
+    "remat of no blocks": (PRETRAIN + ["--config.model.remat=True"], "remat needs a network of"),
     "too many devices": (PRETRAIN + ["--config.devices=99"], "between 0 .all. and 8, got 99"),
     "unknown mapping": (PRETRAIN + ["--config.mapping=xmap"], "mapping must be.*got 'xmap'"),
     "memory below a batch": (PRETRAIN + ["--config.memory=100"], "at least one batch, 120"),

@@ -12,6 +12,6 @@ from jaxpt.configs.pretrain.imagenet import look
 def get_config(variant: str = ""):
     c = look.get_config(variant)
     c.data.path = "photos"
-    c.batch_size, c.optimizer.learning_rate = 64, 0.025  # proportional to the batch size
-    c.memory, c.look.k = 2048, 100  # at most the number of images
+    c.batch_size, c.optimizer.learning_rate = 64, 0.025  # the rate in proportion to the batch
+    c.memory, c.look.k = 2048, 100  # at most as many keys as there are images
     return c
