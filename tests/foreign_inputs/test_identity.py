@@ -179,7 +179,10 @@ def test_a_label_map_counts_by_its_content(run, capsys):
     moved = "--config.data.label_map=other.csv"
     assert pretrained(moved, workdir="mapped") == 0
     said = capsys.readouterr().err
-    assert "jaxpt: data.label_map (map.csv there, other.csv here). config_changes.jsonl" in said
+    assert (
+        "jaxpt: data.label_map (map.csv there, other.csv here). Recorded in config_changes.jsonl"
+        in said
+    )
     write_map("other.csv", blue="cold", green="warm", red="warm")
     assert pretrained(moved, workdir="mapped") == 2
     said = capsys.readouterr().err
