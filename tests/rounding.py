@@ -40,3 +40,13 @@ def of_log_sum(terms: int, logit: float) -> float:
     As much, relatively, is uncertain about each one's share in that sum, and so about gradients.
     """
     return logit + of_sum(terms) + 2 * FUNCTION * EPS
+
+
+def of_steps(steps: int, terms: int) -> float:
+    """Anything of size 1 after a few steps of SGD whose gradients are means of ``terms``.
+
+    Twice the rounding of the sums, for what one step's does to the next. It holds as long as no
+    ReLU has an input within rounding of zero, where two computations may take different sides: keep
+    networks small, so that there are thousands of inputs and not hundreds of thousands.
+    """
+    return 2 * steps * of_sum(terms)
