@@ -34,7 +34,6 @@ def run(name, dataset, workdir=None, **changes):
             "model.projector": {"hidden": (8,), "dim": 8},
             "model.predictor": {"hidden": (8,)},
             "memory": 120,
-            "memory": 120,
             "look.k_warmup": "0 steps",
             "duration": f"{STEPS} steps",
             "checkpoint_every": "2 steps",
