@@ -73,7 +73,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
             keep=_keep(config),
             reading=Reading.of(config),
         )
-    _require_known(source)
+    _require_known(config)
     if source in SOURCES:
         return SOURCES[source](config)
     name, train, test, names = tfds_source.read_any(
@@ -110,7 +110,7 @@ def _identify(source: str, config) -> Identity:
             label_map=config.label_map,
             try_gcs=config.get("try_gcs", False),
         )
-    _require_known(source)
+    _require_known(config)
     names, parts = tfds_source.files_of_any(source.removeprefix("tfds:"), config)
     return identity.of_records(names, label_map(config.label_map, names), parts, config.limit)
 
@@ -141,11 +141,12 @@ def _identity_of_arrays(source, config) -> Identity:
     )
 
 
-def _require_known(source: str) -> None:
+def _require_known(config) -> None:
+    source = config.source.removeprefix(protocols.PREFIX)
     require(
         source.startswith("tfds:") or source in SOURCES,
         f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
-        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {source!r}.",
+        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
     )
 
 

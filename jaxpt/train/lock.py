@@ -36,7 +36,7 @@ def hold(workdir: epath.Path):
     try:
         file = open(workdir / FILE, "a+")
     except OSError as error:
-        raise unwritable(workdir, error, option="workdir") from error
+        raise unwritable(workdir / FILE, error, option="workdir") from error
     with contextlib.ExitStack() as stack:
         stack.enter_context(file)
         try:

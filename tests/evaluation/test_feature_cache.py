@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import InputError
+from jaxpt.evaluation import feature_cache
 from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
 
 WHAT = {"checkpoint": "abc", "part": "test"}
@@ -116,17 +117,17 @@ def test_a_damaged_description_is_made_anew(text, tmp_path):
 @pytest.mark.parametrize("moves", range(3))
 def test_a_kill_at_any_move_leaves_nothing_that_counts(moves, tmp_path, monkeypatch):
     cache, make, done = FeatureCache(tmp_path), Maker(), []
-    move_in = FeatureCache._move_in
+    replacing = feature_cache.replacing
 
-    def killed(self, name, write):
+    def killed(path, mode="w"):
         if len(done) == moves:
-            (tmp_path / f".{name}.1").write_bytes(b"half")  # what the kill cut short
+            path.with_name(f".{path.name}.1.tmp").write_bytes(b"half")  # what the kill cut short
             raise KeyboardInterrupt
-        done.append(name)
-        move_in(self, name, write)
+        done.append(path)
+        return replacing(path, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(FeatureCache, "_move_in", killed)
+        patch.setattr(feature_cache, "replacing", killed)
         with pytest.raises(KeyboardInterrupt):
             cache.get(WHAT, make)
     assert_same(cache.get(WHAT, make))

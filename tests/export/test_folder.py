@@ -18,6 +18,7 @@ from jaxpt.data import sources
 from jaxpt.errors import InputError
 from jaxpt.export import folder as folders
 from jaxpt.export.counterparts import Counterpart
+from jaxpt.train import checkpoint
 from jaxpt.weights import header
 
 STORED = json.loads(references.FILE.read_text())
@@ -77,7 +78,9 @@ def test_the_header_says_what_it_is(run, opened, tmp_path):
         "dtype": "float32",
         "options": {"widths": [8, 16], "strides": [2, 1]},
     }
-    assert said["made"]["data"] == {
+    data = said["made"]["data"]
+    assert data == {
+        "identity": checkpoint.about(run, 2)["data"]["identity"],
         "name": "digits",
         "images": 300,
         "shape": [8, 8, 1],

@@ -126,11 +126,10 @@ def test_rows_wait_while_the_disk_is_full_and_no_line_is_torn(room, tmp_path, mo
 def test_the_old_rows_stay_where_they_cannot_be_written_anew(tmp_path, monkeypatch, capsys):
     (tmp_path / metrics.FILE).write_text('{"step": 1}\n')
 
-    def full(path, text):
-        open(path, "w").close()
+    def full(path, target):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(type(metrics.epath.Path(tmp_path)), "write_text", full)
+    monkeypatch.setattr(type(metrics.epath.Path(tmp_path)), "replace", full)
     writer = MetricWriter(tmp_path, resumed_step=5)
     assert read_metrics(tmp_path) == [{"step": 1}] and "rows are kept" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
