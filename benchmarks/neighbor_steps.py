@@ -14,6 +14,7 @@ import ml_collections
 import optax
 
 from jaxpt import losses, models
+from jaxpt.ops import similarity
 
 
 def in_turns(programs: dict, repeats: int) -> dict[str, float]:
@@ -33,7 +34,7 @@ def memory_of(n, dim, batch, classes):
     """Labelled unit keys with ids, and the labels and ids of the batch."""
     keys = jax.random.split(jax.random.key(1), 3)
     return {
-        "keys": losses.similarity.unit_vectors(jax.random.normal(keys[0], (n, dim))),
+        "keys": similarity.unit_vectors(jax.random.normal(keys[0], (n, dim))),
         "key_labels": jax.random.randint(keys[1], (n,), 0, classes),
         "query_labels": jax.random.randint(keys[2], (batch,), 0, classes),
         "query_ids": jnp.arange(batch),
@@ -65,7 +66,7 @@ def sup_moco(q, keys, memory):
 
 
 def without_memory(q, keys, _):
-    return -jnp.sum(losses.similarity.unit_vectors(q) * keys, axis=-1)
+    return -jnp.sum(similarity.unit_vectors(q) * keys, axis=-1)
 
 
 def mlp_steps(batch=200, n=4000, k=100, widths=(784, 512, 512, 256), repeats=21):

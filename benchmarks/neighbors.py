@@ -24,7 +24,7 @@ import neighbor_oracles
 import numpy as np
 
 from jaxpt import losses, records
-from jaxpt.ops import knn
+from jaxpt.ops import knn, similarity
 
 HERE = pathlib.Path(__file__).parent
 RECORDS = HERE / "records" / "neighbors.jsonl"
@@ -93,7 +93,7 @@ def look_by_top_k(n, batch, dim, k, classes):
     """Straightforward LOOK: all similarities, leave-one-out, ``lax.top_k``."""
 
     def loss(queries, a):
-        s = losses.similarity.unit_vectors(queries) @ a["keys"].T
+        s = similarity.unit_vectors(queries) @ a["keys"].T
         s = jnp.where(a["query_ids"][:, None] == a["key_ids"], -jnp.inf, s)
         s, index = jax.lax.top_k(s, k)
         same = a["key_labels"][index] == a["query_labels"][:, None]

@@ -137,7 +137,7 @@ def test_without_coarse_classes_the_monitor_is_of_the_labels(tmp_path):
     for record in records:
         record["history"] = record["history"] and record["history"][:2]
     text = _Page(report.write_report(records, tmp_path).read_text()).text
-    assert "Training of one seed" in text and "monitor" not in text
+    assert "Training curves of one seed" in text and "monitor" not in text
 
 
 def test_tables_and_figures_are_named_for_who_cannot_see_them(written):
@@ -292,18 +292,18 @@ def test_being_treated_alike_is_claimed_only_where_it_is_so():
     assert "the same network, budget" in settings.procedure(collect(records))[0]
     for record in records:
         record["config"]["duration"] = f"{len(record['label'])} epochs"
-    assert "in what they differ" in settings.procedure(collect(records))[0]
+    assert "show how they differ" in settings.procedure(collect(records))[0]
 
 
 def test_the_procedure_names_the_labels_and_the_part():
     records = fake_records.all_tied()
     first, second = settings.procedure(collect(records))
-    assert "two coarse classes (0–4 and 5–9)" in first and "it never saw" in first
+    assert "two coarse classes (0–4 and 5–9)" in first and "that it never used" in first
     assert "of the test part" in second
     for record in records:
         record["part"], record["config"]["data"]["label_map"] = "validation", "fine"
     first, second = settings.procedure(collect(records))
-    assert "on the fine labels themselves" in first and "it never saw" not in first
+    assert "on the fine labels themselves" in first and "that it never used" not in first
     assert "four fifths" in second and "the validation part" in second
 
 
