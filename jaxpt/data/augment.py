@@ -44,7 +44,8 @@ class Settings(NamedTuple):
       blur_sigma: smallest and largest standard deviation of the blur in pixels.
       blur_size: side of the blur kernel as a fraction of the smaller image side.
       solarise: probabilities of solarization by view, as for ``blur``.
-      contrast, brightness: largest relative change, unclipped, independent of each other.
+      contrast: largest relative change, unclipped.
+      brightness: largest change, a share of the full range, unclipped.
       noise: standard deviation of Gaussian noise, as a fraction of the full range.
       erase: side of an erased square as a fraction of the smaller image side; 0 for none.
     """

@@ -1,4 +1,4 @@
-"""Grafit on ImageNet-1k (Touvron et al., ICCV 2021).
+"""Grafit, as MaskCon's authors state it, on ImageNet-1k (Touvron et al., ICCV 2021).
 
     jaxpt pretrain --config=pretrain/imagenet/grafit.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_grafit
