@@ -54,6 +54,11 @@ class Backbone:
     classifier: dict[str, Any] | None = None
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    @property
+    def trained_on(self) -> str:
+        """Digest of the identity of the pre-training set; "" if it is not recorded."""
+        return self.made.get("data", {}).get("identity", "")
+
     def features(self, images: np.ndarray) -> np.ndarray:
         """Computes features, float32 [n, dim], of uint8 images [n, height, width, channels].
 

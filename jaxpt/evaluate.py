@@ -56,6 +56,7 @@ class Model(NamedTuple):
     step: int = 0
     config: ml_collections.ConfigDict | None = None
     network: str = ""
+    trained_on: str = ""
 
 
 def of_backbone(backbone: Backbone, devices: Devices) -> Model:
@@ -71,6 +72,7 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
         backbone.step,
         backbone.config,
         f"{backbone.encoder!r} {BATCH_SIZE}",
+        backbone.trained_on,
     )
 
 
@@ -401,6 +403,13 @@ def _pretraining_sets(models, fields) -> Iterator[tuple[Set, list[Model]]]:
             config = _replaced(_of_set(model.config.data), fields)
             name = records.key_of(config.to_dict())
             found[name] = found.get(name) or _identified(config)
+            if not fields and isinstance(found[name].identity, str):
+                records.report_other_data(
+                    model.label,
+                    model.trained_on,
+                    found[name].identity,
+                    config.path or config.source,
+                )
     require(
         bool(found),
         f"the pre-training set of {models[0].label!r} is not known: name a set "

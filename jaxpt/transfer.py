@@ -60,6 +60,10 @@ def run(
             loaded[name] = sources.load(data_config), sources.identify(data_config).digest
         dataset, data = loaded[name]
         require_part(dataset, "test")
+        if not config.data.source:
+            records.report_other_data(
+                backbone.label, backbone.trained_on, data, data_config.path or data_config.source
+            )
         resolved = resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
             about |= {

@@ -232,6 +232,7 @@ def _data_check(args):
     from jaxpt.data import check
 
     counts = collections.Counter()
+    require(bool(args.folder), "the folder is empty text: name a folder or a list of images.")
     for finding in check.findings(pathlib.Path(args.folder)):
         print(f"{finding.kind}: {finding.text}")
         counts[finding.kind] += 1

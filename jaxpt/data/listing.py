@@ -20,8 +20,9 @@ PARTS = {
 }
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 LISTS = (".csv", ".tsv")
-# Names such as train2017 or test_images.
-LIKE_A_PART = re.compile(rf"({'|'.join(sorted(PART_OF, key=len, reverse=True))})(?![a-z])")
+# Words in longer names, such as train2017 or seg_test, and words that name a part only in use.
+WORDS = PART_OF | {"dev": "validation", "eval": "test", "holdout": "test", "heldout": "test"}
+LIKE_A_PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(WORDS, key=len, reverse=True))})(?![a-z])")
 # Left behind by file managers, archivers and file systems, in addition to names with a leading dot.
 LEFTOVERS = {
     "thumbs.db",
@@ -155,8 +156,8 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
     if len(there) == 1 and others and _is_class(*there.values()):
         others, there = [], {}  # "train" is a class (pictures of trains) among others
     if not there:
-        like = {match[1] for entry in others if (match := LIKE_A_PART.match(entry.name.lower()))}
-        if len({PART_OF[name] for name in like}) > 1:
+        like = {match[1] for entry in others if (match := LIKE_A_PART.search(entry.name.lower()))}
+        if len({WORDS[name] for name in like}) > 1:
             remarks.append(_question(root, [entry.name for entry in others]))
         found = _in_folders(root, root, remarks)
         if lists_beside and len(set(found.classes)) == 1:

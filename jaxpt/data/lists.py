@@ -16,7 +16,7 @@ PATH = {"path", "image", "img", "file", "filename", "filepath", "fname"} | {
     f"{thing}{end}" for thing in ("image", "img") for end in ("path", "name", "file", "id")
 }
 SPLIT = {"split", "part", "subset", "partition", "fold", "set"}
-INDEX = {"", "index", "unnamed0"}  # written by pandas before the first column
+INDEX = {"", "index", "unnamed0", "level0"}  # written by pandas before the first column
 LABEL = re.compile(r".*(label|class|target|category|coarse|fine|level).*|y")
 INDICATORS = {"0", "1", "-1", "0.0", "1.0", "true", "false"}
 
@@ -177,9 +177,12 @@ def _check_labels(file, columns: _Columns, labels: list[list[str]]) -> None:
             f"{file}: the column {name} cannot be a label, as it holds numbers such as "
             f"{fractions[:1]}: remove it, or give every class a name.",
         )
-    if len(values) == 1 or all(LABEL.fullmatch(_plain(name)) for name in names):
-        return
     flags = [name for name, found in values.items() if {v.lower() for v in found} <= INDICATORS]
+    named = all(LABEL.fullmatch(_plain(name)) for name in names)
+    if len(values) > 1:
+        _check_order(file, names, labels)
+    if len(values) == 1 or (named and len(flags) < len(values)):
+        return
     require(
         not flags or (not columns.names and len(flags) < len(values)),
         f"{file}: the columns {', '.join(flags)} cannot be labels, as they hold only 0 and 1: "
@@ -191,6 +194,18 @@ def _check_labels(file, columns: _Columns, labels: list[list[str]]) -> None:
         f"{file}: the columns {', '.join(same)} cannot be labels, as they hold only one value: "
         "remove them.",
     )
+
+
+def _check_order(file, names: list[str], labels: list[list[str]]) -> None:
+    """Raises InputError if a column of labels is finer than the next one."""
+    for i, (first, second) in enumerate(zip(names, names[1:])):
+        pairs = {(row[i], row[i + 1]) for row in labels}
+        firsts, seconds = (len({pair[side] for pair in pairs}) for side in (0, 1))
+        require(
+            not len(pairs) == firsts > seconds > 1,
+            f"{file}: the column {first} is finer than {second}, since each of its values has only "
+            "one there: write the columns from the coarsest to the finest.",
+        )
 
 
 def _is_number(text: str) -> bool:

@@ -5,6 +5,7 @@ in place of large ones.
 import contextlib
 import logging
 import pathlib
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -32,6 +33,8 @@ from jaxpt.errors import InputError, require
 
 __all__ = ["Dataset", "SOURCES", "Split", "identify", "load", "validation_mask"]
 
+SHOWN = 3  # classes named in a message
+FEW_CLASSES = 100_000  # of labels without names, even of a set with fewer images
 # Prefixes of array names in an .npz file (train_images); in Keras' names, suffixes (x_train).
 PREFIXES = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -168,6 +171,10 @@ def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
         kind = {"train": "training"}.get(part, part)
         require(len(images) > 0, f"{name} has no {kind} images.")
     splits = {part: make_split(part, *arrays, names) for part, arrays in parts.items()}
+    missing = np.setdiff1d(np.arange(len(names)), splits["train"].labels)
+    if len(missing):
+        some = ", ".join(repr(names[i]) for i in missing[:SHOWN])
+        _log("%s has no training image of %s classes, such as %s.", name, len(missing), some)
     trainval, n_train = splits["train"], None
     if "validation" in splits:
         n_train, trainval = len(trainval.ids), _joined(name, trainval, splits["validation"])
@@ -183,9 +190,14 @@ def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
         rows = limited(len(trainval.ids), config.limit)
         trainval = trainval.take(rows)
         n_train = n_train and int(np.sum(rows < n_train))
-    return assemble(name, names, trainval, test, config.label_map, n_train=n_train)._replace(
-        broken=broken
-    )
+    dataset = assemble(name, names, trainval, test, config.label_map, n_train=n_train)
+    if len(dataset.coarse.names) == 1:
+        _log(
+            "%s: all images are of one class, %r, so labels teach nothing.",
+            name,
+            dataset.coarse.names[0],
+        )
+    return dataset._replace(broken=broken)
 
 
 def _joined(name, train: Split, validation: Split) -> Split:
@@ -298,14 +310,23 @@ def _labels(path, name: str, arrays) -> np.ndarray:
 def _names(path, arrays, labels) -> list[str]:
     """Class names from ``class_names``, or the label numbers if there is no such array."""
     if "class_names" not in arrays:
-        return [str(i) for i in range(int(labels.max(initial=0)) + 1)]
+        largest = int(labels.max(initial=0))
+        require(
+            largest < max(FEW_CLASSES, len(labels)),
+            f"{path}: labels go up to {largest:,}, far more than there are images: number the "
+            "classes from 0, as np.unique(labels, return_inverse=True)[1], or add class_names.",
+        )
+        return [str(i) for i in range(largest + 1)]
     names = arrays["class_names"]
     require(
         names.ndim == 1 and names.dtype.kind in "SUiu",
         f"{path}: class_names must be text [n], got {names.dtype} {list(names.shape)}.",
     )
     try:
-        decoded = [n.decode() if isinstance(n, bytes) else str(n) for n in names.tolist()]
+        decoded = [
+            unicodedata.normalize("NFC", n.decode() if isinstance(n, bytes) else str(n))
+            for n in names.tolist()
+        ]
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: class_names must be UTF-8 ({error}).") from error
     require(
@@ -325,6 +346,7 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _folder(config, read=folder.read) -> Dataset:
     """Loads class folders or lists; without a test part the dataset serves pre-training only."""
+    require(bool(config.path), "data.path is empty: set it to the folder or list of images.")
     name, parts, names, broken = read(
         pathlib.Path(config.path),
         config.image_size,

@@ -251,7 +251,7 @@ class TestVoc:
 
         found = self.load(small, monkeypatch, None)
         config = ml_collections.ConfigDict({"data": {"train_on": "train"}})
-        with pytest.raises(InputError, match="voc07 has several labels an image"):
+        with pytest.raises(InputError, match="voc07 has several labels per image"):
             pretrain.train_split(config, found)
 
 

@@ -141,6 +141,9 @@ QUESTIONS = {
     "names like those of parts": ("training_set/cat", "test_set/cat"),
     "years": ("train2017/cat", "val2017/cat"),
     "a part and a name like one": ("train/cat", "test_images/cat"),
+    "words at the end": ("seg_train/seg_train/cat", "seg_test/seg_test/cat"),
+    "dev and eval": ("dev/cat", "eval/cat"),
+    "held out": ("training_data/cat", "holdout/cat"),
 }
 
 
@@ -452,6 +455,18 @@ def test_lists_in_the_encodings_of_excel(encoding, listed, run):
 
 BAD_LISTS = {
     "indicators": ("path,cat,dog\n1.png,1,0\n2.png,0,1\n", "columns cat, dog cannot be labels"),
+    "indicators named as labels": (
+        "path,label_cat,label_dog\n1.png,1,0\n2.png,0,1\n",
+        "columns label_cat, label_dog cannot be labels",
+    ),
+    "fine before coarse": (
+        "path,label,superclass\n1.png,cat,pet\n2.png,dog,pet\n3.png,fox,wild\n",
+        "the column label is finer than superclass",
+    ),
+    "fine before coarse, without names": (
+        "1.png,cat,pet\n2.png,dog,pet\n3.png,fox,wild\n",
+        "the column 2 is finer than 3",
+    ),
     "indicators without names": ("1.png,1,0\n2.png,0,1\n", "columns 2, 3 cannot be labels"),
     "an indicator beside a label": (
         "path,family,is_red\n1.png,cat,0\n2.png,dog,1\n",
@@ -611,6 +626,14 @@ BAD_ARRAYS = {
     "two names for one": ({"x_train": picture()[None]}, "several arrays for the same part"),
     "half of a part": ({"val_images": picture()[None]}, "lacks the arrays ['validation_labels']"),
     "the same class twice": ({"class_names": np.array(["a", "b", "a"])}, "contains 'a' twice"),
+    "the same class in two Unicode forms": (
+        {"class_names": np.array(["e\u0301", "\u00e9", "c"])},
+        "contains '\u00e9' twice",
+    ),
+    "labels that are no classes": (
+        {"train_labels": np.array([0, 1, 2, 0, 1, 2**40])},
+        "labels go up to 1,099,511,627,776, far more than there are images",
+    ),
     "names that are no UTF-8": ({"class_names": np.array([b"\xff", b"b", b"c"])}, "must be UTF-8"),
 }
 
@@ -620,6 +643,21 @@ def test_npz_that_is_refused(changes, message, run, here):
     np.savez(here / "set.npz", **arrays(**changes))
     found, said = run("set.npz", source="npz")
     assert found is None and message in said
+
+
+def test_classes_without_images_and_a_single_class_are_named(run, here):
+    np.savez(here / "set.npz", **arrays(train_labels=np.array([0, 2] * 3)))
+    assert "no training image of 1 classes, such as '1'" in run("set.npz", source="npz")[1]
+    names = [f"{c}/{i}.png" for c in "ab" for i in range(3)]
+    tree(here / "set", *names)
+    (here / "map.csv").write_text("fine,coarse\na,x\nb,x\n")
+    assert "all images are of one class, 'x'" in run("set", "--config.data.label_map=map.csv")[1]
+
+
+def test_no_path_is_not_this_folder(run, here, capsys):
+    tree(here, "a/1.png", "b/1.png")
+    assert "data.path is empty" in run("")[1]
+    assert cli.main(["data", "check", ""]) == 2 and "name a folder" in capsys.readouterr().err
 
 
 def test_arrays_that_are_not_used_are_named(run, here):

@@ -328,6 +328,18 @@ def test_evaluate_does_not_give_the_result_of_another_set(run, monkeypatch, caps
         assert f"photos ({record['data_identity'][:8]})" in page
 
 
+def test_evaluate_says_that_a_run_was_trained_on_other_images(run, capsys):
+    assert evaluated() == 0
+    assert "on other data" not in capsys.readouterr().err
+    for name in "photos/train", "photos/test":
+        pathlib.Path(name).rename(f"{name}.old")
+    pathlib.Path("photos/train.old").rename("photos/test")
+    pathlib.Path("photos/test.old").rename("photos/train")
+    assert evaluated() == 0
+    said = capsys.readouterr().err
+    assert "look was pre-trained on other data than 'photos' holds now" in said
+
+
 def test_evaluate_knows_a_replaced_folder_and_a_moved_one(run, monkeypatch, capsys):
     def made(*options, models=("run",)):
         capsys.readouterr()

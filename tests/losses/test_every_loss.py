@@ -154,10 +154,10 @@ def test_rows_that_are_masked_might_as_well_be_absent_even_where_they_are_nan(na
 
 
 @EVERY
-@pytest.mark.parametrize(
-    "dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.usefixtures("float16"))]
-)
-def test_float32_comes_out_whatever_the_dtype_of_the_embeddings(name, dtype):
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_float32_comes_out_whatever_the_dtype_of_the_embeddings(name, dtype, request):
+    if dtype == jnp.float16:
+        request.getfixturevalue("float16")
     call = LOSSES[name]
     arrays = calls.draw(call, rng(6))
     arrays |= {float_name: arrays[float_name].astype(dtype) for float_name in call.floats}
