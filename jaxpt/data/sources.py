@@ -314,7 +314,7 @@ def _names(path, arrays, labels) -> list[str]:
         require(
             largest < max(FEW_CLASSES, len(labels)),
             f"{path}: labels go up to {largest:,}, far more than there are images: number the "
-            "classes from 0, as np.unique(labels, return_inverse=True)[1], or add class_names.",
+            "classes from 0 with np.unique(labels, return_inverse=True)[1], or add class_names.",
         )
         return [str(i) for i in range(largest + 1)]
     names = arrays["class_names"]
