@@ -104,7 +104,7 @@ def caption(results: Results) -> str:
     ]
     separation = (
         f"R² measures how far apart the {results.classes} lie (1: each has collapsed to a point); "
-        "higher is not better."
+        "it is not a score."
     )
     numbers = "; ".join(kinds) + "."
     return " ".join(

@@ -299,7 +299,7 @@ def test_the_procedure_names_the_labels_and_the_part():
     records = fake_records.all_tied()
     first, second = settings.procedure(collect(records))
     assert "two coarse classes (0–4 and 5–9)" in first and "that it never used" in first
-    assert "of the test part" in second
+    assert "measured on the test part" in second
     for record in records:
         record["part"], record["config"]["data"]["label_map"] = "validation", "fine"
     first, second = settings.procedure(collect(records))

@@ -155,9 +155,9 @@ def test_one_seed_has_values_but_no_interval_and_no_verdict():
 def test_the_caption_tells_of_all_columns_and_of_no_others(two_methods):
     results = collect(two_methods)
     assert tables.caption(results) == (
-        "Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds of "
+        "Mean ± half width of the 95 % t-interval over seeds; accuracies in %; median seconds "
         "per pre-training run, start-up included. R² measures how far apart the coarse classes lie "
-        "(1: each has collapsed to a point); higher is not better."
+        "(1: each has collapsed to a point); it is not a score."
     )
     one = [record for record in two_methods if record["seed"] == 0]
     assert tables.caption(collect(one)).startswith(

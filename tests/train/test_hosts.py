@@ -175,7 +175,7 @@ def test_what_makes_no_sense_is_refused(given, message):
             ["--devices-per-process=0", "pretrain"],
             "--devices-per-process must be at least 1, got 0",
         ),
-        (["demo"], "jaxpt launch starts jaxpt pretrain, got 'demo'"),
+        (["demo"], "jaxpt launch only runs jaxpt pretrain, got 'demo'"),
         ([], "got 'no command'"),
     ],
 )
