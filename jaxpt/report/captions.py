@@ -31,7 +31,7 @@ def measured(results: Results) -> str:
     separation = (
         "Class separation, drawn from zero, is the share of the features' dispersion that lies "
         f"between the {results.classes}: the higher it is, the less dispersion is left within "
-        "them. Higher is not better."
+        "them. R² is not a score."
     )
     return " ".join(
         [
