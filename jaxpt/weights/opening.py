@@ -86,6 +86,7 @@ def open_file(
         files.find(path),
         read.metadata,
         name=config.name,
+        network=network or models.make_backbone(config),
         layout=imported.layout,
         place=f"{state_name}.{prefix.name}",
         given=model.get("normalisation", ""),
