@@ -110,7 +110,9 @@ def open_backbone(
     if name == SCRATCH and not path.exists():
         require(not seed or seed.isdecimal(), f"{source!r}: write scratch:SEED, SEED a number.")
         opened = _from_scratch(model, int(seed or 0))
-    elif weights.find(path).is_file() or (path.suffix in weights.SUFFIXES and not path.is_dir()):
+    elif not (path / checkpoint.FOLDER).is_dir() and (
+        weights.find(path).is_file() or (path.suffix in weights.SUFFIXES and not path.is_dir())
+    ):
         opened = _from_weights(path, model)
     else:
         _report_unused(source, model)
@@ -177,7 +179,9 @@ def _from_weights(path, model) -> Backbone:
     read = weights.read(path)
     if header.OWN in read.metadata:
         _report_unused(path, model)
-        return _from_export(path, weights.cast(read.states[""], path))
+        state = weights.cast(read.states[""])
+        weights.require_finite(state, repr(str(path)))
+        return _from_export(path, state)
     opened = weights.open_file(path, read, model)
     encoder = models.Encoder(
         models.make_backbone(opened.model, axis_name=AXIS),
@@ -248,13 +252,15 @@ def _from_scratch(model, seed) -> Backbone:
         model is not None and bool(model.name),
         f"scratch needs a network: set model.name to one of {sorted(models.BACKBONES)}.",
     )
-    model = model.copy_and_resolve_references()
+    model, given_norm = model.copy_and_resolve_references(), model.get("norm")
     with model.unlocked():
-        model.norm = model.get("norm") or "batch"
+        model.norm = given_norm or "batch"
         model.normalisation = model.get("normalisation") or "unit"
     encoder = models.Encoder(
         models.make_backbone(model, axis_name=AXIS), channels=3, normalisation=model.normalisation
     )
+    if unused := weights.unused_norm(encoder.backbone, given_norm):
+        print(f"jaxpt: {SCRATCH}: {unused}.", file=sys.stderr)
     variables = jax.jit(lambda key: models.init(encoder, key, models.sample(encoder.backbone, 3)))(
         jax.random.key(seed)
     )

@@ -1,6 +1,7 @@
 """Backbones, heads and encoders, built by name from a config."""
 
 import dataclasses
+import typing
 
 import flax.linen as nn
 import jax
@@ -77,18 +78,18 @@ def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = 
       axis_name: mapped axis for synchronised BatchNorm.
 
     Raises:
-      InputError: for an unknown network, an unknown option, or remat of a network without residual
-        blocks.
+      InputError: for an unknown network, an unknown option or one of the wrong type, or remat of a
+        network without residual blocks.
     """
     require(
         config.name in BACKBONES,
         f"model.name must be one of {sorted(BACKBONES)}, got {config.name!r}.",
     )
-    options = {
-        k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in config.options.items()
-    }
     make = BACKBONES[config.name]
-    known = {field.name for field in dataclasses.fields(getattr(make, "func", make))}
+    fields = dataclasses.fields(getattr(make, "func", make))
+    known = {field.name: field for field in fields if _kind(field) in _KINDS}
+    options = {name: _tuples(value) for name, value in config.options.items()}
+    _check_options(options, known, f"model.options of {config.name}")
     given = {"norm": config.norm, "axis_name": axis_name} if "norm" in known else {}
     if config.get("remat", False):
         require(
@@ -100,6 +101,47 @@ def make_backbone(config: ml_collections.ConfigDict, *, axis_name: str | None = 
         return make(dtype=compute_dtype(config.dtype), **given, **options)
     except TypeError as error:
         require(False, f"model.options of {config.name}: {error}.")
+
+
+def _tuples(value):
+    return tuple(map(_tuples, value)) if isinstance(value, (list, tuple)) else value
+
+
+_KINDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "True or False",
+    str: "a word",
+    tuple: "whole numbers in brackets",
+}
+
+
+def _kind(field):
+    return typing.get_origin(field.type) or field.type
+
+
+def _check_options(options, known, where) -> None:
+    """Raises InputError for options that are no fields of the network, or not of a field's type.
+
+    Whole numbers are at least 1, or at least 0 if 0 is the default.
+    """
+    for name, value in options.items():
+        require(name in known, f"{where}: {name!r} is none of {', '.join(known)}.")
+        kind, least = _kind(known[name]), int(known[name].default != 0)
+        bound = f", at least {least}" if kind in (int, tuple) else ""
+        require(
+            _is_of(value, known[name].type, least),
+            f"{where}: {name} must be {_KINDS[kind]}{bound}, got {value!r}.",
+        )
+
+
+def _is_of(value, kind, least) -> bool:
+    if typing.get_origin(kind) is tuple:
+        inner = typing.get_args(kind)[0]
+        return isinstance(value, tuple) and all(_is_of(part, inner, least) for part in value)
+    if kind is int:
+        return type(value) is int and value >= least
+    return type(value) in ((int, float) if kind is float else (kind,))
 
 
 def make_encoder(

@@ -24,7 +24,7 @@ from jaxpt.weights.files import (
     read,
     require_finite,
 )
-from jaxpt.weights.opening import Opened, open_file
+from jaxpt.weights.opening import Opened, open_file, unused_norm
 
 __all__ = [
     "IN_FOLDER",
@@ -43,4 +43,5 @@ __all__ = [
     "read",
     "require_finite",
     "state_shapes",
+    "unused_norm",
 ]

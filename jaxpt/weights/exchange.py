@@ -19,7 +19,7 @@ _FAMILIES = {
     models.ConvNeXt: convnext,
     models.MobileNetV2: mobilenet,
 }
-_SHOWN = 20  # problems listed in an error message; a wrong network has hundreds
+_SHOWN = 5  # problems listed in an error message; a wrong network has hundreds
 _IGNORED = "num_batches_tracked"  # a counter of PyTorch's BatchNorm that is not needed
 
 
@@ -31,6 +31,7 @@ class Imported(NamedTuple):
       classifier: parameters of ``models.Classifier`` in the state dict, or None.
       notes: one sentence per resized tensor, and one if a projector was dropped.
       layout: layout of the names, one of ``LAYOUTS``.
+      names: names of the tensors that were used.
     """
 
     params: Any
@@ -38,6 +39,7 @@ class Imported(NamedTuple):
     classifier: dict[str, Any] | None
     notes: tuple[str, ...] = ()
     layout: str = "timm"
+    names: frozenset[str] = frozenset()
 
 
 def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -95,6 +97,7 @@ def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:
         match.classifier,
         tuple(match.notes),
         name,
+        frozenset(_shapes(variables, layout)).union(layout.classifier) & state.keys(),
     )
 
 

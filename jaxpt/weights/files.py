@@ -16,7 +16,7 @@ from jaxpt.weights import torch_pickle
 
 # Suffixes of weight files, used to tell a missing weight file from a missing workdir.
 SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".tar")
-# Weight files in a folder of the Hugging Face hub; the first that exists is used.
+# Weight files in a folder of the Hugging Face hub; the first that exists is used, before any other.
 IN_FOLDER = ("model.safetensors", "pytorch_model.bin", "model.safetensors.index.json")
 # Order of precedence of states and prefixes: averaged weights first, as in timm, and a teacher
 # before its student, as in DINO's evaluation.
@@ -77,10 +77,10 @@ def read(path: str | os.PathLike) -> Read:
     tree = torch_pickle.load(path)
     states = _states(tree)
     if not states:
-        names = ", ".join(map(str, tree)) if isinstance(tree, dict) else ""
+        names = listed(map(str, tree)) if isinstance(tree, dict) else ""
         raise InputError(
             f"{str(path)!r} holds no state dict of named tensors"
-            + (" except that of an optimizer" if "param_groups" in names else "")
+            + (" except that of an optimizer" if names and "param_groups" in tree else "")
             + (f"; it has {names}" if names else "")
             + ": save the network's state_dict."
         )
@@ -88,10 +88,29 @@ def read(path: str | os.PathLike) -> Read:
 
 
 def find(path: str | os.PathLike) -> pathlib.Path:
-    """Path of the weight file in a folder; ``path`` itself if it is not a folder with one."""
+    """Path of the weight file in a folder; ``path`` itself if it is not a folder with one.
+
+    Raises:
+      InputError: for a folder with several weight files, none of which has a standard name.
+    """
     path = pathlib.Path(path)
-    there = (path / name for name in IN_FOLDER)
-    return next((file for file in there if file.is_file()), path)
+    for file in (path / name for name in IN_FOLDER):
+        if file.is_file():
+            return file
+    there = (file for file in path.iterdir() if file.is_file()) if path.is_dir() else ()
+    found = sorted(file for file in there if file.suffix in SUFFIXES)
+    require(
+        len(found) < 2,
+        f"{str(path)!r} holds several weight files: name one of "
+        f"{listed(str(file) for file in found)}.",
+    )
+    return found[0] if found else path
+
+
+def listed(names, shown: int = 5) -> str:
+    """The first names, and how many follow."""
+    first, rest = (names := [*names])[:shown], len(names) - shown
+    return ", ".join(first) + (f" and {rest} more" if rest > 0 else "")
 
 
 def digest(path: str | os.PathLike) -> str:
@@ -122,7 +141,9 @@ def load_torch(path: str | os.PathLike, state: str = "") -> dict[str, np.ndarray
         finite.
     """
     states = read(path).states
-    return cast(states[choose(states, state, path)], path)
+    chosen = cast(states[choose(states, state, path)])
+    require_finite(chosen, repr(str(path)))
+    return chosen
 
 
 def choose(states: dict[str, Any], wanted: str, path: str | os.PathLike) -> str:
@@ -151,19 +172,13 @@ def preferred(names) -> list[str]:
     return [name for name in names if rank(name) == first]
 
 
-def cast(state: dict[str, np.ndarray], path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Casts the floating-point arrays of a state to float32.
-
-    Raises:
-      InputError: if values are not finite after the cast.
-    """
-    with np.errstate(over="ignore"):  # values beyond float32 are refused below
-        state = {
+def cast(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Casts the floating-point arrays of a state to float32; values beyond it become infinite."""
+    with np.errstate(over="ignore"):
+        return {
             name: value if value.dtype.kind in "biu" else value.astype(np.float32)
             for name, value in state.items()
         }
-    require_finite(state, repr(str(path)))
-    return state
 
 
 def require_finite(arrays: dict[str, np.ndarray], where: str) -> None:
@@ -183,15 +198,16 @@ def require_finite(arrays: dict[str, np.ndarray], where: str) -> None:
 
 
 def _states(tree: Any, place: tuple[str, ...] = ()) -> dict[str, dict[str, np.ndarray]]:
-    """State dicts at most two levels deep; those of optimizers, keyed by numbers, are skipped."""
+    """State dicts at most two levels deep, without entries that are no tensors.
+
+    Those of optimizers, keyed by numbers, are skipped, and so are tensors next to state dicts.
+    """
     if not isinstance(tree, dict) or not all(isinstance(name, str) for name in tree):
         return {}
-    if tree and all(isinstance(value, np.ndarray) for value in tree.values()):
-        return {"/".join(place): tree}
-    if len(place) == 2:
-        return {}
-    below = (_states(value, (*place, name)) for name, value in tree.items())
-    return {name: state for found in below for name, state in found.items()}
+    below = (_states(value, (*place, name)) for name, value in tree.items() if len(place) < 2)
+    states = {name: state for found in below for name, state in found.items()}
+    tensors = {name: value for name, value in tree.items() if isinstance(value, np.ndarray)}
+    return states or ({"/".join(place): tensors} if tensors else {})
 
 
 def _foreign(head: bytes) -> str:

@@ -13,6 +13,7 @@ from jaxpt.errors import InputError, require
 from jaxpt.weights import exchange, files
 from jaxpt.weights.preparation import preparation_of
 
+_STANDARDISED = ", --option standardised=True"
 _DEPTH = 4  # parts of the longest prefix, such as "state.module.base_encoder.model."
 
 
@@ -60,18 +61,15 @@ def open_file(
         network.
     """
     model = model or ml_collections.ConfigDict()
-    wanted = model.get("state", "")
-    state_name = "" if wanted not in read.states else wanted
-    state_name = files.choose(read.states, state_name, path)
-    state = files.cast(read.states[state_name], path)
+    state_name, prefix = _place(read.states, model, network, path)
+    state = read.states[state_name]
     notes = []
     if state_name:
         others = [name for name in read.states if name != state_name]
         notes.append(f"using state {state_name}{_also(others)}")
-    prefix = _prefix(state, model, network, wanted if wanted != state_name else "", read, path)
     if prefix.name:
         notes.append(f"prefix {prefix.name} is removed{_also(prefix.others)}")
-    inner = _below(state, prefix.name)
+    inner = files.cast(_below(state, prefix.name))
     left = [name for name in state if not name.startswith(prefix.name)]
     if left:
         more = f" and {len(left) - 1} more tensors" if left[1:] else ""
@@ -82,10 +80,13 @@ def open_file(
     except InputError as error:
         below = f", below {prefix.name}" if prefix.name else ""
         raise InputError(f"{str(path)!r}{below}: {error}") from None
+    used = {name: value for name, value in inner.items() if name in imported.names}
+    files.require_finite(used, repr(str(path)))
     preparation = preparation_of(
         files.find(path),
         read.metadata,
         name=config.name,
+        network=network or models.make_backbone(config),
         layout=imported.layout,
         place=f"{state_name}.{prefix.name}",
         given=model.get("normalisation", ""),
@@ -102,6 +103,8 @@ def open_file(
         f"{str(path)!r} states that it is a ViT with {preparation.heads} heads, but the network "
         f"has {heads}: set model.options.heads (--option heads={preparation.heads}).",
     )
+    if network is stated and (unused := unused_norm(network, model.get("norm"))):
+        notes.append(unused)
     notes += [*imported.notes, *_assumed(network, imported, model, preparation)]
     if not quiet:
         for sentence in (*notes, *preparation.notes):
@@ -125,8 +128,7 @@ def model_of(
         told = {}
     if model.get("name") and told.get("name") != model.name:
         told = {"name": model.name, "norm": "batch", "options": {}}
-    options = ml_collections.ConfigDict(told["options"])
-    options.update(model.get("options", {}))
+    options = told["options"] | dict(model.get("options", {}).items())  # of any type, until checked
     return ml_collections.ConfigDict(
         {
             "name": told["name"],
@@ -144,33 +146,58 @@ class _Prefix(NamedTuple):
     others: list[str]
 
 
-def _prefix(state, model, network, wanted, read, path) -> _Prefix:
+def _place(states, model, network, path) -> tuple[str, _Prefix]:
+    """Chooses a state and the prefix to remove, those that ``model.state`` names if it is set."""
+    wanted = model.get("state", "")
+    if not wanted or wanted in states:
+        state = files.choose(states, wanted, path)
+        return state, _prefix(state, states[state], model, network, path)
+    fitting = {
+        f"{name}.{prefix}" if name else prefix: (name, prefix)
+        for name, state in states.items()
+        for prefix in _problems_by_prefix(state, model, network, fitting=True)
+    }
+    end = f".{_dotted(wanted)}."
+    chosen = files.preferred([p for p in fitting if f".{_dotted(p)}.".endswith(end)])
+    there = [*filter(None, states), *(p for p, (_, prefix) in fitting.items() if prefix)]
+    require(
+        len(chosen) == 1,
+        f"{str(path)!r} has no state {wanted!r}: "
+        + (f"choose one of {', '.join(there)}." if there else "it has one, omit --state."),
+    )
+    state, prefix = fitting[chosen[0]]
+    others = [p for name, p in fitting.values() if name == state and p != prefix]
+    return state, _Prefix(prefix, others)
+
+
+def _dotted(name: str) -> str:
+    return name.replace("/", ".").strip(".")
+
+
+def _prefix(name, state, model, network, path) -> _Prefix:
     """Chooses the prefix to remove; if none fits, the one with the fewest problems."""
-    if not wanted and _problems(state, model, network) == []:
+    if _problems(state, model, network) == []:
         return _Prefix("", [])
-    problems = {
+    problems = _problems_by_prefix(state, model, network)
+    fitting = [prefix for prefix, found in problems.items() if not found]
+    if not fitting:
+        return _Prefix(min(problems, key=lambda prefix: len(problems[prefix]), default=""), [])
+    chosen = files.preferred(fitting)
+    there = ", ".join(f"{name}.{prefix}" if name else prefix for prefix in fitting)
+    require(
+        len(chosen) == 1, f"{str(path)!r} has several networks: choose one of {there} with --state."
+    )
+    return _Prefix(chosen[0], [prefix for prefix in fitting if prefix != chosen[0]])
+
+
+def _problems_by_prefix(state, model, network, fitting=False) -> dict[str, list[str]]:
+    """Problems of each prefix below which tensors resemble a network; only those with none."""
+    return {
         prefix: found
         for prefix in _prefixes(state)
         if (found := _problems(_below(state, prefix), model, network)) is not None
+        and not (fitting and found)
     }
-    fitting = [prefix for prefix, found in problems.items() if not found]
-    if wanted:
-        chosen = [p for p in fitting if f".{p}".endswith(f".{wanted.strip('.')}.")]
-        there = [*filter(None, read.states), *filter(None, fitting)]
-        require(
-            len(chosen) == 1,
-            f"{str(path)!r} has no state {wanted!r}: "
-            + (f"choose one of {', '.join(there)}." if there else "it has one, omit --state."),
-        )
-    elif fitting:
-        chosen = files.preferred(fitting)
-        require(
-            len(chosen) == 1,
-            f"{str(path)!r} has several networks: choose one of {', '.join(fitting)} with --state.",
-        )
-    else:
-        return _Prefix(min(problems, key=lambda prefix: len(problems[prefix]), default=""), [])
-    return _Prefix(chosen[0], [prefix for prefix in fitting if prefix != chosen[0]])
 
 
 def _prefixes(state) -> list[str]:
@@ -218,7 +245,15 @@ def _assumed(network, imported, model, preparation):
                 )
     norm = getattr(network, "norm", "")
     if norm.startswith("group") and not model.get("norm"):
+        given = "standardised" in model.get("options", {})
         yield (
-            f"norm={norm} without weight standardisation is assumed, since shapes do not determine "
-            "it (--norm=groupN, --option standardised=True)"
+            f"norm={norm}{'' if given else ' without weight standardisation'} is assumed, since "
+            f"shapes do not determine it (--norm=groupN{'' if given else _STANDARDISED})"
         )
+
+
+def unused_norm(network: nn.Module, norm: str | None) -> str:
+    """Sentence that a norm has no effect on a network; "" if none is given, or if it has."""
+    if not norm or hasattr(network, "norm"):
+        return ""
+    return f"norm={norm} is not used, since a {type(network).__name__} has LayerNorm"

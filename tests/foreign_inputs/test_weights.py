@@ -23,7 +23,7 @@ from jaxpt.cli import config_files
 from jaxpt.models.resnet import BasicBlock, ResNet
 from jaxpt.models.vit import SIZES
 from jaxpt.train import checkpoint
-from jaxpt.weights import resnet
+from jaxpt.weights import preparation, resnet
 
 VIT = {"patch": 4, "image_size": 8}
 CLIP = ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28])
@@ -54,6 +54,9 @@ def folder(tmp_path, monkeypatch):
         "resnet_test",
         functools.partial(ResNet, (1, 1, 1, 1), BasicBlock, width=32),
     )
+    for name, alike in ("vit_test", "vit_s16"), ("resnet_test", "resnet18"):
+        known = preparation.ARCHITECTURES
+        monkeypatch.setitem(known, name, known[alike])
     return tmp_path
 
 
@@ -120,7 +123,7 @@ def write(files):
         path.write_bytes(content)
 
 
-TIMM = {"architecture": "vit_small_patch16_224", "num_classes": 0}
+TIMM = {"architecture": "vit_small_patch4_8", "num_classes": 0}
 STATED = {"mean": CLIP[0], "std": CLIP[1], "crop_pct": 0.9, "interpolation": "bicubic"}
 MANY = {"epoch": 3, "args": {"lr"}, "optimizer": {"state": {}, "param_groups": {"lr": 1}}}
 # Files of which the first is opened, flags, wanted normalisation, what is said. The tensors that
@@ -173,7 +176,7 @@ TAKEN = {
         {"w.pth": drawn("resnet"), "config.json": TIMM | STATED},
         [],
         "imagenet",
-        ["config.json next to it is for vit_small_patch16_224 and is not used", "assumed"],
+        ["config.json next to it is for vit_small_patch4_8 and is not used", "assumed"],
     ),
     "the header": (
         {"w.safetensors": save(drawn(), {"mean": json.dumps(CLIP[0]), "std": json.dumps(CLIP[1])})},
@@ -282,6 +285,158 @@ TAKEN = {
     "no ending": ({"w": drawn()}, [], "unit", []),
     "half precision": ({"w.pth": drawn(dtype=np.float16)}, [], "unit", []),
     "bfloat16": ({"w.pth": drawn(dtype=jnp.bfloat16)}, [], "unit", []),
+    **{
+        f"config.json of {other}": (
+            {"w.pth": drawn(kind), "config.json": stated | {"architecture": other} | STATED},
+            [],
+            "imagenet" if kind == "resnet" else "unit",
+            [f"config.json next to it is for {other} and is not used", "assumed"],
+        )
+        for kind, other, stated in (
+            ("resnet", "resnet101", {}),
+            ("resnet", "resnetblur18", {}),
+            ("resnet", "resnet18d.ra2_in1k", {}),
+            ("resnet", "resnet18_gn", {}),
+            ("vit", "vit_small_patch16_224", {}),
+            ("vit", "vit_small_patch4_quickgelu_8", {}),
+            ("vit", "vit_small", {"model_args": {"num_heads": 4}}),
+        )
+    },
+    **{
+        f"config.json of {same}": (
+            {"w.pth": drawn(kind), "config.json": args | {"architecture": same} | STATED},
+            [],
+            CLIP_NAME,
+            ["from config.json"],
+        )
+        for kind, same, args in (
+            ("resnet", "resnet18", {}),
+            ("resnet", "resnet18.a1_in1k", {}),
+            ("vit", "deit_small_patch4_8.fb_in1k", {}),
+            ("vit", "vit_small_patch16_224", {"model_args": {"patch_size": 4}}),
+        )
+    },
+    "the header of another network": (
+        {
+            "w.safetensors": save(
+                drawn("resnet"),
+                {n: json.dumps(v) for n, v in (STATED | {"architecture": "resnet101"}).items()},
+            )
+        },
+        [],
+        "imagenet",
+        ["its header is for resnet101 and is not used"],
+    ),
+    "arguments that are not applied": (
+        {
+            "w.pth": drawn(),
+            "config.json": TIMM | STATED | {"model_args": {"act_layer": "quick_gelu", "depth": 2}},
+        },
+        [],
+        CLIP_NAME,
+        ["config.json next to it also states act_layer=quick_gelu: not applied, so features may"],
+    ),
+    "another pooling": (
+        {"w.pth": drawn(), "config.json": TIMM | STATED | {"global_pool": "avg"}},
+        [],
+        CLIP_NAME,
+        ["also states global_pool=avg: not applied"],
+    ),
+    "a preprocessor of transformers": (
+        {
+            "w/model.safetensors": save(drawn()),
+            "w/preprocessor_config.json": {"image_mean": CLIP[0], "image_std": CLIP[1]},
+        },
+        [],
+        CLIP_NAME,
+        ["normalisation 0.48.*from preprocessor_config.json next to it"],
+    ),
+    "a preprocessor beside a config without statistics": (
+        {
+            "w/model.safetensors": save(drawn()),
+            "w/config.json": {"model_type": "vit"},
+            "w/preprocessor_config.json": {"image_mean": CLIP[0], "image_std": CLIP[1]},
+        },
+        [],
+        CLIP_NAME,
+        ["from config.json with preprocessor_config.json next to it"],
+    ),
+    "a preprocessor beside a config of another network": (
+        {
+            "w.pth": drawn("resnet"),
+            "config.json": {"architecture": "resnet101"},
+            "preprocessor_config.json": {"image_mean": CLIP[0], "image_std": CLIP[1]},
+        },
+        [],
+        "imagenet",
+        ["is for resnet101 and is not used"],
+    ),
+    "entries that are no tensors": (
+        {"w.pth": drawn() | {"version": 3, "args": {"lr"}, "config": {"lr": 1}}},
+        [],
+        "unit",
+        [],
+    ),
+    "a tensor next to a state": (
+        {"w.pth": {"model": drawn(), "scale": np.ones(1, np.float32)}},
+        [],
+        "unit",
+        ["using state model"],
+    ),
+    **{
+        f"--state={state}": (
+            {
+                "w.pth": {
+                    "model": drawn("resnet", 1, prefix="encoder_q.")
+                    | drawn("resnet", prefix="encoder_k."),
+                    "ema": drawn("resnet", 2),
+                }
+            },
+            [f"--state={state}"],
+            "imagenet",
+            [
+                "using state model .also present: ema;",
+                "prefix encoder_k. is removed .also present: encoder_q.;",
+            ],
+        )
+        for state in ("encoder_k", "model.encoder_k", "model/encoder_k", "model.encoder_k.")
+    },
+    "an average one level down, with a dot": (
+        {"w.ckpt": {"ema": {"decay": 1, "shadow": drawn()}, "model": drawn(seed=1)}},
+        ["--state=ema.shadow"],
+        "unit",
+        ["using state ema/shadow"],
+    ),
+    "NaN in what is left behind": (
+        {
+            "w.pth": drawn("resnet", prefix="module.encoder_q.")
+            | {
+                "module.queue": np.full((4, 8), np.nan, np.float32),
+                "module.encoder_q.fc.0.weight": np.full((9, 256), np.nan, np.float32),
+            }
+        },
+        [],
+        "imagenet",
+        ["are dropped: module.queue"],
+    ),
+    "a folder with one weight file": (
+        {"w/mine.safetensors": save(drawn()), "w/config.json": TIMM | STATED, "w/README.md": b""},
+        [],
+        CLIP_NAME,
+        ["from config.json"],
+    ),
+    "a folder of open_clip": (
+        {"w/open_clip_pytorch_model.bin": drawn(), "w/open_clip_config.json": {}},
+        [],
+        "unit",
+        [],
+    ),
+    "a norm for a ViT": (
+        {"w.pth": drawn()},
+        ["--norm=group"],
+        "unit",
+        ["norm=group is not used, since a ViT has LayerNorm"],
+    ),
     "a classifier of other classes": (
         {
             "w.pth": drawn()
@@ -336,7 +491,7 @@ def test_what_is_taken_is_right_and_said(name, capsys):
         ("stated", [], {"heads": 4}, ""),
         ("resnet_gn", [], {"norm": "group32"}, "norm=group32 .*is assumed"),
         ("resnet_gn", ["--norm=group16"], {"norm": "group16"}, ""),
-        ("resnet_gn", ["--option=standardised=True"], {"standardised": True}, "norm=group32"),
+        ("resnet_gn", ["--option=standardised=True"], {"standardised": True}, "norm=group32 is"),
     ],
 )
 def test_what_shapes_cannot_tell_is_an_option_and_said_if_assumed(
@@ -431,6 +586,85 @@ REFUSED = {
     "a bad option": ({"w.pth": drawn()}, ["--option=heads"], "must be NAME=VALUE, got 'heads'"),
     "an option of no network": ({"w.pth": drawn()}, ["--option=ears=2"], "ears"),
     "heads that do not divide": ({"w.pth": drawn()}, ["--option=heads=3"], "heads must divide"),
+    **{
+        f"--option={option}": ({"w.pth": drawn()}, [f"--option={option}"], said)
+        for option, said in (
+            *(
+                (f"heads={x}", "heads must be a whole number, at least 1, got ")
+                for x in ("four", "0", "-3", "3.0", "True", "(2,)")
+            ),
+            ("width=x", "width must be a whole number, at least 1, got 'x'"),
+            ("image_size=big", "image_size must be a whole number, at least 1, got 'big'"),
+            ("drop_path=x", "drop_path must be a number, got 'x'"),
+            ("pool=3", "pool must be a word, got 3"),
+            ("name=x", "'name' is none of width, depth, heads"),
+        )
+    },
+    "a flag in words": (
+        {"w.pth": drawn("resnet_gn")},
+        ["--option=standardised=maybe"],
+        "standardised must be True or False, got 'maybe'",
+    ),
+    **{
+        f"num_heads {heads!r}": (
+            {"w.pth": drawn(), "config.json": TIMM | STATED | {"model_args": {"num_heads": heads}}},
+            [],
+            "config.json next to it states num_heads .*not a whole number of at least 1: fix it",
+        )
+        for heads in ("4", 0, 2.5, True, [2])
+    },
+    "a deviation alone": (
+        {"w.pth": drawn(), "config.json": {"std": [0.5] * 3}},
+        [],
+        "config.json next to it states mean None and std",
+    ),
+    "an image mean alone": (
+        {"w.pth": drawn(), "preprocessor_config.json": {"image_mean": [0.5] * 3}},
+        [],
+        "preprocessor_config.json next to it states mean .* and std None",
+    ),
+    "images in -1 … 1 without statistics": (
+        {
+            "w.pth": drawn(),
+            "preprocessor_config.json": {
+                "image_mean": CLIP[0],
+                "image_std": CLIP[1],
+                "do_normalize": False,
+            },
+        },
+        [],
+        "another image preparation than .*set --normalisation",
+    ),
+    "a prefix of no state": (
+        {
+            "w.pth": {
+                "model": drawn(prefix="encoder_q.") | drawn(prefix="encoder_k."),
+                "ema": drawn(),
+            }
+        },
+        ["--state=teacher"],
+        "no state 'teacher': choose one of model, ema, model.encoder_q., model.encoder_k.",
+    ),
+    "prefixes of no rule in a state": (
+        {"w.pth": {"model": drawn(prefix="left.") | drawn(prefix="right.")}},
+        [],
+        "several networks: choose one of model.left., model.right. with --state",
+    ),
+    "many tensors of another network": (
+        {"w.pth": drawn() | {f"extra{i}": np.ones(1, np.float32) for i in range(9)}},
+        [],
+        "extra0 is unexpected; .*extra4 is unexpected; and 4 more",
+    ),
+    "many entries without tensors": (
+        {"w.pth": {f"entry{i}": i for i in range(9)}},
+        [],
+        "it has entry0, entry1, entry2, entry3, entry4 and 4 more: save",
+    ),
+    "a folder with several weight files": (
+        {"w/a.safetensors": save(drawn()), "w/b.pth": drawn()},
+        [],
+        "'w' holds several weight files: name one of w/a.safetensors, w/b.pth",
+    ),
     "quantised weights": (
         {"w.safetensors": save(drawn() | {"norm.bias": np.ones(16, np.int8)})},
         [],
