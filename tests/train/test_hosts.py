@@ -263,8 +263,8 @@ def test_fewer_processes_go_on_from_the_last_checkpoint(before, after, tmp_path)
     status, _, err = end(process, 30)
     assert status == 1
     assert (
-        f"jaxpt launch: process {before - 1} of {before} was killed by SIGKILL: the others "
-        "are ended." in err
+        f"jaxpt launch: process {before - 1} of {before} was killed by SIGKILL: ending the "
+        "others." in err
     )
     reached = checkpoint.newest(tmp_path / "a")
     total = f"{reached + 3} steps"
