@@ -239,7 +239,7 @@ class _Watch:
     def _look(self) -> None:
         ended = dict(self._client.key_value_dir_get("jaxpt/"))
         who, _, why = ended.get(ENDED, "").partition(" ")
-        if who and int(who) != self._me:
+        if who and int(who) != self._me and not self._lost:  # it may be this one's own announcement
             self._lost = self._sentence(int(who), f"ended: {why.rstrip('.')}")
         # All watch process 0, which watches all and announces whom it misses.
         for i in range(self._all) if self._me == 0 else (0,):
