@@ -45,7 +45,7 @@ HOLDS = {
         assert all(len(of_loss) > 10 for of_loss in seen.values())
     """,
     "your_own_images": """
-        assert sorted({finding.kind for finding in found}) == ["duplicate", "extension"]
+        assert sorted({finding.kind for finding in found}) == ["conflict", "duplicate", "extension"]
         assert PART == "test" and len(dataset.test.ids) == 300 and not outcome.skipped
         measured = {name for record in outcome.records for name in record["values"]}
         assert {"fine_knn", "fine_linear", "fine_5shot", "class_separation"} <= measured

@@ -15,6 +15,7 @@ import pytest
 from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
+from jaxpt.data.labels import LabelMap
 from jaxpt.errors import InputError, RunError
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.train import checkpoint
@@ -132,16 +133,14 @@ def StopsAt(dataset, after):
     """The same data, but the monitor's look at the labels fails after so many times."""
     calls = iter(range(100))
 
-    class Breaks(tuple):
+    class Breaks(LabelMap):
         def __call__(self, labels):
             # The training labels are read once, then the monitor reads two sets a time.
             if next(calls) > 2 * after:
                 raise Stop
             return dataset.coarse(labels)
 
-    coarse = Breaks(())
-    coarse.names = dataset.coarse.names
-    return dataset._replace(coarse=coarse)
+    return dataset._replace(coarse=Breaks(*dataset.coarse))
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path, dataset):

@@ -39,7 +39,9 @@ def test_it_says_how_the_run_was_made(run, opened, tmp_path):
         f"| weights | in the names of jaxpt, fingerprint {opened.checkpoint} |",
     ):
         assert row in text
-    assert "a linear classifier on the backbone" in text  # the method's own first sentence
+    assert (
+        "the backbone together with a linear classifier" in text
+    )  # the method's own first sentence
     assert config_of(text)["duration"] == "2 steps"
     assert "No records were given" in text and "paper" not in text
     for name, version in opened.made["packages"].items():
