@@ -12,6 +12,7 @@ import ml_collections
 import numpy as np
 
 from jaxpt import models, records, weights
+from jaxpt.data import sources
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract, extract_layers
 from jaxpt.train import checkpoint
@@ -53,11 +54,6 @@ class Backbone:
     model: ml_collections.ConfigDict | None = None
     classifier: dict[str, Any] | None = None
     made: dict[str, Any] = dataclasses.field(default_factory=dict)
-
-    @property
-    def trained_on(self) -> str:
-        """Digest of the identity of the pre-training set; "" if it is not recorded."""
-        return self.made.get("data", {}).get("identity", "")
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Computes features, float32 [n, dim], of uint8 images [n, height, width, channels].
@@ -128,6 +124,30 @@ def _report_unused(source, model) -> None:
         print(
             f"jaxpt: {source}: {', '.join(unused)} not used: its own config already has this.",
             file=sys.stderr,
+        )
+
+
+def report_other_data(
+    label: str, trained_on: dict[str, Any], config: ml_collections.ConfigDict
+) -> None:
+    """Warns on stderr if the pre-training set of a run has changed since.
+
+    Args:
+      label: of the run.
+      trained_on: "data" of ``Backbone.made``; without an identity, or with one of another kind
+        (files or arrays), nothing can be compared.
+      config: data config of the set as it is now.
+    """
+    if "identity" not in trained_on:
+        return
+    now = sources.identify(config)
+    contents = {digest.partition("-")[0] for digest in (trained_on["identity"], now.digest)}
+    if len(contents) > 1 and trained_on.get("kind") == now.kind:
+        print(
+            f"jaxpt: {label} was pre-trained on other data than {config.path or config.source!r} "
+            "holds now: images that it was trained on may be among those it is measured on.",
+            file=sys.stderr,
+            flush=True,
         )
 
 

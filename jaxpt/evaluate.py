@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jaxpt import __version__, records
-from jaxpt.backbones import Backbone, open_backbone
+from jaxpt.backbones import Backbone, open_backbone, report_other_data
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import identity, protocols, sources
 from jaxpt.errors import InputError, require
@@ -45,6 +45,7 @@ class Model(NamedTuple):
         cache keys of features; if it is empty, features are not cached.
       method, seed, step, config: of pre-training; config is None if there was no jaxpt run.
       network: everything else that the features depend on.
+      trained_on: name and identity of the pre-training set, if they are known.
     """
 
     label: str
@@ -56,7 +57,7 @@ class Model(NamedTuple):
     step: int = 0
     config: ml_collections.ConfigDict | None = None
     network: str = ""
-    trained_on: str = ""
+    trained_on: dict[str, Any] = {}
 
 
 def of_backbone(backbone: Backbone, devices: Devices) -> Model:
@@ -72,7 +73,7 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
         backbone.step,
         backbone.config,
         f"{backbone.encoder!r} {BATCH_SIZE}",
-        backbone.trained_on,
+        backbone.made.get("data", {}),
     )
 
 
@@ -404,12 +405,7 @@ def _pretraining_sets(models, fields) -> Iterator[tuple[Set, list[Model]]]:
             name = records.key_of(config.to_dict())
             found[name] = found.get(name) or _identified(config)
             if not fields and isinstance(found[name].identity, str):
-                records.report_other_data(
-                    model.label,
-                    model.trained_on,
-                    found[name].identity,
-                    config.path or config.source,
-                )
+                report_other_data(model.label, model.trained_on, config)
     require(
         bool(found),
         f"the pre-training set of {models[0].label!r} is not known: name a set "

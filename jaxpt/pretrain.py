@@ -566,6 +566,7 @@ def _about(dataset, split, data) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "identity": data.digest,
+        "kind": data.kind,
         "images": len(split.ids),
         "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),

@@ -85,18 +85,6 @@ def told_apart(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def report_other_data(label: str, trained_on: str, measured_on: str, path: str) -> None:
-    """Warns on stderr if a run's pre-training set has changed since; digests as of ``Identity``."""
-    contents = {digest.partition("-")[0] for digest in (trained_on, measured_on)}
-    if trained_on and len(contents) > 1:
-        print(
-            f"jaxpt: {label} was pre-trained on other data than {path!r} holds now: images that it "
-            "was trained on may be among those it is measured on.",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
 def _content(record) -> str:
     return record.get(IDENTITY, "").partition("-")[0]
 

@@ -8,7 +8,7 @@ from typing import Any, Sequence
 import ml_collections
 
 from jaxpt import records
-from jaxpt.backbones import Backbone, open_backbone
+from jaxpt.backbones import Backbone, open_backbone, report_other_data
 from jaxpt.data import identity, sources
 from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
@@ -61,9 +61,7 @@ def run(
         dataset, data = loaded[name]
         require_part(dataset, "test")
         if not config.data.source:
-            records.report_other_data(
-                backbone.label, backbone.trained_on, data, data_config.path or data_config.source
-            )
+            report_other_data(backbone.label, backbone.made.get("data", {}), data_config)
         resolved = resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
             about |= {

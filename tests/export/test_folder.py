@@ -81,6 +81,7 @@ def test_the_header_says_what_it_is(run, opened, tmp_path):
     data = said["made"]["data"]
     assert data == {
         "identity": checkpoint.about(run, 2)["data"]["identity"],
+        "kind": "arrays",
         "name": "digits",
         "images": 300,
         "shape": [8, 8, 1],

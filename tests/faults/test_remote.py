@@ -70,11 +70,11 @@ def test_a_store_that_is_away_is_told_once_and_ends_nothing(store, monkeypatch, 
     writer = MetricWriter(RUN, resumed_step=0)
     writer.write(2, {})
 
-    def away(path, text):
+    def away(path, target):
         raise ConnectionError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(epath.Path(RUN)), "write_text", away)
+        patch.setattr(type(epath.Path(RUN)), "replace", away)
         writer.sync()
         writer.sync()
     assert capsys.readouterr().err.count("cannot be written (away): rows wait") == 1
