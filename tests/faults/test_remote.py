@@ -77,7 +77,7 @@ def test_a_store_that_is_away_is_told_once_and_ends_nothing(store, monkeypatch, 
         patch.setattr(type(epath.Path(RUN)), "replace", away)
         writer.sync()
         writer.sync()
-    assert capsys.readouterr().err.count("cannot be written (away): rows wait") == 1
+    assert capsys.readouterr().err.count("cannot be written (away): rows are kept") == 1
     writer.close()
     assert [row["step"] for row in read_metrics(RUN)] == [2]
 
