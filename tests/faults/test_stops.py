@@ -53,8 +53,8 @@ def test_a_signal_in_the_memory_fill_is_heard_there(calls, tmp_path, capsys):
     assert run(capsys, tmp_path) == (
         STATUS,
         [
-            "jaxpt pretrain: stopped by SIGTERM before the first step: the same command begins "
-            f"again: {tmp_path}"
+            "jaxpt pretrain: stopped by SIGTERM before the first step: the same command starts "
+            f"it again: {tmp_path}"
         ],
     )
     assert checkpoint.newest(tmp_path) is None
