@@ -4,6 +4,7 @@ Every file is decoded once before anything else happens, so that a broken one ca
 later.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -19,6 +20,7 @@ from jaxpt.data import listing
 from jaxpt.data.decode import Framing, Reading, check_memory, in_parallel, open_image, to_square
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
+from jaxpt.files import replacing
 
 CONSTANT = 0.01  # a larger share of single-color images is reported
 SHOWN = 5  # at most this many broken files are named in a message
@@ -100,16 +102,7 @@ def read(
         else Pictures(part.files, framing, channels)
         for name, part in parts.items()
     }
-    position = {name: i for i, name in enumerate(names)}
-    return Folder(
-        root.stem,
-        {
-            name: (images[name], np.array([position[c] for c in part.classes], np.int32))
-            for name, part in parts.items()
-        },
-        names,
-        tuple(errors.values()),
-    )
+    return _folder(root, parts, images, names, tuple(errors.values()))
 
 
 def listed(
@@ -131,19 +124,19 @@ def listed(
         errors, _ = _checked([file for part in parts.values() for file in part.files], cache)
         parts = {name: _without(part, errors) for name, part in parts.items()}
     names = _class_names(root, parts)
+    framing = Framing.centre(size, reading)
+    images = {name: Pictures(part.files, framing, 3) for name, part in parts.items()}
+    return _folder(root, parts, images, names, ())
+
+
+def _folder(root, parts: dict[str, listing.Part], images: dict, names, broken) -> Folder:
+    """The folder of these images, with the classes of the parts as numbers."""
     position = {name: i for i, name in enumerate(names)}
-    return Folder(
-        root.stem,
-        {
-            name: (
-                Pictures(part.files, Framing.centre(size, reading), 3),
-                np.array([position[c] for c in part.classes], np.int32),
-            )
-            for name, part in parts.items()
-        },
-        names,
-        (),
-    )
+    labels = {
+        name: np.array([position[c] for c in part.classes], np.int32)
+        for name, part in parts.items()
+    }
+    return Folder(root.stem, {name: (images[name], labels[name]) for name in parts}, names, broken)
 
 
 def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str]:
@@ -194,13 +187,10 @@ def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, st
 
 
 def _remember(file: pathlib.Path, found: dict) -> None:
-    try:
+    with contextlib.suppress(OSError):  # without it files are decoded again next time
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(f".{os.getpid()}")
-        partial.write_text(json.dumps(found))
-        partial.replace(file)
-    except OSError:
-        pass  # the cache is optional: without it files are decoded again next time
+        with replacing(file) as kept:
+            json.dump(found, kept)
 
 
 def _digest(files: list[str]) -> str:
