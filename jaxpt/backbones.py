@@ -128,7 +128,7 @@ def _report_unused(source, model) -> None:
 
 
 def report_other_data(
-    label: str, trained_on: dict[str, Any], config: ml_collections.ConfigDict
+    label: str, trained_on: dict[str, Any], config: ml_collections.ConfigDict, digest: str
 ) -> None:
     """Warns on stderr if the pre-training set of a run has changed since.
 
@@ -137,12 +137,12 @@ def report_other_data(
       trained_on: "data" of ``Backbone.made``; without an identity, or with one of another kind
         (files or arrays), nothing can be compared.
       config: data config of the set as it is now.
+      digest: of the identity of that set.
     """
-    if "identity" not in trained_on:
+    before = trained_on.get("identity", "")
+    if not before or before.partition("-")[0] == digest.partition("-")[0]:
         return
-    now = sources.identify(config)
-    contents = {digest.partition("-")[0] for digest in (trained_on["identity"], now.digest)}
-    if len(contents) > 1 and trained_on.get("kind") == now.kind:
+    if trained_on.get("kind") == sources.identify(config).kind:
         print(
             f"jaxpt: {label} was pre-trained on other data than {config.path or config.source!r} "
             "holds now: images that it was trained on may be among those it is measured on.",

@@ -405,7 +405,7 @@ def _pretraining_sets(models, fields) -> Iterator[tuple[Set, list[Model]]]:
             name = records.key_of(config.to_dict())
             found[name] = found.get(name) or _identified(config)
             if not fields and isinstance(found[name].identity, str):
-                report_other_data(model.label, model.trained_on, config)
+                report_other_data(model.label, model.trained_on, config, found[name].identity)
     require(
         bool(found),
         f"the pre-training set of {models[0].label!r} is not known: name a set "

@@ -61,7 +61,7 @@ def run(
         dataset, data = loaded[name]
         require_part(dataset, "test")
         if not config.data.source:
-            report_other_data(backbone.label, backbone.made.get("data", {}), data_config)
+            report_other_data(backbone.label, backbone.made.get("data", {}), data_config, data)
         resolved = resolve(config, dataset, source=data_config.source)
         for about, measurement in _measurements(resolved, backbone, dataset, devices):
             about |= {
