@@ -16,6 +16,9 @@ import pytest  # noqa: E402
 from jaxpt.cache import use_compile_cache  # noqa: E402
 
 use_compile_cache()
+# For the processes that tests start, also those that do not ask for a cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,15 @@ UNSUPERVISED = (
 )
 # LOOK beyond the paper, and options of others, each by the fields that turn it on.
 VARIANTS = {
-    "soft gate": ("look", {"look.gate": 20.0}),
-    "multi-crop": ("look", {"local_views": 2}),
-    "bank": ("look", {"memory_kind": "bank"}),
-    "robust, balanced, k by class": (
+    "multi-crop, soft gate": ("look", {"local_views": 2, "look.gate": 20.0}),
+    "bank, robust, balanced, k by class": (
         "look",
-        {"look.robustness": 0.5, "look.balanced": True, "look.k_by_class": True},
+        {
+            "memory_kind": "bank",
+            "look.robustness": 0.5,
+            "look.balanced": True,
+            "look.k_by_class": True,
+        },
     ),
     "SL-MLP": ("cross_entropy", {"cross_entropy.classifier": "mlp"}),
     "t-ReX*": ("t_rex", {"t_rex.prototypes_from": "memory", "memory": 250}),
