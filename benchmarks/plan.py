@@ -89,7 +89,7 @@ def line(record: dict) -> str:
     return (
         f"On paper: {plan.rounded(p.hours)} hours on {p.chips}, {plan.rounded(p.chip_hours)} "
         f"chip-hours, {plan.rounded(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
-        "per chip (benchmarks/plan.py)."
+        "a chip (benchmarks/plan.py)."
     )
 
 
