@@ -21,6 +21,12 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_ca
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no worker begins one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def float16():
     """Skips where XLA has no float16, as on an x86 processor without F16C."""
