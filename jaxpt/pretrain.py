@@ -250,13 +250,21 @@ def prepare_for(
             config,
             classes,
             n_examples,
-            optimizers.make_optimizer(config.optimizer, schedule),
+            _make_optimizer(config.optimizer, schedule, total, steps),
             steps,
             AXIS,
         )
     )
     return method, Durations(
         total, *(steps(d) for d in (config.log_every, config.knn_every, config.checkpoint_every))
+    )
+
+
+def _make_optimizer(config, schedule, total, steps):
+    """Makes the optimizer, with ``freeze_for`` in steps."""
+    held = steps(config.freeze_for) if config.freeze_for else LARGEST
+    return optimizers.make_optimizer(
+        config, schedule, total_steps=total, freeze_steps=held if config.freeze else 0
     )
 
 

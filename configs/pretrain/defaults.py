@@ -72,8 +72,24 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.dtype = "float32"  # of the computation; parameters stay float32
     c.model.remat = False  # recompute blocks in the backward pass, to save memory
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
-    c.model.projector = ml_collections.ConfigDict({"hidden": (128,), "dim": 64})
-    c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # of BYOL and similar methods
+    c.model.projector = ml_collections.ConfigDict()
+    c.model.projector.hidden = (128,)  # widths of the hidden layers
+    c.model.projector.dim = 64  # width of the output
+    c.model.projector.unit_input = False  # scale the features to length one first
+    c.model.projector.norm = ""  # of hidden layers: none, or as model.norm; "": model.norm
+    c.model.projector.activation = "relu"  # of hidden layers: relu or gelu
+    c.model.projector.bias = False  # whether hidden layers have a bias
+    c.model.projector.last_norm = "none"  # of the output: none, plain, scale or affine (+ offset)
+    c.model.projector.last_bias = True  # whether the last layer has a bias
+    c.model.projector.init_std = 0.0  # standard deviation of the initial weights; 0: LeCun's
+    c.model.predictor = ml_collections.ConfigDict()  # of BYOL and similar methods, as projector
+    c.model.predictor.hidden = (128,)
+    c.model.predictor.norm = ""
+    c.model.predictor.activation = "relu"
+    c.model.predictor.bias = False
+    c.model.predictor.last_norm = "none"
+    c.model.predictor.last_bias = True
+    c.model.predictor.init_std = 0.0
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adamw, sgd or lars
@@ -81,7 +97,19 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # of sgd and lars
     c.optimizer.weight_decay = 1e-4
     c.optimizer.warmup = "0 steps"  # duration of the linear warm-up of the learning rate
+    c.optimizer.final_rate = 0.0  # learning rate at the end, as a share of learning_rate
+    c.optimizer.drop_at = ()  # shares of the training at which the rate drops; (): cosine instead
+    c.optimizer.drop_factor = 0.1  # of each of these drops
     c.optimizer.clip_norm = 0.0  # larger gradients are scaled down to this norm; 0: no clipping
+    c.optimizer.clip_each = False  # clip every array by its own norm, not all by the global one
+    c.optimizer.nesterov = False  # of sgd
+    c.optimizer.late_rate = False  # of lars: multiply by the rate after the momentum, not before
+    c.optimizer.weight_decay_end = -1.0  # final value of a cosine; negative: it is constant
+    c.optimizer.decay_vectors = False  # whether weight decay also applies to biases and norms
+    c.optimizer.vector_rate = 1.0  # learning rate of biases and norms, as a share of learning_rate
+    c.optimizer.constant_predictor = False  # train the predictor at learning_rate throughout
+    c.optimizer.freeze = ()  # names of modules or parameters that are not trained, …
+    c.optimizer.freeze_for = ""  # … and for how long; "": always
 
     # Fields of several methods: jaxpt.methods.METHODS lists which methods read them.
     c.temperature = 0.1  # τ of the loss, by which similarities are divided

@@ -24,6 +24,7 @@ class BasicBlock(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    last_scale: Any
     expansion = 1
 
     @nn.compact
@@ -31,8 +32,7 @@ class BasicBlock(nn.Module):
         y = self.conv(self.width, (3, 3), strides=self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, (3, 3), name="conv2")(y)
-        # A zero scale makes each block the identity at the start (Goyal et al. 2017).
-        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm2", scale_init=self.last_scale)(y)
         return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
@@ -43,6 +43,7 @@ class Bottleneck(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    last_scale: Any
     expansion = 4
     widening = 1
 
@@ -53,7 +54,7 @@ class Bottleneck(nn.Module):
         y = self.conv(inner, (3, 3), strides=self.stride, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.width * self.expansion, (1, 1), name="conv3")(y)
-        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm3", scale_init=self.last_scale)(y)
         return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
@@ -79,6 +80,8 @@ class ResNet(nn.Module):
       stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
       width: channels of the first stage.
       norm, dtype, axis_name: as in ``make_norm``.
+      zero_init: whether the scale of the last norm of each block starts at zero, which makes the
+        block the identity at the start (Goyal et al. 2017); torchvision's ``zero_init_residual``.
       standardised: whether to standardise the convolution weights to mean 0 and variance 1 in each
         output channel (Qiao et al. 2019), which is recommended with GroupNorm.
       remat: whether the backward pass recomputes the activations of each block to save memory.
@@ -94,6 +97,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    zero_init: bool = True
     standardised: bool = False
     remat: bool = False
     frozen: int = 0
@@ -119,13 +123,13 @@ class ResNet(nn.Module):
         x = self._stop(0, x)
         intermediates = {"stem": x}
         make_block = nn.remat(self.block) if self.remat else self.block
+        last_scale = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         for stage, n_blocks in enumerate(self.blocks):
             norm = self._norm(stage + 1, train)
             for i in range(n_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = make_block(
-                    self.width * 2**stage, stride, conv, norm, name=f"stage{stage + 1}_block{i + 1}"
-                )(x)
+                name = f"stage{stage + 1}_block{i + 1}"
+                x = make_block(self.width * 2**stage, stride, conv, norm, last_scale, name=name)(x)
             x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
         return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates
 
