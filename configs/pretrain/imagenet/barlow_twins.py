@@ -17,8 +17,11 @@ from jaxpt.configs.pretrain import recipes
 SETTINGS = {
     "rate": 0.2,
     "optimizer.name": "lars",
-    "optimizer.weight_decay": 1.5e-06,
+    "optimizer.weight_decay": 1e-06,
     "optimizer.warmup": "10 epochs",
+    "optimizer.late_rate": True,
+    "optimizer.final_rate": 0.001,
+    "optimizer.vector_rate": 0.0048 / 0.2,
     "batch_size": 2048,
     "barlow_twins.redundancy": 0.0051,
     "model.projector.hidden": (8192, 8192),

@@ -19,6 +19,7 @@ SETTINGS = {
     "optimizer.name": "lars",
     "optimizer.weight_decay": 1e-06,
     "optimizer.warmup": "10 epochs",
+    "optimizer.late_rate": True,
     "batch_size": 4096,
     "ema": 0.99,
     "model.projector.hidden": (4096,),

@@ -18,8 +18,16 @@ from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
     "rate": 0.03,
+    "batch_size": 512,
+    "local_views": 8,
     "optimizer.weight_decay": 0.0001,
     "optimizer.warmup": "10 epochs",
+    "optimizer.final_rate": 1e-6 / 0.06,
+    "optimizer.clip_norm": 3.0,
+    "optimizer.clip_each": True,
+    "optimizer.freeze": ("prototypes",),
+    "optimizer.freeze_for": "1 epochs",
+    "model.options": {"zero_init": False},
     "ema": 0.996,
     "temperature": 0.1,
     "dino.target_temperature": 0.04,
@@ -32,9 +40,13 @@ SETTINGS = {
 }
 VIT_S16 = {
     "rate": 0.0005,
+    "optimizer.weight_decay": 0.04,
+    "optimizer.weight_decay_end": 0.4,
+    "optimizer.final_rate": 1e-6 / 0.001,
+    "optimizer.clip_norm": 3.0,
+    "model.options": {"drop_path": 0.1},
     "augment.crop_area": (0.4, 1.0),
     "local_augment.crop_area": (0.05, 0.4),
-    "model.norm": "group",
 }
 LONGER = {"300ep": {"duration": "300 epochs"}}
 

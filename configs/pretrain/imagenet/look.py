@@ -20,6 +20,10 @@ SETTINGS = {
     "optimizer.weight_decay": 0.0001,
     "duration": "90 epochs",
     "look.k": 400,
+    # The latest key of every training image, a multiple of 256 so that it divides over devices.
+    "memory": recipes.IMAGES // 256 * 256,
+    "memory_sharding": "sharded",
+    "memory_dtype": "bfloat16",
     "temperature": 0.1,
     "model.projector.hidden": (2048, 2048),
     "model.projector.dim": 128,

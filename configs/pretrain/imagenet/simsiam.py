@@ -17,6 +17,8 @@ SETTINGS = {
     "rate": 0.05,
     "optimizer.weight_decay": 0.0001,
     "optimizer.warmup": "0 steps",
+    "optimizer.decay_vectors": True,
+    "optimizer.constant_predictor": True,
     "batch_size": 512,
     "model.projector.hidden": (2048, 2048),
     "model.projector.dim": 2048,

@@ -9,7 +9,7 @@ For t-ReX* add --config.t_rex.prototypes_from=memory --config.memory=8192.
 Expected: top-1 78.0, mean transfer log-odds 1.1704; t-ReX* 80.2 and 0.8829 by other crops (the
 paper). Not yet run here.
 On paper: 3.75 hours on v5e-32, 120 chip-hours, 3.58 of 16 GB a chip (benchmarks/plan.py).
-Variants: vit_s16, smoke.
+Variants: vit_s16, star, plain, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
 
@@ -17,13 +17,28 @@ from jaxpt.configs.pretrain import recipes
 
 SETTINGS = {
     "rate": 0.1,
+    "batch_size": 256,
     "optimizer.weight_decay": 0.0001,
+    "optimizer.warmup": "10 epochs",
+    "optimizer.final_rate": 1e-6 / 0.1,
+    "t_rex.prototypes_from": "memory",
+    "memory": 8192,
     "temperature": 0.1,
+    "model.options": {"zero_init": False},
     "local_augment.crop_size": 96,
-    "model.projector.hidden": (2048,),
+    "model.projector.hidden": (2048, 2048, 2048),
     "model.projector.dim": 256,
+}
+WORDS = {
+    "star": {
+        "augment.crop_area": (0.4, 1.0),
+        "key_augment.crop_area": (0.4, 1.0),
+        "local_augment.crop_area": (0.05, 0.4),
+        "model.projector.hidden": (2048,),
+    },
+    "plain": {"t_rex.prototypes_from": "learnt"},
 }
 
 
 def get_config(variant: str = ""):
-    return recipes.imagenet("t_rex", variant, SETTINGS, augment="t_rex")
+    return recipes.imagenet("t_rex", variant, SETTINGS, augment="t_rex", longer=WORDS)

@@ -19,6 +19,8 @@ SETTINGS = {
     "optimizer.name": "lars",
     "optimizer.weight_decay": 1e-06,
     "optimizer.warmup": "10 epochs",
+    "optimizer.late_rate": True,
+    "optimizer.final_rate": 0.001,
     "batch_size": 512,
     "model.projector.hidden": (8192, 8192),
     "model.projector.dim": 8192,
