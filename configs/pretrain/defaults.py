@@ -120,6 +120,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.memory_dtype = "float32"  # float32, or bfloat16: half the bytes, compared in float32
     c.ema = 0.98  # decay of the target encoder's moving average
     c.ema_end = -1.0  # final EMA of a cosine schedule; negative: the EMA is constant
+    c.weight_ema = 0.0  # decay of an average of the weights, for methods without a target; 0: none
+    c.evaluated_weights = "online"  # to measure and export: online, or target (EMA)
     c.target_norm = "batch"  # BatchNorm statistics in the target encoder: batch or running
 
     # Fields of a single method, under its name.
@@ -154,7 +156,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.grafit.weight = 0.5  # weight of SupCon over the memory; the rest is instance discrimination
 
     c.t_rex = ml_collections.ConfigDict()
-    c.t_rex.prototypes_from = "learnt"  # learnt, or memory (t-ReX*)
+    c.t_rex.prototypes_from = "memory"  # memory (class means: t-ReX, t-ReX*), or learnt (plain)
 
     c.barlow_twins = ml_collections.ConfigDict()
     c.barlow_twins.redundancy = 0.0051  # weight of the off-diagonal correlations
@@ -167,10 +169,17 @@ def get_config() -> ml_collections.ConfigDict:
     c.dino = ml_collections.ConfigDict()
     c.dino.prototypes = 256  # number of outputs of the head, over which the softmax is taken
     c.dino.target_temperature = 0.04  # τ of the target's softmax; below temperature, so sharper
+    c.dino.target_temperature_start = 0.04  # its value at the start of the run
+    c.dino.target_temperature_warmup = "0 epochs"  # duration of the linear change from there
+    c.dino.learnt_norms = False  # whether the norms of the prototypes are learnt; otherwise 1
     c.dino.centre_momentum = 0.9  # momentum of the mean subtracted from the target's outputs
 
     c.knn_every = "5 epochs"  # interval of the kNN monitor
     c.knn_k = 20  # neighbours of the kNN monitor
+    c.knn_fine = False  # also classify by the fine labels
+    c.probe = ml_collections.ConfigDict()  # linear classifier of the features, trained alongside
+    c.probe.labels = ""  # that it learns: coarse, fine; "": no probe
+    c.probe.learning_rate = 1e-3  # of its own optimizer, Adam
     c.log_every = "20 steps"
     c.checkpoint_every = "10 epochs"
     c.keep_checkpoints = 2  # number of latest checkpoints to keep

@@ -140,6 +140,11 @@ def global_images(config, batch) -> jax.Array:
     )
 
 
+def first_view(config, batch) -> jax.Array:
+    """Draws the first full view of each image: [batch, …]."""
+    return augment.draw_view(config.augment, batch, view=0)
+
+
 def each_view(rows, config):
     """Repeats per-image rows [batch, …] for each view: [views · batch, …]."""
     return jnp.tile(rows, (config.views + config.local_views,) + (1,) * (rows.ndim - 1))
