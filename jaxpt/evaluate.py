@@ -240,6 +240,7 @@ def run(
     part: str = "test",
     cache: str | os.PathLike | None = None,
     model_config: ml_collections.ConfigDict | None = None,
+    encoder: str = "",
     constants: dict[str, dict[str, Any]] | None = None,
     strict: bool = False,
     quiet: bool = True,
@@ -263,6 +264,7 @@ def run(
       part: "test", or "validation", with which test is not read.
       cache: folder of the feature cache; None keeps no features.
       model_config: network of scratch and of weight files, see ``open_backbone``.
+      encoder: which of a run's encoders, see ``open_backbone``.
       constants: evaluator → overrides of its constants; they are part of the records.
       strict: whether to stop at the first measurement that cannot be made instead of skipping it.
       quiet: whether to hide the progress bar, which is shown only if standard error is a terminal.
@@ -282,7 +284,9 @@ def run(
     known = records.known(out)
     devices = Devices()
     opened = [
-        m if isinstance(m, Model) else of_backbone(open_backbone(m, model=model_config), devices)
+        m
+        if isinstance(m, Model)
+        else of_backbone(open_backbone(m, model=model_config, encoder=encoder), devices)
         for m in models
     ]
     _check_distinct(opened)

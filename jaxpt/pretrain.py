@@ -16,6 +16,7 @@ import contextlib
 import functools
 import math
 import os
+import sys
 from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
@@ -153,6 +154,8 @@ def run(
         )
         stack.callback(progress.close)
         _report_start(devices, feed, dataset, workdir, quiet)
+        if method.fill is not None:
+            _report_memory(config, dataset.coarse(split.labels), quiet)
         log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
         monitor = _make_monitor(method.encoder, config, dataset, split)
         loop = Loop(config, durations, log, monitor, checkpointer, stop)
@@ -551,8 +554,8 @@ def _make_monitor(encoder, config, dataset, train):
     """Makes the monitor: accuracy of kNN, and of the probe if there is one.
 
     kNN measures on the labels of pre-training ("knn") and, if asked, on the fine ones ("knn_fine").
-    The monitor classifies validation images if the run does not train on them, else training images, each
-    excluded from its own neighbours.
+    The monitor classifies validation images if the run does not train on them, else training
+    images, each excluded from its own neighbours.
     """
     bank = train.take(np.arange(min(len(train.ids), MONITOR_EXAMPLES)))
     queries = dataset.validation if config.data.train_on == "train" else bank
@@ -627,6 +630,30 @@ def _report_start(devices, feed, dataset, workdir, quiet) -> None:
         tell(f"jaxpt: {devices.about}. {feed.about}")
     if workdir is not None and dataset.broken:
         epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
+
+
+def _report_memory(config, labels: np.ndarray, quiet: bool) -> None:
+    """Prints how many keys of a class the memory holds, and warns if LOOK's k exceeds that."""
+    if jax.process_index() > 0:
+        return
+    counts = np.bincount(labels)
+    classes = np.count_nonzero(counts)
+    size = config.memory if config.memory_kind == "queue" else len(labels)
+    mean, least = size / classes, size * counts[counts > 0].min() / len(labels)
+    if not quiet:
+        tell(
+            f"jaxpt: the memory holds {size:,} keys, about {mean:,.0f} of each of {classes:,} "
+            f"classes ({least:,.0f} of the rarest)."
+        )
+    if config.method == "look" and config.look.k > mean:
+        print(
+            f"jaxpt: warning: look.k is {config.look.k:,}, but the memory holds only about "
+            f"{mean:,.0f} keys of a class, so at most {mean / config.look.k:.0%} of the neighbours "
+            "can share the label of a query, and no loss can be 0: lower look.k or enlarge the "
+            "memory.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _not_finite(error: TooManySkipped, config, workdir) -> RunError:

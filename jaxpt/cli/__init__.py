@@ -162,7 +162,7 @@ def _transfer(args):
     from jaxpt import transfer
 
     _begin()
-    transfer.run(args.config, args.backbones, args.out)
+    transfer.run(args.config, args.backbones, args.out, encoder=args.weights)
     print(f"records: {args.out}")
 
 
@@ -189,6 +189,7 @@ def _evaluate(args):
         part=args.part,
         cache=cache or None,
         model_config=_network(args),
+        encoder=args.weights,
         strict=args.strict,
     )
     console = Console()
@@ -220,6 +221,7 @@ def _export(args):
         record_files=args.records,
         push=args.push,
         model=_network(args),
+        encoder=args.weights,
     )
     for sentence in made.notes:
         print(f"note: {sentence}")

@@ -111,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     transfer.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
     )
+    _encoder_flag(transfer)
     _weight_flags(transfer)
     _evaluate_command(commands)
     _export_command(commands)
@@ -171,6 +172,7 @@ def _evaluate_command(commands):
         choices=("test", "validation"),
         help="which part is scored (default test)",
     )
+    _encoder_flag(evaluate)
     _weight_flags(evaluate)
     evaluate.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
@@ -267,6 +269,7 @@ def _export_command(commands):
         metavar="FILE",
         help="records of this backbone, for the tables of the model card",
     )
+    _encoder_flag(export)
     _weight_flags(export)
     export.add_argument(
         "--push",
@@ -329,6 +332,16 @@ def _weight_flags(command):
         default=[],
         metavar="NAME=VALUE",
         help="option of the network, such as heads=12; may be repeated",
+    )
+
+
+def _encoder_flag(command):
+    command.add_argument(
+        "--weights",
+        default="",
+        choices=("online", "target"),
+        help="which encoder of a run: online, or target (its moving average); default: that of "
+        "the run's config, evaluated_weights",
     )
 
 

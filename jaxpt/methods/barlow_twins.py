@@ -27,4 +27,5 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    dim = config.model.projector.dim  # the diagonal's part without any correlation
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=float(dim))

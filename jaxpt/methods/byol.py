@@ -30,4 +30,5 @@ def make(setup: Setup) -> Method:
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics
 
-    return Method(encoder, updating.make_init(setup, encoder, target=True), step)
+    init = updating.make_init(setup, encoder, target=True)
+    return Method(encoder, init, step, chance=4.0)  # of orthogonal vectors, in both orders

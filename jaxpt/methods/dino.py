@@ -6,6 +6,8 @@ the ``local_views`` small crops. The paper measures the target encoder, and so d
 authors' code does not train them in the first epoch (``optimizer.freeze``).
 """
 
+import math
+
 import jax.numpy as jnp
 import optax
 
@@ -80,4 +82,4 @@ def make(setup: Setup) -> Method:
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state.replace(centre=centre), target_stats), metrics
 
-    return Method(encoder, init, step)
+    return Method(encoder, init, step, chance=math.log(settings.prototypes))

@@ -26,4 +26,4 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=1.0)

@@ -1,11 +1,13 @@
 """t-ReX: a cosine softmax on a projector, with multi-crop (Sariyildiz et al., ICLR 2023).
 
-``prototypes_from = "memory"`` are online class means (OCM): the prototype of a class is the mean of
-its keys in a memory of the target encoder. t-ReX is OCM with three hidden layers in the projector,
-t-ReX* OCM with one and with other crops. ``"learnt"`` has one learnt vector per class and no memory,
-which the authors call plain t-ReX. As in jaxpt's other losses over a memory, keys of the query's own
-image are left out, keys have length one, and they come from a view of their own.
+``prototypes_from = "memory"`` are online class means (OCM): the prototype of a class is the mean
+of its keys in a memory of the target encoder. t-ReX is OCM with three hidden layers in the
+projector, t-ReX* OCM with one and with other crops. ``"learnt"`` has one learnt vector per class
+and no memory, which the authors call plain t-ReX. As in jaxpt's other losses over a memory, keys of
+the query's own image are left out, keys have length one, and they come from a view of their own.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,8 @@ def _learnt(setup):
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder, more_params=prototypes), step)
+    init = updating.make_init(setup, encoder, more_params=prototypes)
+    return Method(encoder, init, step, chance=math.log(setup.classes))
 
 
 def _of_memory(setup):
@@ -67,4 +70,4 @@ def _of_memory(setup):
         )
         return per_query, {}
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=math.log(setup.classes))

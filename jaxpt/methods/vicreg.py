@@ -27,4 +27,5 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    # Constant outputs have no variance, and agree in everything else.
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=config.vicreg.variance)
