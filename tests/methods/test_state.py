@@ -11,7 +11,7 @@ from jaxpt import pretrain
 # Centre, prototypes, predictor, bank; and losses of the whole batch's statistics.
 KEEPERS = {
     "dino": ("dino", {"local_views": 0}),
-    "t-ReX": ("t_rex", {"local_views": 0}),
+    "t-ReX": ("t_rex", {"local_views": 0, "t_rex.prototypes_from": "learnt"}),
     "NNCLR": ("nn_clr", {}),
     "bank": ("look", {"memory_kind": "bank"}),
     "MoCo v3": ("moco_v3", {}),
