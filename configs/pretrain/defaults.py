@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 120  # images per step, over all devices
     c.micro_batches = 1  # parts in which a device encodes its share of a batch, to save memory
     c.views = 1  # augmented views per image and step that the online encoder sees
+    c.separate_views = False  # whether full views have BatchNorm statistics of their own
     c.local_views = 0  # small crops per image in addition to the views (multi-crop)
 
     c.data = ml_collections.ConfigDict()

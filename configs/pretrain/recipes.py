@@ -16,8 +16,9 @@ _PLAIN_HEAD = {  # Linear–ReLU–Linear, as in MoCo's moco/builder.py and SupC
     "model.projector.norm": "none",
     "model.projector.bias": True,
 }
-# The layers of each method's heads, as in its authors' code unless docs/fidelity.md says otherwise;
-# widths are the recipes'. A method that is not named has jaxpt's default: Linear–norm–ReLU, Linear.
+# The layers of each method's heads, and whether views pass through BatchNorm together, as in its
+# authors' code unless docs/fidelity.md says otherwise; widths are the recipes'. A method that is
+# not named has jaxpt's default: Linear–norm–ReLU, Linear.
 HEADS: dict[str, dict] = {
     **dict.fromkeys(
         ("sup_con", "sup_moco", "exemplar", "spread", "mask_con", "grafit", "moco_v2"), _PLAIN_HEAD
@@ -30,6 +31,7 @@ HEADS: dict[str, dict] = {
         "model.projector.init_std": 0.02,
     },
     "moco_v3": {
+        "separate_views": True,
         "model.projector.last_norm": "plain",
         "model.projector.last_bias": False,
         "model.predictor.last_bias": False,
@@ -40,14 +42,23 @@ HEADS: dict[str, dict] = {
         "model.projector.init_std": 0.01,
     },
     "byol": {
+        "separate_views": True,
         "model.projector.bias": True,
         "model.projector.last_bias": False,
         "model.predictor.bias": True,
         "model.predictor.last_bias": False,
     },
-    "simsiam": {"model.projector.last_norm": "plain", "model.projector.last_bias": False},
-    "barlow_twins": {"model.projector.last_bias": False},
-    "vicreg": {"model.projector.bias": True, "model.projector.last_bias": False},
+    "simsiam": {
+        "separate_views": True,
+        "model.projector.last_norm": "plain",
+        "model.projector.last_bias": False,
+    },
+    "barlow_twins": {"separate_views": True, "model.projector.last_bias": False},
+    "vicreg": {
+        "separate_views": True,
+        "model.projector.bias": True,
+        "model.projector.last_bias": False,
+    },
     "dino": _PLAIN_HEAD | {"model.projector.activation": "gelu", "model.projector.init_std": 0.02},
     "nn_clr": {"model.projector.last_norm": "affine", "model.projector.last_bias": False},
 }

@@ -54,9 +54,8 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         # Outside ``loss_of``: no gradient flows into the target encoder.
-        outputs, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config
-        )
+        large = encoding.apart(encoding.global_images(config, batch), config)
+        outputs, target_stats = encoding.target_outputs(encoder, state.target, large, config)
         targets = outputs.reshape(config.views, -1, settings.prototypes)
 
         temperature = target_temperature(state.step)

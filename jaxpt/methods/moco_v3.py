@@ -1,8 +1,8 @@
 """MoCo v3: finds the target's output for the other view in the batch (Chen et al., ICCV 2021).
 
 Labels are not used. As in the paper, the loss has a factor of 2τ, which makes the scale of the
-gradient independent of τ. Both views pass through BatchNorm together; in the authors' code they
-pass one after the other.
+gradient independent of τ. In the authors' code the views pass through BatchNorm one after the
+other: set ``separate_views``.
 """
 
 import math
@@ -22,9 +22,8 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         # Outside ``loss_of``: no gradient flows into the target encoder.
-        targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config
-        )
+        views = encoding.apart(encoding.global_images(config, batch), config)
+        targets, target_stats = encoding.target_outputs(encoder, state.target, views, config)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)

@@ -1,7 +1,7 @@
 """VICReg: makes views agree and features vary without correlation (Bardes et al., ICLR 2022).
 
-Labels are not used. Both views pass through BatchNorm together; in the paper they pass one after
-the other.
+Labels are not used. In the paper the views pass through BatchNorm one after the other: set
+``separate_views``.
 """
 
 import jax.numpy as jnp

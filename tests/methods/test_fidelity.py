@@ -1,7 +1,11 @@
 """Toy checks that methods are what their sources say, and what a run can watch while it trains."""
 
+import importlib
+import json
 import math
+import pathlib
 
+import head_references as references
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,9 +13,10 @@ import optax
 import pytest
 import small_runs
 
-from jaxpt import methods, pretrain
+from jaxpt import losses, methods, models, pretrain
 from jaxpt.errors import InputError
 from jaxpt.methods import look
+from jaxpt.ops.similarity import unit_vectors
 from jaxpt.train.parallel import AXIS
 
 BARLOW = {
@@ -209,3 +214,80 @@ class TestKeysPerClass:
         config.look.k = 50
         pretrain._report_memory(config, labels, quiet=True)
         assert "only about 25 keys of a class, so at most 50% of" in capsys.readouterr().err
+
+
+class Heads:
+    """The heads of a method's ImageNet recipe, with narrow layers and the parameters of the
+    reference; they are applied to the two views one after the other."""
+
+    def __init__(self, method):
+        page = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}")
+        config = page.get_config().model
+        config.update(norm="batch", dtype="float32")
+        config.projector.hidden = (references.HIDDEN,) * len(config.projector.hidden)
+        config.predictor.hidden = (references.HIDDEN,)
+        config.projector.dim = references.DIM
+        self.projector, self.predictor = (
+            self._filled(make(config), inputs)
+            for make, inputs in (
+                (models.make_projector, references.FEATURES),
+                (models.make_predictor, references.DIM),
+            )
+        )
+
+    def _filled(self, head, inputs):
+        params = head.init(jax.random.key(0), np.zeros((2, inputs)), True)["params"]
+        layers = len(head.hidden) + 1
+        order = [(f"{kind}_{i}", name) for i in range(layers) for kind, name in PARAMETERS]
+        present = [(layer, name) for layer, name in order if name in params.get(layer, {})]
+        for k, (layer, name) in enumerate(present):
+            shape = params[layer][name].shape
+            scale = name == "scale"
+            values = waves(shape[::-1], k, 0.2 if scale else 0.5, 1.0 if scale else 0.0)
+            params[layer][name] = values.T
+        assert sum(map(len, params.values())) == len(present)
+        return lambda x: head.apply({"params": params}, x, True, mutable=["batch_stats"])[0]
+
+
+PARAMETERS = [("Dense", "kernel"), ("Dense", "bias"), ("BatchNorm", "scale"), ("BatchNorm", "bias")]
+
+
+def waves(shape, *formula):
+    return np.reshape(references.wave(math.prod(shape), *formula), shape).astype(np.float32)
+
+
+def loss_of(method):
+    """The loss of the recipe's heads on the features of the reference, by jaxpt."""
+    heads, rows, dim = Heads(method), references.ROWS, references.DIM
+    x1, x2 = (waves((rows, references.FEATURES), shift) for shift in (0.3, 1.1))
+    keys = waves((references.KEYS, dim), 2.2)
+    z1, z2 = heads.projector(x1), heads.projector(x2)
+    if method == "nn_clr":
+        return jnp.sum(z1**2 * waves((rows, dim), 5.5))
+    if method == "moco_v2":
+        return jnp.mean(losses.info_nce(z1, z2, keys, temperature=0.2))
+    if method == "barlow_twins":
+        return losses.barlow_twins(z1, z2)
+    if method == "vicreg":
+        return losses.vicreg(z1, z2)
+    if method == "t_rex":
+        labels = np.arange(references.KEYS) % 4
+        return jnp.mean(losses.prototype_softmax(z1, keys, labels[:rows], labels, classes=4))
+    if method == "dino":
+        rows_of = unit_vectors(waves((references.PROTOTYPES, dim), 3.3))
+        outputs = jnp.stack([unit_vectors(z) @ rows_of.T for z in (z1, z2)])
+        return jnp.mean(losses.dino(outputs, outputs, waves((references.PROTOTYPES,), 4.4, 0.1)))
+    p1, p2 = heads.predictor(z1), heads.predictor(z2)
+    both = (p1, z2), (p2, z1)
+    if method == "moco_v3":
+        return 2 * sum(jnp.mean(losses.info_nce(p, z, temperature=1.0)) for p, z in both)
+    factor = {"byol": 1.0, "simsiam": 0.25}[method]
+    return factor * sum(jnp.mean(losses.cosine_regression(p, z)) for p, z in both)
+
+
+STORED = json.loads((pathlib.Path(references.__file__).with_suffix(".json")).read_text())
+
+
+@pytest.mark.parametrize("method", STORED)
+def test_heads_and_loss_are_those_of_the_published_code(method):
+    assert float(loss_of(method)) == pytest.approx(STORED[method], rel=2e-4)
