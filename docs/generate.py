@@ -37,6 +37,10 @@ gradients with `jax.lax.pmean`. Losses over keys gather the keys of all devices 
 leave `axis_name` out if the memory is the same on all devices. `sup_con` and `nn_clr`, whose
 contrast is the batch, accept such a memory together with `axis_name`.
 
+The formula of `look` is a reconstruction from the paper's abstract, the start of its introduction,
+the caption of its figure 1 and what later papers say of it: its section on the method could not be
+read by us, and no code of its authors was found.
+
 `python docs/generate.py` generates this page from the docstrings.
 """
 METHODS_HEAD = """# Methods
@@ -48,7 +52,7 @@ update. Choose it as the variant of a config:
 
 Fields that only one method reads are named after it: `--config.look.k=20`. The table of each method
 lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
-if the text says so. Methods with an EMA target also read `ema`, `ema_end` and `target_norm`.
+if the text says so; [recipes](fidelity.md) have the settings of the sources. Methods with an EMA target also read `ema`, `ema_end` and `target_norm`.
 Methods with a memory also read `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`,
 `memory_dtype` and `key_augment`. All other fields (network, optimizer, data, augmentation) are
 common to all methods; see [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
@@ -184,8 +188,8 @@ Each recipe of `pretrain/imagenet/` and `pretrain/cifar.py`, setting by setting,
 and the published code that it is named after. "Same" is tested: a test resolves the recipe and
 compares it with this table. A difference is deliberate, and the table says why. "Not read" is what
 could not be read by us, and "from memory" what was not read again. A setting without a source has
-no row and is jaxpt's own. References are files and lines of a repository at a commit, or sections of
-a paper. Settings are fields of the config ([defaults](../configs/pretrain/defaults.py)) or words.
+no row and is jaxpt's own. References are files and lines of a repository at a commit, or sections
+of a paper. Settings are fields of the config ([defaults](../configs/pretrain/defaults.py)) or words.
 
 Heads and losses of nine methods are also compared with numbers that PyTorch computed from the
 published code's description (`tests/head_references.py`).

@@ -3,7 +3,7 @@
     jaxpt pretrain --config=pretrain/imagenet/exemplar.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_exemplar
 
-Source: MoCo v2's settings, unchecked.
+Source: MoCo v2's settings, said to be the paper's; unchecked (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
 On paper: 3.35 hours on v5e-32, 107 chip-hours, 0.791 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.

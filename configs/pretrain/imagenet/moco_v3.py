@@ -3,9 +3,10 @@
     jaxpt pretrain --config=pretrain/imagenet/moco_v3.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_moco_v3
 
-Source: the authors' code: batch 4,096, LARS, 10 epochs of warm-up, τ 1, EMA from 0.99 up to 1;
-rate 0.3 and weight decay 1e-6 for 300 epochs. The rate 0.6 for 100 epochs is unchecked. ViT-S:
-AdamW, rate 1.5e-4, weight decay 0.1, τ 0.2, 40 epochs of warm-up, first layer frozen (here not).
+Source: the authors' code: batch 4,096, LARS, 10 epochs of warm-up, τ 1, EMA from 0.99 up to 1; rate
+0.6 for 100 epochs, 0.3 for 300 and 1,000, weight decay 1e-6. Head and predictor are its, and so is
+the order of views. ViT-S: AdamW, rate 1.5e-4, weight decay 0.1 on all parameters, τ 0.2, 40 epochs
+of warm-up, 12 heads, fixed sine-cosine positions, patch projection frozen (docs/fidelity.md).
 Expected: linear 68.9 after 100 epochs, 72.8 after 300; ViT-S 73.2 after 300 (the code's page).
 Not yet run here.
 On paper: 3.63 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
