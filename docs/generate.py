@@ -52,8 +52,8 @@ update. Choose it as the variant of a config:
 
 Fields that only one method reads are named after it: `--config.look.k=20`. The table of each method
 lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
-if the text says so; [recipes](fidelity.md) have the settings of the sources. Methods with an EMA target also read `ema`, `ema_end` and `target_norm`.
-Methods with a memory also read `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`,
+if the text says so; [recipes](fidelity.md) have the settings of the sources. Methods with an EMA
+target also read `ema`, `ema_end` and `target_norm`. Methods with a memory also read `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`,
 `memory_dtype` and `key_augment`. All other fields (network, optimizer, data, augmentation) are
 common to all methods; see [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
 `look`, `nca`, `sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the
@@ -189,7 +189,8 @@ and the published code that it is named after. "Same" is tested: a test resolves
 compares it with this table. A difference is deliberate, and the table says why. "Not read" is what
 could not be read by us, and "from memory" what was not read again. A setting without a source has
 no row and is jaxpt's own. References are files and lines of a repository at a commit, or sections
-of a paper. Settings are fields of the config ([defaults](../configs/pretrain/defaults.py)) or words.
+of a paper. Settings are fields of the config, [explained](../configs/pretrain/defaults.py) with the
+defaults, or words.
 
 Heads and losses of nine methods are also compared with numbers that PyTorch computed from the
 published code's description (`tests/head_references.py`).
