@@ -11,7 +11,7 @@ from jaxpt import pretrain
 # Centre, prototypes, predictor, bank; and losses of the whole batch's statistics.
 KEEPERS = {
     "dino": ("dino", {"local_views": 0}),
-    "t-ReX": ("t_rex", {"local_views": 0, "t_rex.prototypes_from": "learnt"}),
+    "plain t-ReX": ("t_rex", {"local_views": 0, "t_rex.prototypes_from": "learnt"}),
     "NNCLR": ("nn_clr", {}),
     "bank": ("look", {"memory_kind": "bank"}),
     "MoCo v3": ("moco_v3", {}),
@@ -49,7 +49,7 @@ def run(name, dataset, workdir=None, **changes):
     return pretrain.run(config, workdir, quiet=True, dataset=dataset)
 
 
-@pytest.mark.parametrize("name", ["dino", "t-ReX", "NNCLR", "bank"])
+@pytest.mark.parametrize("name", ["dino", "plain t-ReX", "NNCLR", "bank"])
 def test_a_run_that_was_killed_ends_with_the_same_bits(name, dataset, tmp_path):
     whole = run(name, dataset, str(tmp_path / "run"))
     (tmp_path / "run" / "checkpoints" / "4").rename(tmp_path / "away")  # as if killed after step 2
