@@ -46,6 +46,7 @@ class Model(NamedTuple):
       method, seed, step, config: of pre-training; config is None if there was no jaxpt run.
       network: everything else that the features depend on.
       trained_on: name and identity of the pre-training set, if they are known.
+      classifier: parameters of the linear classifier that it was trained with, or None.
     """
 
     label: str
@@ -58,6 +59,7 @@ class Model(NamedTuple):
     config: ml_collections.ConfigDict | None = None
     network: str = ""
     trained_on: dict[str, Any] = {}
+    classifier: dict[str, Any] | None = None
 
 
 def of_backbone(backbone: Backbone, devices: Devices) -> Model:
@@ -74,6 +76,7 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
         backbone.config,
         f"{backbone.encoder!r} {BATCH_SIZE}",
         backbone.made.get("data", {}),
+        backbone.classifier and backbone.classifier["Dense_0"],
     )
 
 
@@ -125,7 +128,7 @@ class FrozenSet:
                     self.dataset,
                     part=self._part,
                     metric=self._metric,
-                ),
+                )._replace(classifier=model.classifier),
             )
         return self._latest[1]
 

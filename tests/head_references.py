@@ -115,6 +115,32 @@ def main() -> None:
     head = mlp(FEATURES, [HIDDEN, HIDDEN, DIM], norm=True, bias=False, last_bias=False, last=True)
     found["nn_clr"] = head(x1).pow(2).mul(tensor((ROWS, DIM), 5.5)).sum()  # the head alone
 
+    class Block(nn.Module):
+        def __init__(self, inputs, width, stride, first):
+            super().__init__()
+            self.first = first
+            self.bn1 = nn.BatchNorm2d(inputs)
+            self.conv1 = nn.Conv2d(inputs, width, 3, stride, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(width)
+            self.conv2 = nn.Conv2d(width, width, 3, 1, 1, bias=False)
+            other = inputs != width
+            self.shortcut = nn.Conv2d(inputs, width, 1, stride, bias=False) if other else None
+
+        def forward(self, x):
+            y = F.relu(self.bn1(x))
+            x = y if self.first else x
+            y = self.conv2(F.relu(self.bn2(self.conv1(y))))
+            return y + (x if self.shortcut is None else self.shortcut(x))
+
+    blocks = [Block(4, 4, 1, True), Block(4, 4, 1, False)]
+    blocks += [Block(4, 8, 2, True), Block(8, 8, 1, False)]
+    blocks += [Block(8, 16, 2, True), Block(16, 16, 1, False)]
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3, 1, 1, bias=False), *blocks, nn.BatchNorm2d(16), nn.ReLU()
+    )
+    features = filled(network)(tensor((4, 1, 8, 8), 6.6)).mean(dim=(2, 3))
+    found["resnet_preact"] = F.cross_entropy(features, torch.arange(4))
+
     text = json.dumps({name: round(value.item(), 9) for name, value in found.items()}, indent=1)
     pathlib.Path(__file__).with_suffix(".json").write_text(text + "\n")
 

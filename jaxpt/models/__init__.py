@@ -22,6 +22,7 @@ from jaxpt.models.heads import (
 from jaxpt.models.mobilenet import MobileNetV2
 from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import (
+    PreactResNet,
     ResNet,
     ResNet18,
     ResNet34,
@@ -43,6 +44,7 @@ BACKBONES = {
     "resnet152": ResNet152,
     "wide_resnet50_2": WideResNet50,
     "wide_resnet101_2": WideResNet101,
+    "resnet_preact": PreactResNet,
     **VITS,
     "convnext_tiny": ConvNeXtTiny,
     "mobilenet_v2": MobileNetV2,

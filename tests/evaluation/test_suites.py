@@ -400,6 +400,7 @@ def test_every_constant_is_pinned():
     } == {
         "knn": {"k": 20, "temperature": 0.07},
         "linear": {},
+        "classifier": {},
         "few_shot": {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
         "few_shot_logistic": {"shots": (1, 5, 10, 25), "draws": 10},
         "episodes": {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
