@@ -69,6 +69,34 @@ class TestViews:
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
+    def test_views_may_have_batch_norm_statistics_of_their_own(self, dataset):
+        config = config_of("byol", HAND | {"model.norm": "batch", "separate_views": True})
+        method, _ = pretrain.prepare(config, dataset)
+        batch = batch_of(dataset, range(8))
+        state = method.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+        @jit
+        def outputs():
+            images, stats, by_hand = encoding.global_images(config, batch), state.batch_stats, []
+            for view in jnp.split(images, 2):
+                encoded = models.encode(method.encoder, state.params, stats, view, train=True)
+                stats = encoded.batch_stats
+                by_hand.append(encoded.output)
+            together = models.encode(
+                method.encoder, state.params, state.batch_stats, images, train=True
+            )
+            queries = encoding.queries(method.encoder, state.params, state, batch, config)
+            targets = encoding.target_outputs(
+                method.encoder, state.target, encoding.apart(images, config), config
+            )
+            return queries, targets, (jnp.concatenate(by_hand), stats), together.output
+
+        queries, targets, (wanted, stats), together = outputs()
+        assert_close(queries.output, wanted)
+        assert_close(queries.batch_stats, stats)
+        assert_close(targets[0], wanted)  # the target starts as a copy
+        assert np.abs(together - wanted).max() > 1e-3
+
     def test_the_other_view(self):
         np.testing.assert_array_equal(encoding.other_view(np.arange(6)), [3, 4, 5, 0, 1, 2])
 
