@@ -100,7 +100,7 @@ def _failures_of(file: pathlib.Path):
         where = f", line {lines[-1]}" if lines and not isinstance(error, SyntaxError) else ""
         # The message of a ConfigDict for an unknown field begins with its name, and may go on with
         # another name of which it reminds.
-        missing = str(error).partition("\n")[0].strip("'\"")
+        missing = next(iter(re.findall(r"\w+", str(error))), "")
         what = (
             f": {old_names.sentence(missing)}"
             if isinstance(error, AttributeError) and missing in old_names.MOVED
