@@ -170,7 +170,7 @@ def _transfer(args):
     from jaxpt import transfer
 
     _begin()
-    transfer.run(args.config, args.backbones, args.out)
+    transfer.run(args.config, args.backbones, args.out, encoder=args.weights)
     print(f"records: {args.out}")
 
 
@@ -197,6 +197,7 @@ def _evaluate(args):
         part=args.part,
         cache=cache or None,
         model_config=_network(args),
+        encoder=args.weights,
         strict=args.strict,
     )
     console = Console()
@@ -228,6 +229,7 @@ def _export(args):
         record_files=args.records,
         push=args.push,
         model=_network(args),
+        encoder=args.weights,
     )
     for sentence in made.notes:
         print(f"note: {sentence}")
@@ -383,6 +385,7 @@ def parser() -> argparse.ArgumentParser:
     transfer.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
     )
+    _encoder_flag(transfer)
     _weight_flags(transfer)
     _evaluate_command(commands)
     _export_command(commands)
@@ -443,6 +446,7 @@ def _evaluate_command(commands):
         choices=("test", "validation"),
         help="which part is scored (default test)",
     )
+    _encoder_flag(evaluate)
     _weight_flags(evaluate)
     evaluate.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
@@ -539,6 +543,7 @@ def _export_command(commands):
         metavar="FILE",
         help="records of this backbone, for the tables of the model card",
     )
+    _encoder_flag(export)
     _weight_flags(export)
     export.add_argument(
         "--push",
@@ -601,6 +606,16 @@ def _weight_flags(command):
         default=[],
         metavar="NAME=VALUE",
         help="option of the network, such as heads=12; may be repeated",
+    )
+
+
+def _encoder_flag(command):
+    command.add_argument(
+        "--weights",
+        default="",
+        choices=("online", "target"),
+        help="which encoder of a run: online, or target (its moving average); default: that of "
+        "the run's config, evaluated_weights",
     )
 
 

@@ -30,7 +30,7 @@ VARIANTS = {
         },
     ),
     "SL-MLP": ("cross_entropy", {"cross_entropy.classifier": "mlp"}),
-    "t-ReX*": ("t_rex", {"t_rex.prototypes_from": "memory", "memory": 250}),
+    "plain t-ReX": ("t_rex", {"t_rex.prototypes_from": "learnt"}),
 }
 
 
@@ -61,7 +61,7 @@ def test_features_do_not_collapse(trained, dataset):
 
 
 def test_a_memory_and_a_target_belong_to_some(trained):
-    from_memory = trained.config.t_rex.prototypes_from == "memory"
+    from_memory = trained.method == "t_rex" and trained.config.t_rex.prototypes_from == "memory"
     assert (trained.state.memory is not None) == (trained.method in WITH_MEMORY or from_memory)
     assert (trained.state.target is not None) == (trained.method in WITH_TARGET or from_memory)
 
