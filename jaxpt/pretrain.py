@@ -26,9 +26,10 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, identity, sources
+from jaxpt.data import augment, crops, identity, sources
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
@@ -113,8 +114,10 @@ def run(
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     encoding.check_micro_batches(config, devices.count)
+    config = with_saved_crops(config, workdir)
     given, dataset = dataset, dataset or sources.load(config.data)
     split = train_split(config, dataset)
+    config, cropping = choose_crops(config, split.images)
     config, opened = open_weights(config, workdir)
     method, durations = prepare(config, dataset)
     state = init_state(method, config, split.images)
@@ -125,7 +128,11 @@ def run(
     if workdir is not None or jax.process_count() > 1:
         data = identity.of_dataset(given) if given else sources.identify(config.data)
         require_agreement(data.digest, "data: give each the same files in the same order")
-    feed = make_feed(config, split, dataset.coarse(split.labels), devices)
+    require_agreement(
+        f"{config.data.crops} {config.data.resampler}",
+        "data.crops or data.resampler: install the same packages on each, or set both fields",
+    )
+    feed = make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
@@ -191,6 +198,51 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
     return split.take(
         np.sort(np.random.default_rng(config.seed).permutation(len(split.ids))[:limit])
     )
+
+
+def with_saved_crops(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike | None
+) -> ml_collections.ConfigDict:
+    """Replaces an automatic choice of crops by the one that was made when the run started."""
+    resumes = workdir is not None and checkpoint.newest(workdir) is not None
+    saved = workdirs.read_config(workdir) if resumes else None
+    config = config.copy_and_resolve_references()
+    for name in "crops", "resampler":
+        if saved and config.data[name] == "auto":
+            config.data[name] = saved.data.get(name, "auto")
+    return config
+
+
+def choose_crops(
+    config: ml_collections.ConfigDict, images: np.ndarray | Pictures
+) -> tuple[ml_collections.ConfigDict, crops.Cropping | None]:
+    """Decides whether views are taken from whole pictures, by the host.
+
+    By default they are if the images are streamed from encoded files and some view is a random
+    crop. Otherwise the devices crop square images.
+
+    Returns:
+      The config with this choice, and the views that the host takes, or None.
+
+    Raises:
+      InputError: for unknown values, or whole pictures of a set that is held as arrays.
+    """
+    asked, encoded = config.data.crops, isinstance(images, Pictures)
+    require(
+        asked in crops.CROPS, f"data.crops must be one of {', '.join(crops.CROPS)}, got {asked!r}."
+    )
+    require(
+        asked != "whole" or encoded,
+        f"data.crops whole needs encoded pictures, but {config.data.source} is held as square "
+        f"arrays (data.resident {config.data.resident}): set data.crops to square.",
+    )
+    views = encoding.cropped_views(config, images.shape[1])
+    random = any(view.area != (1, 1) for view in views.values())
+    whole = asked == "whole" or (asked == "auto" and encoded and random)
+    resampler = crops.choose_resampler(config.data.resampler) if whole else "auto"
+    config = config.copy_and_resolve_references()
+    config.data.crops, config.data.resampler = "whole" if whole else "square", resampler
+    return config, crops.Cropping(views, config.seed, resampler) if whole else None
 
 
 class Durations(NamedTuple):

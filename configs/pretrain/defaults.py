@@ -26,6 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
     c.data.path = ""  # file or folder of the images
     c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
+    c.data.resize = 0  # shorter side before the centre square is cut, pixels; 0: image_size
+    c.data.interpolation = "bicubic"  # of squares: bicubic, bilinear or lanczos
     c.data.train_split = "train"  # of tfds:NAME, in tfds' slicing language
     c.data.test_split = "test"  # of tfds:NAME
     c.data.try_gcs = False  # first look for a prepared copy in tfds' bucket
@@ -34,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.exif_orientation = True  # rotate images according to their EXIF orientation
     c.data.resident = "auto"  # images on the devices: yes, no (streamed by the host), auto: by size
     c.data.resident_limit_mb = 2048  # "auto" streams larger data sets
+    c.data.crops = "auto"  # views from the whole picture (by the host), or square; auto: if streamed
+    c.data.resampler = "auto"  # of whole pictures: pillow, cykooz_resizer; auto: the faster there is
     c.data.workers = 0  # threads that decode streamed images; 0: one per core
     c.data.prefetch = 2  # batches decoded ahead
     c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv

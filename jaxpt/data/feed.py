@@ -15,6 +15,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxpt.data.crops import Cropping
 from jaxpt.data.dataset import Split
 from jaxpt.data.decode import make_pool
 from jaxpt.errors import InputError, RunError, require
@@ -27,7 +28,8 @@ class Batch(NamedTuple):
     """One batch of decoded images.
 
     Attributes:
-      image: uint8 [batch, height, width, channels].
+      image: uint8 [batch, height, width, channels]; or a dict from the number of each view to such
+        an array, if the host takes the views from whole pictures.
       label: int32 [batch].
       id: int32 [batch], position of the example in the original training part.
       index: int32 [batch], its position among the examples trained on, 0 … n − 1.
@@ -36,7 +38,7 @@ class Batch(NamedTuple):
       seed: int32 scalar, the run's seed; an input, so that one compiled step serves all seeds.
     """
 
-    image: jax.Array
+    image: jax.Array | dict[int, jax.Array]
     label: jax.Array
     id: jax.Array
     index: jax.Array
@@ -85,7 +87,9 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def make_feed(config, split: Split, labels: np.ndarray, devices):
+def make_feed(
+    config, split: Split, labels: np.ndarray, devices, cropping: Cropping | None = None
+):
     """Makes the feed selected by ``config.data.resident``: "yes", "no", or "auto" (by size).
 
     Args:
@@ -93,6 +97,8 @@ def make_feed(config, split: Split, labels: np.ndarray, devices):
       split: the examples to train on.
       labels: int32 [n], the labels to train with.
       devices: ``Devices``.
+      cropping: the views to take from whole pictures, which are always streamed; None feeds square
+        images.
 
     Raises:
       InputError: for another value of ``resident``, or numbers out of range.
@@ -113,9 +119,19 @@ def make_feed(config, split: Split, labels: np.ndarray, devices):
             f"data.{name} must lie between {least} and {2**20 - 1}, got {value}.",
         )
     mb = math.prod(split.images.shape) / 2**20
-    if wanted == "yes" or (wanted == "auto" and mb <= limit):
+    if cropping is None and (wanted == "yes" or (wanted == "auto" and mb <= limit)):
         return ResidentFeed(split, labels, config.seed, devices)
-    return StreamedFeed(split, labels, config.seed, devices, config.batch_size, workers, prefetch)
+    streaming = Streaming(config.batch_size, workers, prefetch, cropping)
+    return StreamedFeed(split, labels, config.seed, devices, streaming)
+
+
+class Streaming(NamedTuple):
+    """Settings of a ``StreamedFeed``; ``cropping`` is None for square images."""
+
+    batch_size: int
+    workers: int
+    prefetch: int
+    cropping: Cropping | None = None
 
 
 class Resident(NamedTuple):
@@ -177,7 +193,7 @@ class ResidentFeed:
 class Streamed(NamedTuple):
     """A ``Batch`` without the seed, split over the devices."""
 
-    image: jax.Array
+    image: jax.Array | dict[int, jax.Array]
     label: jax.Array
     id: jax.Array
     index: jax.Array
@@ -193,20 +209,22 @@ class StreamedFeed:
 
     resident = False
 
-    def __init__(
-        self, split: Split, labels, seed: int, devices, batch_size: int, workers: int, prefetch: int
-    ):
+    def __init__(self, split: Split, labels, seed: int, devices, streaming: Streaming):
         self.n = len(split.ids)
         self.data = devices.replicate(np.int32(seed))
         self._split, self._labels, self._devices = split, labels, devices
-        self._own, self._batch_size = devices.own_rows(batch_size), batch_size
-        self._pool, self._prefetch = make_pool(workers), prefetch
+        self._batch_size, workers, self._prefetch, self._cropping = streaming
+        self._own = devices.own_rows(self._batch_size)
+        self._pool = make_pool(workers)
         self._in_flight = collections.deque()
-        mb = len(self._own) * math.prod(split.images.shape[1:]) / 2**20
-        most = prefetch + IN_FLIGHT + 1
+        mb = sum(image.nbytes for image in jax.tree.leaves(self._empty())) / 2**20
+        most = self._prefetch + IN_FLIGHT + 1
+        how = "as squares, from which the devices crop (data.crops)"
+        if self._cropping:
+            how = f"and {len(self._cropping.views)} crops of each whole picture are taken (data.crops)"
         self.about = (
-            f"{self.n:,} images are streamed, at most {most} batches of {mb:,.1f} MiB "
-            "in host memory (data.prefetch) and one image per thread (data.workers)."
+            f"{self.n:,} images are streamed {how}, at most {most} batches of {mb:,.1f} MiB in "
+            "host memory (data.prefetch) and one image per thread (data.workers)."
         )
 
     @staticmethod
@@ -238,17 +256,33 @@ class StreamedFeed:
     def _begin(self, rows: Rows):
         """Starts decoding this process's rows; returns the batch and the futures that fill it."""
         index, epoch = rows.index[self._own], rows.epoch[self._own]
-        images = np.empty((len(index), *self._split.images.shape[1:]), np.uint8)
+        ids = self._split.ids[index]
+        images = self._empty()
 
         def fill(places):
             for place in places:
-                images[place] = self._split.images[index[place]]
+                at = int(index[place])
+                if not self._cropping:
+                    images[place] = self._split.images[at]
+                    continue
+                crops = self._split.images.crops(
+                    at, self._cropping, epoch=int(epoch[place]), example=int(ids[place])
+                )
+                for view, crop in crops.items():
+                    images[view][place] = crop
 
         parts = np.array_split(np.arange(len(index)), min(len(index), TASKS))
         return (
-            Streamed(images, self._labels[index], self._split.ids[index], index, epoch),
+            Streamed(images, self._labels[index], ids, index, epoch),
             [self._pool.submit(fill, part) for part in parts],
         )
+
+    def _empty(self) -> np.ndarray | dict[int, np.ndarray]:
+        """Memory for the images of this process's rows of a batch."""
+        *shape, channels = self._split.images.shape[1:]
+        if self._cropping:
+            return self._cropping.empty(len(self._own), channels)
+        return np.empty((len(self._own), *shape, channels), np.uint8)
 
     def pace(self, metrics) -> None:
         """Waits until the devices are no more than ``IN_FLIGHT`` steps behind."""

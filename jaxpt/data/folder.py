@@ -17,7 +17,7 @@ import PIL
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import Framing, Reading, check_memory, in_parallel, open_image, to_square
+from jaxpt.data.decode import Framing, check_memory, in_parallel, open_image, to_square
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 from jaxpt.files import replacing
@@ -45,36 +45,32 @@ class Folder(NamedTuple):
 
 def read(
     root: pathlib.Path,
-    size: int,
+    framing: Framing,
     *,
     broken: str = "stop",
     keep: int | None = None,
     cache: pathlib.Path | None = None,
-    reading: Reading = Reading(),
 ) -> Folder:
     """Reads class folders or lists of images; see ``listing.parts`` for the layouts.
 
-    The shorter side is resized to ``size`` and the center is cropped. Color images become RGB;
-    images stay grayscale if all of them are.
+    Color images become RGB; images stay grayscale if all of them are.
 
     Args:
       root: the folder, or a list file.
-      size: side of the square images in pixels.
+      framing: how each image becomes a square.
       broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them.
       keep: a dataset of more bytes than this stays encoded (``Pictures``); None decodes any.
       cache: folder that stores which files of an encoded dataset can be decoded, valid as long as
         names, sizes and modification times stay the same; None stores nothing.
-      reading: how the files are opened.
 
     Raises:
       InputError: if ``listing.parts`` raises it, for files that cannot be used (by name), or if
         "skip" would leave a class without training images.
     """
-    require(size >= 1, f"data.image_size must be at least 1, got {size}.")
     require(broken in ("stop", "skip"), f"data.broken must be stop or skip, got {broken!r}.")
     parts = listing.parts(root)
     files = [file for part in parts.values() for file in part.files]
-    framing = Framing.centre(size, reading)
+    size = framing.side
     whole = keep is None or len(files) * size * size * 3 <= keep
     if whole:
         check_memory(len(files), size, 3)
@@ -107,12 +103,11 @@ def read(
 
 def listed(
     root: pathlib.Path,
-    size: int,
+    framing: Framing,
     *,
     broken: str = "stop",
     keep: int | None = None,
     cache: pathlib.Path | None = None,
-    reading: Reading = Reading(),
 ) -> Folder:
     """Lists the images that ``read`` would read, as ``Pictures``; arguments and errors as there.
 
@@ -124,7 +119,6 @@ def listed(
         errors, _ = _checked([file for part in parts.values() for file in part.files], cache)
         parts = {name: _without(part, errors) for name, part in parts.items()}
     names = _class_names(root, parts)
-    framing = Framing.centre(size, reading)
     images = {name: Pictures(part.files, framing, 3) for name, part in parts.items()}
     return _folder(root, parts, images, names, ())
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxpt.data.crops import Cropping
 from jaxpt.data.decode import Framing, in_parallel, read_square
 from jaxpt.errors import shown
 
@@ -63,6 +64,17 @@ class Pictures:
     def encoded(self, position: int) -> tuple[pathlib.Path | bytes, str]:
         """Returns the file or the bytes of one image, and its name for messages."""
         return self._encoded(self.places[position])
+
+    def crops(self, position: int, cropping: Cropping, *, epoch: int, example: int):
+        """Decodes one picture once and takes all views from it, see ``Cropping.read``."""
+        return cropping.read(
+            *self.encoded(position),
+            epoch=epoch,
+            example=example,
+            framing=self.framing,
+            channels=self.shape[-1],
+            white=self._white,
+        )
 
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):

@@ -44,8 +44,8 @@ def load(
       limit: number of training images to use; 0 for all.
       label_map: see ``jaxpt.data.labels``.
       try_gcs: whether to look for a prepared copy in tfds' public bucket first.
-      keep: parts of a tfds dataset of more bytes than this stay encoded, see ``tfds_source.read``;
-        None decodes any.
+      keep: parts of a tfds dataset or an archive of more bytes than this stay encoded, see
+        ``tfds_source.read``; None decodes any.
       reading: how encoded images are opened.
       listed: whether image files of archives stay encoded and unchecked.
 
@@ -145,7 +145,7 @@ def _open(
         return _open_tfds(protocol, source, path, try_gcs, keep)
     if kind == "archive":
         require(bool(path), f"{name} cannot be downloaded: set data.path. {protocol.get}")
-        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)), listed)
+        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)), listed, keep)
     return _open_arrays(*SMALL_SETS[kind](path))
 
 
@@ -188,14 +188,17 @@ def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
     )
 
 
-def _open_archive(listing: archives.Listing, listed: bool) -> _Opened:
+def _open_archive(
+    listing: archives.Listing, listed: bool, keep: int | None = None
+) -> _Opened:
     train, validation = listing.parts["train"], listing.parts.get("validation", [])
     parts = {"trainval": train + validation, "test": listing.parts["test"]}
 
     def read(part, rows, framing):
         chosen = [parts[part][row] for row in rows]
         files = [str(file) for file, _ in chosen]
-        if listed:
+        stays = keep is not None and len(files) * framing.side**2 * 3 > keep
+        if listed or stays:
             images = Pictures(files, framing, 3)
         else:
             images = decode.squares(zip(map(pathlib.Path, files), files), len(files), framing)
