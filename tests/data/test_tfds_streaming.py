@@ -14,7 +14,7 @@ from small_runs import RUN, config_of
 
 from jaxpt import pretrain
 from jaxpt.data import decode, identity, protocols, sources, tfds_records
-from jaxpt.data.feed import StreamedFeed, make_feed, rows_of_step
+from jaxpt.data.feed import StreamedFeed, Streaming, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
 from jaxpt.data.protocol_sets import Protocol
 from jaxpt.errors import InputError, RunError
@@ -257,7 +257,7 @@ class TestDamagedFiles:
 
     def test_one_that_vanishes_during_a_run_ends_it(self, own_copy):
         split = load(own_copy).trainval
-        feed = StreamedFeed(split, split.labels, 0, Devices(limit=1), BATCH, 1, 1)
+        feed = StreamedFeed(split, split.labels, 0, Devices(limit=1), Streaming(BATCH, 1, 1))
         batches = feed.batches(rows_of_step(i, BATCH, n=IMAGES, seed=0) for i in range(50))
         next(batches)
         for shard in shards(own_copy):
