@@ -27,6 +27,7 @@ from etils import epath
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, crops, identity, sources
+from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
@@ -157,7 +158,7 @@ def run(
         )
         stack.callback(progress.close)
         _report_start(devices, feed, dataset, workdir, quiet)
-        log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
+        log = Log(writer, progress, max_skipped=config.max_skipped, warnings=_warnings)
         monitor = _make_monitor(method.encoder, config, dataset, split)
         loop = Loop(config, durations, log, monitor, checkpointer, stop)
         try:
@@ -533,6 +534,7 @@ def train_steps(
         feed.pace(metrics)
         step = steps.stop
         if due(durations.log, step):
+            metrics = {**metrics, **feed.timing()}
             log.later(step, metrics, state)  # read one row late, so that the host does not wait
         if due(durations.knn, step):
             log.flush(state)
@@ -557,6 +559,10 @@ def _stop_before_steps(stop, done: int) -> None:
     reason = stop.before_steps() if stop else ""
     if reason:
         raise Stopped(done, reason)
+
+
+def _warnings(row: dict[str, float]) -> list[str]:
+    return collapse.warnings(row) + feeds.warnings(row)
 
 
 def _make_monitor(encoder, config, dataset, train):

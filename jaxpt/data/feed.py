@@ -21,6 +21,7 @@ from jaxpt.data.decode import make_pool
 from jaxpt.errors import InputError, RunError, require
 
 TASKS = 64  # decoding tasks per batch: small enough that no thread waits long for another
+WAITED = 0.2  # a larger share of steps that waited for their images is reported
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each keeps a batch alive
 
 
@@ -87,9 +88,7 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def make_feed(
-    config, split: Split, labels: np.ndarray, devices, cropping: Cropping | None = None
-):
+def make_feed(config, split: Split, labels: np.ndarray, devices, cropping: Cropping | None = None):
     """Makes the feed selected by ``config.data.resident``: "yes", "no", or "auto" (by size).
 
     Args:
@@ -132,6 +131,19 @@ class Streaming(NamedTuple):
     workers: int
     prefetch: int
     cropping: Cropping | None = None
+
+
+def warnings(row: dict[str, float]) -> list[str]:
+    """Warnings about the input in a row of metrics."""
+    share = row.get("waited", 0.0)
+    if share <= WAITED:
+        return []
+    return [
+        f"the devices waited for images ({share:.0%} of the latest steps): the host decodes too "
+        "slowly. Use more CPU cores, pip install 'jaxpt[pictures]' for a faster resize in new "
+        "runs, store smaller pictures, or set data.crops to square; jaxpt plan prints how many "
+        "cores a config needs"
+    ]
 
 
 class Resident(NamedTuple):
@@ -186,6 +198,10 @@ class ResidentFeed:
     def pace(self, metrics) -> None:
         """Does nothing: rows are small, so the host may run far ahead."""
 
+    def timing(self) -> dict[str, float]:
+        """Nothing: no step waits for images."""
+        return {}
+
     def close(self) -> None:
         """Does nothing: there is nothing to close."""
 
@@ -217,6 +233,7 @@ class StreamedFeed:
         self._own = devices.own_rows(self._batch_size)
         self._pool = make_pool(workers)
         self._in_flight = collections.deque()
+        self._steps = self._waits = 0  # since ``timing`` was called
         mb = sum(image.nbytes for image in jax.tree.leaves(self._empty())) / 2**20
         most = self._prefetch + IN_FLIGHT + 1
         how = "as squares, from which the devices crop (data.crops)"
@@ -243,6 +260,7 @@ class StreamedFeed:
         while waiting:
             batch, decoding = waiting.popleft()
             waiting.extend(map(self._begin, islice(rows, 1)))
+            late = not all(part.done() for part in decoding)
             try:
                 for part in decoding:
                     part.result()
@@ -251,6 +269,11 @@ class StreamedFeed:
                     f"{error} It could be read when the run started: restore the file, then "
                     "start the same command again."
                 ) from error
+            # The host is ahead of the devices, so only idle devices have waited for these images.
+            idle = self._in_flight and all(
+                x.is_ready() for x in jax.tree.leaves(self._in_flight[-1])
+            )
+            self._steps, self._waits = self._steps + 1, self._waits + bool(late and idle)
             yield self._devices.split_own(batch, self._batch_size)
 
     def _begin(self, rows: Rows):
@@ -289,6 +312,12 @@ class StreamedFeed:
         self._in_flight.append(metrics)
         if len(self._in_flight) > IN_FLIGHT:
             jax.block_until_ready(self._in_flight.popleft())
+
+    def timing(self) -> dict[str, float]:
+        """Share of the steps since the last call in which the devices waited for the host."""
+        share = self._waits / max(self._steps, 1)
+        self._steps = self._waits = 0
+        return {"waited": share}
 
     def close(self) -> None:
         """Ends the threads; decoding that has not started is cancelled."""

@@ -188,9 +188,7 @@ def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
     )
 
 
-def _open_archive(
-    listing: archives.Listing, listed: bool, keep: int | None = None
-) -> _Opened:
+def _open_archive(listing: archives.Listing, listed: bool, keep: int | None = None) -> _Opened:
     train, validation = listing.parts["train"], listing.parts.get("validation", [])
     parts = {"trainval": train + validation, "test": listing.parts["test"]}
 

@@ -19,10 +19,7 @@ from jaxpt.data.feed import Batch, make_feed, rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
 
-RESAMPLERS = [
-    "pillow",
-    pytest.param("cykooz_resizer", marks=pytest.mark.extras),
-]
+RESAMPLERS = ["pillow", pytest.param("cykooz_resizer", marks=pytest.mark.extras)]
 SQUARE = Framing(40, 32)
 
 
@@ -161,7 +158,9 @@ def torchvision_box(rng, width, height, area):
     return left, top, left + w, top + h
 
 
-@pytest.mark.parametrize("width, height", [(500, 375), (375, 500), (224, 224), (900, 120), (40, 31)])
+@pytest.mark.parametrize(
+    "width, height", [(500, 375), (375, 500), (224, 224), (900, 120), (40, 31)]
+)
 @pytest.mark.parametrize("area", [(0.08, 1.0), (0.05, 0.25)])
 def test_boxes_are_distributed_as_torchvision_s(width, height, area):
     n, rng = 10_000, np.random.default_rng(1)
@@ -234,9 +233,7 @@ def test_a_feed_gives_the_crops_of_each_example_on_any_devices_from_any_step():
                     crop = image.resize((size, size), Image.Resampling.BILINEAR, box)
                 assert np.abs(batch.image[view][place].astype(int) - np.asarray(crop)).mean() < 3
     for devices, start in (8, 0), (2, 1), (1, 3):
-        jax.tree.map(
-            np.testing.assert_array_equal, expected[start:], batches(devices, start)
-        )
+        jax.tree.map(np.testing.assert_array_equal, expected[start:], batches(devices, start))
 
 
 def test_the_device_does_the_rest_with_the_same_keys():
@@ -286,7 +283,10 @@ class TestChoice:
                 {"data.crops": "whole", "data.source": "digits"},
                 "whole needs encoded pictures, but digits is held as square arrays",
             ),
-            ({"data.resampler": "opencv"}, "data.resampler must be auto or one of pillow, .*'opencv'"),
+            (
+                {"data.resampler": "opencv"},
+                "data.resampler must be auto or one of pillow, .*'opencv'",
+            ),
         ],
     )
     def test_bad_settings(self, changes, message):
