@@ -1,6 +1,6 @@
 """Cost of input: crops from JPEG files, beside other loaders; memory over epochs; small sets.
 
-    python benchmarks/input.py [--torch-python PYTHON] [--parts crops memory fashion_mnist] [--small]
+    python benchmarks/input.py [--torch-python PYTHON] [--parts PART …] [--small]
 
 Crops: milliseconds of CPU time per picture on one thread, from JPEGs of 500 × 375 pixels made here
 from scikit-learn's photographs. All programs take turns, each a few pictures at a time, so that
@@ -17,12 +17,10 @@ import argparse
 import contextlib
 import gc
 import importlib.util
-import json
 import os
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 

@@ -36,12 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.exif_orientation = True  # rotate images according to their EXIF orientation
     c.data.resident = "auto"  # images on the devices: yes, no (streamed by the host), auto: by size
     c.data.resident_limit_mb = 2048  # "auto" streams larger data sets
-    c.data.crops = (
-        "auto"  # views from the whole picture (by the host), or square; auto: if streamed
-    )
-    c.data.resampler = (
-        "auto"  # of whole pictures: pillow, cykooz_resizer; auto: the faster there is
-    )
+    c.data.crops = "auto"  # cut views from the whole picture or its square; auto: whole if streamed
+    c.data.resampler = "auto"  # of whole pictures: pillow, cykooz_resizer; auto: the faster one
     c.data.workers = 0  # threads that decode streamed images; 0: one per core
     c.data.prefetch = 2  # batches decoded ahead
     c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv

@@ -96,7 +96,8 @@ def changed(
 def shrunk(config) -> ml_collections.ConfigDict:
     """Reduces a recipe to a run of a few seconds with a network of two layers.
 
-    It trains on digits, or on two photographs if views are taken from whole pictures. Method, loss, optimizer and augmentation are unchanged. A ViT keeps its type, with one block.
+    It trains on digits, or on two photographs if views are taken from whole pictures. Method, loss,
+    optimizer and augmentation are unchanged. A ViT keeps its type, with one block.
     """
     whole = config.data.crops == "whole"
     config.data.update(source="photographs" if whole else "digits", path="", limit=64)

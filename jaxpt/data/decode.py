@@ -103,7 +103,7 @@ class Framing(NamedTuple):
 
     @classmethod
     def of(cls, config) -> "Framing":
-        """Reads ``image_size`` and, if present, ``resize`` and ``interpolation`` from a data config.
+        """Reads ``image_size``, ``resize`` and ``interpolation`` from a data config.
 
         Raises:
           InputError: for a square that does not lie inside the resized image, or an unknown filter.

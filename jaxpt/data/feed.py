@@ -238,7 +238,7 @@ class StreamedFeed:
         most = self._prefetch + IN_FLIGHT + 1
         how = "as squares, from which the devices crop (data.crops)"
         if self._cropping:
-            how = f"and {len(self._cropping.views)} crops of each whole picture are taken (data.crops)"
+            how = f"with {len(self._cropping.views)} crops of each whole picture (data.crops)"
         self.about = (
             f"{self.n:,} images are streamed {how}, at most {most} batches of {mb:,.1f} MiB in "
             "host memory (data.prefetch) and one image per thread (data.workers)."

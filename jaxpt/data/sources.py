@@ -49,14 +49,15 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
-        "tfds:NAME", or a name in ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``,
-        ``image_size`` (for folder, protocols and tfds datasets whose images differ in size),
-        ``label_map``, ``limit`` (number of training images to use, 0 for all) and optionally
-        ``train_split``, ``test_split`` (for tfds:NAME), ``try_gcs``, see ``tfds_source``,
-        ``broken`` (for folder: what to do with files that cannot be read), see ``folder.read``,
-        ``background`` and ``exif_orientation`` (for everything that is decoded), see
-        ``decode.Reading``, ``resident``, ``resident_limit_mb`` and ``crops`` (whether images of
-        files are decoded now or when they are used).
+        "tfds:NAME", or a name in ``protocols.PROTOCOLS``, with or without the prefix "protocol:"),
+        ``path``, ``image_size`` (for folder, photographs, protocols, and tfds datasets whose images
+        differ in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
+        optionally ``resize`` and ``interpolation``, see ``decode.Framing.of``; ``train_split`` and
+        ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for folder:
+        what to do with files that cannot be read), see ``folder.read``; ``background`` and
+        ``exif_orientation`` (for everything that is decoded), see ``decode.Reading``; ``resident``,
+        ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
+        are used).
 
     Returns:
       The ``Dataset``.
