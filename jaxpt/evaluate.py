@@ -29,6 +29,7 @@ from jaxpt.evaluation.features import BATCH_SIZE, extract, extract_layers
 from jaxpt.evaluation.task import PARTS, Measured, Task, make_task
 from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
+from jaxpt.weights import framed
 
 NOT_OF_A_SET = ("train_on", "pretrain_limit")  # data fields that only concern pre-training
 
@@ -46,6 +47,7 @@ class Model(NamedTuple):
       method, seed, step, config: of pre-training; config is None if there was no jaxpt run.
       network: everything else that the features depend on.
       trained_on: name and identity of the pre-training set, if they are known.
+      framing: how the weights' own images were framed, see ``weights.framed``.
     """
 
     label: str
@@ -58,6 +60,7 @@ class Model(NamedTuple):
     config: ml_collections.ConfigDict | None = None
     network: str = ""
     trained_on: dict[str, Any] = {}
+    framing: dict[str, Any] = {}
 
 
 def of_backbone(backbone: Backbone, devices: Devices) -> Model:
@@ -74,6 +77,7 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
         backbone.config,
         f"{backbone.encoder!r} {BATCH_SIZE}",
         backbone.made.get("data", {}),
+        backbone.made.get("framing", {}),
     )
 
 
@@ -330,10 +334,12 @@ def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
     """Jobs ordered by set and model, so that features are loaded once; pairs come last."""
     jobs = {}
     for found, evaluators, of_set in _sets(models, suite, data, fields):
-        for model in of_set:
+        # Models that frame images alike come one after another, so that a set is loaded once.
+        for model in sorted(of_set, key=lambda m: framed(found.config, m.framing).to_json()):
             for name in evaluators:
                 if name != suites.PAIRS:
-                    job = _job(found, name, model, None, part, constants)
+                    own = found._replace(config=framed(found.config, model.framing))
+                    job = _job(own, name, model, None, part, constants)
                     jobs.setdefault(job.key, job)
         if suites.PAIRS in evaluators:
             for model, other in itertools.combinations(of_set, 2):

@@ -217,33 +217,20 @@ def with_saved_crops(
 def choose_crops(
     config: ml_collections.ConfigDict, images: np.ndarray | Pictures
 ) -> tuple[ml_collections.ConfigDict, crops.Cropping | None]:
-    """Decides whether views are taken from whole pictures, by the host.
-
-    By default they are if the images are streamed from encoded files and some view is a random
-    crop. Otherwise the devices crop square images.
+    """Decides whether views are taken from whole pictures, see ``crops.choose``.
 
     Returns:
       The config with this choice, and the views that the host takes, or None.
 
     Raises:
-      InputError: for unknown values, or whole pictures of a set that is held as arrays.
+      InputError: as ``crops.choose``.
     """
-    asked, encoded = config.data.crops, isinstance(images, Pictures)
-    require(
-        asked in crops.CROPS, f"data.crops must be one of {', '.join(crops.CROPS)}, got {asked!r}."
-    )
-    require(
-        asked != "whole" or encoded,
-        f"data.crops whole needs encoded pictures, but {config.data.source} is held as square "
-        f"arrays (data.resident {config.data.resident}): set data.crops to square.",
-    )
     views = encoding.cropped_views(config, images.shape[1])
-    random = any(view.area != (1, 1) for view in views.values())
-    whole = asked == "whole" or (asked == "auto" and encoded and random)
-    resampler = crops.choose_resampler(config.data.resampler) if whole else "auto"
+    cropping = crops.choose(config.data, images, views, seed=config.seed)
     config = config.copy_and_resolve_references()
-    config.data.crops, config.data.resampler = "whole" if whole else "square", resampler
-    return config, crops.Cropping(views, config.seed, resampler) if whole else None
+    config.data.crops = "whole" if cropping else "square"
+    config.data.resampler = cropping.resampler if cropping else "auto"
+    return config, cropping
 
 
 class Durations(NamedTuple):

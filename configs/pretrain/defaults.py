@@ -26,8 +26,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
     c.data.path = ""  # file or folder of the images
     c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
-    c.data.resize = 0  # shorter side before the centre square is cut, pixels; 0: image_size
-    c.data.interpolation = "bicubic"  # of squares: bicubic, bilinear or lanczos
+    c.data.crop_pct = 0.0  # share of the shorter side in the centre square; 0: the weights', else 1
+    c.data.interpolation = ""  # bicubic, bilinear, lanczos; "": the weights', else bicubic
     c.data.train_split = "train"  # of tfds:NAME, in tfds' slicing language
     c.data.test_split = "test"  # of tfds:NAME
     c.data.try_gcs = False  # first look for a prepared copy in tfds' bucket

@@ -52,7 +52,7 @@ def imagenet(
     c.data.source = "folder"
     c.data.path = "imagenet"  # with train/CLASS/IMAGE
     c.data.image_size = 224
-    c.data.resize = 256
+    c.data.crop_pct = 0.875  # squares are 224 pixels of a shorter side of 256
     c.data.crops = "whole"
     c.duration = "100 epochs"
     c.batch_size = 1024
@@ -101,7 +101,7 @@ def shrunk(config) -> ml_collections.ConfigDict:
     """
     whole = config.data.crops == "whole"
     config.data.update(source="photographs" if whole else "digits", path="", limit=64)
-    config.data.update(image_size=8, resize=9 if config.data.resize else 0)
+    config.data.image_size = 8
     config.model.update(dtype="float32")
     config.model.projector.hidden = tuple(16 for _ in config.model.projector.hidden)
     config.model.predictor.hidden = tuple(16 for _ in config.model.predictor.hidden)

@@ -107,7 +107,7 @@ def views_of(
     if cropping:
         crops = cropping.empty(n, squares.shape[-1])
         for place, example in enumerate(split.ids.tolist()):
-            taken = split.images.crops(place, cropping, epoch=epoch, example=example)
+            taken = cropping.take(split.images, place, epoch=epoch, example=example)
             for view, crop in taken.items():
                 crops[view][place] = crop
     batch = Batch(

@@ -18,7 +18,7 @@ import ml_collections
 from jaxpt import pretrain
 from jaxpt.cost.chips import parse
 from jaxpt.cost.counting import Counts, count
-from jaxpt.data import augment, feed, listing, protocols
+from jaxpt.data import augment, crops, feed, listing, protocols
 from jaxpt.data.dataset import VALIDATION_SHARE, with_test
 from jaxpt.data.feed import Batch
 from jaxpt.data.labels import label_map
@@ -226,8 +226,8 @@ def _images(config, sizes: Sizes) -> tuple[Any, dict[str, float]]:
     views = encoding.cropped_views(config, sizes.side)
     fits = sizes.images * math.prod(shape) <= data.resident_limit_mb * 2**20
     resident = data.resident == "yes" or (data.resident == "auto" and fits)
-    random = any(view.area != (1, 1) for view in views.values())
-    whole = data.crops == "whole" or (data.crops == "auto" and not resident and random)
+    streamed = data.crops == "auto" and not resident
+    whole = data.crops == "whole" or (streamed and crops.any_random(views))
     if not whole:
         # Squares are resized by Pillow.
         return squares, {} if resident else {"pillow": _host_seconds("pillow", [sizes.side])}

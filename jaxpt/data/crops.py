@@ -4,6 +4,7 @@ The box of a view is a function of (seed, view, epoch, example id) and the size 
 view is the same in any batch, on any number of hosts, and after any resume.
 """
 
+import functools
 import importlib.util
 import math
 import pathlib
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from jaxpt.data.decode import Framing, opaque, opened, orientation, upright
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 
 CROPS = ("auto", "whole", "square")
@@ -31,10 +33,23 @@ class View(NamedTuple):
       area: smallest and largest share of the picture's area; (1, 1) for the central square, which
         evaluation sees.
       size: side of the result in pixels.
+      window: share of both sides of the picture in a window at a random place, in place of
+        ``area``; 0 for none.
     """
 
     area: tuple[float, float]
     size: int
+    window: float = 0.0
+
+    def box(self, framing: Framing, width: int, height: int, draws: Callable[[], np.ndarray]):
+        """Box of the view in a picture, as (left, top, right, bottom), from ``draw``'s numbers."""
+        if self.window:
+            w, h = width * self.window, height * self.window
+            left, top = ((width - w, height - h) * draws()[-2:]).tolist()
+            return left, top, left + w, top + h
+        if tuple(self.area) == (1, 1):
+            return framing.box(width, height)
+        return random_box(width, height, self.area, draws())
 
 
 class Cropping(NamedTuple):
@@ -56,6 +71,19 @@ class Cropping(NamedTuple):
             number: np.empty((n, view.size, view.size, channels), np.uint8)
             for number, view in self.views.items()
         }
+
+    def take(
+        self, pictures: Pictures, position: int, *, epoch: int, example: int
+    ) -> dict[int, np.ndarray]:
+        """Takes all views from one of the pictures, see ``read``."""
+        return self.read(
+            *pictures.encoded(position),
+            epoch=epoch,
+            example=example,
+            framing=pictures.framing,
+            channels=pictures.shape[-1],
+            white=pictures.white,
+        )
 
     def read(
         self,
@@ -86,12 +114,11 @@ class Cropping(NamedTuple):
         """
 
         def boxes(width, height):
-            return [
-                framing.box(width, height)
-                if tuple(view.area) == (1, 1)
-                else random_box(width, height, view.area, draw(self.seed, number, epoch, example))
-                for number, view in self.views.items()
-            ]
+            found = []
+            for number, view in self.views.items():
+                draws = functools.partial(draw, self.seed, number, epoch, example)
+                found.append(view.box(framing, width, height, draws))
+            return found
 
         sizes = [view.size for view in self.views.values()]
         found = read(source, name, boxes, sizes, framing, channels, white, self.resampler)
@@ -246,6 +273,38 @@ def _simd(image: Image.Image, size: int, box) -> Image.Image:
 # Functions (image, size, box) → square image, valid until the thread's next call. They differ by at
 # most one of 256 levels.
 RESAMPLERS = {"pillow": _pillow, "cykooz_resizer": _simd}
+
+
+def choose(data, images, views: Mapping[int, View], *, seed: int) -> Cropping | None:
+    """Decides whether views are taken from whole pictures; None for square images.
+
+    By default they are if the images are encoded files, which are streamed, and some view is
+    random. Otherwise the devices crop square images.
+
+    Args:
+      data: a data config, with ``crops`` and ``resampler``.
+      images: an array or ``Pictures``.
+      views: that the host would take.
+      seed: the run's seed.
+
+    Raises:
+      InputError: for unknown values, or whole pictures of a set that is held as arrays.
+    """
+    asked, encoded = data.crops, isinstance(images, Pictures)
+    require(asked in CROPS, f"data.crops must be one of {', '.join(CROPS)}, got {asked!r}.")
+    require(
+        asked != "whole" or encoded,
+        f"data.crops whole needs encoded pictures, but {data.source} is held as square arrays: "
+        "set data.crops to square.",
+    )
+    if asked == "whole" or (asked == "auto" and encoded and any_random(views)):
+        return Cropping(views, seed, choose_resampler(data.resampler))
+    return None
+
+
+def any_random(views: Mapping[int, View]) -> bool:
+    """Whether the box of some view is random."""
+    return any(view.window or tuple(view.area) != (1, 1) for view in views.values())
 
 
 def choose_resampler(asked: str) -> str:

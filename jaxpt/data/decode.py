@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import logging
+import math
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
@@ -102,25 +103,30 @@ class Framing(NamedTuple):
         return *left_top.tolist(), *right_bottom.tolist()
 
     @classmethod
-    def of(cls, config) -> "Framing":
-        """Reads ``image_size``, ``resize`` and ``interpolation`` from a data config.
+    def of(cls, config, size: int | None = None) -> "Framing":
+        """Reads ``image_size``, ``crop_pct`` and ``interpolation`` from a data config.
+
+        Args:
+          config: the data config.
+          size: side of the square, in place of ``image_size``.
 
         Raises:
-          InputError: for a square that does not lie inside the resized image, or an unknown filter.
+          InputError: for values out of range, or an unknown filter.
         """
-        size, resize = config.image_size, config.get("resize", 0)
-        interpolation = config.get("interpolation", "bicubic")
+        size = config.image_size if size is None else size
+        share, filter = config.get("crop_pct", 0.0), config.get("interpolation", "")
         require(size >= 1, f"data.image_size must be at least 1, got {size}.")
         require(
-            resize == 0 or resize >= size,
-            f"data.resize must be 0 or at least data.image_size, {size}, got {resize}.",
+            share == 0 or 0.1 <= share <= 1,
+            f"data.crop_pct must be 0 or lie between 0.1 and 1, got {share}.",
         )
         require(
-            interpolation in INTERPOLATIONS,
-            f"data.interpolation must be one of {', '.join(INTERPOLATIONS)}, got "
-            f"{interpolation!r}.",
+            filter in ("", *INTERPOLATIONS),
+            f"data.interpolation must be one of {', '.join(INTERPOLATIONS)}, got {filter!r}.",
         )
-        return cls(resize or size, size, Reading.of(config), interpolation)
+        # As in timm; the small number undoes rounding.
+        resize = math.floor(size / (share or 1) + 1e-6)
+        return cls(resize, size, Reading.of(config), filter or "bicubic")
 
     @classmethod
     def centre(cls, size: int, reading: Reading = Reading()) -> "Framing":

@@ -288,8 +288,8 @@ class StreamedFeed:
                 if not self._cropping:
                     images[place] = self._split.images[at]
                     continue
-                crops = self._split.images.crops(
-                    at, self._cropping, epoch=int(epoch[place]), example=int(ids[place])
+                crops = self._cropping.take(
+                    self._split.images, at, epoch=int(epoch[place]), example=int(ids[place])
                 )
                 for view, crop in crops.items():
                     images[view][place] = crop

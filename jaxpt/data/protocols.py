@@ -2,8 +2,9 @@
 
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_collections
 import numpy as np
 
 from jaxpt.data import archives, decode, eurosat, identity, labels, small_sets, tfds_source
@@ -30,7 +31,7 @@ def load(
     label_map: str = "fine",
     try_gcs: bool = False,
     keep: int | None = None,
-    reading: Reading = Reading(),
+    framing: Any = None,
     listed: bool = False,
 ) -> Dataset:
     """Loads the dataset of a protocol.
@@ -46,7 +47,8 @@ def load(
       try_gcs: whether to look for a prepared copy in tfds' public bucket first.
       keep: parts of a tfds dataset or an archive of more bytes than this stay encoded, see
         ``tfds_source.read``; None decodes any.
-      reading: how encoded images are opened.
+      framing: a data config with the fields of ``Framing.of``; None for their defaults. A protocol
+        that squeezes images to a square does so regardless.
       listed: whether image files of archives stay encoded and unchecked.
 
     Returns:
@@ -75,7 +77,7 @@ def load(
             f"{name}: {part} has {found:,} examples, but the protocol "
             f"{expected:,}. {protocol.get}".strip(),
         )
-    framing = _framing(protocol, image_size, reading)
+    framing = _framing(protocol, image_size, framing or ml_collections.ConfigDict())
     rows = limited(opened.sizes["trainval"], limit)
     trainval = _split("train", opened, *opened.read("trainval", rows, framing), rows)
     rows_of_test = np.arange(opened.sizes["test"])
@@ -225,13 +227,13 @@ def _open_arrays(name, trainval, test, class_names) -> _Opened:
     return _Opened(tuple(class_names), {"train": len(trainval[1]), "validation": 0, **sizes}, read)
 
 
-def _framing(protocol: Protocol, image_size: int, reading: Reading = Reading()) -> Framing | None:
+def _framing(protocol: Protocol, image_size: int, config) -> Framing | None:
     """Framing of a protocol's images; None if they keep their size."""
     side = image_size or protocol.resize
     if not side:
         return None
     squeezed = protocol.resize and not protocol.crop
-    return Framing(side, 0 if squeezed else side, reading)
+    return Framing(side, 0, Reading.of(config)) if squeezed else Framing.of(config, side)
 
 
 def _split(part: str, opened: _Opened, images, labels, rows) -> Split:

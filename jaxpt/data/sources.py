@@ -25,7 +25,7 @@ from jaxpt.data.dataset import (
     validation_mask,
     with_test,
 )
-from jaxpt.data.decode import Framing, Reading
+from jaxpt.data.decode import Framing
 from jaxpt.data.identity import Identity
 from jaxpt.data.labels import label_map
 from jaxpt.data.pictures import Pictures
@@ -52,9 +52,9 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         "tfds:NAME", or a name in ``protocols.PROTOCOLS``, with or without the prefix "protocol:"),
         ``path``, ``image_size`` (for folder, photographs, protocols, and tfds datasets whose images
         differ in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
-        optionally ``resize`` and ``interpolation``, see ``decode.Framing.of``; ``train_split`` and
-        ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for folder:
-        what to do with files that cannot be read), see ``folder.read``; ``background`` and
+        optionally ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
+        and ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for
+        folder: what to do with files that cannot be read), see ``folder.read``; ``background`` and
         ``exif_orientation`` (for everything that is decoded), see ``decode.Reading``; ``resident``,
         ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
         are used).
@@ -75,7 +75,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
             label_map=config.label_map,
             try_gcs=config.get("try_gcs", False),
             keep=_keep(config),
-            reading=Reading.of(config),
+            framing=config,
         )
     _require_known(config)
     if source in SOURCES:

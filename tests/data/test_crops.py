@@ -70,7 +70,7 @@ def test_crops_are_those_of_a_full_decode(kind, resampler):
         taken = Cropping(views, 5, resampler).read(
             encoded, kind, epoch=epoch, example=3, framing=SQUARE, channels=3
         )
-        for view, (area, size) in views.items():
+        for view, (area, size, _) in views.items():
             box = random_box(*shown.size, area, draw(5, view, epoch, 3))
             if area == (1, 1):
                 box = SQUARE.box(*shown.size)
@@ -227,7 +227,7 @@ def test_a_feed_gives_the_crops_of_each_example_on_any_devices_from_any_step():
         rows = rows_of_step(step, 8, n=20, seed=0)  # the third batch ends a pass
         for place, (at, epoch) in enumerate(zip(rows.index, rows.epoch)):
             file = split.images.files[at]
-            for view, (area, size) in cropping.views.items():
+            for view, (area, size, _) in cropping.views.items():
                 with Image.open(file) as image:
                     box = random_box(*image.size, area, draw(0, view, epoch, split.ids[at]))
                     crop = image.resize((size, size), Image.Resampling.BILINEAR, box)
@@ -318,10 +318,20 @@ class TestChoice:
             pretrain.run(cfg, str(tmp_path / "run"), quiet=True)
 
 
+def test_a_window_lies_anywhere_in_the_picture():
+    """BiT's crop: of the picture squeezed to 512 pixels, 480 at a random place."""
+    view = View((1.0, 1.0), 480, 480 / 512)
+    for draws, left_top in ((np.zeros(22), (0, 0)), (np.full(22, 0.5), (10, 5))):
+        box = view.box(SQUARE, 320, 160, lambda draws=draws: draws)
+        np.testing.assert_allclose(box, (*left_top, left_top[0] + 300, left_top[1] + 150))
+
+
 def test_framing_of_a_config():
-    cfg = config(**{"data.resize": 20, "data.interpolation": "bilinear"})
-    assert Framing.of(cfg.data) == Framing(20, 16, Reading(), "bilinear")
-    with pytest.raises(InputError, match="data.resize must be 0 or at least .* 16, got 15"):
-        Framing.of(config(**{"data.resize": 15}).data)
+    cfg = config(**{"data.crop_pct": 0.875, "data.interpolation": "bilinear"})
+    cfg.data.image_size = 224
+    assert Framing.of(cfg.data) == Framing(256, 224, Reading(), "bilinear")
+    assert Framing.of(config().data) == Framing(16, 16, Reading(), "bicubic")
+    with pytest.raises(InputError, match="data.crop_pct must be 0 or .* 0.1 and 1, got 1.5"):
+        Framing.of(config(**{"data.crop_pct": 1.5}).data)
     with pytest.raises(InputError, match="data.interpolation must be one of bicubic, .*'nearest'"):
         Framing.of(config(**{"data.interpolation": "nearest"}).data)

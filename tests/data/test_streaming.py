@@ -184,8 +184,8 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
         with np.load(tmp_path / f"crops{i}.npz") as own:
             for step, (index, epoch) in enumerate(rows):
                 for place, at in enumerate(range(i * BATCH // 2, (i + 1) * BATCH // 2)):
-                    taken = split.images.crops(
-                        index[at], cropping, epoch=epoch[at], example=split.ids[index[at]]
+                    taken = cropping.take(
+                        split.images, index[at], epoch=epoch[at], example=split.ids[index[at]]
                     )
                     assert sorted(taken) == [0, KEY_VIEW]
                     for view, crop in taken.items():
