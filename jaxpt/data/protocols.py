@@ -4,7 +4,6 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import ml_collections
 import numpy as np
 
 from jaxpt.data import archives, decode, eurosat, identity, labels, small_sets, tfds_source
@@ -77,7 +76,7 @@ def load(
             f"{name}: {part} has {found:,} examples, but the protocol "
             f"{expected:,}. {protocol.get}".strip(),
         )
-    framing = _framing(protocol, image_size, framing or ml_collections.ConfigDict())
+    framing = _framing(protocol, image_size, framing)
     rows = limited(opened.sizes["trainval"], limit)
     trainval = _split("train", opened, *opened.read("trainval", rows, framing), rows)
     rows_of_test = np.arange(opened.sizes["test"])
@@ -227,11 +226,12 @@ def _open_arrays(name, trainval, test, class_names) -> _Opened:
     return _Opened(tuple(class_names), {"train": len(trainval[1]), "validation": 0, **sizes}, read)
 
 
-def _framing(protocol: Protocol, image_size: int, config) -> Framing | None:
+def _framing(protocol: Protocol, image_size: int, config=None) -> Framing | None:
     """Framing of a protocol's images; None if they keep their size."""
     side = image_size or protocol.resize
     if not side:
         return None
+    config = {} if config is None else config
     squeezed = protocol.resize and not protocol.crop
     return Framing(side, 0, Reading.of(config)) if squeezed else Framing.of(config, side)
 
