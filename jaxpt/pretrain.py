@@ -514,7 +514,18 @@ def train_steps(
     if start < durations.total:
         _stop_before_steps(stop, start)
     every_call = functools.partial(calls.spans, start, durations.total, most, borders)
-    for steps, rows in zip(every_call(), feed.batches(map(rows_of, every_call()))):
+    step = start
+
+    def batches():
+        try:
+            yield from feed.batches(map(rows_of, every_call()))
+        except RunError:  # an image cannot be read: what was trained until here is kept
+            if checkpointer and step > start and jax.process_count() == 1:
+                log.sync(state)
+                checkpointer.save(step, state, score=score, final=True)
+            raise
+
+    for steps, rows in zip(every_call(), batches()):
         # The trip count is an array, so that one compiled program serves every number of steps.
         data = feed.data if most == 1 else (feed.data, devices.replicate(np.int32(len(steps))))
         state, metrics = advance(state, data, rows)

@@ -6,8 +6,11 @@ device; ``batches``, which transfers the rows of one step after another to the d
 """
 
 import collections
+import errno
 import functools
+import logging
 import math
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -22,6 +25,8 @@ from jaxpt.errors import InputError, RunError, require
 
 TASKS = 64  # decoding tasks per batch: small enough that no thread waits long for another
 WAITED = 0.2  # a larger share of steps that waited for their images is reported
+WAITS = (1, 5, 25)  # seconds before a file is read again that the file system fails to deliver
+TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each keeps a batch alive
 
 
@@ -216,6 +221,23 @@ class Streamed(NamedTuple):
     epoch: jax.Array
 
 
+def patiently(read, *args, **kwargs):
+    """Calls ``read``, again after each of ``WAITS`` if the file system fails to answer.
+
+    Raises:
+      InputError: that of ``read``, if it fails for another reason or once more.
+    """
+    for seconds in WAITS:
+        try:
+            return read(*args, **kwargs)
+        except InputError as error:
+            if getattr(error.__cause__, "errno", None) not in TRANSIENT:
+                raise
+            logging.getLogger(__name__).warning("%s Trying again in %d s.", error, seconds)
+            time.sleep(seconds)
+    return read(*args, **kwargs)
+
+
 class StreamedFeed:
     """Feed whose batches are decoded ahead by threads.
 
@@ -253,7 +275,7 @@ class StreamedFeed:
         """Yields the batch of each step, split over the devices; later ones are decoded meanwhile.
 
         Raises:
-          RunError: if a file can no longer be read.
+          RunError: if an image cannot be read.
         """
         rows = iter(rows)
         waiting = collections.deque(map(self._begin, islice(rows, self._prefetch)))
@@ -266,8 +288,8 @@ class StreamedFeed:
                     part.result()
             except InputError as error:
                 raise RunError(
-                    f"{error} It could be read when the run started: restore the file, then "
-                    "start the same command again."
+                    f"{error} Restore the file, then start the same command again. In a new run, "
+                    "data.broken=skip leaves out what cannot be read."
                 ) from error
             # The host is ahead of the devices, so only idle devices have waited for these images.
             idle = self._in_flight and all(
@@ -286,10 +308,11 @@ class StreamedFeed:
             for place in places:
                 at = int(index[place])
                 if not self._cropping:
-                    images[place] = self._split.images[at]
+                    images[place] = patiently(self._split.images.__getitem__, at)
                     continue
-                crops = self._cropping.take(
-                    self._split.images, at, epoch=int(epoch[place]), example=int(ids[place])
+                epoch_of, example = int(epoch[place]), int(ids[place])
+                crops = patiently(
+                    self._cropping.take, self._split.images, at, epoch=epoch_of, example=example
                 )
                 for view, crop in crops.items():
                     images[view][place] = crop

@@ -1,7 +1,7 @@
 """Your own images: class folders or list files, with or without ``train`` and ``test`` parts.
 
-Every file is decoded once before anything else happens, so that a broken one cannot stop a run
-later.
+A small set is decoded at once, so a broken file is found before a run starts. A large one is only
+listed, and decoded when it is needed, unless broken files are to be skipped.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ import PIL
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import Framing, check_memory, in_parallel, open_image, to_square
+from jaxpt.data.decode import Framing, check_memory, in_parallel, open_image, opened, to_square
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 from jaxpt.files import replacing
 
 CONSTANT = 0.01  # a larger share of single-color images is reported
+FEW = 64  # files that are opened to see whether a large set is grayscale
 SHOWN = 5  # at most this many broken files are named in a message
 
 
@@ -58,7 +59,8 @@ def read(
     Args:
       root: the folder, or a list file.
       framing: how each image becomes a square.
-      broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them.
+      broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them. If
+        the set stays encoded, "stop" decodes nothing: a file is named when it is read.
       keep: a dataset of more bytes than this stays encoded (``Pictures``); None decodes any.
       cache: folder that stores which files of an encoded dataset can be decoded, valid as long as
         names, sizes and modification times stay the same; None stores nothing.
@@ -78,7 +80,7 @@ def read(
         errors = {file: found for file, found in seen.items() if isinstance(found, str)}
         grey = all(square.ndim == 2 for file, square in seen.items() if file not in errors)
     else:
-        errors, grey = _checked(files, cache)
+        errors, grey = _checked(files, cache) if broken == "skip" else ({}, _all_grey(files))
     if errors:
         _report(root, errors, len(files), broken)
         before, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
@@ -156,6 +158,17 @@ def _mode(file: str) -> str:
         return open_image(pathlib.Path(file), shown(file)).mode
     except InputError as error:
         return str(error)
+
+
+def _all_grey(files: list[str]) -> bool:
+    """Whether all files are grayscale; opens a few, and all only if those few are."""
+
+    def is_grey(file):
+        with opened(pathlib.Path(file), shown(file)) as image:
+            return image.mode == "L" and "transparency" not in image.info
+
+    few = files[:: max(1, len(files) // FEW)]
+    return all(in_parallel(is_grey, few)) and all(in_parallel(is_grey, files))
 
 
 def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, str], bool]:
