@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.local_views = 0  # small crops per image in addition to the views (multi-crop)
 
     c.data = ml_collections.ConfigDict()
-    c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
+    c.data.source = "digits"  # folder, npz, tfds:NAME, grain:MODULE:FUNCTION, protocol:NAME, …
     c.data.path = ""  # file or folder of the images
     c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
     c.data.crop_pct = 0.0  # share of the shorter side in the centre square; 0: the weights', else 1

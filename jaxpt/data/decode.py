@@ -167,12 +167,17 @@ def open_image(
 
 
 @contextlib.contextmanager
-def opened(encoded: pathlib.Path | bytes, name: str) -> Iterator[Image.Image]:
+def opened(encoded: pathlib.Path | bytes | np.ndarray, name: str) -> Iterator[Image.Image]:
     """Context manager that opens an image without decoding it, and names it in errors.
+
+    An image may also be given decoded, uint8 [height, width] or [height, width, 3].
 
     Raises:
       InputError: for an error of Pillow's inside the context, or more than ``MOST_PIXELS`` pixels.
     """
+    if isinstance(encoded, np.ndarray):
+        yield Image.fromarray(encoded)
+        return
     source = io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded
     try:
         with Image.open(source, formats=formats()) as image:

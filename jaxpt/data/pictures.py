@@ -16,7 +16,10 @@ def of_file(path: str) -> tuple[pathlib.Path, str]:
     return pathlib.Path(path), shown(path)
 
 
-def _sha256(stored: pathlib.Path | bytes) -> bytes:
+def _sha256(stored: pathlib.Path | bytes | np.ndarray) -> bytes:
+    if isinstance(stored, np.ndarray):
+        shape = str(stored.shape).encode()
+        return hashlib.sha256(shape + np.ascontiguousarray(stored).tobytes()).digest()
     if isinstance(stored, bytes):
         return hashlib.sha256(stored).digest()
     try:

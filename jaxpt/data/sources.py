@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, identity, protocols, small_sets, tfds_source
+from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
     Dataset,
     Split,
@@ -49,9 +49,9 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
-        "tfds:NAME", or a name in ``protocols.PROTOCOLS``, with or without the prefix "protocol:"),
-        ``path``, ``image_size`` (for folder, photographs, protocols, and tfds datasets whose images
-        differ in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
+        "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in ``protocols.PROTOCOLS``, with or
+        without the prefix "protocol:"), ``path``, ``image_size`` (for sources whose images differ
+        in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
         optionally ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
         and ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for
         folder: what to do with files that cannot be read), see ``folder.read``; ``background`` and
@@ -80,6 +80,8 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     _require_known(config)
     if source in SOURCES:
         return SOURCES[source](config)
+    if source.startswith(grain_source.PREFIX):
+        return _grain(config)
     name, train, test, names = tfds_source.read_any(
         source.removeprefix("tfds:"), config, _keep(config)
     )
@@ -106,6 +108,8 @@ def _identify(source: str, config) -> Identity:
         return identity.of_dataset(_folder(config, folder.listed))
     if source in SOURCES:
         return _identity_of_arrays(source, config)
+    if source.startswith(grain_source.PREFIX):
+        return identity.of_dataset(_grain(config))
     if source in protocols.PROTOCOLS:
         return protocols.identify(
             source,
@@ -148,8 +152,8 @@ def _identity_of_arrays(source, config) -> Identity:
 def _require_known(config) -> None:
     source = config.source.removeprefix(protocols.PREFIX)
     require(
-        source.startswith("tfds:") or source in SOURCES,
-        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
+        source.startswith(("tfds:", grain_source.PREFIX)) or source in SOURCES,
+        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME, grain:MODULE:FUNCTION or "
         f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
     )
 
@@ -369,7 +373,13 @@ def _photographs(config) -> Dataset:
     return _assemble(name, names, {"train": train, "test": test}, config)
 
 
+def _grain(config) -> Dataset:
+    name, parts, names = grain_source.read(config.source, config.path, Framing.of(config))
+    return _assemble(name, names, parts, config)
+
+
 SOURCES = {
+    "grain": _grain,
     "photographs": _photographs,
     "digits": _small(lambda config: small_sets.digits()),
     "fashion_mnist": _small(lambda config: small_sets.fashion_mnist(config.path)),
@@ -378,6 +388,7 @@ SOURCES = {
 }
 # Files that array datasets are read from; empty if the dataset ships with a package.
 FILES = {
+    "grain": lambda path: [f for files in grain_source.files_of(path).values() for f in files],
     "photographs": lambda path: [],
     "digits": lambda path: [],
     "fashion_mnist": small_sets.fashion_mnist_files,
