@@ -8,7 +8,7 @@ other work on the machine disturbs them alike. PYTHON is a Python with torch and
 TensorFlow and Grain are left out if they are missing. jaxpt's part is what its host does: flip,
 colour, blur and normalization follow on the device. torchvision's pipeline does all of it on the
 host; its time without them is shown, too.
-Memory: resident memory after each of 20 epochs of 5,000 JPEGs.
+Memory: resident memory after each of 20 epochs of 5,000 JPEGs. Listing: of 100,000 empty files.
 Fashion-MNIST: time from the indices of a batch to the batch on the device, streamed and resident.
 Each part adds a record to benchmarks/records/input.jsonl; the table shows the latest of each.
 """
@@ -34,13 +34,30 @@ from jaxpt.data import augment, presets, sources
 from jaxpt.data.crops import RESAMPLERS, Cropping, View
 from jaxpt.data.decode import Framing, read_square
 from jaxpt.data.feed import make_feed, rows_of_step
+from jaxpt.data.listing import parts
 from jaxpt.train.parallel import Devices
 
 HERE = pathlib.Path(__file__).parent
 RECORDS = HERE / "records" / "input.jsonl"
 PICTURE, QUALITY, SIZE, SMALL_SIZE = (500, 375), 90, 224, 96
-FULL = {"pictures": 32, "rounds": 41, "epochs": 20, "files": 5000, "batches": 200, "passes": 2}
-SMALL = {"pictures": 4, "rounds": 3, "epochs": 2, "files": 100, "batches": 20, "passes": 1}
+FULL = {
+    "pictures": 32,
+    "rounds": 41,
+    "epochs": 20,
+    "files": 5000,
+    "names": 100_000,
+    "batches": 200,
+    "passes": 2,
+}
+SMALL = {
+    "pictures": 4,
+    "rounds": 3,
+    "epochs": 2,
+    "files": 100,
+    "names": 2000,
+    "batches": 20,
+    "passes": 1,
+}
 AREA, LOCAL_AREA = (0.2, 1.0), (0.05, 0.25)
 VIEWS = {  # jaxpt's views by the name of a program
     "one view": {0: View(AREA, SIZE)},
@@ -52,6 +69,8 @@ VIEWS = {  # jaxpt's views by the name of a program
 }
 TITLES = {
     "decode": "JPEG decoder alone (Pillow)",
+    "simplejpeg": "– simplejpeg",
+    "opencv": "– OpenCV",
     "square": "jaxpt: a square of 224 pixels (data.crops=square)",
     "one view": "jaxpt: one view",
     "two views": "jaxpt: two views",
@@ -113,7 +132,19 @@ def programs(files: list[str]) -> dict:
 
         return work
 
-    found = {"decode": decode, "square": square}
+    found = {"decode": decode}
+    with contextlib.suppress(ImportError):
+        from simplejpeg import decode_jpeg
+
+        found["simplejpeg"] = lambda epoch: [
+            decode_jpeg(pathlib.Path(file).read_bytes(), "RGB") for file in files
+        ]
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(0)
+        found["opencv"] = lambda epoch: [cv2.imread(file) for file in files]
+    found["square"] = square
     for resampler in RESAMPLERS:
         if resampler == "pillow" or importlib.util.find_spec(resampler):
             found |= {f"{name}, {resampler}": crop(v, resampler) for name, v in VIEWS.items()}
@@ -258,10 +289,29 @@ def memory(how: dict) -> dict:
         for i, batch in enumerate(feed.batches(rows)):
             feed.pace(batch)
             if (i + 1) % steps == 0:
-                resident = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
-                found.append(round(resident * os.sysconf("SC_PAGE_SIZE") / 2**20, 1))
+                found.append(round(_resident(), 1))
         feed.close()
     return {"mib": found, "images": feed.n}
+
+
+def listing(how: dict) -> dict:
+    """CPU seconds and MiB that it takes to list empty files in a thousand class folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(how["names"]):
+            file = pathlib.Path(folder) / "train" / f"n{i % 1000:08}" / f"n{i % 1000:08}_{i}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        before, began = _resident(), time.process_time()
+        found = parts(pathlib.Path(folder))
+        seconds = time.process_time() - began
+        assert len(found["train"].files) == how["names"]
+        return {"seconds": seconds, "mib": _resident() - before}
+
+
+def _resident() -> float:
+    """Resident memory of this process, MiB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def rates_of(work, n: int, passes: int) -> list[float]:
@@ -347,6 +397,13 @@ def markdown(found: list[dict]) -> str:
             + " epochs.",
             "",
         ]
+    if "listing" in newest:
+        record = newest["listing"]
+        lines += [
+            f"Listing {record['names']:,} files in 1,000 class folders of a local disk: "
+            f"{record['seconds']:.1f} s of CPU time, {record['mib']:.0f} MiB.",
+            "",
+        ]
     if "fashion_mnist" in newest:
         times = newest["fashion_mnist"]["milliseconds_a_batch"]
         ratios = newest["fashion_mnist"]["times_streamed"]
@@ -399,12 +456,13 @@ def main() -> None:
     parser.add_argument(
         "--small", action="store_true", help="small sizes, for a minute; writes no record"
     )
-    parts = {
+    programs_of = {
         "crops": lambda how: crops(args.torch_python, how),
         "memory": memory,
+        "listing": listing,
         "fashion_mnist": fashion,
     }
-    parser.add_argument("--parts", nargs="+", choices=[*parts], default=[*parts])
+    parser.add_argument("--parts", nargs="+", choices=[*programs_of], default=[*programs_of])
     args = parser.parse_args()
     how = SMALL if args.small else FULL
     if not args.torch_python:
@@ -412,7 +470,7 @@ def main() -> None:
     found = []
     for part in args.parts:
         record = {"part": part, **how, "load": os.getloadavg()[0]}
-        found.append(record | parts[part](how) | records.surroundings())
+        found.append(record | programs_of[part](how) | records.surroundings())
         if not args.small:
             records.append(RECORDS, found[-1])
         print(part, flush=True)
