@@ -1,21 +1,26 @@
-"""Throughput of input: streamed from JPEG files, compared with torchvision, and resident.
+"""Cost of input: crops from JPEG files, beside other loaders; memory over epochs; small sets.
 
-    python benchmarks/input.py --torch-python PYTHON [--small]
+    python benchmarks/input.py [--torch-python PYTHON] [--parts PART …] [--small]
 
-PYTHON is a Python with torch and torchvision; without it their column stays empty. JPEGs: two views
-of MoCo v2 at 224 pixels, from pictures of 512 × 384 made here from scikit-learn's photographs. Each
-program runs in its own process, in turns; the decoder alone is an upper bound for all of them.
+Crops: milliseconds of CPU time per picture on one thread, from JPEGs of 500 × 375 pixels made here
+from scikit-learn's photographs. All programs take turns, each a few pictures at a time, so that
+other work on the machine disturbs them alike. PYTHON is a Python with torch and torchvision; they,
+TensorFlow and Grain are left out if they are missing. jaxpt's part is what its host does: flip,
+colour, blur and normalization follow on the device. torchvision's pipeline does all of it on the
+host; its time without them is shown, too.
+Memory: resident memory after each of 20 epochs of 5,000 JPEGs. Listing: of 100,000 empty files.
 Fashion-MNIST: time from the indices of a batch to the batch on the device, streamed and resident.
 Each part adds a record to benchmarks/records/input.jsonl; the table shows the latest of each.
 """
 
 import argparse
-import json
+import contextlib
+import gc
+import importlib.util
 import os
 import pathlib
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 
@@ -24,42 +29,289 @@ import numpy as np
 from jaxpt.configs.pretrain import digits
 from PIL import Image
 
-from jaxpt import records
+from jaxpt import pretrain, records
 from jaxpt.data import augment, presets, sources
-from jaxpt.data.decode import make_pool
+from jaxpt.data.crops import RESAMPLERS, Cropping, View
+from jaxpt.data.decode import Framing, read_square
 from jaxpt.data.feed import make_feed, rows_of_step
+from jaxpt.data.listing import parts
 from jaxpt.train.parallel import Devices
 
 HERE = pathlib.Path(__file__).parent
 RECORDS = HERE / "records" / "input.jsonl"
-PICTURE, QUALITY, SIZE, THREADS = (512, 384), 90, 224, 2
-FULL = {"pictures": 512, "batch": 64, "passes": 2, "rounds": 3, "batches": 200}
-SMALL = {"pictures": 32, "batch": 16, "passes": 1, "rounds": 1, "batches": 20}
-SIDES = {
-    "decode": "JPEG decoder alone (Pillow), 2 threads",
-    "half": "– decoding at half the side lengths (its draft mode)",
-    "streamed": "jaxpt: batches of square images on the device",
-    "views": "jaxpt: with both views, drawn on the same CPU",
-    "torchvision": "torchvision: both views, DataLoader with 2 workers",
+PICTURE, QUALITY, SIZE, SMALL_SIZE = (500, 375), 90, 224, 96
+FULL = {
+    "pictures": 32,
+    "rounds": 41,
+    "epochs": 20,
+    "files": 5000,
+    "names": 100_000,
+    "batches": 200,
+    "passes": 2,
+}
+SMALL = {
+    "pictures": 4,
+    "rounds": 3,
+    "epochs": 2,
+    "files": 100,
+    "names": 2000,
+    "batches": 20,
+    "passes": 1,
+}
+AREA, LOCAL_AREA = (0.2, 1.0), (0.05, 0.25)
+VIEWS = {  # jaxpt's views by the name of a program
+    "one view": {0: View(AREA, SIZE)},
+    "two views": {i: View(AREA, SIZE) for i in range(2)},
+    "two and six small views": {
+        **{i: View(AREA, SIZE) for i in range(2)},
+        **{2000 + i: View(LOCAL_AREA, SMALL_SIZE) for i in range(6)},
+    },
+}
+TITLES = {
+    "decode": "JPEG decoder alone (Pillow)",
+    "simplejpeg": "– simplejpeg",
+    "opencv": "– OpenCV",
+    "square": "jaxpt: a square of 224 pixels (data.crops=square)",
+    "one view": "jaxpt: one view",
+    "two views": "jaxpt: two views",
+    "two and six small views": "jaxpt: two views and six of 96 pixels",
+    "torchvision crops": "torchvision v2: two views, crop and flip only",
+    "torchvision": "torchvision v2: two views of MoCo v2",
+    "grain": "Grain, with Pillow: two views, crop and flip only",
+    "tf.data": "tf.data: two views, crop and flip only",
 }
 
 
-def make_pictures(folder: pathlib.Path, n: int) -> None:
-    """Writes JPEGs of two classes, random crops of scikit-learn's two photographs."""
+def make_pictures(folder: pathlib.Path, n: int, size=PICTURE) -> list[str]:
+    """Writes JPEGs of two classes, random cut-outs of scikit-learn's two photographs."""
     from sklearn.datasets import load_sample_images
 
     rng = np.random.default_rng(0)
     photographs = [Image.fromarray(image) for image in load_sample_images().images]
+    files = []
     for i in range(n):
         photograph = photographs[i % 2]
-        height = rng.uniform(0.5, 1) * photograph.height
-        width = height * PICTURE[0] / PICTURE[1]
+        height = rng.uniform(0.7, 1) * photograph.height
+        width = height * size[0] / size[1]
         left, top = rng.uniform(0, [photograph.width - width, photograph.height - height])
         label = folder / "ab"[i % 2]
-        label.mkdir(exist_ok=True)
+        label.mkdir(parents=True, exist_ok=True)
+        files.append(str(label / f"{i:05}.jpg"))
         photograph.resize(
-            PICTURE, Image.Resampling.BICUBIC, (left, top, left + width, top + height)
-        ).save(label / f"{i:04}.jpg", quality=QUALITY)
+            size, Image.Resampling.BICUBIC, (left, top, left + width, top + height)
+        ).save(files[-1], quality=QUALITY)
+    return files
+
+
+def programs(files: list[str]) -> dict:
+    """Name → function of an epoch that reads all files."""
+    framing = Framing.centre(SIZE)
+
+    def decode(epoch):
+        for file in files:
+            with Image.open(file) as image:
+                image.load()
+
+    def square(epoch):
+        for file in files:
+            read_square(pathlib.Path(file), file, framing, 3)
+
+    def crop(views, resampler):
+        cropping = Cropping(views, 0, resampler)
+
+        def work(epoch):
+            for example, file in enumerate(files):
+                cropping.read(
+                    pathlib.Path(file),
+                    file,
+                    epoch=epoch,
+                    example=example,
+                    framing=framing,
+                    channels=3,
+                )
+
+        return work
+
+    found = {"decode": decode}
+    with contextlib.suppress(ImportError):
+        from simplejpeg import decode_jpeg
+
+        found["simplejpeg"] = lambda epoch: [
+            decode_jpeg(pathlib.Path(file).read_bytes(), "RGB") for file in files
+        ]
+    with contextlib.suppress(ImportError):
+        import cv2
+
+        cv2.setNumThreads(0)
+        found["opencv"] = lambda epoch: [cv2.imread(file) for file in files]
+    found["square"] = square
+    for resampler in RESAMPLERS:
+        if resampler == "pillow" or importlib.util.find_spec(resampler):
+            found |= {f"{name}, {resampler}": crop(v, resampler) for name, v in VIEWS.items()}
+    with contextlib.suppress(ImportError):
+        found["grain"] = grain_program(files)
+    with contextlib.suppress(ImportError):
+        found["tf.data"] = tf_program(files)
+    return found
+
+
+def grain_program(files):
+    import grain
+
+    class Crop(grain.transforms.RandomMap):
+        def random_map(self, file, rng):
+            with Image.open(file) as image:
+                image = image.convert("RGB")
+            views = []
+            for _ in range(2):
+                area = image.width * image.height * rng.uniform(*AREA)
+                ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3)))
+                w = min(image.width, round((area * ratio) ** 0.5))
+                h = min(image.height, round((area / ratio) ** 0.5))
+                x, y = rng.integers(image.width - w + 1), rng.integers(image.height - h + 1)
+                view = image.resize((SIZE, SIZE), Image.Resampling.BILINEAR, (x, y, x + w, y + h))
+                view = np.asarray(view)
+                views.append(view[:, ::-1] if rng.random() < 0.5 else view)
+            return np.stack(views)
+
+    def work(epoch):
+        data = grain.MapDataset.source(files).seed(epoch).random_map(Crop()).batch(16)
+        for batch in data.to_iter_dataset(grain.ReadOptions(num_threads=1)):
+            assert batch.shape[1] == 2
+
+    return work
+
+
+def tf_program(files):
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
+    def views(file):
+        data = tf.io.read_file(file)
+        found = []
+        for _ in range(2):
+            begin, size, _ = tf.image.sample_distorted_bounding_box(
+                tf.image.extract_jpeg_shape(data),
+                tf.zeros((1, 0, 4)),
+                area_range=AREA,
+                aspect_ratio_range=(3 / 4, 4 / 3),
+                use_image_if_no_bounding_boxes=True,
+            )
+            window = tf.stack([begin[0], begin[1], size[0], size[1]])
+            image = tf.image.decode_and_crop_jpeg(data, window, channels=3)
+            image = tf.image.resize(image, (SIZE, SIZE), antialias=True)
+            found.append(tf.cast(tf.image.random_flip_left_right(image), tf.uint8))
+        return tf.stack(found)
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+    options.threading.max_intra_op_parallelism = 1
+    data = tf.data.Dataset.from_tensor_slices(files).map(views).batch(16).with_options(options)
+
+    def work(epoch):
+        for _ in data:
+            pass
+
+    return work
+
+
+def crops(torch_python: str, how: dict) -> dict:
+    """Milliseconds of CPU time per picture of every program, and ratios within rounds."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        files = make_pictures(pathlib.Path(folder), how["pictures"])
+        works = programs(files)
+        if torch_python:
+            torch = stack.enter_context(
+                subprocess.Popen(
+                    [torch_python, HERE / "input_torch.py", folder, str(SIZE)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+            stack.callback(torch.stdin.close)
+
+        def timed(name, epoch):
+            if name in works:
+                began = time.process_time()
+                works[name](epoch)
+                return time.process_time() - began
+            torch.stdin.write(name + "\n")
+            torch.stdin.flush()
+            return float(torch.stdout.readline())
+
+        names = [*works, *(("torchvision crops", "torchvision") if torch_python else ())]
+        for name in names:
+            timed(name, 0)
+        gc.disable()
+        rounds = [
+            {name: 1e3 * timed(name, epoch) / len(files) for name in names}
+            for epoch in range(1, how["rounds"] + 1)
+        ]
+        gc.enable()
+
+    def ratio(a, b):
+        return statistics.median(r[a] / r[b] for r in rounds) if {a, b} <= {*names} else None
+
+    ratios = {}
+    for resampler in RESAMPLERS:
+        one, two, many = (f"{name}, {resampler}" for name in VIEWS)
+        if one in names:
+            ratios[resampler] = {
+                "decode alone / one view": ratio("decode", one),
+                "torchvision / two views": ratio("torchvision", two),
+                "torchvision crops / two views": ratio("torchvision crops", two),
+                "two and six small views / two views": ratio(many, two),
+            }
+    return {
+        "ms": {name: statistics.median(r[name] for r in rounds) for name in names},
+        "least_ms": {name: min(r[name] for r in rounds) for name in names},
+        "ratios": ratios,
+    }
+
+
+def memory(how: dict) -> dict:
+    """Resident memory, in MiB, after each epoch of streaming two crops of every picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        make_pictures(pathlib.Path(folder), how["files"], (250, 188))
+        config = config_of(50, source="folder", path=folder, image_size=64, crops="whole")
+        split = sources.load(config.data).trainval
+        config, cropping = pretrain.choose_crops(config, split.images)
+        feed = make_feed(config, split, split.labels, Devices(limit=1), cropping)
+        steps = feed.n // config.batch_size
+        found = []
+        rows = (
+            rows_of_step(i, config.batch_size, n=feed.n, seed=0)
+            for i in range(how["epochs"] * steps)
+        )
+        for i, batch in enumerate(feed.batches(rows)):
+            feed.pace(batch)
+            if (i + 1) % steps == 0:
+                found.append(round(_resident(), 1))
+        feed.close()
+    return {"mib": found, "images": feed.n}
+
+
+def listing(how: dict) -> dict:
+    """CPU seconds and MiB that it takes to list empty files in a thousand class folders."""
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(how["names"]):
+            file = pathlib.Path(folder) / "train" / f"n{i % 1000:08}" / f"n{i % 1000:08}_{i}.JPEG"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+        before, began = _resident(), time.process_time()
+        found = parts(pathlib.Path(folder))
+        seconds = time.process_time() - began
+        assert len(found["train"].files) == how["names"]
+        return {"seconds": seconds, "mib": _resident() - before}
+
+
+def _resident() -> float:
+    """Resident memory of this process, MiB."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def rates_of(work, n: int, passes: int) -> list[float]:
@@ -72,27 +324,10 @@ def rates_of(work, n: int, passes: int) -> list[float]:
     return rates[1:]
 
 
-def decoding(folder, half: bool):
-    """Decodes every file once."""
-    files = sorted(pathlib.Path(folder).glob("*/*.jpg"))
-
-    def decode(file):
-        with Image.open(file) as image:
-            if half:
-                image.draft("RGB", (PICTURE[0] // 2, PICTURE[1] // 2))
-            image.load()
-
-    def work():
-        with make_pool(THREADS) as pool:
-            list(pool.map(decode, files))
-
-    return work
-
-
 def config_of(batch: int, **data):
     config = digits.get_config("look")
     config.batch_size = batch
-    config.data.update({"workers": THREADS, "limit": 0, "label_map": "fine"} | data)
+    config.data.update({"workers": 2, "limit": 0, "label_map": "fine"} | data)
     return presets.apply(config, "moco_v2")
 
 
@@ -118,52 +353,6 @@ def feeding(config, batches: int, views: int | None):
     return work
 
 
-def side(name: str, folder: str, batch: int, passes: int) -> list[float]:
-    """Images/s of one program, measured in this process."""
-    if name in ("decode", "half"):
-        work = decoding(folder, name == "half")
-    else:
-        config = config_of(batch, source="folder", path=folder, image_size=SIZE, resident="no")
-        n = sum(1 for _ in pathlib.Path(folder).glob("*/*.jpg"))
-        work = feeding(config, n // batch, 2 if name == "views" else 0)
-    return rates_of(work, sum(1 for _ in pathlib.Path(folder).glob("*/*.jpg")), passes)
-
-
-def jpegs(torch_python: str, how: dict) -> dict:
-    """Images/s of every program, and their ratios to torchvision's."""
-    names = [name for name in SIDES if torch_python or name != "torchvision"]
-    found = {name: [] for name in names}
-    with tempfile.TemporaryDirectory() as folder:
-        pictures = pathlib.Path(folder) / "pictures"
-        pictures.mkdir()
-        make_pictures(pictures, how["pictures"])
-        environment = os.environ | {"XDG_CACHE_HOME": folder, "JAX_PLATFORMS": "cpu"}
-        for _ in range(how["rounds"]):
-            for name in names:
-                numbers = [str(how["batch"]), str(how["passes"])]
-                command = (
-                    [torch_python, HERE / "input_torch.py", pictures, str(SIZE), *numbers]
-                    if name == "torchvision"
-                    else [sys.executable, HERE / "input.py", "--side", name, pictures, *numbers]
-                )
-                output = subprocess.run(
-                    command, check=True, env=environment, text=True, stdout=subprocess.PIPE
-                ).stdout
-                found[name].append(statistics.median(json.loads(output.splitlines()[-1])))
-    ratios = (
-        {
-            name: statistics.median(np.divide(found[name], found["torchvision"]).tolist())
-            for name in names
-        }
-        if torch_python
-        else {}
-    )
-    return {
-        "images_a_second": {name: statistics.median(x) for name, x in found.items()},
-        "times_torchvision": ratios,
-    }
-
-
 def fashion(how: dict) -> dict:
     """Milliseconds per batch of 256, from its indices to the batch on the device."""
     batch, batches = 256, how["batches"]
@@ -177,7 +366,7 @@ def fashion(how: dict) -> dict:
         )
     }
     times = {name: [] for name in works}
-    for _ in range(how["rounds"]):
+    for _ in range(3):
         for name, work in works.items():
             rate = statistics.median(rates_of(work, batch * batches, how["passes"]))
             times[name].append(1e3 * batch / rate)
@@ -193,22 +382,28 @@ def fashion(how: dict) -> dict:
 
 
 def markdown(found: list[dict]) -> str:
-    """Table of rates and ratios in the latest record of each part."""
+    """Tables of the latest record of each part."""
     newest = {record["part"]: record for record in found}
     lines = []
-    if "jpegs" in newest:
-        rates, ratios = newest["jpegs"]["images_a_second"], newest["jpegs"]["times_torchvision"]
+    if "crops" in newest:
+        lines += _crops_table(newest["crops"])
+    if "memory" in newest:
+        mib, images = newest["memory"]["mib"], newest["memory"]["images"]
         lines += [
-            f"| {PICTURE[0]} × {PICTURE[1]} JPEGs to {SIZE} pixels | images/s | "
-            "times torchvision |",
-            "| --- | ---: | ---: |",
+            f"Host memory of a process that streams two crops of each of {images:,} JPEGs: "
+            + ", ".join(
+                f"{mib[i - 1]:,.0f} MiB after {i}" for i in (1, 2, 5, 10, 20) if i <= len(mib)
+            )
+            + " epochs.",
+            "",
         ]
+    if "listing" in newest:
+        record = newest["listing"]
         lines += [
-            f"| {title} | {rates[name]:,.0f} | {f'{ratios[name]:.2f}' if name in ratios else ''} |"
-            for name, title in SIDES.items()
-            if name in rates
+            f"Listing {record['names']:,} files in 1,000 class folders of a local disk: "
+            f"{record['seconds']:.1f} s of CPU time, {record['mib']:.0f} MiB.",
+            "",
         ]
-        lines.append("")
     if "fashion_mnist" in newest:
         times = newest["fashion_mnist"]["milliseconds_a_batch"]
         ratios = newest["fashion_mnist"]["times_streamed"]
@@ -234,15 +429,40 @@ def markdown(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
+def _crops_table(record) -> list[str]:
+    ms = record["ms"]
+    lines = [
+        f"| {PICTURE[0]} × {PICTURE[1]} JPEGs, one CPU core | ms per picture | pictures/s |",
+        "| --- | ---: | ---: |",
+    ]
+    for name in ms:
+        title, _, resampler = name.partition(", ")
+        title = TITLES[title] + (f", resized by {resampler}" if resampler else "")
+        lines.append(f"| {title} | {ms[name]:.2f} | {1e3 / ms[name]:,.0f} |")
+    ratios = record["ratios"]
+    lines += ["", "| ratio of times within a round, median | " + " | ".join(ratios) + " |"]
+    lines.append("| --- " + "| ---: " * len(ratios) + "|")
+    for name in ratios["pillow"]:
+        cells = [r[name] for r in ratios.values()]
+        lines.append(
+            f"| {name} | " + " | ".join("" if x is None else f"{x:.2f}" for x in cells) + " |"
+        )
+    return [*lines, ""]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--torch-python", default="")
     parser.add_argument(
         "--small", action="store_true", help="small sizes, for a minute; writes no record"
     )
-    parser.add_argument(
-        "--parts", nargs="+", choices=("jpegs", "fashion_mnist"), default=("jpegs", "fashion_mnist")
-    )
+    programs_of = {
+        "crops": lambda how: crops(args.torch_python, how),
+        "memory": memory,
+        "listing": listing,
+        "fashion_mnist": fashion,
+    }
+    parser.add_argument("--parts", nargs="+", choices=[*programs_of], default=[*programs_of])
     args = parser.parse_args()
     how = SMALL if args.small else FULL
     if not args.torch_python:
@@ -250,8 +470,7 @@ def main() -> None:
     found = []
     for part in args.parts:
         record = {"part": part, **how, "load": os.getloadavg()[0]}
-        record |= jpegs(args.torch_python, how) if part == "jpegs" else fashion(how)
-        found.append(record | records.surroundings())
+        found.append(record | programs_of[part](how) | records.surroundings())
         if not args.small:
             records.append(RECORDS, found[-1])
         print(part, flush=True)
@@ -259,7 +478,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--side"]:
-        print(json.dumps(side(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))))
-    else:
-        main()
+    main()

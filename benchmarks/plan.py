@@ -19,7 +19,7 @@ from jaxpt.configs.pretrain.imagenet import look
 from jaxpt import finetune as fine_tuning
 from jaxpt import records
 from jaxpt.cost import plan
-from jaxpt.methods import METHODS
+from jaxpt.methods import METHODS, encoding
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records" / "plan.jsonl"
@@ -27,6 +27,7 @@ CONFIGS = ROOT / "configs"
 SLICE = "v5e-32"  # the slice in the headers of ImageNet's recipes
 SIDE = 224  # pixels, of ImageNet's images
 CIFAR, CIFAR_CHIP, CIFAR_SIZE = "cifar_", "v5e-1", (50_000, 10)
+GPU, GPU_CHIP = "gpu_", "h100-1"  # for the cores that decode
 TRANSFERS = ("kornblith", "vtab1k", "bit")
 SLICES = ("v5e-1", "v5e-8", "v5e-64", "v5e-256")
 LINE = re.compile(r"^On paper: .*$", re.MULTILINE)
@@ -38,6 +39,7 @@ def jobs() -> dict[str, tuple]:
     return (
         {method: (recipe(method), SLICE, imagenet) for method in METHODS}
         | {chips: (scaled(chips), chips, imagenet) for chips in SLICES}
+        | {GPU + name: (recipe(name), GPU_CHIP, imagenet) for name in METHODS}
         | {CIFAR + name: (cifar.get_config(name), CIFAR_CHIP, CIFAR_SIZE) for name in METHODS}
     )
 
@@ -160,6 +162,25 @@ def recipes_markdown() -> str:
             f"{plan.rounded(p.hours)} | {plan.rounded(p.chip_hours)} | "
             f"{plan.rounded(small.hours)} |"
         )
+    return "\n".join(lines)
+
+
+def host_markdown() -> str:
+    """Table of the CPU cores that decode as fast as the chips train, of all recipes."""
+    lines = [
+        "| recipe | views of a picture | v5e-8, pictures/s | cores | with `cykooz_resizer` | "
+        "H100, pictures/s | cores | with `cykooz_resizer` |",
+        "|---" + "| ---: " * 7 + "|",
+    ]
+    for method in METHODS:
+        config = recipe(method)
+        cells = [str(len(encoding.cropped_views(config, SIDE)))]
+        # A slice of 8 chips is a quarter of one of 32.
+        for record, share in ((stored()[method], 4), (stored()[GPU + method], 1)):
+            p = plan_of(record)
+            cells.append(f"{p.images_per_second / share:,.0f}")
+            cells += [plan.told(p.cores[name] / share) for name in ("pillow", "cykooz_resizer")]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -122,6 +122,7 @@ TABLES = {
     "losses_cost": losses_cost,
     "plan": plan.markdown,
     "recipes": plan.recipes_markdown,
+    "host": plan.host_markdown,
     "round_trip": lambda: round_trip.markdown(records.read(round_trip.RECORDS)),
     "demo_digits": demo,
     "tuning_digits": lambda: tuning("digits"),

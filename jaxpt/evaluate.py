@@ -29,6 +29,7 @@ from jaxpt.evaluation.features import BATCH_SIZE, extract, extract_layers
 from jaxpt.evaluation.task import PARTS, Measured, Task, make_task
 from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
+from jaxpt.weights import framed
 
 NOT_OF_A_SET = ("train_on", "pretrain_limit")  # data fields that only concern pre-training
 
@@ -47,6 +48,7 @@ class Model(NamedTuple):
       network: everything else that the features depend on.
       trained_on: name and identity of the pre-training set, if they are known.
       classifier: parameters of the linear classifier that it was trained with, or None.
+      framing: how the weights' own images were framed, see ``weights.framed``.
     """
 
     label: str
@@ -60,6 +62,7 @@ class Model(NamedTuple):
     network: str = ""
     trained_on: dict[str, Any] = {}
     classifier: dict[str, Any] | None = None
+    framing: dict[str, Any] = {}
 
 
 def of_backbone(backbone: Backbone, devices: Devices) -> Model:
@@ -77,6 +80,7 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
         f"{backbone.encoder!r} {BATCH_SIZE}",
         backbone.made.get("data", {}),
         backbone.classifier and backbone.classifier["Dense_0"],
+        backbone.made.get("framing", {}),
     )
 
 
@@ -337,10 +341,12 @@ def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
     """Jobs ordered by set and model, so that features are loaded once; pairs come last."""
     jobs = {}
     for found, evaluators, of_set in _sets(models, suite, data, fields):
-        for model in of_set:
+        # Models that frame images alike come one after another, so that a set is loaded once.
+        for model in sorted(of_set, key=lambda m: framed(found.config, m.framing).to_json()):
             for name in evaluators:
                 if name != suites.PAIRS:
-                    job = _job(found, name, model, None, part, constants)
+                    own = found._replace(config=framed(found.config, model.framing))
+                    job = _job(own, name, model, None, part, constants)
                     jobs.setdefault(job.key, job)
         if suites.PAIRS in evaluators:
             for model, other in itertools.combinations(of_set, 2):

@@ -3,6 +3,7 @@
 The file first resolves settings (BiT's rule, checks of a config) and then defines the training.
 """
 
+import contextlib
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -16,8 +17,9 @@ import optax
 
 from jaxpt import losses, models
 from jaxpt.backbones import Backbone
-from jaxpt.data import augment, mixup, protocols, sources
-from jaxpt.data.feed import Batch, Resident, gather, rows_of_step
+from jaxpt.data import augment, crops, mixup, protocols, sources
+from jaxpt.data.crops import Cropping, View
+from jaxpt.data.feed import Batch, gather, make_feed, rows_of_step
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
@@ -177,6 +179,7 @@ class Task:
       config: config of fine-tuning, as returned by ``resolve``.
       backbone: the ``Backbone`` to start from; it is not modified.
       dataset, devices: data and devices of the training.
+      cropping: the view that the host takes from whole pictures; None for square images.
       encoder: the backbone, with its lowest parts frozen, and the head.
       frozen: number of frozen parts.
 
@@ -184,12 +187,20 @@ class Task:
       InputError: for a multi-label set, a network whose parts cannot be frozen, or a bad head.
     """
 
-    def __init__(self, config, backbone: Backbone, dataset: sources.Dataset, devices: Devices):
+    def __init__(
+        self,
+        config,
+        backbone: Backbone,
+        dataset: sources.Dataset,
+        devices: Devices,
+        cropping: Cropping | None = None,
+    ):
         require(
             dataset.trainval.labels.ndim == 1,
             f"{dataset.name} has several labels per image: fine-tuning takes one.",
         )
         self.config, self.backbone, self.dataset, self.devices = config, backbone, dataset, devices
+        self.cropping = cropping
         self.frozen = layerwise.parts_of(backbone.params) if config.freeze == -1 else config.freeze
         network = backbone.encoder.backbone
         if self.frozen:
@@ -218,18 +229,21 @@ class Task:
         )
         return params | {"head": jax.device_get(head["params"])}, stats
 
-    def prepared(self, decay: float, n_examples: int):
+    def prepared(self, decay: float, n_examples: int, gather=gather):
         """Returns (optimizer with peak learning rate 1, number of steps, compiled step).
 
         The result is cached and serves all rates and seeds.
         """
-        if (decay, n_examples) not in self._prepared:
+        key = decay, n_examples, gather
+        if key not in self._prepared:
             optimizer, total = self._optimizer(decay, n_examples)
             step_fn = self.devices.map(
-                lambda state, data, pairs: _step(self, optimizer, state, data, pairs)
+                lambda state, data, rows: _step(
+                    self, optimizer, state, gather(data, rows["batch"]), rows["share"]
+                )
             )
-            self._prepared[decay, n_examples] = optimizer, total, step_fn
-        return self._prepared[decay, n_examples]
+            self._prepared[key] = optimizer, total, step_fn
+        return self._prepared[key]
 
     def _optimizer(self, decay, n_examples):
         config = self.config
@@ -301,30 +315,64 @@ def train(
 ) -> FinetuneState | None:
     """Trains on a split; returns None if the last loss or the final state is not finite."""
     config, devices, n = task.config, task.devices, len(split.ids)
-    optimizer, total, step_fn = task.prepared(decay, n)
+    feed = _feed(task, split, seed)
+    optimizer, total, step_fn = task.prepared(decay, n, feed.gather)
     params, stats = task.variables(seed)
     average = jax.tree.map(np.array, (params, stats)) if config.ema else None
     state = devices.replicate(
         FinetuneState(np.float32(rate), params, stats, optimizer.init(params), average)
     )
-    data = devices.replicate(Resident(split.images, split.labels, split.ids, np.int32(seed)))
-    for step in range(total):
-        rows = rows_of_step(step, config.batch_size, n=n, seed=seed)
-        state, metrics = step_fn(
-            state, data, devices.split(mixup.pairs(rows, alpha=config.mixup, seed=seed, step=step))
-        )
+    rows = (rows_of_step(step, config.batch_size, n=n, seed=seed) for step in range(total))
+    with contextlib.closing(feed):
+        for step, batch in enumerate(feed.batches(rows)):
+            share = None
+            if config.mixup:
+                drawn = mixup.draw_share(
+                    config.batch_size, alpha=config.mixup, seed=seed, step=step
+                )
+                share = devices.split(drawn)
+            state, metrics = step_fn(state, feed.data, {"batch": batch, "share": share})
+            feed.pace(metrics)
     # A non-finite update persists in the state, so one check at the end is enough.
     made = jax.device_get((metrics["loss"], state.params, state.batch_stats, state.average))
     return state if all(np.isfinite(x).all() for x in jax.tree.leaves(made)) else None
 
 
-def _step(task, optimizer, state, data, pairs):
+def _feed(task, split: sources.Split, seed: int):
+    data = {"resident": "auto", "resident_limit_mb": 2048}
+    config = ml_collections.ConfigDict(
+        {"data": data, "seed": seed, "batch_size": task.config.batch_size}
+    )
+    cropping = task.cropping and task.cropping._replace(seed=seed)
+    return make_feed(config, split, split.labels, task.devices, cropping)
+
+
+def choose_cropping(
+    config: ml_collections.ConfigDict, data: ml_collections.ConfigDict, images
+) -> Cropping | None:
+    """The view that the host takes from whole pictures for training; None for square images.
+
+    Args:
+      config: config of fine-tuning, as returned by ``resolve``.
+      data: the data config; ``crops`` and ``resampler`` as in pre-training.
+      images: of the training part.
+
+    Raises:
+      InputError: as ``crops.choose``.
+    """
+    window = config.crop / config.resize if config.crop < config.resize else 0.0
+    area = tuple(config.augment.crop_area)
+    view = View(area, config.crop or images.shape[1], window if area == (1, 1) else 0.0)
+    return crops.choose(data, images, {0: view}, seed=0)
+
+
+def _step(task, optimizer, state, own: Batch, share):
     config = task.config
-    own = gather(data, pairs.rows)
     images = training_images(config, own)
-    if pairs.share is not None:
-        others = gather(data, pairs.partners)
-        images = mixup.mix(pairs.share, images, training_images(config, others))
+    others = None
+    if share is not None:
+        images = mixup.mix(share, images, mixup.next_example(images, len(images), AXIS))
+        others = mixup.next_example(own.label, len(images), AXIS)
 
     def loss_of(params):
         encoded = models.encode(
@@ -343,11 +391,7 @@ def _step(task, optimizer, state, data, pairs):
             )
 
         # Cross-entropy is linear in the target, so mixing losses equals mixing labels.
-        each = (
-            loss(own.label)
-            if pairs.share is None
-            else mixup.mix(pairs.share, loss(own.label), loss(others.label))
-        )
+        each = loss(own.label) if share is None else mixup.mix(share, loss(own.label), loss(others))
         return jnp.mean(each), encoded.batch_stats
 
     (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -366,10 +410,12 @@ def _step(task, optimizer, state, data, pairs):
 def training_images(config: ml_collections.ConfigDict, batch: Batch) -> jax.Array:
     """Augmented images, float32 in −1 … 1, resized and randomly cropped if ``config.crop`` is set.
 
+    The host has already done so if it takes the view from whole pictures.
+
     The position of the crop is a function of (seed, epoch, example id), like all augmentation.
     """
     images = augment.draw_view(config.augment, batch, view=0)
-    if not config.crop:
+    if not config.crop or isinstance(batch.image, dict):
         return images
     root = jax.random.fold_in(jax.random.key(batch.seed), _CROP_STREAM)
 

@@ -27,9 +27,11 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, identity, sources
+from jaxpt.data import augment, crops, identity, sources
+from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
@@ -116,8 +118,10 @@ def run(
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
     encoding.check_micro_batches(config, devices.count)
+    config = with_saved_crops(config, workdir)
     given, dataset = dataset, dataset or sources.load(config.data)
     split = train_split(config, dataset)
+    config, cropping = choose_crops(config, split.images)
     config, opened = open_weights(config, workdir)
     method, durations = prepare(config, dataset)
     state = init_state(method, config, split.images)
@@ -129,7 +133,11 @@ def run(
     if workdir is not None or jax.process_count() > 1:
         data = identity.of_dataset(given) if given else sources.identify(config.data)
         require_agreement(data.digest, "data: give each the same files in the same order")
-    feed = make_feed(config, split, dataset.coarse(split.labels), devices)
+    require_agreement(
+        f"{config.data.crops} {config.data.resampler}",
+        "data.crops or data.resampler: install the same packages on each, or set both fields",
+    )
+    feed = make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
@@ -156,7 +164,7 @@ def run(
         _report_start(devices, feed, dataset, workdir, quiet)
         if method.fill is not None:
             _report_memory(config, dataset.coarse(split.labels), quiet)
-        log = Log(writer, progress, max_skipped=config.max_skipped, warnings=collapse.warnings)
+        log = Log(writer, progress, max_skipped=config.max_skipped, warnings=_warnings)
         monitor = _make_monitor(method.encoder, config, dataset, split)
         loop = Loop(config, durations, log, monitor, checkpointer, stop)
         try:
@@ -198,6 +206,38 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
     return split.take(
         np.sort(np.random.default_rng(config.seed).permutation(len(split.ids))[:limit])
     )
+
+
+def with_saved_crops(
+    config: ml_collections.ConfigDict, workdir: str | os.PathLike | None
+) -> ml_collections.ConfigDict:
+    """Replaces an automatic choice of crops by the one that was made when the run started."""
+    resumes = workdir is not None and checkpoint.newest(workdir) is not None
+    saved = workdirs.read_config(workdir) if resumes else None
+    config = config.copy_and_resolve_references()
+    for name in "crops", "resampler":
+        if saved and config.data[name] == "auto":
+            config.data[name] = saved.data.get(name, "auto")
+    return config
+
+
+def choose_crops(
+    config: ml_collections.ConfigDict, images: np.ndarray | Pictures
+) -> tuple[ml_collections.ConfigDict, crops.Cropping | None]:
+    """Decides whether views are taken from whole pictures, see ``crops.choose``.
+
+    Returns:
+      The config with this choice, and the views that the host takes, or None.
+
+    Raises:
+      InputError: as ``crops.choose``.
+    """
+    views = encoding.cropped_views(config, images.shape[1])
+    cropping = crops.choose(config.data, images, views, seed=config.seed)
+    config = config.copy_and_resolve_references()
+    config.data.crops = "whole" if cropping else "square"
+    config.data.resampler = cropping.resampler if cropping else "auto"
+    return config, cropping
 
 
 class Durations(NamedTuple):
@@ -517,13 +557,25 @@ def train_steps(
     if start < durations.total:
         _stop_before_steps(stop, start)
     every_call = functools.partial(calls.spans, start, durations.total, most, borders)
-    for steps, rows in zip(every_call(), feed.batches(map(rows_of, every_call()))):
+    step = start
+
+    def batches():
+        try:
+            yield from feed.batches(map(rows_of, every_call()))
+        except RunError:  # an image cannot be read: what was trained until here is kept
+            if checkpointer and step > start and jax.process_count() == 1:
+                log.sync(state)
+                checkpointer.save(step, state, score=score, final=True)
+            raise
+
+    for steps, rows in zip(every_call(), batches()):
         # The trip count is an array, so that one compiled program serves every number of steps.
         data = feed.data if most == 1 else (feed.data, devices.replicate(np.int32(len(steps))))
         state, metrics = advance(state, data, rows)
         feed.pace(metrics)
         step = steps.stop
         if due(durations.log, step):
+            metrics = {**metrics, **feed.timing()}
             log.later(step, metrics, state)  # read one row late, so that the host does not wait
         if due(durations.knn, step):
             log.flush(state)
@@ -548,6 +600,10 @@ def _stop_before_steps(stop, done: int) -> None:
     reason = stop.before_steps() if stop else ""
     if reason:
         raise Stopped(done, reason)
+
+
+def _warnings(row: dict[str, float]) -> list[str]:
+    return collapse.warnings(row) + feeds.warnings(row)
 
 
 def _make_monitor(encoder, config, dataset, train):

@@ -14,8 +14,9 @@ from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
 from jaxpt.files import writable_folder
-from jaxpt.finetune import Task, check, finetune, resolve
+from jaxpt.finetune import Task, check, choose_cropping, finetune, resolve
 from jaxpt.train.parallel import Devices
+from jaxpt.weights import framed
 
 # Fields that change no single result, only which results are computed and where.
 _FREE = ("frozen", "finetune", "seeds", "mapping", "devices")
@@ -66,7 +67,11 @@ def run(
         if not config.data.source:
             report_other_data(backbone.label, backbone.made.get("data", {}), data_config, data)
         resolved = resolve(config, dataset, source=data_config.source)
-        for about, measurement in _measurements(resolved, backbone, dataset, devices):
+        cropping = choose_cropping(resolved, data_config, dataset.train.images)
+        data_config.crops = "whole" if cropping else "square"
+        data_config.resampler = cropping.resampler if cropping else "auto"
+        measuring = functools.partial(_measurements, resolved, backbone, dataset, devices)
+        for about, measurement in measuring(cropping):
             about |= {
                 "label": backbone.label,
                 "checkpoint": backbone.checkpoint,
@@ -120,12 +125,16 @@ def _data_config(config, backbone) -> ml_collections.ConfigDict:
         )
         # This includes the label map, which coarse measurements need.
         data.update(
-            {name: backbone.config.data[name] for name in data if name in backbone.config.data}
+            {
+                name: backbone.config.data[name]
+                for name in data
+                if name in backbone.config.data and name not in identity.FREE + identity.OF_VIEWS
+            }
         )
-    return data
+    return framed(data, backbone.made.get("framing", {}))
 
 
-def _measurements(config, backbone, dataset, devices):
+def _measurements(config, backbone, dataset, devices, cropping=None):
     """Yields (identifying fields of a record, function that computes its other fields)."""
     if config.frozen:
         yield (
@@ -141,7 +150,9 @@ def _measurements(config, backbone, dataset, devices):
             for name, value in config.to_dict().items()
             if name not in (*_FREE, "data", "model")
         }
-        task = functools.cache(lambda: Task(config, backbone, dataset, devices))
+        if cropping:
+            protocol["crops"] = {"whole": cropping.resampler}
+        task = functools.cache(lambda: Task(config, backbone, dataset, devices, cropping))
         for seed in config.seeds:
             yield (
                 {

@@ -18,6 +18,7 @@ from jaxpt.configs.pretrain import defaults, digits, fashion_mnist
 from jaxpt import cli, evaluate, pretrain, records
 from jaxpt.backbones import open_backbone
 from jaxpt.data import small_sets, sources
+from jaxpt.data.decode import Framing
 from jaxpt.data.sources import Split
 from jaxpt.errors import InputError, require
 from jaxpt.evaluation import measure, suites
@@ -374,6 +375,38 @@ def test_bad_calls_are_refused_before_anything_is_measured(models, changes, mess
             **arguments,
         )
     assert not list(tmp_path.iterdir())
+
+
+def test_weights_are_measured_on_images_framed_as_their_own(tmp_path):
+    seen = []
+
+    def features(images):
+        seen.append((images.framing, len(images)))
+        return np.asarray(images).reshape(len(images), -1).astype(np.float32)
+
+    framing = {"crop_pct": 0.875, "interpolation": "bilinear", "input_size": [3, 224, 224]}
+    models = [
+        evaluate.Model("a", features, framing=framing),
+        evaluate.Model("b", features),
+        evaluate.Model("c", features, framing={"crop_pct": 0.7, "interpolation": "random"}),
+    ]
+    fields = {"image_size": 14}
+    outcome = evaluate.run(
+        models, tmp_path / "r.jsonl", suite=("knn",), data=("photographs",), fields=fields
+    )
+    configs = {r["label"]: r["data_config"] for r in outcome.records}
+    assert {
+        name: (config["crop_pct"], config["interpolation"]) for name, config in configs.items()
+    } == {"a": (0.875, "bilinear"), "b": (0.0, ""), "c": (0.7, "")}
+    own, plain, tighter = (
+        Framing(resize, 14, interpolation=name)
+        for resize, name in ((16, "bilinear"), (14, "bicubic"), (20, "bicubic"))
+    )
+    assert {framing for framing, _ in seen} == {own, plain, tighter}
+    # What the config says comes first.
+    fields |= {"crop_pct": 1.0, "interpolation": "lanczos"}
+    evaluate.run(models, tmp_path / "2.jsonl", suite=("knn",), data=("photographs",), fields=fields)
+    assert {framing for framing, _ in seen[6:]} == {Framing(14, 14, interpolation="lanczos")}
 
 
 def test_fields_of_pretraining_alone_make_no_other_set(workdirs, tmp_path):

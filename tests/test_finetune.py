@@ -14,6 +14,7 @@ from jaxpt.configs.transfer import defaults
 
 from jaxpt import backbones, finetune, models
 from jaxpt.data import augment, sources
+from jaxpt.data.crops import View
 from jaxpt.data.feed import Batch, rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.evaluation.features import extract
@@ -355,6 +356,56 @@ def test_crops_are_of_the_resized_image_and_anywhere_in_it():
     assert {t for t, _ in places} == {left for _, left in places} == set(range(5))
     assert len(set(places)) == 25
     assert np.abs(crops(1) - found).max() > 0.1
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    config = digits.get_config().data
+    config.update(source="photographs", image_size=8, limit=32, label_map="fine")
+    return sources.load(config)
+
+
+class TestWholePictures:
+    def data(self, **changes):
+        config = defaults.get_config().data
+        return ml_collections.ConfigDict(config.to_dict() | {"resampler": "pillow"} | changes)
+
+    def test_views(self, photographs, dataset):
+        images = photographs.train.images
+        for changes, view in (
+            ({"augment.crop_area": (0.08, 1.0)}, View((0.08, 1.0), 8)),
+            ({"resize": 512, "crop": 480}, View((1.0, 1.0), 480, 480 / 512)),
+            ({"augment.crop_area": (0.2, 1.0), "resize": 20, "crop": 16}, View((0.2, 1.0), 16)),
+        ):
+            cropping = finetune.choose_cropping(config_of(**changes), self.data(), images)
+            assert cropping.views == {0: view}
+            for squares in (
+                finetune.choose_cropping(config_of(**changes), self.data(crops="square"), images),
+                finetune.choose_cropping(config_of(**changes), self.data(), dataset.train.images),
+            ):
+                assert squares is None
+        assert finetune.choose_cropping(config_of(), self.data(), images) is None
+
+    def test_training_sees_them_and_is_the_same_on_any_devices(self, photographs):
+        model = ml_collections.ConfigDict(MODEL | {"norm": "group"})
+        start = backbones.open_backbone("scratch", model=model)
+        changes = {"batch_size": 8, "duration": "2 steps", "mixup": 0.3, "resize": 12, "crop": 8}
+        config = finetune.resolve(config_of(**changes), photographs)
+        cropping = finetune.choose_cropping(config, self.data(), photographs.train.images)
+        one, eight, square = (
+            jax.device_get(
+                finetune.train(
+                    finetune.Task(config, start, photographs, Devices("shard_map", n), crops),
+                    photographs.train,
+                    rate=1e-2,
+                    decay=0.0,
+                    seed=0,
+                ).params
+            )
+            for n, crops in ((1, cropping), (8, cropping), (1, None))
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, eight)
+        assert norm_of_change(one, square)["backbone"] > 1e-4
 
 
 def test_evaluation_resizes_to_the_crop(start, dataset):

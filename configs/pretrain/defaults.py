@@ -24,9 +24,11 @@ def get_config() -> ml_collections.ConfigDict:
     c.local_views = 0  # small crops per image in addition to the views (multi-crop)
 
     c.data = ml_collections.ConfigDict()
-    c.data.source = "digits"  # digits, fashion_mnist, npz, folder, tfds:NAME, protocol:NAME
+    c.data.source = "digits"  # folder, npz, tfds:NAME, grain:MODULE:FUNCTION, protocol:NAME, …
     c.data.path = ""  # file or folder of the images
     c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
+    c.data.crop_pct = 0.0  # share of the shorter side in the centre square; 0: the weights', else 1
+    c.data.interpolation = ""  # bicubic, bilinear, lanczos; "": the weights', else bicubic
     c.data.train_split = "train"  # of tfds:NAME, in tfds' slicing language
     c.data.test_split = "test"  # of tfds:NAME
     c.data.try_gcs = False  # first look for a prepared copy in tfds' bucket
@@ -35,6 +37,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.exif_orientation = True  # rotate images according to their EXIF orientation
     c.data.resident = "auto"  # images on the devices: yes, no (streamed by the host), auto: by size
     c.data.resident_limit_mb = 2048  # "auto" streams larger data sets
+    c.data.crops = "auto"  # cut views from the whole picture or its square; auto: whole if streamed
+    c.data.resampler = "auto"  # of whole pictures: pillow, cykooz_resizer; auto: the faster one
     c.data.workers = 0  # threads that decode streamed images; 0: one per core
     c.data.prefetch = 2  # batches decoded ahead
     c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv

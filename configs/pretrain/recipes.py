@@ -106,6 +106,8 @@ def imagenet(
     c.data.source = "folder"
     c.data.path = "imagenet"  # with train/CLASS/IMAGE
     c.data.image_size = 224
+    c.data.crop_pct = 0.875  # squares are 224 pixels of a shorter side of 256
+    c.data.crops = "whole"
     c.duration = "100 epochs"
     c.batch_size = 1024
     presets.apply(c, augment)
@@ -151,11 +153,14 @@ def changed(
 
 
 def shrunk(config) -> ml_collections.ConfigDict:
-    """Reduces a recipe to a run of a few seconds, on digits with a network of two layers.
+    """Reduces a recipe to a run of a few seconds with a network of two layers.
 
-    Method, loss, optimizer and augmentation are unchanged. A ViT keeps its type, with one block.
+    It trains on digits, or on two photographs if views are taken from whole pictures. Method, loss,
+    optimizer and augmentation are unchanged. A ViT keeps its type, with one block.
     """
-    config.data.update(source="digits", path="", limit=64)
+    whole = config.data.crops == "whole"
+    config.data.update(source="photographs" if whole else "digits", path="", limit=64)
+    config.data.image_size = 8
     config.model.update(dtype="float32")
     config.model.projector.hidden = tuple(16 for _ in config.model.projector.hidden)
     config.model.predictor.hidden = tuple(16 for _ in config.model.predictor.hidden)

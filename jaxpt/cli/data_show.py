@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jaxpt import pretrain
 from jaxpt.data import sources
+from jaxpt.data.crops import Cropping
 from jaxpt.data.feed import Batch
 from jaxpt.errors import InputError, require
 from jaxpt.methods import encoding
@@ -55,8 +56,8 @@ def run(
     method, _ = pretrain.prepare(config, dataset)
     train = pretrain.train_split(config, dataset)
     rows = of_all_classes(train.labels, min(examples, len(train.ids)))
-    split = train.take(rows)._replace(images=np.asarray(train.images[rows]))
-    columns = views_of(config, split, rows, epoch, keys=method.fill is not None)
+    split, (config, cropping) = train.take(rows), pretrain.choose_crops(config, train.images)
+    columns = views_of(config, split, rows, epoch, cropping, keys=method.fill is not None)
     names = [_row_name(dataset, label) for label in split.labels]
     title = f"{dataset.name} · {config.method} · {config.views} view" + "s" * (config.views > 1)
     if config.local_views:
@@ -83,7 +84,13 @@ def of_all_classes(labels: np.ndarray, n: int) -> np.ndarray:
 
 
 def views_of(
-    config, split: sources.Split, index: np.ndarray, epoch: int, *, keys: bool
+    config,
+    split: sources.Split,
+    index: np.ndarray,
+    epoch: int,
+    cropping: Cropping | None = None,
+    *,
+    keys: bool,
 ) -> list[tuple[str, np.ndarray]]:
     """Columns of the sheet: heading and uint8 images [n, height, width, 1 or 3].
 
@@ -92,11 +99,19 @@ def views_of(
       split: the examples.
       index: int [n], their positions among the training examples.
       epoch: epoch whose views are drawn.
+      cropping: the views that the host takes from whole pictures, if it does.
       keys: whether to add the view from which a memory's keys are made.
     """
-    n = len(split.ids)
+    n, squares = len(split.ids), np.asarray(split.images)
+    crops = {}
+    if cropping:
+        crops = cropping.empty(n, squares.shape[-1])
+        for place, example in enumerate(split.ids.tolist()):
+            taken = cropping.take(split.images, place, epoch=epoch, example=example)
+            for view, crop in taken.items():
+                crops[view][place] = crop
     batch = Batch(
-        split.images,
+        crops or squares,
         split.labels,
         split.ids,
         index.astype(np.int32),
@@ -106,10 +121,11 @@ def views_of(
 
     @jax.jit
     def images(batch):
-        return encoding.view_images(config, batch), encoding.key_images(config, batch)
+        key = encoding.key_images(config, batch) if keys else None
+        return encoding.view_images(config, batch), key
 
     views, key = jax.device_get(images(batch))
-    columns = [("original", split.images)]
+    columns = [("original", squares)]
     columns += [(f"view {v + 1}", part) for v, part in enumerate(_parts(views[0], n))]
     if keys:
         columns.append(("key view", to_pixels(key)))

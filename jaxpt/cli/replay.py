@@ -12,9 +12,9 @@ import numpy as np
 from jaxpt import models, pretrain
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, sources
-from jaxpt.data.feed import Batch, make_feed, rows_of_step
+from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.errors import require
-from jaxpt.train import checkpoint
+from jaxpt.train import checkpoint, parallel
 from jaxpt.train.parallel import AXIS, Devices
 from jaxpt.train.workdir import require_same_data
 
@@ -52,14 +52,17 @@ def run(workdir: str | os.PathLike) -> str:
         pretrain.place_state(pretrain.init_state(method, config, split.images), config, devices),
     )
     rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
-    lengths = _feature_lengths(method.encoder, config, before, split, rows)
+    _, cropping = pretrain.choose_crops(config, split.images)
     with contextlib.closing(
-        make_feed(config, split, dataset.coarse(split.labels), devices)
+        make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
     ) as feed:
+        placed = next(feed.batches(iter([rows])))
+        batch = parallel.on_host(jax.jit(feed.gather)(feed.data, placed))
+        lengths = _feature_lengths(method.encoder, config, before, batch)
         step_fn = devices.map(
             lambda state, data, rows: method.step(state, feed.gather(data, rows)), like=before
         )
-        after, metrics = step_fn(before, feed.data, next(feed.batches(iter([rows]))))
+        after, metrics = step_fn(before, feed.data, placed)
     return "\n".join(
         [
             f"step {step + 1} repeated, from {kept}",
@@ -97,17 +100,8 @@ def _lengths(encoder, params, batch_stats, images):
     return jnp.linalg.norm(encoded.features.astype(jnp.float32), axis=-1)
 
 
-def _feature_lengths(encoder, config, state, split, rows):
+def _feature_lengths(encoder, config, state, batch):
     """Norms of the features of the batch's first views, in training mode."""
-    index = rows.index
-    batch = Batch(
-        np.asarray(split.images[index]),
-        split.labels[index],
-        split.ids[index],
-        index,
-        rows.epoch,
-        np.int32(config.seed),
-    )
     images = augment.draw_view(config.augment, batch, view=0)
     # vmap over one device provides the axis that synchronised batch statistics need.
     over_axis = jax.vmap(

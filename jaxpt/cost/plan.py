@@ -18,7 +18,7 @@ import ml_collections
 from jaxpt import pretrain
 from jaxpt.cost.chips import parse
 from jaxpt.cost.counting import Counts, count
-from jaxpt.data import augment, feed, listing, protocols
+from jaxpt.data import augment, crops, feed, listing, protocols
 from jaxpt.data.dataset import VALIDATION_SHARE, with_test
 from jaxpt.data.feed import Batch
 from jaxpt.data.labels import label_map
@@ -28,6 +28,9 @@ from jaxpt.train import parallel
 from jaxpt.train.guard import guarded
 
 UTILISATION = 0.5  # assumed share of the peaks that is reached
+# Milliseconds of one CPU core per JPEG of 500 × 375 pixels, by ``data.resampler``: to decode it,
+# and in addition per crop of 224 and of 96 pixels. From benchmarks/records/input.jsonl.
+HOST_MS = {"pillow": (0.95, 0.75, 0.26), "cykooz_resizer": (0.95, 0.17, 0.09)}
 SHORT = 2e-3  # seconds; for shorter steps a note says that overheads dominate
 GREY = {"digits": 8, "fashion_mnist": 28}  # sets with one channel → side of their images
 
@@ -50,6 +53,7 @@ class Step(NamedTuple):
       steps: number of steps of the run.
       batch: images per step, over all devices.
       keys: size of the memory of keys, over all devices.
+      host: seconds of one CPU core per image, by resampler; empty if the images are resident.
     """
 
     counts: Counts
@@ -57,6 +61,7 @@ class Step(NamedTuple):
     steps: int
     batch: int
     keys: int
+    host: dict[str, float] = {}
 
 
 class Plan(NamedTuple):
@@ -76,6 +81,7 @@ class Plan(NamedTuple):
       memory: bytes on each chip, by name.
       capacity: bytes of memory of a chip.
       keys: size of the memory of keys, over all chips.
+      host: seconds of one CPU core per image, by resampler; empty if the images are resident.
     """
 
     chips: str
@@ -91,6 +97,12 @@ class Plan(NamedTuple):
     memory: dict[str, float]
     capacity: float
     keys: int
+    host: dict[str, float] = {}
+
+    @property
+    def cores(self) -> dict[str, float]:
+        """CPU cores, of all hosts together, that decode as fast as the chips train."""
+        return {name: seconds * self.images_per_second for name, seconds in self.host.items()}
 
     @property
     def images_per_second(self) -> float:
@@ -186,40 +198,57 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
         method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
     )
     axes = pretrain.axes_of(state, config, devices)
-    whole = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    batch = Batch(
-        jax.ShapeDtypeStruct(shape, jnp.uint8),
-        whole,
-        whole,
-        whole,
-        whole,
-        jax.ShapeDtypeStruct((), jnp.int32),
-    )
+    rows = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
+    images, host = _images(config, sizes)
+    batch = Batch(images, rows, rows, rows, rows, jax.ShapeDtypeStruct((), jnp.int32))
     step = guarded(method.step, max_skipped=config.max_skipped)
     with augment.as_on_accelerators():
         jaxpr = parallel.trace(step, state, batch, axes=axes, devices=devices)
     counts = count(jaxpr, devices)
-    held = jax.tree.map(
-        lambda x, axis: x.size * x.dtype.itemsize / (1 if axis is None else devices), state, axes
-    )
+    held = jax.tree.map(lambda x, axis: _bytes(x) / (1 if axis is None else devices), state, axes)
     lasting = {
         "parameters": _sum((held.params, held.batch_stats)),
         "optimizer": _sum(held.opt_state),
         "target": _sum((held.target, held.centre)),
         "memory of keys": _sum(held.memory),
-        "images": _images(config.data, sizes, math.prod(shape) / devices),
+        "images": (feed.IN_FLIGHT + 1) * _sum(jax.tree.map(_bytes, images)) / devices
+        if host
+        else float(sizes.images * math.prod(shape[1:])),
     }
     keys = 0 if state.memory is None else len(state.memory.labels)
-    return Step(counts, lasting, durations.total, config.batch_size, keys)
+    return Step(counts, lasting, durations.total, config.batch_size, keys, host)
 
 
-def _images(data, sizes: Sizes, batch: float) -> float:
-    """Bytes of images on a device: the whole set if resident, else the streamed batches."""
-    whole = sizes.images * sizes.side**2 * sizes.channels
-    resident = data.resident == "yes" or (
-        data.resident == "auto" and whole <= data.resident_limit_mb * 2**20
-    )
-    return float(whole) if resident else (feed.IN_FLIGHT + 1) * batch
+def _images(config, sizes: Sizes) -> tuple[Any, dict[str, float]]:
+    """Shapes of a batch's images, and a CPU core's seconds per image, empty if resident."""
+    data, shape = config.data, (sizes.side, sizes.side, sizes.channels)
+    squares = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
+    views = encoding.cropped_views(config, sizes.side)
+    fits = sizes.images * math.prod(shape) <= data.resident_limit_mb * 2**20
+    resident = data.resident == "yes" or (data.resident == "auto" and fits)
+    streamed = data.crops == "auto" and not resident
+    whole = data.crops == "whole" or (streamed and crops.any_random(views))
+    if not whole:
+        # Squares are resized by Pillow.
+        return squares, {} if resident else {"pillow": _host_seconds("pillow", [sizes.side])}
+    sides = {number: view.size for number, view in views.items()}
+    images = {
+        number: jax.ShapeDtypeStruct((config.batch_size, side, side, sizes.channels), jnp.uint8)
+        for number, side in sides.items()
+    }
+    names = HOST_MS if data.resampler == "auto" else (data.resampler,)
+    return images, {name: _host_seconds(name, list(sides.values())) for name in names}
+
+
+def _host_seconds(resampler: str, sides: list[int]) -> float:
+    """The time of a crop is taken as linear in its number of pixels."""
+    decode, large, small = HOST_MS[resampler]
+    each = (large - small) / (224**2 - 96**2)
+    return (decode + sum(small + each * (side**2 - 96**2) for side in sides)) / 1e3
+
+
+def _bytes(x) -> float:
+    return x.size * x.dtype.itemsize
 
 
 def _sum(tree: Any) -> float:
@@ -259,6 +288,7 @@ def _judge(name, chip, devices: int, step: Step, utilisation: float) -> Plan:
         memory={**step.lasting, "activations, gradients": step.counts.held},
         capacity=chip.memory,
         keys=step.keys,
+        host=step.host,
     )
 
 
@@ -295,6 +325,10 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
             "total, GB per chip",
             lambda p: f"{rounded(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:,.0f}",
         ),
+        *(
+            row(f"CPU cores of all hosts, {name}", lambda p, name=name: told(p.cores[name]))
+            for name in plans[0].host
+        ),
         row("keys in memory", lambda p: f"{p.keys:,}"),
     ]
 
@@ -313,8 +347,8 @@ def notes(plans: list[Plan], utilisation: float = UTILISATION) -> list[str]:
         "compilation, filling the memory, kNN monitor and checkpoints are not included.",
         "Dollars = chip-hours × the price per chip-hour (--dollars-per-chip-hour); hosts, disks "
         "and idle chips are not included.",
-        f"All hosts together must decode {max(p.images_per_second for p in plans):,.0f} images/s, "
-        "unless the set is resident on the chips.",
+        "CPU cores are counted for JPEGs of 500 × 375 pixels on an EPYC core "
+        "(benchmarks/input.py); larger pictures take longer in proportion to their pixels.",
     ]
     for plan in plans:
         if plan.seconds < SHORT:

@@ -79,23 +79,25 @@ def draw_view(config, batch: Batch, *, view: int) -> jax.Array:
 
     Args:
       config: ConfigDict with some or all fields of ``Settings``.
-      batch: uint8 images with their ids and epochs, and the run's seed.
+      batch: uint8 images, or the crops of each view, with ids and epochs, and the run's seed.
       view: number of the view; different numbers give independent views.
 
     Returns:
       float32 [batch, height, width, channels], roughly in −1 … 1; height and width are
       ``crop_size`` if it is set.
     """
-    settings = Settings(**config)
+    settings, images = Settings(**config), batch.image
+    if isinstance(images, dict):  # the host has taken the crops, see ``crops``
+        settings, images = settings._replace(crop_area=(1, 1), crop_size=0), images[view]
     # Keys depend on the example, not on its place in the batch: any split gives the same views.
     root = jax.random.fold_in(jax.random.key(batch.seed), view)
-    one_by_one = _one_by_one(batch.image.shape)
+    one_by_one = _one_by_one(images.shape)
 
     def one(image, example, epoch):
         key = jax.random.fold_in(jax.random.fold_in(root, epoch), example)
         return _augment(settings, key, to_float(image), view, one_by_one)
 
-    rows = batch.image, batch.id, batch.epoch
+    rows = images, batch.id, batch.epoch
     if one_by_one:
         return jax.lax.map(lambda row: one(*row), rows)
     return jax.vmap(one)(*rows)

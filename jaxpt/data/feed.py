@@ -6,8 +6,11 @@ device; ``batches``, which transfers the rows of one step after another to the d
 """
 
 import collections
+import errno
 import functools
+import logging
 import math
+import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -15,11 +18,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from jaxpt.data.crops import Cropping
 from jaxpt.data.dataset import Split
 from jaxpt.data.decode import make_pool
 from jaxpt.errors import InputError, RunError, require
 
 TASKS = 64  # decoding tasks per batch: small enough that no thread waits long for another
+WAITED = 0.2  # a larger share of steps that waited for their images is reported
+WAITS = (1, 5, 25)  # seconds before a file is read again that the file system fails to deliver
+TRANSIENT = {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.ECONNRESET}
 IN_FLIGHT = 2  # steps that the host may be ahead of the devices; each keeps a batch alive
 
 
@@ -27,7 +34,8 @@ class Batch(NamedTuple):
     """One batch of decoded images.
 
     Attributes:
-      image: uint8 [batch, height, width, channels].
+      image: uint8 [batch, height, width, channels]; or a dict from the number of each view to such
+        an array, if the host takes the views from whole pictures.
       label: int32 [batch].
       id: int32 [batch], position of the example in the original training part.
       index: int32 [batch], its position among the examples trained on, 0 … n − 1.
@@ -36,7 +44,7 @@ class Batch(NamedTuple):
       seed: int32 scalar, the run's seed; an input, so that one compiled step serves all seeds.
     """
 
-    image: jax.Array
+    image: jax.Array | dict[int, jax.Array]
     label: jax.Array
     id: jax.Array
     index: jax.Array
@@ -85,7 +93,7 @@ def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(n)
 
 
-def make_feed(config, split: Split, labels: np.ndarray, devices):
+def make_feed(config, split: Split, labels: np.ndarray, devices, cropping: Cropping | None = None):
     """Makes the feed selected by ``config.data.resident``: "yes", "no", or "auto" (by size).
 
     Args:
@@ -93,6 +101,8 @@ def make_feed(config, split: Split, labels: np.ndarray, devices):
       split: the examples to train on.
       labels: int32 [n], the labels to train with.
       devices: ``Devices``.
+      cropping: the views to take from whole pictures, which are always streamed; None feeds square
+        images.
 
     Raises:
       InputError: for another value of ``resident``, or numbers out of range.
@@ -113,9 +123,32 @@ def make_feed(config, split: Split, labels: np.ndarray, devices):
             f"data.{name} must lie between {least} and {2**20 - 1}, got {value}.",
         )
     mb = math.prod(split.images.shape) / 2**20
-    if wanted == "yes" or (wanted == "auto" and mb <= limit):
+    if cropping is None and (wanted == "yes" or (wanted == "auto" and mb <= limit)):
         return ResidentFeed(split, labels, config.seed, devices)
-    return StreamedFeed(split, labels, config.seed, devices, config.batch_size, workers, prefetch)
+    streaming = Streaming(config.batch_size, workers, prefetch, cropping)
+    return StreamedFeed(split, labels, config.seed, devices, streaming)
+
+
+class Streaming(NamedTuple):
+    """Settings of a ``StreamedFeed``; ``cropping`` is None for square images."""
+
+    batch_size: int
+    workers: int
+    prefetch: int
+    cropping: Cropping | None = None
+
+
+def warnings(row: dict[str, float]) -> list[str]:
+    """Warnings about the input in a row of metrics."""
+    share = row.get("waited", 0.0)
+    if share <= WAITED:
+        return []
+    return [
+        f"the devices waited for images ({share:.0%} of the latest steps): the host decodes too "
+        "slowly. Use more CPU cores, pip install 'jaxpt[pictures]' for a faster resize in new "
+        "runs, store smaller pictures, or set data.crops to square; jaxpt plan prints how many "
+        "cores a config needs"
+    ]
 
 
 class Resident(NamedTuple):
@@ -170,6 +203,10 @@ class ResidentFeed:
     def pace(self, metrics) -> None:
         """Does nothing: rows are small, so the host may run far ahead."""
 
+    def timing(self) -> dict[str, float]:
+        """Nothing: no step waits for images."""
+        return {}
+
     def close(self) -> None:
         """Does nothing: there is nothing to close."""
 
@@ -177,11 +214,28 @@ class ResidentFeed:
 class Streamed(NamedTuple):
     """A ``Batch`` without the seed, split over the devices."""
 
-    image: jax.Array
+    image: jax.Array | dict[int, jax.Array]
     label: jax.Array
     id: jax.Array
     index: jax.Array
     epoch: jax.Array
+
+
+def patiently(read, *args, **kwargs):
+    """Calls ``read``, again after each of ``WAITS`` if the file system fails to answer.
+
+    Raises:
+      InputError: that of ``read``, if it fails for another reason or once more.
+    """
+    for seconds in WAITS:
+        try:
+            return read(*args, **kwargs)
+        except InputError as error:
+            if getattr(error.__cause__, "errno", None) not in TRANSIENT:
+                raise
+            logging.getLogger(__name__).warning("%s Trying again in %d s.", error, seconds)
+            time.sleep(seconds)
+    return read(*args, **kwargs)
 
 
 class StreamedFeed:
@@ -193,20 +247,23 @@ class StreamedFeed:
 
     resident = False
 
-    def __init__(
-        self, split: Split, labels, seed: int, devices, batch_size: int, workers: int, prefetch: int
-    ):
+    def __init__(self, split: Split, labels, seed: int, devices, streaming: Streaming):
         self.n = len(split.ids)
         self.data = devices.replicate(np.int32(seed))
         self._split, self._labels, self._devices = split, labels, devices
-        self._own, self._batch_size = devices.own_rows(batch_size), batch_size
-        self._pool, self._prefetch = make_pool(workers), prefetch
+        self._batch_size, workers, self._prefetch, self._cropping = streaming
+        self._own = devices.own_rows(self._batch_size)
+        self._pool = make_pool(workers)
         self._in_flight = collections.deque()
-        mb = len(self._own) * math.prod(split.images.shape[1:]) / 2**20
-        most = prefetch + IN_FLIGHT + 1
+        self._steps = self._waits = 0  # since ``timing`` was called
+        mb = sum(image.nbytes for image in jax.tree.leaves(self._empty())) / 2**20
+        most = self._prefetch + IN_FLIGHT + 1
+        how = "as squares, from which the devices crop (data.crops)"
+        if self._cropping:
+            how = f"with {len(self._cropping.views)} crops of each whole picture (data.crops)"
         self.about = (
-            f"{self.n:,} images are streamed, at most {most} batches of {mb:,.1f} MiB "
-            "in host memory (data.prefetch) and one image per thread (data.workers)."
+            f"{self.n:,} images are streamed {how}, at most {most} batches of {mb:,.1f} MiB in "
+            "host memory (data.prefetch) and one image per thread (data.workers)."
         )
 
     @staticmethod
@@ -218,43 +275,72 @@ class StreamedFeed:
         """Yields the batch of each step, split over the devices; later ones are decoded meanwhile.
 
         Raises:
-          RunError: if a file can no longer be read.
+          RunError: if an image cannot be read.
         """
         rows = iter(rows)
         waiting = collections.deque(map(self._begin, islice(rows, self._prefetch)))
         while waiting:
             batch, decoding = waiting.popleft()
             waiting.extend(map(self._begin, islice(rows, 1)))
+            late = not all(part.done() for part in decoding)
             try:
                 for part in decoding:
                     part.result()
             except InputError as error:
                 raise RunError(
-                    f"{error} It could be read when the run started: restore the file, then "
-                    "start the same command again."
+                    f"{error} Restore the file, then start the same command again. In a new run, "
+                    "data.broken=skip leaves out what cannot be read."
                 ) from error
+            # The host is ahead of the devices, so only idle devices have waited for these images.
+            idle = self._in_flight and all(
+                x.is_ready() for x in jax.tree.leaves(self._in_flight[-1])
+            )
+            self._steps, self._waits = self._steps + 1, self._waits + bool(late and idle)
             yield self._devices.split_own(batch, self._batch_size)
 
     def _begin(self, rows: Rows):
         """Starts decoding this process's rows; returns the batch and the futures that fill it."""
         index, epoch = rows.index[self._own], rows.epoch[self._own]
-        images = np.empty((len(index), *self._split.images.shape[1:]), np.uint8)
+        ids = self._split.ids[index]
+        images = self._empty()
 
         def fill(places):
             for place in places:
-                images[place] = self._split.images[index[place]]
+                at = int(index[place])
+                if not self._cropping:
+                    images[place] = patiently(self._split.images.__getitem__, at)
+                    continue
+                epoch_of, example = int(epoch[place]), int(ids[place])
+                crops = patiently(
+                    self._cropping.take, self._split.images, at, epoch=epoch_of, example=example
+                )
+                for view, crop in crops.items():
+                    images[view][place] = crop
 
         parts = np.array_split(np.arange(len(index)), min(len(index), TASKS))
         return (
-            Streamed(images, self._labels[index], self._split.ids[index], index, epoch),
+            Streamed(images, self._labels[index], ids, index, epoch),
             [self._pool.submit(fill, part) for part in parts],
         )
+
+    def _empty(self) -> np.ndarray | dict[int, np.ndarray]:
+        """Memory for the images of this process's rows of a batch."""
+        *shape, channels = self._split.images.shape[1:]
+        if self._cropping:
+            return self._cropping.empty(len(self._own), channels)
+        return np.empty((len(self._own), *shape, channels), np.uint8)
 
     def pace(self, metrics) -> None:
         """Waits until the devices are no more than ``IN_FLIGHT`` steps behind."""
         self._in_flight.append(metrics)
         if len(self._in_flight) > IN_FLIGHT:
             jax.block_until_ready(self._in_flight.popleft())
+
+    def timing(self) -> dict[str, float]:
+        """Share of the steps since the last call in which the devices waited for the host."""
+        share = self._waits / max(self._steps, 1)
+        self._steps = self._waits = 0
+        return {"waited": share}
 
     def close(self) -> None:
         """Ends the threads; decoding that has not started is cancelled."""

@@ -1,7 +1,7 @@
 """Your own images: class folders or list files, with or without ``train`` and ``test`` parts.
 
-Every file is decoded once before anything else happens, so that a broken one cannot stop a run
-later.
+A small set is decoded at once, so a broken file is found before a run starts. A large one is only
+listed, and decoded when it is needed, unless broken files are to be skipped.
 """
 
 import contextlib
@@ -17,12 +17,13 @@ import PIL
 from PIL import Image
 
 from jaxpt.data import listing
-from jaxpt.data.decode import Framing, Reading, check_memory, in_parallel, open_image, to_square
+from jaxpt.data.decode import Framing, check_memory, in_parallel, open_image, opened, to_square
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 from jaxpt.files import replacing
 
 CONSTANT = 0.01  # a larger share of single-color images is reported
+FEW = 64  # files that are opened to see whether a large set is grayscale
 SHOWN = 5  # at most this many broken files are named in a message
 
 
@@ -45,36 +46,33 @@ class Folder(NamedTuple):
 
 def read(
     root: pathlib.Path,
-    size: int,
+    framing: Framing,
     *,
     broken: str = "stop",
     keep: int | None = None,
     cache: pathlib.Path | None = None,
-    reading: Reading = Reading(),
 ) -> Folder:
     """Reads class folders or lists of images; see ``listing.parts`` for the layouts.
 
-    The shorter side is resized to ``size`` and the center is cropped. Color images become RGB;
-    images stay grayscale if all of them are.
+    Color images become RGB; images stay grayscale if all of them are.
 
     Args:
       root: the folder, or a list file.
-      size: side of the square images in pixels.
-      broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them.
+      framing: how each image becomes a square.
+      broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them. If
+        the set stays encoded, "stop" decodes nothing: a file is named when it is read.
       keep: a dataset of more bytes than this stays encoded (``Pictures``); None decodes any.
       cache: folder that stores which files of an encoded dataset can be decoded, valid as long as
         names, sizes and modification times stay the same; None stores nothing.
-      reading: how the files are opened.
 
     Raises:
       InputError: if ``listing.parts`` raises it, for files that cannot be used (by name), or if
         "skip" would leave a class without training images.
     """
-    require(size >= 1, f"data.image_size must be at least 1, got {size}.")
     require(broken in ("stop", "skip"), f"data.broken must be stop or skip, got {broken!r}.")
     parts = listing.parts(root)
     files = [file for part in parts.values() for file in part.files]
-    framing = Framing.centre(size, reading)
+    size = framing.side
     whole = keep is None or len(files) * size * size * 3 <= keep
     if whole:
         check_memory(len(files), size, 3)
@@ -82,7 +80,7 @@ def read(
         errors = {file: found for file, found in seen.items() if isinstance(found, str)}
         grey = all(square.ndim == 2 for file, square in seen.items() if file not in errors)
     else:
-        errors, grey = _checked(files, cache)
+        errors, grey = _checked(files, cache) if broken == "skip" else ({}, _all_grey(files))
     if errors:
         _report(root, errors, len(files), broken)
         before, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
@@ -107,12 +105,11 @@ def read(
 
 def listed(
     root: pathlib.Path,
-    size: int,
+    framing: Framing,
     *,
     broken: str = "stop",
     keep: int | None = None,
     cache: pathlib.Path | None = None,
-    reading: Reading = Reading(),
 ) -> Folder:
     """Lists the images that ``read`` would read, as ``Pictures``; arguments and errors as there.
 
@@ -124,7 +121,6 @@ def listed(
         errors, _ = _checked([file for part in parts.values() for file in part.files], cache)
         parts = {name: _without(part, errors) for name, part in parts.items()}
     names = _class_names(root, parts)
-    framing = Framing.centre(size, reading)
     images = {name: Pictures(part.files, framing, 3) for name, part in parts.items()}
     return _folder(root, parts, images, names, ())
 
@@ -162,6 +158,17 @@ def _mode(file: str) -> str:
         return open_image(pathlib.Path(file), shown(file)).mode
     except InputError as error:
         return str(error)
+
+
+def _all_grey(files: list[str]) -> bool:
+    """Whether all files are grayscale; opens a few, and all only if those few are."""
+
+    def is_grey(file):
+        with opened(pathlib.Path(file), shown(file)) as image:
+            return image.mode == "L" and "transparency" not in image.info
+
+    few = files[:: max(1, len(files) // FEW)]
+    return all(in_parallel(is_grey, few)) and all(in_parallel(is_grey, files))
 
 
 def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, str], bool]:

@@ -8,7 +8,6 @@ array. Decoded pixels are not used, as another version of Pillow may decode a JP
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -17,9 +16,7 @@ import numpy as np
 from jaxpt.cache import remembered
 from jaxpt.data.dataset import Dataset, Split
 from jaxpt.data.labels import LabelMap
-from jaxpt.data.decode import in_parallel
 from jaxpt.data.pictures import Pictures
-from jaxpt.errors import InputError
 
 FILES, ARRAYS, RECORDS = "files", "arrays", "records"
 SHOWN = 3  # at most this many classes are named in a sentence
@@ -28,6 +25,9 @@ BITS = 128  # of the sum of digests of a class's images
 # Fields of a data config that do not affect results, and those whose content is in the identity.
 FREE = ("resident", "resident_limit_mb", "workers", "prefetch")
 BY_CONTENT = ("path", "label_map")
+OF_VIEWS = ("crops", "resampler")  # they affect the views of training only
+# Values with which a field has no effect, as if a config of an earlier version did not have it.
+UNCHANGED = {"crop_pct": (0.0, 1.0), "interpolation": ("", "bicubic")}
 
 
 class Part(NamedTuple):
@@ -131,8 +131,12 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     """Fields of a data config that affect results, in addition to the content of the dataset."""
     # Unreadable files either stop the loading or are left out of the dataset and its identity, so
     # ``broken`` need not be compared.
-    without = (*FREE, *BY_CONTENT, "broken", "try_gcs")
-    return {name: value for name, value in config.items() if name not in without}
+    without = (*FREE, *BY_CONTENT, *OF_VIEWS, "broken", "try_gcs")
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in without and value not in UNCHANGED.get(name, ())
+    }
 
 
 def differences(there: Identity, here: Identity) -> dict[str, list[str]]:
@@ -244,18 +248,8 @@ def _hashed(split: Split, classes: int, held_out: bytes) -> Part:
 
 def _digests(images: np.ndarray | Pictures) -> Iterable[bytes]:
     if isinstance(images, Pictures):
-        return in_parallel(lambda i: _sha256(images.encoded(i)[0]), range(len(images)))
+        return images.digests()
     return (hashlib.sha256(np.ascontiguousarray(image)).digest() for image in images)
-
-
-def _sha256(stored: pathlib.Path | bytes) -> bytes:
-    if isinstance(stored, bytes):
-        return hashlib.sha256(stored).digest()
-    try:
-        with open(stored, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise InputError(f"{stored} cannot be read ({error.strerror or error}).") from error
 
 
 def _ends(file: str) -> list[Any]:

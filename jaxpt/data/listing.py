@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jaxpt.data import lists
 from jaxpt.data.decode import suffixes
-from jaxpt.errors import require, shown
+from jaxpt.errors import InputError, require, shown
 
 # Names of each part, in any letter case: of folders, of list files, and in a list's split column.
 PARTS = {
@@ -408,11 +408,11 @@ def _shared(found: dict[str, Part]) -> list[str]:
                 folders[folder] = os.path.realpath(folder)
             real = os.path.realpath(file) if os.path.islink(file) else f"{folders[folder]}/{name}"
             other, other_part = first.setdefault(real, (label, part))
-            require(
-                other == label,
-                f"{shown(file)} has two classes, {other!r} and {label!r}: an image can have only "
-                "one. jaxpt data check lists all such files.",
-            )
+            if other != label:  # the sentence takes longer than the comparison
+                raise InputError(
+                    f"{shown(file)} has two classes, {other!r} and {label!r}: an image can have "
+                    "only one. jaxpt data check lists all such files."
+                )
             if other_part != part:
                 shared.append(file)
     return shared

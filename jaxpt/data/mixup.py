@@ -2,7 +2,7 @@
 
 The weight of a pair is drawn from Beta(α, α). Pairs and weight are drawn from (seed, step) for the
 whole batch, so they do not depend on the number of devices. Fine-tuning draws them on the host
-(``pairs``), pre-training in the step (``mix_views``).
+(``draw_share``), pre-training in the step (``mix_views``).
 """
 
 from typing import NamedTuple
@@ -11,39 +11,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxpt.data.feed import Rows
-
 _STREAM = 1  # separates these draws from those of ``order``, which are from (seed, epoch)
 _KEY_STREAM = 1 << 21  # separates these keys from those of views
 
 
-class Pairs(NamedTuple):
-    """Rows of a batch and of the examples they are mixed with.
-
-    Attributes:
-      rows: rows of the batch.
-      partners: row that each is mixed with; None without mixup.
-      share: float32 [batch], weight λ of ``rows``, 1 − λ of ``partners``; None without mixup.
-    """
-
-    rows: Rows
-    partners: Rows | None = None
-    share: np.ndarray | None = None
-
-
-def pairs(rows: Rows, *, alpha: float, seed: int, step: int) -> Pairs:
-    """Pairs every example with the next one, with one λ for the batch, as in BiT.
+def draw_share(batch_size: int, *, alpha: float, seed: int, step: int) -> np.ndarray:
+    """Draws one λ for a batch, whose examples are each mixed with the next one, as in BiT.
 
     Args:
-      rows: rows of a batch in shuffled order.
-      alpha: parameter of the Beta distribution; 0 for no mixup.
-      seed, step: determine the draw of λ.
+      batch_size: number of examples.
+      alpha: parameter of the Beta distribution.
+      seed, step: determine the draw.
+
+    Returns:
+      float32 [batch_size], the weight λ of each example itself.
     """
-    if alpha == 0:
-        return Pairs(rows)
     share = np.random.default_rng((seed, step, _STREAM)).beta(alpha, alpha)
-    partners = Rows(*(np.roll(values, -1, axis=0) for values in rows))
-    return Pairs(rows, partners, np.full(len(rows.index), share, np.float32))
+    return np.full(batch_size, share, np.float32)
 
 
 def mix(share: jax.Array, own: jax.Array, others: jax.Array) -> jax.Array:

@@ -1,18 +1,32 @@
 """Lazily decoded images with the interface of an array."""
 
+import hashlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from jaxpt.data.decode import Framing, in_parallel, read_square
-from jaxpt.errors import shown
+from jaxpt.errors import InputError, shown
 
 
 def of_file(path: str) -> tuple[pathlib.Path, str]:
     """Returns the path of an image file, and its name for messages."""
     return pathlib.Path(path), shown(path)
+
+
+def _sha256(stored: pathlib.Path | bytes | np.ndarray) -> bytes:
+    if isinstance(stored, np.ndarray):
+        shape = str(stored.shape).encode()
+        return hashlib.sha256(shape + np.ascontiguousarray(stored).tobytes()).digest()
+    if isinstance(stored, bytes):
+        return hashlib.sha256(stored).digest()
+    try:
+        with open(stored, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise InputError(f"{stored} cannot be read ({error.strerror or error}).") from error
 
 
 class Pictures:
@@ -25,6 +39,7 @@ class Pictures:
       places: [n], the location of each image: a path, or another argument of ``encoded``.
       framing: how each image becomes a square.
       shape: (n, side, side, channels).
+      white: see ``decode.squares``.
     """
 
     dtype = np.dtype(np.uint8)
@@ -50,7 +65,7 @@ class Pictures:
         self.places = places if isinstance(places, np.ndarray) else np.asarray(places, object)
         self.framing = framing
         self.shape = (len(self.places), framing.side, framing.side, channels)
-        self._encoded, self._white = encoded, white
+        self._encoded, self.white = encoded, white
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -64,17 +79,23 @@ class Pictures:
         """Returns the file or the bytes of one image, and its name for messages."""
         return self._encoded(self.places[position])
 
+    def digests(self) -> Iterator[bytes]:
+        """SHA-256 of each image's file or bytes, in order, on all cores.
+
+        Raises:
+          InputError: for a file that cannot be read.
+        """
+        return in_parallel(lambda place: _sha256(self._encoded(place)[0]), self.places)
+
     def __getitem__(self, index):
         if isinstance(index, (int, np.integer)):
             return self._decode(self.places[index])
-        return Pictures(
-            self.places[index], self.framing, self.shape[-1], self._encoded, self._white
-        )
+        return Pictures(self.places[index], self.framing, self.shape[-1], self._encoded, self.white)
 
     def joined(self, other: "Pictures") -> "Pictures":
         """Concatenates two ``Pictures`` of the same kind."""
         places = np.concatenate((self.places, other.places))
-        return Pictures(places, self.framing, self.shape[-1], self._encoded, self._white)
+        return Pictures(places, self.framing, self.shape[-1], self._encoded, self.white)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         images = np.empty(self.shape, np.uint8)
@@ -83,4 +104,4 @@ class Pictures:
         return images.astype(dtype or np.uint8, copy=False)
 
     def _decode(self, place) -> np.ndarray:
-        return read_square(*self._encoded(place), self.framing, self.shape[-1], self._white)
+        return read_square(*self._encoded(place), self.framing, self.shape[-1], self.white)

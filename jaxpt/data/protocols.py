@@ -3,7 +3,7 @@
 import hashlib
 import pathlib
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ def load(
     label_map: str = "fine",
     try_gcs: bool = False,
     keep: int | None = None,
-    reading: Reading = Reading(),
+    framing: Any = None,
     listed: bool = False,
 ) -> Dataset:
     """Loads the dataset of a protocol.
@@ -45,9 +45,10 @@ def load(
       limit: number of training images to use; 0 for all.
       label_map: see ``jaxpt.data.labels``.
       try_gcs: whether to look for a prepared copy in tfds' public bucket first.
-      keep: parts of a tfds dataset of more bytes than this stay encoded, see ``tfds_source.read``;
-        None decodes any.
-      reading: how encoded images are opened.
+      keep: parts of a tfds dataset or an archive of more bytes than this stay encoded, see
+        ``tfds_source.read``; None decodes any.
+      framing: a data config with the fields of ``Framing.of``; None for their defaults. A protocol
+        that squeezes images to a square does so regardless.
       listed: whether image files of archives stay encoded and unchecked.
 
     Returns:
@@ -76,7 +77,7 @@ def load(
             f"{name}: {part} has {found:,} examples, but the protocol "
             f"{expected:,}. {protocol.get}".strip(),
         )
-    framing = _framing(protocol, image_size, reading)
+    framing = _framing(protocol, image_size, framing)
     rows = limited(opened.sizes["trainval"], limit)
     trainval = _split("train", opened, *opened.read("trainval", rows, framing), rows)
     rows_of_test = np.arange(opened.sizes["test"])
@@ -171,7 +172,7 @@ def _open(
         return _open_tfds(protocol, source, path, try_gcs, keep)
     if kind == "archive":
         require(bool(path), f"{name} cannot be downloaded: set data.path. {protocol.get}")
-        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)), listed)
+        return _open_archive(archives.ARCHIVES[source](pathlib.Path(path)), listed, keep)
     return _open_arrays(*SMALL_SETS[kind](path))
 
 
@@ -214,14 +215,15 @@ def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
     )
 
 
-def _open_archive(listing: archives.Listing, listed: bool) -> _Opened:
+def _open_archive(listing: archives.Listing, listed: bool, keep: int | None = None) -> _Opened:
     train, validation = listing.parts["train"], listing.parts.get("validation", [])
     parts = {"trainval": train + validation, "test": listing.parts["test"]}
 
     def read(part, rows, framing):
         chosen = [parts[part][row] for row in rows]
         files = [str(file) for file, _ in chosen]
-        if listed:
+        stays = keep is not None and len(files) * framing.side**2 * 3 > keep
+        if listed or stays:
             images = Pictures(files, framing, 3)
         else:
             images = decode.squares(zip(map(pathlib.Path, files), files), len(files), framing)
@@ -250,13 +252,14 @@ def _open_arrays(name, trainval, test, class_names) -> _Opened:
     return _Opened(tuple(class_names), {"train": len(trainval[1]), "validation": 0, **sizes}, read)
 
 
-def _framing(protocol: Protocol, image_size: int, reading: Reading = Reading()) -> Framing | None:
+def _framing(protocol: Protocol, image_size: int, config=None) -> Framing | None:
     """Framing of a protocol's images; None if they keep their size."""
     side = image_size or protocol.resize
     if not side:
         return None
+    config = {} if config is None else config
     squeezed = protocol.resize and not protocol.crop
-    return Framing(side, 0 if squeezed else side, reading)
+    return Framing(side, 0, Reading.of(config)) if squeezed else Framing.of(config, side)
 
 
 def _split(part: str, opened: _Opened, images, labels, rows) -> Split:

@@ -1,13 +1,17 @@
 """Built-in datasets: digits from scikit-learn, Fashion-MNIST from a Debian package."""
 
 import gzip
+import importlib.resources
 import pathlib
 import zlib
 
 import numpy as np
 
+from jaxpt.data.decode import Framing
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require
 
+COPIES = 64, 16  # examples of ``photographs`` for training and for testing
 # Folder of the four files in Debian's package dataset-fashion-mnist.
 FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
 FASHION_CLASSES = (
@@ -22,6 +26,21 @@ FASHION_CLASSES = (
     "bag",
     "ankle boot",
 )
+
+
+def photographs(framing: Framing):
+    """scikit-learn's two photographs, JPEGs of 640 × 427 pixels, each many times.
+
+    They are for trying out what reads pictures; only random crops make the examples differ.
+    """
+    folder = pathlib.Path(str(importlib.resources.files("sklearn.datasets.images")))
+    names = ["china", "flower"]
+    parts = []
+    for n in COPIES:
+        labels = np.arange(n) % len(names)
+        files = [str(folder / f"{names[label]}.jpg") for label in labels]
+        parts.append((Pictures(files, framing, 3), labels))
+    return "photographs", *parts, names
 
 
 def digits():

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, identity, protocols, small_sets, tfds_source
+from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
     Dataset,
     Split,
@@ -25,7 +25,7 @@ from jaxpt.data.dataset import (
     validation_mask,
     with_test,
 )
-from jaxpt.data.decode import Reading
+from jaxpt.data.decode import Framing
 from jaxpt.data.identity import Identity
 from jaxpt.data.labels import label_map
 from jaxpt.data.pictures import Pictures
@@ -48,15 +48,16 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     is no test part, the validation part is the test split.
 
     Args:
-      config: ConfigDict with ``source`` ("digits", "fashion_mnist", "npz", "folder", "tfds:NAME",
-        or a name in ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``,
-        ``image_size`` (for folder, protocols and tfds datasets whose images differ in size),
-        ``label_map``, ``limit`` (number of training images to use, 0 for all) and optionally
-        ``train_split``, ``test_split`` (for tfds:NAME), ``try_gcs``, see ``tfds_source``,
-        ``broken`` (for folder: what to do with files that cannot be read), see ``folder.read``,
-        ``background`` and ``exif_orientation`` (for everything that is decoded), see
-        ``decode.Reading``, ``resident`` and ``resident_limit_mb`` (for folder and tfds: whether
-        images are decoded now or when they are used).
+      config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
+        "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in ``protocols.PROTOCOLS``, with or
+        without the prefix "protocol:"), ``path``, ``image_size`` (for sources whose images differ
+        in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
+        optionally ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
+        and ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for
+        folder: what to do with files that cannot be read), see ``folder.read``; ``background`` and
+        ``exif_orientation`` (for everything that is decoded), see ``decode.Reading``; ``resident``,
+        ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
+        are used).
 
     Returns:
       The ``Dataset``.
@@ -74,11 +75,13 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
             label_map=config.label_map,
             try_gcs=config.get("try_gcs", False),
             keep=_keep(config),
-            reading=Reading.of(config),
+            framing=config,
         )
     _require_known(config)
     if source in SOURCES:
         return SOURCES[source](config)
+    if source.startswith(grain_source.PREFIX):
+        return _grain(config)
     name, train, test, names = tfds_source.read_any(
         source.removeprefix("tfds:"), config, _keep(config)
     )
@@ -105,6 +108,8 @@ def _identify(source: str, config) -> Identity:
         return identity.of_dataset(_folder(config, folder.listed))
     if source in SOURCES:
         return _identity_of_arrays(source, config)
+    if source.startswith(grain_source.PREFIX):
+        return identity.of_dataset(_grain(config))
     if source in protocols.PROTOCOLS:
         return protocols.identify(
             source,
@@ -147,16 +152,22 @@ def _identity_of_arrays(source, config) -> Identity:
 def _require_known(config) -> None:
     source = config.source.removeprefix(protocols.PREFIX)
     require(
-        source.startswith("tfds:") or source in SOURCES,
-        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME or "
+        source.startswith(("tfds:", grain_source.PREFIX)) or source in SOURCES,
+        f"data.source must be one of {sorted(SOURCES)}, tfds:NAME, grain:MODULE:FUNCTION or "
         f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
     )
 
 
 def _keep(config) -> int | None:
     """Limit in bytes up to which images are decoded at once; larger datasets stay encoded."""
-    limit = config.get("resident_limit_mb", 2048) * 2**20
-    return {"yes": None, "no": 0}.get(config.get("resident", "auto"), limit)
+    resident, limit = config.get("resident", "auto"), config.get("resident_limit_mb", 2048) * 2**20
+    if config.get("crops") == "whole":
+        require(
+            resident != "yes",
+            "data.crops whole streams its pictures: set data.resident to auto or no.",
+        )
+        return 0
+    return {"yes": None, "no": 0}.get(resident, limit)
 
 
 def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
@@ -349,16 +360,27 @@ def _folder(config, read=folder.read) -> Dataset:
     require(bool(config.path), "data.path is empty: set it to the folder or list of images.")
     name, parts, names, broken = read(
         pathlib.Path(config.path),
-        config.image_size,
+        Framing.of(config),
         broken=config.get("broken", "stop"),
         keep=_keep(config),
         cache=cache_home() / "images",
-        reading=Reading.of(config),
     )
     return _assemble(name, names, parts, config, broken)
 
 
+def _photographs(config) -> Dataset:
+    name, train, test, names = small_sets.photographs(Framing.of(config))
+    return _assemble(name, names, {"train": train, "test": test}, config)
+
+
+def _grain(config) -> Dataset:
+    name, parts, names = grain_source.read(config.source, config.path, Framing.of(config))
+    return _assemble(name, names, parts, config)
+
+
 SOURCES = {
+    "grain": _grain,
+    "photographs": _photographs,
     "digits": _small(lambda config: small_sets.digits()),
     "fashion_mnist": _small(lambda config: small_sets.fashion_mnist(config.path)),
     "npz": _npz,
@@ -366,6 +388,8 @@ SOURCES = {
 }
 # Files that array datasets are read from; empty if the dataset ships with a package.
 FILES = {
+    "grain": lambda path: [f for files in grain_source.files_of(path).values() for f in files],
+    "photographs": lambda path: [],
     "digits": lambda path: [],
     "fashion_mnist": small_sets.fashion_mnist_files,
     "npz": lambda path: [path],

@@ -46,19 +46,16 @@ def read_any(name: str, config, keep: int | None = None):
     require(
         channels in (1, 3), f"tfds:{name} has images of {channels} channels: only 1 or 3 are read."
     )
-    reading = Reading.of(config)
     parts = []
     for split in splits:
         n = count(builder, split, f"tfds:{name}")
-        if height and height == width:
-            framing = Framing.centre(height, reading)
-        else:
-            require(
-                config.image_size >= 1,
-                f"tfds:{name} has images of several shapes: "
-                f"data.image_size must be at least 1, got {config.image_size}.",
-            )
-            framing = Framing.centre(config.image_size, reading)
+        same = height and height == width
+        require(
+            same or config.image_size >= 1,
+            f"tfds:{name} has images of several shapes: "
+            f"data.image_size must be at least 1, got {config.image_size}.",
+        )
+        framing = Framing.centre(height, Reading.of(config)) if same else Framing.of(config)
         parts.append(read(builder, [(split, n)], TASKS["label"], framing, channels, keep=keep))
     return name.split(":")[0].replace("/", "_"), *parts, features["label"].names
 

@@ -13,6 +13,7 @@ import zlib
 from typing import Any, Callable
 
 import numpy as np
+import PIL
 
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
@@ -20,7 +21,6 @@ from jaxpt.files import replacing, unwritable
 
 FORMAT = 1  # version of the folder's format; changing it invalidates all entries
 CHUNK = 1 << 24  # bytes per step of a checksum
-ROWS = 1024  # images per step of a fingerprint
 
 
 class FeatureCache:
@@ -101,10 +101,18 @@ def key_of(what: dict[str, Any]) -> str:
 
 
 def fingerprint(images: np.ndarray | Pictures) -> str:
-    """First 24 hex digits of a SHA-256 of an array's dtype, shape and bytes."""
+    """First 24 hex digits of a SHA-256 of an array's dtype, shape and bytes.
+
+    Of ``Pictures`` it is one of the encoded images, of how they become squares, and of Pillow's
+    version, so that they need not be decoded.
+    """
     digest = hashlib.sha256(f"{images.dtype} {images.shape}".encode())
-    for start in range(0, len(images), ROWS):  # ``Pictures`` need not fit into memory
-        digest.update(np.ascontiguousarray(images[start : start + ROWS]).data)
+    if isinstance(images, Pictures):
+        digest.update(f"{images.framing} {PIL.__version__}".encode())
+        for each in images.digests():
+            digest.update(each)
+    else:
+        digest.update(np.ascontiguousarray(images).data)
     return digest.hexdigest()[:24]
 
 

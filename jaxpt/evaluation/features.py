@@ -1,6 +1,8 @@
 """Extraction of frozen features of whole sets, each image exactly once."""
 
 import functools
+import itertools
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -76,15 +78,27 @@ def _over_batches(program, variables, images, batch_size, devices) -> dict[str, 
     require(len(images) > 0, "there are no images to compute features of.")
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
     at_a_time = batch_size * (devices.count if devices else 1)
+    own = devices.own_rows(at_a_time) if devices else np.arange(at_a_time)
     if devices:
         variables = devices.replicate(variables)
+
+    def read(start):
+        """Rows of this process, padded so that all batches have one shape and compile once."""
+        rows = own[own < len(images) - start]
+        batch = np.asarray(images[start + rows])
+        return np.pad(batch, [(0, len(own) - len(rows))] + [(0, 0)] * 3)
+
     parts = []
-    for start in range(0, len(images), at_a_time):
-        batch = images[start : start + at_a_time]
-        # Padding keeps one shape for all batches, so that the program compiles once.
-        padded = np.pad(batch, [(0, at_a_time - len(batch))] + [(0, 0)] * 3)
-        found = program(variables, devices.split(padded) if devices else padded)
-        parts.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], found))
+    starts = range(0, len(images), at_a_time)
+    with ThreadPoolExecutor(1) as reader:  # decodes the next batch meanwhile
+        reading = reader.submit(read, 0)
+        for start, following in itertools.zip_longest(starts, starts[1:]):
+            batch = reading.result()
+            if following is not None:
+                reading = reader.submit(read, following)
+            found = program(variables, devices.split_own(batch, at_a_time) if devices else batch)
+            n = min(at_a_time, len(images) - start)
+            parts.append(jax.tree.map(lambda x, n=n: np.asarray(x)[:n], found))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt import models
-from jaxpt.data import augment
+from jaxpt.data import augment, crops
 from jaxpt.errors import require
+from jaxpt.methods import unread
 from jaxpt.models import stochastic_depth
 from jaxpt.ops.similarity import unit_vectors
 
@@ -144,6 +145,23 @@ def global_images(config, batch) -> jax.Array:
 def first_view(config, batch) -> jax.Array:
     """Draws the first full view of each image: [batch, …]."""
     return augment.draw_view(config.augment, batch, view=0)
+
+
+def cropped_views(config, side: int) -> dict[int, crops.View]:
+    """Views that the config's method draws, by number, as the host takes them from pictures.
+
+    Args:
+      config: the pre-training config.
+      side: side of a view without ``crop_size``, in pixels.
+    """
+    drawn = {v: config.augment for v in range(config.views)}
+    drawn |= {LOCAL_VIEW + v: config.local_augment for v in range(config.local_views)}
+    if "key_augment" not in unread(config):
+        drawn[KEY_VIEW] = config.key_augment
+    return {
+        number: crops.View(tuple(settings.crop_area), settings.crop_size or side)
+        for number, settings in drawn.items()
+    }
 
 
 def each_view(rows, config):

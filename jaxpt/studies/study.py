@@ -18,6 +18,7 @@ from jaxpt.data import identity
 from jaxpt.errors import require
 from jaxpt.files import writable_folder
 from jaxpt.methods import METHODS
+from jaxpt.train.metrics import TIMING
 
 
 class Job(NamedTuple):
@@ -214,7 +215,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),
         "values": values | {"pretrain_seconds": seconds},
-        "last": {name: value for name, value in last.items() if name != "images_per_second"},
+        "last": {name: value for name, value in last.items() if name not in TIMING},
         "history": [
             {k: v for k, v in row.items() if k in ("step", "loss", "knn")}
             for row in trained.history

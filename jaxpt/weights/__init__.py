@@ -25,6 +25,7 @@ from jaxpt.weights.files import (
     require_finite,
 )
 from jaxpt.weights.opening import Opened, open_file, unused_norm
+from jaxpt.weights.preparation import framed
 
 __all__ = [
     "IN_FOLDER",
@@ -36,6 +37,7 @@ __all__ = [
     "digest",
     "export_state",
     "find",
+    "framed",
     "import_state",
     "load_torch",
     "network_of",

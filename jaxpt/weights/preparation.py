@@ -6,7 +6,9 @@ import re
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import ml_collections
 
+from jaxpt.data.decode import INTERPOLATIONS
 from jaxpt.errors import InputError, require
 from jaxpt.models.inputs import normalisation_of, statistics
 
@@ -49,8 +51,8 @@ class Preparation(NamedTuple):
 
     Attributes:
       normalisation: normalisation of images, see ``models.inputs.statistics``.
-      framing: those of ``crop_pct``, ``interpolation`` and ``input_size`` that are stated. Sets are
-        framed by their own config; exports pass these on.
+      framing: those of ``crop_pct``, ``interpolation`` and ``input_size`` that are stated; see
+        ``framed``.
       heads: number of heads of a ViT; 0 for the architecture's default, None if nothing is stated.
       notes: sentences about the values used and their origin.
     """
@@ -59,6 +61,25 @@ class Preparation(NamedTuple):
     framing: dict[str, Any]
     heads: int | None
     notes: tuple[str, ...]
+
+
+def framed(config: ml_collections.ConfigDict, framing: dict[str, Any]) -> ml_collections.ConfigDict:
+    """Fills the fields that a data config leaves open with the weights' own preparation.
+
+    Args:
+      config: the data config of a set to measure on.
+      framing: see ``Preparation``; fields that are missing or invalid leave jaxpt's own.
+
+    Returns:
+      a copy, with ``crop_pct`` and ``interpolation`` set if the weights state others than jaxpt's.
+    """
+    config = config.copy_and_resolve_references()
+    share, filter = framing.get("crop_pct"), framing.get("interpolation")
+    if not config.get("crop_pct", 0) and isinstance(share, (int, float)) and 0.1 <= share < 1:
+        config.crop_pct = float(share)
+    if not config.get("interpolation", "") and filter in INTERPOLATIONS and filter != "bicubic":
+        config.interpolation = filter
+    return config
 
 
 def preparation_of(
@@ -120,8 +141,8 @@ def preparation_of(
     if any(framing.get(field, value) != value for field, value in _OURS.items()):
         said = ", ".join(f"{field} {value}" for field, value in framing.items())
         notes.append(
-            f"{source} also states {said}: not applied, since a set is framed by its own config "
-            "(shorter side to data.image_size, bicubic)"
+            f"{source} also states {said}: crop_pct and interpolation apply to sets whose config "
+            "leaves data.crop_pct and data.interpolation open; the side is data.image_size"
         )
     if OWN in metadata:
         heads = stated.get("model", {}).get("options", {}).get("heads", 0)

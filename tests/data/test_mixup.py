@@ -9,17 +9,12 @@ import pytest
 
 from jaxpt import losses
 from jaxpt.data import mixup
-from jaxpt.data.feed import Rows
 
 
 def test_mixed_labels_in_closed_form():
-    rows = Rows(np.array([4, 7, 9], np.int32), np.array([0, 0, 1], np.int32))
-    pairs = mixup.pairs(rows, alpha=0.4, seed=5, step=2)
     share = np.random.default_rng((5, 2, 1)).beta(0.4, 0.4)
-    np.testing.assert_array_equal(pairs.partners.index, [7, 9, 4])
-    np.testing.assert_array_equal(pairs.partners.epoch, [0, 1, 0])
-    np.testing.assert_allclose(pairs.share, [share] * 3, rtol=1e-6)
-    assert mixup.pairs(rows, alpha=0.0, seed=5, step=2) == (rows, None, None)
+    drawn = mixup.draw_share(3, alpha=0.4, seed=5, step=2)
+    np.testing.assert_allclose(drawn, [share] * 3, rtol=1e-6)
     logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
     own, other = (losses.cross_entropy(logits, jnp.array([label])) for label in (0, 1))
     np.testing.assert_allclose(  # λ log 2 + (1 − λ) log 4

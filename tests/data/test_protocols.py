@@ -224,6 +224,7 @@ class TestByConfig:
             background="black",
             exif_orientation=False,
         )
+        assert Reading.of(seen.pop("framing")) == Reading((0, 0, 0), False)
         assert seen == {
             "name": "aircraft",
             "path": "there",
@@ -232,7 +233,6 @@ class TestByConfig:
             "label_map": "fine",
             "try_gcs": True,
             "keep": 2048 * 2**20,
-            "reading": Reading((0, 0, 0), False),
         }
 
     def test_unknown_names_what_there_is(self):

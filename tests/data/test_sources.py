@@ -492,14 +492,21 @@ class TestBroken:
         (tmp_path / "set" / "b" / "01.png").write_bytes(data[:40])
         return tmp_path / "set"
 
-    @pytest.mark.parametrize("resident", ["yes", "no"])
-    def test_stop_names_them(self, resident, root):
+    def test_stop_names_them(self, root):
         with pytest.raises(
             InputError,
             match=r"2 of 12 images cannot be used: .*a/00\.png cannot "
             r".*b/01\.png cannot .*data\.broken to skip; jaxpt data check ",
         ):
-            load("folder", root, resident=resident)
+            load("folder", root, resident="yes")
+
+    def test_those_of_a_streamed_set_are_named_when_they_are_read(self, root):
+        (root / "a" / "00.png").write_bytes((root / "a" / "02.png").read_bytes())
+        for i in range(0, 12, 2):  # in color, so that not every file is opened to look for color
+            Image.new("RGB", (9, 9)).save(root / "a" / f"{i:02}.png")
+        images = load("folder", root, resident="no").trainval.images
+        with pytest.raises(InputError, match=r"b/01\.png cannot be read as an image"):
+            np.asarray(images)
 
     @pytest.mark.parametrize("resident", ["yes", "no"])
     def test_skip_leaves_them_out(self, resident, root):

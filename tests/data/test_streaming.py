@@ -10,12 +10,13 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import RUN, config_of
+from small_runs import AUGMENT, RUN, config_of
 from xla_flags import xla_flags
 
 from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.data.feed import IN_FLIGHT, StreamedFeed, rows_of_step
+from jaxpt.methods.encoding import KEY_VIEW
 
 IMAGES, BATCH, STEPS = 50, 12, 5  # the fifth batch ends one pass and begins the next
 
@@ -64,13 +65,23 @@ def same_bits(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+# Views from whole pictures: random crops of queries and keys.
+WHOLE = {
+    "data.crops": "whole",
+    "data.resampler": "pillow",
+    "augment": AUGMENT | {"crop_area": (0.2, 1.0)},
+    "key_augment": AUGMENT | {"crop_area": (0.5, 1.0)},
+}
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("crops", [{}, WHOLE], ids=["square", "whole"])
 def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(
-    folder, tmp_path, monkeypatch
+    crops, folder, tmp_path, monkeypatch
 ):
     def run(workdir, **changes):
         return jax.device_get(
-            pretrain.run(config(folder, **changes), str(workdir), quiet=True).state
+            pretrain.run(config(folder, **crops | changes), str(workdir), quiet=True).state
         )
 
     def until(step, source, name):  # a copy as if killed there
@@ -86,7 +97,9 @@ def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(
     whole = run(tmp_path / "whole")
     assert len(paced) == 36 // BATCH + STEPS  # while the memory is filled, too
     for step in range(1, STEPS):
-        same_bits(whole, run(until(step, "whole", f"after {step}")))
+        same_bits(whole, run(until(step, "whole", f"after {step}"), **{"data.workers": step}))
+    if crops:
+        return
     # Where the images lie may change on the way, and changes rounding at most: the step is
     # another program.
     resident = run(tmp_path / "resident", **{"data.resident": "yes"})
@@ -109,13 +122,22 @@ dataset = sources.load(config.data)
 read, decode = [], pictures.read_square
 pictures.read_square = lambda path, *rest: (read.append(str(path)), decode(path, *rest))[1]
 split = dataset.trainval
-feed = feeds.make_feed(config, split, dataset.coarse(split.labels), Devices())
-rows = (rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in range(5))
-own = {}
-for step, batch in enumerate(feed.batches(rows)):
-    own |= {f"{name}{step}": np.asarray(getattr(batch, name).addressable_data(0))
-            for name in batch._fields}
-feed.close()
+
+def batches(cropping):
+    feed = feeds.make_feed(config, split, dataset.coarse(split.labels), Devices(), cropping)
+    rows = (rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in range(5))
+    own = {}
+    for step, batch in enumerate(feed.batches(rows)):
+        fields = batch._asdict()
+        if cropping:
+            fields |= fields.pop("image")
+        own |= {f"{name} {step}": np.asarray(x.addressable_data(0)) for name, x in fields.items()}
+    feed.close()
+    return own
+
+cropping = pretrain.choose_crops(config, split.images)[1]
+np.savez(f"{saved}/crops{sys.argv[2]}.npz", **batches(cropping))
+own = batches(None)
 pictures.read_square = decode
 np.savez(f"{saved}/batches{sys.argv[2]}.npz", read=read, **own)
 trained = pretrain.run(config, quiet=True, dataset=dataset)
@@ -130,7 +152,7 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    two = config(folder, devices=2, **{"optimizer.name": "sgd"})
+    two = config(folder, devices=2, **{"optimizer.name": "sgd"}, **WHOLE)
     environment = os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
     processes = [
         subprocess.Popen(
@@ -157,7 +179,17 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
     dataset = sources.load(two.data)
     split = dataset.trainval
     rows = [rows_of_step(step, BATCH, n=IMAGES, seed=two.seed) for step in range(STEPS)]
+    cropping = pretrain.choose_crops(two, split.images)[1]
     for i in range(2):
+        with np.load(tmp_path / f"crops{i}.npz") as own:
+            for step, (index, epoch) in enumerate(rows):
+                for place, at in enumerate(range(i * BATCH // 2, (i + 1) * BATCH // 2)):
+                    taken = cropping.take(
+                        split.images, index[at], epoch=epoch[at], example=split.ids[index[at]]
+                    )
+                    assert sorted(taken) == [0, KEY_VIEW]
+                    for view, crop in taken.items():
+                        np.testing.assert_array_equal(own[f"{view} {step}"][place], crop)
         half = slice(i * BATCH // 2, (i + 1) * BATCH // 2)
         with np.load(tmp_path / f"batches{i}.npz") as own:
             expected = [split.images.places[row] for step in rows for row in step.index[half]]
@@ -171,7 +203,7 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
                     "label": dataset.coarse(split.labels)[at],
                     "epoch": epoch[half],
                 }.items():
-                    np.testing.assert_array_equal(own[f"{name}{step}"], value)
+                    np.testing.assert_array_equal(own[f"{name} {step}"], value)
 
     alone = pretrain.run(two, quiet=True, dataset=dataset).state.params
     with np.load(tmp_path / "params.npz") as saved:
@@ -196,7 +228,8 @@ def stream(n, batch_size, steps):
     files = [sys.argv[1]] * n
     split = sources.Split(Pictures(files, Framing.centre(256), 3), np.zeros(n, np.int32),
                           np.arange(n, dtype=np.int32))
-    feed = feeds.StreamedFeed(split, split.labels, 0, Devices(limit=1), batch_size, 2, 2)
+    streaming = feeds.Streaming(batch_size, workers=2, prefetch=2)
+    feed = feeds.StreamedFeed(split, split.labels, 0, Devices(limit=1), streaming)
     program = jax.jit(lambda data, rows: feed.gather(data, rows).image[:, 0, 0, 0].sum())
     rows = (rows_of_step(i, batch_size, n=n, seed=0) for i in range(steps))
     for i, batch in enumerate(feed.batches(rows)):

@@ -1,5 +1,6 @@
 """Sets of tfds that stay in their files: the same images, labels and batches as in memory."""
 
+import functools
 import os
 import pathlib
 import shutil
@@ -13,8 +14,8 @@ from PIL import Image
 from small_runs import RUN, config_of
 
 from jaxpt import pretrain
-from jaxpt.data import decode, identity, protocols, sources, tfds_records
-from jaxpt.data.feed import StreamedFeed, make_feed, rows_of_step
+from jaxpt.data import decode, identity, protocols, sources, tfds_records, tfds_tasks
+from jaxpt.data.feed import StreamedFeed, Streaming, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
 from jaxpt.data.protocol_sets import Protocol
 from jaxpt.errors import InputError, RunError
@@ -97,7 +98,7 @@ def identify(path, **changes):
 
 
 def test_the_identity_is_of_the_record_files(prepared, own_copy, monkeypatch):
-    monkeypatch.setattr(tfds_records, "open_image", None)  # nothing is decoded
+    monkeypatch.setattr(tfds_records, "Records", None)  # no example is read
     known = identify(prepared["tfrecord"])
     assert known.parts["training"].counts == (IMAGES,) and known.parts["test"].counts == (TEST,)
     assert identify(own_copy, resident="yes") == known == type(known).from_json(known.to_json())
@@ -196,19 +197,26 @@ class TestTraining:
         assert one.history[-1]["knn"] == other.history[-1]["knn"]
 
 
-class TestEveryImageIsDecodedOnce:
+class TestEveryExampleIsReadOnce:
     @pytest.mark.parametrize("form", FORMATS)
     def test_and_remembered_until_a_file_changes(self, form, prepared, tmp_path, monkeypatch):
         copy = shutil.copytree(prepared[form], tmp_path / "copy")
-        opened = []
-        monkeypatch.setattr(tfds_records, "open_image", lambda encoded, name: opened.append(name))
+        labels = []
+        task = tfds_tasks.TASKS["label"]
+        label = task.label
+        monkeypatch.setitem(
+            tfds_tasks.TASKS,
+            "label",
+            task._replace(label=functools.wraps(label)(lambda x: (labels.append(x), label(x))[1])),
+        )
         first = load(copy)
-        assert len(set(opened)) == len(opened) == IMAGES + TEST
-        same_sets(load(copy), first)
-        assert len(opened) == IMAGES + TEST
-        os.utime(shards(copy)[1])
+        assert len(labels) == IMAGES + TEST
         load(copy)
-        assert len(opened) == 2 * IMAGES + TEST
+        assert len(labels) == IMAGES + TEST
+        os.utime(shards(copy)[1])
+        again = load(copy)
+        assert len(labels) == 2 * IMAGES + TEST
+        same_sets(again, first)
 
     def test_a_damaged_memory_is_made_anew(self, prepared):
         first = load(prepared["tfrecord"])
@@ -216,16 +224,17 @@ class TestEveryImageIsDecodedOnce:
             file.write_bytes(file.read_bytes()[:100])
         same_sets(load(prepared["tfrecord"]), first)
 
-    def test_a_broken_image_is_named(self, own_copy):
+    def test_a_broken_image_is_named_when_it_is_decoded(self, own_copy):
         shard = shards(own_copy)[0]
         content = shard.read_bytes()
         shard.write_bytes(content.replace(b"\x89PNG", b"\x89GNP", 1))
+        images = load(own_copy).trainval.images
         with pytest.raises(
             InputError,
             match=r"local_pictures, train, example \d+ cannot be read "
             "as an image",
         ):
-            load(own_copy)
+            np.asarray(images)
 
 
 class TestDamagedFiles:
@@ -257,7 +266,7 @@ class TestDamagedFiles:
 
     def test_one_that_vanishes_during_a_run_ends_it(self, own_copy):
         split = load(own_copy).trainval
-        feed = StreamedFeed(split, split.labels, 0, Devices(limit=1), BATCH, 1, 1)
+        feed = StreamedFeed(split, split.labels, 0, Devices(limit=1), Streaming(BATCH, 1, 1))
         batches = feed.batches(rows_of_step(i, BATCH, n=IMAGES, seed=0) for i in range(50))
         next(batches)
         for shard in shards(own_copy):

@@ -343,7 +343,7 @@ def test_exif_orientation_is_applied(form, resident, run, here):
 def test_background_and_orientation_reach_protocols_and_tfds(monkeypatch):
     options = {"background": "#102030", "exif_orientation": False}
     reading = Reading((16, 32, 48), False)
-    assert protocols._framing(protocols.PROTOCOLS["aircraft"], SIDE, reading).reading == reading
+    assert protocols._framing(protocols.PROTOCOLS["aircraft"], SIDE, options).reading == reading
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     image = np.zeros((SIDE, SIDE, 4), np.uint8)

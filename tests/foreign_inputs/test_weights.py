@@ -148,7 +148,7 @@ TAKEN = {
         CLIP_NAME,
         [
             "normalisation 0.48.*from config.json next to it",
-            "crop_pct 0.9, interpolation bicubic: not applied",
+            "crop_pct 0.9, interpolation bicubic: crop_pct and interpolation apply",
         ],
     ),
     "config.json of the hub, a .bin": (
