@@ -1,9 +1,9 @@
 """Selection of the k largest entries per row by thresholds, without sorting.
 
-The neighbourhood of LOOK is a set, so it is enough to find an *edge* per row: a value that exactly k
-entries reach. Every pass over the rows counts the entries above a few thresholds at once and keeps
-the interval that contains the edge. A pass reads the rows once, whatever the number of thresholds;
-XLA's sorts read them many times.
+The neighbourhood of LOOK is a set, so it is enough to find an *edge* per row: a value that exactly
+k entries reach. Every pass over the rows counts the entries above a few thresholds and keeps the
+interval that contains the edge. A pass reads the rows once, however many thresholds it has; a sort
+reads them many times.
 """
 
 import functools
@@ -34,7 +34,9 @@ class Edge(NamedTuple):
     last: jax.Array
 
 
-def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> jax.Array:
+def mask_of_largest(
+    values: jax.Array, k: int | jax.Array, where: jax.Array | None = None
+) -> jax.Array:
     """Marks the ``k`` largest entries of every row; ties go to the lower index, as in ``top_k``.
 
     Unlike ``jax.lax.top_k`` it needs no sort and no gather, and ``k`` may be traced, so a schedule
@@ -44,22 +46,31 @@ def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> 
       values: float32 [batch, n].
       k: number of entries to mark; an int, or an int32 scalar or [batch] array that may be traced.
         If a row has fewer unmasked entries, all of them are marked.
-      where: bool [batch, n]; False entries are ignored.
+      where: bool [batch, n]; False entries are ignored. None ignores entries of −∞, which spares
+        reading a mask in every pass.
 
     Returns:
       bool [batch, n].
     """
-    return where & inside(values, edge_of_largest(values, k, where))
+    edge = edge_of_largest(values, k, where)
+    return _where(values, where) & inside(values, edge)
 
 
-def inside(values: jax.Array, edge: Edge) -> jax.Array:
-    """Marks the entries at or above the edge: bool [batch, n]."""
-    value, last = edge.value[:, None], edge.last[:, None]
+def inside(values: jax.Array, edge: Edge, columns: jax.Array | None = None) -> jax.Array:
+    """Marks the entries at or above the edge: bool, shaped like ``values``.
+
+    Args:
+      values: float32 [batch, …].
+      edge: the edge of every row.
+      columns: int32, shaped like ``values``, their columns; None if ``values`` are whole rows.
+    """
+    value, last = (x.reshape(-1, *[1] * (values.ndim - 1)) for x in edge)
+    columns = jnp.arange(values.shape[1]) if columns is None else columns
     # Negated, so that NaN is inside.
-    return ~(values < value) & ((values > value) | (jnp.arange(values.shape[1]) <= last))
+    return ~(values < value) & ((values > value) | (columns <= last))
 
 
-def edge_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> Edge:
+def edge_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array | None = None) -> Edge:
     """Finds the edge of the ``k`` largest entries of every row.
 
     Args:
@@ -71,7 +82,7 @@ def edge_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> 
     values = jax.lax.stop_gradient(values)
     search = functools.partial(_search, static_k=k if isinstance(k, int) else None)
     k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), values.shape[:1])
-    k = jnp.clip(k, 0, jnp.sum(where, axis=-1, dtype=jnp.int32))
+    k = jnp.clip(k, 0, jnp.sum(_where(values, where), axis=-1, dtype=jnp.int32))
     return jax.lax.platform_dependent(
         values,
         k,
@@ -133,27 +144,28 @@ def _search(values, k, where, *, static_k, thresholds):
 
 def _interval(values, k, where, static_k, thresholds):
     """First (low, high, whether low has exactly k entries) of every row."""
-    found = k == jnp.sum(where, axis=-1, dtype=jnp.int32)
+    allowed = _where(values, where)
+    found = k == jnp.sum(allowed, axis=-1, dtype=jnp.int32)
     groups = values.shape[1] // GROUP
     if thresholds > 1 and groups * GROUP >= GROUPED and static_k and 2 * static_k <= groups:
         # The k largest of the groups' maxima are k entries, so the edge is not below them. Groups
         # are strided: neighbouring keys may be of one class, and accelerators read whole rows.
-        grouped = jnp.where(where, values, -jnp.inf)
-        rest = grouped[:, groups * GROUP :]
-        maxima = jnp.max(grouped[:, : groups * GROUP].reshape(-1, GROUP, groups), axis=1)
-        lowest = _search(
-            maxima,
-            jnp.minimum(k, jnp.sum(maxima > -jnp.inf, axis=-1, dtype=jnp.int32)),
-            maxima > -jnp.inf,
-            static_k=static_k,
-            thresholds=thresholds,
-        ).value
-        highest = jnp.max(jnp.concatenate([maxima, rest], axis=1), axis=-1)
+        values = values if where is None else jnp.where(where, values, -jnp.inf)
+        rest = values[:, groups * GROUP :]
+        maxima = jnp.max(values[:, : groups * GROUP].reshape(-1, GROUP, groups), axis=1)
+        of_groups = jnp.minimum(k, jnp.sum(maxima != -jnp.inf, axis=-1, dtype=jnp.int32))
+        edge = _search(maxima, of_groups, None, static_k=static_k, thresholds=thresholds)
+        lowest, highest = edge.value, jnp.max(jnp.concatenate([maxima, rest], axis=1), axis=-1)
     else:
-        lowest = jnp.min(values, axis=-1, where=where, initial=jnp.inf)
-        highest = jnp.max(values, axis=-1, where=where, initial=-jnp.inf)
+        lowest = jnp.min(values, axis=-1, where=allowed, initial=jnp.inf)
+        highest = jnp.max(values, axis=-1, where=allowed, initial=-jnp.inf)
     lowest = jnp.where(found | jnp.isnan(lowest), -jnp.inf, lowest)
     return _key(lowest), _key(highest) + 1, found
+
+
+def _where(values, where):
+    # NaN is not −∞: a row that has one must not lose it.
+    return values != -jnp.inf if where is None else where
 
 
 def _key(values: jax.Array) -> jax.Array:
@@ -182,7 +194,12 @@ def _counts(values, thresholds, where):
     # One reduction per threshold: XLA computes them together, in one pass over the values.
     return jnp.stack(
         [
-            jnp.sum(where & ~(values < thresholds[:, i, None]), axis=-1, dtype=jnp.int32)
+            jnp.sum(
+                # A threshold is above −∞ unless the row is done.
+                ~(values < thresholds[:, i, None]) & (where is None or where),
+                axis=-1,
+                dtype=jnp.int32,
+            )
             for i in range(thresholds.shape[1])
         ],
         axis=1,
@@ -192,7 +209,8 @@ def _counts(values, thresholds, where):
 def _last_of_ties(values, value, k, where):
     """Column of the last entry equal to ``value`` among the k largest; −1 if there is none."""
     value = value[:, None]
-    above = jnp.sum(where & (values > value), axis=-1, dtype=jnp.int32)
-    tied = where & ~(values < value) & ~(values > value)
+    allowed = _where(values, where)
+    above = jnp.sum(allowed & (values > value), axis=-1, dtype=jnp.int32)
+    tied = allowed & ~(values < value) & ~(values > value)
     before = jnp.cumsum(tied, axis=-1, dtype=jnp.int32) < (k - above)[:, None]
     return jnp.where(k > above, jnp.sum(before, axis=-1, dtype=jnp.int32), -1)
