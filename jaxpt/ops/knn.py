@@ -163,9 +163,9 @@ def search(
       key_bias: float32 [n], added to all similarities of each key.
       key_rows: function applied to stored keys before the comparison, for example ``unit_vectors``;
         maps float32 [rows, dim] to the same shape and treats each row separately.
-      form: "rows" compares a few queries with all keys, "blocks" all queries with a few keys. "auto"
-        is "rows" on accelerators and "blocks" on CPUs, or if ``recall`` is given. Neither the form
-        nor a size affects the result.
+      form: "rows" compares a few queries with all keys, "blocks" all queries with a few keys.
+        "auto" is "rows" on accelerators and "blocks" on CPUs, or if ``recall`` is given. Neither
+        the form nor a size affects the result.
       block_size: keys per product of "blocks"; None chooses it from the batch.
       group_size: keys per group of "blocks"; None chooses it from n / k.
       axis_name: mapped axis over which keys (with ids, labels, mask and bias) and queries are split
