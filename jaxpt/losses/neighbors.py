@@ -124,8 +124,8 @@ def look(
         passing its own part (for example its batch). Leave it out if the memory is the same on all
         devices. In the streamed form keys stay on their device and only candidates are exchanged.
       form: "dense" holds a few arrays of batch × memory. "chunked" holds them for as many queries
-        as ``workspace`` allows, and computes their gradient at once. "streamed" holds none: it finds
-        the neighbours (``jaxpt.ops.knn``) and reads only these again. All agree to rounding; the
+        as ``workspace`` allows, and computes their gradient at once. "streamed" holds none: it
+        finds the neighbours (``jaxpt.ops.knn``) and reads only these again. All agree to rounding; the
         last two are differentiable in reverse mode only. "auto" is dense up to 2,048 keys. For
         more keys it depends on the platform. On accelerators it is chunked, or streamed if keys of
         several devices are compared (``axis_name``) and neither ``gate`` nor a traced k needs all

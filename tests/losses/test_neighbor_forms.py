@@ -317,10 +317,10 @@ def test_the_chunked_form_keeps_to_its_workspace():
     def total(q, z, a, b):
         return look(q, z, a, b, k=10, form="chunked", workspace=workspace)[0].sum()
 
-    shapes = ((32, 8), jnp.float32), ((n, 8), jnp.float32), ((32,), int), ((n,), int)
+    shapes = ((64, 8), jnp.float32), ((n, 8), jnp.float32), ((64,), int), ((n,), int)
     compiled = jax.jit(jax.grad(total)).lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile()
-    # A few arrays of [4, n] and of [n], and no copy of the keys nor a matrix of [32, n].
-    assert compiled.memory_analysis().temp_size_in_bytes < 2.5 * workspace < 4 * 32 * n
+    # A few arrays of [4, n], also for the ties that are rare, and no matrix of [64, n].
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * workspace < 4 * 64 * n
 
 
 def forms(loss, batch, memory, k=None, gate=None, axis_name=None):
