@@ -125,8 +125,8 @@ def look(
         devices. In the streamed form keys stay on their device and only candidates are exchanged.
       form: "dense" holds a few arrays of batch × memory. "chunked" holds them for as many queries
         as ``workspace`` allows, and computes their gradient at once. "streamed" holds none: it
-        finds the neighbours (``jaxpt.ops.knn``) and reads only these again. All agree to rounding; the
-        last two are differentiable in reverse mode only. "auto" is dense up to 2,048 keys. For
+        finds the neighbours (``jaxpt.ops.knn``) and reads only these again. All agree to rounding;
+        the last two are differentiable in reverse mode only. "auto" is dense up to 2,048 keys. For
         more keys it depends on the platform. On accelerators it is chunked, or streamed if keys of
         several devices are compared (``axis_name``) and neither ``gate`` nor a traced k needs all
         similarities. On CPUs it is dense up to 40 keys per neighbour if the matrix has at most 2²⁴
@@ -405,10 +405,13 @@ def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
     return _classified(s, masks, shared.temperature, "drop")
 
 
-def _classified(s, masks: Masks, temperature, no_positive, gate=None):
-    """Losses and statistics of the classifier, as ``_dense_look`` returns them."""
+def _classified(s, masks: Masks, temperature, no_positive, gate=None, nearest=None):
+    """Losses and statistics of the classifier, as ``_dense_look`` returns them.
+
+    ``nearest`` is the nearest same-class key of each query; None finds it if it is needed.
+    """
     log_gate = None if gate is None else _log_gate(s, masks, gate)
-    losses = _soft_knn_loss(s, masks, temperature, no_positive, log_gate)
+    losses = _soft_knn_loss(s, masks, temperature, no_positive, log_gate, nearest)
     return losses, ~jnp.any(masks.positives, axis=-1), _share(masks)
 
 
@@ -450,7 +453,7 @@ def _log_gate(s, masks: Masks, gate):
     return jnp.where(has_edge[:, None], jax.nn.log_sigmoid(gate * (s - edge[:, None])), 0.0)
 
 
-def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
+def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None, nearest=None):
     """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, with ``no_positive`` applied: [batch].
 
     With ``log_gate`` all candidates take part, each weighted by its gate.
@@ -460,11 +463,12 @@ def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
     logits = s / temperature
     missing_loss = 0.0
     if no_positive == "nearest":
-        nearest = jax.lax.cond(  # most steps can skip this pass over the matrix
-            jnp.any(missing),
-            lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
-            lambda: jnp.zeros(len(s), int),
-        )
+        if nearest is None:
+            nearest = jax.lax.cond(  # most steps can skip this pass over the matrix
+                jnp.any(missing),
+                lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
+                lambda: jnp.zeros(len(s), int),
+            )
         nearest = nearest[:, None] == jnp.arange(s.shape[1])[None, :]
         nearest &= same_class & missing[:, None]
         # Only rows without a positive are changed.
@@ -514,10 +518,13 @@ def _chunked_look(
     """Chunked LOOK; returns the same values as ``_dense_look``."""
     static_k = int(k) if isinstance(k, numbers.Integral) else None
     traced_k = None if static_k else jnp.broadcast_to(jnp.asarray(k), queries.labels.shape)
+    vectors, temperature = queries.vectors, shared.temperature
+    if gate is None:
+        vectors, temperature = _with_gradient_by(temperature, vectors)
     return _in_chunks(
         functools.partial(_look_of_chunk, static_k, no_positive),
         workspace,
-        (queries.vectors, *_columns(len(queries.labels), shared.temperature, gate)),
+        (vectors, *_columns(len(vectors), temperature, gate)),
         (queries._replace(vectors=None), traced_k),
         _candidates(keys, shared, balanced),
     )
@@ -525,13 +532,24 @@ def _chunked_look(
 
 def _chunked_nca(queries: Queries, keys: Keys, shared: Shared, workspace):
     """Chunked NCA; returns the same values as ``_dense_nca``."""
+    vectors, temperature = _with_gradient_by(shared.temperature, queries.vectors)
     return _in_chunks(
         _nca_of_chunk,
         workspace,
-        (queries.vectors, *_columns(len(queries.labels), shared.temperature)),
+        (vectors, *_columns(len(vectors), temperature)),
         queries._replace(vectors=None),
         _candidates(keys, shared),
     )
+
+
+def _with_gradient_by(temperature, vectors):
+    """Moves the gradient by the temperature to the queries.
+
+    Returns (queries, constant temperature). It enters as s/τ alone, so scaling the queries by 1 with the derivative of 1/τ is the same, and
+    costs no pass over the similarities.
+    """
+    constant = jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32))
+    return vectors * (constant / temperature), constant
 
 
 def _look_of_chunk(static_k, no_positive, differentiable, fixed, keys: Candidates):
@@ -540,16 +558,21 @@ def _look_of_chunk(static_k, no_positive, differentiable, fixed, keys: Candidate
     neighbors = selection.mask_of_largest(s, static_k or k)
     candidates = s != -jnp.inf  # not ``>``, which NaN is not either
     masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
-    # Zeros, since −∞ times a gradient of 0 would be NaN.
-    return _classified(jnp.where(candidates, s, 0.0), masks, temperature, no_positive, gate)
+    nearest = None
+    if no_positive == "nearest":  # a branch would need copies of what it reads
+        nearest = jnp.argmax(jnp.where(same_class, jax.lax.stop_gradient(s), -jnp.inf), axis=-1)
+    if gate is not None:  # −∞ times a gradient of 0 by the temperature would be NaN
+        s = jnp.where(candidates, s, 0.0)
+    return _classified(s, masks, temperature, no_positive, gate, nearest)
 
 
 def _nca_of_chunk(differentiable, queries, keys: Candidates):
     vectors, temperature = differentiable
     s, same_class = _compared_with_all(vectors, temperature, queries, keys)
     candidates = s != -jnp.inf
-    masks = Masks(candidates, same_class, candidates, same_class)
-    return _classified(jnp.where(candidates, s, 0.0), masks, temperature, "drop")
+    return _classified(
+        s, Masks(candidates, same_class, candidates, same_class), temperature, "drop"
+    )
 
 
 def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates):
