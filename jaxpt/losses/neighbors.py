@@ -543,9 +543,9 @@ def _chunked_nca(queries: Queries, keys: Keys, shared: Shared, workspace):
 
 
 def _with_gradient_by(temperature, vectors):
-    """Moves the gradient by the temperature to the queries.
+    """Moves the gradient by the temperature to the queries; returns them and a constant.
 
-    Returns (queries, constant temperature). It enters as s/τ alone, so scaling the queries by 1 with the derivative of 1/τ is the same, and
+    It enters as s/τ alone, so scaling the queries by 1 with the derivative of 1/τ is the same, and
     costs no pass over the similarities.
     """
     constant = jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32))
