@@ -54,7 +54,8 @@ Fields that only one method reads are named after it: `--config.look.k=20`. The 
 lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
 if the text says so; [recipes](fidelity.md) have the settings of the sources. Methods with an EMA
 target also read `ema`, `ema_end` and `target_norm`. Methods with a memory also read `memory`,
-`memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype` and `key_augment`. All other
+`memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype` and `key_augment`; `look` and
+`nca` read `neighbor_workspace`. All other
 fields (network, optimizer, data, augmentation) are common to all methods; see
 [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
 `look`, `nca`, `sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the

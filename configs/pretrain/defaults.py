@@ -123,6 +123,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.memory_momentum = 0.5  # weight of the old key when a bank's key is updated
     c.memory_sharding = "replicated"  # replicated; sharded: each device holds a part of the slots
     c.memory_dtype = "float32"  # float32, or bfloat16: half the bytes, compared in float32
+    c.neighbor_workspace = 512  # MiB of similarities that LOOK and NCA hold on accelerators
     c.ema = 0.98  # decay of the target encoder's moving average
     c.ema_end = -1.0  # final EMA of a cosine schedule; negative: the EMA is constant
     c.weight_ema = 0.0  # decay of an average of the weights, for methods without a target; 0: none

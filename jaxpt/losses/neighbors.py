@@ -78,7 +78,8 @@ def look(
     N_k(i) is the set of the k keys most similar to query i. A class may therefore have several
     modes: a same-class key outside the neighbourhood does not pull, and a query whose neighbours
     all share its label has loss and gradient exactly 0. If k is at least the number of keys, the
-    loss is ``nca``.
+    loss is ``nca``. The formula is a reconstruction: of the paper, the abstract and the first lines
+    of the introduction could be read by us, the sections on method and experiments could not.
 
     Keys with the query's id are left out *before* the selection (leave-one-out). Without ids
     nothing is left out: make sure that no key comes from the image of its query, as it would be
@@ -92,8 +93,8 @@ def look(
     Use:
       Pre-training on coarse labels for tasks that need finer ones, since a class need not collapse
       to a point. Take the keys from a memory of an EMA encoder (``jaxpt.ops.memory``) that holds
-      several batches. k, temperature and memory are not the paper's: its values could not be read
-      by us. jaxpt's configs use k = 50 of 1,200 keys (digits) and temperature 0.1.
+      several batches. k, temperature and memory are jaxpt's, not the paper's: on digits k = 50 of
+      1,200 keys and temperature 0.1.
 
     Args:
       queries: float [batch, dim], embeddings.

@@ -81,14 +81,15 @@ SHARED = {
         "memory_dtype",
         "key_augment",
     ),
+    "neighbors": ("neighbor_workspace",),
 }
 _PROJECTED = ("temperature", "projector")
 _MOCO = (*_PROJECTED, "crops", "target", "memory")
 
 # Keys are the names of the modules in this package whose ``make`` builds the method.
 METHODS = {
-    "look": Entry("LOOK", _MOCO),
-    "nca": Entry("NCA", _MOCO, {"temperature": 0.05}),
+    "look": Entry("LOOK", (*_MOCO, "neighbors")),
+    "nca": Entry("NCA", (*_MOCO, "neighbors"), {"temperature": 0.05}),
     "cross_entropy": Entry(
         "cross-entropy", ("crops",), also_reads={("classifier", "mlp"): ("projector",)}
     ),

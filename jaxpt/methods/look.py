@@ -78,6 +78,7 @@ def make(setup: Setup) -> Method:
                 gate=settings.gate or None,
                 balanced=settings.balanced,
                 robustness=settings.robustness,
+                workspace=updating.workspace(config),
                 **how,
             )
             if settings.own_view:  # the query's own key as positive, the whole memory as negatives
@@ -147,6 +148,7 @@ def check(config) -> None:
     encoding.check_temperature(config)
     encoding.check_target(config)
     updating.check_memory(config)
+    updating.check_workspace(config)
 
 
 def recall_on_a_few(queries, memory, k: int, axis_name=None):

@@ -13,6 +13,7 @@ from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 def make(setup: Setup) -> Method:
     config, axis = setup.config, updating.memory_axis(setup)
     encoding.check_temperature(config)
+    updating.check_workspace(config)
 
     def loss_of(queries, own, memory):
         per_query, neighbors = losses.nca(
@@ -25,6 +26,7 @@ def make(setup: Setup) -> Method:
             key_mask=memory.valid,
             axis_name=axis,
             temperature=config.temperature,
+            workspace=updating.workspace(config),
         )
         return per_query, neighbors._asdict()
 

@@ -145,6 +145,19 @@ def check_memory(config) -> None:
     )
 
 
+def check_workspace(config) -> None:
+    """Raises InputError if ``neighbor_workspace`` is not a positive number."""
+    require(
+        config.neighbor_workspace > 0,
+        f"neighbor_workspace must be a positive number of MiB, got {config.neighbor_workspace}.",
+    )
+
+
+def workspace(config) -> int:
+    """Bytes of similarities that a neighbour loss may hold at a time on accelerators."""
+    return int(config.neighbor_workspace * 2**20)
+
+
 def memory_axis(setup):
     """Axis over which the memory's slots are split, for losses; None if it is replicated."""
     return setup.axis_name if setup.config.memory_sharding == "sharded" else None
