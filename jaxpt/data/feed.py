@@ -259,7 +259,7 @@ class StreamedFeed:
         """Yields the batch of each step, split over the devices; later ones are decoded meanwhile.
 
         Raises:
-          RunError: if a file can no longer be read.
+          RunError: if a file cannot be read.
         """
         rows = iter(rows)
         waiting = collections.deque(map(self._begin, islice(rows, self._prefetch)))
@@ -271,8 +271,8 @@ class StreamedFeed:
                     part.result()
             except InputError as error:
                 raise RunError(
-                    f"{error} It could be read when the run started: restore the file, then "
-                    "start the same command again."
+                    f"{error} Restore or fix it, then start the same command again; a new run can "
+                    "leave out broken files of a folder (data.broken=skip)."
                 ) from error
             yield self._devices.split_own(batch, self._batch_size)
 

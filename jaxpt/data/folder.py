@@ -1,8 +1,4 @@
-"""Your own images: class folders or list files, with or without ``train`` and ``test`` parts.
-
-Every file is decoded once before anything else happens, so that a broken one cannot stop a run
-later.
-"""
+"""Your own images: class folders or list files, with or without ``train`` and ``test`` parts."""
 
 import contextlib
 import hashlib
@@ -15,9 +11,19 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from jaxpt.data import listing
-from jaxpt.data.decode import Framing, Reading, check_memory, in_parallel, open_image, to_square
+from jaxpt.data.decode import (
+    Framing,
+    Reading,
+    check_memory,
+    formats,
+    in_parallel,
+    open_image,
+    to_square,
+)
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 from jaxpt.files import replacing
@@ -60,7 +66,8 @@ def read(
     Args:
       root: the folder, or a list file.
       size: side of the square images in pixels.
-      broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them.
+      broken: "stop" raises for files that cannot be used; those of an encoded dataset raise when
+        they are decoded. "skip" leaves them out and logs them, after decoding all files once.
       keep: a dataset of more bytes than this stays encoded (``Pictures``); None decodes any.
       cache: folder that stores which files of an encoded dataset can be decoded, valid as long as
         names, sizes and modification times stay the same; None stores nothing.
@@ -81,8 +88,10 @@ def read(
         seen = dict(zip(files, in_parallel(lambda file: _square(file, framing), files)))
         errors = {file: found for file, found in seen.items() if isinstance(found, str)}
         grey = all(square.ndim == 2 for file, square in seen.items() if file not in errors)
-    else:
+    elif broken == "skip":
         errors, grey = _checked(files, cache)
+    else:  # a large set is not decoded before it is used
+        errors, grey = {}, not any(in_parallel(_in_colour, files))
     if errors:
         _report(root, errors, len(files), broken)
         before, parts = parts, {name: _without(part, errors) for name, part in parts.items()}
@@ -164,6 +173,15 @@ def _mode(file: str) -> str:
         return str(error)
 
 
+def _in_colour(file: str) -> bool:
+    """Whether a file would be decoded to "RGB", by its header; False if it cannot be read."""
+    try:
+        with Image.open(file, formats=formats()) as image:
+            return image.mode != "L" or "transparency" in image.info
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError):
+        return False  # the run stops when it gets to this file
+
+
 def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, str], bool]:
     """Decodes all files; returns (error of each broken file, whether all others are grayscale)."""
     remembered = None if cache is None else cache / f"{_digest(files)}.json"
@@ -177,7 +195,12 @@ def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, st
         "Decoding %s images once to find broken files.", f"{len(files):,}"
     )
     errors, grey = {}, True
-    for file, mode in zip(files, in_parallel(_mode, files)):
+    modes = in_parallel(_mode, files)
+    console = Console(stderr=True)
+    shown_modes = track(
+        modes, "checking images", len(files), console=console, disable=not console.is_terminal
+    )
+    for file, mode in zip(files, shown_modes):
         if mode not in ("L", "RGB"):
             errors[file] = mode
         grey = grey and mode != "RGB"

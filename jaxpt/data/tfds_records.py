@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home
-from jaxpt.data.decode import in_parallel, open_image
+from jaxpt.data.decode import in_parallel
 from jaxpt.data.tfds_tasks import Task
 from jaxpt.errors import InputError, require
 from jaxpt.files import replacing
@@ -144,7 +144,7 @@ def _records_of(instruction) -> np.ndarray:
 
 
 def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
-    """Examples of a split and their labels, after decoding every image once, on all cores.
+    """Examples of a split and their labels, which are read on all cores; decodes no image.
 
     The result is cached in ``cache_home`` and valid as long as names, sizes and modification times
     of the files stay the same.
@@ -158,16 +158,14 @@ def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
         with np.load(remembered, allow_pickle=False) as found:
             return Records(builder, split, features, found["places"]), found["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # missing or damaged: decode again
+        pass  # missing or damaged: read them again
     records = Records(builder, split, features)
     logging.getLogger(__name__).warning(
-        "Decoding the %s images of %s once to find broken ones.", f"{len(records):,}", records.name
+        "Reading the labels of the %s examples of %s once.", f"{len(records):,}", records.name
     )
 
     def label_of(position):
-        example = records[position]
-        open_image(example["image"], records.name_of(position))
-        return task.label(example)
+        return task.label(records[position])
 
     labels = np.asarray(list(in_parallel(label_of, range(len(records)))))
     _remember(remembered, places=records.places, labels=labels)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxpt.data import sources
+from jaxpt.data import decode, folder, sources
 from jaxpt.data.labels import label_map
 from jaxpt.errors import InputError
 
@@ -492,14 +492,26 @@ class TestBroken:
         (tmp_path / "set" / "b" / "01.png").write_bytes(data[:40])
         return tmp_path / "set"
 
-    @pytest.mark.parametrize("resident", ["yes", "no"])
-    def test_stop_names_them(self, resident, root):
+    def test_stop_names_them(self, root):
         with pytest.raises(
             InputError,
             match=r"2 of 12 images cannot be used: .*a/00\.png cannot "
             r".*b/01\.png cannot .*data\.broken to skip; jaxpt data check ",
         ):
-            load("folder", root, resident=resident)
+            load("folder", root, resident="yes")
+
+    def test_of_a_streamed_set_only_headers_are_read_up_to_the_first_in_colour(
+        self, root, monkeypatch
+    ):
+        seen, in_colour = [], folder._in_colour
+        monkeypatch.setattr(folder, "_in_colour", lambda x: seen.append(x) or in_colour(x))
+        monkeypatch.setattr(folder, "open_image", lambda *_: pytest.fail("decoded"))
+        monkeypatch.setattr(decode, "TOGETHER", 1)
+        assert load("folder", root, resident="no").trainval.images.shape == (12, 8, 8, 1)
+        assert len(seen) == 12
+        save_image(root / "a" / "02.png", np.full((8, 8, 3), 7))  # the second file
+        assert load("folder", root, resident="no").trainval.images.shape == (12, 8, 8, 3)
+        assert len(seen) == 14
 
     @pytest.mark.parametrize("resident", ["yes", "no"])
     def test_skip_leaves_them_out(self, resident, root):
