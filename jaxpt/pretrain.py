@@ -493,7 +493,7 @@ def step_program(
         return guard(state, feed.gather(data, rows))
 
     rows = [rows_of_step(0, config.batch_size, n=feed.n, seed=config.seed)]
-    most, data = most_steps(config, feed), feed.data
+    most, data = most_steps(config, devices, feed), feed.data
     if most > 1:
         one_step, data = calls.several(one_step), (data, np.int32(1))
     rows = rows[0] if most == 1 else calls.stack(rows, most)
@@ -501,9 +501,10 @@ def step_program(
     return Program(devices.map(one_step, like=like), shapes)
 
 
-def most_steps(config: ml_collections.ConfigDict, feed) -> int:
+def most_steps(config: ml_collections.ConfigDict, devices: Devices, feed) -> int:
     """Maximum number of steps in one call of ``step_program``."""
-    return calls.most_steps(config.steps_per_call, resident=feed.resident)
+    asked, platform = config.steps_per_call, devices.platform
+    return calls.most_steps(asked, resident=feed.resident, platform=platform)
 
 
 def fill_memory(
@@ -555,7 +556,7 @@ def train_steps(
     # Processes agree on stopping every ``agree_every`` steps, so calls must end there too.
     agree_every = durations.log or 10
     borders = (durations.total, agree_every, durations.knn, durations.checkpoint)
-    most = most_steps(config, feed)
+    most = most_steps(config, devices, feed)
 
     def rows_of(steps):
         rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]

@@ -195,9 +195,16 @@ def _plan_command(commands):
     )
     plan.add_argument(
         "--chips",
-        required=True,
+        default="",
         metavar="KIND-N,…",
         help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 with their number, as in v5e-8",
+    )
+    plan.add_argument(
+        "--compile",
+        default="",
+        metavar="TOPOLOGY",
+        help="also compile the step for this TPU topology, as in v5e:2x4, and print the memory per "
+        "chip and the operations; needs no TPU, but 'jaxpt[tpu]', and many minutes for a ResNet-50",
     )
     for name in "images", "classes":
         plan.add_argument(

@@ -215,11 +215,18 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
 
 def _images(data, sizes: Sizes, batch: float) -> float:
     """Bytes of images on a device: the whole set if resident, else the streamed batches."""
-    whole = sizes.images * sizes.side**2 * sizes.channels
-    resident = data.resident == "yes" or (
-        data.resident == "auto" and whole <= data.resident_limit_mb * 2**20
+    return float(_whole(sizes)) if is_resident(data, sizes) else (feed.IN_FLIGHT + 1) * batch
+
+
+def is_resident(data, sizes: Sizes) -> bool:
+    """Whether a data config makes a set of these sizes resident on the devices."""
+    return data.resident == "yes" or (
+        data.resident == "auto" and _whole(sizes) <= data.resident_limit_mb * 2**20
     )
-    return float(whole) if resident else (feed.IN_FLIGHT + 1) * batch
+
+
+def _whole(sizes: Sizes) -> int:
+    return sizes.images * sizes.side**2 * sizes.channels
 
 
 def _sum(tree: Any) -> float:

@@ -28,6 +28,7 @@ class Devices:
     Attributes:
       count: number of devices.
       mapping: "shard_map" or "pmap".
+      platform: "cpu", "gpu" or "tpu".
       about: number and kind of the devices, in words.
     """
 
@@ -58,6 +59,7 @@ class Devices:
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
         self.count = len(self._devices)
         self.mapping = mapping
+        self.platform = devices[0].platform
         processes = jax.process_count()
         self.about = (
             f"{self.count} device{'s' * (self.count > 1)} ({devices[0].device_kind})"
@@ -195,8 +197,11 @@ class Program(NamedTuple):
     run: Callable
     shapes: tuple
 
+    def lower(self):
+        return self.run.lower(*self.shapes)
+
     def compile(self):
-        return self.run.lower(*self.shapes).compile()
+        return self.lower().compile()
 
 
 class Compilers:
