@@ -15,6 +15,7 @@ import sys
 
 from jaxpt.configs.pretrain import cifar, recipes
 from jaxpt.configs.pretrain.imagenet import look
+from tpu_compile import cell, recipe
 
 from jaxpt import finetune as fine_tuning
 from jaxpt import records
@@ -40,11 +41,6 @@ def jobs() -> dict[str, tuple]:
         | {chips: (scaled(chips), chips, imagenet) for chips in SLICES}
         | {CIFAR + name: (cifar.get_config(name), CIFAR_CHIP, CIFAR_SIZE) for name in METHODS}
     )
-
-
-def recipe(method: str, variant: str = ""):
-    """A method's recipe for ImageNet-1k."""
-    return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
 def scaled(chips: str):
@@ -144,8 +140,8 @@ def recipes_markdown() -> str:
     """Table of the recipes: results expected on ImageNet-1k, hours, and hours on CIFAR-10."""
     lines = [
         f"| recipe | expected result, and its source | hours on {SLICE} | chip-hours | "
-        f"CIFAR-10, hours on {CIFAR_CHIP} |",
-        "|---|---|---:|---:|---:|",
+        f"compiles for v5e-8, memory per chip | CIFAR-10, hours on {CIFAR_CHIP} |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for method in METHODS:
         text = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").__doc__
@@ -156,7 +152,8 @@ def recipes_markdown() -> str:
         p, small = (plan_of(stored()[name]) for name in (method, CIFAR + method))
         lines.append(
             f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
-            f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} | {plan.told(small.hours)} |"
+            f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} | {cell(method)} | "
+            f"{plan.told(small.hours)} |"
         )
     return "\n".join(lines)
 

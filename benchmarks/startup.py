@@ -38,6 +38,7 @@ CASES = {
         f"--config.augment.crop_size={SIDE}",
         f"--config.key_augment.crop_size={SIDE}",
         "--config.batch_size=8",
+        "--config.optimizer.warmup=0 steps",
         "--config.memory=16",
         "--config.look.k=4",
         "--config.knn_k=4",

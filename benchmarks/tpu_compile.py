@@ -9,21 +9,25 @@ cores. Needs libtpu: ``pip install 'jaxpt[tpu]'``.
 """
 
 import argparse
+import importlib
 import pathlib
 
 import jax
-from jaxpt.configs.pretrain import recipes
+from jaxpt.configs.pretrain import digits, recipes
 
 from jaxpt import records
-from jaxpt.configs.pretrain import digits
 from jaxpt.cost import compiling, plan
 from jaxpt.errors import InputError
 from jaxpt.methods import METHODS
 
-import plan as planned
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "tpu_compile.jsonl"
 TOPOLOGY = "v5e:2x4"
+
+
+def recipe(method: str, variant: str = ""):
+    """A method's recipe for ImageNet-1k."""
+    return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
 def key_of(config, topology: str) -> str:
@@ -82,17 +86,18 @@ def markdown() -> str:
         memory = c["memory"]
         numbers = [
             f"{r['batch']:,}",
+            plan.told(sum(memory.values()) / 1e9),
             *(
-                plan.told(x / 1e9)
-                for x in (sum(memory.values()), memory["arguments"], memory["temporaries"])
+                plan.told(memory[name] / 1e9) if name in memory else ""
+                for name in ("arguments", "temporaries")
             ),
             *(str(c["collectives"][name]) for name in ("all-reduce", "all-gather")),
             *(str(c[name]) for name in ("sorts", "top_ks")),
-            f"{sum(c['seconds'].values()):,.0f}" if c["seconds"] else "–",
+            f"{sum(c['seconds'].values()):,.0f}",
         ]
         lines.append(head + " | ".join(numbers) + " |")
-    dates = sorted({r["date"] for r in records.read(RECORDS)})
-    lines.append(f"\nCompiled {' to '.join(sorted({dates[0], dates[-1]}))}, without a TPU.")
+    made = sorted({f"revision {r['revision']}, {r['date']}" for r in records.read(RECORDS)})
+    lines.append(f"\nCompiled without a TPU: {'; '.join(made)}.")
     return "\n".join(lines)
 
 
@@ -108,7 +113,7 @@ def main() -> None:
     imagenet = {"images": recipes.IMAGES, "classes": recipes.CLASSES}
     for name in how.names or METHODS:
         small = name == "digits"
-        config = digits.get_config("look") if small else planned.recipe(name)
+        config = digits.get_config("look") if small else recipe(name)
         config.mapping = how.mapping
         if key_of(config, how.topology) in known:
             continue
