@@ -6,7 +6,7 @@ Each run is ``jaxpt pretrain`` in a process of its own: imports, images, compila
 the memory, one step, the kNN monitor and a checkpoint. TREE is the source tree of another version
 (``git worktree add TREE REVISION``), which runs in turns with this one. The figure to compare is
 the processor time of all threads, since the elapsed time depends on other work on the machine. Adds
-a record to benchmarks/records/startup.jsonl.
+a record per case to benchmarks/records/startup.jsonl; the table shows the latest of each.
 """
 
 import argparse
@@ -30,8 +30,9 @@ SIDE, CLASSES, EACH = 64, 4, 16
 # A run of one step of each kind, as arguments of the command.
 CASES = {
     "digits": ["--config=pretrain/digits.py:look"],
-    "ResNet-50": [
+    "ResNet-18": [
         "--config=pretrain/imagenet/look.py",
+        "--config.model.name=resnet18",
         "--config.model.norm=batch",
         "--config.model.dtype=float32",
         f"--config.data.image_size={SIDE}",
@@ -83,47 +84,49 @@ def one_run(arguments: list[str], tree: pathlib.Path, cache: str) -> dict[str, f
     return {"processor": used, "elapsed": elapsed}
 
 
-def measure(trees: dict[str, pathlib.Path], rounds: int) -> dict:
-    """Median seconds by case, cache and tree; the trees run in turns."""
-    found: dict = {}
+def measure(case: str, trees: dict[str, pathlib.Path], rounds: int) -> dict:
+    """Median seconds by cache and tree; the trees run in turns."""
+    runs: dict = {(state, tree): [] for state in ("empty", "filled") for tree in trees}
     with tempfile.TemporaryDirectory() as images:
         make_images(pathlib.Path(images))
-        for case, arguments in CASES.items():
-            arguments = [word.format(images=images) for word in arguments]
-            runs: dict = {(cache, tree): [] for cache in ("cold", "warm") for tree in trees}
-            for _ in range(rounds):
-                for tree, path in trees.items():
-                    with tempfile.TemporaryDirectory() as cache:
-                        for state in "cold", "warm":
-                            runs[state, tree].append(one_run(arguments, path, cache))
-            for (cache, tree), several in runs.items():
-                found.setdefault(case, {}).setdefault(cache, {})[tree] = {
-                    kind: statistics.median(run[kind] for run in several) for kind in several[0]
-                }
+        arguments = [word.format(images=images) for word in CASES[case]]
+        for _ in range(rounds):
+            for tree, path in trees.items():
+                with tempfile.TemporaryDirectory() as cache:
+                    for state in "empty", "filled":
+                        runs[state, tree].append(one_run(arguments, path, cache))
+    found: dict = {"empty": {}, "filled": {}}
+    for (state, tree), several in runs.items():
+        found[state][tree] = {
+            kind: statistics.median(run[kind] for run in several) for kind in several[0]
+        }
     return found
 
 
-def markdown(record: dict) -> str:
-    """Table of the seconds before and after, and their ratio."""
+def markdown(found: list[dict]) -> str:
+    """Table of the seconds before and now, and their ratio, in the latest record of each case."""
+    latest = {record["case"]: record for record in found}
     lines = [
         "| run of one step | compile cache | before, s of processor | now | ratio |",
         "| --- | --- | ---: | ---: | ---: |",
     ]
-    for case, caches in record["seconds"].items():
-        for cache, trees in caches.items():
+    for case, record in latest.items():
+        for cache, trees in record["seconds"].items():
             now = trees["now"]["processor"]
             before = trees.get("before", {}).get("processor")
-            ratio = f"{before:.1f} | {now:.1f} | {now / before:.2f}" if before else f"| {now:.1f} |"
-            lines.append(f"| {case} | {'empty' if cache == 'cold' else 'filled'} | {ratio} |")
+            cells = f"{before:.1f} | {now:.1f} | {now / before:.2f}" if before else f"| {now:.1f} |"
+            lines.append(f"| {case} | {cache} | {cells} |")
+    record = found[-1]
     lines.append(
         f"\n{record['device']}, jax {record['packages']['jax']}, {record['date']}; medians of "
-        f"{record['rounds']} runs in turns, load average {record['load']:.0f} from other work."
+        f"{record['rounds']} runs in turns; load average {record['load']:.0f} from other work."
     )
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
     parser.add_argument("--before", type=pathlib.Path, help="source tree to compare with")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="one run of digits; writes no record")
@@ -134,20 +137,19 @@ def main() -> None:
         if not link.exists():
             link.symlink_to("../configs")
         trees = {"before": how.before.resolve(), **trees}
-    rounds = how.rounds
-    if how.small:
-        rounds = 1
-        del CASES["ResNet-50"]
-    record = {
-        "benchmark": "startup",
-        "rounds": rounds,
-        "load": os.getloadavg()[0],
-        "seconds": measure(trees, rounds),
-        **records.surroundings(),
-    }
-    if not how.small:
-        records.append(RECORDS, record)
-    print(markdown(record))
+    made = []
+    for case in ["digits"] if how.small else how.cases or CASES:
+        record = {
+            "benchmark": "startup",
+            "case": case,
+            "rounds": 1 if how.small else how.rounds,
+            "load": os.getloadavg()[0],
+        }
+        record["seconds"] = measure(case, trees, record["rounds"])
+        made.append(record | records.surroundings())
+        if not how.small:
+            records.append(RECORDS, made[-1])
+    print(markdown(made))
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ TABLES = {
     "look_grid": lambda: look_grid.markdown(records.read(look_grid.RECORDS)),
     "step": lambda: whole_step.markdown(records.read(whole_step.RECORDS)[-1]),
     "gpu": lambda: gpu.markdown(records.read(gpu.RECORDS)),
-    "startup": lambda: startup.markdown(records.read(startup.RECORDS)[-1]),
+    "startup": lambda: startup.markdown(records.read(startup.RECORDS)),
     "step_program": lambda: step_program.markdown(records.read(step_program.RECORDS)),
     "tpu_compile": tpu_compile.markdown,
     "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)[-1]),

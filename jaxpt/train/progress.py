@@ -85,16 +85,15 @@ class ProgressLine:
         if rate:
             left = (self._total - step) * self._batch_size / rate
             words += [f"{rate:,.0f} images/s", f"{duration(left)} left"]
-        if "startup_seconds" in values:
-            words.append(
-                f"(started in {duration(values['startup_seconds'])}, "
-                f"compiled in {duration(values['compile_seconds'])})"
-            )
         text = "  ".join(words)
         self._bar.update(self._task, completed=step, values=text)
         self._unprinted = f"{self._title} {step}/{self._total}  {text}"
-        if "startup_seconds" in values:
-            self._print()
+        if "startup_seconds" in values and not self._quiet:
+            tell(
+                f"{self._title}: the first step came after "
+                f"{duration(values['startup_seconds'])} of start-up and "
+                f"{duration(values['compile_seconds'])} of compilation."
+            )
         self._print_now_and_then()
 
     @contextlib.contextmanager

@@ -36,8 +36,9 @@ def test_a_line_now_and_then_and_one_at_the_end(clock, capsys):
     told(clock)
     said = capsys.readouterr()
     assert said.err.splitlines() == [
-        "look 1/4  loss 0.750  0 images/s  5 min left  (started in 9 s, compiled in 3 min)",
-        "look 3/4  loss 0.500  5 images/s  2 s left",
+        "look: the first step came after 9 s of start-up and 3 min of compilation.",
+        "look 2/4  loss 0.625  5 images/s  4 s left",
+        "look 4/4  loss 0.250  5 images/s  0 s left",
         "look 4/4  kNN 0.750  5 images/s  0 s left",
     ]
     assert said.out == ""
@@ -50,7 +51,7 @@ def test_in_a_notebook_it_goes_among_what_the_cell_prints(clock, capsys, monkeyp
     monkeypatch.setattr(builtins, "get_ipython", ZMQInteractiveShell, raising=False)
     told(clock)
     said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 3 and said.err == ""
+    assert len(said.out.splitlines()) == 4 and said.err == ""
 
 
 def test_quiet_is_quiet(clock, capsys):
