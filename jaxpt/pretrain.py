@@ -501,7 +501,11 @@ def step_program(
     return Program(devices.map(one_step, like=like), shapes)
 
 
-def most_steps(config: ml_collections.ConfigDict, devices: Devices, feed) -> int:
+def most_steps(
+    config: ml_collections.ConfigDict,
+    devices: Devices,
+    feed: ResidentFeed | StreamedFeed | Undecoded,
+) -> int:
     """Maximum number of steps in one call of ``step_program``."""
     asked, platform = config.steps_per_call, devices.platform
     return calls.most_steps(asked, resident=feed.resident, platform=platform)

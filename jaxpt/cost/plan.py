@@ -218,7 +218,7 @@ def _images(data, sizes: Sizes, batch: float) -> float:
     return float(_whole(sizes)) if is_resident(data, sizes) else (feed.IN_FLIGHT + 1) * batch
 
 
-def is_resident(data, sizes: Sizes) -> bool:
+def is_resident(data: ml_collections.ConfigDict, sizes: Sizes) -> bool:
     """Whether a data config makes a set of these sizes resident on the devices."""
     return data.resident == "yes" or (
         data.resident == "auto" and _whole(sizes) <= data.resident_limit_mb * 2**20
