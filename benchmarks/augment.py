@@ -69,13 +69,17 @@ def step(batch: Batch, dtype: str):
     return lambda: program(params, batch)
 
 
-def measure(n: int, size: int, repeats: int, dtype: str) -> dict[str, float]:
-    """Milliseconds per image of each preset, of multi-crop's small crops, and of the step."""
+def measure(n: int, size: int, repeats: int, dtype: str, names=()) -> dict[str, float]:
+    """Milliseconds per image of each preset, of multi-crop's small crops, and of the step.
+
+    ``names`` selects some of them; the step is always measured.
+    """
     batch = batch_of(n, size)
     programs = {name: drawing(preset.views, batch) for name, preset in presets.PRESETS.items()}
     small = presets.PRESETS["dino"].local._replace(crop_size=round(size * 96 / 224))
     programs["dino, a small crop"] = drawing(small, batch)
     programs |= {name: drawing(settings, batch) for name, settings in SHARES.items()}
+    programs = {name: run for name, run in programs.items() if not names or name in names}
     programs["step"] = step(batch, dtype)
     return {name: ms / n for name, ms in in_turns(programs, repeats).items()}
 

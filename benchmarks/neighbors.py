@@ -50,7 +50,10 @@ def look_by_jaxpt(n, batch, dim, k, classes, no_positive="drop"):
 
 
 def value_and_gradient(loss, arrays):
-    """Makes a compiled function of the mean loss and the norm of its gradient."""
+    """Makes a compiled function of the mean loss and the norm of its gradient.
+
+    Its attributes ``program`` and ``arguments`` are what it calls.
+    """
     a = jax.tree.map(jnp.asarray, arrays)
     queries = a.pop("queries")
     program = jax.jit(jax.value_and_grad(lambda queries, rest: jnp.mean(loss(queries, rest))))
@@ -60,6 +63,7 @@ def value_and_gradient(loss, arrays):
         value, gradient = program(queries, a)
         return [float(value), float(jnp.linalg.norm(gradient))]
 
+    run_once.program, run_once.arguments = program, (queries, a)
     return run_once
 
 

@@ -15,6 +15,7 @@ import sys
 
 from jaxpt.configs.pretrain import cifar, recipes
 from jaxpt.configs.pretrain.imagenet import look
+from tpu_compile import cell, recipe
 
 from jaxpt import finetune as fine_tuning
 from jaxpt import records
@@ -42,11 +43,6 @@ def jobs() -> dict[str, tuple]:
         | {GPU + name: (recipe(name), GPU_CHIP, imagenet) for name in METHODS}
         | {CIFAR + name: (cifar.get_config(name), CIFAR_CHIP, CIFAR_SIZE) for name in METHODS}
     )
-
-
-def recipe(method: str, variant: str = ""):
-    """A method's recipe for ImageNet-1k."""
-    return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
 def scaled(chips: str):
@@ -147,8 +143,8 @@ def recipes_markdown() -> str:
     """Table of the recipes: results expected on ImageNet-1k, hours, and hours on CIFAR-10."""
     lines = [
         f"| recipe | expected result, and its source | hours on {SLICE} | chip-hours | "
-        f"CIFAR-10, hours on {CIFAR_CHIP} |",
-        "|---|---|---:|---:|---:|",
+        f"compiles for v5e-8, memory per chip | CIFAR-10, hours on {CIFAR_CHIP} |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for method in METHODS:
         text = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").__doc__
@@ -159,7 +155,7 @@ def recipes_markdown() -> str:
         p, small = (plan_of(stored()[name]) for name in (method, CIFAR + method))
         lines.append(
             f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
-            f"{plan.rounded(p.hours)} | {plan.rounded(p.chip_hours)} | "
+            f"{plan.rounded(p.hours)} | {plan.rounded(p.chip_hours)} | {cell(method)} | "
             f"{plan.rounded(small.hours)} |"
         )
     return "\n".join(lines)
@@ -179,7 +175,7 @@ def host_markdown() -> str:
         for record, share in ((stored()[method], 4), (stored()[GPU + method], 1)):
             p = plan_of(record)
             cells.append(f"{p.images_per_second / share:,.0f}")
-            cells += [plan.told(p.cores[name] / share) for name in ("pillow", "cykooz_resizer")]
+            cells += [plan.rounded(p.cores[name] / share) for name in ("pillow", "cykooz_resizer")]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -16,12 +16,16 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
+import gpu  # noqa: E402
 import input as inputs  # noqa: E402
 import look_grid  # noqa: E402
 import neighbors  # noqa: E402
 import plan  # noqa: E402
 import round_trip  # noqa: E402
+import startup  # noqa: E402
 import step as whole_step  # noqa: E402
+import step_program  # noqa: E402
+import tpu_compile  # noqa: E402
 import tune  # noqa: E402
 import weak_scaling  # noqa: E402
 
@@ -118,6 +122,10 @@ TABLES = {
     "neighbor_engine": neighbor_engine,
     "look_grid": lambda: look_grid.markdown(records.read(look_grid.RECORDS)),
     "step": lambda: whole_step.markdown(records.read(whole_step.RECORDS)[-1]),
+    "gpu": lambda: gpu.markdown(records.read(gpu.RECORDS)),
+    "startup": lambda: startup.markdown(records.read(startup.RECORDS)),
+    "step_program": lambda: step_program.markdown(records.read(step_program.RECORDS)),
+    "tpu_compile": tpu_compile.markdown,
     "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)[-1]),
     "losses_cost": losses_cost,
     "plan": plan.markdown,

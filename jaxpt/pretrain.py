@@ -4,10 +4,9 @@
 
 1. loads the images (``data/sources.py``) and selects the part to train on;
 2. makes the method (``methods/NAME.py``: initial state, step, memory fill) and the durations;
-3. makes the initial state, from a seed or a weight file, and places it on the devices
-   (``train/parallel.py``);
-4. claims the workdir and restores its latest checkpoint (``train/checkpoint.py``), or fills the
-   memory with real keys;
+3. claims the workdir (``train/checkpoint.py``), and compiles all programs at once, in threads;
+4. restores the latest checkpoint, or makes the initial state, from a seed or a weight file, places
+   it on the devices (``train/parallel.py``) and fills the memory with real keys;
 5. calls the step: batch (``data/feed.py``) → views → loss → update, one or several steps per call.
    Between calls it logs, runs the kNN monitor, saves checkpoints, and stops on request.
 """
@@ -17,6 +16,8 @@ import functools
 import math
 import os
 import sys
+import time
+from concurrent.futures import Future
 from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
@@ -30,11 +31,10 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.data import augment, crops, identity, sources
 from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
-from jaxpt.data.feed import ResidentFeed, StreamedFeed, make_feed, rows_of_step
+from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import RunError, require
-from jaxpt.evaluation import collapse
-from jaxpt.evaluation.features import extract
+from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
 from jaxpt.methods import Method, Setup, encoding, make_method, probing
@@ -46,7 +46,7 @@ from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
-from jaxpt.train.parallel import AXIS, Devices, on_host, require_agreement
+from jaxpt.train.parallel import AXIS, Compilers, Devices, Program, on_host, require_agreement
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import WEIGHTS, TrainState, copy, measured
 from jaxpt.train.stopping import Stopped, StopRequest
@@ -77,7 +77,7 @@ class Trained(NamedTuple):
     def features(self, images: np.ndarray) -> np.ndarray:
         """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels]."""
         params, stats = on_host(measured(self.state, self.weights))
-        return extract(self.encoder, params, stats, images)
+        return features.extract(self.encoder, params, stats, images)
 
 
 def run(
@@ -109,6 +109,7 @@ def run(
         written.
       Stopped: after SIGTERM, SIGINT or the time limit, with the state saved. Only with a workdir.
     """
+    began = time.perf_counter()
     require(0 <= max_minutes < 1e6, f"max_minutes must be 0 or more, got {max_minutes}.")
     require(
         not max_minutes or workdir is not None,
@@ -124,11 +125,9 @@ def run(
     config, cropping = choose_crops(config, split.images)
     config, opened = open_weights(config, workdir)
     method, durations = prepare(config, dataset)
-    state = init_state(method, config, split.images)
-    check_measured(state, config)
-    if opened is not None:
-        state = from_weights(state, opened)
-    state = place_state(state, config, devices)
+    shapes = state_shapes(method, config, split.images.shape[1:])
+    check_measured(shapes, config)
+    like = devices.placed(shapes, axes_of(shapes, config, devices.count))
     data = None
     if workdir is not None or jax.process_count() > 1:
         data = identity.of_dataset(given) if given else sources.identify(config.data)
@@ -145,30 +144,66 @@ def run(
             stack.enter_context(stop)
             about = {"config": config.to_dict(), "data": _about(dataset, split, data)}
             checkpointer = _open_folder(stack, workdir, config, durations, resume, about, data)
-        start = checkpointer.latest_step() if checkpointer else None
-        if start is not None:
-            state = checkpointer.restore(start, state)
-        elif method.fill is not None:
-            state = fill_memory(state, method, devices, feed, config, stop)
-        if workdir is not None and jax.process_index() == 0:
-            writer = MetricWriter(workdir, resumed_step=start or 0)
-            stack.callback(writer.close)
+        saved = checkpointer.latest_step() if checkpointer else None
+        start = saved or 0
         progress = ProgressLine(
             config.method,
             total=durations.total,
-            start=start or 0,
+            start=start,
             batch_size=config.batch_size,
             quiet=quiet or jax.process_index() > 0,
         )
         stack.callback(progress.close)
-        _report_start(devices, feed, dataset, workdir, quiet)
+        _report_start(devices, feed, dataset, workdir, saved, quiet)
         if method.fill is not None:
             _report_memory(config, dataset.coarse(split.labels), quiet)
-        log = Log(writer, progress, max_skipped=config.max_skipped, warnings=_warnings)
+        compilers = Compilers()
+        stack.callback(compilers.close)
+        made = method, config, devices, feed, like
+        step, fill, filling = step_program(*made), fill_program(*made), None
+        # Everything is compiled at once, in the order in which it is needed.
+        if saved is None:
+            initial = compilers.submit(init_state, method, config, split.images)
+            filling = compilers.submit(fill.compile) if method.fill else None
+        stepping = compilers.submit(step.compile) if start < durations.total else None
+        if saved is not None:
+            state = checkpointer.restore(saved, like)
+        else:
+            state = progress.wait("initialising", initial)
+            if opened is not None:
+                state = from_weights(state, opened)
+            state = place_state(state, config, devices)
+        if filling is not None:
+            progress.wait("compiling", filling)
+            state = fill_memory(state, fill.run, feed, config, stop)
+        if workdir is not None and jax.process_index() == 0:
+            writer = MetricWriter(workdir, resumed_step=start)
+            stack.callback(writer.close)
+        log = Log(
+            writer,
+            progress,
+            batch_size=config.batch_size,
+            max_skipped=config.max_skipped,
+            warnings=_warnings,
+        )
+        stack.callback(log.close)
         monitor = _make_monitor(method.encoder, config, dataset, split)
-        loop = Loop(config, durations, log, monitor, checkpointer, stop)
+        monitor_compiled = None
+        if stepping is not None:
+            progress.wait("compiling", stepping)
+            monitor_compiled = compilers.submit(
+                lambda: features.lower(
+                    method.encoder,
+                    *measured(shapes, config.evaluated_weights),
+                    split.images.shape[1:],
+                ).compile()
+            )
+        compiling = progress.spent["compiling"]
+        starting = time.perf_counter() - began - compiling
+        log.begin(start, startup_seconds=starting, compile_seconds=compiling)
+        loop = Loop(config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop)
         try:
-            state = train_steps(state, start or 0, method, devices, feed, loop)
+            state = train_steps(state, start, step.run, devices, feed, loop)
         except TooManySkipped as error:
             raise _not_finite(error, config, workdir) from error
     history = log.history if workdir is None else read_metrics(workdir)
@@ -363,11 +398,32 @@ def _check_image_size(network, config, images) -> None:
 
 
 def init_state(method: Method, config: ml_collections.ConfigDict, images: np.ndarray) -> TrainState:
-    """Initial state, which depends only on the config, its seed and the shape of the images."""
+    """Initial state, which depends only on the config, its seed and the shape of the images.
+
+    It is computed on the host's CPU if JAX has it, as an accelerator's compiler takes long over
+    programs with so many random arrays. For the same reason the program is hardly optimised.
+    """
+    try:
+        cpu, options = jax.local_devices(backend="cpu")[0], {"xla_backend_optimization_level": 1}
+    except RuntimeError:  # excluded by JAX_PLATFORMS
+        cpu, options = None, None
+    with jax.default_device(cpu):
+        sample = np.zeros(_sample_shape(config, images.shape[1:]), np.float32)
+        init = jax.jit(method.init, compiler_options=options)
+        return init(jax.random.key(config.seed), sample)
+
+
+def state_shapes(
+    method: Method, config: ml_collections.ConfigDict, image: tuple[int, ...]
+) -> TrainState:
+    """Shapes of the state, for images [height, width, channels]; allocates nothing."""
+    sample = jax.ShapeDtypeStruct(_sample_shape(config, image), jnp.float32)
+    return jax.eval_shape(method.init, jax.random.key(0), sample)
+
+
+def _sample_shape(config, image) -> tuple[int, ...]:
     side = config.augment.crop_size
-    shape = (side, side) if side else images.shape[1:3]
-    sample = np.zeros((1, *shape, images.shape[3]), np.float32)
-    return jax.jit(method.init)(jax.random.key(config.seed), sample)
+    return (1, side, side, image[2]) if side else (1, *image)
 
 
 def check_measured(state: TrainState, config: ml_collections.ConfigDict) -> None:
@@ -468,7 +524,9 @@ class Loop(NamedTuple):
       config: the pre-training config.
       durations: the intervals of these tasks, in steps.
       log: receives the metrics.
+      progress: shows what the host is doing.
       monitor: TrainState → row of metrics, with "knn".
+      monitor_compiled: to wait for before the monitor's first use.
       checkpointer: None without a workdir.
       stop: None without a workdir.
     """
@@ -476,15 +534,71 @@ class Loop(NamedTuple):
     config: ml_collections.ConfigDict
     durations: Durations
     log: Log
+    progress: ProgressLine
     monitor: Callable[[TrainState], dict[str, float]]
+    monitor_compiled: Future | None
     checkpointer: Checkpointer | None
     stop: StopRequest | None
 
 
+def fill_program(
+    method: Method,
+    config: ml_collections.ConfigDict,
+    devices: Devices,
+    feed: ResidentFeed | StreamedFeed | Undecoded,
+    like: TrainState,
+) -> Program:
+    """Makes the program (state, data, rows) → (state with the keys of the rows, an output)."""
+
+    def one_batch(state, data, rows):
+        return method.fill(state, feed.gather(data, rows)), jnp.zeros(())  # an output to wait for
+
+    rows = rows_of_step(0, config.batch_size, n=feed.n, seed=config.seed)
+    shapes = like, devices.placed(feed.data, None), feed.shapes(rows)
+    return Program(devices.map(one_batch, like=like), shapes)
+
+
+def step_program(
+    method: Method,
+    config: ml_collections.ConfigDict,
+    devices: Devices,
+    feed: ResidentFeed | StreamedFeed | Undecoded,
+    like: TrainState,
+) -> Program:
+    """Makes the program of ``most_steps`` steps: (state, data, rows) → (state, metrics).
+
+    If there can be several, data are (data, number of steps) and rows are stacked, see ``calls``.
+    """
+    guard = guarded(method.step, max_skipped=config.max_skipped)
+
+    def one_step(state, data, rows):
+        state, metrics = guard(state, feed.gather(data, rows))
+        if method.chance is not None:  # beside the loss, to tell whether it has learnt anything
+            metrics = metrics | {"chance_loss": jnp.float32(method.chance)}
+        return state, metrics
+
+    rows = [rows_of_step(0, config.batch_size, n=feed.n, seed=config.seed)]
+    most, data = most_steps(config, devices, feed), feed.data
+    if most > 1:
+        one_step, data = calls.several(one_step), (data, np.int32(1))
+    rows = rows[0] if most == 1 else calls.stack(rows, most)
+    shapes = like, devices.placed(data, None), feed.shapes(rows)
+    return Program(devices.map(one_step, like=like), shapes)
+
+
+def most_steps(
+    config: ml_collections.ConfigDict,
+    devices: Devices,
+    feed: ResidentFeed | StreamedFeed | Undecoded,
+) -> int:
+    """Maximum number of steps in one call of ``step_program``."""
+    asked, platform = config.steps_per_call, devices.platform
+    return calls.most_steps(asked, resident=feed.resident, platform=platform)
+
+
 def fill_memory(
     state: TrainState,
-    method: Method,
-    devices: Devices,
+    fill: Callable,
     feed: ResidentFeed | StreamedFeed,
     config: ml_collections.ConfigDict,
     stop: StopRequest | None = None,
@@ -494,11 +608,6 @@ def fill_memory(
     A queue gets as many whole batches as fit into it, with each example at most once; a bank gets
     all examples.
     """
-
-    def one_batch(state, data, rows):
-        return method.fill(state, feed.gather(data, rows)), jnp.zeros(())  # an output to wait for
-
-    fill = devices.map(one_batch, like=state)
     batches = (
         -(-feed.n // config.batch_size)
         if config.memory_kind == "bank"
@@ -521,7 +630,7 @@ def fill_memory(
 def train_steps(
     state: TrainState,
     start: int,
-    method: Method,
+    advance: Callable,
     devices: Devices,
     feed: ResidentFeed | StreamedFeed,
     loop: Loop,
@@ -532,18 +641,11 @@ def train_steps(
       Stopped: if the run has to stop earlier; the state is saved.
       TooManySkipped: if more steps than ``config.max_skipped`` were not finite.
     """
-    config, durations, log, monitor, checkpointer, stop = loop
-    guard = guarded(method.step, max_skipped=config.max_skipped)
+    config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop = loop
     # Processes agree on stopping every ``agree_every`` steps, so calls must end there too.
     agree_every = durations.log or 10
     borders = (durations.total, agree_every, durations.knn, durations.checkpoint)
-    most = calls.most_steps(config.steps_per_call, resident=feed.resident)
-
-    def one_step(state, data, rows):
-        state, metrics = guard(state, feed.gather(data, rows))
-        if method.chance is not None:  # beside the loss, to tell whether it has learnt anything
-            metrics = metrics | {"chance_loss": jnp.float32(method.chance)}
-        return state, metrics
+    most = most_steps(config, devices, feed)
 
     def rows_of(steps):
         rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
@@ -552,7 +654,6 @@ def train_steps(
     def due(every: int, step: int) -> bool:
         return step == durations.total or bool(every and step % every == 0)
 
-    advance = devices.map(one_step if most == 1 else calls.several(one_step), like=state)
     score = checkpointer.score(start) if checkpointer and start else None
     if start < durations.total:
         _stop_before_steps(stop, start)
@@ -579,7 +680,10 @@ def train_steps(
             log.later(step, metrics, state)  # read one row late, so that the host does not wait
         if due(durations.knn, step):
             log.flush(state)
-            row = monitor(state)
+            progress.wait("compiling", monitor_compiled)
+            jax.block_until_ready(metrics)  # what follows is not the time of steps
+            with progress.doing("evaluating"):
+                row = monitor(state)
             score = row["knn"]
             log.now(step, row)
         reason = ""
@@ -590,7 +694,8 @@ def train_steps(
         if checkpointer and (reason or due(durations.checkpoint, step)):
             log.check(metrics, state)  # raises if the guard froze the state at an earlier step
             log.sync(state)  # rows must be on disk first: a resumed run does not log them again
-            checkpointer.save(step, state, score=score, final=bool(reason or last))
+            with progress.doing("saving"):
+                checkpointer.save(step, state, score=score, final=bool(reason or last))
         if reason and not last:
             raise Stopped(step, reason)
     return state
@@ -678,12 +783,14 @@ def _about(dataset, split, data) -> dict[str, Any]:
     }
 
 
-def _report_start(devices, feed, dataset, workdir, quiet) -> None:
+def _report_start(devices, feed, dataset, workdir, saved, quiet) -> None:
     """Prints the devices and how images are fed, and stores the names of broken files."""
     if jax.process_index() > 0:
         return
     if not quiet:
         tell(f"jaxpt: {devices.about}. {feed.about}")
+        if saved is not None:
+            tell(f"jaxpt: resuming from step {saved:,}.")
     if workdir is not None and dataset.broken:
         epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
 

@@ -14,7 +14,8 @@ from jaxpt.data.labels import LabelMap
 from jaxpt.errors import InputError, RunError
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.train import checkpoint
-from jaxpt.train.metrics import TIMING, MetricWriter, read_metrics
+from jaxpt.train.log import TIMES
+from jaxpt.train.metrics import MetricWriter, read_metrics
 from jaxpt.train.workdir import open_run
 
 
@@ -70,6 +71,23 @@ def test_learns_the_coarse_classes_of_held_out_digits(method, dataset):
     assert monitor == np.mean(predicted == dataset.coarse(dataset.validation.labels))
 
 
+def test_what_is_compiled_ahead_is_what_runs(dataset):
+    """The programs of the step and of the fill, in shapes and placement."""
+    compiled = []
+
+    def note(event, seconds, **about):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(about["fun_name"])
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        row = pretrain.run(short(seed=3), quiet=True, dataset=dataset).history[0]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)
+    assert compiled.count("jit(run)") == 2 and compiled.count("jit(init)") == 1
+    assert row["compile_seconds"] > 0 and row["startup_seconds"] > 0
+
+
 def test_same_seed_gives_the_same_bits_and_another_seed_does_not(dataset):
     first, again = (pretrain.run(short(), quiet=True, dataset=dataset).state for _ in range(2))
     assert_same_bits(first, again)
@@ -114,7 +132,7 @@ def test_resume_continues_with_the_same_bits_and_the_same_log(tmp_path, dataset)
     resumed = pretrain.run(short(), str(stopped), quiet=True, dataset=dataset)
     assert_same_bits(whole.state, resumed.state)
     rows = [
-        [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(folder)]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder)]
         for folder in (tmp_path / "whole", stopped)
     ]
     assert rows[0] == rows[1]

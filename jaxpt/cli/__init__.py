@@ -123,25 +123,39 @@ def _pretrain(args):
 
 
 def _plan(args):
+    import jax
     from rich.console import Console
     from rich.table import Table
 
-    from jaxpt.cost import plan
+    from jaxpt.cost import compiling, plan
 
     require(
         0 <= args.dollars_per_chip_hour < float("inf"),
         f"--dollars-per-chip-hour must be 0 or more, got {args.dollars_per_chip_hour}.",
     )
-    chips = args.chips.split(",")
-    plans = plan.run(
-        args.config, chips, images=args.images, classes=args.classes, utilisation=args.utilisation
+    require(
+        bool(args.chips or args.compile),
+        "name chips to plan for, as in --chips=v5e-8, or a topology, as in --compile=v5e:2x4.",
     )
+    if args.compile:
+        jax.config.update("jax_platforms", "cpu")  # or JAX would look for a TPU, as libtpu is there
+        compiling.devices_of(args.compile)  # raises before anything is printed
+    sizes = {"images": args.images, "classes": args.classes}
+    chips = (args.chips or compiling.chips_of(args.compile)).split(",")
+    plans = plan.run(args.config, chips, **sizes, utilisation=args.utilisation)
     table = Table("", *chips)
     for title, cells in plan.rows(plans, args.dollars_per_chip_hour):
         table.add_row(title, *cells)
     Console().print(table)
     for sentence in plan.notes(plans, args.utilisation):
         print(sentence)
+    if args.compile:
+        (planned,) = plan.run(args.config, [compiling.chips_of(args.compile)], **sizes)
+        found = compiling.run(args.config, args.compile, **sizes)
+        table = Table("", f"compiled for {args.compile}", f"plan for {planned.chips}")
+        for title, cells in compiling.rows(found, planned):
+            table.add_row(title, *cells)
+        Console().print(table)
 
 
 def _launch(args):
@@ -471,9 +485,16 @@ def _plan_command(commands):
     )
     plan.add_argument(
         "--chips",
-        required=True,
+        default="",
         metavar="KIND-N,…",
         help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 with their number, as in v5e-8",
+    )
+    plan.add_argument(
+        "--compile",
+        default="",
+        metavar="TOPOLOGY",
+        help="also compile the step for this TPU topology, as in v5e:2x4, and print the memory per "
+        "chip and the operations; needs no TPU, but 'jaxpt[tpu]', and many minutes for a ResNet-50",
     )
     for name in "images", "classes":
         plan.add_argument(

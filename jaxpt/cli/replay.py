@@ -46,11 +46,9 @@ def run(workdir: str | os.PathLike) -> str:
     dataset = sources.load(config.data)
     method, _ = pretrain.prepare(config, dataset)
     split = pretrain.train_split(config, dataset)
-    before = checkpoint.restore(
-        kept,
-        step,
-        pretrain.place_state(pretrain.init_state(method, config, split.images), config, devices),
-    )
+    shapes = pretrain.state_shapes(method, config, split.images.shape[1:])
+    axes = pretrain.axes_of(shapes, config, devices.count)
+    before = checkpoint.restore(kept, step, devices.placed(shapes, axes))
     rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
     _, cropping = pretrain.choose_crops(config, split.images)
     with contextlib.closing(

@@ -199,7 +199,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
     )
     axes = pretrain.axes_of(state, config, devices)
     rows = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
-    images, host = _images(config, sizes)
+    images, host = images_of(config, sizes)
     batch = Batch(images, rows, rows, rows, rows, jax.ShapeDtypeStruct((), jnp.int32))
     step = guarded(method.step, max_skipped=config.max_skipped)
     with augment.as_on_accelerators():
@@ -219,7 +219,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
     return Step(counts, lasting, durations.total, config.batch_size, keys, host)
 
 
-def _images(config, sizes: Sizes) -> tuple[Any, dict[str, float]]:
+def images_of(config, sizes: Sizes) -> tuple[Any, dict[str, float]]:
     """Shapes of a batch's images, and a CPU core's seconds per image, empty if resident."""
     data, shape = config.data, (sizes.side, sizes.side, sizes.channels)
     squares = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)

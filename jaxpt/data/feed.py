@@ -1,8 +1,9 @@
 """Feeds, which bring batches to the devices: gathered there from a resident set, or streamed.
 
 Both kinds give the same batches. A feed has ``resident``, a bool; ``data``, replicated on every
-device; ``batches``, which transfers the rows of one step after another to the devices; and
-``gather``, which turns data and rows into a ``Batch`` inside the jitted step.
+device; ``batches``, which transfers the rows of one step after another to the devices; ``shapes``,
+the shapes of what it transfers; and ``gather``, which turns data and rows into a ``Batch`` inside
+the jitted step.
 """
 
 import collections
@@ -13,7 +14,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -200,6 +201,10 @@ class ResidentFeed:
         """Yields the rows of each step, split over the devices."""
         return map(self._devices.split, rows)
 
+    def shapes(self, rows: Rows) -> Rows:
+        """Shapes, with their placement, of what ``batches`` yields for rows such as these."""
+        return self._devices.placed(rows, 0)
+
     def pace(self, metrics) -> None:
         """Does nothing: rows are small, so the host may run far ahead."""
 
@@ -236,6 +241,52 @@ def patiently(read, *args, **kwargs):
             logging.getLogger(__name__).warning("%s Trying again in %d s.", error, seconds)
             time.sleep(seconds)
     return read(*args, **kwargs)
+
+
+def streamed(rows: Rows, image: tuple[int, ...] | dict[int, tuple[int, ...]]) -> Streamed:
+    """Shapes of a whole batch of these rows.
+
+    Args:
+      rows: the rows of one or of several steps.
+      image: (height, width, channels); by view if these are cropped on the host.
+    """
+
+    def images(shape):
+        return jax.ShapeDtypeStruct((*rows.index.shape, *shape), np.uint8)
+
+    whole = jax.ShapeDtypeStruct(rows.index.shape, np.int32)
+    crops = isinstance(image, dict)
+    views = {view: images(shape) for view, shape in image.items()} if crops else images(image)
+    return Streamed(views, whole, whole, whole, whole)
+
+
+class Undecoded(NamedTuple):
+    """Feed that brings no images: to compile programs for a set that is not at hand.
+
+    Attributes:
+      n: number of images.
+      image: (height, width, channels); by view if these are cropped on the host.
+      devices: ``Devices``.
+      resident: whether the set would be resident.
+    """
+
+    n: int
+    image: tuple[int, ...] | dict[int, tuple[int, ...]]
+    devices: Any
+    resident: bool
+
+    @property
+    def data(self):
+        """Shapes of what a feed of this kind has as ``data``."""
+        seed, numbers = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((), (self.n,)))
+        images = jax.ShapeDtypeStruct((self.n, *self.image), np.uint8)
+        return Resident(images, numbers, numbers, seed) if self.resident else seed
+
+    def gather(self, data, rows) -> Batch:
+        return gather(data, rows) if self.resident else StreamedFeed.gather(data, rows)
+
+    def shapes(self, rows: Rows):
+        return self.devices.placed(rows if self.resident else streamed(rows, self.image), 0)
 
 
 class StreamedFeed:
@@ -297,6 +348,13 @@ class StreamedFeed:
             )
             self._steps, self._waits = self._steps + 1, self._waits + bool(late and idle)
             yield self._devices.split_own(batch, self._batch_size)
+
+    def shapes(self, rows: Rows) -> Streamed:
+        """Shapes, with their placement, of what ``batches`` yields for rows such as these."""
+        empty = self._empty()
+        crops = isinstance(empty, dict)
+        image = {view: x.shape[1:] for view, x in empty.items()} if crops else empty.shape[1:]
+        return self._devices.placed(streamed(rows, image), 0)
 
     def _begin(self, rows: Rows):
         """Starts decoding this process's rows; returns the batch and the futures that fill it."""

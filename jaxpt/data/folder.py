@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import PIL
 from PIL import Image
+from rich.console import Console
+from rich.progress import track
 
 from jaxpt.data import listing
 from jaxpt.data.decode import Framing, check_memory, in_parallel, open_image, opened, to_square
@@ -184,7 +186,12 @@ def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, st
         "Decoding %s images once to find broken files.", f"{len(files):,}"
     )
     errors, grey = {}, True
-    for file, mode in zip(files, in_parallel(_mode, files)):
+    modes = in_parallel(_mode, files)
+    console = Console(stderr=True)
+    shown_modes = track(
+        modes, "checking images", len(files), console=console, disable=not console.is_terminal
+    )
+    for file, mode in zip(files, shown_modes):
         if mode not in ("L", "RGB"):
             errors[file] = mode
         grey = grey and mode != "RGB"

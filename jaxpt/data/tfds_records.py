@@ -144,7 +144,7 @@ def _records_of(instruction) -> np.ndarray:
 
 
 def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
-    """Examples of a split and their labels, after reading every example once, on all cores.
+    """Examples of a split and their labels, which are read on all cores; decodes no image.
 
     The result is cached in ``cache_home`` and valid as long as names, sizes and modification times
     of the files stay the same.
@@ -158,7 +158,7 @@ def checked(builder, split: str, task: Task) -> tuple[Records, np.ndarray]:
         with np.load(remembered, allow_pickle=False) as found:
             return Records(builder, split, features, found["places"]), found["labels"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # missing or damaged: decode again
+        pass  # missing or damaged: read them again
     records = Records(builder, split, features)
     logging.getLogger(__name__).warning(
         "Reading the labels of the %s examples of %s once.", f"{len(records):,}", records.name

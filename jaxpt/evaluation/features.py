@@ -49,6 +49,20 @@ def extract(
     return _over_batches(program, (params, batch_stats), images, batch_size, devices)[what]
 
 
+def lower(encoder, params, batch_stats, image: tuple[int, ...]):
+    """Lowers the program of ``extract`` on one device, so that it can be compiled ahead.
+
+    Args:
+      encoder, params, batch_stats: as in ``extract``; the variables may be shapes.
+      image: (height, width, channels).
+    """
+    params, batch_stats = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (params, batch_stats)
+    )
+    images = jax.ShapeDtypeStruct((BATCH_SIZE, *image), np.uint8)
+    return _program(encoder, _outputs, None).lower((params, batch_stats), images)
+
+
 def extract_layers(
     encoder,
     params,

@@ -1,5 +1,6 @@
 """Weighted k-nearest-neighbour classification (Wu et al. 2018; the DINO protocol)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -59,13 +60,14 @@ def knn_classify(
     if train_ids is not None:
         train_ids, test_ids = numbered("train_ids", "test_ids", train_ids, test_ids)
     classes, targets = np.unique(train_labels, return_inverse=True)
-    bank = unit_vectors(jnp.asarray(train_features))
+    unit = jax.jit(unit_vectors)  # one program instead of one per operation
+    bank = unit(jnp.asarray(train_features))
     k = min(k, len(train_labels))
     predictions = []
     for start in range(0, len(test_features), batch_size):
         rows = slice(start, start + batch_size)
         near, index = knn.search(
-            unit_vectors(jnp.asarray(test_features[rows])),
+            unit(jnp.asarray(test_features[rows])),
             bank,
             k,
             query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),

@@ -71,13 +71,14 @@ def descend(setup, state, loss_of):
     """Takes one optimizer step on ``loss_of``: params → (loss, (batch statistics, metrics)).
 
     Returns:
-      (state, metrics), with the metrics, including "loss", averaged over the devices.
+      (state, metrics), with the metrics, including "loss", averaged over the devices, and
+      "gradient_norm", that of the averaged gradient.
     """
     (loss, (stats, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    state = apply_gradients(state, gradients, stats, setup.optimizer, setup.axis_name)
+    state, norm = apply_gradients(state, gradients, stats, setup.optimizer, setup.axis_name)
     # A metric may be a Python int, such as k.
     metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
-    return state, jax.lax.pmean(metrics, setup.axis_name)
+    return state, jax.lax.pmean(metrics, setup.axis_name) | {"gradient_norm": norm}
 
 
 def follow(setup, state, target_stats):

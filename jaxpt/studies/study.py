@@ -18,7 +18,7 @@ from jaxpt.data import identity
 from jaxpt.errors import require
 from jaxpt.files import writable_folder
 from jaxpt.methods import METHODS
-from jaxpt.train.metrics import TIMING
+from jaxpt.train.log import TIMES
 
 
 class Job(NamedTuple):
@@ -215,7 +215,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),
         "values": values | {"pretrain_seconds": seconds},
-        "last": {name: value for name, value in last.items() if name not in TIMING},
+        "last": {name: value for name, value in last.items() if name not in TIMES},
         "history": [
             {k: v for k, v in row.items() if k in ("step", "loss", "knn")}
             for row in trained.history

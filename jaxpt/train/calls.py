@@ -13,7 +13,7 @@ AUTOMATIC = 16  # steps per call on accelerators: relieves the host, yet a stop 
 MOST = 1000  # steps per call: their rows are transferred at once
 
 
-def most_steps(asked: int, *, resident: bool) -> int:
+def most_steps(asked: int, *, resident: bool, platform: str = "cpu") -> int:
     """Maximum number of steps per call.
 
     Returns ``asked`` unless it is 0, which means one on CPUs, else 16. On CPUs a convolution inside
@@ -23,6 +23,7 @@ def most_steps(asked: int, *, resident: bool) -> int:
     Args:
       asked: ``config.steps_per_call``.
       resident: whether the set is resident on the devices, see ``feed``.
+      platform: of the devices.
 
     Raises:
       InputError: for a negative or very large number, or several steps per call of a streamed set.
@@ -33,7 +34,7 @@ def most_steps(asked: int, *, resident: bool) -> int:
         f"steps_per_call is {asked}, but the set is streamed: set "
         "steps_per_call to 1, or data.resident to yes.",
     )
-    return asked or (AUTOMATIC if resident and jax.default_backend() != "cpu" else 1)
+    return asked or (AUTOMATIC if resident and platform != "cpu" else 1)
 
 
 def spans(done: int, total: int, most: int, borders: Iterable[int]) -> Iterator[range]:

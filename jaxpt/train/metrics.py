@@ -13,7 +13,6 @@ from etils import epath
 from jaxpt.files import is_remote, replacing
 
 FILE = "metrics.jsonl"
-TIMING = ("images_per_second", "waited")  # what differs between equal runs
 
 
 class MetricWriter:

@@ -6,7 +6,8 @@ in parts (a sharded memory, sharded parameters). ``batch`` is split along its fi
 itself averages gradients and metrics over the axis ``AXIS``.
 """
 
-from typing import Any, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Callable, NamedTuple
 
 import jax
 import numpy as np
@@ -27,15 +28,18 @@ class Devices:
     Attributes:
       count: number of devices.
       mapping: "shard_map" or "pmap".
+      platform: "cpu", "gpu" or "tpu".
       about: number and kind of the devices, in words.
     """
 
-    def __init__(self, mapping: str = "shard_map", limit: int = 0):
+    def __init__(self, mapping: str = "shard_map", limit: int = 0, among: Any = None):
         """Selects the devices.
 
         Args:
           mapping: "shard_map" or "pmap".
           limit: use only the first ``limit`` devices; 0 for all.
+          among: sequence of devices, such as those of a topology to compile for; None for this
+            machine's.
 
         Raises:
           InputError: for an unknown mapping, pmap with several processes, or too high a limit.
@@ -46,7 +50,7 @@ class Devices:
             f"mapping pmap works in one process only, but there are {jax.process_count()}: "
             "use shard_map.",
         )
-        devices = jax.devices()
+        devices = jax.devices() if among is None else list(among)
         require(
             0 <= limit <= len(devices),
             f"devices must be between 0 (all) and {len(devices)}, got {limit}.",
@@ -55,6 +59,7 @@ class Devices:
         self._mesh = Mesh(np.array(self._devices), (AXIS,))
         self.count = len(self._devices)
         self.mapping = mapping
+        self.platform = devices[0].platform
         processes = jax.process_count()
         self.about = (
             f"{self.count} device{'s' * (self.count > 1)} ({devices[0].device_kind})"
@@ -98,17 +103,35 @@ class Devices:
             lambda x, axis: _put(x, NamedSharding(self._mesh, _spec(axis))), tree, axes
         )
 
+    def placed(self, tree: Any, axes: Any) -> Any:
+        """Shapes with the placement that ``place`` would give to the arrays.
+
+        Args:
+          tree: of arrays or shapes.
+          axes: as for ``place``, or one axis for all.
+        """
+        if axes is None or isinstance(axes, int):
+            axes = jax.tree.map(lambda _: axes, tree)
+        return jax.tree.map(
+            lambda x, axis: jax.ShapeDtypeStruct(
+                x.shape, x.dtype, sharding=NamedSharding(self._mesh, _spec(axis))
+            ),
+            tree,
+            axes,
+        )
+
     def map(self, step: Callable, like: Any = None) -> Callable:
         """Compiles the step for all devices; the state that is passed in is donated.
 
         Args:
           step: see above.
-          like: a state placed by ``place``, if some of its arrays are split. The step then gets
-            and returns the part of its own device: a ``Memory`` unchanged in type, any other array
-            as a ``Part``.
+          like: a state placed by ``place``, or its shapes from ``placed``, if some of its arrays
+            are split. The step then gets and returns the part of its own device: a ``Memory``
+            unchanged in type, any other array as a ``Part``.
 
         Returns:
-          A function (state, data, batch) → (state, metrics).
+          A function (state, data, batch) → (state, metrics). Its ``lower``, of arrays or shapes,
+          is that of ``jax.jit``.
         """
         if self.mapping == "pmap":
             return self._pmap(step)
@@ -150,13 +173,56 @@ class Devices:
             step, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, devices=self._devices
         )
 
+        def shape(x):
+            return self.count, x.shape[0] // self.count, *x.shape[1:]
+
         def run(state, data, batch):
-            rows = jax.tree.map(
-                lambda x: np.asarray(x).reshape((self.count, -1) + x.shape[1:]), batch
-            )
+            rows = jax.tree.map(lambda x: np.asarray(x).reshape(shape(x)), batch)
             return mapped(state, data, rows)
 
+        def lower(*arguments):
+            state, data, batch = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments
+            )
+            rows = jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), x.dtype), batch)
+            return mapped.lower(state, data, rows)
+
+        run.lower = lower
         return run
+
+
+class Program(NamedTuple):
+    """A mapped function with the shapes of its arguments, with which it can be compiled ahead."""
+
+    run: Callable
+    shapes: tuple
+
+    def lower(self):
+        return self.run.lower(*self.shapes)
+
+    def compile(self):
+        return self.lower().compile()
+
+
+class Compilers:
+    """Threads that compile programs while the run goes on.
+
+    ``jax.jit`` finds what they compiled. Several processes compile one program after another, in
+    the same order, since XLA may exchange data between them while it compiles.
+    """
+
+    THREADS = 4
+
+    def __init__(self):
+        self._pool = ThreadPoolExecutor(self.THREADS if jax.process_count() == 1 else 1)
+
+    def submit(self, function: Callable, *arguments) -> Future:
+        """Calls ``function`` in one of the threads."""
+        return self._pool.submit(function, *arguments)
+
+    def close(self) -> None:
+        """Drops what has not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def check_batch(batch_size: int, devices: int) -> None:

@@ -55,17 +55,24 @@ def measured(state: TrainState, weights: str) -> tuple[Any, Any]:
     return chosen.params, chosen.batch_stats
 
 
-def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_name) -> TrainState:
-    """Applies one optimizer update, with gradients and statistics averaged over the devices."""
+def apply_gradients(
+    state: TrainState, gradients, batch_stats, optimizer, axis_name
+) -> tuple[TrainState, jax.Array]:
+    """Applies one optimizer update, with gradients and statistics averaged over the devices.
+
+    Returns:
+      (the new state, the global norm of the averaged gradients).
+    """
     gradients = parts.mean(gradients, axis_name)
     batch_stats = jax.lax.pmean(batch_stats, axis_name)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    return state.replace(
+    new = state.replace(
         step=state.step + 1,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,
     )
+    return new, parts.norm(gradients)
 
 
 def move_target(target: Target, state: TrainState, target_stats, ema, axis_name) -> Target:

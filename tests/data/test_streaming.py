@@ -17,6 +17,7 @@ from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.data.feed import IN_FLIGHT, StreamedFeed, rows_of_step
 from jaxpt.methods.encoding import KEY_VIEW
+from jaxpt.errors import RunError
 
 IMAGES, BATCH, STEPS = 50, 12, 5  # the fifth batch ends one pass and begins the next
 
@@ -258,3 +259,10 @@ def test_host_memory_is_a_few_batches_whatever_the_set(tmp_path):
     # Here the device's own batches are in the host's memory, too, and the allocator's reserve.
     bound = (2 + IN_FLIGHT + 1 + IN_FLIGHT + 1) * batch + 24
     assert 2 * batch < float(output) < bound < 25 * batch / 2
+
+
+def test_a_broken_file_stops_the_run_by_name_when_it_is_met(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "b" / "01.png").write_bytes(b"no image")
+    with pytest.raises(RunError, match=r"b/01\.png cannot be read.*data\.broken=skip"):
+        pretrain.run(config(copy, method="cross_entropy"), quiet=True)

@@ -36,7 +36,8 @@ import victim  # noqa: E402
 
 from jaxpt import records  # noqa: E402
 from jaxpt.train import checkpoint  # noqa: E402
-from jaxpt.train.metrics import TIMING, read_metrics  # noqa: E402
+from jaxpt.train.log import TIMES  # noqa: E402
+from jaxpt.train.metrics import read_metrics  # noqa: E402
 from jaxpt.train.stopping import STATUS  # noqa: E402
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
@@ -321,7 +322,7 @@ def _same(whole, workdir) -> bool:
         for folder in (whole, workdir)
     ]
     rows = [
-        [{k: v for k, v in row.items() if k not in TIMING} for row in read_metrics(folder)]
+        [{k: v for k, v in row.items() if k not in TIMES} for row in read_metrics(folder)]
         for folder in (whole, workdir)
     ]
     bits = all(

@@ -9,6 +9,7 @@ from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import calls
+from jaxpt.train.log import TIMES
 
 TINY = {
     "data.limit": 120,
@@ -36,7 +37,7 @@ def train(dataset, workdir=None, **changes):
 
 
 def rows(history):
-    return [{k: v for k, v in row.items() if k != "images_per_second"} for row in history]
+    return [{k: v for k, v in row.items() if k not in TIMES} for row in history]
 
 
 def assert_same(a, b, tolerance=0.0):

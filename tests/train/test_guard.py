@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from small_runs import config_of, over_one_device
 
@@ -12,7 +13,7 @@ from jaxpt.errors import InputError, RunError
 from jaxpt.train import checkpoint
 from jaxpt.train.guard import guarded
 from jaxpt.train.metrics import read_metrics
-from jaxpt.train.state import TrainState
+from jaxpt.train.state import TrainState, apply_gradients
 
 TINY = {
     "data.limit": 120,
@@ -92,6 +93,44 @@ def test_a_loss_that_is_not_finite_is_enough():
     assert after.step == 0 and metrics["skipped"] == 1
 
 
+@pytest.mark.parametrize("norm", [NAN, np.inf])
+def test_the_norm_stands_for_the_gradient(norm):
+    """It alone decides about what an optimizer makes of the gradient, and the rest is looked at."""
+    state, _ = toy(0)
+
+    def run(norm, statistic):
+        def step(state, batch):
+            new = state.replace(step=state.step + 1, batch_stats={"mean": batch.sum() * statistic})
+            return new, {"loss": jnp.float32(1), "gradient_norm": jnp.float32(norm)}
+
+        start = state.replace(batch_stats={"mean": jnp.float32(0)})
+        after, _ = over_one_device(guarded(step, max_skipped=0))(start, jnp.ones(2))
+        return int(after.step)
+
+    assert [run(2.0, 1.0), run(norm, 1.0), run(2.0, norm)] == [1, 0, 0]
+
+
+def test_the_norm_of_a_step_is_that_of_its_gradient():
+    """No entry overflows in the moments while the norm is finite."""
+    huge = {"w": jnp.full(3, 1e19), "b": jnp.full(2, 3e18)}
+    optimizer = optax.adamw(0.1)
+    params = jax.tree.map(jnp.zeros_like, huge)
+    state = toy(0)[0].replace(params=params, opt_state=optimizer.init(params))
+
+    def update(scale):
+        scaled = jax.tree.map(lambda g: scale * g, huge)
+        return over_one_device(
+            lambda state, batch: apply_gradients(state, scaled, {}, optimizer, "batch")
+        )(state, jnp.ones(1))
+
+    new, norm = update(1.0)
+    wanted = np.sqrt(sum(float(jnp.sum(jnp.square(g / 1e18))) for g in huge.values())) * 1e18
+    assert float(norm) == pytest.approx(wanted) and np.isfinite(float(norm))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((new.params, new.opt_state)))
+    new, norm = update(10.0)  # where Adam's second moment overflows
+    assert np.isinf(float(norm)) and np.isinf(new.opt_state[0].nu["w"]).all()
+
+
 def test_one_broken_device_stops_all():
     state, _ = toy(0)
     _, step = toy(0)
@@ -132,11 +171,9 @@ def breaks(monkeypatch):
             method, durations = prepare(config, dataset)
 
             def step(state, batch):
-                new, metrics = method.step(state, batch)
                 broken = jnp.isin(state.step + 1, jnp.array(steps))
-                return new.replace(
-                    params=jax.tree.map(lambda x: jnp.where(broken, jnp.nan, x), new.params)
-                ), metrics
+                params = jax.tree.map(lambda x: jnp.where(broken, jnp.nan, x), state.params)
+                return method.step(state.replace(params=params), batch)
 
             return method._replace(step=step), durations
 
@@ -149,7 +186,7 @@ def test_a_run_skips_what_it_may_and_counts_it(breaks, tmp_path, dataset):
     breaks(3, 6)
     config = config_of("look", TINY | {"max_skipped": 2})
     trained = pretrain.run(config, str(tmp_path), quiet=True, dataset=dataset)
-    skipped = [row["skipped"] for row in read_metrics(tmp_path) if "loss" in row]
+    skipped = [row["skipped"] for row in read_metrics(tmp_path) if "skipped" in row]
     assert skipped == [0, 0, 1, 1, 1, 2, 2, 2]
     assert trained.state.step == 8 and trained.state.skipped == 2
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(trained.state.params))

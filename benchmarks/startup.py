@@ -1,0 +1,156 @@
+"""Cost of starting a run: a run of one step, with an empty and with a filled compile cache.
+
+    python benchmarks/startup.py [--before TREE]
+
+Each run is ``jaxpt pretrain`` in a process of its own: imports, images, compilation, the filling of
+the memory, one step, the kNN monitor and a checkpoint. TREE is the source tree of another version
+(``git worktree add TREE REVISION``), which runs in turns with this one. The figure to compare is
+the processor time of all threads, since the elapsed time depends on other work on the machine. Adds
+a record per case to benchmarks/records/startup.jsonl; the table shows the latest of each.
+"""
+
+import argparse
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+from PIL import Image
+
+from jaxpt import records
+
+HERE = pathlib.Path(__file__).resolve().parent
+RECORDS = HERE / "records" / "startup.jsonl"
+SIDE, CLASSES, EACH = 64, 4, 16
+# A run of one step of each kind, as arguments of the command.
+CASES = {
+    "digits": ["--config=pretrain/digits.py:look"],
+    "ResNet-18": [
+        "--config=pretrain/imagenet/look.py",
+        "--config.model.name=resnet18",
+        "--config.model.norm=batch",
+        "--config.model.dtype=float32",
+        f"--config.data.image_size={SIDE}",
+        f"--config.augment.crop_size={SIDE}",
+        f"--config.key_augment.crop_size={SIDE}",
+        "--config.batch_size=8",
+        "--config.optimizer.warmup=0 steps",
+        "--config.memory=16",
+        "--config.look.k=4",
+        "--config.knn_k=4",
+        "--config.data.path={images}",
+    ],
+}
+RUN = "import sys; from jaxpt.cli import main; sys.exit(main())"
+
+
+def make_images(folder: pathlib.Path) -> None:
+    """Writes a folder of JPEGs of noise."""
+    rng = np.random.default_rng(0)
+    for part in "train", "val":
+        for i in range(CLASSES * EACH):
+            file = folder / part / f"class{i % CLASSES}" / f"{i}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(256, size=(96, 80, 3), dtype=np.uint8)).save(file)
+
+
+def one_run(arguments: list[str], tree: pathlib.Path, cache: str) -> dict[str, float]:
+    """Processor and elapsed seconds of a run of one step by the version in ``tree``."""
+    with tempfile.TemporaryDirectory() as workdir:
+        environment = os.environ | {
+            "PYTHONPATH": str(tree),
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "XDG_CACHE_HOME": f"{cache}/user",
+        }
+        before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+        subprocess.run(
+            [
+                *(sys.executable, "-c", RUN, "pretrain", *arguments),
+                *("--config.duration=1 steps", f"--workdir={workdir}/run"),
+            ],
+            env=environment,
+            cwd=tree,
+            check=True,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        elapsed, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"processor": used, "elapsed": elapsed}
+
+
+def measure(case: str, trees: dict[str, pathlib.Path], rounds: int) -> dict:
+    """Median seconds by cache and tree; the trees run in turns."""
+    runs: dict = {(state, tree): [] for state in ("empty", "filled") for tree in trees}
+    with tempfile.TemporaryDirectory() as images:
+        make_images(pathlib.Path(images))
+        arguments = [word.format(images=images) for word in CASES[case]]
+        for _ in range(rounds):
+            for tree, path in trees.items():
+                with tempfile.TemporaryDirectory() as cache:
+                    for state in "empty", "filled":
+                        runs[state, tree].append(one_run(arguments, path, cache))
+    found: dict = {"empty": {}, "filled": {}}
+    for (state, tree), several in runs.items():
+        found[state][tree] = {
+            kind: statistics.median(run[kind] for run in several) for kind in several[0]
+        }
+    return found
+
+
+def markdown(found: list[dict]) -> str:
+    """Table of the seconds before and now, and their ratio, in the latest record of each case."""
+    latest = {record["case"]: record for record in found}
+    lines = [
+        "| run of one step | compile cache | before, s of processor | now | ratio |",
+        "| --- | --- | ---: | ---: | ---: |",
+    ]
+    for case, record in latest.items():
+        for cache, trees in record["seconds"].items():
+            now = trees["now"]["processor"]
+            before = trees.get("before", {}).get("processor")
+            cells = f"{before:.1f} | {now:.1f} | {now / before:.2f}" if before else f"| {now:.1f} |"
+            lines.append(f"| {case} | {cache} | {cells} |")
+    record = found[-1]
+    lines.append(
+        f"\n{record['device']}, jax {record['packages']['jax']}, {record['date']}; medians of "
+        f"{record['rounds']} runs in turns; load average {record['load']:.0f} from other work."
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cases", nargs="*", metavar="CASE", help=", ".join(CASES))
+    parser.add_argument("--before", type=pathlib.Path, help="source tree to compare with")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--small", action="store_true", help="one run of digits; writes no record")
+    how = parser.parse_args()
+    trees = {"now": HERE.parent}
+    if how.before:
+        link = how.before / "jaxpt" / "configs"  # which only an installation would map
+        if not link.exists():
+            link.symlink_to("../configs")
+        trees = {"before": how.before.resolve(), **trees}
+    made = []
+    for case in ["digits"] if how.small else how.cases or CASES:
+        record = {
+            "benchmark": "startup",
+            "case": case,
+            "rounds": 1 if how.small else how.rounds,
+            "load": os.getloadavg()[0],
+        }
+        record["seconds"] = measure(case, trees, record["rounds"])
+        made.append(record | records.surroundings())
+        if not how.small:
+            records.append(RECORDS, made[-1])
+    print(markdown(made))
+
+
+if __name__ == "__main__":
+    main()

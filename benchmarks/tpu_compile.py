@@ -1,0 +1,126 @@
+"""Memory of the ImageNet recipes by the TPU's compiler, which needs no TPU.
+
+    python benchmarks/tpu_compile.py [NAME …] [--topology v5e:2x4]
+
+Compiles the step of each recipe, or of the named ones, for a topology (``jaxpt plan --compile``),
+and adds a record to benchmarks/records/tpu_compile.jsonl as soon as one is done; those that are
+there already, of the same config, are not compiled again. A recipe takes about eight minutes on two
+cores. Needs libtpu: ``pip install 'jaxpt[tpu]'``.
+"""
+
+import argparse
+import importlib
+import pathlib
+
+import jax
+from jaxpt.configs.pretrain import digits, recipes
+
+from jaxpt import records
+from jaxpt.cost import compiling, plan
+from jaxpt.errors import InputError
+from jaxpt.methods import METHODS
+
+
+RECORDS = pathlib.Path(__file__).parent / "records" / "tpu_compile.jsonl"
+TOPOLOGY = "v5e:2x4"
+
+
+def recipe(method: str, variant: str = ""):
+    """A method's recipe for ImageNet-1k."""
+    return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
+
+
+def key_of(config, topology: str) -> str:
+    """Key of a record: the config and the topology."""
+    return records.key_of({"config": config.to_dict(), "topology": topology})
+
+
+def made(name: str, config, topology: str, sizes: dict) -> dict:
+    """Compiles a recipe; the record says why if it does not fit."""
+    record = {
+        "benchmark": "tpu_compile",
+        "key": key_of(config, topology),
+        "name": name,
+        "topology": topology,
+        "batch": config.batch_size,
+        "mapping": config.mapping,
+    }
+    try:
+        found = compiling.run(config, topology, **sizes)
+        record |= {"compiled": found._asdict(), "error": ""}
+    except InputError as error:
+        record |= {"compiled": None, "error": str(error)}
+    return record | records.surroundings()
+
+
+def stored() -> dict[str, dict]:
+    """The latest record of each recipe on ``TOPOLOGY``, by name."""
+    return {r["name"]: r for r in records.read(RECORDS) if r["topology"] == TOPOLOGY}
+
+
+def cell(name: str) -> str:
+    """What the table of recipes says about one."""
+    record = stored().get(name)
+    if record is None:
+        return "not compiled yet"
+    if record["compiled"] is None:
+        return "does not fit"
+    gigabytes = plan.told(sum(record["compiled"]["memory"].values()) / 1e9)
+    capacity = compiling.chips.parse(compiling.chips_of(TOPOLOGY))[0].memory / 1e9
+    return f"{gigabytes} GB of {capacity:.0f}"
+
+
+def markdown() -> str:
+    """Table of what has been compiled."""
+    lines = [
+        "| recipe | topology | batch | GB per chip | – arguments | – temporaries | all-reduce | "
+        "all-gather | sorts | selections | lowering and compiling, s |",
+        "| --- | --- |" + " ---: |" * 9,
+    ]
+    for r in records.read(RECORDS):
+        head = f"| {r['name']}{' (pmap)' * (r['mapping'] == 'pmap')} | {r['topology']} | "
+        c = r["compiled"]
+        if c is None:
+            lines.append(f"{head}{r['batch']:,} | {r['error']} |" + " |" * 7)
+            continue
+        memory = c["memory"]
+        numbers = [
+            f"{r['batch']:,}",
+            plan.told(sum(memory.values()) / 1e9),
+            *(
+                plan.told(memory[name] / 1e9) if name in memory else ""
+                for name in ("arguments", "temporaries")
+            ),
+            *(str(c["collectives"][name]) for name in ("all-reduce", "all-gather")),
+            *(str(c[name]) for name in ("sorts", "top_ks")),
+            f"{sum(c['seconds'].values()):,.0f}",
+        ]
+        lines.append(head + " | ".join(numbers) + " |")
+    made = sorted({f"revision {r['revision']}, {r['date']}" for r in records.read(RECORDS)})
+    lines.append(f"\nCompiled without a TPU: {'; '.join(made)}.")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="methods, or digits; default: all recipes")
+    parser.add_argument("--topology", default=TOPOLOGY)
+    parser.add_argument("--mapping", default="shard_map", choices=("shard_map", "pmap"))
+    how = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # or JAX would look for a TPU, as libtpu is there
+    compiling.devices_of(how.topology)  # raises if it is unknown, or without libtpu
+    known = {record["key"] for record in records.read(RECORDS)}
+    imagenet = {"images": recipes.IMAGES, "classes": recipes.CLASSES}
+    for name in how.names or METHODS:
+        small = name == "digits"
+        config = digits.get_config("look") if small else recipe(name)
+        config.mapping = how.mapping
+        if key_of(config, how.topology) in known:
+            continue
+        sizes = {} if small else imagenet
+        records.append(RECORDS, made(name, config, how.topology, sizes))
+    print(markdown())
+
+
+if __name__ == "__main__":
+    main()
