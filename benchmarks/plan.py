@@ -89,8 +89,8 @@ def line(record: dict) -> str:
     """The line in the header of an ImageNet recipe."""
     p = plan_of(record)
     return (
-        f"On paper: {plan.told(p.hours)} hours on {p.chips}, {plan.told(p.chip_hours)} "
-        f"chip-hours, {plan.told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
+        f"On paper: {plan.rounded(p.hours)} hours on {p.chips}, {plan.rounded(p.chip_hours)} "
+        f"chip-hours, {plan.rounded(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
         "a chip (benchmarks/plan.py)."
     )
 
@@ -100,8 +100,9 @@ def cifar_line() -> str:
     hours = {name: plan_of(stored()[CIFAR + name]).hours for name in METHODS}
     least, most = min(hours, key=hours.get), max(hours, key=hours.get)
     return (
-        f"On paper: on {CIFAR_CHIP} {plan.told(hours[least])} hours ({least}) to "
-        f"{plan.told(hours[most])} ({most}), look {plan.told(hours['look'])} (benchmarks/plan.py)."
+        f"On paper: on {CIFAR_CHIP} {plan.rounded(hours[least])} hours ({least}) to "
+        f"{plan.rounded(hours[most])} ({most}), look {plan.rounded(hours['look'])} "
+        "(benchmarks/plan.py)."
     )
 
 
@@ -123,7 +124,7 @@ def transfer_line(name: str) -> str:
     p = plan_of(stored()["cross_entropy"])
     chip_hours = images / p.images_per_second / 3600 * p.count * (side / SIDE) ** 2
     return (
-        f"On paper: {plan.told(chip_hours)} chip-hours of v5e {kind}: {trainings} trainings of "
+        f"On paper: {plan.rounded(chip_hours)} chip-hours of v5e {kind}: {trainings} trainings of "
         f"ResNet-50 at {side} pixels."
     )
 
@@ -158,7 +159,8 @@ def recipes_markdown() -> str:
         p, small = (plan_of(stored()[name]) for name in (method, CIFAR + method))
         lines.append(
             f"| [{title}](../configs/pretrain/imagenet/{method}.py) | {expected} | "
-            f"{plan.told(p.hours)} | {plan.told(p.chip_hours)} | {plan.told(small.hours)} |"
+            f"{plan.rounded(p.hours)} | {plan.rounded(p.chip_hours)} | "
+            f"{plan.rounded(small.hours)} |"
         )
     return "\n".join(lines)
 

@@ -1,10 +1,11 @@
-"""Generates docs/losses.md and docs/methods.md from docstrings, configs and code.
+"""Generates pages from docstrings, configs, code, and the table docs/fidelity.csv.
 
     python docs/generate.py
 
 Run it after every change to these: a test fails if the pages are out of date.
 """
 
+import csv
 import importlib
 import inspect
 import operator
@@ -36,6 +37,10 @@ gradients with `jax.lax.pmean`. Losses over keys gather the keys of all devices 
 leave `axis_name` out if the memory is the same on all devices. `sup_con` and `nn_clr`, whose
 contrast is the batch, accept such a memory together with `axis_name`.
 
+The formula of `look` is a reconstruction from the paper's abstract, the start of its introduction,
+the caption of its figure 1 and what later papers say of it: its section on the method could not be
+read by us, and no code of its authors was found.
+
 `python docs/generate.py` generates this page from the docstrings.
 """
 METHODS_HEAD = """# Methods
@@ -47,10 +52,11 @@ update. Choose it as the variant of a config:
 
 Fields that only one method reads are named after it: `--config.look.k=20`. The table of each method
 lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
-if the text says so. Methods with an EMA target also read `ema`, `ema_end` and `target_norm`.
-Methods with a memory also read `memory`, `memory_kind`, `memory_momentum`, `memory_sharding`,
-`memory_dtype` and `key_augment`. All other fields (network, optimizer, data, augmentation) are
-common to all methods; see [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
+if the text says so; [recipes](fidelity.md) have the settings of the sources. Methods with an EMA
+target also read `ema`, `ema_end` and `target_norm`. Methods with a memory also read `memory`,
+`memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype` and `key_augment`. All other
+fields (network, optimizer, data, augmentation) are common to all methods; see
+[`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
 `look`, `nca`, `sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the
 others is a reproduction of its paper's results. [Writing a method](new-method.md) shows how to add
 one.
@@ -177,7 +183,54 @@ def _body(text):
     )
 
 
-PAGES = {"losses.md": losses_page, "methods.md": methods_page}
+FIDELITY_HEAD = """# Recipes beside their sources
+
+Each recipe of `pretrain/imagenet/` and `pretrain/cifar.py`, setting by setting, beside the paper
+and the published code that it is named after. "Same" is tested: a test resolves the recipe and
+compares it with this table. A difference is deliberate, and the table says why. "Not read" is what
+could not be read by us, and "from memory" what was not read again. A setting without a source has
+no row and is jaxpt's own. References are files and lines of a repository at a commit, or sections
+of a paper. Settings are fields of the config, [explained](../configs/pretrain/defaults.py) with the
+defaults, or words.
+
+Heads and losses of nine methods are also compared with numbers that PyTorch computed from the
+published code's description (`tests/head_references.py`).
+
+`python docs/generate.py` generates this page from `docs/fidelity.csv`.
+"""
+
+
+def fidelity() -> list[dict[str, str]]:
+    """Rows of the table: method, variant, setting, source, ours, why, reference."""
+    with (FOLDER / "fidelity.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def fidelity_page() -> str:
+    """Renders the page that compares each recipe with its source."""
+    parts = [FIDELITY_HEAD]
+    rows = fidelity()
+    for method, entry in METHODS.items():
+        parts += [
+            f"\n## {entry.title}\n",
+            f"Recipe: [`{method}.py`](../configs/pretrain/imagenet/{method}.py)\n",
+            "| setting | source | here | why it differs | reference |",
+            "|---|---|---|---|---|",
+            *(_compared(row) for row in rows if row["method"] == method),
+        ]
+    return "\n".join(parts) + "\n"
+
+
+def _compared(row):
+    is_field = re.fullmatch(r"[a-z_.]+", row["setting"]) is not None
+    setting = f"`{row['setting']}`" if is_field else row["setting"]
+    variant = f"{row['variant']}: " if row["variant"] else ""
+    ours = row["ours"] if row["why"] else "same"
+    cells = variant + setting, row["source"], ours, row["why"], row["reference"]
+    return "| " + " | ".join(cells) + " |"
+
+
+PAGES = {"losses.md": losses_page, "methods.md": methods_page, "fidelity.md": fidelity_page}
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from jaxpt.errors import require
 from jaxpt.evaluation.features import extract, extract_layers
 from jaxpt.train import checkpoint
 from jaxpt.train.parallel import AXIS
+from jaxpt.train.state import WEIGHTS
 from jaxpt.train.workdir import open_run
 from jaxpt.weights import header
 
@@ -39,7 +40,8 @@ class Backbone:
       model: ConfigDict that names the network, see ``models.make_backbone``.
       classifier: parameters of its ``models.Classifier``, or None.
       made: recorded facts about its training: "data" (name, images, shape and classes of the
-        training set), "packages", "device", "date" and others, each only if recorded.
+        training set), "packages", "device", "date" and others, each only if recorded; "weights" is
+        "target" for a run's target encoder.
     """
 
     label: str
@@ -78,7 +80,7 @@ class Backbone:
 
 
 def open_backbone(
-    source: str | os.PathLike, *, model: ml_collections.ConfigDict | None = None
+    source: str | os.PathLike, *, model: ml_collections.ConfigDict | None = None, encoder: str = ""
 ) -> Backbone:
     """Opens a backbone and checks that its parameters are exactly those of the network.
 
@@ -92,6 +94,8 @@ def open_backbone(
         their own. For a weight file, empty fields are inferred from its tensors, and the
         normalisation from the file or its architecture; see ``weights.open_file``. The default
         normalisation of scratch is "unit".
+      encoder: "online" or "target" (EMA), which of a run's encoders; "" means that of its config,
+        ``evaluated_weights``, which is that of the method's source.
 
     Returns:
       a ``Backbone``.
@@ -112,7 +116,16 @@ def open_backbone(
         opened = _from_weights(path, model)
     else:
         _report_unused(source, model)
-        opened = _from_run(source)
+        return _labelled(_from_run(source, encoder), label)
+    if encoder:
+        print(
+            f"jaxpt: {source}: --weights={encoder} not used: only runs have several encoders.",
+            file=sys.stderr,
+        )
+    return _labelled(opened, label)
+
+
+def _labelled(opened: Backbone, label: str) -> Backbone:
     return dataclasses.replace(opened, label=label or opened.label)
 
 
@@ -157,11 +170,20 @@ def _split_label(text):
     return (label, source) if equals and not pathlib.Path(text).exists() else ("", text)
 
 
-def _from_run(workdir) -> Backbone:
+def _from_run(workdir, which) -> Backbone:
     config, step = open_run(workdir)
+    usual = config.get("evaluated_weights", "online")
+    which = which or usual
+    require(which in WEIGHTS, f"weights must be one of {WEIGHTS}, got {which!r}.")
     saved = checkpoint.read_arrays(workdir, step)
+    chosen = saved if which == "online" else saved["target"]
+    require(
+        chosen is not None,
+        f"{str(workdir)!r} has no target encoder: --weights=target is for methods that have one, "
+        "and for runs with weight_ema.",
+    )
     params, stats = (
-        {name: tree for name, tree in saved[part].items() if name == "backbone"}
+        {name: tree for name, tree in (chosen[part] or {}).items() if name == "backbone"}
         for part in ("params", "batch_stats")
     )
     arrays = header.flat({"params": params, "batch_stats": stats})
@@ -171,18 +193,19 @@ def _from_run(workdir) -> Backbone:
     )
     about = checkpoint.about(workdir, step)
     made = {name: about[name] for name in ("data", *records.SURROUNDINGS) if name in about}
+    made |= {"weights": which} if which == "target" else {}
     return _backbone(
         encoder,
         params,
         stats,
-        label=config.method,
+        label=config.method if which == usual else f"{config.method} ({which})",
         method=config.method,
         seed=config.seed,
         config=config,
         step=step,
         model=config.model,
         made=made,
-        classifier=_classifier(config, saved["params"]),
+        classifier=_classifier(config, chosen["params"]),
     )
 
 

@@ -47,6 +47,7 @@ class Model(NamedTuple):
       method, seed, step, config: of pre-training; config is None if there was no jaxpt run.
       network: everything else that the features depend on.
       trained_on: name and identity of the pre-training set, if they are known.
+      classifier: parameters of the linear classifier that it was trained with, or None.
       framing: how the weights' own images were framed, see ``weights.framed``.
     """
 
@@ -60,6 +61,7 @@ class Model(NamedTuple):
     config: ml_collections.ConfigDict | None = None
     network: str = ""
     trained_on: dict[str, Any] = {}
+    classifier: dict[str, Any] | None = None
     framing: dict[str, Any] = {}
 
 
@@ -77,6 +79,7 @@ def of_backbone(backbone: Backbone, devices: Devices) -> Model:
         backbone.config,
         f"{backbone.encoder!r} {BATCH_SIZE}",
         backbone.made.get("data", {}),
+        backbone.classifier and backbone.classifier["Dense_0"],
         backbone.made.get("framing", {}),
     )
 
@@ -129,7 +132,7 @@ class FrozenSet:
                     self.dataset,
                     part=self._part,
                     metric=self._metric,
-                ),
+                )._replace(classifier=model.classifier),
             )
         return self._latest[1]
 
@@ -244,6 +247,7 @@ def run(
     part: str = "test",
     cache: str | os.PathLike | None = None,
     model_config: ml_collections.ConfigDict | None = None,
+    encoder: str = "",
     constants: dict[str, dict[str, Any]] | None = None,
     strict: bool = False,
     quiet: bool = True,
@@ -267,6 +271,7 @@ def run(
       part: "test", or "validation", with which test is not read.
       cache: folder of the feature cache; None keeps no features.
       model_config: network of scratch and of weight files, see ``open_backbone``.
+      encoder: which of a run's encoders, see ``open_backbone``.
       constants: evaluator → overrides of its constants; they are part of the records.
       strict: whether to stop at the first measurement that cannot be made instead of skipping it.
       quiet: whether to hide the progress bar, which is shown only if standard error is a terminal.
@@ -286,7 +291,9 @@ def run(
     known = records.known(out)
     devices = Devices()
     opened = [
-        m if isinstance(m, Model) else of_backbone(open_backbone(m, model=model_config), devices)
+        m
+        if isinstance(m, Model)
+        else of_backbone(open_backbone(m, model=model_config, encoder=encoder), devices)
         for m in models
     ]
     _check_distinct(opened)

@@ -16,7 +16,8 @@ import contextlib
 import functools
 import math
 import os
-from typing import Any, Callable, NamedTuple
+import sys
+from typing import Any, Callable, NamedTuple, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from jaxpt.evaluation import collapse
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method
+from jaxpt.methods import Method, Setup, encoding, make_method, probing
 from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts
 from jaxpt.train import optimizer as optimizers
@@ -47,7 +48,7 @@ from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
 from jaxpt.train.parallel import AXIS, Devices, on_host, require_agreement
 from jaxpt.train.progress import ProgressLine, tell
-from jaxpt.train.state import TrainState, copy
+from jaxpt.train.state import WEIGHTS, TrainState, copy, measured
 from jaxpt.train.stopping import Stopped, StopRequest
 
 BROKEN = "broken.txt"  # in the workdir: omitted image files, and why
@@ -66,15 +67,17 @@ class Trained(NamedTuple):
       state: the final TrainState.
       history: logged metrics, one dict per row, each with its step. With a workdir this includes
         the rows of earlier starts of the same run.
+      weights: "online" or "target", the encoder that ``features`` uses.
     """
 
     encoder: Any
     state: TrainState
     history: list[dict[str, float]]
+    weights: str = "online"
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Backbone features, float32 [n, dim], of uint8 images [n, height, width, channels]."""
-        params, stats = on_host((self.state.params, self.state.batch_stats))
+        params, stats = on_host(measured(self.state, self.weights))
         return extract(self.encoder, params, stats, images)
 
 
@@ -123,6 +126,7 @@ def run(
     config, opened = open_weights(config, workdir)
     method, durations = prepare(config, dataset)
     state = init_state(method, config, split.images)
+    check_measured(state, config)
     if opened is not None:
         state = from_weights(state, opened)
     state = place_state(state, config, devices)
@@ -159,6 +163,8 @@ def run(
         )
         stack.callback(progress.close)
         _report_start(devices, feed, dataset, workdir, quiet)
+        if method.fill is not None:
+            _report_memory(config, dataset.coarse(split.labels), quiet)
         log = Log(writer, progress, max_skipped=config.max_skipped, warnings=_warnings)
         monitor = _make_monitor(method.encoder, config, dataset, split)
         loop = Loop(config, durations, log, monitor, checkpointer, stop)
@@ -166,7 +172,8 @@ def run(
             state = train_steps(state, start or 0, method, devices, feed, loop)
         except TooManySkipped as error:
             raise _not_finite(error, config, workdir) from error
-    return Trained(method.encoder, state, log.history if workdir is None else read_metrics(workdir))
+    history = log.history if workdir is None else read_metrics(workdir)
+    return Trained(method.encoder, state, history, config.evaluated_weights)
 
 
 def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
@@ -249,7 +256,18 @@ def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method
         config, n_examples=len(train_split(config, dataset).ids), classes=len(dataset.coarse.names)
     )
     _check_image_size(method.encoder.backbone, config, dataset.train.images)
+    if config.probe.labels:
+        labels_of, names = _labels(config.probe.labels, dataset)
+        labels = labels_of(train_split(config, dataset).labels)
+        method = probing.probed(method, config, labels, len(names), AXIS)
     return method, durations
+
+
+def _labels(kind: str, dataset: Dataset) -> tuple[Callable, Sequence[str]]:
+    """The function from labels of a dataset to those of a kind, coarse or fine, and their names."""
+    if kind == "coarse":
+        return dataset.coarse, dataset.coarse.names
+    return lambda labels: labels, dataset.class_names
 
 
 def prepare_for(
@@ -268,6 +286,11 @@ def prepare_for(
     old_names.check(config)
     check_numbers(config)
     parts.check(config)
+    probing.check(config)
+    require(
+        config.evaluated_weights in WEIGHTS,
+        f"evaluated_weights must be one of {WEIGHTS}, got {config.evaluated_weights!r}.",
+    )
     require(0 <= config.seed < 2**31, f"seed must lie in 0 … 2147483647, got {config.seed}.")
     for name in "views", "knn_k", "keep_checkpoints":
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
@@ -291,13 +314,21 @@ def prepare_for(
             config,
             classes,
             n_examples,
-            optimizers.make_optimizer(config.optimizer, schedule),
+            _make_optimizer(config.optimizer, schedule, total, steps),
             steps,
             AXIS,
         )
     )
     return method, Durations(
         total, *(steps(d) for d in (config.log_every, config.knn_every, config.checkpoint_every))
+    )
+
+
+def _make_optimizer(config, schedule, total, steps):
+    """Makes the optimizer, with ``freeze_for`` in steps."""
+    held = steps(config.freeze_for) if config.freeze_for else LARGEST
+    return optimizers.make_optimizer(
+        config, schedule, total_steps=total, freeze_steps=held if config.freeze else 0
     )
 
 
@@ -338,6 +369,15 @@ def init_state(method: Method, config: ml_collections.ConfigDict, images: np.nda
     shape = (side, side) if side else images.shape[1:3]
     sample = np.zeros((1, *shape, images.shape[3]), np.float32)
     return jax.jit(method.init)(jax.random.key(config.seed), sample)
+
+
+def check_measured(state: TrainState, config: ml_collections.ConfigDict) -> None:
+    """Raises InputError if the weights to measure are a target's, and the state has none."""
+    require(
+        config.evaluated_weights == "online" or state.target is not None,
+        f"evaluated_weights target needs a target encoder, but method {config.method} has none: "
+        "set weight_ema, such as 0.999, or evaluated_weights to online.",
+    )
 
 
 def open_weights(
@@ -501,7 +541,10 @@ def train_steps(
     most = calls.most_steps(config.steps_per_call, resident=feed.resident)
 
     def one_step(state, data, rows):
-        return guard(state, feed.gather(data, rows))
+        state, metrics = guard(state, feed.gather(data, rows))
+        if method.chance is not None:  # beside the loss, to tell whether it has learnt anything
+            metrics = metrics | {"chance_loss": jnp.float32(method.chance)}
+        return state, metrics
 
     def rows_of(steps):
         rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
@@ -565,30 +608,36 @@ def _warnings(row: dict[str, float]) -> list[str]:
 
 
 def _make_monitor(encoder, config, dataset, train):
-    """Makes the kNN monitor, which measures accuracy on the labels of pre-training.
+    """Makes the monitor: accuracy of kNN, and of the probe if there is one.
 
-    It classifies validation images if the run does not train on them, else training images, each
-    excluded from its own neighbours.
+    kNN measures on the labels of pre-training ("knn") and, if asked, on the fine ones ("knn_fine").
+    The monitor classifies validation images if the run does not train on them, else training
+    images, each excluded from its own neighbours.
     """
     bank = train.take(np.arange(min(len(train.ids), MONITOR_EXAMPLES)))
     queries = dataset.validation if config.data.train_on == "train" else bank
     queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
 
+    kinds = {"knn": dataset.coarse, **({"knn_fine": lambda x: x} if config.knn_fine else {})}
+
     def monitor(state) -> dict[str, float]:
-        features = Trained(encoder, state, []).features
-        known = features(bank.images)
-        predicted = knn_classify(
-            known,
-            dataset.coarse(bank.labels),
-            features(queries.images),
-            k=config.knn_k,
-            train_ids=bank.ids,
-            test_ids=queries.ids,
-        )
-        return {
-            "knn": float(np.mean(predicted == dataset.coarse(queries.labels))),
-            **collapse.spread(known),
-        }
+        features = Trained(encoder, state, [], config.evaluated_weights).features
+        known, asked = features(bank.images), features(queries.images)
+        row = {}
+        for name, labels_of in kinds.items():
+            predicted = knn_classify(
+                known,
+                labels_of(bank.labels),
+                asked,
+                k=config.knn_k,
+                train_ids=bank.ids,
+                test_ids=queries.ids,
+            )
+            row[name] = float(np.mean(predicted == labels_of(queries.labels)))
+        if state.probe is not None:
+            labels = _labels(config.probe.labels, dataset)[0](queries.labels)
+            row["probe"] = float(np.mean(probing.predict(state.probe, asked) == labels))
+        return row | collapse.spread(known)
 
     return monitor
 
@@ -640,6 +689,30 @@ def _report_start(devices, feed, dataset, workdir, quiet) -> None:
         tell(f"jaxpt: {devices.about}. {feed.about}")
     if workdir is not None and dataset.broken:
         epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
+
+
+def _report_memory(config, labels: np.ndarray, quiet: bool) -> None:
+    """Prints how many keys of a class the memory holds, and warns if LOOK's k exceeds that."""
+    if jax.process_index() > 0:
+        return
+    counts = np.bincount(labels)
+    classes = np.count_nonzero(counts)
+    size = config.memory if config.memory_kind == "queue" else len(labels)
+    mean, least = size / classes, size * counts[counts > 0].min() / len(labels)
+    if not quiet:
+        tell(
+            f"jaxpt: the memory holds {size:,} keys, about {mean:,.0f} of each of {classes:,} "
+            f"classes ({least:,.0f} of the rarest)."
+        )
+    if config.method == "look" and config.look.k > mean:
+        print(
+            f"jaxpt: warning: look.k is {config.look.k:,}, but the memory holds only about "
+            f"{mean:,.0f} keys of a class, so at most {mean / config.look.k:.0%} of the neighbours "
+            "can share the label of a query, and no loss can be 0: lower look.k or enlarge the "
+            "memory.",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def _not_finite(error: TooManySkipped, config, workdir) -> RunError:

@@ -26,6 +26,8 @@ def run(
     config: ml_collections.ConfigDict,
     backbones: Sequence[str | os.PathLike],
     out: str | os.PathLike,
+    *,
+    encoder: str = "",
 ) -> list[dict[str, Any]]:
     """Measures and fine-tunes each backbone and appends the records to ``out``.
 
@@ -37,6 +39,7 @@ def run(
       config: see ``configs/transfer/defaults.py``.
       backbones: sources accepted by ``open_backbone``: workdirs, weight files, "scratch".
       out: file of records, JSON lines.
+      encoder: which of a run's encoders, see ``open_backbone``.
 
     Returns:
       the records, old and new, in the order of the backbones.
@@ -50,7 +53,7 @@ def run(
     devices.check_batch(config.batch_size)
     known = records.known(out)
     # Open all backbones first, so that one that cannot be opened is reported at once.
-    opened = [open_backbone(source, model=config.model) for source in backbones]
+    opened = [open_backbone(source, model=config.model, encoder=encoder) for source in backbones]
     writable_folder(pathlib.Path(out).parent)
     found, loaded = [], {}
     for backbone in opened:

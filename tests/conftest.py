@@ -16,6 +16,15 @@ import pytest  # noqa: E402
 from jaxpt.cache import use_compile_cache  # noqa: E402
 
 use_compile_cache()
+# For the processes that tests start, also those that do not ask for a cache.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that no worker begins one when the others are done."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture(scope="session")

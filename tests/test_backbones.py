@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import shutil
 
 import jax
 import numpy as np
@@ -51,6 +52,39 @@ def test_the_last_of_its_layers_are_its_features(pretrained, images):
         ("layer4", 64),
     ]
     np.testing.assert_allclose(layers["layer4"], opened.features(images), rtol=1e-5, atol=1e-6)
+
+
+def test_the_target_encoder_may_be_opened_instead(pretrained, images):
+    workdir, trained = pretrained
+    target = backbones.open_backbone(workdir, encoder="target")
+    wanted = trained._replace(weights="target").features(images)
+    np.testing.assert_array_equal(target.features(images), wanted)
+    assert np.abs(wanted - trained.features(images)).max() > 1e-6
+    assert (target.label, target.made["weights"]) == ("look (target)", "target")
+    online = backbones.open_backbone(workdir, encoder="online")
+    assert online.checkpoint == backbones.open_backbone(workdir).checkpoint != target.checkpoint
+
+
+def test_a_run_says_which_encoder_it_is_measured_by(pretrained, tmp_path):
+    """As a run of DINO does; one without a target has nothing to offer."""
+    shutil.copytree(pretrained[0], tmp_path / "run")
+    file = tmp_path / "run" / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"evaluated_weights": "target"}))
+    opened = backbones.open_backbone(tmp_path / "run")
+    assert opened.label == "look"
+    assert opened.checkpoint == backbones.open_backbone(pretrained[0], encoder="target").checkpoint
+    with pytest.raises(InputError, match="weights must be one of .*'best'"):
+        backbones.open_backbone(pretrained[0], encoder="best")
+
+
+def test_a_run_without_a_target_has_none_to_open(tmp_path):
+    config = digits.get_config("cross_entropy")
+    config.update(duration="1 steps", knn_every="0 steps", devices=1)
+    config.data.limit = 120
+    pretrain.run(config, str(tmp_path / "run"), quiet=True)
+    with pytest.raises(InputError, match="has no target encoder: --weights=target is for methods"):
+        backbones.open_backbone(tmp_path / "run", encoder="target")
 
 
 def test_a_label_may_precede_the_source(pretrained, tmp_path):

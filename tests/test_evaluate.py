@@ -507,21 +507,23 @@ outcome = evaluate.run(sys.argv[3:], sys.argv[1] + "/r.jsonl", suite=("coarse_to
 
 @pytest.mark.slow
 def test_killed_at_any_point_it_goes_on_to_the_same_file(measured, workdirs, tmp_path):
-    whole = timeless(measured[1])
-    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(QUICK), *workdirs]
+    _, whole, cache = measured
     path = tmp_path / "r.jsonl"
-    for wanted in 1, 7, 15:  # records there when it is killed
-        process = subprocess.Popen(arguments, env=os.environ)
-        while process.poll() is None and lines(path) < wanted:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert process.returncode == -signal.SIGKILL and lines(path) < len(whole)
-        # As if the kill had come within a write.
-        path.write_bytes(path.read_bytes()[:-20])
-    subprocess.run(arguments, check=True, env=os.environ)
-    assert timeless(path) == whole
-    assert path.read_bytes().endswith(b"}\n")
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path), json.dumps(QUICK), *workdirs]
+    process = subprocess.Popen(arguments, env=os.environ)
+    while process.poll() is None and lines(path) < 3:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL and lines(path) < lines(whole)
+    killed = path.read_bytes()
+    # As if other kills had come within a write, after any number of records.
+    written = whole.read_bytes().splitlines(keepends=True)
+    cuts = [b"".join(written[:n]) + written[n][:-20] for n in (0, 7, len(written) - 1)]
+    for content, of_features in [(killed, tmp_path / "cache"), *((cut, cache) for cut in cuts)]:
+        path.write_bytes(content)
+        evaluate.run(workdirs, path, suite=BOTH, cache=of_features, constants=QUICK)
+        assert timeless(path) == timeless(whole)
+        assert path.read_bytes().endswith(b"}\n")
 
 
 def timeless(path):

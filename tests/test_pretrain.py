@@ -1,12 +1,7 @@
 """The pre-training loop end to end on real digits: it learns, and nothing is lost by a kill."""
 
-import json
 import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import jax
 import numpy as np
@@ -149,65 +144,6 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, dataset):
     again = pretrain.run(short(), str(tmp_path), quiet=True, dataset=dataset)
     assert_same_bits(first.state, again.state)
     assert (tmp_path / "metrics.jsonl").read_text() == log
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", [0.15, 0.5, 0.85])
-def test_kill_dash_nine_then_the_same_command_ends_with_the_same_bits(tmp_path, moment, killed):
-    """``moment`` is the share of an uninterrupted run's steps after which the kill falls."""
-    whole, command, steps = killed
-    workdir = tmp_path / "killed"
-    process = subprocess.Popen([*command, f"--workdir={workdir}"], stderr=subprocess.DEVNULL)
-    _wait_for_step(workdir, int(moment * steps), process)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run([*command, f"--workdir={workdir}"], check=True, stderr=subprocess.DEVNULL)
-    assert_same_bits(_final_state(whole), _final_state(workdir))
-
-
-@pytest.fixture(scope="module")
-def killed(tmp_path_factory):
-    """(workdir of an uninterrupted run, its command, its number of steps)."""
-    steps = 240
-    command = [
-        sys.executable,
-        "-m",
-        "jaxpt.cli",
-        "pretrain",
-        "--config=pretrain/digits.py:look",
-        f"--config.duration={steps} steps",
-        "--config.log_every=4 steps",
-        "--config.knn_every=50 steps",
-        "--config.checkpoint_every=20 steps",
-        "--config.devices=1",
-    ]
-    whole = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run([*command, f"--workdir={whole}"], check=True, stderr=subprocess.DEVNULL)
-    return whole, command, steps
-
-
-def _wait_for_step(workdir, step, process):
-    log = workdir / "metrics.jsonl"
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        assert process.poll() is None, "the run ended before it could be killed"
-        lines = log.read_text().splitlines() if log.exists() else []
-        if lines and _step_of(lines[-1]) >= step:
-            return
-        time.sleep(0.005)
-    raise AssertionError(f"step {step} was not reached")
-
-
-def _step_of(line):
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # the line is being written right now
-        return -1
-
-
-def _final_state(workdir):
-    _, step = open_run(workdir)
-    return step, checkpoint.read_arrays(workdir, step)
 
 
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path, dataset):

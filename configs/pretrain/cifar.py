@@ -19,7 +19,7 @@ settings and an online linear classifier, CIFAR-10 / CIFAR-100:
 
 and SupContrast with ResNet-50: cross_entropy 95.0 / 75.3, sup_con 96.0 / 76.5, simclr 93.6 / 70.7.
 Others: no published value known to us.
-On paper: on v5e-1 0.343 hours (cross_entropy) to 1.37 (dino), look 0.459 (benchmarks/plan.py).
+On paper: on v5e-1 0.343 hours (cross_entropy) to 1.37 (dino), look 0.522 (benchmarks/plan.py).
 """
 
 from jaxpt.configs.pretrain import defaults, recipes
@@ -31,9 +31,15 @@ SETTINGS = {"rate": 0.1, "optimizer.weight_decay": 5e-4}
 OTHERS = {
     "cross_entropy": {"cross_entropy.label_smoothing": 0.1},
     "nca": {"memory_kind": "bank", "ema": 0.0},
-    "sup_con": {"views": 2},
+    "look": {"memory": 49_920},  # the latest keys of (almost) all training images
+    "sup_con": {"views": 2, "augment.crop_area": (0.2, 1.0)},
     "byol": {"optimizer.weight_decay": 1e-4, "model.predictor.hidden": (1024,)},
-    "simsiam": {"rate": 0.05, "model.projector.dim": 2048, "model.predictor.hidden": (512,)},
+    "simsiam": {
+        "rate": 0.05,
+        "model.projector.dim": 2048,
+        "model.predictor.hidden": (512,),
+        "optimizer.constant_predictor": True,
+    },
     "barlow_twins": {
         "rate": 0.05,
         "optimizer.weight_decay": 1e-4,
@@ -65,6 +71,9 @@ def get_config(variant: str = "look"):
     presets.apply(c, "small_images" if method in LABELLED else "simclr")
     for part in c.augment, c.key_augment, c.local_augment:
         part.blur = (0.0,)  # SimCLR uses no blur on CIFAR
+    if method not in LABELLED:
+        for part in c.augment, c.key_augment, c.local_augment:
+            part.jitter = (0.4, 0.4, 0.4, 0.1)  # SimCLR's colour strength of 0.5; SupContrast's too
     c.model.name = "resnet18"
     c.model.norm = "sync_batch"
     c.model.projector.update(hidden=(512,), dim=256)
@@ -75,6 +84,9 @@ def get_config(variant: str = "look"):
     return recipes.changed(
         c,
         ",".join(word for word in words if word != method),
-        SETTINGS | OTHERS.get(method, {}) | {"model.options": {"stem": "small"}},
+        recipes.HEADS.get(method, {})
+        | SETTINGS
+        | OTHERS.get(method, {})
+        | {"model.options": {"stem": "small"}},
         WORDS,
     )

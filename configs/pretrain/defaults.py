@@ -20,6 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.batch_size = 120  # images per step, over all devices
     c.micro_batches = 1  # parts in which a device encodes its share of a batch, to save memory
     c.views = 1  # augmented views per image and step that the online encoder sees
+    c.separate_views = False  # whether full views have BatchNorm statistics of their own
     c.local_views = 0  # small crops per image in addition to the views (multi-crop)
 
     c.data = ml_collections.ConfigDict()
@@ -76,8 +77,24 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.dtype = "float32"  # of the computation; parameters stay float32
     c.model.remat = False  # recompute blocks in the backward pass, to save memory
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
-    c.model.projector = ml_collections.ConfigDict({"hidden": (128,), "dim": 64})
-    c.model.predictor = ml_collections.ConfigDict({"hidden": (128,)})  # of BYOL and similar methods
+    c.model.projector = ml_collections.ConfigDict()
+    c.model.projector.hidden = (128,)  # widths of the hidden layers
+    c.model.projector.dim = 64  # width of the output
+    c.model.projector.unit_input = False  # scale the features to length one first
+    c.model.projector.norm = ""  # of hidden layers: none, or as model.norm; "": model.norm
+    c.model.projector.activation = "relu"  # of hidden layers: relu or gelu
+    c.model.projector.bias = False  # whether hidden layers have a bias
+    c.model.projector.last_norm = "none"  # of the output: none, plain, scale or affine (+ offset)
+    c.model.projector.last_bias = True  # whether the last layer has a bias
+    c.model.projector.init_std = 0.0  # standard deviation of the initial weights; 0: LeCun's
+    c.model.predictor = ml_collections.ConfigDict()  # of BYOL and similar methods, as projector
+    c.model.predictor.hidden = (128,)
+    c.model.predictor.norm = ""
+    c.model.predictor.activation = "relu"
+    c.model.predictor.bias = False
+    c.model.predictor.last_norm = "none"
+    c.model.predictor.last_bias = True
+    c.model.predictor.init_std = 0.0
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adamw, sgd or lars
@@ -85,7 +102,19 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # of sgd and lars
     c.optimizer.weight_decay = 1e-4
     c.optimizer.warmup = "0 steps"  # duration of the linear warm-up of the learning rate
+    c.optimizer.final_rate = 0.0  # learning rate at the end, as a share of learning_rate
+    c.optimizer.drop_at = ()  # shares of the training at which the rate drops; (): cosine instead
+    c.optimizer.drop_factor = 0.1  # of each of these drops
     c.optimizer.clip_norm = 0.0  # larger gradients are scaled down to this norm; 0: no clipping
+    c.optimizer.clip_each = False  # clip every array by its own norm, not all by the global one
+    c.optimizer.nesterov = False  # of sgd
+    c.optimizer.late_rate = False  # of lars: multiply by the rate after the momentum, not before
+    c.optimizer.weight_decay_end = -1.0  # final value of a cosine; negative: it is constant
+    c.optimizer.decay_vectors = False  # whether weight decay also applies to biases and norms
+    c.optimizer.vector_rate = 1.0  # learning rate of biases and norms, as a share of learning_rate
+    c.optimizer.constant_predictor = False  # train the predictor at learning_rate throughout
+    c.optimizer.freeze = ()  # names of modules or parameters that are not trained, …
+    c.optimizer.freeze_for = ""  # … and for how long; "": always
 
     # Fields of several methods: jaxpt.methods.METHODS lists which methods read them.
     c.temperature = 0.1  # τ of the loss, by which similarities are divided
@@ -96,6 +125,8 @@ def get_config() -> ml_collections.ConfigDict:
     c.memory_dtype = "float32"  # float32, or bfloat16: half the bytes, compared in float32
     c.ema = 0.98  # decay of the target encoder's moving average
     c.ema_end = -1.0  # final EMA of a cosine schedule; negative: the EMA is constant
+    c.weight_ema = 0.0  # decay of an average of the weights, for methods without a target; 0: none
+    c.evaluated_weights = "online"  # to measure and export: online, or target (EMA)
     c.target_norm = "batch"  # BatchNorm statistics in the target encoder: batch or running
 
     # Fields of a single method, under its name.
@@ -130,7 +161,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.grafit.weight = 0.5  # weight of SupCon over the memory; the rest is instance discrimination
 
     c.t_rex = ml_collections.ConfigDict()
-    c.t_rex.prototypes_from = "learnt"  # learnt, or memory (t-ReX*)
+    c.t_rex.prototypes_from = "memory"  # memory (class means: t-ReX, t-ReX*), or learnt (plain)
 
     c.barlow_twins = ml_collections.ConfigDict()
     c.barlow_twins.redundancy = 0.0051  # weight of the off-diagonal correlations
@@ -143,10 +174,17 @@ def get_config() -> ml_collections.ConfigDict:
     c.dino = ml_collections.ConfigDict()
     c.dino.prototypes = 256  # number of outputs of the head, over which the softmax is taken
     c.dino.target_temperature = 0.04  # τ of the target's softmax; below temperature, so sharper
+    c.dino.target_temperature_start = 0.04  # its value at the start of the run
+    c.dino.target_temperature_warmup = "0 epochs"  # duration of the linear change from there
+    c.dino.learnt_norms = False  # whether the norms of the prototypes are learnt; otherwise 1
     c.dino.centre_momentum = 0.9  # momentum of the mean subtracted from the target's outputs
 
     c.knn_every = "5 epochs"  # interval of the kNN monitor
     c.knn_k = 20  # neighbours of the kNN monitor
+    c.knn_fine = False  # also classify by the fine labels
+    c.probe = ml_collections.ConfigDict()  # linear classifier of the features, trained alongside
+    c.probe.labels = ""  # that it learns: coarse, fine; "": no probe
+    c.probe.learning_rate = 1e-3  # of its own optimizer, Adam
     c.log_every = "20 steps"
     c.checkpoint_every = "10 epochs"
     c.keep_checkpoints = 2  # number of latest checkpoints to keep

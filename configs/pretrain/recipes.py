@@ -11,6 +11,59 @@ from jaxpt.data import presets
 from jaxpt.errors import InputError
 
 IMAGES, CLASSES = 1_281_167, 1_000  # of ImageNet-1k's training split
+
+_PLAIN_HEAD = {  # Linear–ReLU–Linear, as in MoCo's moco/builder.py and SupContrast's resnet_big.py
+    "model.projector.norm": "none",
+    "model.projector.bias": True,
+}
+# The layers of each method's heads, and whether views pass through BatchNorm together, as in its
+# authors' code unless docs/fidelity.md says otherwise; widths are the recipes'. A method that is
+# not named has jaxpt's default: Linear–norm–ReLU, Linear.
+HEADS: dict[str, dict] = {
+    **dict.fromkeys(
+        ("sup_con", "sup_moco", "exemplar", "spread", "mask_con", "grafit", "moco_v2"), _PLAIN_HEAD
+    ),
+    "t_rex": {
+        "model.projector.unit_input": True,
+        "model.projector.activation": "gelu",
+        "model.projector.bias": True,
+        "model.projector.last_bias": False,
+        "model.projector.init_std": 0.02,
+    },
+    "moco_v3": {
+        "separate_views": True,
+        "model.projector.last_norm": "plain",
+        "model.projector.last_bias": False,
+        "model.predictor.last_bias": False,
+    },
+    "simclr": {
+        "model.projector.last_norm": "scale",
+        "model.projector.last_bias": False,
+        "model.projector.init_std": 0.01,
+    },
+    "byol": {
+        "separate_views": True,
+        "model.projector.bias": True,
+        "model.projector.last_bias": False,
+        "model.predictor.bias": True,
+        "model.predictor.last_bias": False,
+    },
+    "simsiam": {
+        "separate_views": True,
+        "model.projector.last_norm": "plain",
+        "model.projector.last_bias": False,
+    },
+    "barlow_twins": {"separate_views": True, "model.projector.last_bias": False},
+    "vicreg": {
+        "separate_views": True,
+        "model.projector.bias": True,
+        "model.projector.last_bias": False,
+    },
+    "dino": _PLAIN_HEAD | {"model.projector.activation": "gelu", "model.projector.init_std": 0.02},
+    "nn_clr": {"model.projector.last_norm": "affine", "model.projector.last_bias": False},
+}
+# MoCo's code decays all parameters and starts residual blocks as torchvision does by default.
+MOCO = {"optimizer.decay_vectors": True, "model.options": {"zero_init": False}}
 # ViT-S/16, if the source has no settings for it: AdamW as in MoCo v3 (Chen et al., ICCV 2021), a
 # longer warm-up than for ResNets, and clipping, which is jaxpt's choice.
 VIT_S16 = {
@@ -21,6 +74,7 @@ VIT_S16 = {
     "optimizer.weight_decay": 0.1,
     "optimizer.clip_norm": 1.0,
     "optimizer.warmup": "10 epochs",
+    "optimizer.drop_at": (),
     "rate": 1.5e-4,
 }
 
@@ -66,7 +120,12 @@ def imagenet(
     c.memory = 65_536
     c.log_every, c.knn_every, c.checkpoint_every = "100 steps", "5 epochs", "1 epochs"
     # The network comes last, so that its settings override those of longer runs.
-    return changed(c, variant, settings, {**(longer or {}), "vit_s16": VIT_S16 | (vit or {})})
+    return changed(
+        c,
+        variant,
+        HEADS.get(method, {}) | settings,
+        {**(longer or {}), "vit_s16": VIT_S16 | (vit or {})},
+    )
 
 
 def changed(
@@ -107,7 +166,7 @@ def shrunk(config) -> ml_collections.ConfigDict:
     config.model.predictor.hidden = tuple(16 for _ in config.model.predictor.hidden)
     config.model.projector.dim = 8
     if config.model.name.startswith("vit"):
-        options = {"patch": 4, "image_size": 8, "depth": 1}
+        options = config.model.options.to_dict() | {"patch": 4, "image_size": 8, "depth": 1}
     else:
         config.model.name, options = "small_cnn", {"widths": (8, 16), "strides": (2, 1)}
     config.model.options = ml_collections.ConfigDict(options, allow_dotted_keys=False)

@@ -1,15 +1,23 @@
-"""The command ``jaxpt``: parses flags, calls one function, prints bad input as one sentence."""
+"""The command ``jaxpt``: parses flags, calls one function, prints bad input as one sentence.
 
+Functions of the subcommands come first, their flags after them.
+"""
+
+import argparse
 import collections
 import logging
 import pathlib
 import sys
 
+from jaxpt import __version__
 from jaxpt.cli import config_files
-from jaxpt.cli.arguments import BAD_INPUT, FOUND, SKIPPED, parser
 from jaxpt.errors import InputError, RunError, require
 from jaxpt.train import distributed
 
+# Exit statuses other than 0 (success) and 1 (a run that cannot continue).
+BAD_INPUT = 2
+FOUND = 3  # a check found something
+SKIPPED = 3  # some of the requested measurements could not be made
 # Commands that take a config → kind of the config.
 CONFIGS = {
     "pretrain": "pretrain",
@@ -162,7 +170,7 @@ def _transfer(args):
     from jaxpt import transfer
 
     _begin()
-    transfer.run(args.config, args.backbones, args.out)
+    transfer.run(args.config, args.backbones, args.out, encoder=args.weights)
     print(f"records: {args.out}")
 
 
@@ -189,6 +197,7 @@ def _evaluate(args):
         part=args.part,
         cache=cache or None,
         model_config=_network(args),
+        encoder=args.weights,
         strict=args.strict,
     )
     console = Console()
@@ -220,6 +229,7 @@ def _export(args):
         record_files=args.records,
         push=args.push,
         model=_network(args),
+        encoder=args.weights,
     )
     for sentence in made.notes:
         print(f"note: {sentence}")
@@ -273,3 +283,367 @@ COMMANDS = {
     "data show": _data_show,
     "report": _report,
 }
+
+
+def parser() -> argparse.ArgumentParser:
+    """Parser of the command line; results have ``command`` and, for ``data``, ``subcommand``."""
+    top = argparse.ArgumentParser(
+        prog="jaxpt", description="Label-aware pre-training of image encoders that transfer."
+    )
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    demo = _command(commands, "demo", "four losses on real images, a table and a report")
+    demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
+    demo.add_argument("--out", help="folder for records and report.html; default runs/demo_DATA")
+    demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")
+    pretrain = _config_command(
+        commands, "pretrain", "pre-train an encoder", "pretrain/digits.py:look"
+    )
+    pretrain.add_argument(
+        "--workdir", required=True, help="folder for config, metrics and checkpoints"
+    )
+    pretrain.add_argument(
+        "--noresume",
+        action="store_true",
+        help="refuse a workdir that holds a run instead of continuing the run",
+    )
+    pretrain.add_argument(
+        "--max-minutes",
+        type=float,
+        default=0.0,
+        metavar="M",
+        help="save and stop, with status 75, before M minutes are over",
+    )
+    for name, metavar, text in (
+        ("coordinator", "HOST:PORT", "address of process 0"),
+        ("processes", "N", "number of processes of this run"),
+        ("process", "I", "index of this process, from 0"),
+    ):
+        pretrain.add_argument(
+            f"--{name}",
+            metavar=metavar,
+            help=f"{text}; default: from the environment, SLURM, Open MPI or the TPU pod slice",
+        )
+    _weight_flags(pretrain)
+    _plan_command(commands)
+    launch = _command(
+        commands, "launch", "one pre-training run as several processes on this machine"
+    )
+    launch.add_argument(
+        "--processes", type=int, default=2, metavar="N", help="number of processes (2)"
+    )
+    launch.add_argument(
+        "--devices-per-process",
+        type=int,
+        default=1,
+        metavar="D",
+        help="virtual devices per process on CPUs, GPUs per process on GPUs (1)",
+    )
+    launch.add_argument(
+        "argv",
+        nargs=argparse.REMAINDER,
+        metavar="pretrain …",
+        help="the command to run, with its arguments",
+    )
+    replay = _command(commands, "replay", "repeat the step at which a run produced NaN or inf")
+    replay.add_argument("workdir", help="folder of the run")
+    scaling = _config_command(
+        commands,
+        "scaling",
+        "error against the number of pre-training images, with power laws",
+        "pretrain/digits.py",
+        kind="pretrain",
+    )
+    scaling.add_argument(
+        "--methods",
+        default="cross_entropy,look",
+        metavar="A,B",
+        help="methods, each a variant of the config; default cross_entropy,look",
+    )
+    scaling.add_argument(
+        "--sizes",
+        required=True,
+        type=_whole_numbers,
+        metavar="N,N,…",
+        help="numbers of images; the largest is held out of the fit",
+    )
+    scaling.add_argument("--seeds", type=int, default=3, help="runs per size and method (3)")
+    scaling.add_argument("--out", required=True, help="folder for records and report.html")
+    transfer = _config_command(
+        commands,
+        "transfer",
+        "fine-tune checkpoints and weight files, and measure them frozen",
+        "transfer/defaults.py",
+    )
+    transfer.add_argument(
+        "backbones",
+        nargs="+",
+        metavar="[LABEL=]WORKDIR",
+        help="workdirs of pre-training runs (one per seed), weight files of "
+        "torchvision or timm (.pth, .safetensors, …), or scratch:SEED",
+    )
+    transfer.add_argument(
+        "--out", required=True, help="file that records are added to (JSON lines)"
+    )
+    _encoder_flag(transfer)
+    _weight_flags(transfer)
+    _evaluate_command(commands)
+    _export_command(commands)
+    _data_command(commands)
+    report = _command(commands, "report", "turn records into tables, plots and one HTML page")
+    report.add_argument(
+        "records",
+        nargs="+",
+        metavar="RECORDS",
+        help="files of records (JSON lines), from any commands and sets",
+    )
+    report.add_argument(
+        "--out", required=True, help="folder for report.html, or a file that ends in .html"
+    )
+    report.add_argument("--markdown", metavar="FILE", help="also write all tables as Markdown")
+    report.add_argument("--csv", metavar="FILE", help="also write every value of every run as CSV")
+    return top
+
+
+def _evaluate_command(commands):
+    evaluate = _command(
+        commands,
+        "evaluate",
+        "suites of frozen-feature measurements over checkpoints",
+        description="Measures checkpoints and writes one record per measurement. Measurements that "
+        "the file of records already holds are not repeated.",
+        epilog=f"Exit status {SKIPPED}: some measurements were skipped, for the printed reasons.",
+    )
+    evaluate.add_argument(
+        "models",
+        nargs="+",
+        metavar="[LABEL=]WORKDIR",
+        help="workdirs of pre-training runs, weight files, or scratch:SEED",
+    )
+    evaluate.add_argument(
+        "--suite",
+        default="coarse_to_fine,geometry",
+        metavar="NAME,…",
+        help="coarse_to_fine, geometry, transfer12, vtab1k or single evaluators; "
+        "default coarse_to_fine,geometry",
+    )
+    evaluate.add_argument(
+        "--data",
+        default="",
+        metavar="NAME,…",
+        help="sets to measure on; default: the set of pre-training",
+    )
+    for name, type_, text in (
+        ("path", str, "folder or file of the set"),
+        ("image_size", int, "side of its images, pixels"),
+        ("label_map", str, "fine, halves, parity, fashion5, level:K or FILE.csv"),
+        ("limit", int, "number of its training images to use"),
+    ):
+        evaluate.add_argument(f"--{name}", type=type_, help=f"{text}; default: as pre-trained on")
+    evaluate.add_argument(
+        "--part",
+        default="test",
+        choices=("test", "validation"),
+        help="which part is scored (default test)",
+    )
+    _encoder_flag(evaluate)
+    _weight_flags(evaluate)
+    evaluate.add_argument(
+        "--out", required=True, help="file that records are added to (JSON lines)"
+    )
+    evaluate.add_argument(
+        "--cache",
+        help="folder for extracted features; default: the folder features next to the file of "
+        "records; --cache= stores none",
+    )
+    evaluate.add_argument(
+        "--strict", action="store_true", help="stop at the first measurement that cannot be made"
+    )
+
+
+def _plan_command(commands):
+    plan = _config_command(
+        commands,
+        "plan",
+        "estimate time, memory and chip-hours of a pre-training run",
+        "pretrain/digits.py:look",
+        kind="pretrain",
+    )
+    plan.add_argument(
+        "--chips",
+        required=True,
+        metavar="KIND-N,…",
+        help="v4, v5e, v5p, v6e, a100, h100, h200, l4 or t4 with their number, as in v5e-8",
+    )
+    for name in "images", "classes":
+        plan.add_argument(
+            f"--{name}",
+            type=int,
+            default=0,
+            metavar="N",
+            help=f"number of training {name}; default: from the set's name or folder",
+        )
+    plan.add_argument(
+        "--utilisation",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="assumed share of the published peaks that is reached (0.5)",
+    )
+    plan.add_argument(
+        "--dollars-per-chip-hour",
+        type=float,
+        default=0.0,
+        metavar="PRICE",
+        help="your price; default: costs are printed as a formula",
+    )
+
+
+def _export_command(commands):
+    export = _command(
+        commands,
+        "export",
+        "a backbone for timm, torchvision, or any program with jax",
+        description="Writes a folder with a backbone's weights, its encoder and a model card.",
+    )
+    export.add_argument(
+        "source",
+        metavar="WORKDIR",
+        help="workdir of a pre-training run, a weight file, an export, or scratch:SEED",
+    )
+    export.add_argument("--out", required=True, help="folder to create; it must not exist yet")
+    export.add_argument(
+        "--layout",
+        default="timm",
+        choices=("timm", "torchvision", "jaxpt"),
+        help="names of the weights (default timm; jaxpt's own if timm has no such network)",
+    )
+    export.add_argument(
+        "--format",
+        default="safetensors",
+        metavar="NAME,…",
+        help="safetensors (weights), stablehlo (the encoder for jax.export); default safetensors",
+    )
+    export.add_argument(
+        "--classifier",
+        action="store_true",
+        help="include the linear classifier that it was trained with",
+    )
+    export.add_argument(
+        "--image-size",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="side of the images for the encoder; default: as trained, or 224",
+    )
+    export.add_argument(
+        "--records",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="records of this backbone, for the tables of the model card",
+    )
+    _encoder_flag(export)
+    _weight_flags(export)
+    export.add_argument(
+        "--push",
+        default="",
+        metavar="USER/REPO",
+        help="also upload it to the Hugging Face hub, with the token in the environment variable "
+        "HF_TOKEN; a new repository is private",
+    )
+
+
+def _data_command(commands):
+    data = _command(commands, "data", "inspect images before training on them")
+    subcommands = data.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    check = _command(
+        subcommands,
+        "check",
+        "list unreadable, mislabelled and duplicate files of a folder of images",
+        epilog=f"Exit status: 0 if nothing was found, {FOUND} if something was.",
+    )
+    check.add_argument(
+        "folder",
+        help="class folders, train and test folders of them, or a list "
+        "file, as for pre-training with data.source=folder",
+    )
+    show = _config_command(
+        subcommands,
+        "show",
+        "write a picture of examples with their augmented views, and count classes",
+        "pretrain/digits.py:look",
+        kind="pretrain",
+    )
+    show.add_argument("--out", default="sheet.png", help="the picture (default sheet.png)")
+    show.add_argument("--examples", type=int, default=8, help="rows of the picture (default 8)")
+    show.add_argument(
+        "--epoch", type=int, default=0, help="epoch whose views are shown (default 0)"
+    )
+
+
+def _weight_flags(command):
+    """Adds the flags of commands that open weight files, each a field of a config's ``model``."""
+    flags = command.add_argument_group(
+        "weight files and scratch",
+        "These are also fields of a config, as in --config.model.state=NAME.",
+    )
+    for name, metavar, text in (
+        ("model", "NAME", "network, for scratch and for weight files that do not determine it"),
+        ("norm", "KIND", "batch, group (8 channels a group) or groupN (N groups)"),
+        (
+            "normalisation",
+            "NAME",
+            "of images: imagenet, unit (mean and deviation 0.5) or MEAN/STD such as "
+            "0.48,0.46,0.41/0.27,0.26,0.28; default: from the file, else from its architecture",
+        ),
+        ("state", "NAME", "which network of a file with several, such as teacher or encoder_k"),
+    ):
+        flags.add_argument(f"--{name}", default="", metavar=metavar, help=text)
+    flags.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="option of the network, such as heads=12; may be repeated",
+    )
+
+
+def _encoder_flag(command):
+    command.add_argument(
+        "--weights",
+        default="",
+        choices=("online", "target"),
+        help="which encoder of a run: online, or target (its moving average); default: that of "
+        "the run's config, evaluated_weights",
+    )
+
+
+def _whole_numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
+def _command(commands, name, text, **more):
+    """Adds a command with ``text`` in the list of commands and in its own help."""
+    said = {"help": text, "description": f"{text[0].upper()}{text[1:]}."}
+    return commands.add_parser(name, **said | more)
+
+
+def _config_command(commands, name, text, example, kind=None):
+    command = _command(
+        commands,
+        name,
+        text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any field of the config is a flag: --config.look.k=50 "
+        "--config.optimizer.learning_rate=0.01\n"
+        "Configs that jaxpt ships (or give the path of your own):\n  "
+        + "\n  ".join(config_files.installed(kind or name)),
+    )
+    command.add_argument(
+        "--config",
+        default=example,
+        metavar="FILE[:VARIANT]",
+        help=f"a Python file with get_config(variant); default {example}",
+    )
+    return command

@@ -98,9 +98,9 @@ def _failures_of(file: pathlib.Path):
             f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(file)
         ]
         where = f", line {lines[-1]}" if lines and not isinstance(error, SyntaxError) else ""
-        missing = str(error).strip(
-            "'\""
-        )  # the message of a ConfigDict for an unknown field is its name
+        # The message of a ConfigDict for an unknown field begins with its name, and may go on with
+        # another name of which it reminds.
+        missing = next(iter(re.findall(r"\w+", str(error))), "")
         what = (
             f": {old_names.sentence(missing)}"
             if isinstance(error, AttributeError) and missing in old_names.MOVED

@@ -300,30 +300,30 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
 
     def dollars(plan):
         if dollars_per_chip_hour:
-            return told(plan.chip_hours * dollars_per_chip_hour)
-        return f"{told(plan.chip_hours)} × price"
+            return rounded(plan.chip_hours * dollars_per_chip_hour)
+        return f"{rounded(plan.chip_hours)} × price"
 
     return [
         row("chips", lambda p: f"{p.count:,}"),
         row("batch", lambda p: f"{p.batch:,}"),
         row("images/s", lambda p: f"{p.images_per_second:,.0f}"),
-        row("step, ms", lambda p: told(1e3 * p.seconds)),
+        row("step, ms", lambda p: rounded(1e3 * p.seconds)),
         *(
-            row(f"– {part}, ms", lambda p, part=part: told(1e3 * getattr(p, part)))
+            row(f"– {part}, ms", lambda p, part=part: rounded(1e3 * getattr(p, part)))
             for part in ("arithmetic", "traffic", "links")
         ),
-        row("– exact float32, part of arithmetic, ms", lambda p: told(1e3 * p.exact)),
-        row("GFLOP per chip and step", lambda p: told(p.gigaflops)),
-        row("hours", lambda p: told(p.hours)),
-        row("chip-hours", lambda p: told(p.chip_hours)),
+        row("– exact float32, part of arithmetic, ms", lambda p: rounded(1e3 * p.exact)),
+        row("GFLOP per chip and step", lambda p: rounded(p.gigaflops)),
+        row("hours", lambda p: rounded(p.hours)),
+        row("chip-hours", lambda p: rounded(p.chip_hours)),
         row("dollars", dollars),
         *(
-            row(f"{part}, GB per chip", lambda p, part=part: told(p.memory[part] / 1e9))
+            row(f"{part}, GB per chip", lambda p, part=part: rounded(p.memory[part] / 1e9))
             for part in plans[0].memory
         ),
         row(
             "total, GB per chip",
-            lambda p: f"{told(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:,.0f}",
+            lambda p: f"{rounded(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:,.0f}",
         ),
         *(
             row(f"CPU cores of all hosts, {name}", lambda p, name=name: told(p.cores[name]))
@@ -333,7 +333,7 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
     ]
 
 
-def told(x: float) -> str:
+def rounded(x: float) -> str:
     """Formats a number with three significant digits, or as an integer from 100 on."""
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 

@@ -7,21 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxpt.data.lists import read_rows
+from jaxpt.data.small_sets import FASHION_CLASSES
 from jaxpt.errors import require
-
-
-FASHION = (
-    "t-shirt",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-)
 
 
 class LabelMap(NamedTuple):
@@ -71,7 +58,9 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
         f"data.label_map {name!r} needs 10 classes, but the data has {n}.",
     )
     numbers, found = tuple(map(str, range(n))), tuple(map(str, class_names))
-    fashion = name == "fashion5" and tuple(c.lower().split("/")[0] for c in found) == FASHION
+    fashion = name == "fashion5" and [c.lower().split("/")[0] for c in found] == [
+        c.lower() for c in FASHION_CLASSES
+    ]
     wrong = next((i for i in range(n) if found[i] != numbers[i]), None)
     require(
         name == "fine" or fashion or wrong is None,

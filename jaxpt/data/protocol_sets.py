@@ -28,7 +28,7 @@ class Protocol(NamedTuple):
         validation split, a fixed fifth of train is validation (``dataset.validation_mask``).
       resize, crop: see ``decode.Framing``; 0 and 0 keep the original size.
       task: key of ``tfds_tasks.TASKS``.
-      split_rule: "" or "eurosat", see ``eurosat``.
+      split_rule: "" or "eurosat", see ``protocols.eurosat_trainval``.
       get: what to download manually, and the folder layout; "" if it is downloaded automatically.
     """
 
@@ -127,7 +127,7 @@ KORNBLITH = {
 
 OTHERS = {
     # T: 27,000 in one split. Sizes 18,900 / 8,100 are from t-ReX (Sariyildiz et al. 2023), whose
-    # choice of images is unknown; ours is in ``eurosat``.
+    # choice of images is unknown; ours is in ``protocols.eurosat_trainval``.
     "eurosat": Protocol(
         "tfds:eurosat/rgb:2.*.*", 10, _sizes(18_900, 8_100), test="train", split_rule="eurosat"
     ),

@@ -14,6 +14,18 @@ from jaxpt.errors import InputError, require
 COPIES = 64, 16  # examples of ``photographs`` for training and for testing
 # Folder of the four files in Debian's package dataset-fashion-mnist.
 FASHION_MNIST_DIR = "/usr/share/datasets/fashion-mnist"
+FASHION_CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 def photographs(framing: Framing):
@@ -67,19 +79,7 @@ def fashion_mnist(path: str = ""):
         )
     images, labels, test_images, test_labels = (_read_idx(file) for file in files)
     parts = (images[..., None], labels), (test_images[..., None], test_labels)
-    names = (
-        "T-shirt",
-        "trouser",
-        "pullover",
-        "dress",
-        "coat",
-        "sandal",
-        "shirt",
-        "sneaker",
-        "bag",
-        "ankle boot",
-    )
-    return "fashion_mnist", parts[0], parts[1], names
+    return "fashion_mnist", parts[0], parts[1], FASHION_CLASSES
 
 
 def _read_idx(path: pathlib.Path) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from jaxpt.errors import require
 from jaxpt.evaluation.few_shot import episodes as mean_of_episodes
 from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
 from jaxpt.evaluation.knn import knn_classify
@@ -25,6 +26,28 @@ def knn(task: Task, *, k: int, temperature: float) -> Measured:
             for prefix, known, wanted in task.sides()
         }
     )
+
+
+def classifier(task: Task) -> Measured:
+    """Top-1 accuracy of the classifier that the network was trained with, as classifier.
+
+    Raises:
+      InputError: if the network has none, or one of other classes.
+    """
+    layer = task.classifier
+    require(
+        layer is not None,
+        "this network has no linear classifier of its own: cross_entropy with classifier=linear "
+        "trains one.",
+    )
+    classes = layer["bias"].shape[0]
+    require(
+        classes == len(task.coarse_names),
+        f"the network's classifier has {classes} classes, but the set has "
+        f"{len(task.coarse_names)}: measure it on the set that it was trained on.",
+    )
+    logits = task.score.features @ layer["kernel"] + layer["bias"]
+    return Measured({"classifier": top1(np.argmax(logits, axis=1), task.score.coarse)})
 
 
 def linear(task: Task, *, l2_grid) -> Measured:

@@ -269,16 +269,12 @@ def _solve(problem, l2, start, entropy, tolerance, max_iterations):
     state = None
     small = np.size(problem[0]) * start[0].size < SMALL
     for dtype in (np.float64,) if small else (np.float32, np.float64):
-        x, one_hot, penalty = (
-            jnp.asarray(a, a.dtype if a.dtype == bool else dtype) for a in problem
-        )
+        rounded = [jnp.asarray(a, a.dtype if a.dtype == bool else dtype) for a in problem]
         if state is None:
             state = _blank(jnp.asarray(start, dtype))
         state = jax.tree.map(lambda a: a.astype(dtype) if a.dtype.kind == "f" else a, state)
         state = _lbfgs(
-            x,
-            one_hot,
-            penalty,
+            rounded,
             jnp.asarray(l2, dtype),
             state,
             # float32 cannot resolve the difference between entropy and objective.
@@ -309,8 +305,9 @@ def _blank(weights):
 
 
 @jax.jit
-def _lbfgs(x, one_hot, penalty, l2, state, entropy, tolerance, max_iterations):
+def _lbfgs(problem, l2, state, entropy, tolerance, max_iterations):
     """Runs L-BFGS from a state until every strength of the group is done."""
+    x, one_hot, penalty = problem
     rows, (directions, strengths, classes) = len(x), state.weights.shape
     # A penalty of 1e30 already fixes a weight at zero; a larger one might overflow in float32.
     ridge = jnp.minimum(penalty[:, None, None] * l2[:, None], 1e30)

@@ -37,6 +37,7 @@ EVALUATORS = {
         {"l2_grid": KORNBLITH_L2_GRID},
         {"features": "backbone, standardised", "solver": "L-BFGS"},
     ),
+    "classifier": Evaluator(accuracy.classifier, {}, PLAIN | COARSE),
     "few_shot": Evaluator(
         accuracy.few_shot,
         {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},

@@ -43,6 +43,8 @@ class Task(NamedTuple):
       coarse_of: coarse class of each fine class.
       labels: the labels to measure accuracies on: "fine", and also "coarse" if there is a map.
       metric: metric of the set, a key of ``METRICS`` or ``MULTI_LABEL``.
+      classifier: {"kernel": [dim, classes], "bias": [classes]}, the linear classifier that the
+        network was trained with, or None.
     """
 
     fit: Examples
@@ -53,6 +55,7 @@ class Task(NamedTuple):
     coarse_of: tuple[int, ...]
     labels: tuple[str, ...] = ("fine", "coarse")
     metric: str = "top1"
+    classifier: dict[str, np.ndarray] | None = None
 
     @property
     def multi_label(self) -> bool:

@@ -128,7 +128,11 @@ def _what(plan) -> str:
         text += (
             f"{_plain(first.removesuffix('.'))}. All constants are in the config below: they are "
             "jaxpt's defaults or this run's own"
-            + (", never the paper's, which are not public." if backbone.method == "look" else ".")
+            + (
+                ", never the paper's, which could not be read by us."
+                if backbone.method == "look"
+                else "."
+            )
         )
     elif backbone.config is None:
         text += (

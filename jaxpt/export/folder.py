@@ -49,6 +49,7 @@ def run(
     record_files: Sequence[str | os.PathLike] = (),
     push: str = "",
     model: ml_collections.ConfigDict | None = None,
+    encoder: str = "",
 ) -> Exported:
     """Exports a backbone to a folder and, with ``push``, to the Hugging Face hub.
 
@@ -65,6 +66,7 @@ def run(
       record_files: files of records; those of this backbone become the tables of the model card.
       push: "USER/REPO" on the Hugging Face hub to push the folder to, or "".
       model: ConfigDict with the network of scratch, and of weight files that do not identify it.
+      encoder: which of the encoders of a run, see ``open_backbone``.
 
     Returns:
       an ``Exported``.
@@ -84,7 +86,7 @@ def run(
     )
     api = hub.connect(push) if push else None
     out = _free(out)
-    backbone = open_backbone(source, model=model)
+    backbone = open_backbone(source, model=model, encoder=encoder)
     require(
         not classifier or backbone.classifier is not None,
         f"{str(source)!r} has no linear classifier on its backbone (cross_entropy with "

@@ -77,7 +77,7 @@ def cosine_softmax(
 
     Use:
       Pre-training with a projector and multi-crop, for features that transfer better than those of
-      plain cross-entropy. t-ReX: τ 0.1, 1 large and 8 small crops, 100 epochs.
+      plain cross-entropy. Plain t-ReX: τ 0.1, 1 large and 8 small crops, 100 epochs.
 
     Args:
       embeddings: float [batch, dim].
@@ -146,7 +146,7 @@ def prototype_softmax(
 
     Use:
       Like ``cosine_softmax`` but without learnt weights, which specialises less to the training
-      classes. t-ReX*: memory 8,192, EMA 0.999, τ 0.1.
+      classes. t-ReX and t-ReX*: memory 8,192, EMA 0.999, τ 0.1.
 
     Args:
       queries: float [batch, dim].
@@ -183,7 +183,7 @@ def prototype_softmax(
       0.4008
 
     References:
-      Sariyildiz et al., ICLR 2023 (t-ReX*).
+      Sariyildiz et al., ICLR 2023 (t-ReX and t-ReX*), equation 2.
     """
     sim.check_embeddings("queries", queries)
     sim.check_keys("queries", queries, keys)

@@ -1,9 +1,11 @@
-"""Losses of soft nearest-neighbour classifiers, LOOK and NCA, each in two forms.
+"""Losses of soft nearest-neighbour classifiers, LOOK and NCA, each in three forms.
 
-The *dense* form computes the whole matrix of similarities, [batch, memory]. It suits small memories
-and is required by a traced k without a bound and by the soft gate. The *streamed* form never holds
-that matrix, in the forward or the backward pass, so its memory use does not grow with the number of
-keys. ``form="auto"`` picks the faster one.
+The *dense* form computes the whole matrix of similarities, [batch, memory], which suits small
+memories. The *chunked* form does the same for a few queries at a time, in a bounded workspace, and
+keeps only their losses and gradients. It reads long rows and neither sorts nor gathers, which suits
+accelerators. The *streamed* form compares blocks of keys that fit the caches of a CPU, and never
+holds more than the neighbours. ``form="auto"`` picks the fastest for the platform that the program
+is compiled for.
 """
 
 import functools
@@ -13,18 +15,19 @@ from typing import Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpt.ops import knn, selection
 from jaxpt.ops import similarity as sim
 from jaxpt.ops.knn import Keys, Queries
 
 NO_POSITIVE = ("nearest", "drop", "floor")
-NEIGHBOR_FORMS = ("auto", "dense", "streamed")
-# Limits up to which "auto" is dense; see ``_choose_form``.
+NEIGHBOR_FORMS = ("auto", "dense", "chunked", "streamed")
+# Limits up to which "auto" is dense; see ``_choose_forms``.
 DENSE_MEMORY = 2048  # keys
 KEYS_PER_NEIGHBOR = 40  # keys per neighbour: for a large k, selecting costs more than masking
 SMALL_MATRIX = 2**24  # similarities, 64 MiB, up to which ``KEYS_PER_NEIGHBOR`` applies
-LARGEST_MATRIX = 2**28  # similarities, 1 GiB, that "auto" never exceeds for a large k or a gate
+LARGEST_MATRIX = 2**28  # similarities, 1 GiB, up to which a CPU holds them for a large k or a gate
 NCA_BLOCK = 4096  # keys per block of streamed NCA, small because a block is read several times
 
 
@@ -63,6 +66,7 @@ def look(
     form: str = "auto",
     k_max: int | None = None,
     recall: float | None = None,
+    workspace: int = knn.WORKSPACE,
 ) -> tuple[jax.Array, NeighborStats]:
     """Leave-one-out k-nearest-neighbour loss (LOOK).
 
@@ -119,15 +123,21 @@ def look(
       axis_name: mapped axis along which the keys of all devices are gathered first, each device
         passing its own part (for example its batch). Leave it out if the memory is the same on all
         devices. In the streamed form keys stay on their device and only candidates are exchanged.
-      form: "dense" holds a few arrays of batch × memory. "streamed" holds none, in either pass: it
-        compares blocks of keys one after another and reads only the neighbours again
-        (``jaxpt.ops.knn``; reverse mode only). Both agree to rounding. "auto" is dense up to 2,048
-        keys, up to 40 keys per neighbour if the matrix has at most 2²⁴ entries, up to 8 if it has
-        at most 2²⁸, and if ``gate`` or a traced k requires it.
+      form: "dense" holds a few arrays of batch × memory. "chunked" holds them for as many queries
+        as ``workspace`` allows, and computes their gradient at once. "streamed" holds none: it
+        finds the neighbours (``jaxpt.ops.knn``) and reads only these again. All agree to rounding;
+        the last two are differentiable in reverse mode only. "auto" is dense up to 2,048 keys. For
+        more keys it depends on the platform. On accelerators it is chunked, or streamed if keys of
+        several devices are compared (``axis_name``) and neither ``gate`` nor a traced k needs all
+        similarities. On CPUs it is dense up to 40 keys per neighbour if the matrix has at most 2²⁴
+        entries, up to 8 if it has at most 2²⁸, and streamed otherwise; ``gate`` or a traced k make
+        it dense up to 2²⁸ entries and chunked beyond.
       k_max: static upper bound of a traced k, required to stream it; a larger k is cut to k_max.
       recall: None finds the exact neighbours. A number between 0 and 1, which has an effect only in
         the streamed form, is the share of them to be found by an approximate search, faster on TPUs
         (see ``jaxpt.ops.knn.search``).
+      workspace: bytes for the chunked form, beside a float32 copy of the keys if these are masked
+        or of another dtype; one query at a time is the least.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -135,9 +145,9 @@ def look(
     Raises:
       TypeError: for integer embeddings.
       ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, gate <= 0, robustness
-        or recall outside 0 … 1, shapes that do not match, only one of the ids, an unknown form or
-        an impossible one: "streamed" with a gate or with a traced k without ``k_max``, "auto" with
-        either and more than 2²⁸ similarities.
+        or recall outside 0 … 1, workspace < 1, shapes that do not match, only one of the ids, an
+        unknown form or an impossible one: "streamed" with a gate or with a traced k without
+        ``k_max``.
 
     Example:
       Two keys of the query's class have cosine 1 and −1, one key of another class has cosine 1. The
@@ -167,6 +177,7 @@ def look(
         raise ValueError(f"robustness must lie in 0 … 1, got {robustness}.")
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
+    _check_workspace(workspace)
     asked, stored, shared = _prepared(
         Queries(queries, query_ids, query_labels),
         Keys(keys, key_ids, key_labels, key_mask, None),
@@ -175,12 +186,21 @@ def look(
     )
     memory = _memory(stored, axis_name)
     k_max = k if isinstance(k, numbers.Integral) else k_max
-    if _choose_form(form, queries.shape[0], memory, k_max, gate) == "dense":
-        found = _dense_look(asked, stored, shared, k, no_positive, gate, balanced)
-    else:
-        k_max = min(int(k_max), memory)
-        found = _streamed_look(asked, stored, shared, (k, k_max), no_positive, balanced, recall)
-    losses, missing, purity = found
+
+    def dense(asked, stored):
+        return _dense_look(asked, stored, shared, k, no_positive, gate, balanced)
+
+    def chunked(asked, stored):
+        return _chunked_look(asked, stored, shared, k, no_positive, gate, balanced, workspace)
+
+    def streamed(asked, stored):
+        ks = k, min(int(k_max), memory)
+        return _streamed_look(asked, stored, shared, ks, no_positive, balanced, recall)
+
+    forms = _choose_forms(form, (queries.shape[0], memory), k_max, gate, axis_name)
+    losses, missing, purity = _in_form(
+        forms, {"dense": dense, "chunked": chunked, "streamed": streamed}, asked, stored
+    )
     if robustness:
         losses = -jnp.expm1(-robustness * losses) / robustness
     return _finish(losses, missing, purity, where)
@@ -200,6 +220,7 @@ def nca(
     where: jax.Array | None = None,
     axis_name: str | None = None,
     form: str = "auto",
+    workspace: int = knn.WORKSPACE,
 ) -> tuple[jax.Array, NeighborStats]:
     """Neighbourhood components analysis, also called soft nearest-neighbour loss or SNCA.
 
@@ -214,8 +235,8 @@ def nca(
 
     Args:
       queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name, form: as for ``look``. The streamed form reads all keys in
-        blocks twice, the second time for the gradient.
+        normalize, where, axis_name, form, workspace: as for ``look``. The streamed form reads all
+        keys in blocks twice, the second time for the gradient.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -235,15 +256,25 @@ def nca(
       Goldberger et al., NIPS 2004; Wu et al., "Improving generalization via scalable neighborhood
       component analysis", ECCV 2018.
     """
+    _check_workspace(workspace)
     asked, stored, shared = _prepared(
         Queries(queries, query_ids, query_labels),
         Keys(keys, key_ids, key_labels, key_mask, None),
         Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
         where,
     )
-    form = _choose_form(form, queries.shape[0], _memory(stored, axis_name), 1)
-    of_form = _dense_nca if form == "dense" else _streamed_nca
-    return _finish(*of_form(asked, stored, shared), where)
+    shape = queries.shape[0], _memory(stored, axis_name)
+    found = _in_form(
+        _choose_forms(form, shape, 1, None, axis_name),
+        {
+            "dense": lambda *arrays: _dense_nca(*arrays, shared),
+            "chunked": lambda *arrays: _chunked_nca(*arrays, shared, workspace),
+            "streamed": lambda *arrays: _streamed_nca(*arrays, shared),
+        },
+        asked,
+        stored,
+    )
+    return _finish(*found, where)
 
 
 class Shared(NamedTuple):
@@ -276,42 +307,47 @@ def _prepared(queries: Queries, keys: Keys, shared: Shared, where):
     return queries._replace(vectors=sim.rows(queries.vectors, normalize, where)), keys, shared
 
 
+def _check_workspace(workspace):
+    if not (isinstance(workspace, numbers.Integral) and workspace >= 1):
+        raise ValueError(f"workspace must be a number of bytes, at least 1, got {workspace}.")
+
+
 def _memory(keys: Keys, axis_name) -> int:
     """Number of keys over all devices."""
     n = keys.vectors.shape[0]
     return n if axis_name is None else n * jax.lax.axis_size(axis_name)
 
 
-def _choose_form(form, batch, memory, k_max, gate=None):
-    """Resolves ``form`` to "dense" or "streamed"; raises ValueError if that form is impossible.
+def _choose_forms(form, shape, k_max, gate, axis_name) -> tuple[str, str]:
+    """Resolves ``form`` to (form on CPUs, form on accelerators); raises ValueError if impossible.
 
-    ``k_max`` is None if k is traced and has no static bound.
+    ``shape`` is (batch, memory). ``k_max`` is None if k is traced and has no static bound.
     """
     if form not in NEIGHBOR_FORMS:
         raise ValueError(f"form must be one of {NEIGHBOR_FORMS}, got {form!r}.")
-    fits = batch * memory <= LARGEST_MATRIX
-    if form == "auto":
-        dense_only = gate is not None or k_max is None
-        dense = (
-            dense_only
-            or memory <= DENSE_MEMORY
-            or (fits and memory < 8 * k_max)
-            or (batch * memory <= SMALL_MATRIX and memory <= KEYS_PER_NEIGHBOR * k_max)
-        )
-        form = "dense" if dense else "streamed"
-        if dense_only and not fits:
-            form_needs = "gate weighs every key" if gate is not None else "k is traced"
-            raise ValueError(
-                f"{form_needs}, which needs a matrix of {batch} × {memory} similarities, more than "
-                f"{LARGEST_MATRIX}: use a smaller memory or batch, "
-                + ("no gate" if gate is not None else "an int k, or k_max")
-                + ', or form="dense" to insist.'
-            )
-    elif form == "streamed" and gate is not None:
-        raise ValueError('gate weighs every key: it needs form "dense" or "auto".')
-    elif form == "streamed" and k_max is None:
+    needs_all = gate is not None or k_max is None
+    if form == "streamed" and gate is not None:
+        raise ValueError('gate weighs every key: it needs form "dense", "chunked" or "auto".')
+    if form == "streamed" and needs_all:
         raise ValueError('form "streamed" with a traced k needs k_max, an upper bound of k.')
-    return form
+    if form != "auto":
+        return form, form
+    batch, memory = shape
+    if memory <= DENSE_MEMORY:
+        return "dense", "dense"
+    fits, is_small = batch * memory <= LARGEST_MATRIX, batch * memory <= SMALL_MATRIX
+    if needs_all:
+        return "dense" if fits else "chunked", "chunked"
+    many = (fits and memory < 8 * k_max) or (is_small and memory <= KEYS_PER_NEIGHBOR * k_max)
+    return "dense" if many else "streamed", "chunked" if axis_name is None else "streamed"
+
+
+def _in_form(forms, functions, *arrays):
+    """Calls the function of the form for the platform that the program is compiled for."""
+    cpu, accelerator = (functions[form] for form in forms)
+    if forms[0] == forms[1]:
+        return cpu(*arrays)
+    return jax.lax.platform_dependent(*arrays, cpu=cpu, default=accelerator)
 
 
 def _finish(losses, missing, purity, where):
@@ -358,9 +394,7 @@ def _dense_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, ga
     # The loss needs the set of neighbours, not their order, so a mask is enough.
     neighbors = selection.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
     masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
-    log_gate = None if gate is None else _log_gate(s, masks, gate)
-    losses = _soft_knn_loss(s, masks, shared.temperature, no_positive, log_gate)
-    return losses, ~jnp.any(masks.positives, axis=-1), _share(masks)
+    return _classified(s, masks, shared.temperature, no_positive, gate)
 
 
 def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
@@ -368,7 +402,16 @@ def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
     s, candidates, same_class = _compared(queries, keys, shared)
     masks = Masks(candidates, same_class, candidates, same_class)
-    losses = _soft_knn_loss(s, masks, shared.temperature, "drop")
+    return _classified(s, masks, shared.temperature, "drop")
+
+
+def _classified(s, masks: Masks, temperature, no_positive, gate=None, nearest=None):
+    """Losses and statistics of the classifier, as ``_dense_look`` returns them.
+
+    ``nearest`` is the nearest same-class key of each query; None finds it if it is needed.
+    """
+    log_gate = None if gate is None else _log_gate(s, masks, gate)
+    losses = _soft_knn_loss(s, masks, temperature, no_positive, log_gate, nearest)
     return losses, ~jnp.any(masks.positives, axis=-1), _share(masks)
 
 
@@ -410,7 +453,7 @@ def _log_gate(s, masks: Masks, gate):
     return jnp.where(has_edge[:, None], jax.nn.log_sigmoid(gate * (s - edge[:, None])), 0.0)
 
 
-def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
+def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None, nearest=None):
     """log Σ_neighbors e^{s/τ} − log Σ_positives e^{s/τ}, with ``no_positive`` applied: [batch].
 
     With ``log_gate`` all candidates take part, each weighted by its gate.
@@ -420,11 +463,12 @@ def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
     logits = s / temperature
     missing_loss = 0.0
     if no_positive == "nearest":
-        nearest = jax.lax.cond(  # most steps can skip this pass over the matrix
-            jnp.any(missing),
-            lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
-            lambda: jnp.zeros(len(s), int),
-        )
+        if nearest is None:
+            nearest = jax.lax.cond(  # most steps can skip this pass over the matrix
+                jnp.any(missing),
+                lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
+                lambda: jnp.zeros(len(s), int),
+            )
         nearest = nearest[:, None] == jnp.arange(s.shape[1])[None, :]
         nearest &= same_class & missing[:, None]
         # Only rows without a positive are changed.
@@ -443,6 +487,158 @@ def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None):
     losses = total - sim.masked_logsumexp(logits, positives)
     # Rounding may make a zero loss slightly negative.
     return jnp.where(missing, missing_loss, jnp.maximum(losses, 0.0))
+
+
+# Chunked form: a few queries and all keys at a time. A query's loss depends on no other query, so
+# its gradient is computed along with it, while its similarities are there. Reverse mode only.
+
+
+class Candidates(NamedTuple):
+    """All keys, as the chunked form compares them; [memory, …] or None.
+
+    Attributes:
+      vectors: float32; masked keys are zero.
+      scale: one over their lengths, if similarities are cosines. Scaling the similarities instead
+        of the keys spares a copy of the keys.
+      log_counts: log of ``class_counts``, if balanced.
+      ids, labels, mask: as in ``Keys``.
+    """
+
+    vectors: jax.Array
+    scale: jax.Array | None
+    log_counts: jax.Array | None
+    ids: jax.Array | None
+    labels: jax.Array
+    mask: jax.Array | None
+
+
+def _chunked_look(
+    queries: Queries, keys: Keys, shared: Shared, k, no_positive, gate, balanced, workspace
+):
+    """Chunked LOOK; returns the same values as ``_dense_look``."""
+    static_k = int(k) if isinstance(k, numbers.Integral) else None
+    traced_k = None if static_k else jnp.broadcast_to(jnp.asarray(k), queries.labels.shape)
+    vectors, temperature = queries.vectors, shared.temperature
+    if gate is None:
+        vectors, temperature = _with_gradient_by(temperature, vectors)
+    return _in_chunks(
+        functools.partial(_look_of_chunk, static_k, no_positive),
+        workspace,
+        (vectors, *_columns(len(vectors), temperature, gate)),
+        (queries._replace(vectors=None), traced_k),
+        _candidates(keys, shared, balanced),
+    )
+
+
+def _chunked_nca(queries: Queries, keys: Keys, shared: Shared, workspace):
+    """Chunked NCA; returns the same values as ``_dense_nca``."""
+    vectors, temperature = _with_gradient_by(shared.temperature, queries.vectors)
+    return _in_chunks(
+        _nca_of_chunk,
+        workspace,
+        (vectors, *_columns(len(vectors), temperature)),
+        queries._replace(vectors=None),
+        _candidates(keys, shared),
+    )
+
+
+def _with_gradient_by(temperature, vectors):
+    """Moves the gradient by the temperature to the queries; returns them and a constant.
+
+    It enters as s/τ alone, so scaling the queries by 1 with the derivative of 1/τ is the same, and
+    costs no pass over the similarities.
+    """
+    constant = jax.lax.stop_gradient(jnp.asarray(temperature, jnp.float32))
+    return vectors * (constant / temperature), constant
+
+
+def _look_of_chunk(static_k, no_positive, differentiable, fixed, keys: Candidates):
+    (vectors, temperature, gate), (queries, k) = differentiable, fixed
+    s, same_class = _compared_with_all(vectors, temperature, queries, keys)
+    neighbors = selection.mask_of_largest(s, static_k or k)
+    candidates = s != -jnp.inf  # not ``>``, which NaN is not either
+    masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
+    nearest = None
+    if no_positive == "nearest":  # a branch would need copies of what it reads
+        nearest = jnp.argmax(jnp.where(same_class, jax.lax.stop_gradient(s), -jnp.inf), axis=-1)
+    if gate is not None:  # −∞ times a gradient of 0 by the temperature would be NaN
+        s = jnp.where(candidates, s, 0.0)
+    return _classified(s, masks, temperature, no_positive, gate, nearest)
+
+
+def _nca_of_chunk(differentiable, queries, keys: Candidates):
+    vectors, temperature = differentiable
+    s, same_class = _compared_with_all(vectors, temperature, queries, keys)
+    candidates = s != -jnp.inf
+    return _classified(
+        s, Masks(candidates, same_class, candidates, same_class), temperature, "drop"
+    )
+
+
+def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates):
+    """Returns (similarities, −∞ if a key is no candidate; candidates of the query's class)."""
+    s = sim.similarities(vectors, keys.vectors)
+    if keys.scale is not None:
+        s = s * keys.scale
+    if keys.log_counts is not None:
+        s = s - temperature * keys.log_counts
+    candidates = sim.candidates(s.shape, queries.ids, keys.ids, keys.mask)
+    same_class = queries.labels[:, None] == keys.labels[None, :]
+    # Marking them by −∞ lets every later pass read the similarities and nothing else.
+    return jnp.where(candidates, s, -jnp.inf), candidates & same_class
+
+
+def _candidates(keys: Keys, shared: Shared, balanced=False) -> Candidates:
+    keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
+    vectors = sim.rows(keys.vectors, False, keys.mask)
+    return Candidates(
+        vectors,
+        None if shared.key_rows is None else sim.inverse_lengths(vectors),
+        jnp.log(class_counts(keys.labels, keys.mask)) if balanced else None,
+        keys.ids,
+        keys.labels,
+        keys.mask,
+    )
+
+
+def _columns(rows, *values):
+    """Values of each query, float32 [rows, 1], so that each query has its own gradient by them."""
+    return (None if x is None else jnp.full((rows, 1), x, jnp.float32) for x in values)
+
+
+def _row_bytes(keys: Candidates) -> int:
+    return 2 * 4 * len(keys.labels)  # the similarities and their gradient
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _in_chunks(of_chunk, workspace, differentiable, fixed, keys: Candidates):
+    """Computes ``of_chunk(differentiable, fixed, keys)`` for a few queries at a time.
+
+    ``differentiable`` and ``fixed`` have a row per query; ``of_chunk`` returns the losses first.
+    """
+    return knn.map_chunks(
+        lambda *arrays: of_chunk(*arrays, keys),
+        (differentiable, fixed),
+        _row_bytes(keys),
+        workspace,
+    )
+
+
+def _in_chunks_forward(of_chunk, workspace, differentiable, fixed, keys):
+    def with_gradient(differentiable, fixed):
+        found, pull_back = jax.vjp(lambda x: of_chunk(x, fixed, keys), differentiable)
+        losses, missing, purity = found
+        slopes = jnp.ones_like(losses), np.zeros(missing.shape, jax.dtypes.float0)
+        return found, *pull_back((*slopes, jnp.zeros_like(purity)))
+
+    return knn.map_chunks(with_gradient, (differentiable, fixed), _row_bytes(keys), workspace)
+
+
+def _in_chunks_backward(of_chunk, workspace, gradient, slopes):
+    return jax.tree.map(lambda x: x * slopes[0][:, None], gradient), None, None
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
 
 
 # Streamed form: keys are read in blocks; with an axis they are split evenly over its devices. LOOK

@@ -6,6 +6,7 @@ from typing import Any, Callable, Mapping, NamedTuple
 import optax
 
 from jaxpt.errors import require
+from jaxpt.train.state import Target, copy, move_target
 
 
 class Setup(NamedTuple):
@@ -37,12 +38,15 @@ class Method(NamedTuple):
       step: (state, Batch) → (state, metrics), where metrics are float32 scalars averaged over the
         devices.
       fill: (state, Batch) → state with the batch's keys in the memory; None if there is no memory.
+      chance: value of the loss without any signal, such as the logarithm of the number of
+        candidates; None if there is no such value.
     """
 
     encoder: Any
     init: Callable
     step: Callable
     fill: Callable | None = None
+    chance: float | None = None
 
 
 class Entry(NamedTuple):
@@ -112,7 +116,9 @@ METHODS = {
     "barlow_twins": Entry("Barlow Twins", ("projector",), {"views": 2}),
     "vicreg": Entry("VICReg", ("projector",), {"views": 2}),
     "dino": Entry(
-        "DINO", (*_PROJECTED, "crops", "target"), {"views": 2, "local_views": 6, "ema_end": 1.0}
+        "DINO",
+        (*_PROJECTED, "crops", "target"),
+        {"views": 2, "local_views": 6, "ema_end": 1.0, "evaluated_weights": "target"},
     ),
     "nn_clr": Entry("NNCLR", (*_PROJECTED, "predictor", "memory"), {"views": 2}),
 }
@@ -141,9 +147,39 @@ def unread(config: Mapping[str, Any]) -> set[str]:
 def make_method(setup: Setup) -> Method:
     """Builds the method named by ``setup.config.method``.
 
+    With ``weight_ema``, a method without a target encoder gets one that only averages its weights.
+
     Raises:
       InputError: for an unknown name, or settings that are invalid for the method.
     """
     name = setup.config.method
     require(name in METHODS, f"method must be one of {list(METHODS)}, got {name!r}.")
-    return importlib.import_module(f"jaxpt.methods.{name}").make(setup)
+    method = importlib.import_module(f"jaxpt.methods.{name}").make(setup)
+    decay = setup.config.weight_ema
+    require(0 <= decay < 1, f"weight_ema must be at least 0 and below 1, got {decay}.")
+    return _averaged(method, setup) if decay else method
+
+
+def _averaged(method: Method, setup: Setup) -> Method:
+    """Wraps a method without a target: the target becomes an average of the online encoder."""
+    config = setup.config
+
+    def init(key, images):
+        state = method.init(key, images)
+        require(
+            state.target is None,
+            f"method {config.method} has a target encoder, whose average is set by ema: set "
+            "weight_ema to 0.",
+        )
+        encoder = (
+            {name: tree[name] for name in ("backbone", "head") if name in tree}
+            for tree in (state.params, state.batch_stats)
+        )
+        return state.replace(target=Target(*copy(tuple(encoder))))
+
+    def step(state, batch):
+        new, metrics = method.step(state, batch)
+        target = move_target(state.target, new, None, config.weight_ema, setup.axis_name)
+        return new.replace(target=target), metrics
+
+    return method._replace(init=init, step=step)

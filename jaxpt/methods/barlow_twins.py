@@ -1,7 +1,7 @@
 """Barlow Twins: decorrelates the features of two views (Zbontar et al., ICML 2021).
 
 Each feature should correlate with itself across the views, and with no other feature. Labels are
-not used. Both views pass through BatchNorm together; in the paper they pass one after the other.
+not used. In the paper the views pass through BatchNorm one after the other: set ``separate_views``.
 """
 
 import jax.numpy as jnp
@@ -27,4 +27,5 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    dim = config.model.projector.dim  # the diagonal's part without any correlation
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=float(dim))

@@ -1,7 +1,7 @@
 """BYOL: predicts the target encoder's output for the other view (Grill et al., NeurIPS 2020).
 
-Neither labels nor negatives are used. Both views pass through BatchNorm together; in the paper they
-pass one after the other.
+Neither labels nor negatives are used. In the paper the two views pass through BatchNorm one after
+the other: set ``separate_views``.
 """
 
 import jax.numpy as jnp
@@ -18,9 +18,8 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         # Outside ``loss_of``: no gradient flows into the target encoder.
-        targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config
-        )
+        views = encoding.apart(encoding.global_images(config, batch), config)
+        targets, target_stats = encoding.target_outputs(encoder, state.target, views, config)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
@@ -30,4 +29,5 @@ def make(setup: Setup) -> Method:
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics
 
-    return Method(encoder, updating.make_init(setup, encoder, target=True), step)
+    init = updating.make_init(setup, encoder, target=True)
+    return Method(encoder, init, step, chance=4.0)  # of orthogonal vectors, in both orders

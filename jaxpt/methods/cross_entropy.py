@@ -5,6 +5,8 @@ With ``classifier = "mlp"`` a projector precedes the classifier and is discarded
 of the batch, and their labels likewise.
 """
 
+import math
+
 import jax.numpy as jnp
 
 from jaxpt import losses, models
@@ -67,7 +69,7 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=math.log(setup.classes))
 
 
 def _mixed(config, state, batch, axis):

@@ -1,11 +1,15 @@
 """DINO: matches the target's sharpened softmax for another view (Caron et al., ICCV 2021).
 
 Labels are not used. The target encoder sees the ``views`` large crops; the online encoder also sees
-the ``local_views`` small crops. Unlike in the paper's runs, the target's temperature is not warmed
-up, and the prototypes are trained from the first step.
+the ``local_views`` small crops. The paper measures the target encoder, and so does
+``evaluated_weights = "target"``, the default. The prototypes are a weight-normalised layer; the
+authors' code does not train them in the first epoch (``optimizer.freeze``).
 """
 
+import math
+
 import jax.numpy as jnp
+import optax
 
 from jaxpt import losses, models
 from jaxpt.errors import require
@@ -27,9 +31,20 @@ def make(setup: Setup) -> Method:
     )
     encoding.check_temperature(config)
     encoding.check_temperature(config, "dino.target_temperature")
+    encoding.check_temperature(config, "dino.target_temperature_start")
     encoding.check_target(config)
     head = models.PrototypeHead(
-        models.make_projector(config.model, axis_name=setup.axis_name), settings.prototypes
+        models.make_projector(config.model, axis_name=setup.axis_name),
+        settings.prototypes,
+        settings.learnt_norms,
+    )
+    warmup = setup.steps(settings.target_temperature_warmup)
+    target_temperature = (
+        optax.linear_schedule(
+            settings.target_temperature_start, settings.target_temperature, warmup
+        )
+        if warmup
+        else optax.constant_schedule(settings.target_temperature)
     )
     encoder = models.make_encoder(config.model, head, axis_name=setup.axis_name)
     init_encoders = updating.make_init(setup, encoder, target=True)
@@ -39,10 +54,11 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         # Outside ``loss_of``: no gradient flows into the target encoder.
-        outputs, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config
-        )
+        large = encoding.apart(encoding.global_images(config, batch), config)
+        outputs, target_stats = encoding.target_outputs(encoder, state.target, large, config)
         targets = outputs.reshape(config.views, -1, settings.prototypes)
+
+        temperature = target_temperature(state.step)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
@@ -54,7 +70,7 @@ def make(setup: Setup) -> Method:
                 targets,
                 state.centre,
                 student_temperature=config.temperature,
-                teacher_temperature=settings.target_temperature,
+                teacher_temperature=temperature,
             )
             return jnp.mean(per_image), (queries.batch_stats, {})
 
@@ -65,4 +81,4 @@ def make(setup: Setup) -> Method:
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state.replace(centre=centre), target_stats), metrics
 
-    return Method(encoder, init, step)
+    return Method(encoder, init, step, chance=math.log(settings.prototypes))

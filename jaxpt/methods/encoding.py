@@ -119,9 +119,10 @@ def check_micro_batches(config, devices: int) -> None:
 def view_images(config, batch) -> list[jax.Array]:
     """Draws all views: those of ``config.augment``, then the small crops, if there are any.
 
-    They are separate arrays, as small crops may have another size.
+    Each array passes through the network on its own. Small crops are one, as they may have another
+    size; full views are one, or with ``separate_views`` one each.
     """
-    images = [global_images(config, batch)]
+    images = apart(global_images(config, batch), config)
     if config.local_views:
         images.append(
             jnp.concatenate(
@@ -139,6 +140,11 @@ def global_images(config, batch) -> jax.Array:
     return jnp.concatenate(
         [augment.draw_view(config.augment, batch, view=v) for v in range(config.views)]
     )
+
+
+def first_view(config, batch) -> jax.Array:
+    """Draws the first full view of each image: [batch, …]."""
+    return augment.draw_view(config.augment, batch, view=0)
 
 
 def cropped_views(config, side: int) -> dict[int, crops.View]:
@@ -163,6 +169,11 @@ def each_view(rows, config):
     return jnp.tile(rows, (config.views + config.local_views,) + (1,) * (rows.ndim - 1))
 
 
+def apart(views, config) -> list[jax.Array]:
+    """Splits full views [views · batch, …] into one array each if ``separate_views`` is set."""
+    return jnp.split(views, config.views) if config.separate_views else [views]
+
+
 def other_view(rows):
     """Swaps the two halves, so that each row becomes the other view of its image."""
     return jnp.roll(rows, rows.shape[0] // 2, axis=0)
@@ -184,7 +195,7 @@ def target_outputs(encoder, target, images, config, *, norm: str | None = None):
 
     Args:
       encoder, target: the online ``Encoder`` and the ``Target``.
-      images: float [batch, …].
+      images: float [batch, …], or a list of these that pass one after the other.
       config: the pre-training config.
       norm: statistics that BatchNorm uses; None means ``config.target_norm``. "batch" uses those of
         ``images``, as MoCo does. "running" uses the average of the online encoder's running
@@ -192,15 +203,19 @@ def target_outputs(encoder, target, images, config, *, norm: str | None = None):
         training these statistics are meaningless.
     """
     norm = norm or config.target_norm
-    encoded = encode(
-        encoder.clone(predictor=None),  # the target has no parameters for a predictor
-        target.params,
-        target.batch_stats,
-        images,
-        config,
-        train=norm == "batch",
-    )
-    return jax.lax.stop_gradient((encoded.output, encoded.batch_stats))
+    stats, outputs = target.batch_stats, []
+    for part in images if isinstance(images, list) else [images]:
+        encoded = encode(
+            encoder.clone(predictor=None),  # the target has no parameters for a predictor
+            target.params,
+            stats,
+            part,
+            config,
+            train=norm == "batch",
+        )
+        stats = encoded.batch_stats
+        outputs.append(encoded.output)
+    return jax.lax.stop_gradient((jnp.concatenate(outputs), stats))
 
 
 def check_target(config) -> None:

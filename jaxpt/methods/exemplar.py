@@ -3,6 +3,8 @@
 The only positive is the query's own key. Labels serve only to remove false negatives.
 """
 
+import math
+
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
@@ -26,4 +28,5 @@ def make(setup: Setup) -> Method:
         )
         return per_query, {}
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    negatives = updating.memory_size(setup) * (1 - 1 / setup.classes)
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=math.log(1 + negatives))

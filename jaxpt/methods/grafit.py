@@ -3,6 +3,8 @@
 ``weight`` is the share of SupCon.
 """
 
+import math
+
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
@@ -28,4 +30,5 @@ def make(setup: Setup) -> Method:
         )
         return per_query, {}
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    chance = math.log(1 + updating.memory_size(setup))
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=chance)

@@ -5,14 +5,21 @@
     loss    ← losses.look: classifies each query by its k nearest keys in the memory
     update  ← optimizer step; then target ← EMA of the online encoder; memory ← the new keys
 
-k, temperature, memory and head are jaxpt's defaults, not the paper's: its values could not be read
-by us. Extensions beyond the paper, all off by default: ``own_view``, ``gate``, ``balanced``,
-``robustness``, ``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (one key
-per training example).
+The formula is a reconstruction. Read were the paper's abstract, the start of its introduction and
+the caption of its figure 1, and what other papers say of it. Its sections on method and experiments
+could not be read by us, and no code of its authors was found. k, temperature, memory and head are
+jaxpt's defaults, not the paper's.
+
+Extensions, all off by default: ``own_view``, ``gate``, ``balanced``, ``robustness``,
+``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (one key per training
+example).
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpt import losses
 from jaxpt.errors import require
@@ -97,7 +104,24 @@ def make(setup: Setup) -> Method:
         updating.make_init(setup, encoder, target=True, memory=True),
         step,
         updating.make_fill(setup, encoder),
+        chance_of(most, setup.classes),
     )
+
+
+def chance_of(k: int, classes: int) -> float:
+    """LOOK's loss if all similarities are equal and classes are equally frequent.
+
+    The number of same-class keys among the k neighbours is then binomial. A query without any gets
+    one more neighbour, its nearest same-class key (``no_positive = "nearest"``).
+    """
+    if classes == 1:
+        return 0.0
+    p, found = 1 / classes, np.arange(1, k + 1)
+    log_gamma = np.frompyfunc(math.lgamma, 1, 1)
+    log_binomial = log_gamma(k + 1) - log_gamma(found + 1) - log_gamma(k - found + 1)
+    log_binomial += found * math.log(p) + (k - found) * math.log1p(-p)
+    with_positive = np.sum(np.exp(log_binomial.astype(float)) * np.log(k / found))
+    return float(with_positive + (1 - p) ** k * math.log(k + 1))
 
 
 def check(config) -> None:

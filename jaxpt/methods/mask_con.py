@@ -4,6 +4,8 @@ The more similar a key of the query's class is to the target encoder's key of th
 more it attracts the query.
 """
 
+import math
+
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
@@ -31,4 +33,5 @@ def make(setup: Setup) -> Method:
         )
         return per_query, {}
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    chance = math.log(1 + updating.memory_size(setup))
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=chance)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxpt.methods import Method, Setup, encoding, updating
 
 
-def contrast_with_memory(setup: Setup, loss_of) -> Method:
+def contrast_with_memory(setup: Setup, loss_of, *, chance: float) -> Method:
     """Builds a method that runs the MoCo step with the given loss; ``look.py`` has it in full.
 
     Args:
@@ -13,6 +13,7 @@ def contrast_with_memory(setup: Setup, loss_of) -> Method:
       loss_of: (queries, own, memory) → (float32 losses, dict of scalar metrics), where ``queries``
         is ``encoding.Queries``, ``own`` is float32 [queries, dim] with the target's key of each
         query's own image, and ``memory`` is the memory before the step.
+      chance: the loss without any signal, see ``Method``.
 
     Raises:
       InputError: if a setting of the target encoder or the memory is invalid.
@@ -41,4 +42,5 @@ def contrast_with_memory(setup: Setup, loss_of) -> Method:
         updating.make_init(setup, encoder, target=True, memory=True),
         step,
         updating.make_fill(setup, encoder),
+        chance,
     )

@@ -5,6 +5,8 @@ on small data sets. There is no shuffled BatchNorm: on several devices use
 ``model.norm = "sync_batch"``.
 """
 
+import math
+
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
@@ -26,4 +28,5 @@ def make(setup: Setup) -> Method:
         )
         return per_query, {}
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    chance = math.log(1 + updating.memory_size(setup))
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=chance)

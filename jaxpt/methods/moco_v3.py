@@ -1,9 +1,11 @@
 """MoCo v3: finds the target's output for the other view in the batch (Chen et al., ICCV 2021).
 
 Labels are not used. As in the paper, the loss has a factor of 2τ, which makes the scale of the
-gradient independent of τ. Both views pass through BatchNorm together, and projector and predictor
-have no final BatchNorm.
+gradient independent of τ. In the authors' code the views pass through BatchNorm one after the
+other: set ``separate_views``.
 """
+
+import math
 
 import jax.numpy as jnp
 
@@ -20,23 +22,26 @@ def make(setup: Setup) -> Method:
 
     def step(state, batch):
         # Outside ``loss_of``: no gradient flows into the target encoder.
-        targets, target_stats = encoding.target_outputs(
-            encoder, state.target, encoding.global_images(config, batch), config
-        )
+        views = encoding.apart(encoding.global_images(config, batch), config)
+        targets, target_stats = encoding.target_outputs(encoder, state.target, views, config)
 
         def loss_of(params):
             queries = encoding.queries(encoder, params, state, batch, config)
-            per_view = losses.info_nce(
-                queries.prediction,
-                encoding.other_view(targets),
-                temperature=config.temperature,
-                query_ids=queries.ids,
-                axis_name=setup.axis_name,
-            )
+            # A query is compared with the targets of the other view only, as in the paper.
+            both_orders = [
+                losses.info_nce(
+                    predictions, others, temperature=config.temperature, axis_name=setup.axis_name
+                )
+                for predictions, others in zip(
+                    jnp.split(queries.prediction, 2), jnp.split(targets, 2)[::-1], strict=True
+                )
+            ]
             # Twice the factor 2τ, as the paper adds the two orders and the mean averages them.
-            return 4 * config.temperature * jnp.mean(per_view), (queries.batch_stats, {})
+            loss = 4 * config.temperature * jnp.mean(jnp.stack(both_orders))
+            return loss, (queries.batch_stats, {})
 
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics
 
-    return Method(encoder, updating.make_init(setup, encoder, target=True), step)
+    chance = 4 * config.temperature * math.log(config.batch_size)
+    return Method(encoder, updating.make_init(setup, encoder, target=True), step, chance=chance)

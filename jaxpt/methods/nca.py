@@ -4,6 +4,8 @@ LOOK with the whole memory as the neighbourhood; everything else is the same. Wu
 key per training example (``memory_kind = "bank"``), computed by the online encoder.
 """
 
+import math
+
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
@@ -26,4 +28,4 @@ def make(setup: Setup) -> Method:
         )
         return per_query, neighbors._asdict()
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=math.log(setup.classes))

@@ -3,6 +3,8 @@
 Labels are not used. There is no target encoder: the memory holds outputs of the online encoder.
 """
 
+import math
+
 import jax.numpy as jnp
 
 from jaxpt import losses
@@ -56,4 +58,5 @@ def make(setup: Setup) -> Method:
         updating.make_init(setup, encoder, memory=True),
         step,
         updating.make_fill(setup, encoder),
+        chance=math.log(config.batch_size),
     )

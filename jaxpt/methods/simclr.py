@@ -3,6 +3,8 @@
 Labels are not used.
 """
 
+import math
+
 import jax.numpy as jnp
 
 from jaxpt import losses
@@ -25,4 +27,9 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    return Method(
+        encoder,
+        updating.make_init(setup, encoder),
+        step,
+        chance=math.log(2 * config.batch_size - 1),
+    )

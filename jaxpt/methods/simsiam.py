@@ -1,7 +1,9 @@
 """SimSiam: predicts one view from the other, with a stop-gradient (Chen and He, CVPR 2021).
 
-No labels, negatives, target encoder or memory are used. Both views pass through BatchNorm together,
-the projector has no final BatchNorm, and the predictor's learning rate decays like the others.
+No labels, negatives, target encoder or memory are used. In the authors' code the views pass through
+BatchNorm one after the other, the projector ends in BatchNorm, and the predictor's learning rate is
+constant: set ``separate_views``, ``model.projector.last_norm`` and
+``optimizer.constant_predictor``, as the recipe does.
 """
 
 import jax.numpy as jnp
@@ -26,4 +28,4 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=1.0)

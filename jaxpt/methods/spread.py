@@ -3,6 +3,8 @@
 ``weight`` is the share of instance discrimination, which keeps a class from collapsing to a point.
 """
 
+import math
+
 import jax.numpy as jnp
 
 from jaxpt import losses
@@ -31,4 +33,8 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    # SupCon contrasts with the whole batch, instance discrimination with the class.
+    anchors, share = 2 * config.batch_size, config.spread.weight
+    in_class = max(anchors / setup.classes - 1, 1)
+    chance = (1 - share) * math.log(anchors - 1) + share * math.log(in_class)
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=chance)

@@ -4,6 +4,8 @@ The paper uses two views of each image. Here ``config.views`` sets their number,
 in the methods with a memory.
 """
 
+import math
+
 import jax.numpy as jnp
 
 from jaxpt import losses
@@ -33,4 +35,6 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    contrast = config.batch_size * (config.views + config.local_views) - 1
+    init = updating.make_init(setup, encoder)
+    return Method(encoder, init, step, chance=math.log(contrast))

@@ -1,9 +1,13 @@
 """t-ReX: a cosine softmax on a projector, with multi-crop (Sariyildiz et al., ICLR 2023).
 
-``prototypes_from = "learnt"`` is t-ReX, with one learnt vector per class. ``"memory"`` is t-ReX*,
-whose prototype of a class is the mean of its keys in a memory of the target encoder (online class
-means). As in jaxpt's other losses over a memory, keys of the query's own image are left out.
+``prototypes_from = "memory"`` are online class means (OCM): the prototype of a class is the mean
+of its keys in a memory of the target encoder. t-ReX is OCM with three hidden layers in the
+projector, t-ReX* OCM with one and with other crops. ``"learnt"`` has one learnt vector per class
+and no memory, which the authors call plain t-ReX. As in jaxpt's other losses over a memory, keys of
+the query's own image are left out, keys have length one, and they come from a view of their own.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +17,7 @@ from jaxpt import losses
 from jaxpt.errors import require
 from jaxpt.methods import Method, Setup, encoding, memory_contrast, updating
 
-SOURCES = ("learnt", "memory")
+SOURCES = ("memory", "learnt")
 
 
 def make(setup: Setup) -> Method:
@@ -44,7 +48,8 @@ def _learnt(setup):
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder, more_params=prototypes), step)
+    init = updating.make_init(setup, encoder, more_params=prototypes)
+    return Method(encoder, init, step, chance=math.log(setup.classes))
 
 
 def _of_memory(setup):
@@ -65,4 +70,4 @@ def _of_memory(setup):
         )
         return per_query, {}
 
-    return memory_contrast.contrast_with_memory(setup, loss_of)
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=math.log(setup.classes))

@@ -1,7 +1,7 @@
 """VICReg: makes views agree and features vary without correlation (Bardes et al., ICLR 2022).
 
-Labels are not used. Both views pass through BatchNorm together; in the paper they pass one after
-the other.
+Labels are not used. In the paper the views pass through BatchNorm one after the other: set
+``separate_views``.
 """
 
 import jax.numpy as jnp
@@ -27,4 +27,5 @@ def make(setup: Setup) -> Method:
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step)
+    # Constant outputs have no variance, and agree in everything else.
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=config.vicreg.variance)

@@ -11,10 +11,18 @@ import ml_collections
 from jaxpt.errors import require
 from jaxpt.models.convnext import ConvNeXt, ConvNeXtTiny
 from jaxpt.models.encoder import Encoded, Encoder, encode, init
-from jaxpt.models.heads import Classifier, MlpClassifier, Projector, PrototypeHead, SpinalClassifier
+from jaxpt.models.heads import (
+    Classifier,
+    MlpClassifier,
+    Projector,
+    PrototypeHead,
+    SpinalClassifier,
+    check_head,
+)
 from jaxpt.models.mobilenet import MobileNetV2
 from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import (
+    PreactResNet,
     ResNet,
     ResNet18,
     ResNet34,
@@ -36,6 +44,7 @@ BACKBONES = {
     "resnet152": ResNet152,
     "wide_resnet50_2": WideResNet50,
     "wide_resnet101_2": WideResNet101,
+    "resnet_preact": PreactResNet,
     **VITS,
     "convnext_tiny": ConvNeXtTiny,
     "mobilenet_v2": MobileNetV2,
@@ -197,24 +206,32 @@ def make_head(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
 
 
 def make_projector(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
-    """Builds the projector of a model config from ``projector.hidden`` and ``projector.dim``."""
+    """Builds the projector of a model config from its section ``projector``."""
     require(
         config.projector.dim >= 1,
         f"model.projector.dim must be at least 1, got {config.projector.dim}.",
     )
-    return _mlp(config, config.projector.hidden, axis_name)
+    return _mlp(config, "projector", axis_name)
 
 
 def make_predictor(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:
-    """Builds the predictor from ``predictor.hidden``; its output has ``projector.dim`` features."""
-    return _mlp(config, config.predictor.hidden, axis_name)
+    """Builds the predictor from ``predictor``; its output has ``projector.dim`` features."""
+    return _mlp(config, "predictor", axis_name)
 
 
-def _mlp(config, hidden, axis_name):
+def _mlp(config, section, axis_name):
+    # Configs of earlier versions lack most fields.
+    given = {
+        name: config[section].get(name, getattr(Projector, name))
+        for name in ("activation", "bias", "last_norm", "last_bias", "unit_input", "init_std")
+    }
+    norm = config[section].get("norm") or config.norm
+    check_head(norm, given, f"model.{section}")
     return Projector(
-        tuple(hidden),
+        tuple(config[section].hidden),
         config.projector.dim,
-        norm=config.norm,
+        norm=norm,
         dtype=compute_dtype(config.dtype),
         axis_name=axis_name,
+        **given,
     )

@@ -1,37 +1,76 @@
 """Heads for backbones: projectors and classifiers."""
 
+import functools
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from jaxpt.errors import require
 from jaxpt.models.norm import check_widths, make_norm
 from jaxpt.ops.similarity import similarities, unit_vectors
 
+ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
+# Norms of the last layer → which learnt parameters they have.
+LAST_NORMS = {
+    "none": None,
+    "plain": {"use_scale": False, "use_bias": False},
+    "scale": {"use_scale": True, "use_bias": False},
+    "affine": {"use_scale": True, "use_bias": True},
+}
+
 
 class Projector(nn.Module):
-    """An MLP head with Dense–norm–ReLU for each hidden width, then Dense.
+    """An MLP head with Dense–norm–activation for each hidden width, then Dense–norm.
+
+    The sources differ in every part of it; ``configs/pretrain/heads.py`` has the head of each
+    method's source.
 
     Attributes:
       hidden: widths of the hidden layers, each a multiple of 8 with norm "group".
       dim: width of the output.
-      norm, dtype, axis_name: as in ``make_norm``.
+      norm: norm of the hidden layers, as in ``make_norm``, or "none".
+      activation: of the hidden layers, a key of ``ACTIVATIONS``.
+      bias: whether hidden layers have a bias. Before BatchNorm it has no effect on the output.
+      last_norm: norm of the output, a key of ``LAST_NORMS``: none, or one of the kind ``norm``
+        without learnt parameters (plain), with a scale, or with scale and offset (affine).
+      last_bias: whether the last layer has a bias.
+      unit_input: whether features are scaled to length one first.
+      init_std: standard deviation of the initial weights; 0 for LeCun's, 1/√inputs.
+      dtype, axis_name: as in ``make_norm``.
     """
 
     hidden: tuple[int, ...]
     dim: int
     norm: str = "batch"
+    activation: str = "relu"
+    bias: bool = False
+    last_norm: str = "none"
+    last_bias: bool = True
+    unit_input: bool = False
+    init_std: float = 0.0
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, features, train: bool):
         check_widths(self.norm, self.hidden)
-        norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
-        x = features.astype(self.dtype)
+        norm = None
+        if self.norm != "none":
+            norm = make_norm(self.norm, train=train, axis_name=self.axis_name, dtype=self.dtype)
+        init = nn.initializers
+        kernel_init = init.normal(self.init_std) if self.init_std else init.lecun_normal()
+        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=kernel_init)
+        x = unit_vectors(features) if self.unit_input else features
+        x = x.astype(self.dtype)
         for width in self.hidden:
-            x = nn.relu(norm()(nn.Dense(width, use_bias=False, dtype=self.dtype)(x)))
-        return nn.Dense(self.dim, dtype=self.dtype)(x).astype(jnp.float32)
+            x = dense(width, use_bias=self.bias)(x)
+            x = ACTIVATIONS[self.activation](x if norm is None else norm()(x))
+        x = dense(self.dim, use_bias=self.last_bias)(x)
+        if self.last_norm != "none":
+            check_widths(self.norm, [self.dim])
+            x = norm(**LAST_NORMS[self.last_norm])(x)
+        return x.astype(jnp.float32)
 
 
 class Classifier(nn.Module):
@@ -78,15 +117,54 @@ class SpinalClassifier(nn.Module):
 
 
 class PrototypeHead(nn.Module):
-    """DINO's head: a projector and cosines to learnt prototypes (Caron et al., ICCV 2021)."""
+    """DINO's head: a projector and a weight-normalised layer (Caron et al., ICCV 2021).
+
+    The output is the cosine to each prototype, multiplied by its norm if norms are learnt.
+
+    Attributes:
+      projector: maps features to the space of the prototypes.
+      prototypes: number of outputs.
+      learnt_norms: whether the norm of each prototype is learnt; otherwise all are 1.
+    """
 
     projector: Projector
     prototypes: int
+    learnt_norms: bool = False
 
     @nn.compact
     def __call__(self, features, train: bool):
         x = unit_vectors(self.projector(features, train))
+        # PyTorch's initialisation of a linear layer. The length of a row has no effect on the
+        # output, but the gradient is inversely proportional to it.
         rows = self.param(
-            "prototypes", nn.initializers.normal(0.02), (self.prototypes, self.projector.dim)
+            "prototypes",
+            nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=1, out_axis=0),
+            (self.prototypes, self.projector.dim),
         )
-        return similarities(x, unit_vectors(rows))
+        cosines = similarities(x, unit_vectors(rows))
+        if not self.learnt_norms:
+            return cosines
+        return cosines * self.param("norms", nn.initializers.ones, (self.prototypes,))
+
+
+def check_head(norm: str, given: dict[str, Any], where: str) -> None:
+    """Raises InputError if a setting of a projector's or predictor's layers is invalid.
+
+    Args:
+      norm: of the hidden layers.
+      given: other fields of ``Projector`` by name.
+      where: section of the config, for error messages.
+    """
+    for name, known in ("activation", ACTIVATIONS), ("last_norm", LAST_NORMS):
+        require(
+            given[name] in known,
+            f"{where}.{name} must be one of {', '.join(known)}, got {given[name]!r}.",
+        )
+    require(
+        norm != "none" or given["last_norm"] == "none",
+        f"{where}.last_norm {given['last_norm']} needs a kind of norm, but {where}.norm is none: "
+        "set it to batch, sync_batch or group.",
+    )
+    require(
+        given["init_std"] >= 0, f"{where}.init_std must not be negative, got {given['init_std']}."
+    )

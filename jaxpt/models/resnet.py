@@ -1,7 +1,8 @@
-"""ResNet v1.5 and wide ResNets.
+"""ResNet v1.5, wide ResNets, and pre-activation ResNets for small images.
 
 ResNet: He et al. 2016, with the stride in the 3×3 convolution of a bottleneck (v1.5). Wide ResNet:
 Zagoruyko and Komodakis 2016, in torchvision's form with twice the width inside bottlenecks.
+Pre-activation ResNet: He et al., ECCV 2016.
 """
 
 import functools
@@ -24,6 +25,7 @@ class BasicBlock(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    last_scale: Any
     expansion = 1
 
     @nn.compact
@@ -31,8 +33,7 @@ class BasicBlock(nn.Module):
         y = self.conv(self.width, (3, 3), strides=self.stride, name="conv1")(x)
         y = nn.relu(self.norm(name="norm1")(y))
         y = self.conv(self.width, (3, 3), name="conv2")(y)
-        # A zero scale makes each block the identity at the start (Goyal et al. 2017).
-        y = self.norm(name="norm2", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm2", scale_init=self.last_scale)(y)
         return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
@@ -43,6 +44,7 @@ class Bottleneck(nn.Module):
     stride: int
     conv: Any
     norm: Any
+    last_scale: Any
     expansion = 4
     widening = 1
 
@@ -53,7 +55,7 @@ class Bottleneck(nn.Module):
         y = self.conv(inner, (3, 3), strides=self.stride, name="conv2")(y)
         y = nn.relu(self.norm(name="norm2")(y))
         y = self.conv(self.width * self.expansion, (1, 1), name="conv3")(y)
-        y = self.norm(name="norm3", scale_init=nn.initializers.zeros)(y)
+        y = self.norm(name="norm3", scale_init=self.last_scale)(y)
         return nn.relu(y + _shortcut(self, x, y.shape[-1]))
 
 
@@ -79,6 +81,8 @@ class ResNet(nn.Module):
       stem: "imagenet" (7×7 stride 2, then max-pool) or "small" (3×3 stride 1) for small images.
       width: channels of the first stage.
       norm, dtype, axis_name: as in ``make_norm``.
+      zero_init: whether the scale of the last norm of each block starts at zero, which makes the
+        block the identity at the start (Goyal et al. 2017); torchvision's ``zero_init_residual``.
       standardised: whether to standardise the convolution weights to mean 0 and variance 1 in each
         output channel (Qiao et al. 2019), which is recommended with GroupNorm.
       remat: whether the backward pass recomputes the activations of each block to save memory.
@@ -94,6 +98,7 @@ class ResNet(nn.Module):
     norm: str = "batch"
     dtype: Any = jnp.float32
     axis_name: str | None = None
+    zero_init: bool = True
     standardised: bool = False
     remat: bool = False
     frozen: int = 0
@@ -119,13 +124,13 @@ class ResNet(nn.Module):
         x = self._stop(0, x)
         intermediates = {"stem": x}
         make_block = nn.remat(self.block) if self.remat else self.block
+        last_scale = nn.initializers.zeros if self.zero_init else nn.initializers.ones
         for stage, n_blocks in enumerate(self.blocks):
             norm = self._norm(stage + 1, train)
             for i in range(n_blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = make_block(
-                    self.width * 2**stage, stride, conv, norm, name=f"stage{stage + 1}_block{i + 1}"
-                )(x)
+                name = f"stage{stage + 1}_block{i + 1}"
+                x = make_block(self.width * 2**stage, stride, conv, norm, last_scale, name=name)(x)
             x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
         return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates
 
@@ -139,6 +144,76 @@ class ResNet(nn.Module):
 
     def _stop(self, depth, x):
         return jax.lax.stop_gradient(x) if depth < self.frozen else x
+
+
+class PreactBlock(nn.Module):
+    """Pre-activation residual block of two 3×3 convolutions.
+
+    The first block of a stage takes its shortcut after the first activation.
+    """
+
+    width: int
+    stride: int
+    first: bool
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(self.norm(name="norm1")(x))
+        x = y if self.first else x
+        y = self.conv(self.width, (3, 3), strides=self.stride, name="conv1")(y)
+        y = nn.relu(self.norm(name="norm2")(y))
+        y = self.conv(self.width, (3, 3), name="conv2")(y)
+        if x.shape[-1] != self.width:
+            x = self.conv(self.width, (1, 1), strides=self.stride, name="conv_shortcut")(x)
+        return x + y
+
+
+class PreactResNet(nn.Module):
+    """A pre-activation ResNet for small images, without its classifier.
+
+    Three stages of (depth − 2) / 6 blocks, with 1, 2 and 4 times the width; the last activation
+    comes before the pooling. In detail that of hysts/pytorch_image_classification.
+
+    Attributes:
+      depth: number of layers with weights, 6n + 2.
+      width: channels of the first stage.
+      norm, dtype, axis_name: as in ``make_norm``.
+      frozen: number of parts (stem, stage 1, …, stage 3) that get no gradient and stay in
+        evaluation mode; the last norm belongs to the last part.
+    """
+
+    depth: int = 20
+    width: int = 16
+    norm: str = "batch"
+    dtype: Any = jnp.float32
+    axis_name: str | None = None
+    frozen: int = 0
+
+    @nn.compact
+    def __call__(self, images, train: bool):
+        """Maps float images [batch, height, width, channels] to (features [batch, dim], stages)."""
+        require(
+            self.depth >= 8 and self.depth % 6 == 2,
+            f"depth must be 6n + 2, such as 20, got {self.depth}.",
+        )
+        check_widths(self.norm, [self.width])
+        conv = functools.partial(symmetric_conv, dtype=self.dtype)
+        x = conv(self.width, (3, 3), name="conv_stem")(images.astype(self.dtype))
+        x = self._stop(0, x)
+        intermediates = {"stem": x}
+        for stage in range(3):
+            norm = self._norm(stage + 1, train)
+            for i in range((self.depth - 2) // 6):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f"stage{stage + 1}_block{i + 1}"
+                x = PreactBlock(self.width * 2**stage, stride, i == 0, conv, norm, name=name)(x)
+            x = intermediates[f"stage{stage + 1}"] = self._stop(stage + 1, x)
+        x = self._stop(3, nn.relu(self._norm(3, train)(name="norm_last")(x)))
+        return jnp.mean(x, axis=(1, 2)).astype(jnp.float32), intermediates
+
+    _norm, _stop = ResNet._norm, ResNet._stop
 
 
 def symmetric_conv(features, kernel_size, *, strides=1, **options):

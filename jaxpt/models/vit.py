@@ -14,8 +14,19 @@ from jaxpt.models.stochastic_depth import StochasticDepth, rates
 
 POOLS = ("token", "mean")
 POSITIONS = ("learnt", "sincos")
-# Initialisation of DeiT (Touvron et al., ICML 2021).
-_INIT = nn.initializers.truncated_normal(0.02)
+INITS = ("deit", "xavier")
+
+
+def _deit(fan_in, fan_out):
+    """Initialisation of DeiT (Touvron et al., ICML 2021)."""
+    return nn.initializers.truncated_normal(0.02)
+
+
+def _xavier(fan_in, fan_out):
+    """Xavier's uniform initialisation, as of MoCo v3 (Chen et al., ICCV 2021)."""
+    # The fans are those of the matrix as in MoCo v3's code: query, key and value are three
+    # matrices, and a patch is one vector of inputs.
+    return nn.initializers.variance_scaling(2 * fan_in / (fan_in + fan_out), "fan_in", "uniform")
 
 
 class Block(nn.Module):
@@ -25,21 +36,26 @@ class Block(nn.Module):
     mlp: int
     drop: float
     dtype: Any
+    init_of: Any
 
     @nn.compact
     def __call__(self, x):
         """Maps float [batch, tokens, width] to the same shape."""
-        dense = functools.partial(nn.Dense, dtype=self.dtype, kernel_init=_INIT)
         norm, drop = layer_norm(self.dtype), StochasticDepth(self.drop)
         width = x.shape[-1]
-        y = dense(3 * width, name="qkv")(norm(name="norm1")(x))
+
+        def dense(features, name, inputs=width, outputs=None):
+            kernel_init = self.init_of(inputs, outputs or features)
+            return nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name=name)
+
+        y = dense(3 * width, "qkv", outputs=width)(norm(name="norm1")(x))
         query, key, value = jnp.moveaxis(
             y.reshape(*x.shape[:2], 3, self.heads, width // self.heads), 2, 0
         )
         y = jax.nn.dot_product_attention(query, key, value)  # its softmax is float32
-        x = x + drop(dense(width, name="proj")(y.reshape(x.shape)))
-        y = nn.gelu(dense(self.mlp, name="fc1")(norm(name="norm2")(x)), approximate=False)
-        return x + drop(dense(width, name="fc2")(y))
+        x = x + drop(dense(width, "proj")(y.reshape(x.shape)))
+        y = nn.gelu(dense(self.mlp, "fc1")(norm(name="norm2")(x)), approximate=False)
+        return x + drop(dense(width, "fc2", inputs=self.mlp)(y))
 
 
 class ViT(nn.Module):
@@ -56,6 +72,8 @@ class ViT(nn.Module):
         class token; features are the normalised mean of the patches).
       positions: "learnt", or "sincos", fixed sines and cosines of row and column (Chen et al.,
         ICCV 2021) for the patches, zero for the class token.
+      initialisation: "deit" (truncated normal weights, standard deviation 0.02) or "xavier" (MoCo
+        v3's: uniform weights, and a class token of almost zero).
       drop_path: stochastic depth rate of the last block; rates rise linearly from 0 in the first.
       dtype: computation dtype; normalisation and softmax are always computed in float32.
       remat: whether the backward pass recomputes the activations of each block to save memory.
@@ -70,6 +88,7 @@ class ViT(nn.Module):
     image_size: int = 224
     pool: str = "token"
     positions: str = "learnt"
+    initialisation: str = "deit"
     drop_path: float = 0.0
     dtype: Any = jnp.float32
     remat: bool = False
@@ -83,26 +102,33 @@ class ViT(nn.Module):
         width] of the stem and of each block.
         """
         self._check(images.shape)
+        xavier = self.initialisation == "xavier"
+        init, pixels = _xavier if xavier else _deit, self.patch**2 * images.shape[-1]
         x = nn.Conv(
             self.width,
             (self.patch, self.patch),
             strides=self.patch,
             padding="VALID",
             dtype=self.dtype,
+            kernel_init=init(pixels, self.width) if xavier else nn.initializers.lecun_normal(),
             name="patch_embed",
         )(images.astype(self.dtype))
         batch, *grid, _ = x.shape
         x = x.reshape(batch, -1, self.width)
         tokens = int(self.pool == "token")
         if tokens:
-            token = self.param("cls_token", _INIT, (1, 1, self.width)).astype(self.dtype)
+            token_init = nn.initializers.normal(1e-6) if xavier else init(1, 1)
+            token = self.param("cls_token", token_init, (1, 1, self.width)).astype(self.dtype)
             x = jnp.concatenate([jnp.broadcast_to(token, (batch, 1, self.width)), x], axis=1)
         x = self._stop(0, x + self._positions(tuple(grid), tokens).astype(self.dtype))
         intermediates = {"stem": x}
         make_block = nn.remat(Block) if self.remat else Block
         for i, rate in enumerate(rates(self.drop_path, self.depth)):
             drop = rate if train and i + 1 >= self.frozen else 0.0
-            x = make_block(self.heads, 4 * self.width, drop, self.dtype, name=f"block{i + 1}")(x)
+            block = make_block(
+                self.heads, 4 * self.width, drop, self.dtype, init, name=f"block{i + 1}"
+            )
+            x = block(x)
             x = intermediates[f"block{i + 1}"] = self._stop(i + 1, x)
         x = x[:, :1] if tokens else x  # only the class token is used from here on
         x = layer_norm(self.dtype)(name="norm")(jnp.mean(x, axis=1))
@@ -122,14 +148,14 @@ class ViT(nn.Module):
         if self.positions == "sincos":
             return jnp.asarray(self.fixed_positions(grid, tokens))
         own = (self.image_size // self.patch,) * 2
-        learnt = self.param("positions", _INIT, (1, tokens + own[0] * own[1], self.width))
+        learnt = self.param("positions", _deit(1, 1), (1, tokens + own[0] * own[1], self.width))
         return resize_positions(learnt, own, grid)
 
     def _stop(self, depth, x):
         return jax.lax.stop_gradient(x) if depth < self.frozen else x
 
     def _check(self, shape):
-        for name, known in ("pool", POOLS), ("positions", POSITIONS):
+        for name, known in ("pool", POOLS), ("positions", POSITIONS), ("initialisation", INITS):
             value = getattr(self, name)
             require(value in known, f"{name} must be one of {known}, got {value!r}.")
         require(

@@ -1,5 +1,10 @@
 """Nearest-neighbour search, exact by default, shared by losses, kNN monitor and evaluators.
 
+On accelerators a few queries at a time are compared with all keys, in a bounded workspace, and the
+k largest similarities are selected by thresholds (``selection``), without sorting or gathering more
+than k entries. The rest of this page is about CPUs, where reading less matters more, and about the
+approximate search.
+
 Keys are read in blocks, so that no batch × keys array exists, and selected in two rounds. A group
 is ``group_size`` consecutive keys. The first round finds the k groups with the largest maxima. The
 second round compares only the keys of these groups (and is skipped if a group is one key).
@@ -16,6 +21,8 @@ from typing import Any, Callable, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jaxpt.ops import selection
 
 
 class Queries(NamedTuple):
@@ -92,11 +99,14 @@ def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Arra
     return allowed
 
 
+FORMS = ("auto", "blocks", "rows")
 LARGEST_BLOCK, SMALLEST_BLOCK = 2**14, 2**10  # keys per matrix product
 BLOCK = 2**22  # similarities per matrix product: 16 MiB, which still fits caches
 BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
 LARGEST_GROUP = 16  # keys
-CHUNK = 2**16  # floats of gathered keys held at a time
+CHUNK = 2**16  # floats of gathered keys held at a time on CPUs
+WORKSPACE = 2**29  # bytes of similarities, or of gathered keys, held at a time on accelerators
+SEGMENT = 128  # consecutive keys among which a selected key is looked up
 
 
 def _of_checked_integers(search):
@@ -111,7 +121,10 @@ def _of_checked_integers(search):
 
 @_of_checked_integers  # outside ``jit``, which truncates integers to 32 bits
 @functools.partial(
-    jax.jit, static_argnames=("k", "key_rows", "block_size", "group_size", "axis_name", "recall")
+    jax.jit,
+    static_argnames=(
+        *("k", "key_rows", "form", "block_size", "group_size", "axis_name", "recall", "workspace"),
+    ),
 )
 def search(
     queries: jax.Array,
@@ -125,16 +138,18 @@ def search(
     key_mask: jax.Array | None = None,
     key_bias: jax.Array | None = None,
     key_rows: Callable | None = None,
+    form: str = "auto",
     block_size: int | None = None,
     group_size: int | None = None,
     axis_name: str | None = None,
     recall: float | None = None,
+    workspace: int = WORKSPACE,
 ) -> tuple[jax.Array, jax.Array]:
-    """Finds the k nearest keys of every query by inner product, streamed over blocks of keys.
+    """Finds the k nearest keys of every query by inner product, in bounded memory.
 
-    Temporaries are of the order of batch × block_size, independent of the number of keys; keys are
-    neither copied nor padded. Products are float32. Keys of another dtype (bfloat16) are converted
-    block by block, except on CPUs, where XLA does not slice bfloat16 and converts all at once.
+    Products are float32. Temporaries do not grow with the number of keys, but for a float32 copy of
+    the keys: on accelerators if these have another dtype or ``key_rows`` is given, on CPUs, where
+    XLA does not slice bfloat16, if they are bfloat16.
 
     Args:
       queries: float [batch, dim]; unit rows give cosines.
@@ -148,8 +163,11 @@ def search(
       key_bias: float32 [n], added to all similarities of each key.
       key_rows: function applied to stored keys before the comparison, for example ``unit_vectors``;
         maps float32 [rows, dim] to the same shape and treats each row separately.
-      block_size: keys per product; None chooses it from the batch. Does not affect the result.
-      group_size: keys per group; None chooses it from n / k. Does not affect the result.
+      form: "rows" compares a few queries with all keys, "blocks" all queries with a few keys.
+        "auto" is "rows" on accelerators and "blocks" on CPUs, or if ``recall`` is given. Neither
+        the form nor a size affects the result.
+      block_size: keys per product of "blocks"; None chooses it from the batch.
+      group_size: keys per group of "blocks"; None chooses it from n / k.
       axis_name: mapped axis over which keys (with ids, labels, mask and bias) and queries are split
         evenly, in device order; each device passes its own part. Each device compares its keys with
         the queries of all devices, and k candidates per query are exchanged. Indices refer to the
@@ -157,6 +175,7 @@ def search(
       recall: None is exact. A number between 0 and 1 selects the candidates of each pass over the
         keys with ``jax.lax.approx_max_k``, which is faster on TPUs and is expected to miss at most
         1 − recall of the neighbours. On CPUs and GPUs it is exact as well, and not faster.
+      workspace: bytes of similarities that "rows" holds at a time; one query is the least.
 
     Returns:
       (similarities float32 [batch, k] in descending order, indices int32 [batch, k]). Ties go to
@@ -164,12 +183,16 @@ def search(
       −1. A NaN similarity counts as ∞, so that it does not go unnoticed.
 
     Raises:
-      ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, there are no
+      ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, the form is
+        unknown, or "rows" although recall is given, there are no
         queries or no keys, only one of the ids or one of the labels is given, NumPy ids or labels
         do not fit 32 bits, or shapes do not match.
     """
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
+    if form not in FORMS or (form == "rows" and recall is not None):
+        expected = FORMS if recall is None else FORMS[:2]
+        raise ValueError(f"form must be one of {expected}, got {form!r}.")
     _check(
         queries,
         keys,
@@ -183,12 +206,15 @@ def search(
     asked = Queries(queries.astype(jnp.float32), query_ids, query_labels)
     asked = jax.tree.map(lambda x: of_all_devices(x, axis_name), asked)
     stored = Keys(keys, key_ids, key_labels, key_mask, key_bias)
-    group_size = min(n, group_size or (choose_group_size(n, k) if recall is None else 1))
-    block_size = block_size or choose_block_size(asked.vectors.shape[0])
-    found = _best_groups(asked, stored, k, key_rows, block_size, group_size, recall)
-    if group_size > 1:
-        found = _best_keys(asked, stored, k, key_rows, jnp.sort(found[1], axis=1), group_size)
-    similarities, indices = _filled(*found, k)
+    in_blocks = functools.partial(
+        _search_in_blocks, k=k, key_rows=key_rows, sizes=(block_size, group_size), recall=recall
+    )
+    by_rows = functools.partial(_search_by_rows, k=k, key_rows=key_rows, workspace=workspace)
+    if form == "auto" and recall is None:
+        found = jax.lax.platform_dependent(asked, stored, cpu=in_blocks, default=by_rows)
+    else:
+        found = (by_rows if form == "rows" else in_blocks)(asked, stored)
+    similarities, indices = found
     if axis_name is None:
         return similarities, indices
     first = n * jax.lax.axis_index(axis_name)
@@ -271,8 +297,12 @@ def _attach_backward(key_rows, axis_name, residuals, weights):
         vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], key_rows), 0.0)
         return jnp.matmul(weight, vectors, precision=jax.lax.Precision.HIGHEST)
 
-    gradient = jax.lax.map(
-        weighted_sum, (weights, indices), batch_size=_chunk(*indices.shape, keys.shape[1])
+    def of_all(floats):
+        size = _chunk(*indices.shape, keys.shape[1], floats)
+        return lambda *arrays: jax.lax.map(weighted_sum, arrays, batch_size=size)
+
+    gradient = jax.lax.platform_dependent(
+        weights, indices, cpu=of_all(CHUNK), default=of_all(WORKSPACE // 4)
     )
     gradient = own_sum(gradient, axis_name).astype(queries.dtype)
     return None, gradient, None, None
@@ -314,6 +344,89 @@ def _local_indices(indices, n, axis_name):
         return indices
     local = indices - n * jax.lax.axis_index(axis_name)
     return jnp.where((indices >= 0) & (local >= 0) & (local < n), local, -1)
+
+
+def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) -> Any:
+    """Maps ``function(*arrays)`` over as many rows at a time as fit the workspace.
+
+    Args:
+      function: maps arrays [rows, …] to a pytree of arrays [rows, …], each row by itself.
+      arrays: tuple of pytrees of arrays [batch, …].
+      row_bytes: bytes of workspace per row.
+      workspace: bytes; one row at a time is the least.
+
+    Returns:
+      The results for all rows, [batch, …].
+    """
+    batch = len(jax.tree.leaves(arrays)[0])
+    chunks = -(-batch // max(1, workspace // row_bytes))
+    if chunks == 1:
+        return function(*arrays)
+    rows = -(-batch // chunks)
+
+    def split(x):
+        missing = [(0, chunks * rows - batch)] + [(0, 0)] * (x.ndim - 1)
+        return jnp.pad(x, missing, mode="edge").reshape(chunks, rows, *x.shape[1:])
+
+    found = jax.lax.map(lambda chunk: function(*chunk), jax.tree.map(split, arrays))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:batch], found)
+
+
+def _search_by_rows(queries, keys, *, k, key_rows, workspace):
+    """Search on accelerators; returns (similarities, indices), each [batch, k]."""
+    vectors = float_rows(keys.vectors, key_rows)
+
+    def of_chunk(queries):
+        s = similarities(queries, keys._replace(vectors=vectors), None).T
+        return _largest_in_row(s, min(k, s.shape[1]))
+
+    # Two matrices: the products, and the same with −∞ for keys that are not admissible.
+    found = map_chunks(of_chunk, (queries,), 2 * 4 * len(vectors), workspace)
+    return _filled(*found, k)
+
+
+def _largest_in_row(s, k):
+    """Returns each row's k largest similarities in descending order, and their columns.
+
+    Which they are is known from a threshold. Where the j-th of them is, from counts of them in
+    segments of the row, so that only k segments are read again and no more than k entries sorted.
+    """
+    n, size = s.shape[1], min(SEGMENT, s.shape[1])
+    edge = selection.edge_of_largest(s, k)
+    marked = (s > -jnp.inf) & selection.inside(s, edge)
+    segments = -(-n // size)
+    marked = jnp.pad(marked, ((0, 0), (0, segments * size - n))).reshape(-1, segments, size)
+    counts = jnp.sum(marked, axis=-1, dtype=jnp.int32)
+    ends = jnp.cumsum(counts, axis=-1)
+    order = jnp.arange(k, dtype=jnp.int32)
+    segment = jnp.sum(ends[:, None, :] <= order[:, None], axis=-1, dtype=jnp.int32)
+    there = segment < segments
+    segment = jnp.minimum(segment, segments - 1)
+    rank = order - jnp.take_along_axis(ends - counts, segment, axis=1)
+    # The last segment may be incomplete. Its slice starts earlier.
+    start = jnp.minimum(segment * size, n - size)
+    columns = start[..., None] + jnp.arange(size, dtype=jnp.int32)
+    entries = jax.vmap(
+        lambda row, starts: jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(row, i, size))(starts)
+    )(s, start)
+    of_segment = (columns >= (segment * size)[..., None]) & (entries > -jnp.inf)
+    passed = jnp.cumsum(of_segment & selection.inside(entries, edge, columns), axis=-1)
+    place = jnp.sum(passed <= rank[..., None], axis=-1, keepdims=True, dtype=jnp.int32)
+    place = jnp.minimum(place, size - 1)
+    values = jnp.take_along_axis(entries, place, axis=-1)[..., 0]
+    # In ascending order of columns, so ties go to the lower index.
+    return _largest(jnp.where(there, values, -jnp.inf), start + place[..., 0], k)
+
+
+def _search_in_blocks(queries, keys, *, k, key_rows, sizes, recall):
+    """Search on CPUs; returns (similarities, indices), each [batch, k]."""
+    n, (block_size, group_size) = keys.vectors.shape[0], sizes
+    group_size = min(n, group_size or (choose_group_size(n, k) if recall is None else 1))
+    block_size = block_size or choose_block_size(queries.vectors.shape[0])
+    found = _best_groups(queries, keys, k, key_rows, block_size, group_size, recall)
+    if group_size > 1:
+        found = _best_keys(queries, keys, k, key_rows, jnp.sort(found[1], axis=1), group_size)
+    return _filled(*found, k)
 
 
 def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None):
@@ -401,7 +514,7 @@ def _best_keys(queries, keys, k, key_rows, groups, group_size):
     s, index = jax.lax.map(
         lambda a: of_query(*a),
         (queries, groups),
-        batch_size=_chunk(*groups.shape, group_size * dim),
+        batch_size=_chunk(*groups.shape, group_size * dim, CHUNK),
     )
     return _largest(s, index, min(k, s.shape[1]))
 
@@ -421,9 +534,9 @@ def _filled(values, indices, k):
     )
 
 
-def _chunk(batch, gathered, floats):
-    """Number of queries whose gathered keys are held at a time."""
-    return max(1, min(batch, CHUNK // (gathered * floats)))
+def _chunk(batch, gathered, floats, most):
+    """Number of queries whose gathered keys, at most ``most`` floats, are held at a time."""
+    return max(1, min(batch, most // (gathered * floats)))
 
 
 def _check(queries, keys, k, block_size, group_size, of_queries, of_keys):

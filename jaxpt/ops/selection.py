@@ -1,79 +1,216 @@
-"""Selection of the k largest entries per row as a mask, without sorting."""
+"""Selection of the k largest entries per row by thresholds, without sorting.
+
+The neighbourhood of LOOK is a set, so it is enough to find an *edge* per row: a value that exactly
+k entries reach. Every pass over the rows counts the entries above a few thresholds and keeps the
+interval that contains the edge. A pass reads the rows once, however many thresholds it has; a sort
+reads them many times.
+"""
+
+import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+CPU_THRESHOLDS = 1  # per pass; a CPU computes more slowly than it reads
+THRESHOLDS = 7  # per pass on accelerators, which divides the interval by eight
+UNCONDITIONAL = 2  # passes before the first test whether all rows are done, which waits for a GPU
+LINEAR = (
+    24  # bits gained by dividing the interval of values, before that of bit patterns is divided
+)
+GROUP = 16  # entries per group, whose maxima give accelerators the first interval
+GROUPED = 2**12  # entries per row from which on that pays
 
-def mask_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array) -> jax.Array:
+
+class Edge(NamedTuple):
+    """Lower edge of the k largest entries of every row.
+
+    Attributes:
+      value: float32 [batch], the smallest value that is inside.
+      last: int32 [batch], the last column that is inside among the entries equal to ``value``.
+    """
+
+    value: jax.Array
+    last: jax.Array
+
+
+def mask_of_largest(
+    values: jax.Array, k: int | jax.Array, where: jax.Array | None = None
+) -> jax.Array:
     """Marks the ``k`` largest entries of every row; ties go to the lower index, as in ``top_k``.
 
-    Finds the k-th largest value by bisection over the bits of the floats. This takes at most 32
-    compare-and-count passes over the rows, usually about half as many. Unlike ``jax.lax.top_k`` it
-    needs no sort and no gather, and ``k`` may be traced, so a schedule of k does not recompile.
+    Unlike ``jax.lax.top_k`` it needs no sort and no gather, and ``k`` may be traced, so a schedule
+    of k does not recompile. NaN counts as the largest value.
 
     Args:
       values: float32 [batch, n].
       k: number of entries to mark; an int, or an int32 scalar or [batch] array that may be traced.
         If a row has fewer unmasked entries, all of them are marked.
-      where: bool [batch, n]; False entries are ignored.
+      where: bool [batch, n]; False entries are ignored. None ignores entries of −∞, which spares
+        reading a mask in every pass.
 
     Returns:
       bool [batch, n].
     """
-    below_all = jnp.iinfo(jnp.int32).min
-    order = jnp.where(where, _ordered_integers(values), below_all)
+    edge = edge_of_largest(values, k, where)
+    return _where(values, where) & inside(values, edge)
+
+
+def inside(values: jax.Array, edge: Edge, columns: jax.Array | None = None) -> jax.Array:
+    """Marks the entries at or above the edge: bool, shaped like ``values``.
+
+    Args:
+      values: float32 [batch, …].
+      edge: the edge of every row.
+      columns: int32, shaped like ``values``, their columns; None if ``values`` are whole rows.
+    """
+    value, last = (x.reshape(-1, *[1] * (values.ndim - 1)) for x in edge)
+    columns = jnp.arange(values.shape[1]) if columns is None else columns
+    # Negated, so that NaN is inside.
+    return ~(values < value) & ((values > value) | (columns <= last))
+
+
+def edge_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array | None = None) -> Edge:
+    """Finds the edge of the ``k`` largest entries of every row.
+
+    Args:
+      values, k, where: as for ``mask_of_largest``.
+
+    Returns:
+      An edge with exactly k unmasked entries inside, or all if a row has fewer.
+    """
+    values = jax.lax.stop_gradient(values)
+    search = functools.partial(_search, static_k=k if isinstance(k, int) else None)
     k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), values.shape[:1])
-    k = jnp.minimum(k, jnp.sum(where, axis=-1, dtype=jnp.int32))
-
-    def count(threshold):
-        return jnp.sum(order >= threshold[:, None], axis=-1, dtype=jnp.int32)
-
-    # Invariant: at least k entries are ≥ low, and the threshold sought is ≤ high.
-    low = jnp.min(order, axis=-1, where=where, initial=jnp.iinfo(jnp.int32).max)
-    high = jnp.maximum(jnp.max(order, axis=-1), below_all + 1)
-    threshold = _bisect(low, high, k, count)
-    marked = order >= threshold[:, None]
-    return jax.lax.cond(
-        jnp.any(jnp.sum(marked, axis=-1) > k),
-        _drop_last_ties,
-        lambda *args: args[0],
-        marked,
-        order == threshold[:, None],
+    k = jnp.clip(k, 0, jnp.sum(_where(values, where), axis=-1, dtype=jnp.int32))
+    return jax.lax.platform_dependent(
+        values,
         k,
+        where,
+        cpu=functools.partial(search, thresholds=CPU_THRESHOLDS),
+        default=functools.partial(search, thresholds=THRESHOLDS),
     )
 
 
-def _ordered_integers(values: jax.Array) -> jax.Array:
-    """Maps floats to integers of the same order; −0 equals 0."""
+def _search(values, k, where, *, static_k, thresholds):
+    """Narrows the interval low ≤ edge < high until low has exactly k entries, or is one value.
+
+    At least k entries are ≥ low and fewer than k are ≥ high. Both are order keys, see ``_key``.
+    """
+    bits = thresholds.bit_length()
+    linear = jnp.arange(1, thresholds + 1, dtype=jnp.float32) / (thresholds + 1)
+    # Groups give a low end just below the edge, so there the first thresholds crowd.
+    crowded = 0.5 * 3.0 ** jnp.arange(1 - thresholds, 1)
+
+    def divide(state):
+        low, high, found, step = state
+        bottom, top = _value(low)[:, None], _value(high)[:, None]
+        spacing = jnp.where(step == 0, crowded, linear) if thresholds > 1 else linear
+        # Dividing the interval of values needs few passes, unless their magnitudes differ widely,
+        # and is impossible if an end is infinite. Dividing that of bit patterns always ends.
+        by_value = _key(bottom + (top - bottom) * spacing)
+        by_bits = low[:, None] + ((high - low)[:, None] * linear).astype(jnp.uint32)
+        at = jnp.where((step * bits < LINEAR) & jnp.isfinite(top - bottom), by_value, by_bits)
+        at = jnp.where(found[:, None], low[:, None], _between(at, low, high))
+        counts = _counts(values, _value(at), where)
+        enough = counts >= k[:, None]
+        return (
+            jnp.max(jnp.where(enough, at, low[:, None]), axis=-1),
+            jnp.min(jnp.where(enough, high[:, None], at), axis=-1),
+            found | jnp.any(counts == k[:, None], axis=-1),
+            step + 1,
+        )
+
+    def unfinished(state):
+        low, high, found, _ = state
+        return jnp.any(~found & (high - low > 1))
+
+    state = *_interval(values, k, where, static_k, thresholds), 0
+    if thresholds > 1:
+        state = jax.lax.fori_loop(0, UNCONDITIONAL, lambda _, state: divide(state), state)
+    low, _, found, _ = jax.lax.while_loop(unfinished, divide, state)
+    value, n = _value(low), values.shape[1]
+    last = jax.lax.cond(
+        jnp.all(found),
+        lambda *_: jnp.full(k.shape, n, jnp.int32),
+        lambda *of_ties: jnp.where(found, n, _last_of_ties(*of_ties)),
+        values,
+        value,
+        k,
+        where,
+    )
+    return Edge(value, last)
+
+
+def _interval(values, k, where, static_k, thresholds):
+    """First (low, high, whether low has exactly k entries) of every row."""
+    allowed = _where(values, where)
+    found = k == jnp.sum(allowed, axis=-1, dtype=jnp.int32)
+    groups = values.shape[1] // GROUP
+    if thresholds > 1 and groups * GROUP >= GROUPED and static_k and 2 * static_k <= groups:
+        # The k largest of the groups' maxima are k entries, so the edge is not below them. Groups
+        # are strided: neighbouring keys may be of one class, and accelerators read whole rows.
+        values = values if where is None else jnp.where(where, values, -jnp.inf)
+        rest = values[:, groups * GROUP :]
+        maxima = jnp.max(values[:, : groups * GROUP].reshape(-1, GROUP, groups), axis=1)
+        of_groups = jnp.minimum(k, jnp.sum(maxima != -jnp.inf, axis=-1, dtype=jnp.int32))
+        edge = _search(maxima, of_groups, None, static_k=static_k, thresholds=thresholds)
+        lowest, highest = edge.value, jnp.max(jnp.concatenate([maxima, rest], axis=1), axis=-1)
+    else:
+        lowest = jnp.min(values, axis=-1, where=allowed, initial=jnp.inf)
+        highest = jnp.max(values, axis=-1, where=allowed, initial=-jnp.inf)
+    lowest = jnp.where(found | jnp.isnan(lowest), -jnp.inf, lowest)
+    return _key(lowest), _key(highest) + 1, found
+
+
+def _where(values, where):
+    # NaN is not −∞: a row that has one must not lose it.
+    return values != -jnp.inf if where is None else where
+
+
+def _key(values: jax.Array) -> jax.Array:
+    """Maps floats to unsigned integers of the same order; −0 equals 0, and NaN +∞."""
     # Not values + 0.0, which XLA simplifies away.
-    bits = jax.lax.bitcast_convert_type(jnp.where(values == 0, 0.0, values), jnp.int32)
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(jnp.int32).max, bits)
+    values = jnp.where(values == 0, 0.0, jnp.where(jnp.isnan(values), jnp.inf, values))
+    bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
+    return jnp.where(bits >> 31 == 1, ~bits, bits | jnp.uint32(1 << 31))
 
 
-def _bisect(low, high, k, count):
-    """Finds per row the largest t with count(t) ≥ k, or any t with count(t) = k."""
-
-    def unfinished(carry):
-        low, high, found = carry
-        return jnp.any((low < high) & ~found)
-
-    def halve(carry):
-        low, high, found = carry
-        middle = (low & high) + ((low ^ high) >> 1) + ((low ^ high) & 1)  # upper mean, no overflow
-        middle = jnp.where(found, low, middle)
-        n = count(middle)
-        enough = n >= k
-        low = jnp.where(enough, middle, low)
-        high = jnp.where(enough | found, high, middle - 1)
-        return low, high, found | (n == k)
-
-    start = low, high, count(low) == k
-    return jax.lax.while_loop(unfinished, halve, start)[0]
+def _value(keys: jax.Array) -> jax.Array:
+    """Inverse of ``_key``."""
+    bits = jnp.where(keys >> 31 == 1, keys ^ jnp.uint32(1 << 31), ~keys)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)
 
 
-def _drop_last_ties(marked, at_threshold, k):
-    """Unmarks entries tied at the threshold, from the right, until k marked entries are left."""
-    tied = marked & at_threshold
-    surplus = jnp.sum(marked, axis=-1) - k
-    rank_from_right = jnp.cumsum(tied[:, ::-1], axis=-1)[:, ::-1]
-    return marked & ~(tied & (rank_from_right <= surplus[:, None]))
+def _between(keys, low, high):
+    """Clips [batch, thresholds] into low + 1 … high − 1."""
+    return jnp.maximum(
+        jnp.minimum(jnp.maximum(keys, low[:, None] + 1), high[:, None] - 1), low[:, None]
+    )
+
+
+def _counts(values, thresholds, where):
+    """Entries at or above each threshold: int32 [batch, thresholds]."""
+    # One reduction per threshold: XLA computes them together, in one pass over the values.
+    return jnp.stack(
+        [
+            jnp.sum(
+                # A threshold is above −∞ unless the row is done.
+                ~(values < thresholds[:, i, None]) & (where is None or where),
+                axis=-1,
+                dtype=jnp.int32,
+            )
+            for i in range(thresholds.shape[1])
+        ],
+        axis=1,
+    )
+
+
+def _last_of_ties(values, value, k, where):
+    """Column of the last entry equal to ``value`` among the k largest; −1 if there is none."""
+    value = value[:, None]
+    allowed = _where(values, where)
+    above = jnp.sum(allowed & (values > value), axis=-1, dtype=jnp.int32)
+    tied = allowed & ~(values < value) & ~(values > value)
+    before = jnp.cumsum(tied, axis=-1, dtype=jnp.int32) < (k - above)[:, None]
+    return jnp.where(k > above, jnp.sum(before, axis=-1, dtype=jnp.int32), -1)

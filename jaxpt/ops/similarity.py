@@ -29,6 +29,22 @@ def unit_vectors(vectors: jax.Array) -> jax.Array:
     return jnp.where(is_zero, 0.0, x * jax.lax.rsqrt(jnp.where(is_zero, 1.0, squared)))
 
 
+def inverse_lengths(vectors: jax.Array) -> jax.Array:
+    """Computes one over the length of every row, in float32 and as safely as ``unit_vectors``.
+
+    Args:
+      vectors: float32 [rows, dim].
+
+    Returns:
+      float32 [rows]; 0 for a zero row.
+    """
+    largest = jnp.max(jnp.abs(vectors), axis=-1)
+    is_zero = largest == 0
+    largest = jnp.where(is_zero, 1.0, largest)
+    squared = jnp.sum(jnp.square(vectors / largest[:, None]), axis=-1)
+    return jnp.where(is_zero, 0.0, jax.lax.rsqrt(jnp.where(is_zero, 1.0, squared)) / largest)
+
+
 def rows(vectors: jax.Array, normalize: bool = True, where: jax.Array | None = None) -> jax.Array:
     """Returns rows in float32, optionally scaled to length one, with masked rows set to zero.
 

@@ -3,6 +3,7 @@
 As in few-shot scaling laws (Prato et al. 2021, arXiv 2110.06990).
 """
 
+import contextlib
 import os
 import pathlib
 from typing import Mapping, Sequence
@@ -12,7 +13,7 @@ from rich.console import Console
 
 from jaxpt import report
 from jaxpt.data import sources
-from jaxpt.errors import require
+from jaxpt.errors import InputError, require
 from jaxpt.files import writable_folder
 from jaxpt.report import scaling as laws
 from jaxpt.report.metrics import FINE
@@ -21,8 +22,6 @@ from jaxpt.studies import study
 from jaxpt.train import optimizer as optimizers
 
 RECORDS = "records.jsonl"
-# Durations that depend on the number of images if they are given in epochs.
-_DURATIONS = ("duration", "look.k_warmup", "optimizer.warmup")
 
 
 def run(
@@ -105,13 +104,22 @@ def _in_steps(config, sizes) -> ml_collections.ConfigDict:
         f"batch size, {config.batch_size}, and the {available} training images of "
         f"{config.data.source}, got {sizes}.",
     )
-    for field in _DURATIONS:
-        *path, name = field.split(".")
-        part = config[path[0]] if path else config
-        steps = optimizers.steps(part[name], batch_size=config.batch_size, n_examples=available)
-        part[name] = f"{steps} steps"
+    _fix_durations(config, batch_size=config.batch_size, n_examples=available)
     config.log_every = config.knn_every = "0 steps"  # the curves are not shown
     return config
+
+
+def _fix_durations(config, **sizes) -> None:
+    """Converts all durations, which would depend on the number of images, to steps.
+
+    Intervals such as ``knn_every`` stay, as they change no result.
+    """
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            _fix_durations(value, **sizes)
+        elif isinstance(value, str) and not name.endswith("_every"):
+            with contextlib.suppress(InputError):  # any other text
+                config[name] = f"{optimizers.steps(value, **sizes)} steps"
 
 
 def _progress(record, left) -> str:

@@ -17,6 +17,7 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.data import identity
 from jaxpt.errors import require
 from jaxpt.files import writable_folder
+from jaxpt.methods import METHODS
 from jaxpt.train.metrics import TIMING
 
 
@@ -143,9 +144,12 @@ def _key(config, part, data):
     """Key of a config, a part and the data.
 
     Missing fields of the config take their defaults, so that records remain valid when a later
-    version adds fields. If the data's digest is known, it replaces the path of the set.
+    version adds fields, and sections of other methods do not count, so that they remain valid when
+    a default there changes. If the data's digest is known, it replaces the path of the set.
     """
     config = defaults.completed(config)
+    others = METHODS.keys() - {config["method"]}
+    config = {name: value for name, value in config.items() if name not in others}
     if data:
         config["data"] = identity.settings(config["data"])
         config["model"] = config["model"] | {"weights": ""}

@@ -7,6 +7,7 @@ devices: what eight devices saved, one can restore.
 """
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -228,7 +229,14 @@ def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
                 f"the checkpoint of step {step} does not fit the config: {name} is "
                 f"{there.get(name, 'missing')} there and {here.get(name, 'missing')} here.",
             )
-        return checkpointer.restore(folder, jax.tree.map(ocp.utils.to_shape_dtype_struct, like))
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        if not dataclasses.is_dataclass(like):
+            return checkpointer.restore(folder, shapes)
+        # Earlier versions saved a state without some fields, which are None here.
+        saved = checkpointer.metadata(folder).item_metadata.tree
+        fields = {field.name: getattr(shapes, field.name) for field in dataclasses.fields(like)}
+        known = {name: value for name, value in fields.items() if name in saved}
+        return dataclasses.replace(like, **checkpointer.restore(folder, known))
 
 
 def read_arrays(workdir: str | os.PathLike, step: int) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -41,60 +42,104 @@ def steps(duration: str, *, batch_size: int, n_examples: int) -> int:
 
 
 def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Schedule:
-    """Learning-rate schedule: linear warm-up to ``config.learning_rate``, then cosine to zero."""
-    _check_size(config, "learning_rate")
-    require(
-        warmup_steps < total_steps,
-        f"a warm-up of {warmup_steps} steps leaves nothing of the "
-        f"{total_steps} steps of training: shorten it.",
-    )
+    """Learning-rate schedule: linear warm-up to ``config.learning_rate``, then cosine or drops.
+
+    The cosine ends at ``config.final_rate`` times the rate, 0 by default. With ``config.drop_at``
+    the rate drops by ``config.drop_factor`` at these shares of the training instead.
+    """
+    for name in "learning_rate", "final_rate":
+        _check_size(config, name)
+    if config.get("drop_at"):
+        return step_decay(
+            config.learning_rate,
+            total_steps=total_steps,
+            warmup_steps=warmup_steps,
+            at=config.drop_at,
+            factor=config.drop_factor,
+        )
+    _check_warmup(warmup_steps, total_steps)
     return optax.warmup_cosine_decay_schedule(
         0.0 if warmup_steps else config.learning_rate,
         config.learning_rate,
         warmup_steps,
         total_steps,
+        end_value=config.learning_rate * config.get("final_rate", 0.0),
     )
 
 
-def make_optimizer(config, schedule: optax.Schedule) -> optax.GradientTransformation:
+def make_optimizer(
+    config, schedule: optax.Schedule, *, total_steps: int = 0, freeze_steps: int = 0
+) -> optax.GradientTransformation:
     """Makes the optimizer that a config names.
 
-    Weight decay and LARS's trust ratio are not applied to vectors and scalars (biases, scales of
-    normalization layers and of branches), nor to a ViT's class token and positions.
+    Vectors are biases, scales of normalization layers and of branches, and a ViT's class token and
+    positions. LARS's trust ratio is not applied to them, nor is weight decay, unless
+    ``decay_vectors`` is set.
 
     Args:
-      config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay`` and
-        ``clip_norm``, the maximum norm of the gradient (0 for no clipping).
+      config: ConfigDict with ``name`` (one of ``OPTIMIZERS``), ``momentum``, ``weight_decay``, and
+        optionally the other fields of the section ``optimizer`` in configs/pretrain/defaults.py.
       schedule: learning rate over steps.
+      total_steps: length of the schedule of weight decay, if it has one.
+      freeze_steps: number of steps during which the parameters in ``config.freeze`` are held.
 
     Raises:
-      InputError: for an unknown name.
+      InputError: for an unknown name, or a setting out of range.
     """
     require(
         config.name in OPTIMIZERS,
         f"optimizer.name must be one of {OPTIMIZERS}, got {config.name!r}.",
     )
-    for name in "momentum", "weight_decay", "clip_norm":
+    for name in "momentum", "weight_decay", "clip_norm", "vector_rate":
         _check_size(config, name)
-    optimizer = _unclipped(config, schedule)
+    require(
+        config.get("weight_decay_end", -1.0) < 0 or config.weight_decay > 0,
+        "optimizer.weight_decay_end needs a weight_decay above 0 to start from, got "
+        f"{config.weight_decay}.",
+    )
+    optimizer = _with_rate(config, schedule, total_steps)
+    if config.get("constant_predictor", False):
+        constant = optax.constant_schedule(config.learning_rate)
+        optimizer = optax.partition(
+            {True: _with_rate(config, constant, total_steps), False: optimizer}, _in_predictor
+        )
+    factor = config.get("vector_rate", 1.0)
+    if factor != 1:
+        # After the optimizer, so that this is the rate of vectors.
+        optimizer = optax.chain(optimizer, optax.masked(optax.scale(factor), _vectors))
     clip = config.get("clip_norm", 0.0)
-    return optax.chain(_cut_to(clip), optimizer) if clip else optimizer
+    if clip:
+        cut = _cut_each_to(clip) if config.get("clip_each", False) else _cut_to(clip)
+        optimizer = optax.chain(cut, optimizer)
+    return _held(optimizer, tuple(config.freeze), freeze_steps) if freeze_steps else optimizer
 
 
-def _unclipped(config, schedule):
+def _with_rate(config, schedule, total_steps):
+    """The bare optimizer with weight decay and this learning rate."""
+    decay, end = config.weight_decay, config.get("weight_decay_end", -1.0)
+    if end >= 0:
+        decay = optax.cosine_decay_schedule(decay, total_steps, alpha=end / config.weight_decay)
+    decayed = None if config.get("decay_vectors", False) else _matrices
     if config.name == "adamw":
-        return optax.adamw(schedule, weight_decay=config.weight_decay, mask=_matrices)
+        return optax.adamw(schedule, weight_decay=decay, mask=decayed)
+    if config.name == "lars" and config.get("late_rate", False):
+        return optax.chain(
+            optax.add_decayed_weights(decay, mask=decayed),
+            optax.masked(optax.scale_by_trust_ratio(trust_coefficient=0.001), _matrices),
+            optax.trace(config.momentum),
+            optax.scale_by_learning_rate(schedule),
+        )
     if config.name == "lars":
         return optax.lars(
             schedule,
-            config.weight_decay,
-            weight_decay_mask=_matrices,
+            decay,
+            weight_decay_mask=decayed,
             trust_ratio_mask=_matrices,
             momentum=config.momentum,
         )
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=_matrices),
-        optax.sgd(schedule, momentum=config.momentum),
+        optax.add_decayed_weights(decay, mask=decayed),
+        optax.sgd(schedule, momentum=config.momentum, nesterov=config.get("nesterov", False)),
     )
 
 
@@ -108,6 +153,53 @@ def _cut_to(longest):
     return optax.stateless(cut)
 
 
+def _cut_each_to(longest):
+    """Clips the norm of every array's gradient on its own, as DINO's code does."""
+    cut = _cut_to(longest).update
+    return optax.stateless(
+        lambda updates, _: parts.over_parts(lambda x: cut(x, optax.EmptyState())[0], updates)
+    )
+
+
+class HeldState(NamedTuple):
+    """State of ``_held``: the number of updates so far, and the inner optimizer's state."""
+
+    count: jax.Array
+    inner: Any
+
+
+def _held(inner: optax.GradientTransformation, names: tuple[str, ...], steps: int):
+    """Holds the parameters in the modules of these names during the first ``steps`` updates.
+
+    ``inner`` sees zero gradients and zero parameters instead, so that neither weight decay nor
+    momentum accumulates.
+    """
+
+    def held(count, tree):
+        def hold(path, x):
+            return jnp.where(count < steps, jnp.zeros_like(x), x) if _is_in(path, names) else x
+
+        return jax.tree_util.tree_map_with_path(hold, tree)
+
+    def init(params):
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for name in names:
+            require(
+                any(_is_in(path, (name,)) for path in paths),
+                f"optimizer.freeze: the network has no module or parameter {name!r}; it has "
+                f"{', '.join(sorted({key for path in paths for key in _names(path)}))}.",
+            )
+        return HeldState(jnp.zeros((), jnp.int32), inner.init(params))
+
+    def update(updates, state, params):
+        updates, inner_state = inner.update(
+            held(state.count, updates), state.inner, held(state.count, params)
+        )
+        return held(state.count, updates), HeldState(state.count + 1, inner_state)
+
+    return optax.GradientTransformation(init, update)
+
+
 def _check_size(config, name):
     value = config.get(name, 0.0)  # not every optimizer has momentum
     require(
@@ -115,9 +207,34 @@ def _check_size(config, name):
     )
 
 
+def _names(path) -> list[str]:
+    """Names of modules and of the parameter on a path; a sharded parameter has other keys too."""
+    return [part.key for part in path if isinstance(part, jax.tree_util.DictKey)]
+
+
+def _is_in(path, names) -> bool:
+    return not set(names).isdisjoint(_names(path))
+
+
 def _matrices(params):
     return jax.tree_util.tree_map_with_path(
-        lambda path, x: x.ndim > 1 and getattr(path[-1], "key", None) not in _NO_MATRICES, params
+        lambda path, x: x.ndim > 1 and not _is_in(path, _NO_MATRICES), params
+    )
+
+
+def _vectors(params):
+    return jax.tree.map(lambda is_matrix: not is_matrix, _matrices(params))
+
+
+def _in_predictor(params):
+    return jax.tree_util.tree_map_with_path(lambda path, _: _is_in(path, ("predictor",)), params)
+
+
+def _check_warmup(warmup_steps, total_steps):
+    require(
+        warmup_steps < total_steps,
+        f"a warm-up of {warmup_steps} steps leaves nothing of the "
+        f"{total_steps} steps of training: shorten it.",
     )
 
 
@@ -145,11 +262,7 @@ def step_decay(
     drops = optax.piecewise_constant_schedule(
         rate, {round(share * total_steps): factor for share in at}
     )
-    require(
-        warmup_steps < total_steps,
-        f"a warm-up of {warmup_steps} steps leaves nothing of the "
-        f"{total_steps} steps of training: shorten it.",
-    )
+    _check_warmup(warmup_steps, total_steps)
     if not warmup_steps:
         return drops
     return lambda step: jnp.minimum(1.0, step / warmup_steps) * drops(step)

@@ -32,6 +32,7 @@ class TrainState:
       target: the EMA encoder, or None.
       memory: the labelled keys, or None.
       centre: the running mean of the target's outputs (DINO's), or None.
+      probe: the linear probe that is trained alongside, or None.
     """
 
     step: jax.Array
@@ -42,6 +43,16 @@ class TrainState:
     target: Target | None = None
     memory: Memory | None = None
     centre: jax.Array | None = None
+    probe: Any = None
+
+
+WEIGHTS = ("online", "target")
+
+
+def measured(state: TrainState, weights: str) -> tuple[Any, Any]:
+    """Returns (parameters, batch statistics) of the online or of the target encoder."""
+    chosen = state if weights == "online" else state.target
+    return chosen.params, chosen.batch_stats
 
 
 def apply_gradients(state: TrainState, gradients, batch_stats, optimizer, axis_name) -> TrainState:

@@ -41,6 +41,8 @@ FIXED = (
     "memory_kind",
     "memory_dtype",
     "optimizer.name",
+    "probe.labels",
+    "t_rex.prototypes_from",
 )
 RECORDED = ("model.remat",)  # exception from FIXED: the same function, computed differently
 # These may differ once their content is known to be the same.

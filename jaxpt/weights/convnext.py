@@ -43,7 +43,7 @@ def layouts(network) -> dict[str, Layout]:
     }
 
 
-def told(state) -> dict | None:
+def identify(state) -> dict | None:
     """Identifies the network by name; None for another family or size."""
     scales = [
         m

@@ -51,7 +51,7 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
     Raises:
       InputError: if it belongs to no known network.
     """
-    found = [model for family in _FAMILIES.values() if (model := family.told(state))]
+    found = [model for family in _FAMILIES.values() if (model := family.identify(state))]
     stem = any(name.endswith("patch_embed.proj.0.weight") for name in state)
     names = sorted(state)
     require(

@@ -50,7 +50,7 @@ def layouts(network) -> dict[str, Layout]:
     }
 
 
-def told(state) -> dict | None:
+def identify(state) -> dict | None:
     """Identifies the network by its last layer; None for another family."""
     known = (
         {"features.1.conv.0.0.weight", "features.18.0.weight"},

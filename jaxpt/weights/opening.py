@@ -121,18 +121,18 @@ def model_of(
       InputError: if the tensors belong to no known network and ``model`` names none.
     """
     try:
-        told = exchange.network_of(state)
+        found = exchange.network_of(state)
     except InputError:
         if not model.get("name"):
             raise
-        told = {}
-    if model.get("name") and told.get("name") != model.name:
-        told = {"name": model.name, "norm": "batch", "options": {}}
-    options = told["options"] | dict(model.get("options", {}).items())  # of any type, until checked
+        found = {}
+    if model.get("name") and found.get("name") != model.name:
+        found = {"name": model.name, "norm": "batch", "options": {}}
+    options = found["options"] | dict(model.get("options", {}).items())  # any type, until checked
     return ml_collections.ConfigDict(
         {
-            "name": told["name"],
-            "norm": model.get("norm") or told["norm"],
+            "name": found["name"],
+            "norm": model.get("norm") or found["norm"],
             "dtype": model.get("dtype") or "float32",
             "options": options,
         }

@@ -31,7 +31,7 @@ def layouts(network) -> dict[str, Layout]:
     return dict.fromkeys(("timm", "torchvision"), Layout(_RENAMED, ("fc.weight", "fc.bias")))
 
 
-def told(state) -> dict | None:
+def identify(state) -> dict | None:
     """Identifies name, norm and options of the network; None for another family or size.
 
     BatchNorm is recognised by its statistics; without them, the norm is taken to be the GroupNorm

@@ -60,7 +60,7 @@ def _layout(network, renamed, positions, head):
     )
 
 
-def told(state) -> dict | None:
+def identify(state) -> dict | None:
     """Identifies name and options of the network; None for another family or size."""
     patches, positions = (
         next((state[name] for name in names if name in state), None)

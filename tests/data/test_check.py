@@ -27,12 +27,12 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """10,000 images of digits, JPEG and PNG, and the ten."""
+    """1,000 images of digits, JPEG and PNG, and the ten."""
     root = tmp_path_factory.mktemp("check") / "digits"
     digits = sources.load(config_of("look", RUN | {"data.limit": 0}).data).trainval
     for label in range(10):
         (root / str(label)).mkdir(parents=True)
-    for i in range(9_990):
+    for i in range(990):
         row, shift = i % 1200, i // 1200
         pixels = np.roll(digits.images[row, ..., 0], shift - 4, 0)
         ending = ("jpg", "png")[i % 2]
@@ -93,7 +93,7 @@ def test_the_ten_are_reported_by_name(folder, capsys):
 def test_pretraining_skips_or_stops(resident, folder, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if resident == "yes":  # a set that is streamed is not decoded before it is needed
-        with pytest.raises(sources.InputError, match="8 of 10,000 images cannot be used: "):
+        with pytest.raises(sources.InputError, match="8 of 1,000 images cannot be used: "):
             pretrain.run(
                 run_config(folder, **{"data.resident": resident}), tmp_path / "run", quiet=True
             )
@@ -101,7 +101,7 @@ def test_pretraining_skips_or_stops(resident, folder, tmp_path, monkeypatch, cap
     config = run_config(folder, **{"data.resident": resident, "data.broken": "skip"})
     with caplog.at_level(logging.WARNING):
         trained = pretrain.run(config, tmp_path / "run", quiet=True)
-    assert int(trained.state.step) == 3 and "8 of 10,000" in caplog.text
+    assert int(trained.state.step) == 3 and "8 of 1,000" in caplog.text
     listed = (tmp_path / "run" / pretrain.BROKEN).read_text().splitlines()
     assert {line.split()[0].split("/")[-1] for line in listed} == BROKEN
 

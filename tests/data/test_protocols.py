@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxpt.data import eurosat, protocols, small_sets, sources, tfds_tasks
+from jaxpt.data import protocols, small_sets, sources, tfds_tasks
 from jaxpt.data.archives import ARCHIVES
 from jaxpt.data.dataset import Split, assemble, limited
 from jaxpt.data.decode import Framing, Reading
@@ -276,13 +276,13 @@ class TestEurosatRule:
 
     def test_sizes_are_70_percent_of_every_class(self):
         names, labels = self.names()
-        mask = eurosat.in_trainval(names, labels)
+        mask = protocols.eurosat_trainval(names, labels)
         assert mask.sum() == 18_900 and (~mask).sum() == 8_100
         np.testing.assert_allclose(np.bincount(labels[mask]) / np.bincount(labels), 0.7)
 
     def test_is_this_choice(self):
         names, labels = self.names()
-        chosen = "\n".join(sorted(names[eurosat.in_trainval(names, labels)]))
+        chosen = "\n".join(sorted(names[protocols.eurosat_trainval(names, labels)]))
         assert hashlib.sha256(chosen.encode()).hexdigest() == (
             "ff5882f515d3587c80efc9f4dd17edc90f7f6b98f7907a766f7ea40557cf7737"
         )
@@ -291,14 +291,14 @@ class TestEurosatRule:
         names, labels = self.names()
         order = np.random.default_rng(0).permutation(len(names))
         np.testing.assert_array_equal(
-            eurosat.in_trainval(names[order], labels[order]),
-            eurosat.in_trainval(names, labels)[order],
+            protocols.eurosat_trainval(names[order], labels[order]),
+            protocols.eurosat_trainval(names, labels)[order],
         )
 
     def test_by_hand(self):
         names = [f"River_{i}.jpg" for i in range(10)]
         by_digest = sorted(names, key=lambda name: hashlib.sha256(name.encode()).digest())
-        mask = eurosat.in_trainval(names, [3] * 10)
+        mask = protocols.eurosat_trainval(names, [3] * 10)
         assert {name for name, inside in zip(names, mask) if inside} == set(by_digest[:7])
 
 

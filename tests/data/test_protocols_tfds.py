@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from data.tfds_fakes import fake_examples, png, write_metadata
 
-from jaxpt.data import eurosat, protocols, tfds_source
+from jaxpt.data import protocols, tfds_source
 from jaxpt.data.protocols import PROTOCOLS
 from jaxpt.errors import InputError
 
@@ -270,7 +270,7 @@ class TestEurosat:
 
     def test_parts_are_the_rules(self, tmp_path, monkeypatch):
         names, found = self.load(tmp_path, monkeypatch, {"trainval": 8, "test": 4})
-        mask = eurosat.in_trainval(names, np.arange(12) % 2)
+        mask = protocols.eurosat_trainval(names, np.arange(12) % 2)
         greys = 20 * np.arange(12)
         np.testing.assert_array_equal(found.trainval.images[:, 0, 0, 0], greys[mask])
         np.testing.assert_array_equal(found.test.images[:, 0, 0, 0], greys[~mask])

@@ -69,13 +69,10 @@ def dataset():
     return sources.load(digits.get_config().data)
 
 
-@pytest.mark.parametrize("method", ["look", "sup_con", "nca", "cross_entropy"])
-@pytest.mark.parametrize("steps", [1, pytest.param(150, marks=pytest.mark.slow)])
-def test_no_false_alarm_in_the_shipped_configs(method, steps, dataset, capsys):
+@pytest.mark.parametrize("method", ["look", "cross_entropy"])
+def test_no_false_alarm_in_the_shipped_configs(method, dataset, capsys):
     config = digits.get_config(method)
-    config.update(
-        duration=f"{steps} steps", log_every="5 steps", knn_every=f"{steps} steps", devices=1
-    )
+    config.update(duration="40 steps", log_every="5 steps", knn_every="8 steps", devices=1)
     pretrain.run(config, quiet=True, dataset=dataset)
     assert "warning" not in capsys.readouterr().err
 

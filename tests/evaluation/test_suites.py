@@ -400,6 +400,7 @@ def test_every_constant_is_pinned():
     } == {
         "knn": {"k": 20, "temperature": 0.07},
         "linear": {},
+        "classifier": {},
         "few_shot": {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
         "few_shot_logistic": {"shots": (1, 5, 10, 25), "draws": 10},
         "episodes": {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
@@ -425,6 +426,26 @@ def test_constants_are_all_arguments_but_the_task():
         keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
         assert keywords == evaluator.constants.keys(), name
         assert all(p.default is p.empty for p in parameters), name
+
+
+def test_the_classifier_is_the_networks_own(task):
+    rng = np.random.default_rng(0)
+    classes = len(task.coarse_names)
+    layer = {
+        "kernel": rng.normal(size=(task.score.features.shape[1], classes)),
+        "bias": rng.normal(size=classes),
+    }
+    found = suites.measure("classifier", task._replace(classifier=layer)).values
+    best = [
+        np.argmax([x @ layer["kernel"][:, c] + layer["bias"][c] for c in range(classes)])
+        for x in task.score.features
+    ]
+    assert found == {"classifier": pytest.approx(np.mean(best == task.score.coarse))}
+    with pytest.raises(InputError, match="no linear classifier of its own"):
+        suites.measure("classifier", task)
+    other = {"kernel": layer["kernel"][:, :1], "bias": layer["bias"][:1]}
+    with pytest.raises(InputError, match="classifier has 1 classes, but the set has"):
+        suites.measure("classifier", task._replace(classifier=other))
 
 
 def test_suites_name_evaluators_each_once():

@@ -20,6 +20,16 @@ import jaxpt.losses
 
 DEVICES = 8
 EVERY = pytest.mark.parametrize("name", LOSSES)
+# One of each kind: a memory, a batch, statistics of a batch, many views. What every loss shares is
+# checked for all of them in one way, and for these in the others.
+KINDS = ("look", "sup_con", "barlow_twins", "dino")
+
+
+def every_and_kinds(first, *others):
+    """Each loss with the first value, and one loss of each kind with the others."""
+    return [(name, first) for name in LOSSES] + [(name, x) for x in others for name in KINDS]
+
+
 NORMALIZING = [
     name for name, call in LOSSES.items() if "normalize" in inspect.signature(call.loss).parameters
 ]
@@ -75,7 +85,7 @@ def test_every_loss_is_called_here():
     temperature=st.sampled_from([1e-3, 0.05, 0.5, 1e3]),
     case=st.builds(Case, *map(st.sampled_from, calls.CHOICES)),
 )
-@settings(derandomize=True, deadline=None, database=None, max_examples=500)
+@settings(derandomize=True, deadline=None, database=None, max_examples=150)
 def test_values_are_the_oracles_and_all_is_finite_whatever_comes(name, seed, temperature, case):
     call = LOSSES[name]
     arrays = calls.draw(call, rng(seed), case)
@@ -114,7 +124,7 @@ def test_gradients_are_the_oracles_slope(name):
             )
 
 
-@EVERY
+@pytest.mark.parametrize("name", KINDS)  # of all others the test above has a slope
 def test_gradients_pass_jaxs_own_check(name):
     call = LOSSES[name]
     arrays = calls.draw(call, rng(3))
@@ -123,8 +133,7 @@ def test_gradients_pass_jaxs_own_check(name):
     check_grads(loss, (online,), order=1, modes=("rev",), atol=2e-2, rtol=2e-2)
 
 
-@EVERY
-@pytest.mark.parametrize("kept", [1, 5])
+@pytest.mark.parametrize(("name", "kept"), every_and_kinds(5, 1))
 def test_rows_that_are_masked_might_as_well_be_absent_even_where_they_are_nan(name, kept):
     call = LOSSES[name]
     arrays = calls.draw(call, rng(4), Case(key_mask="some"))
@@ -153,8 +162,7 @@ def test_rows_that_are_masked_might_as_well_be_absent_even_where_they_are_nan(na
             assert not calls.cut(float_name, gradient, ~where).any()
 
 
-@EVERY
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(("name", "dtype"), every_and_kinds(jnp.bfloat16, jnp.float16))
 def test_float32_comes_out_whatever_the_dtype_of_the_embeddings(name, dtype, request):
     if dtype == jnp.float16:
         request.getfixturevalue("float16")
@@ -278,8 +286,10 @@ def mapped(mapping, function, mesh):
 SPLIT = [name for name, call in LOSSES.items() if call.split]
 
 
-@pytest.mark.parametrize("mapping", ["shard_map", "pmap", "vmap"])
-@pytest.mark.parametrize("name", SPLIT)
+@pytest.mark.parametrize(
+    ("name", "mapping"),
+    [pair for pair in every_and_kinds("shard_map", "pmap", "vmap") if pair[0] in SPLIT],
+)
 def test_eight_devices_give_values_and_gradients_of_the_full_batch(name, mapping, mesh):
     call = LOSSES[name]
     arrays = calls.draw(call, rng(12))

@@ -4,16 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import (
-    HAND,
-    METHODS,
-    assert_close,
-    batch_of,
-    config_of,
-    jit,
-    over_one_device,
-    some_state,
-)
+from small_runs import HAND, assert_close, batch_of, config_of, jit, over_one_device, some_state
 
 from jaxpt import pretrain
 from jaxpt.methods import encoding
@@ -28,14 +19,18 @@ def step_in(dataset, name, parts, **changes):
     return jit(over_one_device(method.step))(before, batch)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# One of each kind of step: a memory, losses of a batch, a predictor, small crops, one view.
+KINDS = ("look", "sup_con", "nn_clr", "byol", "barlow_twins", "t_rex", "dino", "cross_entropy")
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_a_step_in_parts_is_the_step_of_the_whole_batch(name, dataset):
     local = {"local_views": 1} if name in ("t_rex", "dino") else {}
     whole, parts = (step_in(dataset, name, n, **local) for n in (1, 4))
     assert_close(whole, parts, atol=2e-5)
 
 
-@pytest.mark.parametrize("part", [0, 1, 2, 3])
+@pytest.mark.parametrize("part", [0, 3])
 def test_every_part_has_all_views_of_its_examples(part, dataset):
     """BatchNorm sees a part alone: the output of a part is that of its examples alone."""
     changes = HAND | {"model.norm": "batch", "micro_batches": 4}

@@ -12,7 +12,7 @@ MIXED = {"cross_entropy.mixup": 0.4, "cross_entropy.cutmix": 0.4}
 CASES = {
     **{name: (name, {"look.own_view": 0.5}) for name in METHODS},
     "SL-MLP": ("cross_entropy", MIXED | {"cross_entropy.classifier": "mlp"}),
-    "t-ReX*": ("t_rex", {"t_rex.prototypes_from": "memory"}),
+    "plain t-ReX": ("t_rex", {"t_rex.prototypes_from": "learnt"}),
     "approximate": ("look", {"look.neighbors": "approximate"}),
 }
 
@@ -28,7 +28,7 @@ def test_a_method_reads_what_is_said_of_it(case, dataset):
 def test_sections_of_methods_are_of_methods_that_there_are():
     config = small_runs.config_of("look", {})
     parts = {name for name in config if isinstance(config[name], ml_collections.ConfigDict)}
-    others = {"data", "augment", "key_augment", "local_augment", "model", "optimizer"}
+    others = {"data", "augment", "key_augment", "local_augment", "model", "optimizer", "probe"}
     assert parts - others <= METHODS.keys()
     for entry in METHODS.values():  # what is a method's own has its value in its section
         assert not {field.partition(".")[0] for field in entry.settings} & METHODS.keys()

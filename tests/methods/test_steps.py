@@ -69,6 +69,34 @@ class TestViews:
         ]
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
+    def test_views_may_have_batch_norm_statistics_of_their_own(self, dataset):
+        config = config_of("byol", HAND | {"model.norm": "batch", "separate_views": True})
+        method, _ = pretrain.prepare(config, dataset)
+        batch = batch_of(dataset, range(8))
+        state = method.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+
+        @jit
+        def outputs():
+            images, stats, by_hand = encoding.global_images(config, batch), state.batch_stats, []
+            for view in jnp.split(images, 2):
+                encoded = models.encode(method.encoder, state.params, stats, view, train=True)
+                stats = encoded.batch_stats
+                by_hand.append(encoded.output)
+            together = models.encode(
+                method.encoder, state.params, state.batch_stats, images, train=True
+            )
+            queries = encoding.queries(method.encoder, state.params, state, batch, config)
+            targets = encoding.target_outputs(
+                method.encoder, state.target, encoding.apart(images, config), config
+            )
+            return queries, targets, (jnp.concatenate(by_hand), stats), together.output
+
+        queries, targets, (wanted, stats), together = outputs()
+        assert_close(queries.output, wanted)
+        assert_close(queries.batch_stats, stats)
+        assert_close(targets[0], wanted)  # the target starts as a copy
+        assert np.abs(together - wanted).max() > 1e-3
+
     def test_the_other_view(self):
         np.testing.assert_array_equal(encoding.other_view(np.arange(6)), [3, 4, 5, 0, 1, 2])
 
@@ -197,8 +225,14 @@ EXPECTED = {
     "simclr": lambda s: losses.nt_xent(s.outputs, s.ids, temperature=0.2),
     "byol": lambda s: 2 * losses.cosine_regression(s.predictions, swapped(s.targets)),
     "simsiam": lambda s: 0.5 * losses.cosine_regression(s.predictions, swapped(s.outputs)),
-    "moco_v3": lambda s: (
-        0.8 * losses.info_nce(s.predictions, swapped(s.targets), temperature=0.2, query_ids=s.ids)
+    "moco_v3": lambda s: (  # each query against the targets of the other view
+        0.8
+        * np.stack(
+            [
+                losses.info_nce(s.predictions[:8], s.targets[8:], temperature=0.2),
+                losses.info_nce(s.predictions[8:], s.targets[:8], temperature=0.2),
+            ]
+        )
     ),
     "barlow_twins": lambda s: losses.barlow_twins(s.outputs[:8], s.outputs[8:]),
     "vicreg": lambda s: losses.vicreg(s.outputs[:8], s.outputs[8:]),
@@ -217,7 +251,9 @@ EXPECTED = {
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_loss_of_a_step_is_the_loss_of_its_views(name, dataset):
-    step = step_of(name, dataset)
+    step = step_of(
+        name, dataset, **({"t_rex.prototypes_from": "learnt"} if name == "t_rex" else {})
+    )
     expected = np.mean(np.asarray(EXPECTED[name](step)))
     assert float(step.metrics["loss"]) == pytest.approx(float(expected), rel=1e-4)
     if name == "dino":
@@ -227,8 +263,8 @@ def test_loss_of_a_step_is_the_loss_of_its_views(name, dataset):
         np.testing.assert_allclose(step.after.centre, centre, atol=1e-5)
 
 
-def test_the_prototypes_of_t_rex_star_are_those_of_the_memory(dataset):
-    step = step_of("t_rex", dataset, **{"t_rex.prototypes_from": "memory"})
+def test_the_prototypes_of_t_rex_are_those_of_the_memory(dataset):
+    step = step_of("t_rex", dataset)
     keys, labels, of_keys = memory_of(step)
     plain = losses.prototype_softmax(
         step.outputs,
@@ -309,6 +345,24 @@ class TestUpdateOfAStep:
         assert abs(float(loss) - float(s.metrics["loss"])) > 1e-3
         # ... but is not differentiated through them.
         assert not any(np.any(g) for g in jax.tree.leaves(gradient))
+
+
+class TestTargetTemperature:
+    """DINO's, which may be warmed up."""
+
+    @pytest.mark.parametrize("warmup, wanted", [("0 steps", 0.05), ("4 steps", 0.04)])
+    def test_starts_where_it_should(self, warmup, wanted, dataset):
+        changes = {
+            "dino.target_temperature": 0.05,
+            "dino.target_temperature_start": 0.04,
+            "dino.target_temperature_warmup": warmup,
+        }
+        s = step_of("dino", dataset, **changes)
+        views, targets = (x.reshape(2, 8, -1) for x in (s.outputs, s.targets))
+        expected = losses.dino(
+            views, targets, s.before.centre, student_temperature=0.2, teacher_temperature=wanted
+        )
+        assert float(s.metrics["loss"]) == pytest.approx(float(np.mean(expected)), rel=1e-4)
 
 
 class TestTargetNorm:

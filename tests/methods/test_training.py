@@ -19,15 +19,18 @@ UNSUPERVISED = (
 )
 # LOOK beyond the paper, and options of others, each by the fields that turn it on.
 VARIANTS = {
-    "soft gate": ("look", {"look.gate": 20.0}),
-    "multi-crop": ("look", {"local_views": 2}),
-    "bank": ("look", {"memory_kind": "bank"}),
-    "robust, balanced, k by class": (
+    "multi-crop, soft gate": ("look", {"local_views": 2, "look.gate": 20.0}),
+    "bank, robust, balanced, k by class": (
         "look",
-        {"look.robustness": 0.5, "look.balanced": True, "look.k_by_class": True},
+        {
+            "memory_kind": "bank",
+            "look.robustness": 0.5,
+            "look.balanced": True,
+            "look.k_by_class": True,
+        },
     ),
     "SL-MLP": ("cross_entropy", {"cross_entropy.classifier": "mlp"}),
-    "t-ReX*": ("t_rex", {"t_rex.prototypes_from": "memory", "memory": 250}),
+    "plain t-ReX": ("t_rex", {"t_rex.prototypes_from": "learnt"}),
 }
 
 
@@ -58,7 +61,7 @@ def test_features_do_not_collapse(trained, dataset):
 
 
 def test_a_memory_and_a_target_belong_to_some(trained):
-    from_memory = trained.config.t_rex.prototypes_from == "memory"
+    from_memory = trained.method == "t_rex" and trained.config.t_rex.prototypes_from == "memory"
     assert (trained.state.memory is not None) == (trained.method in WITH_MEMORY or from_memory)
     assert (trained.state.target is not None) == (trained.method in WITH_TARGET or from_memory)
 

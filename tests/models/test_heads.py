@@ -1,9 +1,144 @@
-"""Heads of fine-tuning."""
+"""Heads of pre-training, with every setting and as recipes have them, and of fine-tuning."""
+
+import math
 
 import jax
 import numpy as np
+import pytest
+from jaxpt.configs.pretrain import defaults, recipes
+from jaxpt.configs.pretrain.imagenet import barlow_twins, dino, moco_v2, moco_v3, simsiam, t_rex
 
 from jaxpt import models
+from jaxpt.errors import InputError
+
+
+def layers(head, features=6):
+    """The parameters of a head by layer, as {"Dense_0": {"kernel": shape, …}, …}."""
+    x = np.ones((4, features), np.float32)
+    shapes = jax.eval_shape(lambda: head.init(jax.random.key(0), x, True))["params"]
+    return jax.tree.map(lambda p: p.shape, shapes)
+
+
+def projector_of(page, variant=""):
+    config = page.get_config(variant).model
+    config.projector.update(hidden=(8,) * len(config.projector.hidden), dim=4)
+    config.predictor.update(hidden=(8,) * len(config.predictor.hidden))
+    return models.make_projector(config), models.make_predictor(config)
+
+
+MATRIX = {"kernel": (6, 8), "bias": (8,)}
+NORM = {"scale": (8,), "bias": (8,)}
+
+
+class TestHeadsOfRecipes:
+    def test_moco_v2_has_two_matrices_with_biases_and_no_norm(self):
+        head = layers(projector_of(moco_v2)[0])
+        assert head == {"Dense_0": MATRIX, "Dense_1": {"kernel": (8, 4), "bias": (4,)}}
+
+    def test_barlow_twins_has_no_bias_and_no_last_norm(self):
+        head = layers(projector_of(barlow_twins)[0])
+        assert [sorted(head[name]) for name in ("Dense_0", "Dense_1", "Dense_2")] == [
+            ["kernel"]
+        ] * 3
+        assert head["BatchNorm_1"] == NORM and "BatchNorm_2" not in head
+
+    def test_simsiam_and_moco_v3_end_in_a_norm_without_parameters(self):
+        for page in simsiam, moco_v3:
+            projector, _ = projector_of(page)
+            assert projector.last_norm == "plain"
+            head = layers(projector)
+            assert head[f"Dense_{len(projector.hidden)}"] == {"kernel": (8, 4)}
+            assert f"BatchNorm_{len(projector.hidden)}" not in head  # nothing to learn in it
+        assert projector_of(moco_v3)[1].last_norm == "none"
+        assert projector_of(moco_v3, "vit_s16")[1].last_norm == "plain"
+
+    def test_dino_has_gelu_and_no_norm(self):
+        projector, _ = projector_of(dino)
+        assert projector.activation == "gelu" and len(projector.hidden) == 2
+        assert sorted(layers(projector)) == ["Dense_0", "Dense_1", "Dense_2"]
+
+    def test_t_rex_has_three_hidden_layers_and_t_rex_star_one(self):
+        for variant, hidden in ("", 3), ("star", 1):
+            projector, _ = projector_of(t_rex, variant)
+            assert len(projector.hidden) == hidden and projector.unit_input
+
+    def test_every_head_is_of_a_method_and_of_known_fields(self):
+        fields = {
+            f"model.{part}.{name}"
+            for part in ("projector", "predictor")
+            for name in defaults.get_config().model[part]
+        }
+        for method, head in recipes.HEADS.items():
+            assert head.keys() <= fields | {"separate_views"}, method
+
+
+class TestProjector:
+    def apply(self, x, **settings):
+        head = models.Projector((8,), 8, **settings)
+        variables = head.init(jax.random.key(1), x, True)
+        out, _ = head.apply(variables, x, True, mutable=["batch_stats"])
+        return np.asarray(out), variables["params"]
+
+    def test_without_norm_it_is_the_formula(self):
+        x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+        for activation, f in {
+            "relu": lambda a: np.maximum(a, 0),
+            "gelu": lambda a: a * np.vectorize(lambda b: 0.5 * (1 + math.erf(b / 2**0.5)))(a),
+        }.items():
+            out, p = self.apply(x, norm="none", bias=True, activation=activation, init_std=0.5)
+            first, last = p["Dense_0"], p["Dense_1"]
+            hidden = f(x @ first["kernel"] + first["bias"])
+            np.testing.assert_allclose(out, hidden @ last["kernel"] + last["bias"], atol=1e-5)
+        assert 0.3 < np.std(first["kernel"]) < 0.7
+
+    def test_a_plain_last_norm_standardises_the_output(self):
+        x = np.random.default_rng(0).normal(3, 2, size=(64, 5)).astype(np.float32)
+        out, _ = self.apply(x, last_norm="plain", last_bias=False)
+        np.testing.assert_allclose(out.mean(0), 0, atol=1e-5)
+        np.testing.assert_allclose(out.std(0), 1, atol=1e-3)
+
+    def test_with_unit_input_the_length_of_features_does_not_matter(self):
+        x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+        a, b = (self.apply(x * f, norm="none", unit_input=True)[0] for f in (1, 7))
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "changes, message",
+        [
+            (
+                {"activation": "tanh"},
+                r"projector\.activation must be one of relu, gelu, got 'tanh'",
+            ),
+            ({"last_norm": "batch"}, r"projector\.last_norm must be one of none, plain.*'batch'"),
+            ({"norm": "none", "last_norm": "plain"}, r"projector\.last_norm plain needs a kind"),
+            ({"init_std": -1.0}, r"projector\.init_std must not be negative, got -1"),
+        ],
+    )
+    def test_what_cannot_be_is_refused(self, changes, message):
+        config = defaults.get_config().model
+        config.projector.update(changes)
+        with pytest.raises(InputError, match=message):
+            models.make_projector(config)
+
+    def test_a_section_of_an_earlier_version_is_the_head_it_was(self):
+        config = defaults.get_config().model
+        now = models.make_projector(config)
+        config.projector = {"hidden": (128,), "dim": 64}
+        assert models.make_projector(config) == now
+
+
+class TestPrototypeHead:
+    def test_outputs_are_cosines_times_the_norms(self):
+        x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+        head = models.PrototypeHead(models.Projector((), 4, norm="none"), 7, learnt_norms=True)
+        params = head.init(jax.random.key(0), x, True)["params"]
+        plain = models.PrototypeHead(models.Projector((), 4, norm="none"), 7)
+        cosines = plain.apply(
+            {"params": {k: params[k] for k in ("projector", "prototypes")}}, x, True
+        )
+        assert np.abs(cosines).max() <= 1 + 1e-6
+        params["norms"] = 2 * params["norms"]
+        np.testing.assert_allclose(head.apply({"params": params}, x, True), 2 * cosines, rtol=1e-6)
 
 
 def test_the_spinal_head_is_the_papers_formula():

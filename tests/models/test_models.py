@@ -247,6 +247,25 @@ def test_residual_blocks_start_as_the_identity():
     assert np.abs(stages["stem"]).max() > 0.1
 
 
+def test_residual_blocks_may_start_as_torchvisions_do():
+    images = jnp.zeros((1, 8, 8, 3))
+    for zero_init, wanted in (True, 0), (False, 1):
+        net = ResNet((1, 1, 1, 1), BasicBlock, stem="small", width=8, zero_init=zero_init)
+        block = initial(net, images)["params"]["stage1_block1"]
+        np.testing.assert_array_equal(block["norm2"]["scale"], wanted)
+        np.testing.assert_array_equal(block["norm1"]["scale"], 1)
+
+
+def test_a_preactivation_resnet_has_the_depth_it_is_named_by():
+    net = backbone("resnet_preact", depth=14)
+    variables, (features, stages) = shapes_of(net, 28, 28, 1)
+    kernels = [x for x in jax.tree.leaves(variables["params"]) if x.ndim == 4]
+    assert len(kernels) == 14 - 1 + 2  # the classifier is not here; two shortcuts are
+    assert features.shape == (2, 64) and stages["stage3"].shape == (2, 7, 7, 64)
+    with pytest.raises(InputError, match="depth must be 6n \\+ 2, such as 20, got 18"):
+        shapes_of(backbone("resnet_preact", depth=18), 28, 28, 1)
+
+
 def test_bottlenecks_start_as_their_shortcut():
     net = ResNet((1,), Bottleneck, stem="small", width=8)
     block = initial(net, jnp.zeros((1, 4, 4, 1)))["params"]["stage1_block1"]

@@ -198,3 +198,23 @@ def test_by_name_they_take_bfloat16_and_no_norm(name):
     assert network.remat and found.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     assert {x.dtype for x in jax.tree.leaves(stages)} == {jnp.dtype("bfloat16")}
+
+
+def test_moco_v3s_initialisation_has_the_limits_of_its_code():
+    """√(6 / (inputs + outputs)) of query, key and value each, and of a patch as one vector."""
+    network = models.ViT(32, 1, 2, patch=8, image_size=32, initialisation="xavier")
+    params = network.init(jax.random.key(0), IMAGES, False)["params"]
+    block = params["block1"]
+    for kernel, limit in (
+        (block["qkv"]["kernel"], 6 / (32 + 32)),
+        (block["proj"]["kernel"], 6 / (32 + 32)),
+        (block["fc1"]["kernel"], 6 / (32 + 128)),
+        (block["fc2"]["kernel"], 6 / (128 + 32)),
+        (params["patch_embed"]["kernel"], 6 / (3 * 8 * 8 + 32)),
+    ):
+        assert 0.97 * limit**0.5 < np.abs(kernel).max() <= limit**0.5 * (1 + 1e-6)
+    assert np.abs(params["cls_token"]).max() < 1e-5
+    with pytest.raises(InputError, match="initialisation must be one of .*'he'"):
+        models.ViT(8, 1, 2, image_size=32, patch=8, initialisation="he").init(
+            jax.random.key(0), IMAGES, False
+        )

@@ -8,7 +8,7 @@ import pytest
 import rounding
 from jax.sharding import PartitionSpec
 
-from jaxpt.ops import knn
+from jaxpt.ops import knn, selection
 from jaxpt.ops.similarity import unit_vectors
 
 BATCH, N, DIM = 5, 18, 4
@@ -167,6 +167,18 @@ def test_groups_and_blocks_change_nothing(k, group_size, block_size):
         assert_found(found, sorted_crowd(queries, keys, k, options))
 
 
+@pytest.mark.parametrize("k", [1, 3, 16, 19])
+@pytest.mark.parametrize("workspace", [1, 400, 2**20])
+def test_rows_and_blocks_find_the_same(k, workspace, monkeypatch):
+    monkeypatch.setattr(knn, "SEGMENT", 5)
+    monkeypatch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
+    jax.clear_caches()  # the segments and thresholds are no arguments
+    for seed in range(20):
+        queries, keys, options = crowd(seed)
+        found = knn.search(queries, keys, k, form="rows", workspace=workspace, **options)
+        assert_found(found, sorted_crowd(queries, keys, k, options))
+
+
 def over_devices(function, shards):
     """``function`` of arrays whose rows lie in equal parts on the devices."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:shards]), ("shard",))
@@ -176,11 +188,18 @@ def over_devices(function, shards):
     )
 
 
-@pytest.mark.parametrize("shards, k", [(1, 3), (2, 3), (4, 16), (8, 3), (8, 18)])
-def test_keys_on_several_devices_give_the_same(shards, k):
+@pytest.mark.parametrize(
+    "shards, k, form",
+    [
+        *((shards, k, "blocks") for shards, k in ((1, 3), (2, 3), (4, 16), (8, 3), (8, 18))),
+        *((shards, k, "rows") for shards, k in ((2, 3), (8, 18))),
+    ],
+)
+def test_keys_on_several_devices_give_the_same(shards, k, form):
+    sizes = {"group_size": 2, "block_size": 2}
     search = over_devices(
         lambda queries, keys, options: knn.search(
-            queries, keys, k, group_size=2, block_size=2, axis_name="shard", **options
+            queries, keys, k, form=form, axis_name="shard", **sizes, **options
         ),
         shards,
     )
@@ -192,9 +211,11 @@ def test_keys_on_several_devices_give_the_same(shards, k):
 def test_key_rows_are_applied_to_each_block():
     queries, keys = integers(5)
     keys += 1
-    found = knn.search(queries, keys, 4, key_rows=unit_vectors, block_size=5, group_size=2)
     expected = knn.search(queries, np.asarray(unit_vectors(keys)), 4)
-    np.testing.assert_allclose(found[0], expected[0], rtol=rounding.FEW, atol=rounding.FEW)
+    for form in "blocks", "rows":
+        options = {"form": form, "block_size": 5, "group_size": 2}
+        found = knn.search(queries, keys, 4, key_rows=unit_vectors, **options)
+        np.testing.assert_allclose(found[0], expected[0], rtol=rounding.FEW, atol=rounding.FEW)
 
 
 def test_the_group_size_grows_with_keys_and_shrinks_with_k():
@@ -216,23 +237,29 @@ def test_blocks_are_smaller_for_more_queries():
     assert {batch: knn.choose_block_size(batch) for batch in sizes} == sizes
 
 
+def temporaries(n, **options):
+    arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8), (n, 8)))
+    search = jax.jit(lambda q, z: knn.search(q, z, 10, **options))
+    return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+
+
 def test_temporaries_do_not_grow_with_the_keys():
-    def temporaries(n):
-        arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8), (n, 8)))
-        search = jax.jit(
-            lambda q, z: knn.search(q, z, 10, key_rows=unit_vectors, block_size=512, group_size=8)
-        )
-        return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
-
-    assert temporaries(90_001) <= temporaries(45_001) + 1024 < 4 * 16 * 45_001
+    options = {"key_rows": unit_vectors, "block_size": 512, "group_size": 8}
+    few, many = (temporaries(n, **options) for n in (45_001, 90_001))
+    assert many <= few + 1024 < 4 * 16 * 45_001
 
 
-@pytest.mark.parametrize("group_size", [1, 3])
-def test_what_is_not_a_number_is_found_first(group_size):
+def test_rows_keep_to_their_workspace():
+    workspace = 2 * 4 * 2 * 90_001  # two queries at a time
+    assert temporaries(90_001, form="rows", workspace=workspace) < 2 * workspace
+
+
+@pytest.mark.parametrize("form, group_size", [("blocks", 1), ("blocks", 3), ("rows", None)])
+def test_what_is_not_a_number_is_found_first(form, group_size):
     for sign in 1, -1:
         queries, keys = integers(6)
         queries[1], keys[[8, 13]] = sign * np.nan, sign * np.nan
-        found = knn.search(queries, keys, 4, group_size=group_size, block_size=6)
+        found = knn.search(queries, keys, 4, form=form, group_size=group_size, block_size=6)
         s = queries @ np.nan_to_num(keys).T  # in no array that JAX may still read
         s[1], s[:, [8, 13]] = np.inf, np.inf
         order = np.argsort(-s, axis=1, kind="stable")[:, :4]
@@ -316,6 +343,8 @@ def test_take_looks_up_what_lies_on_other_devices(shards):
         ({"query_labels": np.ones(3), "key_labels": np.ones(N)}, "query_labels must have shape"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"block_size": -1}, "block_size must be at least 1, got -1"),
+        ({"form": "sorted"}, "form must be one of .*'rows'.*, got 'sorted'"),
+        ({"form": "rows", "recall": 0.9}, r"form must be one of \('auto', 'blocks'\), got 'rows'"),
         ({"key_labels": np.arange(N)}, "query_labels and key_labels belong together"),
         ({"query_ids": np.arange(BATCH)}, "give both or neither"),
         ({"key_ids": np.arange(N)}, "give both or neither"),

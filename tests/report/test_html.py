@@ -340,17 +340,21 @@ def test_a_report_shows_a_method_s_own_settings_and_no_other_s(method):
     own = {f"{method}.{name}" for name in config[method]} if method in sections else set()
     assert not different
     assert {field for field in shown if field.partition(".")[0] in sections} == own
+    groups = set(METHODS[method].reads)
+    for (field, value), more in METHODS[method].also_reads.items():
+        groups |= set(more) if config[method][field] == value else set()
     for field, group in ("temperature", "temperature"), ("ema", "target"), ("memory", "memory"):
-        assert (field in shown) == (group in METHODS[method].reads)
+        assert (field in shown) == (group in groups)
 
 
 def test_a_setting_that_asks_for_more_shows_more():
-    """A classifier behind a projector has a projector; t-ReX* has a target and a memory."""
-    for method, field, value, more in (
-        ("cross_entropy", "classifier", "mlp", {"model.projector.dim"}),
-        ("t_rex", "prototypes_from", "memory", {"memory", "ema"}),
+    """A classifier behind a projector has a projector; t-ReX has a target and a memory."""
+    for method, field, (without, value), more in (
+        ("cross_entropy", "classifier", ("linear", "mlp"), {"model.projector.dim"}),
+        ("t_rex", "prototypes_from", ("learnt", "memory"), {"memory", "ema"}),
     ):
         made = fake_records.record(method, 0, (0.9,))
+        made["config"][method][field] = without
         before = {row[0] for row in settings.config_rows(collect([made]))[1]}
         made["config"][method][field] = value
         after = {row[0] for row in settings.config_rows(collect([made]))[1]}

@@ -1,5 +1,6 @@
 """Which checkpoints stay, what fits them, and what happens when one cannot be written."""
 
+import flax.struct
 import jax.numpy as jnp
 import pytest
 from small_states import is_state, saved, state
@@ -112,6 +113,21 @@ def test_what_does_not_fit_is_named(change, message, tmp_path):
     saved(tmp_path, 1)
     with pytest.raises(InputError, match="of step 1 does not fit the config: " + message):
         checkpoint.restore(tmp_path, 1, change(state(1)))
+
+
+def test_a_state_of_an_earlier_version_may_lack_what_is_none(tmp_path):
+    @flax.struct.dataclass
+    class State:
+        params: dict
+        memory: dict
+        step: jnp.ndarray
+        added: dict | None = None
+
+    saved(tmp_path, 1)
+    found = checkpoint.restore(tmp_path, 1, State(**state(5)))
+    assert found.added is None and is_state(vars(found), 1)
+    with pytest.raises(InputError, match=r"added.x is missing there and float32\[\] here"):
+        checkpoint.restore(tmp_path, 1, State(**state(5), added={"x": jnp.zeros(())}))
 
 
 @pytest.fixture

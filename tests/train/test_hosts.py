@@ -14,6 +14,7 @@ import pytest
 from xla_flags import xla_flags
 
 from jaxpt import cli
+from jaxpt.cli.launch import _free_port
 from jaxpt.errors import InputError
 from jaxpt.train import checkpoint, distributed
 from jaxpt.train.distributed import Place, find_place
@@ -34,8 +35,8 @@ CONFIG = {
     "optimizer.learning_rate": 0.05,
     "model.options.widths": "(8,)",
     "model.options.strides": "(4,)",
-    "model.projector.hidden": "()",
-    "model.projector.dim": 8,
+    "model.projector.hidden": "(64,)",  # large enough for its parameters to be cut
+    "model.projector.dim": 64,
 }
 LONG = {"duration": "100000 steps", "checkpoint_every": "5 steps"}
 VARIABLES = (
@@ -69,16 +70,32 @@ def command(workdir, changes=None):
     ]
 
 
+_started: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_goes_on():
+    """Ends what a test that failed has left running."""
+    yield
+    for process in _started:
+        if process.poll() is None:
+            for pid in *children_of(process), process.pid:
+                os.kill(pid, signal.SIGKILL)
+    _started.clear()
+
+
 def start(argv, **more):
     """The command as a process of its own, with one device where nothing says otherwise."""
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", "jaxpt.cli", *argv],
         env=environment | more,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    _started.append(process)
+    return process
 
 
 def launch(processes, devices, argv):
@@ -211,97 +228,70 @@ def assert_same(one, other, tolerance=2e-6):
             np.testing.assert_allclose(x, other[name], rtol=tolerance, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.slow
-def test_one_two_and_four_processes_of_eight_devices_are_equal(tmp_path):
-    states = {}
-    for processes in 1, 2, 4:
-        for sharding in "replicated", "sharded":
-            workdir = tmp_path / f"{processes}{sharding}"
-            status, _, err = end(
-                launch(processes, 8 // processes, command(workdir, {"memory_sharding": sharding}))
-            )
-            assert status == 0, err
-            states[processes, sharding] = final_state(workdir)
-    first = states.pop((1, "replicated"))
-    assert first[0] == 20
-    for other in states.values():
-        assert_same(first, other)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Last state of the run as one process: this one, with its eight devices."""
+    workdir = tmp_path_factory.mktemp("whole")
+    assert cli.main(command(workdir)) == 0
+    return final_state(workdir)
 
 
 @pytest.mark.slow
-def test_parameters_in_parts_on_two_processes_are_those_of_one(tmp_path):
-    states = []
-    for processes in 1, 2:
-        status, _, err = end(
-            launch(
-                processes,
-                4 // processes,
-                command(
-                    tmp_path / str(processes),
-                    {
-                        "param_sharding": "sharded",
-                        "duration": "5 steps",
-                        "knn_every": "5 steps",
-                        "model.projector.hidden": "(64,)",
-                        "model.projector.dim": 64,
-                    },
-                ),
-            )
-        )
-        assert status == 0, err
-        states.append(final_state(tmp_path / str(processes)))
-    assert_same(*states)
+@pytest.mark.parametrize(
+    ("processes", "changes"),
+    [(2, {"memory_sharding": "sharded", "param_sharding": "sharded"}), (4, {})],
+)
+def test_several_processes_of_eight_devices_equal_one(processes, changes, whole, tmp_path):
+    status, out, err = end(launch(processes, 8 // processes, command(tmp_path / "a", changes)))
+    assert status == 0, err
+    assert re.search(r"^\[0\] done:", out, re.MULTILINE)
+    assert whole[0] == 20
+    assert_same(whole, final_state(tmp_path / "a"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (4, 2)])
-def test_fewer_processes_go_on_from_the_last_checkpoint(before, after, tmp_path):
+def test_fewer_processes_go_on_from_the_last_checkpoint(tmp_path):
     argv = command(tmp_path / "a", {"memory_sharding": "sharded"})
-    process = launch(before, 2, [*argv, "--max-minutes=0.5", "--config.duration=100000 steps"])
+    process = launch(2, 2, [*argv, "--max-minutes=0.5", "--config.duration=100000 steps"])
     wait_for_checkpoint(tmp_path / "a", process)
     os.kill(children_of(process)[-1], signal.SIGKILL)
     status, _, err = end(process, 30)
     assert status == 1
-    assert (
-        f"jaxpt launch: process {before - 1} of {before} was killed by SIGKILL: ending the "
-        "others." in err
-    )
+    assert "jaxpt launch: process 1 of 2 was killed by SIGKILL: ending the others." in err
     reached = checkpoint.newest(tmp_path / "a")
-    total = f"{reached + 3} steps"
-    status, out, err = end(launch(after, 2, [*argv, f"--config.duration={total}"]))
-    assert status == 0, err
+    assert cli.main([*argv, f"--config.duration={reached + 3} steps"]) == 0
     assert checkpoint.newest(tmp_path / "a") == reached + 3
     assert min(row["step"] for row in read_metrics(tmp_path / "a")) > 0
-    assert re.search(r"^\[0\] done:", out, re.MULTILINE)
 
 
 # Ends
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("number", "victim"), [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
-)
-def test_a_host_that_dies_ends_the_others_in_under_a_minute(number, victim, tmp_path):
-    from jaxpt.cli.launch import _free_port
-
-    argv = command(tmp_path / "a", LONG)
-    address = f"--coordinator=127.0.0.1:{_free_port()}"
-    processes = [start([*argv, address, "--processes=2", f"--process={i}"]) for i in range(2)]
-    wait_for_checkpoint(tmp_path / "a", processes[1 - victim])
+def test_a_host_that_dies_ends_the_others_in_under_a_minute(tmp_path):
+    """Three runs of two processes at once, for each of them waits until it misses the other."""
+    losses = [(signal.SIGKILL, 1), (signal.SIGKILL, 0), (signal.SIGSTOP, 1)]
+    runs = []
+    for run in range(len(losses)):
+        argv = [*command(tmp_path / str(run), LONG), "--processes=2"]
+        argv.append(f"--coordinator=127.0.0.1:{_free_port()}")
+        runs.append([start([*argv, f"--process={i}"]) for i in range(2)])
+    for run, (number, victim) in enumerate(losses):
+        wait_for_checkpoint(tmp_path / str(run), runs[run][1 - victim])
+        runs[run][victim].send_signal(number)
     began = time.monotonic()
-    processes[victim].send_signal(number)
-    status, _, err = end(processes[1 - victim], 60)
-    assert status == 1 and time.monotonic() - began < 60
-    assert re.search(
-        rf"^jaxpt.*: process {victim} of 2 (has not responded for 25 seconds|"
-        rf"cannot be reached). This one, {1 - victim}, stops too",
-        err,
-        re.MULTILINE,
-    )
-    assert "Traceback" not in err
-    processes[victim].kill()
-    processes[victim].communicate()
+    for processes, (_, victim) in zip(runs, losses, strict=True):
+        status, _, err = end(processes[1 - victim], 60)
+        assert status == 1 and time.monotonic() - began < 60
+        assert re.search(
+            rf"^jaxpt.*: process {victim} of 2 (has not responded for 25 seconds|"
+            rf"cannot be reached). This one, {1 - victim}, stops too",
+            err,
+            re.MULTILINE,
+        )
+        assert "Traceback" not in err
+        processes[victim].kill()
+        processes[victim].communicate()
 
 
 @pytest.mark.slow

@@ -81,14 +81,27 @@ class TestLearningRate:
         rates = self.schedule(50, 0)
         np.testing.assert_allclose(rates[[0, 25, 50]], [0.2, 0.1, 0], atol=1e-6)
 
+    def test_ends_at_a_share_of_the_rate_or_drops(self):
+        config = ml_collections.ConfigDict({"learning_rate": 0.2, "final_rate": 0.1})
+        assert float(learning_rate(config, total_steps=50, warmup_steps=10)(50)) == pytest.approx(
+            0.02
+        )
+        config = ml_collections.ConfigDict(
+            {"learning_rate": 1.0, "drop_at": (0.5, 0.8), "drop_factor": 0.1}
+        )
+        dropping = learning_rate(config, total_steps=10, warmup_steps=0)
+        np.testing.assert_allclose(
+            [dropping(i) for i in (0, 4, 6, 9)], [1, 1, 0.1, 0.01], rtol=1e-5
+        )
+
     def test_warmup_longer_than_training(self):
         with pytest.raises(InputError, match="warm-up of 51 steps .* 50 steps"):
             self.schedule(50, 51)
 
 
-def optimizer(name, *, rate=0.1, momentum=0.0, weight_decay=0.0):
+def optimizer(name, *, rate=0.1, momentum=0.0, weight_decay=0.0, **more):
     config = ml_collections.ConfigDict(
-        {"name": name, "momentum": momentum, "weight_decay": weight_decay}
+        {"name": name, "momentum": momentum, "weight_decay": weight_decay} | more
     )
     return make_optimizer(config, optax.constant_schedule(rate))
 
@@ -202,6 +215,102 @@ class TestOptimizers:
             chosen, {"bias": PARAMS["bias"]}, lambda params: jax.tree.map(jnp.ones_like, params), 3
         )
         np.testing.assert_allclose([p["bias"][0] for p in path], [0.5, 0.25, 0.25])
+
+    def test_vectors_may_have_a_rate_of_their_own(self):
+        after = descend(
+            optimizer("sgd", rate=0.1, vector_rate=0.5),
+            PARAMS,
+            lambda params: jax.tree.map(jnp.ones_like, params),
+            1,
+        )[0]
+        moved = {key: float(np.mean(PARAMS[key] - after[key])) for key in PARAMS}
+        assert moved == pytest.approx({"kernel": 0.1, "bias": 0.05, "scale": 0.05})
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_weight_decay_may_reach_vectors(self, name):
+        chosen = optimizer(name, rate=0.1, weight_decay=0.5, decay_vectors=True)
+        after = descend(chosen, PARAMS, no_gradient, 1)[0]
+        np.testing.assert_allclose(after["bias"], 0.95 * PARAMS["bias"], rtol=1e-5)
+
+    def test_weight_decay_follows_a_cosine(self):
+        config = ml_collections.ConfigDict(
+            {"name": "sgd", "momentum": 0.0, "weight_decay": 0.04, "weight_decay_end": 0.4}
+        )
+        chosen = make_optimizer(config, optax.constant_schedule(1.0), total_steps=4)
+        path = descend(chosen, {"kernel": PARAMS["kernel"]}, no_gradient, 5)
+        sizes = [p["kernel"][0, 0] for p in path]
+        shrunk = [1 - a / b for a, b in zip(sizes, [1.0, *sizes])]
+        half = 0.5 * (1 + np.cos(np.pi * np.arange(5) / 4))
+        np.testing.assert_allclose(shrunk, 0.4 + (0.04 - 0.4) * half, rtol=1e-4)
+
+    def test_the_predictor_may_keep_its_rate(self):
+        config = ml_collections.ConfigDict(
+            {
+                "name": "sgd",
+                "momentum": 0.0,
+                "weight_decay": 0.0,
+                "learning_rate": 0.5,
+                "constant_predictor": True,
+            }
+        )
+        chosen = make_optimizer(config, lambda step: jnp.array([0.5, 0.25, 0.0])[step])
+        params = {"head": {"bias": np.zeros(1)}, "predictor": {"bias": np.zeros(1)}}
+        path = descend(chosen, params, lambda p: jax.tree.map(jnp.ones_like, p), 3)
+        for part, wanted in ("head", [-0.5, -0.75, -0.75]), ("predictor", [-0.5, -1.0, -1.5]):
+            np.testing.assert_allclose([p[part]["bias"][0] for p in path], wanted)
+
+    @pytest.mark.parametrize("name", OPTIMIZERS)
+    def test_held_parameters_rest_and_then_start_afresh(self, name):
+        config = ml_collections.ConfigDict(
+            {"name": name, "momentum": 0.9, "weight_decay": 0.5, "freeze": ("prototypes",)}
+        )
+        chosen = make_optimizer(config, optax.constant_schedule(0.1), freeze_steps=2)
+        params = {"head": {"prototypes": PARAMS["kernel"]}, "bias": PARAMS["bias"]}
+        path = descend(chosen, params, lambda p: jax.tree.map(jnp.ones_like, p), 3)
+        for p in path[:2]:
+            np.testing.assert_array_equal(p["head"]["prototypes"], PARAMS["kernel"])
+        assert np.all(path[0]["bias"] != PARAMS["bias"])
+        if name == "sgd":  # no momentum and no decay was gathered meanwhile
+            first = PARAMS["kernel"] - 0.1 * (1 + 0.5 * PARAMS["kernel"])
+            np.testing.assert_allclose(path[2]["head"]["prototypes"], first, rtol=1e-5)
+        with pytest.raises(InputError, match="no module or parameter 'prototypes'; it has bias"):
+            chosen.init({"bias": PARAMS["bias"]})
+
+    def test_each_array_may_be_clipped_by_its_own_norm(self):
+        gradients = {"a": np.array([3.0, 4.0]), "b": np.array([0.6, 0.8])}
+        for each, wanted in (True, {"a": 1.0, "b": 1.0}), (False, {"a": 0.98, "b": 0.196}):
+            chosen = optimizer("sgd", rate=1.0, clip_norm=1.0, clip_each=each)
+            start = jax.tree.map(np.zeros_like, gradients)
+            after = descend(chosen, start, lambda _: gradients, 1)[0]
+            lengths = {key: float(np.linalg.norm(x)) for key, x in after.items()}
+            assert lengths == pytest.approx(wanted, rel=2e-3)
+
+    def test_late_lars_is_the_formula_of_barlow_twins_code(self):
+        """μ ← m·μ + η·‖p‖/‖g‖·g for matrices, μ ← m·μ + g for vectors; p ← p − rate·μ."""
+        rates = np.array([1.0, 3.0, 2.0], np.float32)
+        config = ml_collections.ConfigDict(
+            {
+                "name": "lars",
+                "momentum": 0.9,
+                "weight_decay": 0.1,
+                "late_rate": True,
+                "vector_rate": 0.25,
+            }
+        )
+        chosen = make_optimizer(config, lambda step: jnp.asarray(rates)[step])
+        gradients = {"kernel": np.array([[0.3, -0.1], [0.2, 0.5]]), "bias": np.array([0.1, -0.4])}
+        start = {key: PARAMS[key] for key in gradients}
+        path = descend(chosen, start, lambda _: gradients, 3)
+        p, mu = {k: v.astype(float) for k, v in start.items()}, dict.fromkeys(start, 0.0)
+        for rate, found in zip(rates, path):
+            for key, factor in ("kernel", 1.0), ("bias", 0.25):
+                g = gradients[key]
+                if key == "kernel":
+                    g = g + 0.1 * p[key]
+                    g = g * 0.001 * np.linalg.norm(p[key]) / np.linalg.norm(g)
+                mu[key] = 0.9 * mu[key] + g
+                p[key] = p[key] - rate * factor * mu[key]
+                np.testing.assert_allclose(found[key], p[key], rtol=1e-5)
 
     def test_unknown(self):
         with pytest.raises(InputError, match=r"optimizer\.name must be one of .*got 'adam'"):

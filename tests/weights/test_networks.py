@@ -107,8 +107,8 @@ def test_names_shapes_and_counts_of_every_network_are_torchvisions_and_timms(nam
         }
         assert references.digest(shapes) == digest
         arrays = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
-        told = ml_collections.ConfigDict(weights.network_of(arrays) | {"dtype": "float32"})
-        assert told.name == name and models.make_backbone(told) == network
+        found = ml_collections.ConfigDict(weights.network_of(arrays) | {"dtype": "float32"})
+        assert found.name == name and models.make_backbone(found) == network
         parameters = sum(array.size for key, array in arrays.items() if "running_" not in key)
         assert parameters == STORED["parameters"][name]
 
@@ -280,8 +280,8 @@ def test_real_weights_recognise_a_photograph_as_torchvision_does(real_file):
     wanted, image = STORED["photograph"], references.photograph()
     assert hashlib.sha256(image.tobytes()).hexdigest() == wanted["pixels"]
     state = weights.load_torch(real_file)
-    told = ml_collections.ConfigDict(weights.network_of(state) | {"dtype": "float32"})
-    network = models.make_backbone(told)
+    found = ml_collections.ConfigDict(weights.network_of(state) | {"dtype": "float32"})
+    network = models.make_backbone(found)
     prepared = inputs.prepare(to_float(image[None]), "imagenet", 3)
     (found,) = logits_of(network, weights.import_state(state, network), prepared, 1000)
     assert np.argsort(-found)[:5].tolist() == wanted["top"]

@@ -3,11 +3,11 @@
     jaxpt pretrain --config=pretrain/imagenet/barlow_twins.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_barlow_twins
 
-Source: the authors' code: batch 2,048, rate 0.2, projector of three layers of 8,192, λ 0.0051,
-1,000 epochs; weight decay 1.5e-6 and 10 epochs of warm-up are unchecked. Their loss is
-scaled by 0.024, which has no effect with LARS and is left out here.
+Source: the authors' code: batch 2,048, rate 0.2 for matrices and 0.0048 for biases and BatchNorm,
+both for 256 images, LARS and weight decay 1e-6 for matrices only, a cosine to a thousandth,
+projector of three layers of 8,192, λ 0.0051, 1,000 epochs (docs/fidelity.md).
 Expected: linear 73.3 after 1,000 epochs (the code's page). Not yet run here.
-On paper: 3.97 hours on v5e-32, 127 chip-hours, 7.79 of 16 GB a chip (benchmarks/plan.py).
+On paper: 4.21 hours on v5e-32, 135 chip-hours, 8.11 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
@@ -17,8 +17,11 @@ from jaxpt.configs.pretrain import recipes
 SETTINGS = {
     "rate": 0.2,
     "optimizer.name": "lars",
-    "optimizer.weight_decay": 1.5e-06,
+    "optimizer.weight_decay": 1e-06,
     "optimizer.warmup": "10 epochs",
+    "optimizer.late_rate": True,
+    "optimizer.final_rate": 0.001,
+    "optimizer.vector_rate": 0.0048 / 0.2,
     "batch_size": 2048,
     "barlow_twins.redundancy": 0.0051,
     "model.projector.hidden": (8192, 8192),

@@ -3,11 +3,11 @@
     jaxpt pretrain --config=pretrain/imagenet/byol.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_byol
 
-Source: the paper: batch 4,096, LARS, heads 4096-256, 10 epochs of warm-up; EMA 0.99, rate 0.3 and
-weight decay 1e-6 for 300 epochs, EMA 0.996, rate 0.2 and 1.5e-6 for 1,000. These values and the
-rate 0.45 for 100 epochs are unchecked.
+Source: the authors' code: heads 4096-256, 10 epochs of warm-up, LARS; rate 0.45 for 100 epochs, 0.3
+for 300, 0.2 for 1,000, with EMA 0.99, 0.99, 0.996 and weight decay 1e-6, 1e-6, 1.5e-6. Batch 4,096
+is from memory of the paper. The first target is a copy of the online encoder (docs/fidelity.md).
 Expected: linear 72.5 after 300 epochs, 74.3 after 1,000 (unchecked). Not yet run here.
-On paper: 3.54 hours on v5e-32, 113 chip-hours, 11.1 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.66 hours on v5e-32, 117 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
@@ -19,6 +19,7 @@ SETTINGS = {
     "optimizer.name": "lars",
     "optimizer.weight_decay": 1e-06,
     "optimizer.warmup": "10 epochs",
+    "optimizer.late_rate": True,
     "batch_size": 4096,
     "ema": 0.99,
     "model.projector.hidden": (4096,),

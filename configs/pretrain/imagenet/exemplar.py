@@ -3,7 +3,7 @@
     jaxpt pretrain --config=pretrain/imagenet/exemplar.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_exemplar
 
-Source: MoCo v2's settings, unchecked.
+Source: MoCo v2's settings, said to be the paper's; unchecked (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
 On paper: 3.31 hours on v5e-32, 106 chip-hours, 0.794 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
@@ -12,7 +12,7 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 
 from jaxpt.configs.pretrain import recipes
 
-SETTINGS = {
+SETTINGS = recipes.MOCO | {
     "rate": 0.03,
     "optimizer.weight_decay": 0.0001,
     "batch_size": 256,

@@ -3,8 +3,8 @@
     jaxpt pretrain --config=pretrain/imagenet/grafit.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_grafit
 
-Source: equal weights as in the paper; batch, rate, memory, temperature and augmentation are MoCo
-v2's, not the paper's.
+Source: equal weights and τ 0.1 as in MaskCon's code, whose form of the loss this is; Grafit's own
+code was not read. Head, batch, rate, memory and augmentation are MoCo v2's (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
 On paper: 3.42 hours on v5e-32, 110 chip-hours, 0.865 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
@@ -13,7 +13,7 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 
 from jaxpt.configs.pretrain import recipes
 
-SETTINGS = {
+SETTINGS = recipes.MOCO | {
     "rate": 0.03,
     "optimizer.weight_decay": 0.0001,
     "batch_size": 256,

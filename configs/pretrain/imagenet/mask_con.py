@@ -3,8 +3,9 @@
     jaxpt pretrain --config=pretrain/imagenet/mask_con.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_mask_con
 
-Source: the paper: τ 0.1, target τ 0.05, memory 8,192, EMA 0.99; it has no run on ImageNet.
-Batch, rate and augmentation are MoCo v2's.
+Source: the authors' code: τ 0.1, target τ 0.05, memory 8,192, EMA 0.99, a head without BatchNorm;
+it has no run on ImageNet at this size. Width of the head, batch, rate and augmentation are MoCo
+v2's (docs/fidelity.md).
 Expected: not published. Not yet run here.
 On paper: 3.21 hours on v5e-32, 103 chip-hours, 0.74 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
@@ -13,7 +14,7 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 
 from jaxpt.configs.pretrain import recipes
 
-SETTINGS = {
+SETTINGS = recipes.MOCO | {
     "rate": 0.03,
     "optimizer.weight_decay": 0.0001,
     "batch_size": 256,

@@ -3,8 +3,10 @@
     jaxpt pretrain --config=pretrain/imagenet/moco_v2.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_moco_v2
 
-Source: the authors' code: rate 0.03 for 256 images, weight decay 1e-4, memory 65,536, EMA 0.999,
-τ 0.2, cosine; no warm-up. Synchronised BatchNorm replaces its shuffling.
+Source: the authors' code: rate 0.03 for 256 images, weight decay 1e-4 on all parameters, memory
+65,536, EMA 0.999, τ 0.2, cosine, no warm-up, a head of two matrices without BatchNorm. It differs
+in synchronised BatchNorm in place of shuffling, in keys of real images from the first step on, and
+in leaving out earlier keys of the query's image (docs/fidelity.md).
 Expected: linear 67.5 ± 0.1 after 200 epochs, 71.1 after 800 (the code's page). Not yet run here.
 On paper: 3.31 hours on v5e-32, 106 chip-hours, 0.794 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
@@ -13,7 +15,7 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 
 from jaxpt.configs.pretrain import recipes
 
-SETTINGS = {
+SETTINGS = recipes.MOCO | {
     "rate": 0.03,
     "optimizer.weight_decay": 0.0001,
     "optimizer.warmup": "0 steps",

@@ -3,8 +3,9 @@
     jaxpt pretrain --config=pretrain/imagenet/nn_clr.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_nn_clr
 
-Source: the paper: batch 4,096, LARS, τ 0.1, memory 98,304, projector 2048-2048-256, predictor
-4,096, 1,000 epochs; all unchecked except the result.
+Source: the paper, from memory: batch 4,096, LARS, τ 0.1, memory 98,304, 1,000 epochs. No code of
+its authors was found; the head, 2048-2048-256 with BatchNorm after each layer and predictor 4,096,
+is lightly's, which quotes the paper (docs/fidelity.md).
 Expected: linear 75.6 after 1,000 epochs (the paper). Not yet run here.
 On paper: 3.55 hours on v5e-32, 114 chip-hours, 11.1 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.

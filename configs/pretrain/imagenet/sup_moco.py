@@ -3,8 +3,8 @@
     jaxpt pretrain --config=pretrain/imagenet/sup_moco.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_sup_moco
 
-Source: the paper: memory of 64,000, τ 0.07, EMA 0.999. Batch, rate and augmentation are MoCo
-v2's.
+Source: the paper: memory of 64,000, τ 0.07, EMA 0.999. Head, batch, rate and augmentation are MoCo
+v2's (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
 On paper: 3.31 hours on v5e-32, 106 chip-hours, 0.793 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
@@ -13,7 +13,7 @@ Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/reci
 
 from jaxpt.configs.pretrain import recipes
 
-SETTINGS = {
+SETTINGS = recipes.MOCO | {
     "rate": 0.03,
     "optimizer.weight_decay": 0.0001,
     "batch_size": 256,

@@ -1,4 +1,4 @@
-"""LOOK and NCA without the matrix of similarities: as with it, in bounded memory, over devices."""
+"""LOOK and NCA, chunked and streamed: as dense, in bounded memory, over devices."""
 
 import functools
 import math
@@ -14,16 +14,22 @@ from jax.sharding import PartitionSpec
 from losses.neighbor_cases import BATCH, MEMORY, case, gaussian, masks, padded, tolerances
 
 from jaxpt.losses import look, nca, neighbors
+from jaxpt.ops import selection
 
 QUERIES, KEYS, DIM = 16, 304, 6
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """NCA in several blocks and a shorter last one."""
+    """NCA in several blocks and a shorter last one; thresholds as on accelerators."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "NCA_BLOCK", 50)
+        patch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
+        patch.setattr(selection, "GROUPED", 256)
         yield
+
+
+WORKSPACE = 5 * 2 * 4 * KEYS  # five queries at a time: four chunks, the last one shorter
 
 
 def example(seed, nan=False):
@@ -49,7 +55,9 @@ def program(loss, form, **options):
     """arrays, temperature → (losses, stats, gradients of the weighted losses by both)."""
 
     def total(queries, temperature, rest):
-        losses, stats = loss(queries, temperature=temperature, form=form, **rest, **options)
+        losses, stats = loss(
+            queries, temperature=temperature, form=form, workspace=WORKSPACE, **rest, **options
+        )
         return jnp.sum(losses * (1 + jnp.arange(losses.shape[0]))), (losses, stats)
 
     @jax.jit
@@ -88,25 +96,33 @@ def assert_same(one, other, temperature=0.3, largest=1.0):
         {"k": 2 * KEYS, "no_positive": "floor", "balanced": True},
     ],
 )
-def test_both_forms_of_look_agree(options):
-    dense, streamed = (program(look, form, **options) for form in ("dense", "streamed"))
+def test_all_forms_of_look_agree(options):
+    dense, *others = (program(look, form, **options) for form in ("dense", "chunked", "streamed"))
     for seed in range(3):
         arrays = example(seed, nan=seed == 2)
-        assert_same(streamed(arrays, 0.3), dense(arrays, 0.3))
+        for other in others:
+            assert_same(other(arrays, 0.3), dense(arrays, 0.3))
+
+
+@pytest.mark.parametrize("options", [{"k": 9, "gate": 4.0}, {"k": jnp.arange(3, QUERIES + 3)}])
+def test_the_chunked_form_needs_no_bound_of_k_and_no_hard_edge(options):
+    dense, chunked = (program(look, form, **options) for form in ("dense", "chunked"))
+    for seed in range(3):
+        arrays = example(seed, nan=seed == 2)
+        assert_same(chunked(arrays, 0.3), dense(arrays, 0.3))
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_both_forms_of_nca_agree(normalize):
-    dense, streamed = (program(nca, form, normalize=normalize) for form in ("dense", "streamed"))
+def test_all_forms_of_nca_agree(normalize):
+    dense, *others = (
+        program(nca, form, normalize=normalize) for form in ("dense", "chunked", "streamed")
+    )
     for seed in range(3):
         arrays = example(seed, nan=seed == 2)
         for temperature in 0.05, 1.0:
-            assert_same(
-                streamed(arrays, temperature),
-                dense(arrays, temperature),
-                temperature,
-                1 if normalize else 30,
-            )
+            expected, largest = dense(arrays, temperature), 1 if normalize else 30
+            for other in others:
+                assert_same(other(arrays, temperature), expected, temperature, largest)
 
 
 @pytest.mark.parametrize(
@@ -120,17 +136,18 @@ def test_both_forms_of_nca_agree(normalize):
         (nca, {}),
     ],
 )
-def test_gradients_of_both_forms_agree_to_a_hundred_thousandth_of_the_largest_entry(loss, options):
-    dense, streamed = (program(loss, form, **options) for form in ("dense", "streamed"))
+def test_gradients_of_all_forms_agree_to_a_hundred_thousandth_of_the_largest_entry(loss, options):
+    forms = [program(loss, form, **options) for form in ("dense", "chunked", "streamed")]
     for seed in range(3):
         for temperature in 0.1, 0.3:
-            expected, found = (run(example(seed), temperature)[2] for run in (dense, streamed))
+            expected, *others = (run(example(seed), temperature)[2] for run in forms)
             # The errors of many terms are as good as independent, so that they grow with the root
             # of their number (Higham and Mary 2019), where the certain bound has the number.
             products = rounding.of_product(DIM) / rounding.EPS / temperature**2
             likely = 2 * math.sqrt(KEYS + products) * rounding.EPS
             largest = np.abs(expected).max()
-            np.testing.assert_allclose(found, expected, rtol=0, atol=likely * largest)
+            for found in others:
+                np.testing.assert_allclose(found, expected, rtol=0, atol=likely * largest)
 
 
 def test_an_approximate_search_is_passed_on(monkeypatch):
@@ -146,9 +163,9 @@ def test_an_approximate_search_is_passed_on(monkeypatch):
     assert_same(found, program(look, "dense", k=5, no_positive="drop")(arrays, 0.3))
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "options"))
-def with_oracle(arrays, loss, options):
-    return loss(**arrays, form="streamed", **dict(options))
+@functools.partial(jax.jit, static_argnames=("loss", "form", "options"))
+def with_oracle(arrays, loss, form, options):
+    return loss(**arrays, form=form, workspace=2 * 2 * 4 * MEMORY, **dict(options))
 
 
 @pytest.mark.parametrize("name", ["ties", "zero vectors", "no positive", "huge", "tiny", "bf16"])
@@ -160,19 +177,20 @@ def test_hard_arrays_equal_the_oracle(name):
             static = tuple({name: x for name, x in options.items() if name != "k"}.items())
             bound = (("k_max", 5),) if loss is look else ()
             k = {"k": 5} if loss is look else {}
-            losses, stats = with_oracle(
-                padded(*arrays, **k, **extra, temperature=0.2), loss, static + bound
-            )
             expected, missing, purity = getattr(oracles, loss.__name__)(
                 *arrays, temperature=0.2, **options, **extra
             )
-            np.testing.assert_allclose(losses, expected, **tolerances(arrays, True, 0.2))
-            np.testing.assert_allclose(
-                stats,
-                (missing.mean(), (losses == 0).mean(), purity.mean()),
-                rtol=rounding.FEW,
-                atol=rounding.FEW,
-            )
+            for form in "chunked", "streamed":
+                losses, stats = with_oracle(
+                    padded(*arrays, **k, **extra, temperature=0.2), loss, form, static + bound
+                )
+                np.testing.assert_allclose(losses, expected, **tolerances(arrays, True, 0.2))
+                np.testing.assert_allclose(
+                    stats,
+                    (missing.mean(), (losses == 0).mean(), purity.mean()),
+                    rtol=rounding.FEW,
+                    atol=rounding.FEW,
+                )
 
 
 def test_a_traced_k_has_a_bound():
@@ -187,10 +205,11 @@ def test_queries_that_where_leaves_out_have_neither_loss_nor_gradient():
     arrays, where = example(4), np.arange(QUERIES) % 3 > 0
     arrays["queries"][~where] = np.nan
     for loss, options in (look, {"k": 3}), (nca, {}):
-        losses, stats, gradient, _ = program(loss, "streamed", where=where, **options)(arrays, 0.1)
         dense = program(loss, "dense", where=where, **options)(arrays, 0.1)
-        assert not losses[~where].any() and not gradient[~where].any()
-        assert_same((losses, stats, gradient), dense[:3], temperature=0.1)
+        for form in "chunked", "streamed":
+            losses, stats, gradient, _ = program(loss, form, where=where, **options)(arrays, 0.1)
+            assert not losses[~where].any() and not gradient[~where].any()
+            assert_same((losses, stats, gradient), dense[:3], temperature=0.1)
 
 
 @pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
@@ -199,7 +218,7 @@ def test_a_query_that_is_not_a_number_has_no_loss_of_zero(loss, options):
     clean = program(loss, "streamed", **options)(arrays, 0.1)[0]
     arrays["queries"] = arrays["queries"].copy()  # JAX may still read the other
     arrays["queries"][5] = np.nan
-    for form in "streamed", "dense":
+    for form in "streamed", "chunked", "dense":
         losses = program(loss, form, **options)(arrays, 0.1)[0]
         assert np.isnan(losses[5])
         assert_same(np.delete(losses, 5), np.delete(clean, 5), temperature=0.1)
@@ -208,10 +227,11 @@ def test_a_query_that_is_not_a_number_has_no_loss_of_zero(loss, options):
 @pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
 def test_an_empty_memory_teaches_nothing(loss, options):
     arrays = example(5) | {"key_mask": np.zeros(KEYS, bool)}
-    losses, stats, gradient, _ = program(loss, "streamed", **options)(arrays, 0.1)
-    np.testing.assert_array_equal(losses, 0)
-    np.testing.assert_array_equal(stats, (1, 1, 0))
-    np.testing.assert_array_equal(gradient, 0)
+    for form in "chunked", "streamed":
+        losses, stats, gradient, _ = program(loss, form, **options)(arrays, 0.1)
+        np.testing.assert_array_equal(losses, 0)
+        np.testing.assert_array_equal(stats, (1, 1, 0))
+        np.testing.assert_array_equal(gradient, 0)
 
 
 # Over devices
@@ -291,48 +311,78 @@ def test_temporaries_do_not_grow_with_the_memory(loss, options):
     assert many - few <= 0.1 * 4 * 2**17 and many < 4 * 16 * 2**17
 
 
-def is_streamed(loss, batch, memory, **options):
-    shapes = (
-        ((batch, 2), jnp.float32),
-        ((memory, 2), jnp.float32),
-        ((batch,), int),
-        ((memory,), int),
-    )
-    program = jax.make_jaxpr(lambda *a: loss(*a, **options)[0])(
-        *(jax.ShapeDtypeStruct(*x) for x in shapes)
-    )
-    return "custom_vjp" in str(program)
+def test_the_chunked_form_keeps_to_its_workspace():
+    n, workspace = 2**16, 4 * 2 * 4 * 2**16  # four queries at a time
+
+    def total(q, z, a, b):
+        return look(q, z, a, b, k=10, form="chunked", workspace=workspace)[0].sum()
+
+    shapes = ((64, 8), jnp.float32), ((n, 8), jnp.float32), ((64,), int), ((n,), int)
+    compiled = jax.jit(jax.grad(total)).lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile()
+    # A few arrays of [4, n], also for the ties that are rare, and no matrix of [64, n].
+    assert compiled.memory_analysis().temp_size_in_bytes < 4 * workspace < 4 * 64 * n
 
 
-def test_the_form_goes_by_the_shapes():
-    traced = jnp.int32(3)
-    assert not is_streamed(look, 4, 2048, k=3) and is_streamed(look, 4, 2049, k=3)
-    assert not is_streamed(nca, 4, 2048) and is_streamed(nca, 4, 2049)
-    assert is_streamed(look, 4, 4001, k=100) and not is_streamed(look, 4, 4000, k=100)
+def forms(loss, batch, memory, k=None, gate=None, axis_name=None):
+    """(form on CPUs, form on accelerators)."""
+    return neighbors._choose_forms(
+        "auto", (batch, memory), 1 if loss is nca else k, gate, axis_name
+    )
+
+
+def test_the_form_goes_by_shapes_and_platform():
+    dense, many, streamed = ("dense", "dense"), ("dense", "chunked"), ("streamed", "chunked")
+    assert forms(look, 4, 2048, k=3) == dense and forms(look, 4, 2049, k=3) == streamed
+    assert forms(nca, 4, 2048) == dense and forms(nca, 4, 2049) == streamed
+    assert forms(look, 4, 4001, k=100) == streamed and forms(look, 4, 4000, k=100) == many
     # A larger matrix only where nearly all keys are neighbours.
-    assert is_streamed(look, 2**12, 2**12 + 1, k=2**9)
-    assert not is_streamed(look, 2**12, 2**12 + 1, k=2**9 + 1)
-    assert is_streamed(look, 2**10, 2**18 + 1, k=2**17)  # the matrix would be too large
-    assert not is_streamed(look, 4, 4000, k=traced)
-    assert is_streamed(look, 4, 4000, k=traced, k_max=9)
-    assert not is_streamed(look, 4, 4000, k=3, gate=2.0)
-    assert not is_streamed(look, 2**10, 2**18 + 1, k=3, form="dense")
-    assert is_streamed(look, 4, 10, k=3, form="streamed")
+    assert forms(look, 2**12, 2**12 + 1, k=2**9) == streamed
+    assert forms(look, 2**12, 2**12 + 1, k=2**9 + 1) == many
+    assert forms(look, 2**10, 2**18 + 1, k=2**17) == streamed  # the matrix would be too large
+    # A traced k without a bound, and a gate, need all similarities.
+    assert forms(look, 4, 4000, k=None) == forms(look, 4, 4000, k=3, gate=2.0) == many
+    assert forms(look, 7, 2**26, k=None) == forms(look, 7, 2**26, 3, 2.0) == ("chunked", "chunked")
+    # Keys of several devices.
+    assert forms(look, 4, 4001, k=3, axis_name="shard") == ("streamed", "streamed")
+    assert forms(look, 4, 4001, axis_name="shard") == many
+
+
+@pytest.mark.parametrize("form", neighbors.NEIGHBOR_FORMS[1:])
+def test_a_form_may_be_asked_for(form):
+    arrays = {name: x for name, x in example(0).items() if name != "key_mask"}
+    program = jax.make_jaxpr(lambda arrays: look(**arrays, k=3, form=form)[0])(arrays)
+    assert ("custom_vjp" in str(program)) == (form != "dense")
+    assert ("top_k" in str(program)) == (form == "streamed")
+
+
+def test_the_program_for_a_platform_holds_its_form_alone(monkeypatch):
+    monkeypatch.setattr(selection, "CPU_THRESHOLDS", 1)
+    n = neighbors.DENSE_MEMORY + 1
+
+    def total(q, z, a, b):
+        return look(q, z, a, b, k=300)[0].sum()
+
+    shapes = ((4, 8), jnp.float32), ((n, 8), jnp.float32), ((4,), int), ((n,), int)
+    traced = jax.jit(jax.grad(total)).trace(*(jax.ShapeDtypeStruct(*x) for x in shapes))
+    for platform in "cpu", "cuda", "tpu":
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        # Thresholds of one pass: one on CPUs, seven on accelerators.
+        assert ("tensor<4x7xui32>" in text) == (platform != "cpu")
+        assert "sort" not in text and "top_k" not in text
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"form": "sparse"}, "form must be one of ('auto', 'dense', 'streamed'), got 'sparse'"),
+        (
+            {"form": "sparse"},
+            "form must be one of ('auto', 'dense', 'chunked', 'streamed'), got 'sparse'",
+        ),
         ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
         ({"form": "streamed", "k": jnp.int32(3)}, "with a traced k needs k_max"),
         ({"recall": 1.5}, "recall must lie between 0 and 1, or be None for exact, got 1.5"),
         ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
-        (
-            {"gate": 1.0, "keys": 2**26},
-            "gate weighs every key, which needs a matrix of 7 × 67108864",
-        ),
-        ({"k": jnp.int32(3), "keys": 2**26}, "k is traced, which needs a matrix of 7 × 67108864"),
+        ({"workspace": 0}, "workspace must be a number of bytes, at least 1, got 0"),
     ],
 )
 def test_a_form_that_cannot_be_is_named(options, message):
