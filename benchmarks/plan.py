@@ -179,7 +179,7 @@ def host_markdown() -> str:
         for record, share in ((stored()[method], 4), (stored()[GPU + method], 1)):
             p = plan_of(record)
             cells.append(f"{p.images_per_second / share:,.0f}")
-            cells += [plan.told(p.cores[name] / share) for name in ("pillow", "cykooz_resizer")]
+            cells += [plan.rounded(p.cores[name] / share) for name in ("pillow", "cykooz_resizer")]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -326,7 +326,7 @@ def rows(plans: list[Plan], dollars_per_chip_hour: float = 0.0) -> list[tuple[st
             lambda p: f"{rounded(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:,.0f}",
         ),
         *(
-            row(f"CPU cores of all hosts, {name}", lambda p, name=name: told(p.cores[name]))
+            row(f"CPU cores of all hosts, {name}", lambda p, name=name: rounded(p.cores[name]))
             for name in plans[0].host
         ),
         row("keys in memory", lambda p: f"{p.keys:,}"),
