@@ -20,6 +20,7 @@ from jaxpt.backbones import Backbone
 from jaxpt.data import augment, crops, mixup, protocols, sources
 from jaxpt.data.crops import Cropping, View
 from jaxpt.data.feed import Batch, gather, make_feed, rows_of_step
+from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
@@ -348,7 +349,9 @@ def _feed(task, split: sources.Split, seed: int):
 
 
 def choose_cropping(
-    config: ml_collections.ConfigDict, data: ml_collections.ConfigDict, images
+    config: ml_collections.ConfigDict,
+    data: ml_collections.ConfigDict,
+    images: np.ndarray | Pictures,
 ) -> Cropping | None:
     """The view that the host takes from whole pictures for training; None for square images.
 

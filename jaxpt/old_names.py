@@ -32,9 +32,6 @@ MOVED = {
     "redundancy": ("barlow_twins.redundancy",),
 }
 
-# Fields of ``data`` added since, whose default is not what earlier versions did.
-ADDED = {"crops": "square"}
-
 
 def with_new_names(config: Any) -> Any:
     """Replaces old names in a saved pre-training config; returns anything else unchanged.
@@ -51,8 +48,6 @@ def with_new_names(config: Any) -> Any:
             section, _, field = new.partition(".")
             if len(MOVED[name]) == 1 or section == config["method"]:
                 moved[section] = {field: config[name]} | moved.get(section, {})
-    if isinstance(moved.get("data"), dict):
-        moved["data"] = ADDED | moved["data"]
     return moved
 
 

@@ -55,6 +55,7 @@ BROKEN = "broken.txt"  # in the workdir: omitted image files, and why
 NOT_FINITE = "not_finite"  # folder with the state before a failed step, for ``jaxpt replay``
 MONITOR_EXAMPLES = 2_000  # bounds the time of the kNN monitor, which runs every few epochs
 FILL_EPOCH = -1  # an epoch of its own: the views that fill the memory recur in no training step
+EARLIER = {"crops": "square", "resampler": "auto"}  # what runs did whose config lacks these fields
 LARGEST = 2**31 - 1  # integers are int32 on the devices
 
 
@@ -250,9 +251,9 @@ def with_saved_crops(
     resumes = workdir is not None and checkpoint.newest(workdir) is not None
     saved = workdirs.read_config(workdir) if resumes else None
     config = config.copy_and_resolve_references()
-    for name in "crops", "resampler":
+    for name, before in EARLIER.items():
         if saved and config.data[name] == "auto":
-            config.data[name] = saved.data.get(name, "auto")
+            config.data[name] = saved.data.get(name, before)
     return config
 
 
@@ -748,7 +749,9 @@ def _make_monitor(encoder, config, dataset, train):
 
 def _open_folder(stack, workdir, config, durations, resume, about, data) -> Checkpointer:
     """Claims the workdir for this run until ``stack`` closes, and returns its Checkpointer."""
-    changes = workdirs.check(workdir, config, defaults.get_config().to_dict(), data, resume=resume)
+    earlier = defaults.get_config()
+    earlier.data.update(EARLIER)
+    changes = workdirs.check(workdir, config, earlier.to_dict(), data, resume=resume)
     finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,

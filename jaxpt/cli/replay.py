@@ -40,7 +40,9 @@ def run(workdir: str | os.PathLike) -> str:
         step is not None,
         f"{os.fspath(workdir)!r} holds nothing to replay: no run there stopped at NaN or inf.",
     )
-    config = ml_collections.ConfigDict(defaults.completed(checkpoint.about(kept, step)["config"]))
+    saved = checkpoint.about(kept, step)["config"]
+    saved["data"] = pretrain.EARLIER | saved["data"]
+    config = ml_collections.ConfigDict(defaults.completed(saved))
     devices = Devices(config.mapping, config.devices)
     require_same_data(workdir, sources.identify(config.data))
     dataset = sources.load(config.data)

@@ -1,14 +1,21 @@
 """Plans: what is known of a set, what a step needs, and what the command says."""
 
+import pathlib
+import sys
+
 import numpy as np
 import pytest
 from jaxpt.configs.pretrain import digits, fashion_mnist
 from PIL import Image
 
-from jaxpt import cli
+from jaxpt import cli, records
 from jaxpt.cost import plan
 from jaxpt.cost.chips import CHIPS, parse
 from jaxpt.errors import InputError
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
+
+import input as inputs  # noqa: E402
 
 
 def config_of(**changes):
@@ -161,3 +168,12 @@ class TestCommand:
         assert cli.main(["plan", *argv]) == 2
         said = capsys.readouterr().err
         assert words in said and len(said.splitlines()) == 1
+
+
+def test_the_host_takes_as_long_as_was_measured():
+    record = [r for r in records.read(inputs.RECORDS) if r["part"] == "crops"][-1]
+    for resampler in plan.HOST_MS:
+        for name, views in inputs.VIEWS.items():
+            expected = record["ms"][f"{name}, {resampler}"]
+            found = 1e3 * plan._host_seconds(resampler, [view.size for view in views.values()])
+            assert found == pytest.approx(expected, rel=0.25)  # the machine was busy
