@@ -19,6 +19,12 @@ def test_what_was_appended_is_read_in_order(tmp_path):
     assert path.read_text().count("\n") == 3
 
 
+def test_a_key_depends_on_every_value_and_not_on_the_order_of_fields():
+    key = records.key_of({"a": {"k": 5, "l": (1, 2)}, "b": "x"})
+    assert key == records.key_of({"b": "x", "a": {"l": [1, 2], "k": 5}})
+    assert key != records.key_of({"a": {"k": 6, "l": (1, 2)}, "b": "x"})
+
+
 @pytest.mark.parametrize("kept", range(1, len(json.dumps(SECOND))))
 def test_a_line_torn_anywhere_does_not_count_and_is_cut_off(kept, tmp_path):
     path = tmp_path / "r.jsonl"

@@ -23,8 +23,9 @@ from jaxpt.errors import InputError, RunError, require
 
 # JAX itself also reads the first of these.
 COORDINATOR, PROCESSES, PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# In seconds. JAX's own heartbeat, with less clear messages, catches a process with stuck Python.
-BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 25, 45, 60
+# In seconds. JAX's own heartbeat, with less clear messages, catches a process with stuck Python. It
+# comes every HEARTBEAT / 2 seconds, so JAX misses a dead process after HEARTBEAT / 2 to HEARTBEAT.
+BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 20, 50, 60
 ENDED, ALIVE = "jaxpt/ended", "jaxpt/alive/"  # keys in the coordination service
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
@@ -272,16 +273,21 @@ class _Watch:
         leave(1)
 
     def _catch_abort(self) -> None:
-        """Handles SIGABRT, by which JAX ends every process when process 0 (the service) is gone."""
-        sentence = self._sentence(0, "cannot be reached")
+        """Handles SIGABRT, by which JAX ends every process when it misses one of them."""
 
         def aborted(number):
-            os.write(2, f"jaxpt: {self._lost or sentence}.\n".encode())
+            lost = self._lost or self._sentence(self._most_silent(), "cannot be reached")
+            os.write(2, f"jaxpt: {lost}.\n".encode())
             os._exit(1)
 
         # Kept, as C holds only a pointer to it.
         self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(aborted)
         ctypes.CDLL(None).signal(signal.SIGABRT, self._handler)
+
+    def _most_silent(self) -> int:
+        """The process with the oldest heartbeat; only process 0 knows that of all."""
+        others = [i for i in range(self._all) if i != self._me]
+        return min(others, key=lambda i: self._seen[i][1]) if self._me == 0 else 0
 
 
 def _of_collective(error: Exception) -> bool:
