@@ -65,7 +65,7 @@ def cell(name: str) -> str:
         return "not compiled yet"
     if record["compiled"] is None:
         return "does not fit"
-    gigabytes = plan.told(sum(record["compiled"]["memory"].values()) / 1e9)
+    gigabytes = plan.rounded(sum(record["compiled"]["memory"].values()) / 1e9)
     capacity = compiling.chips.parse(compiling.chips_of(TOPOLOGY))[0].memory / 1e9
     return f"{gigabytes} GB of {capacity:.0f}"
 
@@ -86,9 +86,9 @@ def markdown() -> str:
         memory = c["memory"]
         numbers = [
             f"{r['batch']:,}",
-            plan.told(sum(memory.values()) / 1e9),
+            plan.rounded(sum(memory.values()) / 1e9),
             *(
-                plan.told(memory[name] / 1e9) if name in memory else ""
+                plan.rounded(memory[name] / 1e9) if name in memory else ""
                 for name in ("arguments", "temporaries")
             ),
             *(str(c["collectives"][name]) for name in ("all-reduce", "all-gather")),
