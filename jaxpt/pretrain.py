@@ -554,8 +554,7 @@ def fill_program(
     def one_batch(state, data, rows):
         return method.fill(state, feed.gather(data, rows)), jnp.zeros(())  # an output to wait for
 
-    rows = rows_of_step(0, config.batch_size, n=feed.n, seed=config.seed)
-    shapes = like, devices.placed(feed.data, None), feed.shapes(rows)
+    shapes = like, devices.placed(feed.data, None), feed.shapes(_any_rows(config))
     return Program(devices.map(one_batch, like=like), shapes)
 
 
@@ -578,13 +577,18 @@ def step_program(
             metrics = metrics | {"chance_loss": jnp.float32(method.chance)}
         return state, metrics
 
-    rows = [rows_of_step(0, config.batch_size, n=feed.n, seed=config.seed)]
+    rows = [_any_rows(config)]
     most, data = most_steps(config, devices, feed), feed.data
     if most > 1:
         one_step, data = calls.several(one_step), (data, np.int32(1))
     rows = rows[0] if most == 1 else calls.stack(rows, most)
     shapes = like, devices.placed(data, None), feed.shapes(rows)
     return Program(devices.map(one_step, like=like), shapes)
+
+
+def _any_rows(config) -> feeds.Rows:
+    """Rows of the shape of a step's, of which programs are compiled."""
+    return feeds.Rows(*np.zeros((2, config.batch_size), np.int32))
 
 
 def most_steps(

@@ -219,7 +219,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
     return Step(counts, lasting, durations.total, config.batch_size, keys, host)
 
 
-def images_of(config, sizes: Sizes) -> tuple[Any, dict[str, float]]:
+def images_of(config: ml_collections.ConfigDict, sizes: Sizes) -> tuple[Any, dict[str, float]]:
     """Shapes of a batch's images, and a CPU core's seconds per image, empty if resident."""
     data, shape = config.data, (sizes.side, sizes.side, sizes.channels)
     squares = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)

@@ -238,7 +238,7 @@ class TestByConfig:
     def test_unknown_names_what_there_is(self):
         with pytest.raises(
             InputError,
-            match=r"one of \['digits'.*tfds:NAME or a protocol "
+            match=r"one of \['digits'.*tfds:NAME, grain:MODULE:FUNCTION or a protocol "
             r"\(aircraft.*vtab_svhn\), got 'protocol:dogs'",
         ):
             self.load("protocol:dogs")

@@ -320,7 +320,7 @@ def test_the_chunked_form_keeps_to_its_workspace():
     shapes = ((64, 8), jnp.float32), ((n, 8), jnp.float32), ((64,), int), ((n,), int)
     compiled = jax.jit(jax.grad(total)).lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile()
     # A few arrays of [4, n], also for the ties that are rare, and no matrix of [64, n].
-    assert compiled.memory_analysis().temp_size_in_bytes < 4 * workspace < 4 * 64 * n
+    assert compiled.memory_analysis().temp_size_in_bytes < 6 * workspace < 4 * 64 * n
 
 
 def forms(loss, batch, memory, k=None, gate=None, axis_name=None):

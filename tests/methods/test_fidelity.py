@@ -157,7 +157,8 @@ class TestWatching:
         plain = short("look", coarse, **labels)
         watch = {"probe.labels": "fine", "probe.learning_rate": 0.03, "knn_fine": True}
         watched = short("look", coarse, **labels, **watch)
-        small_runs.assert_close(plain.state.params, watched.state.params, atol=0)
+        # Two programs, whose sums XLA may order differently.
+        small_runs.assert_close(plain.state.params, watched.state.params, atol=1e-5)
         assert watched.state.probe.params["Dense_0"]["kernel"].shape[1] == 10
         losses = [row["probe_loss"] for row in watched.history if "probe_loss" in row]
         assert losses[0] == pytest.approx(math.log(10), rel=1e-5) and losses[-1] < 0.9 * losses[0]
