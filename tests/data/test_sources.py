@@ -580,3 +580,11 @@ def test_tfds_without_tensorflow(monkeypatch):
     )
     with pytest.raises(InputError, match=r"tfds:mnist needs TensorFlow.*jaxpt\[tfds\]"):
         load("tfds:mnist")
+
+
+def test_validation_is_a_share_of_every_class_but_never_a_whole_one():
+    labels = np.repeat([0, 1, 2], [10, 5, 1])
+    for share, expected in ((0.2, [2, 1, 0]), (0.9, [9, 4, 0])):
+        mask = sources.validation_mask(labels, share)
+        assert np.bincount(labels[mask], minlength=3).tolist() == expected
+        np.testing.assert_array_equal(mask, sources.validation_mask(labels, share))
