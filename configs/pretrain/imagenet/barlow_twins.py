@@ -7,7 +7,7 @@ Source: the authors' code: batch 2,048, rate 0.2, projector of three layers of 8
 1,000 epochs; weight decay 1.5e-6 and 10 epochs of warm-up are unchecked. Their loss is
 scaled by 0.024, which has no effect with LARS and is left out here.
 Expected: linear 73.3 after 1,000 epochs (the code's page). Not yet run here.
-On paper: 4.01 hours on v5e-32, 128 chip-hours, 7.76 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.95 hours on v5e-32, 126 chip-hours, 7.76 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -7,7 +7,7 @@ Source: the paper: batch 4,096, LARS, heads 4096-256, 10 epochs of warm-up; EMA 
 weight decay 1e-6 for 300 epochs, EMA 0.996, rate 0.2 and 1.5e-6 for 1,000. These values and the
 rate 0.45 for 100 epochs are unchecked.
 Expected: linear 72.5 after 300 epochs, 74.3 after 1,000 (unchecked). Not yet run here.
-On paper: 3.63 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.62 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

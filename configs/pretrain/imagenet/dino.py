@@ -9,7 +9,7 @@ of 96 pixels, SGD and weight decay 1e-4 for ResNet-50 with crops of 0.14–1 and
 their weight decay rises from 0.04 to 0.4, here it is 0.1.
 Expected: ViT-S/16 kNN 69.3 and linear 73.8 after 100 epochs; best ResNet-50 kNN 67.5, linear 75.3
 (the code's page). Not yet run here.
-On paper: 5.95 hours on v5e-32, 190 chip-hours, 5.13 of 16 GB a chip (benchmarks/plan.py).
+On paper: 5.8 hours on v5e-32, 185 chip-hours, 5.13 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

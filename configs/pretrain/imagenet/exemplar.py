@@ -5,7 +5,7 @@
 
 Source: MoCo v2's settings, unchecked.
 Expected: not known to us. Not yet run here.
-On paper: 3.35 hours on v5e-32, 107 chip-hours, 0.791 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.01 hours on v5e-32, 96.4 chip-hours, 0.791 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -6,7 +6,7 @@
 Source: equal weights as in the paper; batch, rate, memory, temperature and augmentation are MoCo
 v2's, not the paper's.
 Expected: not known to us. Not yet run here.
-On paper: 3.47 hours on v5e-32, 111 chip-hours, 0.861 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.13 hours on v5e-32, 100 chip-hours, 0.861 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -7,7 +7,7 @@ Source: k, temperature, memory, head, augmentation and schedule are jaxpt's defa
 the paper's: its values could not be read by us.
 Expected: not yet run. Second-hand (OPERA's table 3), of the paper's own ResNet-50 after 90
 epochs, fine-tuned: Flowers-102 96.4, Pets 92.5.
-On paper: 2.01 hours on v5e-32, 64.3 chip-hours, 1.82 of 16 GB a chip (benchmarks/plan.py).
+On paper: 1.92 hours on v5e-32, 61.5 chip-hours, 1.82 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -6,7 +6,7 @@
 Source: the paper: τ 0.1, target τ 0.05, memory 8,192, EMA 0.99; it has no run on ImageNet.
 Batch, rate and augmentation are MoCo v2's.
 Expected: not published. Not yet run here.
-On paper: 3.26 hours on v5e-32, 104 chip-hours, 0.736 of 16 GB a chip (benchmarks/plan.py).
+On paper: 2.92 hours on v5e-32, 93.4 chip-hours, 0.736 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

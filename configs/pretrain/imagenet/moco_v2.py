@@ -6,7 +6,7 @@
 Source: the authors' code: rate 0.03 for 256 images, weight decay 1e-4, memory 65,536, EMA 0.999,
 τ 0.2, cosine; no warm-up. Synchronised BatchNorm replaces its shuffling.
 Expected: linear 67.5 ± 0.1 after 200 epochs, 71.1 after 800 (the code's page). Not yet run here.
-On paper: 3.35 hours on v5e-32, 107 chip-hours, 0.791 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.01 hours on v5e-32, 96.4 chip-hours, 0.791 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -8,7 +8,7 @@ rate 0.3 and weight decay 1e-6 for 300 epochs. The rate 0.6 for 100 epochs is un
 AdamW, rate 1.5e-4, weight decay 0.1, τ 0.2, 40 epochs of warm-up, first layer frozen (here not).
 Expected: linear 68.9 after 100 epochs, 72.8 after 300; ViT-S 73.2 after 300 (the code's page).
 Not yet run here.
-On paper: 3.63 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.62 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -6,7 +6,7 @@
 Source: the paper: batch 4,096, LARS, τ 0.1, memory 98,304, projector 2048-2048-256, predictor
 4,096, 1,000 epochs; all unchecked except the result.
 Expected: linear 75.6 after 1,000 epochs (the paper). Not yet run here.
-On paper: 3.64 hours on v5e-32, 117 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.64 hours on v5e-32, 116 chip-hours, 11 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -6,7 +6,7 @@
 Source: the paper: batch 4,096, LARS, rate 0.3 for 256 images, weight decay 1e-6, 10 epochs of
 warm-up, projector 2048-128; τ 0.1 is unchecked.
 Expected: linear 69.3 after 1,000 epochs (unchecked). Not yet run here.
-On paper: 2.86 hours on v5e-32, 91.6 chip-hours, 10.8 of 16 GB a chip (benchmarks/plan.py).
+On paper: 2.86 hours on v5e-32, 91.4 chip-hours, 10.8 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -6,7 +6,7 @@
 Source: the paper: batch 512, rate 0.05 for 256 images, no warm-up, projector 2048-2048-2048,
 predictor 512; weight decay 1e-4 is unchecked. The predictor's rate decays here.
 Expected: linear 68.1 after 100 epochs (the authors' code). Not yet run here.
-On paper: 3.51 hours on v5e-32, 112 chip-hours, 1.71 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.38 hours on v5e-32, 108 chip-hours, 1.71 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

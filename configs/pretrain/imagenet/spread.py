@@ -6,7 +6,7 @@
 Source: τ 0.5 and equal weights as in the paper, which has no run on ImageNet. All other settings
 are those of the sup_con recipe, with a smaller batch.
 Expected: not published. Not yet run here.
-On paper: 2.93 hours on v5e-32, 93.8 chip-hours, 5.56 of 16 GB a chip (benchmarks/plan.py).
+On paper: 2.92 hours on v5e-32, 93.5 chip-hours, 5.56 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

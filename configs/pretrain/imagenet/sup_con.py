@@ -6,7 +6,7 @@
 Source: the paper: batch 6,144, 350 epochs, LARS, τ 0.1, two views, projector 2048-128. Learning
 rate and weight decay are unchecked. The paper's augmentation is AutoAugment, here it is SimCLR's.
 Expected: 100 epochs: not published. Not yet run here.
-On paper: 2.84 hours on v5e-32, 90.8 chip-hours, 16.1 of 16 GB a chip (benchmarks/plan.py).
+On paper: 2.84 hours on v5e-32, 90.7 chip-hours, 16.1 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 350ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -8,7 +8,7 @@ epochs, rate 0.1 for 256 images. The paper uses GELU; here the head has ReLU and
 For t-ReX* add --config.t_rex.prototypes_from=memory --config.memory=8192.
 Expected: top-1 78.0, mean transfer log-odds 1.1704; t-ReX* 80.2 and 0.8829 by other crops (the
 paper). Not yet run here.
-On paper: 3.75 hours on v5e-32, 120 chip-hours, 3.58 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.7 hours on v5e-32, 119 chip-hours, 3.58 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
