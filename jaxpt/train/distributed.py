@@ -25,7 +25,7 @@ from jaxpt.errors import InputError, RunError, require
 COORDINATOR, PROCESSES, PROCESS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # In seconds. JAX's own heartbeat, with less clear messages, catches a process with stuck Python. It
 # comes every HEARTBEAT / 2 seconds, so JAX misses a dead process after HEARTBEAT / 2 to HEARTBEAT.
-BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 20, 50, 60
+BEAT, DEAD_AFTER, HEARTBEAT, SHUTDOWN = 1.0, 25, 58, 60
 ENDED, ALIVE = "jaxpt/ended", "jaxpt/alive/"  # keys in the coordination service
 METADATA = "http://metadata.google.internal/computeMetadata/v1/instance/attributes/"
 
