@@ -266,40 +266,6 @@ def machine_markdown(found: list[dict]) -> str:
     return "\n".join(lines)
 
 
-def selected(n: int, k: int, batch: int = 256, dim: int = 128) -> int:
-    """Number of entries that ``knn.search`` passes to ``top_k``, counted in its jaxpr."""
-    queries, keys = (jax.ShapeDtypeStruct((rows, dim), jnp.float32) for rows in (batch, n))
-
-    def count(jaxpr):
-        total = 0
-        for equation in jaxpr.eqns:
-            if equation.primitive.name == "top_k":
-                total += equation.invars[0].aval.size
-            times = equation.params.get("length", 1)  # of a scan
-            total += times * sum(
-                count(x.jaxpr) for x in equation.params.values() if hasattr(x, "jaxpr")
-            )
-        return total
-
-    return count(jax.make_jaxpr(lambda q, z: knn.search(q, z, k))(queries, keys).jaxpr)
-
-
-def selection_markdown(batch: int = 256, dim: int = 128, k: int = 400) -> str:
-    """Table of what a search reads, writes and sorts, compared with sorting whole rows."""
-    lines = [
-        "| keys | product, GFLOP | keys, MB | similarities, MB | sorted, million | "
-        "in whole rows, million |",
-        "| ---: |" + " ---: |" * 5,
-    ]
-    for n in 65_536, LOOK["n"]:
-        lines.append(
-            f"| {n:,} | {2 * batch * n * dim / 1e9:.0f} | {n * dim * 4 / 1e6:.0f} | "
-            f"{batch * n * 4 / 1e6:,.0f} | {selected(n, k, batch, dim) / 1e6:.1f} | "
-            f"{batch * n / 1e6:.1f} |"
-        )
-    return "\n".join(lines)
-
-
 def same_neighbors(folder) -> str:
     """Share of queries for which jaxpt and faiss find the same set of neighbours."""
     if not (folder / "oracle.npy").exists():

@@ -87,7 +87,7 @@ def line(record: dict) -> str:
     return (
         f"On paper: {plan.rounded(p.hours)} hours on {p.chips}, {plan.rounded(p.chip_hours)} "
         f"chip-hours, {plan.rounded(sum(p.memory.values()) / 1e9)} of {p.capacity / 1e9:.0f} GB "
-        "a chip (benchmarks/plan.py)."
+        "per chip (benchmarks/plan.py)."
     )
 
 
@@ -109,9 +109,9 @@ def transfer_line(name: str) -> str:
     cost of ResNet-50's convolutions is proportional.
     """
     config = importlib.import_module(f"jaxpt.configs.transfer.{name}").get_config()
-    side, kind = SIDE, "a set"
+    side, kind = SIDE, "set"
     if config.rule:
-        kind = "a small set"
+        kind = "small set"
         settings = fine_tuning.bit(examples=1, height=SIDE, width=SIDE)
         side, config.duration = settings.crop, settings.duration
     sweep = len(config.learning_rates) * len(config.weight_decays)
@@ -120,8 +120,8 @@ def transfer_line(name: str) -> str:
     p = plan_of(stored()["cross_entropy"])
     chip_hours = images / p.images_per_second / 3600 * p.count * (side / SIDE) ** 2
     return (
-        f"On paper: {plan.rounded(chip_hours)} chip-hours of v5e {kind}: {trainings} trainings of "
-        f"ResNet-50 at {side} pixels."
+        f"On paper: {plan.rounded(chip_hours)} chip-hours of v5e per {kind}: {trainings} trainings "
+        f"of ResNet-50 at {side} pixels."
     )
 
 

@@ -117,7 +117,6 @@ def input_rates() -> str:
 
 
 TABLES = {
-    "selection": neighbors.selection_markdown,
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
     "look_grid": lambda: look_grid.markdown(records.read(look_grid.RECORDS)),

@@ -5,15 +5,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
-import neighbors  # noqa: E402
 import weak_scaling  # noqa: E402
-
-
-def test_what_a_search_sorts_is_counted_with_its_loops():
-    assert neighbors.selected(65_536, 400) == 256 * (65_536 // 8 + 400 * 8)
-    # Groups of 16: two strides of 131,072 keys in a scan, beside what is known; one key is left.
-    rows = 2 * (400 + 131_072 // 16) + (400 + 1) + 400 * 16
-    assert neighbors.selected(262_145, 400) == 256 * rows
 
 
 PROGRAM = """

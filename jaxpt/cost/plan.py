@@ -18,7 +18,7 @@ import ml_collections
 from jaxpt import pretrain
 from jaxpt.cost.chips import parse
 from jaxpt.cost.counting import Counts, count
-from jaxpt.data import augment, crops, feed, listing, protocols
+from jaxpt.data import augment, crops, feed, listing, protocols, small_sets
 from jaxpt.data.dataset import VALIDATION_SHARE, with_test
 from jaxpt.data.feed import Batch
 from jaxpt.data.labels import label_map
@@ -175,6 +175,8 @@ def _known_sizes(data) -> tuple[int, int] | None:
         parts = listing.parts(pathlib.Path(data.path))
         parts = {name: part for name, part in with_test(parts).items() if name != "test"}
         return sum(len(part.files) for part in parts.values()), len(set(parts["train"].classes))
+    if source == "photographs":
+        return small_sets.COPIES[0], 2
     for name, protocol in protocols.PROTOCOLS.items():
         if source == name:
             return protocol.sizes["trainval"], protocol.classes
