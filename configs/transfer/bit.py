@@ -8,7 +8,7 @@ and horizontal flips. Number of steps, warm-up, mixup and image sizes depend on 
 below 20,000 images). A value here other than "" or -1 overrides the rule, for example
 ``--config.resize=36 --config.crop=32`` for small images on a small machine.
 Expected: not yet run; the paper's figures are of its own networks, pre-trained on far more images.
-On paper: 2.8 chip-hours of v5e a small set: 6 trainings of ResNet-50 at 480 pixels.
+On paper: 2.72 chip-hours of v5e a small set: 6 trainings of ResNet-50 at 480 pixels.
 Variant: smoke, which also sets small image sizes.
 """
 

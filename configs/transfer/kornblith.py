@@ -7,7 +7,7 @@ Source: as later papers quote it, unchecked: SGD with momentum 0.9, batch 256, 2
 random crops and flips; 7 rates from 1e-4 to 1e-1 and 7 decays, chosen on validation. Their
 decays are divided by the rate; here they are not, there are four of each, and no Nesterov momentum.
 Expected: not yet run. Their linear protocol is ``jaxpt evaluate --suite=transfer12``.
-On paper: 102 chip-hours of v5e a set: 51 trainings of ResNet-50 at 224 pixels.
+On paper: 101 chip-hours of v5e a set: 51 trainings of ResNet-50 at 224 pixels.
 Variant: smoke.
 """
 

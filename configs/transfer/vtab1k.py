@@ -7,7 +7,7 @@ Source: VTAB's light protocol as we know it, unchecked: SGD with momentum 0.9, b
 steps, a rate of 0.01 or 0.1 that is divided by 10 at one and two thirds; no augmentation. The batch
 is 500 instead of 512 here, because the sweep trains on a part of 800 images.
 Expected: not yet run. Frozen features on all nineteen sets are ``jaxpt evaluate --suite=vtab1k``.
-On paper: 4.47 chip-hours of v5e a set: 9 trainings of ResNet-50 at 224 pixels.
+On paper: 4.35 chip-hours of v5e a set: 9 trainings of ResNet-50 at 224 pixels.
 Variant: smoke.
 """
 

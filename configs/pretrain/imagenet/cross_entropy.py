@@ -7,7 +7,7 @@ Source: common practice, unchecked: SGD with momentum 0.9, rate 0.1 for 256 imag
 1e-4, 5 epochs of warm-up, label smoothing 0.1, BatchNorm of each device. For SL-MLP (Wang et al.,
 CVPR 2022) add --config.cross_entropy.classifier=mlp.
 Expected: about 76 % top-1 (unchecked). Not yet run here.
-On paper: 1.59 hours on v5e-32, 50.9 chip-hours, 1.59 of 16 GB a chip (benchmarks/plan.py).
+On paper: 1.55 hours on v5e-32, 49.5 chip-hours, 1.59 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -8,7 +8,7 @@ Source: the authors' code: rate 0.03 for 256 images, weight decay 1e-4 on all pa
 in synchronised BatchNorm in place of shuffling, in keys of real images from the first step on, and
 in leaving out earlier keys of the query's image (docs/fidelity.md).
 Expected: linear 67.5 ± 0.1 after 200 epochs, 71.1 after 800 (the code's page). Not yet run here.
-On paper: 3.31 hours on v5e-32, 106 chip-hours, 0.794 of 16 GB a chip (benchmarks/plan.py).
+On paper: 2.96 hours on v5e-32, 94.9 chip-hours, 0.794 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -7,7 +7,7 @@ Source: the authors' code: batch 512, rate 0.05 for 256 images, no warm-up, weig
 parameters, projector of three layers of 2,048 that ends in BatchNorm, predictor 512 with a constant
 rate (docs/fidelity.md).
 Expected: linear 68.1 after 100 epochs (the authors' code). Not yet run here.
-On paper: 3.61 hours on v5e-32, 115 chip-hours, 1.78 of 16 GB a chip (benchmarks/plan.py).
+On paper: 3.43 hours on v5e-32, 110 chip-hours, 1.78 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

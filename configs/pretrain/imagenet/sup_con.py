@@ -7,7 +7,7 @@ Source: the paper, from memory: batch 6,144, 350 epochs, LARS, τ 0.1, two views
 without BatchNorm, is that of SupContrast's code. Learning rate and weight decay are unchecked; the
 paper's augmentation is AutoAugment, here it is SimCLR's (docs/fidelity.md).
 Expected: 100 epochs: not published. Not yet run here.
-On paper: 2.79 hours on v5e-32, 89.3 chip-hours, 16.2 of 16 GB a chip (benchmarks/plan.py).
+On paper: 2.79 hours on v5e-32, 89.2 chip-hours, 16.2 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, 350ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -11,7 +11,7 @@ instead of the memory. Keys have length one, come from a view of their own, and 
 image are left out, unlike in the code (docs/fidelity.md).
 Expected: t-ReX top-1 78.0, mean transfer log-odds 1.1704; t-ReX* 80.2 and 0.8829 (the code's page).
 Not yet run here.
-On paper: 6.01 hours on v5e-32, 192 chip-hours, 1.44 of 16 GB a chip (benchmarks/plan.py).
+On paper: 5.45 hours on v5e-32, 174 chip-hours, 1.45 of 16 GB a chip (benchmarks/plan.py).
 Variants: vit_s16, star, plain, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
