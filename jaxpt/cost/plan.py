@@ -30,7 +30,7 @@ from jaxpt.train.guard import guarded
 UTILISATION = 0.5  # assumed share of the peaks that is reached
 # Milliseconds of one CPU core per JPEG of 500 × 375 pixels, by ``data.resampler``: to decode it,
 # and in addition per crop of 224 and of 96 pixels. From benchmarks/records/input.jsonl.
-HOST_MS = {"pillow": (0.95, 0.75, 0.26), "cykooz_resizer": (0.95, 0.17, 0.09)}
+HOST_MS = {"pillow": (0.84, 0.75, 0.21), "cykooz_resizer": (0.84, 0.17, 0.07)}
 SHORT = 2e-3  # seconds; for shorter steps a note says that overheads dominate
 GREY = {"digits": 8, "fashion_mnist": 28}  # sets with one channel → side of their images
 
