@@ -54,7 +54,8 @@ def program_of(name: str, shapes: dict, topology: str):
     image = (shapes["pixels"], shapes["pixels"], 3)
     state = pretrain.state_shapes(method, config, image)
     like = devices.placed(state, pretrain.axes_of(state, config, devices.count))
-    feed = Undecoded(shapes["images"], image, devices, resident=False)
+    images = jax.ShapeDtypeStruct((shapes["images"], *image), jax.numpy.uint8)
+    feed = Undecoded(shapes["images"], images, devices, resident=False)
     guarded = pretrain.guarded
     try:
         if without:

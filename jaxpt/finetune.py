@@ -340,9 +340,8 @@ def train(
 
 
 def _feed(task, split: sources.Split, seed: int):
-    data = {"resident": "auto", "resident_limit_mb": 2048}
     config = ml_collections.ConfigDict(
-        {"data": data, "seed": seed, "batch_size": task.config.batch_size}
+        {"data": {}, "seed": seed, "batch_size": task.config.batch_size}
     )
     cropping = task.cropping and task.cropping._replace(seed=seed)
     return make_feed(config, split, split.labels, task.devices, cropping)

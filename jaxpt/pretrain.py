@@ -271,8 +271,7 @@ def choose_crops(
     views = encoding.cropped_views(config, images.shape[1])
     cropping = crops.choose(config.data, images, views, seed=config.seed)
     config = config.copy_and_resolve_references()
-    config.data.crops = "whole" if cropping else "square"
-    config.data.resampler = cropping.resampler if cropping else "auto"
+    crops.settle(config.data, cropping)
     return config, cropping
 
 
@@ -287,14 +286,14 @@ class Durations(NamedTuple):
 
 def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method, Durations]:
     """Makes a config's method and durations, after checking the config against the data."""
+    split = train_split(config, dataset)
     method, durations = prepare_for(
-        config, n_examples=len(train_split(config, dataset).ids), classes=len(dataset.coarse.names)
+        config, n_examples=len(split.ids), classes=len(dataset.coarse.names)
     )
     _check_image_size(method.encoder.backbone, config, dataset.train.images)
     if config.probe.labels:
         labels_of, names = _labels(config.probe.labels, dataset)
-        labels = labels_of(train_split(config, dataset).labels)
-        method = probing.probed(method, config, labels, len(names), AXIS)
+        method = probing.probed(method, config, labels_of(split.labels), len(names), AXIS)
     return method, durations
 
 
@@ -577,11 +576,10 @@ def step_program(
             metrics = metrics | {"chance_loss": jnp.float32(method.chance)}
         return state, metrics
 
-    rows = [_any_rows(config)]
-    most, data = most_steps(config, devices, feed), feed.data
+    most, data, rows = most_steps(config, devices, feed), feed.data, _any_rows(config)
     if most > 1:
         one_step, data = calls.several(one_step), (data, np.int32(1))
-    rows = rows[0] if most == 1 else calls.stack(rows, most)
+        rows = calls.stack([rows], most)
     shapes = like, devices.placed(data, None), feed.shapes(rows)
     return Program(devices.map(one_step, like=like), shapes)
 

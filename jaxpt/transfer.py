@@ -9,7 +9,7 @@ import ml_collections
 
 from jaxpt import records
 from jaxpt.backbones import Backbone, open_backbone, report_other_data
-from jaxpt.data import identity, sources
+from jaxpt.data import crops, identity, sources
 from jaxpt.data.dataset import require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
@@ -68,8 +68,7 @@ def run(
             report_other_data(backbone.label, backbone.made.get("data", {}), data_config, data)
         resolved = resolve(config, dataset, source=data_config.source)
         cropping = choose_cropping(resolved, data_config, dataset.train.images)
-        data_config.crops = "whole" if cropping else "square"
-        data_config.resampler = cropping.resampler if cropping else "auto"
+        crops.settle(data_config, cropping)
         measuring = functools.partial(_measurements, resolved, backbone, dataset, devices)
         for about, measurement in measuring(cropping):
             about |= {

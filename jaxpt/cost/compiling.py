@@ -103,9 +103,7 @@ def program_of(
     shapes = pretrain.state_shapes(method, config, image)
     like = devices.placed(shapes, pretrain.axes_of(shapes, config, devices.count))
     images, host = plan.images_of(config, sizes)
-    crops = isinstance(images, dict)
-    each = {view: x.shape[1:] for view, x in images.items()} if crops else images.shape[1:]
-    feed = Undecoded(sizes.images, each, devices, resident=not host)
+    feed = Undecoded(sizes.images, images, devices, resident=not host)
     return pretrain.step_program(method, config, devices, feed, like)
 
 

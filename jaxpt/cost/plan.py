@@ -226,8 +226,7 @@ def images_of(config: ml_collections.ConfigDict, sizes: Sizes) -> tuple[Any, dic
     data, shape = config.data, (sizes.side, sizes.side, sizes.channels)
     squares = jax.ShapeDtypeStruct((config.batch_size, *shape), jnp.uint8)
     views = encoding.cropped_views(config, sizes.side)
-    fits = sizes.images * math.prod(shape) <= data.resident_limit_mb * 2**20
-    resident = data.resident == "yes" or (data.resident == "auto" and fits)
+    resident = feed.is_resident(data, (sizes.images, *shape))
     streamed = data.crops == "auto" and not resident
     whole = data.crops == "whole" or (streamed and crops.any_random(views))
     if not whole:

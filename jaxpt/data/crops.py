@@ -307,6 +307,12 @@ def choose(data, images, views: Mapping[int, View], *, seed: int) -> Cropping | 
     return None
 
 
+def settle(data, cropping: Cropping | None) -> None:
+    """Writes the choice that ``choose`` made into a data config."""
+    data.crops = "whole" if cropping else "square"
+    data.resampler = cropping.resampler if cropping else "auto"
+
+
 def any_random(views: Mapping[int, View]) -> bool:
     """Whether the box of some view is random."""
     return any(view.window or tuple(view.area) != (1, 1) for view in views.values())

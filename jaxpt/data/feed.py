@@ -123,11 +123,16 @@ def make_feed(config, split: Split, labels: np.ndarray, devices, cropping: Cropp
             least <= value < 2**20,
             f"data.{name} must lie between {least} and {2**20 - 1}, got {value}.",
         )
-    mb = math.prod(split.images.shape) / 2**20
-    if cropping is None and (wanted == "yes" or (wanted == "auto" and mb <= limit)):
+    if cropping is None and is_resident(data, split.images.shape):
         return ResidentFeed(split, labels, config.seed, devices)
     streaming = Streaming(config.batch_size, workers, prefetch, cropping)
     return StreamedFeed(split, labels, config.seed, devices, streaming)
+
+
+def is_resident(data, shape: tuple[int, ...]) -> bool:
+    """Whether a data config makes square images of this shape, uint8, resident on the devices."""
+    wanted, limit = data.get("resident", "auto"), data.get("resident_limit_mb", 2048)
+    return wanted == "yes" or (wanted == "auto" and math.prod(shape) <= limit * 2**20)
 
 
 class Streaming(NamedTuple):
@@ -243,21 +248,19 @@ def patiently(read, *args, **kwargs):
     return read(*args, **kwargs)
 
 
-def streamed(rows: Rows, image: tuple[int, ...] | dict[int, tuple[int, ...]]) -> Streamed:
+def streamed(rows: Rows, images: Any) -> Streamed:
     """Shapes of a whole batch of these rows.
 
     Args:
       rows: the rows of one or of several steps.
-      image: (height, width, channels); by view if these are cropped on the host.
+      images: uint8 [any, height, width, channels], or its shape; by view if these are cropped on
+        the host.
     """
-
-    def images(shape):
-        return jax.ShapeDtypeStruct((*rows.index.shape, *shape), np.uint8)
-
     whole = jax.ShapeDtypeStruct(rows.index.shape, np.int32)
-    crops = isinstance(image, dict)
-    views = {view: images(shape) for view, shape in image.items()} if crops else images(image)
-    return Streamed(views, whole, whole, whole, whole)
+    images = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((*rows.index.shape, *x.shape[1:]), x.dtype), images
+    )
+    return Streamed(images, whole, whole, whole, whole)
 
 
 class Undecoded(NamedTuple):
@@ -265,13 +268,13 @@ class Undecoded(NamedTuple):
 
     Attributes:
       n: number of images.
-      image: (height, width, channels); by view if these are cropped on the host.
+      images: shape of a batch of them; by view if these are cropped on the host.
       devices: ``Devices``.
       resident: whether the set would be resident.
     """
 
     n: int
-    image: tuple[int, ...] | dict[int, tuple[int, ...]]
+    images: Any
     devices: Any
     resident: bool
 
@@ -279,14 +282,16 @@ class Undecoded(NamedTuple):
     def data(self):
         """Shapes of what a feed of this kind has as ``data``."""
         seed, numbers = (jax.ShapeDtypeStruct(shape, np.int32) for shape in ((), (self.n,)))
-        images = jax.ShapeDtypeStruct((self.n, *self.image), np.uint8)
-        return Resident(images, numbers, numbers, seed) if self.resident else seed
+        if not self.resident:
+            return seed
+        images = jax.ShapeDtypeStruct((self.n, *self.images.shape[1:]), np.uint8)
+        return Resident(images, numbers, numbers, seed)
 
     def gather(self, data, rows) -> Batch:
         return gather(data, rows) if self.resident else StreamedFeed.gather(data, rows)
 
     def shapes(self, rows: Rows):
-        return self.devices.placed(rows if self.resident else streamed(rows, self.image), 0)
+        return self.devices.placed(rows if self.resident else streamed(rows, self.images), 0)
 
 
 class StreamedFeed:
@@ -351,10 +356,7 @@ class StreamedFeed:
 
     def shapes(self, rows: Rows) -> Streamed:
         """Shapes, with their placement, of what ``batches`` yields for rows such as these."""
-        empty = self._empty()
-        crops = isinstance(empty, dict)
-        image = {view: x.shape[1:] for view, x in empty.items()} if crops else empty.shape[1:]
-        return self._devices.placed(streamed(rows, image), 0)
+        return self._devices.placed(streamed(rows, self._empty()), 0)
 
     def _begin(self, rows: Rows):
         """Starts decoding this process's rows; returns the batch and the futures that fill it."""

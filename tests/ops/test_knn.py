@@ -172,7 +172,6 @@ def test_groups_and_blocks_change_nothing(k, group_size, block_size):
 def test_rows_and_blocks_find_the_same(k, workspace, monkeypatch):
     monkeypatch.setattr(knn, "SEGMENT", 5)
     monkeypatch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
-    jax.clear_caches()  # the segments and thresholds are no arguments
     for seed in range(20):
         queries, keys, options = crowd(seed)
         found = knn.search(queries, keys, k, form="rows", workspace=workspace, **options)
