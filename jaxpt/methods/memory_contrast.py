@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxpt.methods import Method, Setup, encoding, updating
 
 
-def contrast_with_memory(setup: Setup, loss_of, *, chance: float) -> Method:
+def contrast_with_memory(setup: Setup, loss_of, *, chance: float | None = None) -> Method:
     """Builds a method that runs the MoCo step with the given loss; ``look.py`` has it in full.
 
     Args:
@@ -13,7 +13,7 @@ def contrast_with_memory(setup: Setup, loss_of, *, chance: float) -> Method:
       loss_of: (queries, own, memory) → (float32 losses, dict of scalar metrics), where ``queries``
         is ``encoding.Queries``, ``own`` is float32 [queries, dim] with the target's key of each
         query's own image, and ``memory`` is the memory before the step.
-      chance: the loss without any signal, see ``Method``.
+      chance: the loss without any signal, or None, see ``Method``.
 
     Raises:
       InputError: if a setting of the target encoder or the memory is invalid.
