@@ -32,7 +32,11 @@ OTHERS = {
     "cross_entropy": {"cross_entropy.label_smoothing": 0.1},
     "nca": {"memory_kind": "bank", "ema": 0.0},
     "look": {"memory": 49_920},  # the latest keys of (almost) all training images
-    "sup_con": {"views": 2, "augment.crop_area": (0.2, 1.0)},
+    "sup_con": {
+        "views": 2,
+        "augment.crop_area": (0.2, 1.0),
+        "augment.crop_interpolation": "bilinear",
+    },
     "byol": {"optimizer.weight_decay": 1e-4, "model.predictor.hidden": (1024,)},
     "simsiam": {
         "rate": 0.05,

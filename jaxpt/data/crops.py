@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from jaxpt.data.decode import Framing, opaque, opened, orientation, upright
+from jaxpt.data.decode import INTERPOLATIONS, Framing, opaque, opened, orientation, upright
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 
@@ -38,11 +38,13 @@ class View(NamedTuple):
       size: side of the result in pixels.
       window: share of both sides of the picture in a window at a random place, in place of
         ``area``; 0 for none.
+      interpolation: a key of ``INTERPOLATIONS``.
     """
 
     area: tuple[float, float]
     size: int
     window: float = 0.0
+    interpolation: str = "bilinear"
 
     def box(self, framing: Framing, width: int, height: int, draws: Callable[[], list[float]]):
         """Box of the view in a picture, as (left, top, right, bottom), from ``draw``'s numbers."""
@@ -124,8 +126,8 @@ class Cropping(NamedTuple):
                 found.append(view.box(framing, width, height, draws))
             return found
 
-        sizes = [view.size for view in self.views.values()]
-        found = read(source, name, boxes, sizes, framing, channels, white, self.resampler)
+        views = list(self.views.values())
+        found = read(source, name, boxes, views, framing, channels, white, self.resampler)
         return dict(zip(self.views, found))
 
 
@@ -172,7 +174,7 @@ def read(
     source: pathlib.Path | bytes,
     name: str,
     boxes: Callable[[int, int], list[tuple[float, float, float, float]]],
-    sizes: list[int],
+    views: Sequence[View],
     framing: Framing,
     channels: int = 3,
     white: int = 255,
@@ -181,13 +183,13 @@ def read(
     """Decodes an image once and resizes several boxes of it to squares.
 
     A JPEG is decoded at a half, a fourth or an eighth of its side lengths if every box still has at
-    least as many pixels there as its square. Interpolation is linear and antialiased.
+    least as many pixels there as its square. Interpolation is antialiased.
 
     Args:
       source: a file, or its bytes.
       name: what error messages call the image.
       boxes: maps (width, height) of the upright image to boxes (left, top, right, bottom).
-      sizes: side of the square of each box, in pixels.
+      views: size and interpolation of the square of each box.
       framing: how the image is opened.
       channels: 3, or 1 for grayscale.
       white: see ``decode.squares``.
@@ -206,26 +208,26 @@ def read(
         turn = orientation(image, framing.reading)
         width, height = image.size
         found = boxes(*((height, width) if turn >= 5 else (width, height)))
-        scale = _reduced(image, found, sizes) if jpeg else 1
+        scale = _reduced(image, found, views) if jpeg else 1
         if decoded is None:
             decoded = opaque(image, name, framing.reading)
         if white != 255:
             decoded = decoded.point(lambda value: min(255, value * 255 // white))
         crops = []
-        for box, size in zip(found, sizes):
+        for box, view in zip(found, views):
             box = [edge / scale for edge in _stored(box, width, height, turn)]
-            crop = upright(resize(decoded, size, box), turn)
+            crop = upright(resize(decoded, view, box), turn)
             if crop.mode != mode:  # converted only now, when it is small
                 crop = crop.convert(mode)
-            crops.append(np.asarray(crop).reshape(size, size, channels))
+            crops.append(np.asarray(crop).reshape(view.size, view.size, channels))
     return crops
 
 
-def _reduced(image: Image.Image, boxes, sizes) -> int:
+def _reduced(image: Image.Image, boxes, views) -> int:
     """Sets the scale at which a JPEG is decoded; returns by how much it is divided."""
     room = min(
-        min(right - left, bottom - top) / size
-        for (left, top, right, bottom), size in zip(boxes, sizes)
+        min(right - left, bottom - top) / view.size
+        for (left, top, right, bottom), view in zip(boxes, views)
     )
     for scale in SCALES:
         # Of a very small image Pillow would choose another scale than the one asked for.
@@ -247,35 +249,38 @@ def _stored(box, width: int, height: int, turn: int) -> tuple[float, float, floa
     return left, top, right, bottom
 
 
-def _pillow(image: Image.Image, size: int, box) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=GAP)
+def _pillow(image: Image.Image, view: View, box) -> Image.Image:
+    filter = INTERPOLATIONS[view.interpolation]
+    return image.resize((view.size, view.size), filter, box, reducing_gap=GAP)
 
 
-# A resizer for each thread, and the images that it writes to, by mode and size: fresh memory would
-# cost as much as the resizing.
+# Of each thread: a resizer, memory for a decoded JPEG, and images to resize into, by mode and size.
+# Fresh memory would cost as much as the resizing.
 _local = threading.local()
 
 
-def _simd(image: Image.Image, size: int, box) -> Image.Image:
+def _simd(image: Image.Image | np.ndarray, view: View, box) -> Image.Image:
     import cykooz_resizer as fast
 
     if not hasattr(_local, "resizer"):
         _local.resizer, _local.resized = fast.Resizer(), {}
     left, top, right, bottom = box
+    # Catmull and Rom's filter is Pillow's bicubic one.
+    filters = {"bilinear": fast.FilterType.bilinear, "bicubic": fast.FilterType.catmull_rom}
     options = fast.ResizeOptions(
-        fast.ResizeAlg.convolution(fast.FilterType.bilinear),
+        fast.ResizeAlg.convolution(filters[view.interpolation]),
         crop_box=fast.CropBox(left, top, right - left, bottom - top),
         use_alpha=False,
     )
-    where = image.mode, size
+    where = image.mode, view.size
     if where not in _local.resized:
-        _local.resized[where] = Image.new(image.mode, (size, size))
+        _local.resized[where] = Image.new(image.mode, (view.size, view.size))
     resized = _local.resized[where]
     _local.resizer.resize_pil(image, resized, options)
     return resized
 
 
-# Functions (image, size, box) → square image, valid until the thread's next call. They differ by at
+# Functions (image, view, box) → square image, valid until the thread's next call. They differ by at
 # most one of 256 levels.
 RESAMPLERS = {"pillow": _pillow, "cykooz_resizer": _simd}
 
