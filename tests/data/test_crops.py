@@ -82,6 +82,37 @@ def test_crops_are_those_of_a_full_decode(kind, resampler):
     assert all(np.mean(x) < 2 and max(x) < 3 for x in differences.values()), differences
 
 
+@pytest.mark.extras
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(61, 33), (640, 427), (2000, 1333)])
+def test_simplejpeg_changes_no_bit(size, mode, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    pytest.importorskip("cykooz_resizer")
+    cubic = View((0.05, 0.25), 96, interpolation="bicubic")
+    cropping = Cropping({0: View((0.3, 1.0), 224), 1: cubic}, 0, "cykooz_resizer")
+    image = Image.fromarray(load_sample_images().images[0]).resize(size).convert(mode)
+    decoded, decode = [], crops._jpeg_pixels
+    monkeypatch.setattr(
+        crops, "_jpeg_pixels", lambda *image: (decoded.append(decode(*image)), decoded[-1])[1]
+    )
+    for options in {}, {"subsampling": 0}, {"progressive": True, "quality": 30}:
+        file = io.BytesIO()
+        image.save(file, "JPEG", **options)
+
+        def crops_of(epoch, encoded=file.getvalue()):
+            return cropping.read(
+                encoded, "x", epoch=epoch, example=0, framing=SQUARE, channels=1 + 2 * (mode != "L")
+            )
+
+        for epoch in range(3):
+            with_it = crops_of(epoch)
+            assert (decoded.pop() is None) == (mode == "CMYK")
+            with monkeypatch.context() as without:
+                without.setattr(crops, "_simplejpeg", lambda: None)
+                jax.tree.map(np.testing.assert_array_equal, with_it, crops_of(epoch))
+            assert decoded.pop() is None
+
+
 @pytest.mark.parametrize("kind", ["png", *(f"exif {i}" for i in range(1, 9))])
 def test_boxes_are_met_within_a_pixel(kind, resampler):
     """Pictures whose colours are the coordinates of the picture as it is shown."""
