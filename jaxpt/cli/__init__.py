@@ -253,11 +253,11 @@ def _export(args):
 
 
 def _data_check(args):
-    from jaxpt.data import check
+    from jaxpt.data import check, objects
 
     counts = collections.Counter()
     require(bool(args.folder), "the folder is empty text: name a folder or a list of images.")
-    for finding in check.findings(pathlib.Path(args.folder)):
+    for finding in check.findings(objects.place(args.folder)):
         print(f"{finding.kind}: {finding.text}")
         counts[finding.kind] += 1
     print("; ".join(f"{n:,} {kind}" for kind, n in counts.items()) or "nothing was found.")

@@ -1,13 +1,15 @@
 """Checks of an image folder: reports every problem found, and continues after each."""
 
 import hashlib
+import io
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from PIL import Image
 
-from jaxpt.data import listing
+from jaxpt.data import listing, objects
 from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
 
@@ -33,7 +35,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(root: pathlib.Path) -> Iterator[Finding]:
+def findings(root: pathlib.Path | str) -> Iterator[Finding]:
     """Checks the layout and the classes, then every file of every part, in order.
 
     Args:
@@ -72,16 +74,14 @@ def _again(file, part, label, first, first_part, first_label) -> Iterator[Findin
 
 def _look(file: str) -> tuple[list[Finding], bytes | None]:
     """Findings about one file, and the SHA-256 of its bytes if it can be read."""
-    path, name = pathlib.Path(file), shown(file)
+    name = shown(file)
     try:
-        if path.stat().st_size == 0:
+        content = objects.read(objects.place(file))
+        if not content:
             return [Finding("unusable", f"{name} is empty.")], None
-        extrema = open_image(path, name).getextrema()
-        with open(path, "rb") as content:
-            header = content.read(PNG_DEPTH + 1)
-            content.seek(0)
-            digest = hashlib.file_digest(content, "sha256").digest()
-        with Image.open(path, formats=formats()) as image:
+        extrema = open_image(content, name).getextrema()
+        header, digest = content[: PNG_DEPTH + 1], hashlib.sha256(content).digest()
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
             form, mode, frames = image.format or "", image.mode, getattr(image, "n_frames", 1)
             bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, (8,))
     except InputError as error:
@@ -90,7 +90,9 @@ def _look(file: str) -> tuple[list[Finding], bytes | None]:
         why = getattr(error, "strerror", None) or error
         return [Finding("unusable", f"{name} cannot be read ({why}).")], None
     found = []
-    kind, named = ({"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(path.suffix.lower())))
+    kind, named = (
+        {"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(os.path.splitext(file)[1].lower()))
+    )
     if kind != (named or kind):
         found.append(Finding("extension", f"{name} is {form}, unlike its file ending."))
     # Pillow's mode does not show the depth of color images.

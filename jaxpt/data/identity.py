@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxpt.cache import remembered
+from jaxpt.data import objects
 from jaxpt.data.dataset import Dataset, Split
 from jaxpt.data.labels import LabelMap
 from jaxpt.data.pictures import Pictures
+from jaxpt.files import is_remote
 
 FILES, ARRAYS, RECORDS = "files", "arrays", "records"
 SHOWN = 3  # at most this many classes are named in a sentence
@@ -265,20 +267,13 @@ def _ends(file: str) -> list[Any]:
 
 
 def stamp(files: Iterable[str | os.PathLike], about: Any = None) -> str:
-    """Name that changes when one of the files changes, from their file system metadata.
-
-    It includes the inode's change time: unlike the modification time, tools do not set it back when
-    they replace a file with another of the same size.
-    """
+    """Name that changes when one of the files changes, from their metadata, see ``objects``."""
     digest = hashlib.sha256(json.dumps(about, default=list).encode())
     here = os.getcwd()
     for file in files:
-        try:
-            there = os.stat(file)
-            text = f"{there.st_size} {there.st_mtime_ns} {there.st_ctime_ns} {there.st_ino}"
-        except OSError:
-            text = "missing"
-        digest.update(f"{os.path.join(here, file)}\0{text}\n".encode(errors="surrogateescape"))
+        where = file if is_remote(file) else os.path.join(here, file)
+        text = f"{where}\0{objects.stamp(file)}\n"
+        digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()[:24]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
+from jaxpt.data import folder, grain_source, identity, objects, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
     Dataset,
     Split,
@@ -359,7 +359,7 @@ def _folder(config, read=folder.read) -> Dataset:
     """Loads class folders or lists; without a test part the dataset serves pre-training only."""
     require(bool(config.path), "data.path is empty: set it to the folder or list of images.")
     name, parts, names, broken = read(
-        pathlib.Path(config.path),
+        objects.place(config.path),
         Framing.of(config),
         broken=config.get("broken", "stop"),
         keep=_keep(config),
