@@ -1,18 +1,24 @@
 """Lists the images of a dataset and their classes, from class folders or list files."""
 
 import contextlib
+import hashlib
+import itertools
+import json
 import logging
 import os
 import pathlib
 import re
+import time
 import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
+from jaxpt import __version__
+from jaxpt.cache import cache_home
 from jaxpt.data import lists, objects
 from jaxpt.data.decode import suffixes
 from jaxpt.errors import InputError, require, shown
-from jaxpt.files import is_remote
+from jaxpt.files import is_remote, replacing
 
 # Names of each part, in any letter case: of folders, of list files, and in a list's split column.
 PARTS = {
@@ -22,6 +28,7 @@ PARTS = {
 }
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 LISTS = (".csv", ".tsv")
+SETTLED = 2.0  # seconds after which a change of a folder shows in its times
 # Words in longer names, such as train2017 or seg_test, and words that name a part only in use.
 WORDS = PART_OF | {"dev": "validation", "eval": "test", "holdout": "test", "heldout": "test"}
 LIKE_A_PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(WORDS, key=len, reverse=True))})(?![a-z])")
@@ -79,12 +86,16 @@ class Contents(NamedTuple):
 def parts(root: pathlib.Path | str) -> dict[str, Part]:
     """Lists the images of a folder or a list file for a run; see ``contents``.
 
-    Logs the remarks as warnings, and the number of images that are in more than one part.
+    Logs the remarks as warnings, and the number of images that are in more than one part. The list
+    of a folder without remarks is cached, and valid as long as no folder in it changes.
 
     Raises:
       InputError: in addition to ``contents``, for a remark that stops a run, and for a file with
         two classes.
     """
+    known = _remembered(root)
+    if known is not None:
+        return known
     found = contents(root)
     stopping = [remark.text for remark in found.remarks if remark.stops]
     require(not stopping, " ".join(stopping[:3]))
@@ -97,7 +108,67 @@ def parts(root: pathlib.Path | str) -> dict[str, Part]:
         )
     for text in said:
         logging.getLogger(__name__).warning("%s", text)
+    if not said and objects.is_folder(root):
+        _remember(root, found.parts)
     return found.parts
+
+
+def _cache(root: pathlib.Path) -> pathlib.Path:
+    about = json.dumps([__version__, os.path.abspath(root), sorted(suffixes())])
+    return cache_home() / "listings" / f"{hashlib.sha256(os.fsencode(about)).hexdigest()[:24]}.json"
+
+
+def _remembered(root: pathlib.Path | str) -> dict[str, Part] | None:
+    """The cached list of a folder; None if there is none, or if a folder changed since."""
+    if is_remote(root):
+        return None
+    try:
+        known = json.loads(_cache(root).read_text())
+        if any(objects.stamp(folder) != stamp for folder, stamp in known["folders"].items()):
+            return None
+        return {part: _unpacked(runs) for part, runs in known["parts"].items()}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # missing or damaged
+
+
+def _remember(root: pathlib.Path | str, found: dict[str, Part]) -> None:
+    """Caches the list of a folder, unless a folder in it has just changed or a list names files."""
+    if is_remote(root):
+        return
+    folders, above = (
+        {os.fspath(root)},
+        {os.path.dirname(f) for p in found.values() for f in p.files},
+    )
+    while above:
+        folders |= above
+        above = {os.path.dirname(folder) for folder in above} - folders
+    if any(entry.name.lower().endswith(LISTS) for entry in _entries(root)):
+        return
+    try:
+        newest = max(os.stat(folder).st_ctime for folder in folders)
+        if newest > time.time() - SETTLED:  # a change within the same tick would not show
+            return
+        stamps = {folder: objects.stamp(folder) for folder in sorted(folders)}
+        packed = {name: _packed(part) for name, part in found.items()}
+        _cache(root).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(_cache(root)) as kept:
+            json.dump({"folders": stamps, "parts": packed}, kept)
+    except (OSError, UnicodeError):
+        pass  # files are listed again next time
+
+
+def _packed(part: Part) -> list[tuple[str, str, list[str]]]:
+    """Files as (folder, class, names), in order."""
+    split = ((*os.path.split(file), label) for file, label in zip(*part))
+    runs = itertools.groupby(split, key=lambda file: (file[0], file[2]))
+    return [(folder, label, [name for _, name, _ in files]) for (folder, label), files in runs]
+
+
+def _unpacked(runs) -> Part:
+    return Part(
+        [os.path.join(folder, name) for folder, _, names in runs for name in names],
+        [label for _, label, names in runs for _ in names],
+    )
 
 
 def contents(root: pathlib.Path | str) -> Contents:
