@@ -355,7 +355,7 @@ def _jpeg_pixels(image: Image.Image, scale: int) -> np.ndarray | None:
     return pixels.reshape(height, width, bands)
 
 
-# Functions (image, view, box) → uint8 [size, size, 1 or 3], which differ by at most one level.
+# Functions (image, view, box) → uint8 [size, size, 1 or 3].
 RESAMPLERS = {"pillow": _pillow, FAST: _simd}
 
 

@@ -185,10 +185,12 @@ def opened(encoded: pathlib.Path | bytes | np.ndarray, name: str) -> Iterator[Im
             yield image
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} cannot be read as an image (it has no known format).") from error
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(name)) from error
     # These are what Pillow's readers raise for broken files.
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"{name} cannot be read as an image ({error}).") from error
 
 

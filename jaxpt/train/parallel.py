@@ -272,7 +272,7 @@ def require_agreement(text: str, what: str) -> None:
     require(not others, f"processes 0 and {', '.join(map(str, others))} have different {what}.")
 
 
-def shared(n: int, rows_of: Callable[[range], np.ndarray], width: int) -> np.ndarray:
+def shared(n: int, rows_of: Callable[[slice], np.ndarray], width: int) -> np.ndarray:
     """Computes n rows, an equal share of them in each process, and gathers them in all.
 
     Args:
@@ -287,10 +287,12 @@ def shared(n: int, rows_of: Callable[[range], np.ndarray], width: int) -> np.nda
       InputError: in every process, if ``rows_of`` raises it in one.
     """
     share = -(-n // jax.process_count())
-    own = range(n)[jax.process_index() * share :][:share]
+    first = min(n, jax.process_index() * share)
+    last = min(n, first + share)
     rows, error = np.zeros((share, width), np.uint8), ""
     try:
-        rows[: len(own)] = rows_of(own)
+        if last > first:  # there may be more processes than rows
+            rows[: last - first] = rows_of(slice(first, last))
     except InputError as found:
         error = str(found)
     if jax.process_count() == 1:
