@@ -28,7 +28,7 @@ from jaxpt.data import dataset
 from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.methods import Setup, memory_contrast
 from jaxpt.train import optimizer as optimizers
-from jaxpt.train.guard import guarded
+from jaxpt.train.state import guarded
 from jaxpt.train.parallel import AXIS, Devices
 
 HERE = pathlib.Path(__file__).parent

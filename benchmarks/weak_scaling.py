@@ -21,7 +21,7 @@ from neighbors import exponent
 
 from jaxpt import pretrain, records
 from jaxpt.data.feed import make_feed, rows_of_step
-from jaxpt.train.guard import guarded
+from jaxpt.train.state import guarded
 from jaxpt.train.parallel import Devices
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "weak_scaling.jsonl"

@@ -43,12 +43,11 @@ from jaxpt.train import calls, checkpoint, lock, parts
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
-from jaxpt.train.guard import guarded
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
 from jaxpt.train.parallel import AXIS, Compilers, Devices, Program, on_host, require_agreement
 from jaxpt.train.progress import ProgressLine, tell
-from jaxpt.train.state import WEIGHTS, TrainState, copy, measured
+from jaxpt.train.state import WEIGHTS, TrainState, copy, guarded, measured
 from jaxpt.train.stopping import Stopped, StopRequest
 
 BROKEN = "broken.txt"  # in the workdir: omitted image files, and why

@@ -25,7 +25,7 @@ from jaxpt.data.labels import label_map
 from jaxpt.errors import require
 from jaxpt.methods import encoding
 from jaxpt.train import parallel
-from jaxpt.train.guard import guarded
+from jaxpt.train.state import guarded
 
 UTILISATION = 0.5  # assumed share of the peaks that is reached
 # Milliseconds of one CPU core per JPEG of 500 × 375 pixels, by ``data.resampler``: to decode it,

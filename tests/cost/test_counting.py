@@ -10,7 +10,7 @@ from jaxpt import models, pretrain
 from jaxpt.cost import counting
 from jaxpt.data import sources
 from jaxpt.data.feed import make_feed, rows_of_step
-from jaxpt.train.guard import guarded
+from jaxpt.train.state import guarded
 from jaxpt.train.parallel import Devices, trace
 
 

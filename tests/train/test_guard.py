@@ -11,9 +11,8 @@ from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import checkpoint
-from jaxpt.train.guard import guarded
 from jaxpt.train.metrics import read_metrics
-from jaxpt.train.state import TrainState, apply_gradients
+from jaxpt.train.state import TrainState, apply_gradients, guarded
 
 TINY = {
     "data.limit": 120,

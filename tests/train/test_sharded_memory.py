@@ -112,7 +112,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, dataset):
 
 
 def test_a_number_that_is_not_finite_in_one_part_is_seen_by_all(dataset):
-    from jaxpt.train.guard import guarded
+    from jaxpt.train.state import guarded
     from jaxpt.train.parallel import Devices
 
     devices = Devices(limit=4)
