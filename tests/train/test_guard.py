@@ -10,9 +10,10 @@ from small_runs import config_of, over_one_device
 from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
+from jaxpt.pretrain import guarded
 from jaxpt.train import checkpoint
 from jaxpt.train.metrics import read_metrics
-from jaxpt.train.state import TrainState, apply_gradients, guarded
+from jaxpt.train.state import TrainState, apply_gradients
 
 TINY = {
     "data.limit": 120,
