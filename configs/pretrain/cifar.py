@@ -32,11 +32,7 @@ OTHERS = {
     "cross_entropy": {"cross_entropy.label_smoothing": 0.1},
     "nca": {"memory_kind": "bank", "ema": 0.0},
     "look": {"memory": 49_920},  # the latest keys of (almost) all training images
-    "sup_con": {
-        "views": 2,
-        "augment.crop_area": (0.2, 1.0),
-        "augment.crop_interpolation": "bilinear",
-    },
+    "sup_con": {"views": 2, "augment.crop_area": (0.2, 1.0)},
     "byol": {"optimizer.weight_decay": 1e-4, "model.predictor.hidden": (1024,)},
     "simsiam": {
         "rate": 0.05,
@@ -75,6 +71,7 @@ def get_config(variant: str = "look"):
     presets.apply(c, "small_images" if method in LABELLED else "simclr")
     for part in c.augment, c.key_augment, c.local_augment:
         part.blur = (0.0,)  # SimCLR uses no blur on CIFAR
+        part.crop_interpolation = "bilinear"  # as in SupContrast's code
     if method not in LABELLED:
         for part in c.augment, c.key_augment, c.local_augment:
             part.jitter = (0.4, 0.4, 0.4, 0.1)  # SimCLR's colour strength of 0.5; SupContrast's too

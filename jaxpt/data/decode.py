@@ -219,9 +219,10 @@ def orientation(image: Image.Image, reading: Reading) -> int:
     if not reading.exif_orientation or not EXIF & image.info.keys():
         return 1
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        found = image.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF data may raise anything; the pixels are fine
         return 1
+    return found if found in UPRIGHT else 1  # it may be any number, or text
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

@@ -82,6 +82,25 @@ def test_crops_are_those_of_a_full_decode(kind, resampler):
     assert all(np.mean(x) < 2 and max(x) < 3 for x in differences.values()), differences
 
 
+@pytest.mark.parametrize(
+    "kind, value", [(3, b"\x63\0\0\0"), (2, b"abc\0"), (3, b"\0\0\0\0"), (12, b"\0\0\0\0")]
+)
+def test_an_orientation_that_is_none_turns_nothing(kind, value, resampler):
+    image = Image.fromarray(load_sample_images().images[0]).resize((160, 90))
+    number = (1 if kind != 2 else 4).to_bytes(4, "little")
+    tag = b"\x12\x01" + kind.to_bytes(2, "little") + number + value
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + b"\0\0\0\0"
+    found = []
+    for options in {}, {"exif": exif}:
+        file = io.BytesIO()
+        image.save(file, "JPEG", **options)
+        cropping = Cropping({0: View((0.2, 0.5), 32)}, 0, resampler)
+        found.append(
+            cropping.read(file.getvalue(), "x", epoch=0, example=0, framing=SQUARE, channels=3)[0]
+        )
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.extras
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize("size", [(61, 33), (640, 427), (2000, 1333)])
