@@ -37,7 +37,7 @@ def read(command: str, name: str, overrides: list[str]):
     from absl import flags
     from ml_collections import config_flags
 
-    config = _load_config(command, *name.partition(":")[::2])
+    config, fit = _load_config(command, *name.partition(":")[::2])
     _expand_home(config)
     for word in overrides:
         require(
@@ -52,9 +52,14 @@ def read(command: str, name: str, overrides: list[str]):
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
         values([command, *overrides])
-        return values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+    return fitted(values.config, fit)
+
+
+def fitted(config, fit):
+    """Applies the function ``fit`` of a config file, which fits open fields to the images."""
+    return fit(config) if fit else config
 
 
 def read_of_methods(name: str, methods: str, overrides: list[str]) -> dict:
@@ -74,7 +79,8 @@ def _load_config(command: str, path: str, variant: str):
         f"--config: no file {path!r} here or among jaxpt's own ({', '.join(installed(command))}).",
     )
     with _failures_of(file):
-        get_config = runpy.run_path(str(file)).get("get_config")
+        module = runpy.run_path(str(file))
+    get_config = module.get("get_config")
     require(get_config is not None, f"--config: {path} has no function get_config.")
     require(
         not variant or bool(inspect.signature(get_config).parameters),
@@ -83,7 +89,7 @@ def _load_config(command: str, path: str, variant: str):
     with _failures_of(file):
         config = get_config(variant) if variant else get_config()
         old_names.check(config)
-    return config
+    return config, module.get("fit")
 
 
 @contextlib.contextmanager
