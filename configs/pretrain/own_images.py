@@ -219,8 +219,8 @@ def _level(classes: list[str]) -> tuple[str, str]:
         typical = _typical(mapped, classes)
         if typical >= CLASS or level == 1:
             return name, (
-                f"{len(mapped.names):,} classes at level {level} of {levels}, and a typical image's "
-                f"class has {typical:,} images"
+                f"{len(mapped.names):,} classes at level {level} of {levels}, and a typical "
+                f"image's class has {typical:,} images"
             )
 
 

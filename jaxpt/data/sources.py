@@ -54,11 +54,11 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
         optionally ``test_share`` (share of each class to hold out as the test part of a set
         without test and validation parts), ``crop_pct`` and ``interpolation``, see
-        ``decode.Framing.of``; ``train_split`` and ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for
-        folder: what to do with files that cannot be read), see ``folder.read``; ``background`` and
-        ``exif_orientation`` (for everything that is decoded), see ``decode.Reading``; ``resident``,
-        ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
-        are used).
+        ``decode.Framing.of``; ``train_split`` and ``test_split`` (for tfds:NAME) and ``try_gcs``,
+        see ``tfds_source``; ``broken`` (for folder: what to do with files that cannot be read),
+        see ``folder.read``; ``background`` and ``exif_orientation`` (for everything that is
+        decoded), see ``decode.Reading``; ``resident``, ``resident_limit_mb`` and
+        ``crops`` (whether images of files are decoded now or when they are used).
 
     Returns:
       The ``Dataset``.
