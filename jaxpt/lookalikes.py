@@ -334,8 +334,9 @@ def write_page(
         )
     k = found.indices.shape[1]
     lead = [
-        f"{len(rows):,} of {len(asked):,} pictures, each with the {k} most similar of "
-        f"{len(paths):,} by the cosine of their vectors, which stands below each picture."
+        f"{'All' if len(rows) == len(asked) else f'{len(rows):,} of'} {len(asked):,} pictures, "
+        f"each with the {k} most similar of {len(paths):,}. The number below a picture is the "
+        "cosine of the two vectors."
     ]
     if own and any(vectors.label):
         first = found.indices[:, 0]
