@@ -177,7 +177,8 @@ def _afterwards(config, workdir: str) -> str:
         f"  {workdir}/metrics.jsonl: loss, kNN accuracy and speed by step",
         f"  {workdir}/checkpoints: the network",
         "next:",
-        f"  jaxpt evaluate {run} --out=results.jsonl   # then: jaxpt report results.jsonl",
+        f"  jaxpt evaluate {run} --out=results.jsonl",
+        "  jaxpt report results.jsonl --out=report.html",
         f"  jaxpt transfer {run} --out=transfer.jsonl   # fine-tune it",
         f"  jaxpt export {run} --out=exported   # for timm and others",
     ]
