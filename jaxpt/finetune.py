@@ -340,6 +340,7 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
     config, sweep = task.config, []
     dataset = few(task.dataset, config.data.shots, seed)
     settings = list(itertools.product(config.weight_decays, config.learning_rates))
+    task.say(f"fine-tuning with seed {seed} on {len(dataset.trainval.ids):,} images")
     for place, (decay, rate) in enumerate(settings, 1):
         began = time.perf_counter()
         state = train(task, dataset.train, rate=rate, decay=decay, seed=seed)

@@ -200,6 +200,7 @@ def _keep(folder: pathlib.Path, job: Job, seed: int, result: Finetuned) -> None:
             config.model[name] = backbone.model[name]
         config.model.weights, config.model.normalisation = "", backbone.encoder.normalisation
     params, batch_stats = result.variables
+    images = few(dataset, job.config.data.shots, seed).trainval.ids
     data = sources.identify(job.data_config)
     about = {
         "config": config.to_dict(),
@@ -208,7 +209,7 @@ def _keep(folder: pathlib.Path, job: Job, seed: int, result: Finetuned) -> None:
             "name": dataset.name,
             "identity": data.digest,
             "kind": data.kind,
-            "images": len(dataset.trainval.ids),
+            "images": len(images),
             "shape": list(dataset.train.images.shape[1:]),
             "classes": list(dataset.class_names),
         },

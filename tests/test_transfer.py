@@ -80,8 +80,8 @@ def quick(monkeypatch):
 
 
 def test_the_fine_tuned_network_is_kept_as_a_run(workdir, tmp_path):
-    config = short(duration="2 steps", frozen=False, learning_rates=(1e-3,))
-    config.data.shots = 5
+    config = short(frozen=False, learning_rates=(1e-3,))
+    config.duration, config.data.shots = "2 steps", 5
     (record,) = transfer.run(config, [workdir], tmp_path / "out.jsonl", keep=tmp_path / "kept")
     (folder,) = (tmp_path / "kept").iterdir()
     kept = backbones.open_backbone(folder)

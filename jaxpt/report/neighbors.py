@@ -2,11 +2,12 @@
 
 import base64
 import io
+import pathlib
 from typing import Any, Mapping
 
 from PIL import Image, UnidentifiedImageError
 
-from jaxpt.errors import InputError, require
+from jaxpt.errors import InputError, require, shown
 from jaxpt.report.markup import Markup, image, join, tag
 from jaxpt.report.results import Results
 
@@ -44,7 +45,7 @@ def _query(results, details, query):
             [
                 _image(first, query["id"], f"query: {name}"),
                 tag("b", name),
-                tag("small", query["id"]),
+                tag("small", _name(query)),
             ],
             "",
         ),
@@ -60,7 +61,8 @@ def _row(method, found, query):
     for neighbor in neighbors:
         name = str(found["class_names"][neighbor["label"]])
         fits = neighbor["label"] == query["label"]
-        picture = _image(found, neighbor["id"], f"{'right' if fits else 'wrong'}: {name}")
+        verdict = f"{'right' if fits else 'wrong'}: {name} ({_name(neighbor)})"
+        picture = _image(found, neighbor["id"], verdict)
         items.append(
             tag(
                 "li",
@@ -78,6 +80,11 @@ def _row(method, found, query):
     return join(
         [tag("p", f"{method}: {right} of {len(neighbors)} right"), tag("ol", join(items, ""))]
     )
+
+
+def _name(picture) -> str:
+    """File name of a picture; its id if it is not a file."""
+    return shown(pathlib.PurePath(picture["file"]).name) if "file" in picture else picture["id"]
 
 
 def _image(found, name, alt) -> Markup:
