@@ -25,6 +25,7 @@ from PIL import Image
 
 from jaxpt.configs.pretrain import defaults, recipes
 from jaxpt.data import labels, listing, presets, sources
+from jaxpt.data.dataset import limited
 from jaxpt.errors import InputError
 from jaxpt.methods import METHODS
 from jaxpt.train.progress import tell
@@ -126,6 +127,7 @@ def fit(config) -> ml_collections.ConfigDict:
         del config.size
     given = {name: value for name, value in _flat(config).items() if value != OPEN.get(name)}
     classes, side = _images(config.data)
+    classes = [classes[i] for i in limited(len(classes), config.data.limit)]
     reasons = {}
 
     def choose(name, value, reason):
