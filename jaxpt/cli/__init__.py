@@ -8,6 +8,7 @@ import collections
 import itertools
 import json
 import logging
+import os
 import pathlib
 import shlex
 import sys
@@ -38,7 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status, 2 for bad input."""
     # Orbax logs every file that it touches, and tracebacks of errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    status = _run(argv)
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of the reader of a pipe, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     distributed.leave(status)
     return status
 

@@ -109,7 +109,10 @@ def _row(row: Row, places: dict[str, str], picture: Callable[..., Markup]) -> Ma
         place, name = places.get(near.file), pathlib.PurePath(near.file).name
         other = bool(row.asked.label) and near.label != row.asked.label
         content = [picture(near, kind="thumb"), tag("span", words, kind="words")]
-        content.append(tag("small", near.label if other else shown(name)))
+        if other or not row.asked.label:
+            content.append(tag("small", near.label))
+        if not other:
+            content.append(tag("small", shown(name)))
         inside = join(content, "")
         items.append(
             tag(
