@@ -187,6 +187,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.probe.labels = ""  # that it learns: coarse, fine; "": no probe
     c.probe.learning_rate = 1e-3  # of its own optimizer, Adam
     c.log_every = "20 steps"
+    c.trackers = ""  # where rows go in addition: wandb, mlflow, or wandb,mlflow
     c.checkpoint_every = "10 epochs"
     c.keep_checkpoints = 2  # number of latest checkpoints to keep
     c.keep_best = False  # also keep the checkpoint with the best kNN accuracy

@@ -17,6 +17,7 @@ ASIDE = (
     "seed",
     "method",
     "log_every",
+    "trackers",
     "knn_every",
     "knn_k",
     "knn_fine",
