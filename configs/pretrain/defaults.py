@@ -42,6 +42,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.workers = 0  # threads that decode streamed images; 0: one per core
     c.data.prefetch = 2  # batches decoded ahead
     c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv
+    c.data.test_share = 0.0  # of each class, held out to test a set with a training part alone
     c.data.limit = 0  # number of training images to keep; 0: all
     c.data.pretrain_limit = 0  # number of these that pre-training sees; 0: all
     c.data.train_on = "trainval"  # or train: a fifth is held out for validation

@@ -38,7 +38,9 @@ def get_config(variant: str = ""):
     c.data.background = "white"
     c.data.exif_orientation = True
     c.data.label_map = "fine"
+    c.data.test_share = 0.0
     c.data.limit = 0
+    c.data.shots = 0  # training images per class, drawn anew for each seed; 0: all
 
     # The network for weight files and for training from scratch; a workdir has its own.
     c.model = ml_collections.ConfigDict()

@@ -36,12 +36,14 @@ class Folder(NamedTuple):
       name: of the folder.
       parts: (images, labels) of "train" and, if present, "validation" and "test"; images are uint8
         [n, size, size, 1 or 3] or ``Pictures`` of that shape, labels int32 [n].
+      files: path of each image, by part.
       class_names: in the order of the labels.
       broken: a sentence for each file that was left out.
     """
 
     name: str
     parts: dict[str, tuple[np.ndarray | Pictures, np.ndarray]]
+    files: dict[str, list[str]]
     class_names: list[str]
     broken: tuple[str, ...]
 
@@ -134,7 +136,13 @@ def _folder(root, parts: dict[str, listing.Part], images: dict, names, broken) -
         name: np.array([position[c] for c in part.classes], np.int32)
         for name, part in parts.items()
     }
-    return Folder(root.stem, {name: (images[name], labels[name]) for name in parts}, names, broken)
+    return Folder(
+        root.stem,
+        {name: (images[name], labels[name]) for name in parts},
+        {name: part.files for name, part in parts.items()},
+        names,
+        broken,
+    )
 
 
 def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str]:

@@ -136,6 +136,39 @@ def contents(root: pathlib.Path) -> Contents:
     return Contents(found, remarks)
 
 
+def pictures(folder: pathlib.Path) -> list[str]:
+    """Lists all image files below a folder, sorted, regardless of classes and parts.
+
+    Raises:
+      InputError: if there are none, or for a link that leads to itself.
+    """
+    found: list[str] = []
+
+    def walk(folder, above):
+        for entry in _entries(folder):
+            if entry.is_dir():
+                real = os.path.realpath(entry.path)
+                if real not in above:
+                    walk(entry.path, (*above, real))
+            elif _suffix(entry.name) in suffixes():
+                found.append(entry.path)
+
+    walk(folder, (os.path.realpath(folder),))
+    require(
+        bool(found),
+        f"{folder} has no images with one of the endings {', '.join(sorted(suffixes()))}.",
+    )
+    return found
+
+
+def is_plain(folder: pathlib.Path) -> bool:
+    """Whether a folder holds images, but no folders of images."""
+    entries = _entries(folder)
+    return any(_suffix(e.name) in suffixes() for e in entries if not e.is_dir()) and not any(
+        e.is_dir() and _has_images(e) for e in entries
+    )
+
+
 def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
     there: dict[str, os.DirEntry] = {}
     others, lists_beside = [], []

@@ -1,6 +1,5 @@
 """One self-contained HTML page from records."""
 
-import importlib.resources
 import itertools
 import os
 import pathlib
@@ -22,7 +21,7 @@ from jaxpt.report import (
 )
 from jaxpt.report import features as feature_files
 from jaxpt.report.features import FeatureSet
-from jaxpt.report.markup import Markup, figure, join, legend, table, tag
+from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag
 from jaxpt.report.metrics import SEPARATION
 from jaxpt.report.results import NAMES, Results, collect_sets, sentence
 from jaxpt.report.results import join as join_words
@@ -79,7 +78,6 @@ def write_report(
 def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> str:
     """Renders the page; ``kept`` holds each set's maps by label that are not in records."""
     title = _title(sets)
-    style = (importlib.resources.files("jaxpt.report") / "style.css").read_text(encoding="utf-8")
     sections = _sections(sets, kept)
     body = [
         tag("h1", title),
@@ -87,24 +85,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
         *_contents(sections),
         *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1)),
     ]
-    page = join(
-        [
-            Markup("<!doctype html>"),
-            Markup('<html lang="en"><head><meta charset="utf-8">'),
-            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            # In addition to escaping: the browser refuses to run scripts or load anything.
-            Markup(
-                '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-                "img-src data:; style-src 'unsafe-inline'\">"
-            ),
-            tag("title", title),
-            Markup(f"<style>\n{style}</style></head>"),
-            Markup("<body>"),
-            tag("main", join(body)),
-            Markup("</body></html>\n"),
-        ]
-    )
-    return drawing.number_ids(page)
+    return drawing.number_ids(document(title, body, "style.css"))
 
 
 class Section(NamedTuple):
