@@ -68,7 +68,7 @@ def mapped(results: Results, found: Mapping[str, maps.Map]) -> str:
 def neighbors(results: Results, found: Mapping[str, dict[str, Any]]) -> str:
     """Caption of the sheets of nearest neighbours."""
     averages = [
-        f"{details['average_cosine']:.2f} under {results.name(label)}".replace("-", "−")
+        f"{details['average_cosine']:.2f}".replace("-", "−") + f" under {results.name(label)}"
         for label, details in found.items()
         if "average_cosine" in details
     ]

@@ -205,8 +205,12 @@ def _measured(results):
                 ],
             )
         )
-    for title, metrics in results.groups.items():
-        below.append(Section(title, [table(*tables.group_table(results, metrics), title)]))
+    more = [
+        _folded(title, table(*tables.group_table(results, metrics), title))
+        for title, metrics in results.groups.items()
+    ]
+    if more:
+        below.append(Section("More measurements", more))
     return [Section("What was measured", parts, below)]
 
 

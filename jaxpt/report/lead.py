@@ -80,10 +80,15 @@ def sentences(results: Results) -> list[str]:
     trust = _trust(results, metric, first, [label for label, _ in rest], by_chance, mean)
     found[0] += f" {trust}" * bool(trust)
     if others and rest:
-        tops = [(m, *_ranked(results, m)[0]) for m in others]
-        named = [f"{results.plain(m).title} ({results.name(l)}, {m.text(v)} %)" for m, l, v in tops]
-        found.append(f"Highest in the other accuracies: {join(named)}.")
+        found.append(f"Highest in the others: {join([_top(results, m) for m in others])}.")
     return [text.replace(" %", "\N{NO-BREAK SPACE}%") for text in found]
+
+
+def _top(results, metric):
+    ranked = _ranked(results, metric)
+    highest = metric.text(ranked[0][1])
+    names = [results.name(label) for label, value in ranked if metric.text(value) == highest]
+    return f"{results.plain(metric).title} ({join(names)}, {highest} %)"
 
 
 def _ranked(results, metric):
