@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jaxpt import __version__, records
-from jaxpt.backbones import Backbone, open_backbone, report_other_data
+from jaxpt.backbones import Backbone, open_backbones, report_other_data
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import identity, protocols, sources
 from jaxpt.errors import InputError, require
@@ -290,12 +290,9 @@ def run(
     _check_constants(constants or {}, evaluators)
     known = records.known(out)
     devices = Devices()
-    opened = [
-        m
-        if isinstance(m, Model)
-        else of_backbone(open_backbone(m, model=model_config, encoder=encoder), devices)
-        for m in models
-    ]
+    named = [m for m in models if not isinstance(m, Model)]
+    backbones = iter(open_backbones(named, model=model_config, encoder=encoder))
+    opened = [m if isinstance(m, Model) else of_backbone(next(backbones), devices) for m in models]
     _check_distinct(opened)
     jobs = _jobs(opened, suite, data, fields or {}, part, constants or {})
     require(bool(jobs), "there is nothing to measure: cka needs two models of the same seed.")

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from jaxpt.backbones import Backbone, open_backbone
+from jaxpt.backbones import SCRATCH, Backbone, open_backbone
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import listing, near, sources
 from jaxpt.data.decode import Framing, in_parallel, open_image
@@ -112,7 +112,8 @@ def embed(
     backbone = open_backbone(source, model=model, encoder=encoder)
     config = _data_config(backbone, os.fspath(data), image_size)
     about = {
-        "source": os.path.abspath(_without_label(source)),
+        "source": _place(source),
+        "model": _model(backbone, model),
         "checkpoint": backbone.checkpoint,
         "weights": backbone.made.get("weights", "online"),
         "framing": {name: config[name] for name in FRAMING},
@@ -165,10 +166,14 @@ def embed_files(files: Sequence[str | os.PathLike], about: dict[str, Any]) -> np
     require(len(files) > 0, "there are no pictures to look for.")
     source = about["source"]
     require(
-        os.path.exists(source),
+        os.path.exists(source) or source.startswith(SCRATCH),
         f"the network of the vectors, {source!r}, is not there any more: embed the pictures again.",
     )
-    backbone = open_backbone(source, encoder=about["weights"] if _is_run(source) else "")
+    backbone = open_backbone(
+        source,
+        model=about["model"] and ml_collections.ConfigDict(about["model"]),
+        encoder=about["weights"] if _is_run(source) else "",
+    )
     require(
         backbone.checkpoint == about["checkpoint"],
         f"{source!r} holds another network than the one that made the vectors (it was trained on "
@@ -334,8 +339,9 @@ def write_page(
         )
     k = found.indices.shape[1]
     lead = [
-        f"{len(rows):,} of {len(asked):,} pictures, each with the {k} most similar of "
-        f"{len(paths):,} by the cosine of their vectors, which stands below each picture."
+        f"{'All' if len(rows) == len(asked) else f'{len(rows):,} of'} {len(asked):,} pictures, "
+        f"each with the {k} most similar of {len(paths):,}. The number below a picture is the "
+        "cosine of the two vectors."
     ]
     if own and any(vectors.label):
         first = found.indices[:, 0]
@@ -541,9 +547,19 @@ def _absolute(files) -> np.ndarray:
     return np.array([os.path.abspath(file) for file in files], str)
 
 
-def _without_label(source) -> str:
+def _place(source) -> str:
+    """Absolute path of a network, without its label; "scratch:SEED" as it is."""
     label, equals, rest = os.fspath(source).partition("=")
-    return rest if equals and not os.path.exists(os.fspath(source)) else os.fspath(source)
+    path = rest if equals and not os.path.exists(os.fspath(source)) else os.fspath(source)
+    return os.path.abspath(path) if os.path.exists(path) else path
+
+
+def _model(backbone: Backbone, given) -> dict[str, Any] | None:
+    """Fields of the network of a weight file or of scratch, with which it can be opened again."""
+    if backbone.config is not None:
+        return None
+    model = backbone.model.to_dict() | {"normalisation": backbone.encoder.normalisation}
+    return model | {"state": (given or {}).get("state", "")}
 
 
 def _is_run(source: str) -> bool:

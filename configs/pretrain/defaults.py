@@ -14,7 +14,7 @@ from jaxpt.methods import METHODS
 
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.seed = 0
+    c.seed = 0  # of initial parameters, order and augmentation
     c.method = "look"  # one of jaxpt.methods.METHODS; set it by variant, see ``apply_variant``
     c.duration = "60 epochs"  # in epochs, steps or examples
     c.batch_size = 120  # images per step, over all devices
@@ -77,7 +77,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.norm = "group"  # group, groupN, batch or sync_batch; ignored by ViTs and ConvNeXts
     c.model.dtype = "float32"  # of the computation; parameters stay float32
     c.model.remat = False  # recompute blocks in the backward pass, to save memory
-    c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
+    c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)  # of the network
     c.model.projector = ml_collections.ConfigDict()
     c.model.projector.hidden = (128,)  # widths of the hidden layers
     c.model.projector.dim = 64  # width of the output
@@ -99,9 +99,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adamw, sgd or lars
-    c.optimizer.learning_rate = 3e-3
+    c.optimizer.learning_rate = 3e-3  # largest, after the warm-up
     c.optimizer.momentum = 0.9  # of sgd and lars
-    c.optimizer.weight_decay = 1e-4
+    c.optimizer.weight_decay = 1e-4  # of weight matrices and kernels, see decay_vectors
     c.optimizer.warmup = "0 steps"  # duration of the linear warm-up of the learning rate
     c.optimizer.final_rate = 0.0  # learning rate at the end, as a share of learning_rate
     c.optimizer.drop_at = ()  # shares of the training at which the rate drops; (): cosine instead
@@ -187,9 +187,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.probe = ml_collections.ConfigDict()  # linear classifier of the features, trained alongside
     c.probe.labels = ""  # that it learns: coarse, fine; "": no probe
     c.probe.learning_rate = 1e-3  # of its own optimizer, Adam
-    c.log_every = "20 steps"
+    c.log_every = "20 steps"  # interval of rows in metrics.jsonl
     c.trackers = ""  # where rows go in addition: wandb, mlflow, or wandb,mlflow
-    c.checkpoint_every = "10 epochs"
+    c.checkpoint_every = "10 epochs"  # interval of checkpoints
     c.keep_checkpoints = 2  # number of latest checkpoints to keep
     c.keep_best = False  # also keep the checkpoint with the best kNN accuracy
     c.stop_on_save_failure = True  # False: continue, and retry at the next save

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import pathlib
+import shlex
 import sys
 
 from jaxpt import __version__
@@ -165,7 +166,25 @@ def _pretrain(args):
         print(f"jaxpt pretrain: {stopped}: {args.workdir}", file=sys.stderr)
         return STATUS
     print(f"done: {args.workdir}")
+    print(_afterwards(args.config, args.workdir), end="")
     return 0
+
+
+def _afterwards(config, workdir: str) -> str:
+    """Where the results of a run are, and commands to continue with."""
+    run = shlex.quote(str(workdir))
+    lines = [
+        f"  {workdir}/metrics.jsonl: loss, kNN accuracy and speed by step",
+        f"  {workdir}/checkpoints: the network",
+        "next:",
+        f"  jaxpt evaluate {run} --out=results.jsonl",
+        "  jaxpt report results.jsonl --out=report.html",
+        f"  jaxpt transfer {run} --out=transfer.jsonl   # fine-tune it",
+        f"  jaxpt export {run} --out=exported   # for timm and others",
+    ]
+    if config.data.source == "folder":
+        lines.insert(3, f"  jaxpt embed {run} --out=vectors.npz   # then: jaxpt search vectors.npz")
+    return "\n".join(lines) + "\n"
 
 
 def _plan(args):
@@ -227,11 +246,28 @@ def _scaling(args):
 
 
 def _transfer(args):
-    from jaxpt import transfer
+    from rich.console import Console
+
+    from jaxpt import evaluate, transfer
 
     _begin()
-    transfer.run(args.config, args.backbones, args.out, encoder=args.weights)
+    out = pathlib.Path(args.out)
+    keep = args.keep
+    if keep is None:
+        keep = out.with_suffix("") if out.suffix else out.with_name(f"{out.name}_networks")
+    found = transfer.run(
+        args.config, args.backbones, args.out, encoder=args.weights, keep=keep or None, quiet=False
+    )
+    console = Console()
+    for table in evaluate.tables(found):
+        console.print(table)
     print(f"records: {args.out}")
+    kept = sorted(pathlib.Path(keep).glob("*/config.json")) if keep else []
+    if kept and args.config.finetune:
+        print(f"fine-tuned networks: {keep} ({len(kept)})")
+    print(f"next:\n  jaxpt report {args.out} --out=report.html")
+    if kept and args.config.finetune:
+        print(f"  jaxpt export {shlex.quote(str(kept[0].parent))} --out=exported --classifier")
 
 
 def _evaluate(args):
@@ -556,6 +592,12 @@ def parser() -> argparse.ArgumentParser:
     )
     transfer.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
+    )
+    transfer.add_argument(
+        "--keep",
+        metavar="FOLDER",
+        help="folder for the fine-tuned networks, each a run of its own; default: named as the "
+        "file of records without its ending; --keep= keeps none",
     )
     _encoder_flag(transfer)
     _weight_flags(transfer)

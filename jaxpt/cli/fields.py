@@ -86,7 +86,7 @@ MEANINGS = {
     **dict.fromkeys(("nshots", "fewshot", "kshot"), ("data.shots",)),
     **dict.fromkeys(("testsplit", "holdout", "valsplit", "testsize"), ("data.test_share",)),
 }
-CLOSE = 0.75  # least similarity of names that are suggested
+CLOSE, MISSPELT = 0.75, 0.85  # least similarity of suggested names, and of misspelt ones
 
 
 @functools.cache
@@ -167,9 +167,11 @@ def nearest(config, key: str) -> list[str]:
     same = [name for name in names if name.rpartition(".")[2] == last]
     by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
     alike = difflib.get_close_matches(key, names, 2, CLOSE)
+    misspelt = difflib.get_close_matches(key, names, 1, MISSPELT) if section else []
     alike += [by_last[n] for n in difflib.get_close_matches(last, by_last, 2, CLOSE)]
-    inside = [name for name in (*same, *alike) if section and name.startswith(f"{section}.")]
-    return list(dict.fromkeys([*inside, *meant, *sorted(same, key=len), *alike]))[:3]
+    found = meant[:1] or misspelt or sorted(same, key=len) or alike
+    found = [name for name in found if section and name.startswith(f"{section}.")] or found
+    return list(dict.fromkeys(found))[:3]
 
 
 def suggestion(config, key: str) -> str:

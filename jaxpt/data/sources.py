@@ -17,6 +17,7 @@ from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
 from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
+    VALIDATION_SHARE,
     Dataset,
     Split,
     assemble,
@@ -31,7 +32,7 @@ from jaxpt.data.labels import label_map
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require
 
-__all__ = ["Dataset", "SOURCES", "Split", "identify", "load", "validation_mask"]
+__all__ = ["SOURCES", "VALIDATION_SHARE", "Dataset", "Split", "identify", "load", "validation_mask"]
 
 SHOWN = 3  # classes named in a message
 FEW_CLASSES = 100_000  # of labels without names, even of a set with fewer images

@@ -132,11 +132,12 @@ def _in_turn(labels, most) -> np.ndarray:
 
 
 def _named(examples, row, shown, side) -> dict:
-    """Id and label of a row; adds its picture to ``shown``."""
+    """Id, label and, if there is one, file of a row; adds its picture to ``shown``."""
     name = str(examples.ids[row])
     if name not in shown:
         shown[name] = _encoded(examples.images[row], side)
-    return {"id": name, "label": int(examples.fine[row])}
+    named = {"id": name, "label": int(examples.fine[row])}
+    return named if examples.files is None else named | {"file": str(examples.files[row])}
 
 
 def _encoded(image, side) -> str:

@@ -23,6 +23,7 @@ class Examples(NamedTuple):
       ids: str [n], such as "test/17", unique per image.
       images: uint8 [n, height, width, channels], or None if no evaluator draws them.
       difficult: bool [n, classes], pairs that a multi-label metric excludes, or None.
+      files: [n], path of each image's file, or None if the images are not files.
     """
 
     features: np.ndarray
@@ -31,6 +32,7 @@ class Examples(NamedTuple):
     ids: np.ndarray
     images: np.ndarray | None = None
     difficult: np.ndarray | None = None
+    files: np.ndarray | None = None
 
 
 class Task(NamedTuple):
@@ -178,6 +180,7 @@ def _examples(prefix: str, features, split: Split, dataset: Dataset) -> Examples
         np.char.add(f"{prefix}/", split.ids.astype(str)),
         split.images,
         getattr(split, "difficult", None),
+        getattr(split, "files", None),
     )
 
 

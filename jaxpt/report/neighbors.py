@@ -2,11 +2,12 @@
 
 import base64
 import io
+import pathlib
 from typing import Any, Mapping
 
 from PIL import Image, UnidentifiedImageError
 
-from jaxpt.errors import InputError, require
+from jaxpt.errors import InputError, require, shown
 from jaxpt.report.markup import Markup, image, join, tag
 from jaxpt.report.results import Results
 
@@ -45,7 +46,7 @@ def _query(results, details, query):
             [
                 _image(first, query["id"], f"query: {name}"),
                 tag("b", name),
-                _file(query["id"]),
+                tag("small", _name(query), title=query.get("file", query["id"])),
             ],
             "",
         ),
@@ -62,7 +63,8 @@ def _row(method, found, query):
     for neighbor, cosine in zip(neighbors, cosines):
         name = str(found["class_names"][neighbor["label"]])
         fits = neighbor["label"] == query["label"]
-        picture = _image(found, neighbor["id"], f"{'right' if fits else 'wrong'}: {name}")
+        verdict = f"{'right' if fits else 'wrong'}: {name} ({_name(neighbor)})"
+        picture = _image(found, neighbor["id"], verdict)
         items.append(
             tag(
                 "li",
@@ -70,7 +72,7 @@ def _row(method, found, query):
                     [
                         picture,
                         tag("span", f"{'✓' if fits else '✗'} {name}"),
-                        tag("small", cosine, title=neighbor["id"]),
+                        tag("small", cosine, title=neighbor.get("file", neighbor["id"])),
                     ],
                     "",
                 ),
@@ -82,9 +84,9 @@ def _row(method, found, query):
     )
 
 
-def _file(name: str) -> Markup:
-    """The file of an image without its folders, which are in the tooltip."""
-    return tag("small", name.rpartition("/")[2] if "." in name else name, title=name)
+def _name(picture) -> str:
+    """File name of a picture; its id if it is not a file."""
+    return shown(pathlib.PurePath(picture["file"]).name) if "file" in picture else picture["id"]
 
 
 def _distinct(cosines) -> list[str]:
