@@ -2,9 +2,9 @@
 
     python colab/run.py [--jaxpt WHEEL] [--save] [NAME …]
 
-Needs nbclient and ipykernel. ``--jaxpt`` replaces the source from which the first cell installs jaxpt
-if it is missing; nothing else of a notebook is changed. With ``--save`` the outputs go into the files,
-with a digest of the code that they are of, which the tests compare.
+Needs nbclient and ipykernel. ``--jaxpt`` replaces the source from which the first cell installs
+jaxpt if it is missing; nothing else of a notebook is changed. With ``--save`` the outputs go into
+the files, with a digest of the code that they are of, which the tests compare.
 """
 
 import argparse

@@ -19,6 +19,10 @@ ELSEWHERE = {
     "pip install .[cuda]": "needs a GPU; tests/test_commands.py checks that the extra exists",
     "pip install .[tpu]": "needs a TPU; .ci/run installs it for its compiler",
     "pip install .[tfds]": ".ci/run",
+    "jaxpt pretrain --config=pretrain/own_images.py --config.data.path=pictures "
+    "--workdir=runs/pictures": "tests/test_own_pictures.py",
+    "jaxpt embed runs/pictures --out=vectors.npz": "tests/test_own_pictures.py",
+    "jaxpt search vectors.npz": "tests/test_own_pictures.py",
     "jaxpt pretrain --config=pretrain/imagenet/look.py --config.data.path=imagenet "
     "--workdir=runs/imagenet_look": "needs ImageNet; tests/test_recipes.py runs it on few images",
 }

@@ -60,8 +60,8 @@ def neighbors(task: Task, *, queries: int, k: int, side: int) -> Measured:
     Queries are drawn class by class in turn and are the same for all networks.
 
     Returns:
-      no values; details class_names, queries, average_cosine (of a query and any fitted image, with
-      which the cosines of neighbours are to be compared), and images: id → PNG in base64 (JPEG if larger than
+      no values; details class_names, queries, average_cosine (of a query and any fitted image, to
+      compare the cosines of neighbours with), and images: id → PNG in base64 (JPEG if larger than
       48 pixels), scaled down if a side is longer than ``side``.
     """
     require(

@@ -33,7 +33,7 @@ class Guess(NamedTuple):
 
 
 def guess(results: Results, metric: Metric) -> Guess | None:
-    """The guess that an accuracy is to be compared with; None if the records do not determine it."""
+    """The guess to compare an accuracy with; None if the records do not determine it."""
     kind = "coarse" if metric.key.startswith("coarse_") else "fine"
     for run in results.runs:
         for source in run["sources"]:
@@ -70,9 +70,7 @@ def sentences(results: Results) -> list[str]:
         f"{number} for {metric.text(mean)} % of the {results.part} images"
     )
     if by_chance:
-        text += (
-            f" (always guessing the most frequent class: {metric.text(by_chance.share)} %)"
-        )
+        text += f" (always guessing the most frequent class: {metric.text(by_chance.share)} %)"
     found = [text + "."]
     if rest:
         listed = join([f"{results.name(label)} {metric.text(value)} %" for label, value in rest])

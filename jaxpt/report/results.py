@@ -226,10 +226,7 @@ def _collect(runs) -> Results:
             if run["limit"] == largest
         }
     return Results(
-        naming.set_name(runs[0]),
-        runs[0]["part"],
-        methods,
-        runs if len(sizes) > 1 else [],
+        naming.set_name(runs[0]), runs[0]["part"], methods, runs if len(sizes) > 1 else []
     )
 
 
