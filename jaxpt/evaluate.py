@@ -26,7 +26,7 @@ from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
 from jaxpt.evaluation.features import BATCH_SIZE, extract, extract_layers
-from jaxpt.evaluation.task import PARTS, Measured, Task, make_task
+from jaxpt.evaluation.task import PARTS, Measured, Task, guesses, make_task
 from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
 from jaxpt.weights import framed
@@ -494,6 +494,7 @@ def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
         "data": bench.dataset.name,
         records.IDENTITY: job.identity,
         "part": part,
+        "guess": guesses(getattr(bench.dataset, part), bench.dataset),
         "evaluator": job.evaluator,
         "values": measured.values,
         "protocol": {job.evaluator: stated},

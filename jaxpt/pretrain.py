@@ -39,7 +39,7 @@ from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
 from jaxpt.methods import Method, Setup, encoding, make_method, probing
 from jaxpt.ops import memory
-from jaxpt.train import calls, checkpoint, lock, parts
+from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
@@ -49,6 +49,7 @@ from jaxpt.train.parallel import AXIS, Compilers, Devices, Program, on_host, req
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import WEIGHTS, TrainState, copy, measured
 from jaxpt.train.stopping import Stopped, StopRequest
+from jaxpt.train.trackers import Trackers
 
 BROKEN = "broken.txt"  # in the workdir: omitted image files, and why
 NOT_FINITE = "not_finite"  # folder with the state before a failed step, for ``jaxpt replay``
@@ -115,6 +116,10 @@ def run(
         not max_minutes or workdir is not None,
         "max_minutes without a workdir would lose the run: give a workdir.",
     )
+    require(
+        not trackers.names(config.trackers) or workdir is not None,
+        f"trackers={config.trackers} needs a workdir, which keeps the id of the run there.",
+    )
     stop = StopRequest(max_minutes=max_minutes) if workdir is not None else None
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
@@ -177,7 +182,9 @@ def run(
             progress.wait("compiling", filling)
             state = fill_memory(state, fill.run, feed, config, stop)
         if workdir is not None and jax.process_index() == 0:
-            writer = MetricWriter(workdir, resumed_step=start)
+            tracking = Trackers(config.trackers, workdir, config.to_dict())
+            also = stack.enter_context(tracking).write
+            writer = MetricWriter(workdir, resumed_step=start, also=also)
             stack.callback(writer.close)
         log = Log(
             writer,

@@ -188,6 +188,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.probe.labels = ""  # that it learns: coarse, fine; "": no probe
     c.probe.learning_rate = 1e-3  # of its own optimizer, Adam
     c.log_every = "20 steps"  # interval of rows in metrics.jsonl
+    c.trackers = ""  # where rows go in addition: wandb, mlflow, or wandb,mlflow
     c.checkpoint_every = "10 epochs"  # interval of checkpoints
     c.keep_checkpoints = 2  # number of latest checkpoints to keep
     c.keep_best = False  # also keep the checkpoint with the best kNN accuracy

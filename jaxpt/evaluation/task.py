@@ -70,6 +70,28 @@ class Task(NamedTuple):
         ]
 
 
+def guesses(split: Split, dataset: Dataset) -> dict[str, dict[str, float]]:
+    """The accuracy of always naming the most frequent class, to compare others with.
+
+    Returns:
+      "fine", and "coarse" if there is a label map → number of classes, share of the most frequent
+      one, number of images; {} for several labels per image.
+    """
+    if split.multi_label:
+        return {}
+    labels = {"fine": (split.labels, dataset.class_names)}
+    if len(dataset.coarse.names) < len(dataset.class_names):
+        labels["coarse"] = dataset.coarse(split.labels), dataset.coarse.names
+    return {
+        kind: {
+            "classes": len(names),
+            "share": float(np.bincount(of).max() / len(of)),
+            "images": len(of),
+        }
+        for kind, (of, names) in labels.items()
+    }
+
+
 class Measured(NamedTuple):
     """Result of an evaluator.
 

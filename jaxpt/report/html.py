@@ -9,8 +9,9 @@ from jaxpt.report import (
     captions,
     drawing,
     export,
-    matrices,
+    lead,
     maps,
+    matrices,
     neighbors,
     overall,
     plots,
@@ -123,7 +124,14 @@ def _sections(sets, kept) -> list[Section]:
         Section("Settings", _settings(everything)),
         Section(
             "Where and when",
-            [table(("", ""), settings.surroundings_rows(everything), "surroundings", "prose")],
+            [
+                _folded(
+                    "Device, versions, dates and seeds",
+                    table(
+                        ("", ""), settings.surroundings_rows(everything), "surroundings", "prose"
+                    ),
+                )
+            ],
         ),
     ]
     if len(sets) == 1:
@@ -143,7 +151,15 @@ def _sections(sets, kept) -> list[Section]:
 
 
 def _lead(sets):
-    return [tag("p", sentence(results), kind="lead") for results in sets]
+    """Each set's result in plain sentences, and then the verdicts of seeds, if there are any."""
+    parts = []
+    for results in sets:
+        first, *others = lead.sentences(results) or [sentence(results)]
+        parts.append(tag("p", first, kind="lead"))
+        parts += [tag("p", " ".join(others))] * bool(others)
+        if others and results.compared:
+            parts.append(tag("p", sentence(results)))
+    return parts
 
 
 def _render_section(section: Section, name: str, level: int) -> Markup:
@@ -167,8 +183,9 @@ def _contents(sections):
 
 
 def _measured(results):
+    rows = [*tables.rows(results), *_guessing(results)]
     parts = [
-        table(tables.headings(results), tables.rows(results), results.title),
+        table(tables.headings(results), rows, results.title),
         *map(_note, filter(None, [tables.caption(results), *tables.notes(results)])),
         figure(plots.measurements(results), captions.measured(results)),
     ]
@@ -188,9 +205,25 @@ def _measured(results):
                 ],
             )
         )
-    for title, metrics in results.groups.items():
-        below.append(Section(title, [table(*tables.group_table(results, metrics), title)]))
+    more = [
+        _folded(title, table(*tables.group_table(results, metrics), title))
+        for title, metrics in results.groups.items()
+    ]
+    if more:
+        below.append(Section("More measurements", more))
     return [Section("What was measured", parts, below)]
+
+
+def _guessing(results):
+    """The row of guesses that accuracies are to be compared with, if they are known."""
+    cells = []
+    for metric in results.headline:
+        found = lead.guess(results, metric) if metric.percent else None
+        cells.append(metric.text(found.share) if found else tables.MISSING)
+    if set(cells) <= {tables.MISSING}:
+        return []
+    blank = [tables.MISSING] * (len(tables.headings(results)) - 1 - len(cells))
+    return [[tag("i", cell) for cell in ("guessing the largest class", *cells, *blank)]]
 
 
 def _verdict_cell(difference, verdict):
@@ -247,7 +280,7 @@ def _neighbors(results):
     }
     if not found:
         return []
-    parts = [_note(captions.neighbors(results)), neighbors.sheet(results, found)]
+    parts = [_note(captions.neighbors(results, found)), neighbors.sheet(results, found)]
     return [Section("Nearest neighbours", parts)]
 
 
@@ -296,8 +329,14 @@ def _procedure(results):
         "How it was measured",
         [
             *(tag("p", text) for text in settings.procedure(results)),
-            table(
-                ("measurement", "constants"), settings.protocol_rows(results), "protocol", "prose"
+            _folded(
+                "Constants of every measurement",
+                table(
+                    ("measurement", "constants"),
+                    settings.protocol_rows(results),
+                    "protocol",
+                    "prose",
+                ),
             ),
         ],
     )
@@ -307,15 +346,24 @@ def _settings(everything):
     names = [everything.name(label) for label in everything.methods]
     different, same = settings.config_rows(everything)
     parts = [tag("p", text) for text in settings.tuning(everything)]
-    if different:
-        parts.append(table(("setting", *names), different, "settings that differ"))
+    values = [row for row in different if len(set(row[1:]) - {tables.MISSING}) > 1]
+    own = [row for row in different if row not in values]
+    headings = ("setting", *names)
+    if values:
+        parts.append(table(headings, values, "settings that differ"))
+    elif len(names) > 1:
+        parts.append(tag("p", "All settings that several methods have are the same."))
+    if own:
+        title = "Settings that only some methods have"
+        parts.append(_folded(title, table(headings, own, title)))
     if same:
-        inside = [
-            tag("summary", "What all methods share"),
-            table(("setting", "value"), same, "settings that are the same", "prose"),
-        ]
-        parts.append(tag("details", join(inside)))
+        title = "What all methods share" if len(names) > 1 else "All settings"
+        parts.append(_folded(title, table(("setting", "value"), same, title, "prose")))
     return parts
+
+
+def _folded(title, content):
+    return tag("details", join([tag("summary", title), content]))
 
 
 def _note(content):

@@ -106,11 +106,11 @@ def figure(panels: Sequence[Markup], caption, *below) -> Markup:
     )
 
 
-def legend(title: str, entries: Sequence[tuple[str, str]]) -> Markup:
-    """Legend with entries (colour, name)."""
+def legend(title: str, entries: Sequence[tuple[str, str, str]]) -> Markup:
+    """Legend with entries (colour, marker, name); a marker is matplotlib's letter for it."""
     items = [
-        tag("li", join([tag("i", style=f"background:{color}"), name], ""))
-        for color, name in entries
+        tag("li", join([tag("i", style=f"background:{color}", kind=f"mark-{marker}"), name], ""))
+        for color, marker, name in entries
     ]
     return tag("div", join([tag("b", title), tag("ul", join(items, ""))], " "), kind="legend")
 

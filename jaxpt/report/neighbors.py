@@ -12,7 +12,8 @@ from jaxpt.report.markup import Markup, image, join, tag
 from jaxpt.report.results import Results
 
 QUERIES, NEIGHBORS = 10, 8  # most that are shown of those in the records
-LARGEST = 96  # pixels per side; larger images are shrunk to keep the page small
+LARGEST = 160  # pixels per side; larger images are shrunk to keep the page small
+SMALL = 48  # images of fewer pixels per side are enlarged without smoothing
 
 
 def sheet(results: Results, details: Mapping[str, dict[str, Any]]) -> Markup:
@@ -45,7 +46,7 @@ def _query(results, details, query):
             [
                 _image(first, query["id"], f"query: {name}"),
                 tag("b", name),
-                tag("small", _name(query)),
+                tag("small", _name(query), title=query.get("file", query["id"])),
             ],
             "",
         ),
@@ -56,9 +57,10 @@ def _query(results, details, query):
 
 def _row(method, found, query):
     neighbors = query["neighbors"][:NEIGHBORS]
+    cosines = _distinct([n["cosine"] for n in neighbors])
     right = sum(n["label"] == query["label"] for n in neighbors)
     items = []
-    for neighbor in neighbors:
+    for neighbor, cosine in zip(neighbors, cosines):
         name = str(found["class_names"][neighbor["label"]])
         fits = neighbor["label"] == query["label"]
         verdict = f"{'right' if fits else 'wrong'}: {name} ({_name(neighbor)})"
@@ -70,7 +72,7 @@ def _row(method, found, query):
                     [
                         picture,
                         tag("span", f"{'✓' if fits else '✗'} {name}"),
-                        tag("small", f"{neighbor['cosine']:.2f}".replace("-", "−")),
+                        tag("small", cosine, title=neighbor.get("file", neighbor["id"])),
                     ],
                     "",
                 ),
@@ -87,6 +89,14 @@ def _name(picture) -> str:
     return shown(pathlib.PurePath(picture["file"]).name) if "file" in picture else picture["id"]
 
 
+def _distinct(cosines) -> list[str]:
+    """Cosines with two decimals, or up to four if fewer cannot tell the first from the last."""
+    digits = 2
+    while digits < 4 and len(cosines) > 1 and max(cosines) - min(cosines) < 5 * 10.0**-digits:
+        digits += 1
+    return [f"{c:.{digits}f}".replace("-", "−") for c in cosines]
+
+
 def _image(found, name, alt) -> Markup:
     require(name in found["images"], f"a neighbour sheet has no image {name!r}: measure it again.")
     try:
@@ -99,6 +109,7 @@ def _image(found, name, alt) -> Markup:
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
     # JPEG only for photographs: it would blur the few pixels of a small image.
-    kind = "jpeg" if min(picture.size) > 48 and picture.mode == "RGB" else "png"
+    kind = "jpeg" if min(picture.size) > SMALL and picture.mode == "RGB" else "png"
     picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
-    return image(buffer.getvalue(), kind, alt)
+    shown = image(buffer.getvalue(), kind, alt)
+    return tag("span", shown, kind="few") if max(picture.size) <= SMALL else shown

@@ -188,6 +188,7 @@ def run_job(job: Job) -> dict[str, Any]:
     from jaxpt.cache import use_compile_cache
     from jaxpt.data import sources
     from jaxpt.evaluation import measure
+    from jaxpt.evaluation.task import guesses
 
     use_compile_cache()
     config = ml_collections.ConfigDict(job.config)
@@ -205,6 +206,7 @@ def run_job(job: Job) -> dict[str, Any]:
     for row in trained.history:
         last |= row
     values = measure.frozen(trained.features, dataset, part=job.part)
+    scored = dataset.validation if job.part == "validation" else dataset.test
     record = {
         "key": now.key,
         "label": job.label,
@@ -212,6 +214,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "data": dataset.name,
         records.IDENTITY: now.data,
         "part": job.part,
+        "guess": guesses(scored, dataset),
         "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),
         "values": values | {"pretrain_seconds": seconds},
@@ -227,7 +230,6 @@ def run_job(job: Job) -> dict[str, Any]:
         **records.surroundings(),
     }
     if job.keep_features:
-        scored = dataset.validation if job.part == "validation" else dataset.test
         record["features"] = {
             "features": trained.features(scored.images),
             "fine": scored.labels,

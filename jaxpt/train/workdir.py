@@ -20,6 +20,7 @@ CONFIG, CHANGES, DATA = "config.json", "config_changes.jsonl", "data.json"
 # Fields that may differ silently when a run is resumed, as they do not affect results.
 FREE = (
     "log_every",
+    "trackers",
     "checkpoint_every",
     "keep_checkpoints",
     "keep_best",

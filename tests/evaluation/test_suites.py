@@ -414,7 +414,7 @@ def test_every_constant_is_pinned():
         "fine_purity": {"k": 20},
         "cka": {"batch_size": 256, "seed": 0},
         "confusion": {"k": 20, "temperature": 0.07},
-        "neighbors": {"queries": 20, "k": 8, "side": 64},
+        "neighbors": {"queries": 20, "k": 8, "side": 128},
         "map": {"examples": 1500, "perplexity": 30, "seed": 0},
     }
 
