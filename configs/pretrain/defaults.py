@@ -50,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment = ml_collections.ConfigDict()  # for the views, and for a target that sees them
     c.augment.crop_area = (1.0, 1.0)  # smallest and largest share of the image that a crop keeps
     c.augment.crop_size = 0  # side of the crop after resizing, pixels; 0: the image's
+    c.augment.crop_interpolation = "bilinear"  # or bicubic; both antialiased
     c.augment.shift = 1  # largest translation, pixels
     c.augment.flip = False  # horizontal flip of half of the views
     c.augment.contrast = 0.2  # largest relative change

@@ -430,11 +430,11 @@ def _completion(args):
 
 
 def _data_check(args):
-    from jaxpt.data import check
+    from jaxpt.data import check, objects
 
     counts = collections.Counter()
     require(bool(args.folder), "the folder is empty text: name a folder or a list of images.")
-    found = check.findings(pathlib.Path(args.folder))
+    found = check.findings(objects.place(args.folder))
     for finding in itertools.chain(found, _near_by_vectors(args.vectors)):
         if args.json:
             print(json.dumps(finding._asdict()))

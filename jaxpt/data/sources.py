@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
+from jaxpt.data import folder, grain_source, identity, objects, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
     VALIDATION_SHARE,
     Dataset,
@@ -90,24 +90,30 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     return _assemble(name, names, {"train": train, "test": test}, config)
 
 
-def identify(config: ml_collections.ConfigDict) -> Identity:
+def identify(
+    config: ml_collections.ConfigDict, loaded: Dataset | None = None, share: Callable | None = None
+) -> Identity:
     """Identity of the dataset that a data config names, computed without decoding its images.
 
     Files are read once; later calls skip those whose sizes and times are unchanged.
 
     Args:
       config: as for ``load``.
+      loaded: the result of ``load``, whose list of files need not be made again.
+      share: see ``identity.of_dataset``.
 
     Raises:
       InputError: as ``load``, except for images that cannot be decoded.
     """
+    if config.source == "folder" and loaded and isinstance(loaded.trainval.images, Pictures):
+        return identity.of_dataset(loaded, share)
     with _quiet():
+        if config.source == "folder":
+            return identity.of_dataset(_folder(config, folder.listed), share)
         return _identify(config.source.removeprefix(protocols.PREFIX), config)
 
 
 def _identify(source: str, config) -> Identity:
-    if source == "folder":
-        return identity.of_dataset(_folder(config, folder.listed))
     if source in SOURCES:
         return _identity_of_arrays(source, config)
     if source.startswith(grain_source.PREFIX):
@@ -376,7 +382,7 @@ def _folder(config, read=folder.read) -> Dataset:
     """Loads class folders or lists; without a test part the dataset serves pre-training only."""
     require(bool(config.path), "data.path is empty: set it to the folder or list of images.")
     name, parts, files, names, broken = read(
-        pathlib.Path(config.path),
+        objects.place(config.path),
         Framing.of(config),
         broken=config.get("broken", "stop"),
         keep=_keep(config),

@@ -770,7 +770,7 @@ def test_only_the_first_frame_and_no_foreign_program(run, here, capsys):
     file = io.BytesIO()
     frames[0].save(file, "eps")
     (here / "set" / "a" / "y.png").write_bytes(file.getvalue())
-    assert "y.png cannot be read as an image (cannot identify" in run("set")[1]
+    assert "y.png cannot be read as an image (it has no known format" in run("set")[1]
 
 
 def test_cmyk_and_depth(run, here, capsys):
