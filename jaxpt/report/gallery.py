@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jaxpt.data import objects
 from jaxpt.data.decode import in_parallel, open_image
 from jaxpt.errors import InputError, shown
 from jaxpt.report import export
@@ -128,7 +129,7 @@ def _row(row: Row, places: dict[str, str], picture: Callable[..., Markup]) -> Ma
 def _source(file: str) -> str:
     """Data URL of a small version of a picture; "" if it cannot be read."""
     try:
-        picture = open_image(pathlib.Path(file), shown(file))
+        picture = open_image(objects.read(objects.place(file)), shown(file))
     except InputError:
         return ""
     picture.thumbnail((SIDE, SIDE))
