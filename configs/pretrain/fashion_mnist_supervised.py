@@ -39,7 +39,23 @@ SETTINGS = {
     "log_every": "100 steps",
     "checkpoint_every": "5 epochs",
 }
-WORDS = {"cutout16": {"augment.erase": 16 / 28}}
+MLP = {
+    "rate": 0.1 * 256 / 200,
+    "batch_size": 200,
+    "duration": "25 epochs",
+    "augment.shift": 0,
+    "augment.flip": False,
+    "model.name": "mlp",
+    "model.options": {"widths": (256, 128, 64)},
+    "model.norm": "none",
+    "model.normalisation": "0/1",
+    "optimizer.momentum": 0.8,
+    "optimizer.nesterov": False,
+    "optimizer.weight_decay": 0.0,
+    "optimizer.final_rate": 1.0,
+    "knn_every": "25 epochs",
+}
+WORDS = {"cutout16": {"augment.erase": 16 / 28}, "mlp": MLP}
 
 
 def get_config(variant: str = ""):

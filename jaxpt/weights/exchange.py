@@ -57,7 +57,7 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
     require(
         bool(found),
         "these weights belong to none of the known networks "
-        f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
+        f"({', '.join(name for name in models.BACKBONES if name not in ('small_cnn', 'mlp'))}), in the "
         f"names of torchvision or timm; they have {', '.join(names[:3])} … ({len(names)} tensors)"
         + ("; a ViT with a convolutional patch embedding is not supported" if stem else "")
         + ": set model.name and model.options.",
