@@ -13,16 +13,16 @@ from jaxpt.models.norm import check_widths, make_norm
 class MLP(nn.Module):
     """Dense layers on the pixels; the last hidden layer's activations are the features.
 
-    The features depend on the number of pixels, so all images must have the size of training.
-
     Attributes:
       widths: widths of the hidden layers, each a multiple of 8 with norm "group".
+      image_size: side of the images in pixels; the network takes no others.
       norm: as in ``make_norm``, or "none": then the layers have biases.
       dtype, axis_name: as in ``make_norm``.
       frozen: number of lowest layers that get no gradient and stay in evaluation mode.
     """
 
     widths: tuple[int, ...] = (256, 128, 64)
+    image_size: int = 28
     norm: str = "batch"
     dtype: Any = jnp.float32
     axis_name: str | None = None
@@ -33,13 +33,13 @@ class MLP(nn.Module):
         """Float images [batch, height, width, channels] → (features [batch, widths[-1]], dict)."""
         plain = self.norm == "none"
         check_widths(self.norm, self.widths)
-        x = images.reshape(len(images), -1).astype(self.dtype)
-        first = self.variables.get("params", {}).get("layer1")
+        side, shape = self.image_size, images.shape[1:3]
         require(
-            first is None or first["kernel"].shape[0] == x.shape[1],
-            f"this MLP has weights for other images than {images.shape[1:]}: use the image size "
-            "that it was trained with.",
+            shape == (side, side),
+            f"this MLP takes images of {side}×{side} pixels, got {shape[0]}×{shape[1]}: resize "
+            "them, or set the option image_size before training.",
         )
+        x = images.reshape(len(images), -1).astype(self.dtype)
         intermediates = {}
         for i, width in enumerate(self.widths):
             name = f"layer{i + 1}"
