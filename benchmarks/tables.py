@@ -25,6 +25,7 @@ import round_trip  # noqa: E402
 import startup  # noqa: E402
 import step as whole_step  # noqa: E402
 import step_program  # noqa: E402
+import supervised  # noqa: E402
 import tpu_compile  # noqa: E402
 import tune  # noqa: E402
 import weak_scaling  # noqa: E402
@@ -142,6 +143,7 @@ TABLES = {
     "confirmation_base": lambda: confirmation("base"),
     "fashion_mnist": lambda: fashion("8 epochs"),
     "fashion_mnist_long": lambda: fashion("24 epochs"),
+    "fashion_mnist_supervised": lambda: supervised.markdown(records.read(supervised.RECORDS)),
 }
 
 

@@ -37,7 +37,7 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method, probing
+from jaxpt.methods import Method, Setup, encoding, make_method, probing, unread
 from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
@@ -822,7 +822,9 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
     """Claims the workdir for this run until ``stack`` closes, and returns its Checkpointer."""
     earlier = defaults.get_config()
     earlier.data.update(EARLIER)
-    changes = workdirs.check(workdir, config, earlier.to_dict(), data, resume=resume)
+    changes = workdirs.check(
+        workdir, config, earlier.to_dict(), data, resume=resume, unread=unread(config)
+    )
     finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,
