@@ -15,7 +15,15 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
+from jaxpt.data import (
+    folder,
+    glyphs,
+    grain_source,
+    identity,
+    protocols,
+    small_sets,
+    tfds_source,
+)
 from jaxpt.data.dataset import (
     Dataset,
     Split,
@@ -49,7 +57,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
-        "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in ``protocols.PROTOCOLS``, with or
+        "glyphs", "glyphs:LABELS", "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in ``protocols.PROTOCOLS``, with or
         without the prefix "protocol:"), ``path``, ``image_size`` (for sources whose images differ
         in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
         optionally ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
@@ -141,7 +149,10 @@ def _identity_of_arrays(source, config) -> Identity:
         return identity.of_dataset(SOURCES[source](config))
     if config.label_map.endswith(".csv"):
         files = [*files, config.label_map]
-    name = identity.stamp(files, [__version__, source, config.label_map, config.limit])
+    about = [__version__, source, config.label_map, config.limit]
+    if source.startswith("glyphs"):
+        about.append(config.image_size)
+    name = identity.stamp(files, about)
     return Identity.from_json(
         remembered(
             f"images/{name}.json", lambda: identity.of_dataset(SOURCES[source](config)).to_json()
@@ -368,6 +379,14 @@ def _folder(config, read=folder.read) -> Dataset:
     return _assemble(name, names, parts, config, broken)
 
 
+def _glyphs(labels: str) -> Callable[[ml_collections.ConfigDict], Dataset]:
+    def load(config):
+        name, parts, names = glyphs.read(config.path, config.image_size, labels)
+        return _assemble(name, names, parts, config)
+
+    return load
+
+
 def _photographs(config) -> Dataset:
     name, train, test, names = small_sets.photographs(Framing.of(config))
     return _assemble(name, names, {"train": train, "test": test}, config)
@@ -385,6 +404,8 @@ SOURCES = {
     "fashion_mnist": _small(lambda config: small_sets.fashion_mnist(config.path)),
     "npz": _npz,
     "folder": _folder,
+    "glyphs": _glyphs("latin"),
+    **{f"glyphs:{labels}": _glyphs(labels) for labels in glyphs.LABELS[1:]},
 }
 # Files that array datasets are read from; empty if the dataset ships with a package.
 FILES = {
@@ -393,4 +414,5 @@ FILES = {
     "digits": lambda path: [],
     "fashion_mnist": small_sets.fashion_mnist_files,
     "npz": lambda path: [path],
+    **{name: glyphs.files for name in SOURCES if name.startswith("glyphs")},
 }
