@@ -147,6 +147,11 @@ def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
     return [known[key] | {"label": job.label} for job, key in zip(jobs, keys) if key in known]
 
 
+def key_of(config: dict[str, Any], part: str, measure: str = "frozen") -> str:
+    """Key of a job or record without its data, to match jobs with ``stored`` records."""
+    return _key(config, part, "", measure)
+
+
 def _known(path, quiet=False):
     def key(r):
         return _key(r["config"], r["part"], r[records.IDENTITY], r.get("measure", "frozen"))
@@ -227,7 +232,9 @@ def run_job(job: Job) -> dict[str, Any]:
         values, correct = transfer.measured(
             trained.features, dataset, config.data, part=job.part
         )
-        measured = {"measure": job.measure, "correct": correct}
+        measured = {"measure": job.measure}
+        if job.part == "test":
+            measured["correct"] = correct
     else:
         values = measure.frozen(trained.features, dataset, part=job.part)
     record = {
