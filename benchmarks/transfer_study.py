@@ -23,6 +23,10 @@ import numpy as np  # noqa: E402
 from jaxpt.configs.pretrain import defaults  # noqa: E402
 
 from jaxpt import records  # noqa: E402
+from jaxpt.cost import plan  # noqa: E402
+from jaxpt.methods import METHODS  # noqa: E402
+from jaxpt.report import drawing, statistics  # noqa: E402
+from jaxpt.report.results import join  # noqa: E402
 from jaxpt.studies import study  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -78,9 +82,7 @@ ARMS = {
         "LOOK, k from all keys down", "look", {"share": 0.25, "look.k_warmup": "all"}, like="look"
     ),
     "look_own": Arm(
-        "LOOK + InfoNCE",
-        "look",
-        knobs=TEMPERATURE | SHARE | {"look.own_view": [0.1, 0.25, 0.5]},
+        "LOOK + InfoNCE", "look", knobs=TEMPERATURE | SHARE | {"look.own_view": [0.1, 0.25, 0.5]}
     ),
     "grafit": Arm(
         "Grafit (SupCon over the memory + InfoNCE)",
@@ -93,16 +95,18 @@ ARMS = {
     "moco_v2": Arm("MoCo v2, no labels", "moco_v2", knobs=TEMPERATURE),
     # Controls.
     "ce_mlp_passes": Arm(
-        "cross-entropy, MLP head, LOOK's passes", "cross_entropy", MLP | {"longer": 4 / 3},
+        "cross-entropy, MLP head, LOOK's passes",
+        "cross_entropy",
+        MLP | {"longer": 4 / 3},
         like="ce_mlp",
     ),
-    "sup_con_passes": Arm(
-        "SupCon, LOOK's passes", "sup_con", {"longer": 4 / 3}, like="sup_con"
-    ),
+    "sup_con_passes": Arm("SupCon, LOOK's passes", "sup_con", {"longer": 4 / 3}, like="sup_con"),
     "random": Arm("random network", "cross_entropy", {"longer": 0.0}, like="ce_linear"),
     "ceiling": Arm(
-        "cross-entropy, MLP head, fine labels", "cross_entropy",
-        MLP | {"data.label_map": "fine"}, like="ce_mlp",
+        "cross-entropy, MLP head, fine labels",
+        "cross_entropy",
+        MLP | {"data.label_map": "fine"},
+        like="ce_mlp",
     ),
 }
 TUNED = [name for name, arm in ARMS.items() if not arm.like]
@@ -253,7 +257,6 @@ class Study:
         found = [self.known.get(job_key(job.config, job.part)) for job in jobs]
         return [record and record["values"] for record in found]
 
-    @functools.cache
     def chosen(self, data: str, arm: str, by: str = SELECTED_BY) -> dict[str, Any] | None:
         """Settings of the best trial on validation, or None before all trials have a record."""
         if ARMS[arm].like:
@@ -284,7 +287,12 @@ class Study:
             for arm in GRANULARITY
             if (chosen := self.chosen("glyphs", arm)) is not None
             for job in self.jobs(
-                "glyphs", arm, chosen, [seed], "test", f"{arm} of {level}",
+                "glyphs",
+                arm,
+                chosen,
+                [seed],
+                "test",
+                f"{arm} of {level}",
                 **{"data.label_map": label_map(level), "classes": level},
             )
         ]
@@ -294,7 +302,10 @@ class Study:
         found = []
         for data in SETS:
             found += [
-                (f"tuning the headline arms on {data}", functools.partial(self.tuning, data, HEADLINE)),
+                (
+                    f"tuning the headline arms on {data}",
+                    functools.partial(self.tuning, data, HEADLINE),
+                ),
                 (
                     f"headline on {data}",
                     functools.partial(self.arm_jobs, data, HEADLINE, SEEDS["headline"]),
@@ -316,6 +327,267 @@ class Study:
 
     def tuning(self, data, arms) -> list[study.Job]:
         return [job for arm in arms for job in self.tuning_jobs(data, arm)[1]]
+
+    # --- Results ---
+
+    def runs(self, data: str, arm: str, seeds, **changes) -> dict[int, dict[str, Any]]:
+        """Records of an arm on the test part by seed, of those seeds that have one."""
+        chosen = self.chosen(data, arm)
+        if chosen is None:
+            return {}
+        jobs = self.jobs(data, arm, chosen, seeds, "test", **changes)
+        found = zip(seeds, (self.known.get(job_key(job.config, "test")) for job in jobs))
+        return {seed: record for seed, record in found if record}
+
+    def contrast(self, one, other, measure: str = PRIMARY) -> statistics.Resampled | None:
+        """Bootstrapped difference of two results of ``runs``; None with fewer than two seeds."""
+        seeds = sorted(one.keys() & other.keys())
+        if len(seeds) < statistics.MIN_SEEDS or measure not in one[seeds[0]]["correct"]:
+            return None
+        sides = [[runs[s]["correct"][measure] for s in seeds] for runs in (one, other)]
+        sizes = sides[0][0]["sizes"]
+        assert all(found["sizes"] == sizes for side in sides for found in side)
+        return statistics.bootstrap(
+            *(np.array([found["correct"] for found in side]) for side in sides), np.array(sizes)
+        )
+
+    def planned(self) -> dict[tuple[str, str], tuple[statistics.Resampled, float, str]]:
+        """The planned contrasts by (set, peer): the difference, its adjusted p, and the verdict.
+
+        p values are adjusted for all six, also while some have no runs yet.
+        """
+        seeds = SEEDS["headline"]
+        found = {
+            (data, peer): self.contrast(
+                self.runs(data, HEADLINE[0], seeds), self.runs(data, peer, seeds)
+            )
+            for data in SETS
+            for peer in HEADLINE[1:]
+        }
+        adjusted = statistics.holm([1.0 if c is None else c.p for c in found.values()])
+        return {
+            key: (c, p, statistics.verdict(c, p, BOUND))
+            for (key, c), p in zip(found.items(), adjusted)
+            if c is not None
+        }
+
+
+TITLES = {"glyphs": "glyphs", "fashion_mnist": "Fashion-MNIST"}
+MEASURES = {
+    "fine_5shot": "fine 5-shot",
+    "fine_knn": "fine kNN",
+    "coarse_knn": "coarse kNN",
+    "greek_5shot": "Greek 5-shot",
+    "cyrillic_5shot": "Cyrillic 5-shot",
+    "family_knn": "family kNN",
+    "weight_knn": "weight kNN",
+    "slant_knn": "slant kNN",
+    "serifs_knn": "serifs kNN",
+}
+NOTHING = "*No runs yet.*"
+
+
+def _points(value: float, sign: str = "") -> str:
+    return f"{100 * value:{sign}.1f}".replace("-", "−")
+
+
+def _row(cells) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _table(titles, rows) -> str:
+    if not rows:
+        return NOTHING
+    head = [_row(titles), f"| --- |{' ---: |' * (len(titles) - 1)}"]
+    return "\n".join([*head, *map(_row, rows)])
+
+
+def contrasts_markdown(of: Study) -> str:
+    """The planned contrasts in the primary measure."""
+    rows = [
+        (
+            f"{TITLES[data]}: LOOK − {ARMS[peer].title}",
+            c.n,
+            _points(c.mean, "+"),
+            f"{_points(c.interval[0], '+')} … {_points(c.interval[1], '+')}",
+            f"{p:.3f}",
+            word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**",
+        )
+        for (data, peer), (c, p, word) in of.planned().items()
+    ]
+    return _table(("contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict"), rows)
+
+
+def accuracies_markdown(of: Study, data: str) -> str:
+    """All arms: means (standard deviation over seeds) in %, R², CPU seconds and encoder passes."""
+    found = {}
+    for arm in ARMS:
+        seeds = SEEDS["headline" if arm in HEADLINE else "other"]
+        if runs := of.runs(data, arm, seeds):
+            found[arm] = runs
+    names = [
+        m for m in MEASURES if any(m in next(iter(r.values()))["values"] for r in found.values())
+    ]
+    rows = []
+    for arm, runs in found.items():
+        values = [record["values"] for record in runs.values()]
+
+        def cell(name, values=values):
+            column = np.array([v[name] for v in values])
+            spread = f" ({_points(column.std(ddof=1))})" if len(column) > 1 else ""
+            return _points(column.mean()) + spread
+
+        seconds = np.median([v["pretrain_cpu_seconds"] for v in values])
+        separation = np.mean([v["class_separation"] for v in values])
+        rows.append(
+            (
+                ARMS[arm].title,
+                len(values),
+                *map(cell, names),
+                f"{separation:.2f}",
+                f"{seconds:.0f}",
+                f"{passes(next(iter(runs.values()))['config']):,.0f}",
+            )
+        )
+    titles = ("arm", "seeds", *(MEASURES[m] for m in names), "R²", "CPU s", "passes")
+    return _table(titles, rows)
+
+
+def passes(config: dict[str, Any]) -> float:
+    """Thousands of encoder passes of a run: a backward pass counts as two forward passes."""
+    images = config["batch_size"] * int(config["duration"].split()[0]) / 1000
+    targets = (
+        "target" in METHODS[config["method"]].reads or "memory" in METHODS[config["method"]].reads
+    )
+    return images * (3 * config["views"] + targets)
+
+
+def tuning_markdown(of: Study, data: str) -> str:
+    """Settings that tuning chose, with their coarse accuracy, and those of the fine labels."""
+    rows = []
+    for arm in TUNED:
+        chosen, by_fine = of.chosen(data, arm), of.chosen(data, arm, PRIMARY)
+        if chosen is None:
+            continue
+        settings, jobs = of.tuning_jobs(data, arm)
+        values = of.values(jobs)[settings.index(chosen)]
+        rows.append(
+            (
+                ARMS[arm].title,
+                len(settings),
+                _settings(chosen),
+                _points(values[SELECTED_BY]),
+                "the same" if by_fine == chosen else _settings(by_fine),
+            )
+        )
+    return _table(("arm", "trials", "chosen", "coarse kNN", "by fine labels"), rows)
+
+
+def _settings(chosen: dict[str, Any]) -> str:
+    return ", ".join(f"{name.rpartition('.')[2]} {value:g}" for name, value in chosen.items())
+
+
+def granularity_markdown(of: Study) -> str:
+    """LOOK minus its peers by the number of upstream classes."""
+    rows = []
+    for level in LEVELS:
+        changes = {"data.label_map": label_map(level), "classes": level}
+        runs = {arm: of.runs("glyphs", arm, SEEDS["other"], **changes) for arm in GRANULARITY}
+        cells = []
+        for peer in GRANULARITY[1:]:
+            c = of.contrast(runs[GRANULARITY[0]], runs[peer])
+            if c is not None:
+                low, high = c.interval
+                cells.append(f"{_points(c.mean, '+')} ({_points(low, '+')} … {_points(high, '+')})")
+        if len(cells) == len(GRANULARITY) - 1:
+            rows.append((level, min(map(len, runs.values())), *cells))
+    titles = ("upstream classes", "seeds", *(f"LOOK − {ARMS[a].title}" for a in GRANULARITY[1:]))
+    return _table(titles, rows)
+
+
+def answer(of: Study) -> str:
+    """The result of the planned contrasts in one paragraph."""
+    found = of.planned()
+    if not found:
+        return "No contrast of the study has been measured yet."
+    kinds = {
+        statistics.ABOVE: "is above",
+        statistics.BELOW: "is below",
+        statistics.TIE: "ties (within ± 1 point) with",
+        statistics.OPEN: "is not told apart from, and not shown to equal,",
+    }
+    sentences = []
+    for data in SETS:
+        clauses = []
+        for kind, words in kinds.items():
+            peers = [
+                f"{ARMS[peer].title} ({_points(c.mean, '+')} points)"
+                for (of_data, peer), (c, _, word) in found.items()
+                if of_data == data and word == kind
+            ]
+            if peers:
+                clauses.append(f"{words} {join(peers)}")
+        if clauses:
+            sentences.append(f"On {TITLES[data]}, LOOK {join(clauses)}.")
+    few = min(c.n for c, _, _ in found.values())
+    whole = len(found) == len(SETS) * (len(HEADLINE) - 1) and few == len(SEEDS["headline"])
+    state = f"{few} seeds" if whole else f"unfinished: {len(found)} of 6 contrasts, {few} seeds"
+    return f"In 5-shot accuracy on fine labels ({state}): {' '.join(sentences)}"
+
+
+def cost_markdown(size: str, chip: str = "h100-1") -> str:
+    """Estimated hours of all runs on a chip, by arm: counted as ``jaxpt plan`` does."""
+    of, rows, total = Study(size), [], 0.0
+    images = {"glyphs": 67_000, "fashion_mnist": 60_000}
+    for data in SETS:
+        for arm, its in ARMS.items():
+            config = config_of(of.scale, data, arm, trials(data, its.like or arm)[0])
+            (found,) = plan.run(config, [chip], images=images[data], classes=CLASSES[data])
+            runs = len(SEEDS["headline" if arm in HEADLINE else "other"])
+            runs += 0 if its.like else TRIALS
+            if data == "glyphs" and arm in GRANULARITY:
+                runs += len(LEVELS) * len(SEEDS["other"])
+            hours = runs * found.hours
+            total += hours
+            rows.append((f"{TITLES[data]}: {its.title}", runs, f"{3600 * found.hours:.0f}", hours))
+    rows = [(*row[:-1], f"{row[-1]:.2f}") for row in rows] + [("all", "", "", f"{total:.1f}")]
+    return _table(("arm", "runs", "seconds per run", "hours"), rows)
+
+
+def left_markdown(of: Study) -> str:
+    """How many runs of each stage are done; stages that wait for tuning count what is known."""
+    rows = []
+    for name, jobs in of.stages():
+        found = of.values(jobs())
+        rows.append((name, len(found) - found.count(None), found.count(None)))
+    return _table(("stage", "runs done", "runs left"), rows)
+
+
+def figure(of: Study, path: pathlib.Path) -> None:
+    """Draws the planned differences, and 5-shot accuracy against encoder passes."""
+    planned = of.planned()
+    with drawing.panel(13, 3.8) as figure:
+        first, *others = figure.subplots(1, 1 + len(SETS))
+        first.axvspan(-100 * BOUND, 100 * BOUND, color="0.9")
+        first.axvline(0, color=drawing.GREY, linewidth=0.8)
+        for i, (c, _, _) in enumerate(planned.values()):
+            first.plot(100 * np.array(c.interval), [-i, -i], color=drawing.BLUE)
+            first.plot(100 * c.mean, -i, "o", color=drawing.BLUE)
+        names = [f"{TITLES[data]}: {ARMS[peer].title}" for data, peer in planned]
+        first.set_yticks([-i for i in range(len(planned))], names)
+        first.set_xlabel("LOOK minus …, points of fine 5-shot")
+        for ax, data in zip(others, SETS):
+            for arm in ARMS:
+                runs = of.runs(data, arm, SEEDS["headline" if arm in HEADLINE else "other"])
+                if arm in ("random", "ceiling") or not runs:
+                    continue
+                x = passes(next(iter(runs.values()))["config"])
+                y = 100 * np.mean([r["values"][PRIMARY] for r in runs.values()])
+                ax.plot(x, y, "o", label=ARMS[arm].title)
+            ax.set(title=TITLES[data], xlabel="thousands of encoder passes")
+            ax.set_ylabel("fine 5-shot, %")
+            ax.legend(fontsize=6)
+        figure.savefig(path, dpi=drawing.RASTER_DPI, facecolor="white")
 
 
 def job_key(config: dict[str, Any], part: str) -> str:
@@ -380,8 +652,16 @@ def main() -> None:
     size.add_argument("--full", dest="size", action="store_const", const="full")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no run after that")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0: one per CPU core")
+    parser.add_argument("--cost", action="store_true", help="only estimate hours on one H100")
+    parser.add_argument("--figure", help="only draw the results, to this file")
     args = parser.parse_args()
     os.chdir(ROOT.parent)  # label maps and fonts are named from here
+    if args.cost:
+        print(cost_markdown(args.size))
+        return
+    if args.figure:
+        figure(Study(args.size), pathlib.Path(args.figure))
+        return
     run(args.size, args.minutes, args.workers)
 
 

@@ -14,7 +14,7 @@ import collections
 import hashlib
 import pathlib
 import zipfile
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
@@ -33,10 +33,7 @@ ALPHABETS = {
         "digit": "0123456789",
     },
     "greek": {"upper case": "ΓΔΘΛΞΠΣΦΨΩ", "lower case": "αβγδεζηθλμξπρσςτφχψω"},
-    "cyrillic": {
-        "upper case": "БГДЖЗИЛПФЦЧШЩЪЫЬЭЮЯ",
-        "lower case": "бвгджзийклмнптфцчшщъыьэюя",
-    },
+    "cyrillic": {"upper case": "БГДЖЗИЛПФЦЧШЩЪЫЬЭЮЯ", "lower case": "бвгджзийклмнптфцчшщъыьэюя"},
 }
 LABELS = ("latin", "greek", "cyrillic", "family", "weight", "slant", "serifs")
 SUFFIXES = (".ttf", ".otf")
@@ -115,16 +112,17 @@ def read(path: str, size: int, labels: str = "latin"):
       different characters of the same families, those of the test part of the other labels.
 
     Raises:
-      InputError: if there are no fonts, or too few for three parts.
+      InputError: if there are no fonts, or too few for a training and a test part.
     """
     glyphs = rendered(path, size)
     rows, classes, parts = _labelled(glyphs, labels)
     names = list(dict.fromkeys(sorted(classes, key=_order_of_classes)))
     number = {name: i for i, name in enumerate(names)}
-    wanted = ("train", "test") if labels == "family" else ("train", "validation", "test")
     found = {}
-    for part in wanted:
+    for part in ("train", "validation", "test"):
         chosen = np.flatnonzero(parts == part)
+        if part == "validation" and not len(chosen):
+            continue  # a fifth of the training part will serve
         require(
             len(chosen) > 0,
             f"the fonts in {path!r} have no images of {labels} for the {part} part: give more "
@@ -261,7 +259,9 @@ def _render(root: pathlib.Path, sources: list[pathlib.Path], size: int) -> Glyph
         if taken[groups[i]] == MOST_FONTS:
             continue
         taken[groups[i]] += 1
-        drawn = _draw(found[i][0], size, "".join(map("".join, map(dict.values, ALPHABETS.values()))))
+        drawn = _draw(
+            found[i][0], size, "".join(map("".join, map(dict.values, ALPHABETS.values())))
+        )
         images += drawn.values()
         characters += drawn
         numbers += [len(table)] * len(drawn)
@@ -312,9 +312,7 @@ def _draw(file: pathlib.Path, size: int, characters: str) -> dict[str, np.ndarra
         left, _, right, _ = font.getbbox(character, anchor="ls")
         image = Image.new("L", (size, size))
         draw = ImageDraw.Draw(image)
-        draw.text(
-            (round((size - left - right) / 2), baseline), character, 255, font, anchor="ls"
-        )
+        draw.text((round((size - left - right) / 2), baseline), character, 255, font, anchor="ls")
         found[character] = np.asarray(image)
     return found
 

@@ -15,15 +15,7 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import (
-    folder,
-    glyphs,
-    grain_source,
-    identity,
-    protocols,
-    small_sets,
-    tfds_source,
-)
+from jaxpt.data import folder, glyphs, grain_source, identity, protocols, small_sets, tfds_source
 from jaxpt.data.dataset import (
     Dataset,
     Split,
@@ -57,10 +49,11 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
-        "glyphs", "glyphs:LABELS", "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in ``protocols.PROTOCOLS``, with or
-        without the prefix "protocol:"), ``path``, ``image_size`` (for sources whose images differ
-        in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
-        optionally ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
+        "glyphs", "glyphs:LABELS", "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in
+        ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``, ``image_size``
+        (for glyphs and sources whose images differ in size), ``label_map``, ``limit`` (number of
+        training images to use, 0 for all) and optionally
+        ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
         and ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for
         folder: what to do with files that cannot be read), see ``folder.read``; ``background`` and
         ``exif_orientation`` (for everything that is decoded), see ``decode.Reading``; ``resident``,

@@ -199,7 +199,12 @@ def bootstrap(
 
     weight_of_group = weights(groups)
     values = np.einsum(
-        "ts,td,tg,sdg->t", weights(seeds), weights(draws), weight_of_group, difference, optimize=True
+        "ts,td,tg,sdg->t",
+        weights(seeds),
+        weights(draws),
+        weight_of_group,
+        difference,
+        optimize=True,
     ) / (weight_of_group @ sizes)
     values = mean + (values - mean) * math.sqrt(seeds / (seeds - 1))
     low, inner_low, inner_high, high = np.quantile(values, (0.025, 0.05, 0.95, 0.975))

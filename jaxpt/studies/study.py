@@ -91,7 +91,8 @@ def run(
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
     workers = workers or (os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1)
     end = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
-    for record in _results(todo, workers, end):
+    in_time = itertools.takewhile(lambda job: time.monotonic() < end, todo)
+    for record in _results(in_time, workers):
         features = record.pop("features", None)
         if path:
             records.append(path, record)
@@ -176,8 +177,7 @@ def _key(config, part, data, measure):
     return records.key_of(what if measure == "frozen" else what | {"measure": measure})
 
 
-def _results(jobs, workers, end):
-    jobs = itertools.takewhile(lambda job: time.monotonic() < end, jobs)
+def _results(jobs, workers):
     if workers == 1:
         yield from map(run_job, jobs)
         return
@@ -229,9 +229,7 @@ def run_job(job: Job) -> dict[str, Any]:
         last |= row
     measured = {}
     if job.measure == "transfer":
-        values, correct = transfer.measured(
-            trained.features, dataset, config.data, part=job.part
-        )
+        values, correct = transfer.measured(trained.features, dataset, config.data, part=job.part)
         measured = {"measure": job.measure}
         if job.part == "test":
             measured["correct"] = correct

@@ -103,9 +103,7 @@ def _loaded(config: str) -> Dataset:
 
 def _sides(dataset: Dataset, config, part: str) -> tuple[Side, Side]:
     known, asked = (
-        (dataset.trainval, dataset.test)
-        if part == "test"
-        else (dataset.train, dataset.validation)
+        (dataset.trainval, dataset.test) if part == "test" else (dataset.train, dataset.validation)
     )
     groups = np.array([f"{i // BLOCK:03d}" for i in range(len(asked.ids))])
     if part == "test" and config.source.startswith("glyphs"):
