@@ -223,16 +223,21 @@ class Study:
 
     def __init__(self, size: str):
         self.scale = SCALES[size]
+        self.configs: dict[str, dict[str, Any]] = {}
         self.known = {
             job_key(record["config"], record["part"]): record
             for record in records.read(self.scale.records)
         }
 
     def jobs(self, data, arm, chosen, seeds, part, label="", **changes) -> list[study.Job]:
-        config = config_of(self.scale, data, arm, chosen, **changes)
+        name = repr((data, arm, chosen, part, changes))
+        if name not in self.configs:  # making a config takes longer than everything else here
+            config = config_of(self.scale, data, arm, chosen, **changes)
+            (job,) = study.seeds_of(label or arm, config, [0], part)
+            self.configs[name] = job.config
         return [
-            job._replace(measure="transfer")
-            for job in study.seeds_of(label or arm, config, seeds, part)
+            study.Job(label or arm, self.configs[name] | {"seed": seed}, part, measure="transfer")
+            for seed in seeds
         ]
 
     def tuning_jobs(self, data: str, arm: str) -> tuple[list[dict[str, Any]], list[study.Job]]:
