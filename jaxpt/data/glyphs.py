@@ -116,8 +116,9 @@ def read(path: str, size: int, labels: str = "latin"):
     """
     glyphs = rendered(path, size)
     rows, classes, parts = _labelled(glyphs, labels)
-    names = list(dict.fromkeys(sorted(classes, key=_order_of_classes)))
-    number = {name: i for i, name in enumerate(names)}
+    found_names, index = np.unique(classes, return_inverse=True)
+    names = sorted(found_names.tolist(), key=_order_of_classes)
+    number = np.array([names.index(name) for name in found_names.tolist()], np.int32)
     found = {}
     for part in ("train", "validation", "test"):
         chosen = np.flatnonzero(parts == part)
@@ -128,8 +129,7 @@ def read(path: str, size: int, labels: str = "latin"):
             f"the fonts in {path!r} have no images of {labels} for the {part} part: give more "
             "families, scripts/fetch_glyphs.sh FOLDER fetches some.",
         )
-        targets = np.array([number[classes[i]] for i in chosen], np.int32)
-        found[part] = glyphs.images[rows[chosen]][..., None], targets
+        found[part] = glyphs.images[rows[chosen]][..., None], number[index[chosen]]
     return ("glyphs" if labels == "latin" else f"glyphs_{labels}"), found, names
 
 
@@ -148,30 +148,32 @@ def part_of(group: str) -> str:
 
 
 def _labelled(glyphs: Glyphs, labels: str):
-    """Rows of the images that have a label, their class names, and their parts."""
+    """Rows of the images that have a label, their class names and their parts, all arrays."""
     require(labels in LABELS, f"labels of glyphs must be one of {', '.join(LABELS)}.")
-    alphabet = labels if labels in ALPHABETS else "latin"
     name_of = {
         character: f"{block}/{character}"
-        for block, characters in ALPHABETS[alphabet].items()
+        for block, characters in ALPHABETS[labels if labels in ALPHABETS else "latin"].items()
         for character in characters
     }
     place = {character: i for i, character in enumerate(name_of)}
-    label_of_font = [_label(font, labels) for font in glyphs.table]
-    parts_of_font = [part_of(font.group) for font in glyphs.table]
-    rows, classes, parts = [], [], []
-    for row, (character, font) in enumerate(zip(glyphs.characters.tolist(), glyphs.fonts)):
-        if character not in name_of or label_of_font[font] is None:
-            continue
-        part = parts_of_font[font]
-        if labels == "family":
-            if part != "test":
-                continue
-            part = ("train", "test")[place[character] % 2]
-        rows.append(row)
-        classes.append(name_of[character] if labels in ALPHABETS else label_of_font[font])
-        parts.append(part)
-    return np.array(rows, int), classes, np.array(parts)
+    known, index = np.unique(glyphs.characters, return_inverse=True)
+    of_font = [_label(font, labels) for font in glyphs.table]
+    parts_of_font = np.array([part_of(font.group) for font in glyphs.table])
+    kept = (
+        np.isin(known, list(name_of))[index]
+        & np.array([x is not None for x in of_font])[glyphs.fonts]
+    )
+    if labels == "family":
+        kept &= parts_of_font[glyphs.fonts] == "test"
+    rows = np.flatnonzero(kept)
+    fonts, index = glyphs.fonts[rows], index[rows]
+    parts = parts_of_font[fonts]
+    if labels == "family":
+        odd = np.array([place.get(character, 0) % 2 for character in known.tolist()])
+        parts = np.array(["train", "test"])[odd[index]]
+    if labels in ALPHABETS:
+        return rows, np.array([name_of.get(c, "") for c in known.tolist()])[index], parts
+    return rows, np.array([label or "" for label in of_font])[fonts], parts
 
 
 def _label(font: Font, labels: str) -> str | None:

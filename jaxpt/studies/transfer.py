@@ -64,7 +64,7 @@ def measured(
       (values, correct): accuracies by name, and for each name the number of correct predictions by
       draw and group, with the groups' names and sizes.
     """
-    fit, score = _sides(dataset, config, part)
+    fit, score = _sides(_name(config), part)
     known, asked = features(fit.images), features(score.images)
     coarse = dataset.coarse(fit.labels), dataset.coarse(score.labels)
     found = {
@@ -78,7 +78,7 @@ def measured(
             other = ml_collections.ConfigDict(config.to_dict())
             other.source, other.label_map = f"{config.source.partition(':')[0]}:{labels}", "fine"
             other.limit = 0
-            fit, score = _sides(loaded(other), other, part)
+            fit, score = _sides(_name(other), part)
             one, two = features(fit.images), features(score.images)
             predicted = (
                 _few_shot(one, fit.labels, two, score.labels)
@@ -93,15 +93,21 @@ def measured(
 
 def loaded(config: ml_collections.ConfigDict) -> Dataset:
     """``sources.load``, once per process and config."""
-    return _loaded(json.dumps(config.to_dict(), sort_keys=True))
+    return _loaded(_name(config))
 
 
-@functools.lru_cache(maxsize=12)
-def _loaded(config: str) -> Dataset:
-    return sources.load(ml_collections.ConfigDict(json.loads(config)))
+def _name(config: ml_collections.ConfigDict) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True)
 
 
-def _sides(dataset: Dataset, config, part: str) -> tuple[Side, Side]:
+@functools.lru_cache(maxsize=4)
+def _loaded(name: str) -> Dataset:
+    return sources.load(ml_collections.ConfigDict(json.loads(name)))
+
+
+@functools.lru_cache(maxsize=32)
+def _sides(name: str, part: str) -> tuple[Side, Side]:
+    config, dataset = ml_collections.ConfigDict(json.loads(name)), _loaded(name)
     known, asked = (
         (dataset.trainval, dataset.test) if part == "test" else (dataset.train, dataset.validation)
     )
