@@ -4,6 +4,8 @@ The values are jaxpt's defaults. None of LOOK's is the paper's: its values could
 Only the four methods that the demo compares are tuned.
 """
 
+import functools
+
 import ml_collections
 
 from jaxpt import old_names
@@ -214,7 +216,12 @@ def completed(saved: dict) -> dict:
             return value
         return default | {name: fill(default.get(name), x) for name, x in value.items()}
 
-    return fill(get_config().to_dict(), old_names.with_new_names(saved))
+    return fill(_defaults(), old_names.with_new_names(saved))
+
+
+@functools.cache
+def _defaults() -> dict:
+    return get_config().to_dict()
 
 
 def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:

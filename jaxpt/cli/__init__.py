@@ -506,7 +506,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = _command(commands, "demo", "four losses on real images, a table and a report")
+    demo = _command(commands, "demo", "five losses on real images, a table and a report")
     demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
     demo.add_argument("--out", help="folder for records and report.html; default runs/demo_DATA")
     demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")
