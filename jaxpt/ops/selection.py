@@ -153,6 +153,8 @@ def _interval(values, k, where, static_k, thresholds):
         values = values if where is None else jnp.where(where, values, -jnp.inf)
         rest = values[:, groups * GROUP :]
         maxima = jnp.max(values[:, : groups * GROUP].reshape(-1, GROUP, groups), axis=1)
+        # Or XLA would compute the maximum of the maxima from the values, in a pass of its own.
+        maxima = jax.lax.optimization_barrier(maxima)
         of_groups = jnp.minimum(k, jnp.sum(maxima != -jnp.inf, axis=-1, dtype=jnp.int32))
         edge = _search(maxima, of_groups, None, static_k=static_k, thresholds=thresholds)
         lowest, highest = edge.value, jnp.max(jnp.concatenate([maxima, rest], axis=1), axis=-1)
