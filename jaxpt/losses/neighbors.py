@@ -442,8 +442,11 @@ def _compared(queries: Queries, keys: Keys, shared: Shared):
 
 def _share(masks: Masks):
     """Share of positives among the neighbours of each row; 0 for a row without neighbours."""
-    neighbors = jnp.sum(masks.neighbors, axis=-1)
-    return jnp.sum(masks.positives, axis=-1) / jnp.maximum(neighbors, 1)
+    # Not as integers, which the TPU's compiler would count in a pass of their own.
+    neighbors, positives = (
+        jnp.sum(x, axis=-1, dtype=jnp.float32) for x in (masks.neighbors, masks.positives)
+    )
+    return positives / jnp.maximum(neighbors, 1)
 
 
 def class_counts(labels, mask):
@@ -597,15 +600,15 @@ def _nca_of_chunk(differentiable, queries, keys: Candidates):
 
 
 def _nearest(s, same_class, edge: selection.Edge | None = None) -> Nearest:
-    """Finds the nearest keys, all in one pass, as no result depends on another."""
+    """Finds the nearest keys in one pass, as no result depends on another."""
     s = jax.lax.stop_gradient(s)
     of_class = jnp.where(same_class, s, -jnp.inf)
-    column = jnp.argmax(of_class, axis=-1)
-    of_all, of_class = jnp.max(s, axis=-1), jnp.max(of_class, axis=-1)
+    column, of_class = jnp.argmax(of_class, axis=-1), jnp.max(of_class, axis=-1)
     missing = of_class == -jnp.inf
-    if edge is not None:
-        missing |= ~selection.inside(of_class, edge, column)
-    return Nearest(of_all, of_class, column, missing)
+    if edge is None:
+        return Nearest(jnp.max(s, axis=-1), of_class, column, missing)
+    missing |= ~selection.inside(of_class, edge, column)
+    return Nearest(edge.largest, of_class, column, missing)
 
 
 def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates):
@@ -629,7 +632,9 @@ def _candidates(keys: Keys, shared: Shared, balanced=False) -> Candidates:
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
     scale = None
     if shared.key_rows is not None:
-        scale = sim.inverse_lengths(sim.rows(keys.vectors, False, keys.mask))
+        scale = sim.inverse_lengths(keys.vectors.astype(jnp.float32))
+        if keys.mask is not None:  # whose keys may hold NaN
+            scale = jnp.where(keys.mask, scale, 0.0)
     return Candidates(
         keys.vectors,
         scale,

@@ -46,6 +46,24 @@ def test_any_block_size_gives_the_neighbors_of_the_oracle(block_size):
     check_search(*integers(), 5, block_size)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_in_parts_have_the_values_and_the_gradient_of_the_whole(monkeypatch, dtype):
+    """Keys that are masked or converted are taken seven at a time; the last part is shorter."""
+    monkeypatch.setattr(knn, "CONVERTED", 7 * DIM)
+    queries, keys = integers(4)
+    mask, weights = np.arange(N) % 3 > 0, np.random.default_rng(5).integers(9, size=(BATCH, N))
+    expected = np.where(mask, queries @ keys.T, 0), (weights * mask) @ keys
+    keys[~mask] = np.nan
+
+    def total(queries):
+        s = knn.products(queries, jnp.asarray(keys, dtype), mask, None)
+        return jnp.sum(s * weights), s
+
+    gradient, s = jax.jit(jax.grad(total, has_aux=True))(queries)
+    np.testing.assert_array_equal(s, expected[0])
+    np.testing.assert_array_equal(gradient, expected[1])
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_masked_keys_and_own_ids_are_never_found(seed):
     rng = np.random.default_rng(seed)
