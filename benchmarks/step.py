@@ -28,7 +28,6 @@ from jaxpt.data import dataset
 from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.methods import Setup, memory_contrast
 from jaxpt.train import optimizer as optimizers
-from jaxpt.train.guard import guarded
 from jaxpt.train.parallel import AXIS, Devices
 
 HERE = pathlib.Path(__file__).parent
@@ -156,7 +155,7 @@ class Running:
     def __init__(self, step: str, shapes: dict, overrides: dict):
         config, data = config_of(step, shapes, overrides), synthetic(shapes)
         method, devices = method_of(step, config, data), Devices(limit=config.devices)
-        guard = guarded(method.step, max_skipped=0)
+        guard = pretrain.guarded(method.step, max_skipped=0)
         feed = make_feed(config, data.trainval, data.trainval.labels, devices)
         self._data = feed.data
         self._rows = devices.split(rows_of_step(0, shapes["batch"], n=shapes["images"], seed=0))

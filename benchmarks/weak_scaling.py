@@ -21,7 +21,6 @@ from neighbors import exponent
 
 from jaxpt import pretrain, records
 from jaxpt.data.feed import make_feed, rows_of_step
-from jaxpt.train.guard import guarded
 from jaxpt.train.parallel import Devices
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "weak_scaling.jsonl"
@@ -71,7 +70,7 @@ METRICS = ("loss", "k", "no_positive", "zero_loss", "purity")
 def compiled(config, data, devices):
     """Compiled program of a step, and its state."""
     method, _ = pretrain.prepare(config, data)
-    guard = guarded(method.step, max_skipped=0)
+    guard = pretrain.guarded(method.step, max_skipped=0)
     feed = make_feed(config, data.trainval, data.trainval.labels, devices)
     state = pretrain.place_state(
         pretrain.init_state(method, config, data.trainval.images), config, devices

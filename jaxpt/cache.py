@@ -36,8 +36,10 @@ def remembered(name: str, make: Callable[[], Any]) -> Any:
 def use_compile_cache() -> None:
     """Enables JAX's persistent compilation cache, in the user's cache folder.
 
-    A folder set by JAX_COMPILATION_CACHE_DIR takes precedence.
+    What JAX's environment variables set, JAX_COMPILATION_CACHE_DIR and
+    JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS, takes precedence.
     """
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(cache_home() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

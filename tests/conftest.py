@@ -1,5 +1,6 @@
 """Eight virtual CPU devices and the compile cache, set before anything imports JAX."""
 
+import gc
 import os
 
 # Tests compile much and compute little: less optimisation halves what they cost.
@@ -8,6 +9,8 @@ for flag, value in FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Also what compiles quickly is kept: tests have thousands of small programs.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -18,13 +21,21 @@ from jaxpt.cache import use_compile_cache  # noqa: E402
 use_compile_cache()
 # For the processes that tests start, also those that do not ask for a cache.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that no worker begins one when the others are done."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_collection_finish():
+    """What was imported and collected stays to the end: the garbage collector skips it.
+
+    It comes less often, too, for tracing makes millions of objects and hardly any garbage.
+    """
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(scope="session")

@@ -26,9 +26,13 @@ NOTEBOOKS = {
 
 # What is set shorter here than in the notebook, and what must hold in its kernel at the end.
 SHORT = {
-    "quickstart": {"DURATION": '"2 epochs"'},
+    "quickstart": {"DURATION": '"1 epochs"'},
     "losses": {"STEPS": "150"},
-    "your_own_images": {"DURATION": '"4 epochs"', "SIZE": "8"},
+    "your_own_images": {
+        "DURATION": '"4 epochs"',
+        "SIZE": "8",
+        "SUITE": '("knn", "linear", "few_shot", "class_separation", "neighbors")',
+    },
     "analyse": {"DURATION": '"2 epochs"'},
 }
 HOLDS = {
@@ -87,7 +91,7 @@ def shortened(name):
         ]
         assert len(places) == 1, f"{name} sets {variable} {len(places)} times"
         places[0].source = re.sub(
-            rf'^{variable} = ("[^"]*"|\d+)',
+            rf'^{variable} = ("[^"]*"|\d+|\([^)]*\))',
             f"{variable} = {value}",
             places[0].source,
             flags=re.MULTILINE,

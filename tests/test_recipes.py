@@ -15,7 +15,7 @@ from jaxpt.configs.pretrain import recipes
 from jaxpt.errors import InputError
 
 # One of each kind of step is run, the others are traced.
-RUN = ("look", "byol", "dino", "vicreg")
+RUN = ("look", "dino")
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 

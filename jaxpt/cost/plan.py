@@ -25,7 +25,6 @@ from jaxpt.data.labels import label_map
 from jaxpt.errors import require
 from jaxpt.methods import encoding
 from jaxpt.train import parallel
-from jaxpt.train.guard import guarded
 
 UTILISATION = 0.5  # assumed share of the peaks that is reached
 # Milliseconds of one CPU core per JPEG of 500 × 375 pixels, by ``data.resampler``: to decode it,
@@ -203,7 +202,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
     rows = jax.ShapeDtypeStruct(shape[:1], jnp.int32)
     images, host = images_of(config, sizes)
     batch = Batch(images, rows, rows, rows, rows, jax.ShapeDtypeStruct((), jnp.int32))
-    step = guarded(method.step, max_skipped=config.max_skipped)
+    step = pretrain.guarded(method.step, max_skipped=config.max_skipped)
     with augment.as_on_accelerators():
         jaxpr = parallel.trace(step, state, batch, axes=axes, devices=devices)
     counts = count(jaxpr, devices)

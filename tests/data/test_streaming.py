@@ -235,7 +235,7 @@ def stream(n, batch_size, steps):
     rows = (rows_of_step(i, batch_size, n=n, seed=0) for i in range(steps))
     for i, batch in enumerate(feed.batches(rows)):
         feed.pace(program(feed.data, batch))
-        time.sleep(0 if i else 4)  # time for whatever would be decoded too early
+        time.sleep(0 if i else 2)  # time for whatever would be decoded too early
     feed.close()
 
 stream(4, 4, 4)

@@ -105,7 +105,11 @@ def exact_vote(bank, labels, queries, k, temperature):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 60), st.sampled_from([0.07, 0.3, 1.0, 30.0]))
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([1, 2, 5, 12, 47, 48, 60]),
+    st.sampled_from([0.07, 0.3, 1.0, 30.0]),
+)
 def test_ties_of_cosines_and_of_votes_are_those_of_whole_numbers(seed, k, temperature):
     rng = np.random.default_rng(seed)
     signs, stretch = rng.choice([-1, 1], size=(48, 4)), rng.choice([1, 2, 3, 5, 7], size=(48, 1))

@@ -90,7 +90,7 @@ class Chain(NamedTuple):
 
 RANDOM = tuple(Kill(number=number) for number in (KILL, KILL, KILL, TERM, INT, KILL))
 CHAINS = (
-    # The first two are what the ordinary tests take.
+    # The first is what the ordinary tests take.
     Chain(
         (
             Kill("batch", 3),

@@ -97,6 +97,9 @@ def config():
         memory=120,
     )
     found.data.limit = 200
+    found.look.k = 5
+    found.model.options.unlock()
+    found.model.options.update(widths=(8,), strides=(4,))
     return found
 
 

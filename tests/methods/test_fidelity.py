@@ -38,7 +38,7 @@ FACTOR = 0.0048 / 0.2  # of the rates of vectors and of matrices
 def after_100_steps(config, dataset):
     method, _ = pretrain.prepare(config, dataset)
     batch = small_runs.batch_of(dataset, range(20))
-    state = method.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    state = small_runs.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     step = small_runs.jit(small_runs.over_one_device(method.step))
     start = state.params
     for _ in range(100):
@@ -52,7 +52,7 @@ def reference(config, dataset):
         methods.Setup(config, 10, 300, optax.sgd(1.0), lambda text: 1000, AXIS)
     )
     batch = small_runs.batch_of(dataset, range(20))
-    state = method.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    state = small_runs.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
     step = small_runs.jit(small_runs.over_one_device(method.step))
     momenta = jax.tree.map(lambda p: np.zeros(p.shape), state.params)
     for i in range(100):

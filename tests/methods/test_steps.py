@@ -73,7 +73,7 @@ class TestViews:
         config = config_of("byol", HAND | {"model.norm": "batch", "separate_views": True})
         method, _ = pretrain.prepare(config, dataset)
         batch = batch_of(dataset, range(8))
-        state = method.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        state = jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
         @jit
         def outputs():

@@ -203,7 +203,7 @@ def test_by_name_they_take_bfloat16_and_no_norm(name):
 def test_moco_v3s_initialisation_has_the_limits_of_its_code():
     """√(6 / (inputs + outputs)) of query, key and value each, and of a patch as one vector."""
     network = models.ViT(32, 1, 2, patch=8, image_size=32, initialisation="xavier")
-    params = network.init(jax.random.key(0), IMAGES, False)["params"]
+    params = jax.jit(lambda: network.init(jax.random.key(0), IMAGES, False))()["params"]
     block = params["block1"]
     for kernel, limit in (
         (block["qkv"]["kernel"], 6 / (32 + 32)),

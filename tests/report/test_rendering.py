@@ -1,5 +1,7 @@
 """The page in Chromium: nothing overflows, nothing is missing, and it follows the colour scheme."""
 
+import functools
+
 import fake_records
 import pytest
 from PIL import Image
@@ -49,10 +51,24 @@ def chromium(tmp_path_factory):
         yield running
 
 
+@pytest.fixture(scope="module")
+def look(pages, chromium, tmp_path_factory):
+    """What is seen of a page, once for all tests; of one on a phone with a picture."""
+    folder = tmp_path_factory.mktemp("pictures")
+
+    @functools.cache
+    def look(name, width, dark=False):
+        picture = folder / f"{name}_{dark}.png" if width == 390 and name != "scaling" else None
+        seen = chromium.look(pages[name], width, dark=dark, picture=picture)
+        return seen | {"picture": picture}
+
+    return look
+
+
 @pytest.mark.parametrize("width, dark", VIEWS)
 @pytest.mark.parametrize("name", ["demo", "everything", "scaling"])
-def test_a_page_fits_and_is_whole(pages, chromium, name, width, dark):
-    seen = chromium.look(pages[name], width, dark=dark)
+def test_a_page_fits_and_is_whole(look, name, width, dark):
+    seen = look(name, width, dark)
     assert seen["errors"] == []
     assert seen["width"] == width and seen["scrollWidth"] <= width
     assert seen["outside"] == []
@@ -65,8 +81,8 @@ def test_a_page_fits_and_is_whole(pages, chromium, name, width, dark):
 
 @pytest.mark.parametrize("width, dark", VIEWS)
 @pytest.mark.parametrize("name", ["demo", "everything"])
-def test_the_maps_follow_the_colour_scheme(pages, chromium, name, width, dark):
-    seen = chromium.look(pages[name], width, dark=dark)
+def test_the_maps_follow_the_colour_scheme(look, name, width, dark):
+    seen = look(name, width, dark)
     assert seen["black"] == []  # the ink is none of the two schemes' black
     # Dots of a map and those of its legend are made lighter alike.
     (same,) = seen["filters"]
@@ -75,9 +91,9 @@ def test_the_maps_follow_the_colour_scheme(pages, chromium, name, width, dark):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("name", ["demo", "everything"])
-def test_a_wide_table_on_a_phone_shows_that_it_goes_on(pages, chromium, tmp_path, name, dark):
-    seen = chromium.look(pages[name], 390, dark=dark, picture=tmp_path / "page.png")
-    picture = Image.open(tmp_path / "page.png").convert("RGB")
+def test_a_wide_table_on_a_phone_shows_that_it_goes_on(look, name, dark):
+    seen = look(name, 390, dark)
+    picture = Image.open(seen["picture"]).convert("RGB")
     assert {box["scrolls"] for box in seen["boxes"]} == {False, True}
     for box in seen["boxes"]:
         edge = picture.getpixel((int(2 * box["right"]) - 2, int(2 * box["top"]) + 12))
@@ -88,8 +104,8 @@ def test_a_wide_table_on_a_phone_shows_that_it_goes_on(pages, chromium, tmp_path
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_sentences_in_tables_are_broken_into_lines(pages, chromium, width):
-    seen = chromium.look(pages["everything"], width)
+def test_sentences_in_tables_are_broken_into_lines(look, width):
+    seen = look("everything", width)
     prose = [box["scrolls"] for box in seen["boxes"] if box["prose"]]
     assert len(prose) >= 3 and not any(prose)
 

@@ -10,8 +10,8 @@ from small_runs import config_of, over_one_device
 from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
+from jaxpt.pretrain import guarded
 from jaxpt.train import checkpoint
-from jaxpt.train.guard import guarded
 from jaxpt.train.metrics import read_metrics
 from jaxpt.train.state import TrainState, apply_gradients
 

@@ -112,7 +112,6 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, dataset):
 
 
 def test_a_number_that_is_not_finite_in_one_part_is_seen_by_all(dataset):
-    from jaxpt.train.guard import guarded
     from jaxpt.train.parallel import Devices
 
     devices = Devices(limit=4)
@@ -131,7 +130,7 @@ def test_a_number_that_is_not_finite_in_one_part_is_seen_by_all(dataset):
             )
         ), {"loss": np.float32(0)}
 
-    guard = guarded(breaks, max_skipped=3)
+    guard = pretrain.guarded(breaks, max_skipped=3)
     step = devices.map(lambda state, data, rows: guard(state, None), like=state)
     after, metrics = step(state, devices.replicate(np.zeros(1)), devices.split(np.zeros(4)))
     assert int(after.skipped) == 1 and float(metrics["skipped"]) == 1
