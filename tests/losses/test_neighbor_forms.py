@@ -17,6 +17,7 @@ from jaxpt.losses import look, nca, neighbors
 from jaxpt.ops import knn, selection
 
 QUERIES, KEYS, DIM = 16, 304, 6
+OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -286,6 +287,7 @@ def test_keys_on_several_devices_give_the_same(loss, options, shards):
 # Memory and choice of form
 
 
+@OF_CPU
 @pytest.mark.parametrize(
     "loss, options",
     [(look, {"k": 10, "balanced": False}), (look, {"k": 10, "no_positive": "drop"}), (nca, {})],
@@ -312,6 +314,7 @@ def test_temporaries_do_not_grow_with_the_memory(loss, options):
     assert many - few <= 0.1 * 4 * 2**17 and many < 4 * 16 * 2**17
 
 
+@OF_CPU
 def test_the_chunked_form_keeps_to_its_workspace(monkeypatch):
     monkeypatch.setattr(knn, "CONVERTED", 2**16)
     n, workspace = 2**16, 4 * 2 * 4 * 2**16  # four queries at a time

@@ -12,6 +12,7 @@ from jaxpt.ops import knn, selection
 from jaxpt.ops.similarity import unit_vectors
 
 BATCH, N, DIM = 5, 18, 4
+OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
 
 
 def integers(seed=0):
@@ -260,12 +261,14 @@ def temporaries(n, **options):
     return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
 
 
+@OF_CPU
 def test_temporaries_do_not_grow_with_the_keys():
     options = {"key_rows": unit_vectors, "block_size": 512, "group_size": 8}
     few, many = (temporaries(n, **options) for n in (45_001, 90_001))
     assert many <= few + 1024 < 4 * 16 * 45_001
 
 
+@OF_CPU
 def test_rows_keep_to_their_workspace():
     workspace = 2 * 4 * 2 * 90_001  # two queries at a time
     assert temporaries(90_001, form="rows", workspace=workspace) < 3 * workspace
