@@ -37,9 +37,9 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method, probing
+from jaxpt.methods import Method, Setup, encoding, make_method, probing, unread
 from jaxpt.ops import memory
-from jaxpt.train import calls, checkpoint, lock, parts
+from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
@@ -57,6 +57,7 @@ from jaxpt.train.parallel import (
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import WEIGHTS, TrainState, copy, measured
 from jaxpt.train.stopping import Stopped, StopRequest
+from jaxpt.train.trackers import Trackers
 
 BROKEN = "broken.txt"  # in the workdir: omitted image files, and why
 NOT_FINITE = "not_finite"  # folder with the state before a failed step, for ``jaxpt replay``
@@ -122,6 +123,10 @@ def run(
     require(
         not max_minutes or workdir is not None,
         "max_minutes without a workdir would lose the run: give a workdir.",
+    )
+    require(
+        not trackers.names(config.trackers) or workdir is not None,
+        f"trackers={config.trackers} needs a workdir, which keeps the id of the run there.",
     )
     stop = StopRequest(max_minutes=max_minutes) if workdir is not None else None
     devices = Devices(config.mapping, config.devices)
@@ -191,7 +196,9 @@ def run(
             progress.wait("compiling", filling)
             state = fill_memory(state, fill.run, feed, config, stop)
         if workdir is not None and jax.process_index() == 0:
-            writer = MetricWriter(workdir, resumed_step=start)
+            tracking = Trackers(config.trackers, workdir, config.to_dict())
+            also = stack.enter_context(tracking).write
+            writer = MetricWriter(workdir, resumed_step=start, also=also)
             stack.callback(writer.close)
         log = Log(
             writer,
@@ -815,7 +822,9 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
     """Claims the workdir for this run until ``stack`` closes, and returns its Checkpointer."""
     earlier = defaults.get_config()
     earlier.data.update(EARLIER)
-    changes = workdirs.check(workdir, config, earlier.to_dict(), data, resume=resume)
+    changes = workdirs.check(
+        workdir, config, earlier.to_dict(), data, resume=resume, unread=unread(config)
+    )
     finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,

@@ -35,12 +35,14 @@ class Folder(NamedTuple):
       name: of the folder.
       parts: (images, labels) of "train" and, if present, "validation" and "test"; images are uint8
         [n, size, size, 1 or 3] or ``Pictures`` of that shape, labels int32 [n].
+      files: path of each image, by part.
       class_names: in the order of the labels.
       broken: a sentence for each file that was left out.
     """
 
     name: str
     parts: dict[str, tuple[np.ndarray | Pictures, np.ndarray]]
+    files: dict[str, list[str]]
     class_names: list[str]
     broken: tuple[str, ...]
 
@@ -136,6 +138,7 @@ def _folder(root, parts: dict[str, listing.Part], images: dict, names, broken) -
     return Folder(
         pathlib.PurePath(root).stem,
         {name: (images[name], labels[name]) for name in parts},
+        {name: part.files for name, part in parts.items()},
         names,
         broken,
     )

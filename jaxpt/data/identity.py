@@ -30,7 +30,12 @@ FREE = ("resident", "resident_limit_mb", "workers", "prefetch")
 BY_CONTENT = ("path", "label_map")
 OF_VIEWS = ("crops", "resampler")  # they affect the views of training only
 # Values with which a field has no effect, as if a config of an earlier version did not have it.
-UNCHANGED = {"crop_pct": (0.0, 1.0), "interpolation": ("", "bicubic")}
+UNCHANGED = {
+    "crop_pct": (0.0, 1.0),
+    "interpolation": ("", "bicubic"),
+    "test_share": (0.0,),
+    "shots": (0,),
+}
 
 
 class Part(NamedTuple):

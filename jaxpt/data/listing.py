@@ -212,6 +212,39 @@ def contents(root: pathlib.Path | str) -> Contents:
     return Contents(found, remarks)
 
 
+def pictures(folder: pathlib.Path | str) -> list[str]:
+    """Lists all image files below a folder, sorted, regardless of classes and parts.
+
+    Raises:
+      InputError: if there are none, or for a link that leads to itself.
+    """
+    found: list[str] = []
+
+    def walk(folder, above):
+        for entry in _entries(folder):
+            if entry.is_dir():
+                real = _real(entry.path)
+                if real not in above:
+                    walk(entry.path, (*above, real))
+            elif _suffix(entry.name) in suffixes():
+                found.append(entry.path)
+
+    walk(folder, (_real(folder),))
+    require(
+        bool(found),
+        f"{folder} has no images with one of the endings {', '.join(sorted(suffixes()))}.",
+    )
+    return found
+
+
+def is_plain(folder: pathlib.Path | str) -> bool:
+    """Whether a folder holds images, but no folders of images."""
+    entries = _entries(folder)
+    return any(_suffix(e.name) in suffixes() for e in entries if not e.is_dir()) and not any(
+        e.is_dir() and _has_images(e) for e in entries
+    )
+
+
 def _of_folder(root: pathlib.Path | str, remarks) -> dict[str, Part]:
     there: dict[str, os.DirEntry] = {}
     others, lists_beside = [], []
