@@ -428,7 +428,9 @@ def choose_cropping(
     """
     window = config.crop / config.resize if config.crop < config.resize else 0.0
     area = tuple(config.augment.crop_area)
-    view = View(area, config.crop or images.shape[1], window if area == (1, 1) else 0.0)
+    interpolation = augment.Settings(**config.augment).crop_interpolation
+    size, window = config.crop or images.shape[1], window if area == (1, 1) else 0.0
+    view = View(area, size, window, interpolation)
     return crops.choose(data, images, {0: view}, seed=0)
 
 

@@ -19,13 +19,13 @@ import numpy as np
 
 from jaxpt.backbones import SCRATCH, Backbone, open_backbone
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import listing, near, sources
+from jaxpt.data import listing, near, objects, sources
 from jaxpt.data.decode import Framing, in_parallel, open_image
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.geometry import unit_rows
-from jaxpt.files import replacing, unwritable
+from jaxpt.files import is_remote, replacing, unwritable
 from jaxpt.ops import knn
 from jaxpt.report import gallery
 from jaxpt.report.gallery import Picture, Row
@@ -118,7 +118,7 @@ def embed(
         "weights": backbone.made.get("weights", "online"),
         "framing": {name: config[name] for name in FRAMING},
     }
-    folder = pathlib.Path(config.path)
+    folder = objects.place(config.path)
     files = listing.pictures(folder) if config.source == "folder" and _is_plain(folder) else None
     if files is not None:
         empty = np.full(len(files), "")
@@ -287,12 +287,15 @@ def pictures_of(where: str | os.PathLike) -> list[str]:
     Raises:
       InputError: if there are none.
     """
-    path = pathlib.Path(where)
-    if path.is_file() and path.suffix.lower() in listing.LISTS:
+    path = objects.place(os.fspath(where))
+    if objects.is_file(path) and pathlib.PurePath(path).suffix.lower() in listing.LISTS:
         return [file for part in listing.contents(path).parts.values() for file in part.files]
-    if path.is_file():
+    if objects.is_file(path):
         return [os.fspath(path)]
-    require(path.is_dir(), f"{os.fspath(where)!r} is neither a picture nor a folder of pictures.")
+    require(
+        objects.is_folder(path),
+        f"{os.fspath(where)!r} is neither a picture nor a folder of pictures.",
+    )
     return listing.pictures(path)
 
 
@@ -492,15 +495,11 @@ def _data_config(backbone: Backbone, data: str, image_size: int) -> ml_collectio
         bool(data) or trained is not None,
         f"{backbone.label} has no pre-training set: name a folder of pictures or a set (--data=…).",
     )
-    path = pathlib.Path(data) if data else None
+    there = is_remote(data) or os.path.exists(data)
     own = trained is not None and (
         not data
-        or (not path.exists() and data == trained.source)
-        or (
-            path.exists()
-            and bool(trained.path)
-            and path.resolve() == pathlib.Path(trained.path).resolve()
-        )
+        or (not there and data == trained.source)
+        or (there and bool(trained.path) and _real(data) == _real(trained.path))
     )
     if own:
         config = trained
@@ -512,8 +511,8 @@ def _data_config(backbone: Backbone, data: str, image_size: int) -> ml_collectio
             config.update({name: trained[name] for name in FRAMING if name in trained})
         config.image_size = side
         config.crop_pct = backbone.made.get("framing", {}).get("crop_pct") or config.crop_pct
-        if path.exists():
-            config.update(source="npz" if path.suffix == ".npz" else "folder", path=data)
+        if there:
+            config.update(source="npz" if data.endswith(".npz") else "folder", path=data)
         else:
             config.source = data
     config.label_map, config.resident = "fine", "auto"
@@ -521,9 +520,13 @@ def _data_config(backbone: Backbone, data: str, image_size: int) -> ml_collectio
     return config
 
 
-def _is_plain(folder: pathlib.Path) -> bool:
+def _real(path: str) -> str:
+    return path if is_remote(path) else os.path.realpath(path)
+
+
+def _is_plain(folder: pathlib.Path | str) -> bool:
     """Whether a folder holds pictures but no class folders."""
-    return folder.is_dir() and listing.is_plain(folder)
+    return objects.is_folder(folder) and listing.is_plain(folder)
 
 
 def _pictures(backbone: Backbone, files: list[str], about) -> Pictures:
@@ -538,13 +541,13 @@ def _features(backbone: Backbone, images) -> np.ndarray:
 
 def _print_of(file: str) -> near.Print | None:
     try:
-        return near.print_of(open_image(pathlib.Path(file), shown(file)))
+        return near.print_of(open_image(objects.read(objects.place(file)), shown(file)))
     except InputError:
         return None
 
 
 def _absolute(files) -> np.ndarray:
-    return np.array([os.path.abspath(file) for file in files], str)
+    return np.array([f if is_remote(f) else os.path.abspath(f) for f in files], str)
 
 
 def _place(source) -> str:

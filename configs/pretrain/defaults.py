@@ -4,6 +4,8 @@ The values are jaxpt's defaults. None of LOOK's is the paper's: its values could
 Only the four methods that the demo compares are tuned.
 """
 
+import functools
+
 import ml_collections
 
 from jaxpt import old_names
@@ -50,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment = ml_collections.ConfigDict()  # for the views, and for a target that sees them
     c.augment.crop_area = (1.0, 1.0)  # smallest and largest share of the image that a crop keeps
     c.augment.crop_size = 0  # side of the crop after resizing, pixels; 0: the image's
+    c.augment.crop_interpolation = "bilinear"  # or bicubic; both antialiased
     c.augment.shift = 1  # largest translation, pixels
     c.augment.flip = False  # horizontal flip of half of the views
     c.augment.contrast = 0.2  # largest relative change
@@ -213,7 +216,12 @@ def completed(saved: dict) -> dict:
             return value
         return default | {name: fill(default.get(name), x) for name, x in value.items()}
 
-    return fill(get_config().to_dict(), old_names.with_new_names(saved))
+    return fill(_defaults(), old_names.with_new_names(saved))
+
+
+@functools.cache
+def _defaults() -> dict:
+    return get_config().to_dict()
 
 
 def apply_tuned(config: ml_collections.ConfigDict, tuned: dict) -> ml_collections.ConfigDict:

@@ -8,6 +8,7 @@ import collections
 import itertools
 import json
 import logging
+import os
 import pathlib
 import shlex
 import sys
@@ -38,7 +39,12 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status, 2 for bad input."""
     # Orbax logs every file that it touches, and tracebacks of errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    status = _run(argv)
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of the reader of a pipe, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     distributed.leave(status)
     return status
 
@@ -424,11 +430,11 @@ def _completion(args):
 
 
 def _data_check(args):
-    from jaxpt.data import check
+    from jaxpt.data import check, objects
 
     counts = collections.Counter()
     require(bool(args.folder), "the folder is empty text: name a folder or a list of images.")
-    found = check.findings(pathlib.Path(args.folder))
+    found = check.findings(objects.place(args.folder))
     for finding in itertools.chain(found, _near_by_vectors(args.vectors)):
         if args.json:
             print(json.dumps(finding._asdict()))
@@ -500,7 +506,7 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    demo = _command(commands, "demo", "four losses on real images, a table and a report")
+    demo = _command(commands, "demo", "five losses on real images, a table and a report")
     demo.add_argument("--data", default="digits", choices=("digits", "fashion_mnist"))
     demo.add_argument("--out", help="folder for records and report.html; default runs/demo_DATA")
     demo.add_argument("--seeds", type=int, default=5, help="runs per loss (default 5)")

@@ -176,17 +176,18 @@ def nearest(config, key: str) -> list[str]:
 
 def suggestion(config, key: str) -> str:
     """The end of a sentence about an unknown field: what it may mean, or what there is."""
-    found = nearest(config, key)
-    if found:
-        return f"did you mean {' or '.join(map(repr, found))}?"
     here, walked = config, []
     for part in key.split("."):
         if not hasattr(here, "keys") or part not in here:
             break
         here = here[part]
         walked.append(part)
-    names = ", ".join(here) if hasattr(here, "keys") else ""
-    return f"{'.'.join(walked) or 'it'} has {names or 'no fields'}."
+    if not hasattr(here, "keys"):
+        return f"{'.'.join(walked)} has no fields."
+    found = nearest(config, key)
+    if found:
+        return f"did you mean {' or '.join(map(repr, found))}?"
+    return f"{'.'.join(walked) or 'it'} has {', '.join(here) or 'no fields'}."
 
 
 def assignments(config) -> str:

@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import io
+import os
 import pathlib
 import threading
 import warnings
@@ -11,9 +13,10 @@ from typing import NamedTuple
 import PIL
 from PIL import Image
 
-from jaxpt.data import listing, near
+from jaxpt.data import listing, near, objects
 from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
+from jaxpt.files import is_remote
 
 PNG_DEPTH = 24  # position of the byte of a PNG that holds the bits per channel
 TIFF_BITS = 258  # TIFF tag BitsPerSample
@@ -39,7 +42,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(root: pathlib.Path) -> Iterator[Finding]:
+def findings(root: pathlib.Path | str) -> Iterator[Finding]:
     """Checks the layout and the classes, then every file of every part, in order.
 
     Args:
@@ -83,9 +86,12 @@ def findings(root: pathlib.Path) -> Iterator[Finding]:
 
 
 class _Look(NamedTuple):
-    """What is remembered of a readable file: device and inode, SHA-256 and fingerprint."""
+    """What is remembered of a readable file: device and inode, SHA-256 and fingerprint.
 
-    inode: tuple[int, int]
+    A file of an object store has its address in place of device and inode.
+    """
+
+    inode: tuple[int, int] | str
     digest: bytes
     print: near.Print | None
 
@@ -135,19 +141,18 @@ def _again(file, part, label, first, first_part, first_label) -> Iterator[Findin
 
 def _look(file: str) -> tuple[list[Finding], _Look | None]:
     """Findings about one file, and what is remembered of it if it can be read."""
-    path, name = pathlib.Path(file), shown(file)
+    name = shown(file)
     _LOOKING.name = name
     try:
-        about = path.stat()
-        if about.st_size == 0:
+        about = None if is_remote(file) else os.stat(file)
+        inode = file if about is None else (about.st_dev, about.st_ino)
+        content = objects.read(objects.place(file))
+        if not content:
             return [Finding("unusable", f"{name} is empty.")], None
-        picture = open_image(path, name)
+        picture = open_image(content, name)
         extrema = picture.getextrema()
-        with open(path, "rb") as content:
-            header = content.read(PNG_DEPTH + 1)
-            content.seek(0)
-            digest = hashlib.file_digest(content, "sha256").digest()
-        with Image.open(path, formats=formats()) as image:
+        header, digest = content[: PNG_DEPTH + 1], hashlib.sha256(content).digest()
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
             form, mode, frames = image.format or "", image.mode, getattr(image, "n_frames", 1)
             bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, (8,))
     except InputError as error:
@@ -156,7 +161,9 @@ def _look(file: str) -> tuple[list[Finding], _Look | None]:
         why = getattr(error, "strerror", None) or error
         return [Finding("unusable", f"{name} cannot be read ({why}).")], None
     found = []
-    kind, named = ({"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(path.suffix.lower())))
+    kind, named = (
+        {"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(os.path.splitext(file)[1].lower()))
+    )
     if kind != (named or kind):
         found.append(Finding("extension", f"{name} is {form}, unlike its file ending."))
     # Pillow's mode does not show the depth of color images.
@@ -169,4 +176,4 @@ def _look(file: str) -> tuple[list[Finding], _Look | None]:
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     if all(low == high for low, high in bands):
         found.append(Finding("constant", f"{name} has a single color."))
-    return found, _Look((about.st_dev, about.st_ino), digest, near.print_of(picture))
+    return found, _Look(inode, digest, near.print_of(picture))

@@ -15,7 +15,16 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, grain_source, identity, protocols, small_sets, tfds_source
+from jaxpt.data import (
+    folder,
+    glyphs,
+    grain_source,
+    identity,
+    objects,
+    protocols,
+    small_sets,
+    tfds_source,
+)
 from jaxpt.data.dataset import (
     VALIDATION_SHARE,
     Dataset,
@@ -50,16 +59,17 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
 
     Args:
       config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
-        "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in ``protocols.PROTOCOLS``, with or
-        without the prefix "protocol:"), ``path``, ``image_size`` (for sources whose images differ
-        in size), ``label_map``, ``limit`` (number of training images to use, 0 for all) and
-        optionally ``test_share`` (share of each class to hold out as the test part of a set
-        without test and validation parts), ``crop_pct`` and ``interpolation``, see
-        ``decode.Framing.of``; ``train_split`` and ``test_split`` (for tfds:NAME) and ``try_gcs``,
-        see ``tfds_source``; ``broken`` (for folder: what to do with files that cannot be read),
-        see ``folder.read``; ``background`` and ``exif_orientation`` (for everything that is
-        decoded), see ``decode.Reading``; ``resident``, ``resident_limit_mb`` and
-        ``crops`` (whether images of files are decoded now or when they are used).
+        "glyphs", "glyphs:LABELS", "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in
+        ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``, ``image_size``
+        (for glyphs and sources whose images differ in size), ``label_map``, ``limit`` (number of
+        training images to use, 0 for all) and optionally ``test_share`` (share of each class to
+        hold out as the test part of a set without test and validation parts), ``crop_pct`` and
+        ``interpolation``, see ``decode.Framing.of``; ``train_split`` and ``test_split`` (for
+        tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for folder: what to do with
+        files that cannot be read), see ``folder.read``; ``background`` and ``exif_orientation``
+        (for everything that is decoded), see ``decode.Reading``; ``resident``,
+        ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
+        are used).
 
     Returns:
       The ``Dataset``.
@@ -90,24 +100,30 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     return _assemble(name, names, {"train": train, "test": test}, config)
 
 
-def identify(config: ml_collections.ConfigDict) -> Identity:
+def identify(
+    config: ml_collections.ConfigDict, loaded: Dataset | None = None, share: Callable | None = None
+) -> Identity:
     """Identity of the dataset that a data config names, computed without decoding its images.
 
     Files are read once; later calls skip those whose sizes and times are unchanged.
 
     Args:
       config: as for ``load``.
+      loaded: the result of ``load``, whose list of files need not be made again.
+      share: see ``identity.of_dataset``.
 
     Raises:
       InputError: as ``load``, except for images that cannot be decoded.
     """
+    if config.source == "folder" and loaded and isinstance(loaded.trainval.images, Pictures):
+        return identity.of_dataset(loaded, share)
     with _quiet():
+        if config.source == "folder":
+            return identity.of_dataset(_folder(config, folder.listed), share)
         return _identify(config.source.removeprefix(protocols.PREFIX), config)
 
 
 def _identify(source: str, config) -> Identity:
-    if source == "folder":
-        return identity.of_dataset(_folder(config, folder.listed))
     if source in SOURCES:
         return _identity_of_arrays(source, config)
     if source.startswith(grain_source.PREFIX):
@@ -143,7 +159,10 @@ def _identity_of_arrays(source, config) -> Identity:
         return identity.of_dataset(SOURCES[source](config))
     if config.label_map.endswith(".csv"):
         files = [*files, config.label_map]
-    name = identity.stamp(files, [__version__, source, config.label_map, config.limit])
+    about = [__version__, source, config.label_map, config.limit]
+    if source.startswith("glyphs"):
+        about.append(config.image_size)
+    name = identity.stamp(files, about)
     return Identity.from_json(
         remembered(
             f"images/{name}.json", lambda: identity.of_dataset(SOURCES[source](config)).to_json()
@@ -376,13 +395,21 @@ def _folder(config, read=folder.read) -> Dataset:
     """Loads class folders or lists; without a test part the dataset serves pre-training only."""
     require(bool(config.path), "data.path is empty: set it to the folder or list of images.")
     name, parts, files, names, broken = read(
-        pathlib.Path(config.path),
+        objects.place(config.path),
         Framing.of(config),
         broken=config.get("broken", "stop"),
         keep=_keep(config),
         cache=cache_home() / "images",
     )
     return _assemble(name, names, parts, config, broken, files)
+
+
+def _glyphs(labels: str) -> Callable[[ml_collections.ConfigDict], Dataset]:
+    def load(config):
+        name, parts, names = glyphs.read(config.path, config.image_size, labels)
+        return _assemble(name, names, parts, config)
+
+    return load
 
 
 def _photographs(config) -> Dataset:
@@ -402,6 +429,8 @@ SOURCES = {
     "fashion_mnist": _small(lambda config: small_sets.fashion_mnist(config.path)),
     "npz": _npz,
     "folder": _folder,
+    "glyphs": _glyphs("latin"),
+    **{f"glyphs:{labels}": _glyphs(labels) for labels in glyphs.LABELS[1:]},
 }
 # Files that array datasets are read from; empty if the dataset ships with a package.
 FILES = {
@@ -410,4 +439,5 @@ FILES = {
     "digits": lambda path: [],
     "fashion_mnist": small_sets.fashion_mnist_files,
     "npz": lambda path: [path],
+    **{name: glyphs.files for name in SOURCES if name.startswith("glyphs")},
 }

@@ -105,7 +105,9 @@ def check_ids(shape, query_ids, key_ids, key_mask) -> None:
         raise ValueError("query_ids and key_ids belong together: give both or neither.")
 
 
-def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
+def masked_logsumexp(
+    logits: jax.Array, where: jax.Array, largest: jax.Array | None = None
+) -> jax.Array:
     """Computes log Σ exp(logits) over the unmasked entries of the last axis; 0 for an empty row.
 
     An empty row gives 0 instead of −∞, so that the value and its gradient stay finite and the
@@ -114,13 +116,17 @@ def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
     Args:
       logits: float32 [batch, n].
       where: bool [batch, n].
+      largest: float32 [batch], the largest unmasked entry of each row if it is known, which spares
+        a pass over the logits; anything in an empty row.
 
     Returns:
       float32 [batch].
     """
     # Finite instead of −∞, because (−∞) − (−∞) would be NaN in a row without unmasked entries.
     lowest = jnp.finfo(jnp.float32).min / 2
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, where=where, initial=lowest))
+    if largest is None:
+        largest = jnp.max(logits, axis=-1, where=where, initial=lowest)
+    largest = jax.lax.stop_gradient(jnp.maximum(largest, lowest))
     shifted = jnp.where(where, logits - largest[:, None], 0.0)
     total = jnp.sum(jnp.where(where, jnp.exp(shifted), 0.0), axis=-1)
     empty = total == 0

@@ -10,6 +10,7 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from jaxpt.data import objects
 from jaxpt.data.decode import in_parallel, open_image
 from jaxpt.errors import InputError, shown
 from jaxpt.report import export
@@ -109,7 +110,10 @@ def _row(row: Row, places: dict[str, str], picture: Callable[..., Markup]) -> Ma
         place, name = places.get(near.file), pathlib.PurePath(near.file).name
         other = bool(row.asked.label) and near.label != row.asked.label
         content = [picture(near, kind="thumb"), tag("span", words, kind="words")]
-        content.append(tag("small", near.label if other else shown(name)))
+        if other or not row.asked.label:
+            content.append(tag("small", near.label))
+        if not other:
+            content.append(tag("small", shown(name)))
         inside = join(content, "")
         items.append(
             tag(
@@ -125,7 +129,7 @@ def _row(row: Row, places: dict[str, str], picture: Callable[..., Markup]) -> Ma
 def _source(file: str) -> str:
     """Data URL of a small version of a picture; "" if it cannot be read."""
     try:
-        picture = open_image(pathlib.Path(file), shown(file))
+        picture = open_image(objects.read(objects.place(file)), shown(file))
     except InputError:
         return ""
     picture.thumbnail((SIDE, SIDE))
