@@ -3,9 +3,9 @@
     python docs/figures.py [neighborhood] [host_memory]
 
 neighborhood: which keys a loss pulls a query towards, and away from. LOOK is trained on digits as
-``jaxpt demo`` does (seed 0). The query is that training image whose neighbourhood in the last memory
-is the most mixed. Each panel has the gradient of one of jaxpt's losses by the query's similarity to
-each key.
+``jaxpt demo`` does (seed 0). The query is that training image whose neighbourhood in the last
+memory is the most mixed. Each panel has the gradient of one of jaxpt's losses by the query's
+similarity to each key.
 host_memory: memory of a process that streams pictures, after each epoch, from the latest record of
 ``benchmarks/input.py``.
 """
