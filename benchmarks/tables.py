@@ -6,6 +6,7 @@ A table is written between ``<!-- table: NAME -->`` and ``<!-- end of table -->`
 key of ``TABLES``. Do not edit between the markers: a test compares the pages with the records.
 """
 
+import functools
 import pathlib
 import re
 import sys
@@ -26,7 +27,9 @@ import round_trip  # noqa: E402
 import startup  # noqa: E402
 import step as whole_step  # noqa: E402
 import step_program  # noqa: E402
+import supervised  # noqa: E402
 import tpu_compile  # noqa: E402
+import transfer_study  # noqa: E402
 import tune  # noqa: E402
 import weak_scaling  # noqa: E402
 
@@ -117,7 +120,21 @@ def input_rates() -> str:
     return inputs.markdown(records.read(inputs.RECORDS))
 
 
+@functools.cache
+def small_study() -> transfer_study.Study:
+    """The small transfer study with its records."""
+    return transfer_study.Study("small")
+
+
 TABLES = {
+    "study_answer": lambda: transfer_study.answer(small_study()),
+    "study_contrasts": lambda: transfer_study.contrasts_markdown(small_study()),
+    "study_glyphs": lambda: transfer_study.accuracies_markdown(small_study(), "glyphs"),
+    "study_fashion": lambda: transfer_study.accuracies_markdown(small_study(), "fashion_mnist"),
+    "study_granularity": lambda: transfer_study.granularity_markdown(small_study()),
+    "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
+    "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),
+    "study_left": lambda: transfer_study.left_markdown(small_study()),
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
     "neighbor_reads": lambda: neighbor_reads.markdown(records.read(neighbor_reads.RECORDS)),
@@ -144,6 +161,7 @@ TABLES = {
     "confirmation_base": lambda: confirmation("base"),
     "fashion_mnist": lambda: fashion("8 epochs"),
     "fashion_mnist_long": lambda: fashion("24 epochs"),
+    "fashion_mnist_supervised": lambda: supervised.markdown(records.read(supervised.RECORDS)),
 }
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from jaxpt.configs.pretrain import digits
 from jaxpt.evaluation.measure import PROTOCOL
 from jaxpt.report.features import FeatureSet
-from jaxpt.report.results import NAMES
+from jaxpt.methods import METHODS as METHODS_OF_JAXPT
 
 METHODS = ("cross_entropy", "sup_con", "nca", "look")
 METRICS = ("coarse_knn", "fine_knn", "fine_linear", "fine_5shot", "class_separation")
@@ -26,7 +26,7 @@ COARSE = ("first five", "last five")
 
 def record(label, seed, values, *, method=None, **changes):
     """One record; ``values`` in the order of METRICS."""
-    method = method or (label if label in NAMES else "look")
+    method = method or (label if label in METHODS_OF_JAXPT else "look")
     config = digits.get_config(method)
     config.seed = seed
     return {

@@ -4,12 +4,15 @@ import pathlib
 import sys
 
 import numpy as np
+import pytest
 
+from jaxpt import records
 from jaxpt.losses import look
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
 import neighbor_reads  # noqa: E402
+import transfer_study  # noqa: E402
 import weak_scaling  # noqa: E402
 
 
@@ -29,6 +32,96 @@ def test_bytes_of_collectives_are_read_from_a_program():
         "reduce-scatter": 0,
         "collective-permute": 0,
     }
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """An empty small study whose records would be in a temporary file, and a way to add some."""
+    scale = transfer_study.SCALES["small"]._replace(records=tmp_path / "records.jsonl")
+    monkeypatch.setitem(transfer_study.SCALES, "small", scale)
+
+    def measured(jobs, values, correct=None):
+        for job in jobs:
+            records.append(
+                scale.records,
+                {"key": "", "part": job.part, "config": job.config, "measure": "transfer"}
+                | {"label": job.label, "values": values(job), "correct": correct and correct(job)},
+            )
+        return transfer_study.Study("small")
+
+    return measured
+
+
+def test_every_arm_is_tuned_with_the_same_number_of_trials():
+    for data in transfer_study.SETS:
+        for arm in transfer_study.TUNED:
+            tried = transfer_study.trials(data, arm)
+            rates = np.array([trial["optimizer.learning_rate"] for trial in tried])
+            sixths = np.log(rates / 5e-4) / np.log(2e-2 / 5e-4) * transfer_study.TRIALS
+            np.testing.assert_allclose(sixths - np.arange(6), 0.5, atol=0.6)
+            assert tried == transfer_study.trials(data, arm)
+    shares = [trial["share"] for trial in transfer_study.trials("glyphs", "look")]
+    assert sorted(shares) == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_k_follows_the_number_of_upstream_classes():
+    scale, chosen = transfer_study.SCALES["small"], {"share": 0.5}
+    for classes, k in ((2, 512), (62, 17)):
+        config = transfer_study.config_of(scale, "glyphs", "look", chosen, classes=classes)
+        assert config.look.k == k
+    schedule = transfer_study.config_of(scale, "glyphs", "look_schedule", chosen)
+    assert schedule.look.k_warmup == "600 steps" and schedule.look.k == round(2048 / 3 / 4)
+
+
+def test_passes_count_the_target_and_the_backward_pass():
+    scale = transfer_study.SCALES["small"]
+    of = {
+        arm: transfer_study.passes(transfer_study.config_of(scale, "glyphs", arm, {}).to_dict())
+        for arm in ("look", "nca", "ce_mlp", "sup_con", "ce_mlp_passes", "random")
+    }
+    passes = {"look": 4, "nca": 4, "ce_mlp_passes": 4, "ce_mlp": 3, "sup_con": 3}
+    assert {arm: of[arm] / 76.8 for arm in passes} == pytest.approx(passes)
+
+
+def test_a_winner_on_an_edge_gets_trials_beyond_it_and_the_test_part_waits(small):
+    def values(job):
+        return {"coarse_knn": job.config["optimizer"]["learning_rate"], "fine_5shot": 0.5}
+
+    of = transfer_study.Study("small")
+    assert of.arm_jobs("glyphs", ["look"], [0]) == [] and of.chosen("glyphs", "look") is None
+    of = small(of.tuning_jobs("glyphs", "look")[1], values)
+    settings, jobs = of.tuning_jobs("glyphs", "look")
+    assert len(settings) == 8 and of.values(jobs).count(None) == 2
+    of = small(jobs[6:], values)
+    highest = max(trial["optimizer.learning_rate"] for trial in settings)
+    assert of.chosen("glyphs", "look")["optimizer.learning_rate"] == highest
+    assert [job.part for job in of.arm_jobs("glyphs", ["look"], [0])] == ["test"]
+
+
+def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
+    of = transfer_study.Study("small")
+    levels = {"look": 0.8, "ce_mlp": 0.8, "sup_con": 0.6, "nca": 0.8}
+
+    def values(job):
+        away = abs(np.log(job.config["optimizer"]["learning_rate"] / 0.003))
+        return {"coarse_knn": -away, "fine_5shot": 0.0}
+
+    def correct(job):
+        rng = np.random.default_rng(job.config["seed"])
+        spread = rng.normal(0, 60, (10, 5)) if job.label == "nca" else 0
+        counts = np.full((10, 5), 1000 * levels[job.label]) + spread * (job.config["seed"] - 2)
+        return {"fine_5shot": {"sizes": [1000] * 5, "correct": counts.round().tolist()}}
+
+    assert "measured yet" in transfer_study.answer(of)
+    for arm in transfer_study.HEADLINE:
+        of = small(of.tuning_jobs("glyphs", arm)[1], values)
+    of = small(of.arm_jobs("glyphs", transfer_study.HEADLINE, range(5)), values, correct)
+    words = {peer: word for (_, peer), (_, _, word) in of.planned().items()}
+    assert words == {"ce_mlp": "tie", "sup_con": "apart (+)", "nca": "undecided"}
+    text = transfer_study.answer(of)
+    assert "unfinished: 3 of 6 contrasts, 5 seeds" in text
+    assert "is above SupCon (+20.0 points)" in text and "ties (within ± 1 point) with" in text
+    assert transfer_study.contrasts_markdown(of).count("\n") == 4
 
 
 LOOPS = """

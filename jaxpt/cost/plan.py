@@ -164,7 +164,8 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
         total = round((1 - VALIDATION_SHARE) * total)
     source = data.source.removeprefix(protocols.PREFIX)
     side = GREY.get(source) or data.image_size or protocols.PROTOCOLS[source].crop
-    return Sizes(min(total, data.pretrain_limit or total), names, side, 1 if source in GREY else 3)
+    grey = source in GREY or source.startswith("glyphs")
+    return Sizes(min(total, data.pretrain_limit or total), names, side, 1 if grey else 3)
 
 
 def _known_sizes(data) -> tuple[int, int] | None:

@@ -58,6 +58,33 @@ def few_shot(
         lengths, a single class, a class with fewer examples than shots or only in test, or an l2
         that is not positive.
     """
+    predicted = few_shot_predictions(
+        train_features,
+        train_labels,
+        test_features,
+        test_labels,
+        shots=shots,
+        draws=draws,
+        seed=seed,
+        head=head,
+        l2=l2,
+    )
+    return np.mean(predicted == np.asarray(test_labels), axis=1)
+
+
+def few_shot_predictions(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    test_features: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    shots: int = 5,
+    draws: int = 5,
+    seed: int = 0,
+    head: str = "ridge",
+    l2: float | None = None,
+) -> np.ndarray:
+    """Predicted labels [draws, m] of ``few_shot``, which has the arguments and errors."""
     train_features, test_features = np.asarray(train_features), np.asarray(test_features)
     train_labels, test_labels = check_split(
         train_features, train_labels, test_features, test_labels
@@ -71,7 +98,7 @@ def few_shot(
     check_known(train_labels, test_labels)
     _check_counts(f"{shots} shots", shots, classes, counts)
     predict = {"ridge": _ridge, "logistic": _logistic}[head]
-    accuracies = []
+    predictions = []
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
         chosen = np.concatenate(
@@ -84,8 +111,8 @@ def few_shot(
             len(classes),
             l2,
         )
-        accuracies.append(np.mean(classes[predicted] == test_labels))
-    return np.array(accuracies)
+        predictions.append(classes[predicted])
+    return np.stack(predictions)
 
 
 def episodes(

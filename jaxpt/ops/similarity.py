@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jaxpt.ops import knn
 
 
+# Ending of a name → dtypes that ``check_rows`` accepts.
+_INTEGERS = jnp.integer, jnp.bool_
+KINDS = {"labels": _INTEGERS, "ids": _INTEGERS, "mask": (jnp.bool_,), "where": (jnp.bool_,)}
+
+
 def unit_vectors(vectors: jax.Array) -> jax.Array:
     """Scales rows to length one, in float32; a zero row stays zero, with gradient zero.
 
@@ -149,8 +154,17 @@ def own_rows(rows: int, axis_name) -> jax.Array:
     return own[:, None] == jnp.arange(total)[None, :]
 
 
+def check_array(name: str, array: jax.Array) -> None:
+    """Raises TypeError for lists and other values that are not arrays."""
+    if not hasattr(array, "dtype"):
+        raise TypeError(
+            f"{name} must be an array, got a {type(array).__name__}: pass jnp.asarray({name})."
+        )
+
+
 def check_floats(name: str, array: jax.Array) -> None:
-    """Raises TypeError if the dtype of ``array`` is not floating point."""
+    """Raises TypeError if ``array`` is no array, or its dtype is not floating point."""
+    check_array(name, array)
     if not jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(array).dtype}.")
 
@@ -189,8 +203,24 @@ def check_weight(weight) -> None:
 
 
 def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
-    """Raises ValueError if an array, if any, is not [rows] or has integers beyond 32 bits."""
-    if array is not None and jnp.shape(array) != (rows,):
+    """Checks an array of one value per row, if there is one.
+
+    Labels and ids must be integers, and masks booleans, or other numbers would be misread.
+
+    Raises:
+      TypeError: if it is no array, or of another type.
+      ValueError: if it is not [rows] or has integers beyond 32 bits.
+    """
+    if array is None:
+        return
+    check_array(name, array)
+    kind = next((k for end, k in KINDS.items() if name.endswith(end)), None)
+    if kind is not None and not any(jnp.issubdtype(array.dtype, k) for k in kind):
+        raise TypeError(
+            f"{name} must be {'booleans' if kind == KINDS['mask'] else 'integers'}, got dtype "
+            f"{array.dtype}."
+        )
+    if jnp.shape(array) != (rows,):
         raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
     knn.check_integers(**{name: array})
 

@@ -12,6 +12,7 @@ CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 MIN_SEEDS = 2
 TIE, ABOVE, BELOW = "tie", "apart (+)", "apart (−)"
+OPEN = "undecided"  # neither apart nor shown to be equivalent
 
 
 class Summary(NamedTuple):
@@ -27,6 +28,24 @@ class Comparison(NamedTuple):
 
     mean: float
     half_width: float
+    p: float
+    n: int
+
+
+class Resampled(NamedTuple):
+    """A difference of accuracies with intervals and p from a bootstrap.
+
+    Attributes:
+      mean: the difference, a − b.
+      interval: ends of the 95 % interval.
+      inner: ends of the 90 % interval, for two one-sided tests at 5 %.
+      p: two-sided p value of no difference.
+      n: number of seeds.
+    """
+
+    mean: float
+    interval: tuple[float, float]
+    inner: tuple[float, float]
     p: float
     n: int
 
@@ -143,6 +162,71 @@ def leader(values: Mapping[str, Mapping[int, float]]) -> str | None:
         return None
     apart = all(v.word == ABOVE for v in against(values[best], others).values())
     return best if apart else None
+
+
+def bootstrap(
+    a: np.ndarray, b: np.ndarray, sizes: np.ndarray, *, times: int = 4000, seed: int = 0
+) -> Resampled:
+    """Difference of two accuracies, resampled over seeds, draws of shots and groups of test images.
+
+    Seeds, draws and groups are each drawn with replacement, the same ones for both sides, so that
+    the interval holds for other seeds, other shots and other groups. Deviations are widened by
+    √(n / (n − 1)) for n seeds, since resampling few seeds understates their spread.
+
+    Args:
+      a, b: correct predictions [seeds, draws, groups], paired along all axes.
+      sizes: images per group [groups].
+      times: number of bootstrap samples.
+      seed: of the bootstrap.
+
+    Raises:
+      InputError: for fewer than two seeds, or shapes that do not fit.
+    """
+    a, b, sizes = (np.asarray(x, np.float64) for x in (a, b, sizes))
+    require(
+        a.shape == b.shape and a.ndim == 3 and a.shape[2:] == sizes.shape,
+        f"a and b must be [seeds, draws, groups] and sizes [groups], got {list(a.shape)}, "
+        f"{list(b.shape)} and {list(sizes.shape)}.",
+    )
+    seeds, draws, groups = a.shape
+    require(seeds >= MIN_SEEDS, f"a bootstrap needs at least {MIN_SEEDS} seeds, got {seeds}.")
+    difference = a - b
+    mean = difference.sum() / (seeds * draws * sizes.sum())
+    rng = np.random.default_rng(seed)
+
+    def weights(n):
+        return rng.multinomial(n, np.full(n, 1 / n), size=times) / n
+
+    weight_of_group = weights(groups)
+    values = np.einsum(
+        "ts,td,tg,sdg->t",
+        weights(seeds),
+        weights(draws),
+        weight_of_group,
+        difference,
+        optimize=True,
+    ) / (weight_of_group @ sizes)
+    values = mean + (values - mean) * math.sqrt(seeds / (seeds - 1))
+    low, inner_low, inner_high, high = np.quantile(values, (0.025, 0.05, 0.95, 0.975))
+    beyond = min(np.sum(values <= 0), np.sum(values >= 0))
+    return Resampled(
+        float(mean),
+        (float(low), float(high)),
+        (float(inner_low), float(inner_high)),
+        min(1.0, 2 * (beyond + 1) / (times + 1)),
+        seeds,
+    )
+
+
+def verdict(difference: Resampled, p_adjusted: float, bound: float) -> str:
+    """ABOVE or BELOW if p < 5 %; else TIE if the 90 % interval lies within ± ``bound``, else open.
+
+    A difference that is both significant and within the bounds is called what it is: apart.
+    """
+    if p_adjusted < SIGNIFICANCE:
+        return ABOVE if difference.mean > 0 else BELOW
+    low, high = difference.inner
+    return TIE if -bound < low and high < bound else OPEN
 
 
 def _word(mean: float, p: float) -> str:

@@ -1,4 +1,4 @@
-"""Demo: four losses on real images, with a table, verdicts and a page with figures."""
+"""Demo: five losses on real images, with a table, verdicts and a page with figures."""
 
 import importlib
 import os
@@ -22,12 +22,16 @@ from jaxpt.errors import require
 from jaxpt.files import replacing, writable_folder
 from jaxpt.report import features as feature_files
 from jaxpt.report.metrics import FINE
-from jaxpt.report.results import DATA_NAMES, NAMES
+from jaxpt.report.naming import DATA_NAMES
+from jaxpt.report.results import NAMES
 from jaxpt.report.statistics import MIN_SEEDS
 from jaxpt.studies import study
 
 DATA = ("digits", "fashion_mnist")
-METHODS = ("cross_entropy", "sup_con", "nca", "look")
+# Its projector before the classifier is thrown away for transfer, like those of the other losses.
+# The linear head alone would compare losses that differ in more than the loss.
+MLP_HEAD = "cross_entropy_mlp"
+METHODS = ("cross_entropy", MLP_HEAD, "sup_con", "nca", "look")
 PICTURED_SEED = 0  # the seed whose features and training curves are kept for the figures
 
 
@@ -78,7 +82,12 @@ def run(
 
 
 def _config(data: str, method: str):
-    return importlib.import_module(f"jaxpt.configs.pretrain.{data}").get_config(method)
+    get_config = importlib.import_module(f"jaxpt.configs.pretrain.{data}").get_config
+    if method != MLP_HEAD:
+        return get_config(method)
+    config = get_config("cross_entropy")  # with the settings tuned for a linear head
+    config.cross_entropy.classifier = "mlp"
+    return config
 
 
 def _jobs(data: str, seeds: int, duration: str | None) -> list[study.Job]:

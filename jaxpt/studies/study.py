@@ -2,11 +2,14 @@
 
 import concurrent.futures
 import functools
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import pathlib
 import time
+from concurrent.futures import FIRST_COMPLETED
 from typing import Any, Callable, Iterable, NamedTuple
 
 import jax
@@ -29,6 +32,8 @@ class Job(NamedTuple):
       config: its pre-training config as a plain dict, including the seed.
       part: the part it is measured on, "validation" or "test".
       keep_features: whether to return the features of that part too, for plots.
+      measure: "frozen", the measurements of ``evaluation.measure``, or "transfer", those of
+        ``studies.transfer``.
       data: digest of the identity of its set, and of the weight file that it starts from if there
         is one; "" before ``identified`` has determined it.
     """
@@ -38,10 +43,11 @@ class Job(NamedTuple):
     part: str
     keep_features: bool = False
     data: str = ""
+    measure: str = "frozen"
 
     @property
     def key(self) -> str:
-        return _key(self.config, self.part, self.data)
+        return _key(self.config, self.part, self.data, self.measure)
 
 
 def seeds_of(
@@ -62,6 +68,7 @@ def run(
     path: str | os.PathLike | None = None,
     *,
     workers: int = 0,
+    max_minutes: float = 0.0,
     on_done: Callable[[dict[str, Any]], None] = lambda record: None,
 ) -> list[dict[str, Any]]:
     """Runs all jobs, each on one thread, and returns their records in the order of the jobs.
@@ -70,8 +77,11 @@ def run(
       jobs: the jobs.
       path: file of records (JSON lines) to which results are appended; jobs that already have a
         record there are not run again. None stores nothing.
-      workers: number of processes; 0 for one per CPU core. With 1, and always on an accelerator,
-        jobs run one after another in this process.
+      workers: number of processes; 0 for one per CPU core, or one on an accelerator. With 1, jobs
+        run one after another in this process. Several share an accelerator's memory only with
+        XLA_PYTHON_CLIENT_PREALLOCATE=false.
+      max_minutes: no job starts after this many minutes, and jobs without a record are left out of
+        the result; 0 for no limit.
       on_done: called with each new record.
     """
     jobs = identified(jobs)
@@ -79,15 +89,17 @@ def run(
     if path:
         writable_folder(pathlib.Path(path).parent)
     todo = list({job.key: job for job in jobs if job.key not in known}.values())
-    if jax.default_backend() != "cpu":
-        workers = 1  # processes would compete for the accelerator's memory
-    for record in _results(todo, workers or os.cpu_count()):
+    workers = workers or (os.cpu_count() or 1 if jax.default_backend() == "cpu" else 1)
+    end = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
+    in_time = itertools.takewhile(lambda job: time.monotonic() < end, todo)
+    for record in _results(in_time, workers):
         features = record.pop("features", None)
         if path:
             records.append(path, record)
         known[record["key"]] = record if features is None else record | {"features": features}
         on_done(known[record["key"]])
-    return [known[job.key] | {"label": job.label} for job in jobs]
+    done = jobs if end == math.inf else [job for job in jobs if job.key in known]
+    return [known[job.key] | {"label": job.label} for job in done]
 
 
 def identified(jobs: list[Job]) -> list[Job]:
@@ -129,19 +141,27 @@ def stored(jobs: list[Job], path: str | os.PathLike) -> list[dict[str, Any]]:
 
     Nothing is run, and no data are needed: records of any data count, of each config the latest.
     """
-    known = {_key(r["config"], r["part"], ""): r for r in records.read(path)}
-    keys = [_key(job.config, job.part, "") for job in jobs]
+    known = {
+        _key(r["config"], r["part"], "", r.get("measure", "frozen")): r for r in records.read(path)
+    }
+    keys = [_key(job.config, job.part, "", job.measure) for job in jobs]
     return [known[key] | {"label": job.label} for job, key in zip(jobs, keys) if key in known]
 
 
+def key_of(config: dict[str, Any], part: str, measure: str = "frozen") -> str:
+    """Key of a job or record without its data, to match jobs with ``stored`` records."""
+    return _key(config, part, "", measure)
+
+
 def _known(path, quiet=False):
-    return records.known(
-        path, lambda r: _key(r["config"], r["part"], r[records.IDENTITY]), quiet=quiet
-    )
+    def key(r):
+        return _key(r["config"], r["part"], r[records.IDENTITY], r.get("measure", "frozen"))
+
+    return records.known(path, key, quiet=quiet)
 
 
-def _key(config, part, data):
-    """Key of a config, a part and the data.
+def _key(config, part, data, measure):
+    """Key of a config, a part, the data and the kind of measurement.
 
     Missing fields of the config take their defaults, so that records remain valid when a later
     version adds fields, and sections of other methods do not count, so that they remain valid when
@@ -153,7 +173,8 @@ def _key(config, part, data):
     if data:
         config["data"] = identity.settings(config["data"])
         config["model"] = config["model"] | {"weights": ""}
-    return records.key_of({"config": config, "part": part, "data": data})
+    what = {"config": config, "part": part, "data": data}
+    return records.key_of(what if measure == "frozen" else what | {"measure": measure})
 
 
 def _results(jobs, workers):
@@ -165,10 +186,12 @@ def _results(jobs, workers):
     with concurrent.futures.ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), _one_thread
     ) as pool:
-        pending = [pool.submit(run_job, job) for job in jobs]
         try:
-            for future in concurrent.futures.as_completed(pending):
-                yield future.result()
+            pending = {pool.submit(run_job, job) for job in itertools.islice(jobs, workers)}
+            while pending:  # a job is submitted when another is done, so that the time limit holds
+                done, pending = concurrent.futures.wait(pending, return_when=FIRST_COMPLETED)
+                pending |= {pool.submit(run_job, job) for job in itertools.islice(jobs, len(done))}
+                yield from (future.result() for future in done)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -186,8 +209,9 @@ def run_job(job: Job) -> dict[str, Any]:
     # Imported here, so that a worker sets its number of threads before JAX starts.
     from jaxpt import pretrain
     from jaxpt.cache import use_compile_cache
-    from jaxpt.data import sources
     from jaxpt.evaluation import measure
+    from jaxpt.evaluation.task import guesses
+    from jaxpt.studies import transfer
 
     use_compile_cache()
     config = ml_collections.ConfigDict(job.config)
@@ -197,14 +221,22 @@ def run_job(job: Job) -> dict[str, Any]:
         f"the data of {job.label!r}, {config.data.source} {config.data.path!r}, or the weights it "
         "starts from changed while the study ran: start it again.",
     )
-    dataset = sources.load(config.data)
-    began = time.perf_counter()
+    dataset = transfer.loaded(config.data)
+    began, cpu = time.perf_counter(), time.process_time()
     trained = pretrain.run(config, quiet=True, dataset=dataset)
-    seconds = time.perf_counter() - began
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     last = {}
     for row in trained.history:
         last |= row
-    values = measure.frozen(trained.features, dataset, part=job.part)
+    measured = {}
+    if job.measure == "transfer":
+        values, correct = transfer.measured(trained.features, dataset, config.data, part=job.part)
+        measured = {"measure": job.measure}
+        if job.part == "test":
+            measured["correct"] = correct
+    else:
+        values = measure.frozen(trained.features, dataset, part=job.part)
+    scored = dataset.validation if job.part == "validation" else dataset.test
     record = {
         "key": now.key,
         "label": job.label,
@@ -212,9 +244,10 @@ def run_job(job: Job) -> dict[str, Any]:
         "data": dataset.name,
         records.IDENTITY: now.data,
         "part": job.part,
+        "guess": guesses(scored, dataset),
         "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),
-        "values": values | {"pretrain_seconds": seconds},
+        "values": values | {"pretrain_seconds": seconds, "pretrain_cpu_seconds": cpu},
         "last": {name: value for name, value in last.items() if name not in TIMES},
         "history": [
             {k: v for k, v in row.items() if k in ("step", "loss", "knn")}
@@ -222,12 +255,12 @@ def run_job(job: Job) -> dict[str, Any]:
         ]
         if job.keep_features
         else None,
-        "protocol": measure.PROTOCOL,
+        "protocol": transfer.PROTOCOL if measured else measure.PROTOCOL,
         "config": job.config,
+        **measured,
         **records.surroundings(),
     }
     if job.keep_features:
-        scored = dataset.validation if job.part == "validation" else dataset.test
         record["features"] = {
             "features": trained.features(scored.images),
             "fine": scored.labels,

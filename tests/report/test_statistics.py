@@ -124,3 +124,53 @@ def test_a_p_that_the_adjustment_lifts_above_five_percent_is_a_tie():
     among_five = statistics.against(one, {name: zero for name in "abcde"})
     assert alone["a"].word == "apart (+)"
     assert {verdict.word for verdict in among_five.values()} == {"tie"}
+
+
+def _correct(rng, seeds=6, draws=4, groups=9):
+    sizes = rng.integers(5, 30, groups)
+    return rng.binomial(sizes, 0.7, (seeds, draws, groups)), sizes
+
+
+def test_bootstrap_resamples_seeds_draws_and_groups():
+    rng = np.random.default_rng(0)
+    a, sizes = _correct(rng)
+    b = rng.binomial(sizes, 0.6, a.shape)
+    found = statistics.bootstrap(a, b, sizes, times=4000)
+    assert found.n == 6
+    assert found.mean == pytest.approx(np.mean((a - b).sum(-1)) / sizes.sum())
+    # The slow, obvious form.
+    samples = []
+    for _ in range(4000):
+        s, d, g = (rng.integers(n, size=n) for n in a.shape)
+        rows = np.ix_(s, d, g)
+        samples.append(np.mean((a[rows] - b[rows]).sum(-1)) / sizes[g].sum())
+    wide = found.mean + (np.array(samples) - found.mean) * np.sqrt(6 / 5)
+    np.testing.assert_allclose(found.interval, np.quantile(wide, (0.025, 0.975)), atol=0.006)
+    np.testing.assert_allclose(found.inner, np.quantile(wide, (0.05, 0.95)), atol=0.006)
+
+
+def test_bootstrap_of_equal_sides_and_of_a_constant_lead():
+    a, sizes = _correct(np.random.default_rng(1))
+    same = statistics.bootstrap(a, a, sizes)
+    assert (same.mean, same.interval, same.p) == (0.0, (0.0, 0.0), 1.0)
+    ahead = statistics.bootstrap(a + sizes, a, sizes)
+    assert ahead.mean == pytest.approx(1.0) and ahead.p < 0.001
+    with pytest.raises(InputError, match="at least 2 seeds"):
+        statistics.bootstrap(a[:1], a[:1], sizes)
+    with pytest.raises(InputError, match=r"\[seeds, draws, groups\]"):
+        statistics.bootstrap(a, a, sizes[1:])
+
+
+@pytest.mark.parametrize(
+    "mean, inner, p, word",
+    [
+        (0.03, (0.02, 0.04), 0.01, statistics.ABOVE),
+        (-0.005, (-0.008, -0.002), 0.01, statistics.BELOW),
+        (0.002, (-0.005, 0.009), 0.6, statistics.TIE),
+        (0.002, (-0.005, 0.011), 0.6, statistics.OPEN),
+        (0.02, (0.001, 0.04), 0.08, statistics.OPEN),
+    ],
+)
+def test_only_equivalence_is_a_tie(mean, inner, p, word):
+    found = statistics.Resampled(mean, inner, inner, p, 10)
+    assert statistics.verdict(found, p, 0.01) == word

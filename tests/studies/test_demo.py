@@ -60,35 +60,42 @@ def instant(monkeypatch):
     return ran
 
 
+def test_losses_with_a_projector_are_compared_with_cross_entropy_that_has_one(tmp_path, instant):
+    demo.run("digits", tmp_path, 2)
+    heads = {job.label: job.config["cross_entropy"]["classifier"] for job in instant}
+    assert heads["cross_entropy_mlp"] == "mlp" and heads["cross_entropy"] == "linear"
+    assert {job.config["method"] for job in instant} == set(demo.METHODS) - {"cross_entropy_mlp"}
+
+
 def test_a_second_start_runs_nothing_again(tmp_path, instant, capsys):
     demo.run("digits", tmp_path, 2)
     # Seed by seed: an interrupted demo has something of every method.
-    assert [job.config["seed"] for job in instant] == [0] * 4 + [1] * 4
+    assert [job.config["seed"] for job in instant] == [0] * 5 + [1] * 5
     demo.run("digits", tmp_path, 2)
-    assert len(instant) == 8
-    assert "8 of 8 runs are already done" in capsys.readouterr().out
+    assert len(instant) == 10
+    assert "10 of 10 runs are already done" in capsys.readouterr().out
     demo.run("digits", tmp_path, 3)
-    assert [job.config["seed"] for job in instant[8:]] == [2] * 4
+    assert [job.config["seed"] for job in instant[10:]] == [2] * 5
 
 
 def test_a_run_whose_features_are_lost_is_made_again_alone(tmp_path, instant):
     demo.run("digits", tmp_path, 2)
     features.path_of(tmp_path, "nca").unlink()
     demo.run("digits", tmp_path, 2)
-    assert [(job.label, job.keep_features) for job in instant[8:]] == [("nca", True)]
+    assert [(job.label, job.keep_features) for job in instant[10:]] == [("nca", True)]
     found = records.read(tmp_path / "records.jsonl")
-    assert len({r["key"] for r in found}) == len(found) == 8
+    assert len({r["key"] for r in found}) == len(found) == 10
     assert features.load(tmp_path, "nca").key in {r["key"] for r in found}
 
 
 def test_features_of_another_config_are_not_taken_for_these(tmp_path, instant):
     demo.run("digits", tmp_path, 2)
     demo.run("digits", tmp_path, 2, duration="1 epochs")
-    assert len(instant) == 16
-    assert features.load(tmp_path, "look").key in {job.key for job in instant[8:]}
+    assert len(instant) == 20
+    assert features.load(tmp_path, "look").key in {job.key for job in instant[10:]}
     demo.run("digits", tmp_path, 2)  # its records are all there, its features are not
-    assert [job.keep_features for job in instant[16:]] == [True] * 4
-    assert features.load(tmp_path, "look").key in {job.key for job in instant[:8]}
+    assert [job.keep_features for job in instant[20:]] == [True] * 5
+    assert features.load(tmp_path, "look").key in {job.key for job in instant[:10]}
 
 
 def test_a_folder_with_another_sets_records_is_left_alone(tmp_path, instant):

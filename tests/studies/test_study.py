@@ -8,7 +8,7 @@ from jaxpt import pretrain, records
 from jaxpt.data import sources
 from jaxpt.errors import InputError
 from jaxpt.evaluation import measure
-from jaxpt.studies import study
+from jaxpt.studies import study, transfer
 
 
 DATA = sources.identify(digits.get_config().data).digest
@@ -108,3 +108,47 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_run(tmp_path, monkey
     monkeypatch.setattr(study, "_results", lambda jobs, workers: pytest.fail("a job was run"))
     with pytest.raises(InputError, match="cannot be written .*: choose another folder"):
         study.run([_job()], tmp_path / "file" / "below" / "records.jsonl")
+
+
+def test_no_job_starts_after_the_time_limit(tmp_path, monkeypatch):
+    started = []
+
+    def results(jobs, workers):
+        for job in jobs:
+            started.append(job)
+            monkeypatch.setattr(study.time, "monotonic", lambda: np.inf)
+            yield {"key": job.key, "label": job.label, "data_identity": DATA} | {
+                "part": job.part,
+                "config": job.config,
+            }
+
+    monkeypatch.setattr(study, "_results", results)
+    jobs = [_job(), _job(part="validation")]
+    path = tmp_path / "records.jsonl"
+    assert len(study.run(jobs, path, max_minutes=1)) == len(started) == 1
+    assert study.missing(jobs, path) == 1
+
+
+def test_a_record_of_another_measurement_does_not_count(tmp_path):
+    _store(tmp_path / "records.jsonl", _job())
+    other = _job()._replace(measure="transfer")
+    assert not study.stored([other], tmp_path / "records.jsonl")
+    assert other.key != _job().key
+
+
+def test_correct_predictions_by_group_add_up_to_the_accuracies():
+    config = digits.get_config()
+    dataset = transfer.loaded(config.data)
+    values, correct = transfer.measured(
+        lambda images: images.reshape(len(images), -1).astype(np.float32),
+        dataset,
+        config.data,
+        part="test",
+    )
+    assert correct["fine_knn"]["sizes"] == [100] * 5 + [97]
+    for name, found in correct.items():
+        assert values[name] == pytest.approx(
+            np.sum(found["correct"]) / len(found["correct"]) / sum(found["sizes"])
+        )
+    assert np.shape(correct["fine_5shot"]["correct"]) == (transfer.DRAWS, 6)
+    assert values["fine_knn"] > values["fine_5shot"] > 0.6
