@@ -20,12 +20,14 @@ import fashion_mnist  # noqa: E402
 import gpu  # noqa: E402
 import input as inputs  # noqa: E402
 import look_grid  # noqa: E402
+import neighbor_reads  # noqa: E402
 import neighbors  # noqa: E402
 import plan  # noqa: E402
 import round_trip  # noqa: E402
 import startup  # noqa: E402
 import step as whole_step  # noqa: E402
 import step_program  # noqa: E402
+import supervised  # noqa: E402
 import tpu_compile  # noqa: E402
 import transfer_study  # noqa: E402
 import tune  # noqa: E402
@@ -135,6 +137,7 @@ TABLES = {
     "study_left": lambda: transfer_study.left_markdown(small_study()),
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
+    "neighbor_reads": lambda: neighbor_reads.markdown(records.read(neighbor_reads.RECORDS)),
     "look_grid": lambda: look_grid.markdown(records.read(look_grid.RECORDS)),
     "step": lambda: whole_step.markdown(records.read(whole_step.RECORDS)[-1]),
     "gpu": lambda: gpu.markdown(records.read(gpu.RECORDS)),
@@ -158,6 +161,7 @@ TABLES = {
     "confirmation_base": lambda: confirmation("base"),
     "fashion_mnist": lambda: fashion("8 epochs"),
     "fashion_mnist_long": lambda: fashion("24 epochs"),
+    "fashion_mnist_supervised": lambda: supervised.markdown(records.read(supervised.RECORDS)),
 }
 
 

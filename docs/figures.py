@@ -1,26 +1,32 @@
-"""Draws docs/images/neighborhood.png: which keys a loss pulls a query towards, and away from.
+"""Draws the figures of docs/images.
 
-    python docs/figures.py
+    python docs/figures.py [neighborhood] [host_memory]
 
-LOOK is trained on digits as ``jaxpt demo`` does (seed 0). The query is that training image whose
-neighbourhood in the last memory is the most mixed. Each panel has the gradient of one of jaxpt's
-losses by the query's similarity to each key.
+neighborhood: which keys a loss pulls a query towards, and away from. LOOK is trained on digits as
+``jaxpt demo`` does (seed 0). The query is that training image whose neighbourhood in the last
+memory is the most mixed. Each panel has the gradient of one of jaxpt's losses by the query's
+similarity to each key.
+host_memory: memory of a process that streams pictures, after each epoch, from the latest record of
+``benchmarks/input.py``.
 """
 
 import pathlib
+import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxpt.configs.pretrain import digits
 
-from jaxpt import losses, pretrain
+from jaxpt import losses, pretrain, records
 from jaxpt.data import sources
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.geometry import unit_rows
 from jaxpt.report import drawing
 
-PICTURE = pathlib.Path(__file__).parent / "images" / "neighborhood.png"
+HERE = pathlib.Path(__file__).parent
+PICTURE, MEMORY = (HERE / "images" / f"{name}.png" for name in ("neighborhood", "host_memory"))
+INPUT = HERE.parent / "benchmarks" / "records" / "input.jsonl"
 TEMPERATURE = 0.1  # the same for all three, so that they differ in their form alone
 EVERY = 3  # neighbour is drawn as an image
 
@@ -111,5 +117,23 @@ def _panel(axis, name, force, points, here):
     axis.set(xticks=[], yticks=[], box_aspect=1)
 
 
+def draw_memory():
+    """Memory by epoch, from zero on: a leak of one batch per epoch would be a steep line."""
+    found = [record for record in records.read(INPUT) if record["part"] == "memory"][-1]
+    mib = found["mib"]
+    with drawing.panel(6, 2.6) as figure:
+        figure.set_facecolor("white")
+        axis = figure.subplots()
+        axis.plot(range(1, len(mib) + 1), mib, "o-", color=drawing.BLUE, markersize=4)
+        axis.set(xlim=(0, len(mib) + 0.5), ylim=(0, 1.25 * max(mib)))
+        axis.set(xlabel="epoch", ylabel="resident memory, MiB")
+        axis.set_xticks(range(0, len(mib) + 1, 5))
+        axis.set_title(f"Two crops of each of {found['images']:,} JPEGs per epoch")
+        figure.savefig(MEMORY, dpi=150)
+
+
+FIGURES = {"neighborhood": lambda: draw(*train()), "host_memory": draw_memory}
+
 if __name__ == "__main__":
-    draw(*train())
+    for name in sys.argv[1:] or FIGURES:
+        FIGURES[name]()

@@ -188,11 +188,11 @@ FIDELITY_HEAD = """# Recipes beside their sources
 
 Each recipe of `pretrain/imagenet/` and `pretrain/cifar.py`, setting by setting, beside the paper
 and the published code that it is named after. "Same" is tested: a test resolves the recipe and
-compares it with this table. A difference is deliberate, and the table says why. "Not read" is what
-could not be read by us, and "from memory" what was not read again. A setting without a source has
-no row and is jaxpt's own. References are files and lines of a repository at a commit, or sections
-of a paper. Settings are fields of the config, [explained](../configs/pretrain/defaults.py) with the
-defaults, or words.
+compares it with this table. A difference is deliberate: the table says why, and the header of the
+recipe names it. "Not read" is what could not be read by us, and "from memory" what was not read
+again. A setting without a source has no row and is jaxpt's own. References are files and lines of a
+repository at a commit, or sections of a paper. Settings are fields of the config,
+[explained](../configs/pretrain/defaults.py) with the defaults, or words.
 
 Heads and losses of nine methods are also compared with numbers that PyTorch computed from the
 published code's description (`tests/head_references.py`).
@@ -202,7 +202,11 @@ published code's description (`tests/head_references.py`).
 
 
 def fidelity() -> list[dict[str, str]]:
-    """Rows of the table: method, variant, setting, source, ours, why, reference."""
+    """Rows of the table: method, variant, setting, source, ours, why, reference, header.
+
+    The method "all" stands for all recipes. ``header`` quotes the words by which the docstring of
+    the recipe names the difference.
+    """
     with (FOLDER / "fidelity.csv").open(newline="") as file:
         return list(csv.DictReader(file))
 
@@ -211,10 +215,12 @@ def fidelity_page() -> str:
     """Renders the page that compares each recipe with its source."""
     parts = [FIDELITY_HEAD]
     rows = fidelity()
-    for method, entry in METHODS.items():
+    titles = {"all": "All recipes"} | {method: entry.title for method, entry in METHODS.items()}
+    for method, title in titles.items():
+        page = "recipes.py" if method == "all" else f"imagenet/{method}.py"
         parts += [
-            f"\n## {entry.title}\n",
-            f"Recipe: [`{method}.py`](../configs/pretrain/imagenet/{method}.py)\n",
+            f"\n## {title}\n",
+            f"Recipe: [`{page.rpartition('/')[2]}`](../configs/pretrain/{page})\n",
             "| setting | source | here | why it differs | reference |",
             "|---|---|---|---|---|",
             *(_compared(row) for row in rows if row["method"] == method),

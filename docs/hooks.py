@@ -40,7 +40,15 @@ API = {
     ),
     "runs": (
         "Runs",
-        ["pretrain", "finetune", "transfer", "evaluate", "studies.scaling", "studies.study"],
+        [
+            "pretrain",
+            "finetune",
+            "transfer",
+            "evaluate",
+            "lookalikes",
+            "studies.scaling",
+            "studies.study",
+        ],
     ),
     "evaluation": (
         "Evaluation",

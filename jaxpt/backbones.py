@@ -5,6 +5,7 @@ import hashlib
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -22,6 +23,7 @@ from jaxpt.train.workdir import open_run
 from jaxpt.weights import header
 
 SCRATCH = "scratch"
+FINETUNED = "finetune"  # method of runs that ``jaxpt transfer`` keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +108,8 @@ def open_backbone(
     """
     label, source = _split_label(str(source))
     path = pathlib.Path(source)
-    name, _, seed = source.partition(":")
-    if name == SCRATCH and not path.exists():
+    seed = source.partition(":")[2]
+    if _is_scratch(source):
         require(not seed or seed.isdecimal(), f"{source!r}: write scratch:SEED, SEED a number.")
         opened = _from_scratch(model, int(seed or 0))
     elif not (path / checkpoint.FOLDER).is_dir() and (
@@ -123,6 +125,42 @@ def open_backbone(
             file=sys.stderr,
         )
     return _labelled(opened, label)
+
+
+def open_backbones(
+    given: Sequence[str | os.PathLike],
+    *,
+    model: ml_collections.ConfigDict | None = None,
+    encoder: str = "",
+) -> list[Backbone]:
+    """Opens several backbones; scratch has the network of the first other one unless model has one.
+
+    Args:
+      given: sources, and the arguments, as in ``open_backbone``.
+
+    Raises:
+      InputError: as ``open_backbone``.
+    """
+    named = bool(model and model.get("name"))
+    later = [] if named else [i for i, source in enumerate(given) if _is_scratch(source)]
+    opened = {
+        i: open_backbone(source, model=model, encoder=encoder)
+        for i, source in enumerate(given)
+        if i not in later
+    }
+    first = next(iter(opened.values()), None)
+    if first is not None:
+        model = first.model.copy_and_resolve_references()
+        with model.unlocked():
+            model.normalisation = first.encoder.normalisation
+    for i in later:
+        opened[i] = open_backbone(given[i], model=model, encoder="" if first else encoder)
+    return [opened[i] for i in range(len(given))]
+
+
+def _is_scratch(source) -> bool:
+    _, source = _split_label(str(source))
+    return source.partition(":")[0] == SCRATCH and not pathlib.Path(source).exists()
 
 
 def _labelled(opened: Backbone, label: str) -> Backbone:
@@ -176,14 +214,14 @@ def _from_run(workdir, which) -> Backbone:
     which = which or usual
     require(which in WEIGHTS, f"weights must be one of {WEIGHTS}, got {which!r}.")
     saved = checkpoint.read_arrays(workdir, step)
-    chosen = saved if which == "online" else saved["target"]
+    chosen = saved if which == "online" else saved.get("target")
     require(
         chosen is not None,
         f"{str(workdir)!r} has no target encoder: --weights=target is for methods that have one, "
         "and for runs with weight_ema.",
     )
     params, stats = (
-        {name: tree for name, tree in (chosen[part] or {}).items() if name == "backbone"}
+        {name: tree for name, tree in (chosen.get(part) or {}).items() if name == "backbone"}
         for part in ("params", "batch_stats")
     )
     arrays = header.flat({"params": params, "batch_stats": stats})
@@ -198,7 +236,8 @@ def _from_run(workdir, which) -> Backbone:
         encoder,
         params,
         stats,
-        label=config.method if which == usual else f"{config.method} ({which})",
+        label=about.get("label")
+        or (config.method if which == usual else f"{config.method} ({which})"),
         method=config.method,
         seed=config.seed,
         config=config,
@@ -210,9 +249,9 @@ def _from_run(workdir, which) -> Backbone:
 
 
 def _classifier(config, params):
-    """Classifier of a cross-entropy run whose classifier is directly on the backbone, or None."""
+    """Classifier of a run by cross-entropy that is directly on the backbone, or None."""
     linear = (
-        config.method == "cross_entropy"
+        config.method in ("cross_entropy", FINETUNED)
         and config.get("cross_entropy", {}).get("classifier", "linear") == "linear"
     )
     return jax.device_get(params["head"]) if linear else None

@@ -19,14 +19,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jaxpt import __version__, records
-from jaxpt.backbones import Backbone, open_backbone, report_other_data
+from jaxpt.backbones import Backbone, open_backbones, report_other_data
 from jaxpt.configs.pretrain import defaults
 from jaxpt.data import identity, protocols, sources
 from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
 from jaxpt.evaluation.features import BATCH_SIZE, extract, extract_layers
-from jaxpt.evaluation.task import PARTS, Measured, Task, make_task
+from jaxpt.evaluation.task import PARTS, Measured, Task, guesses, make_task
 from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
 from jaxpt.weights import framed
@@ -290,12 +290,9 @@ def run(
     _check_constants(constants or {}, evaluators)
     known = records.known(out)
     devices = Devices()
-    opened = [
-        m
-        if isinstance(m, Model)
-        else of_backbone(open_backbone(m, model=model_config, encoder=encoder), devices)
-        for m in models
-    ]
+    named = [m for m in models if not isinstance(m, Model)]
+    backbones = iter(open_backbones(named, model=model_config, encoder=encoder))
+    opened = [m if isinstance(m, Model) else of_backbone(next(backbones), devices) for m in models]
     _check_distinct(opened)
     jobs = _jobs(opened, suite, data, fields or {}, part, constants or {})
     require(bool(jobs), "there is nothing to measure: cka needs two models of the same seed.")
@@ -497,6 +494,7 @@ def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
         "data": bench.dataset.name,
         records.IDENTITY: job.identity,
         "part": part,
+        "guess": guesses(getattr(bench.dataset, part), bench.dataset),
         "evaluator": job.evaluator,
         "values": measured.values,
         "protocol": {job.evaluator: stated},

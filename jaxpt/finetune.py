@@ -6,6 +6,8 @@ The file first resolves settings (BiT's rule, checks of a config) and then defin
 import contextlib
 import itertools
 import math
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -164,6 +166,9 @@ class Finetuned(NamedTuple):
       learning_rate, weight_decay: the chosen setting.
       sweep: learning_rate, weight_decay and validation accuracy of each setting; the accuracy is
         None if the loss did not stay finite.
+      variables: (params, batch_stats) of backbone and head, host arrays, after the training on
+        train + validation.
+      steps: of that training.
     """
 
     accuracy: float
@@ -171,6 +176,8 @@ class Finetuned(NamedTuple):
     learning_rate: float
     weight_decay: float
     sweep: list[dict[str, float | None]]
+    variables: tuple[Any, Any] | None = None
+    steps: int = 0
 
 
 class Task:
@@ -181,6 +188,7 @@ class Task:
       backbone: the ``Backbone`` to start from; it is not modified.
       dataset, devices: data and devices of the training.
       cropping: the view that the host takes from whole pictures; None for square images.
+      say: receives sentences on the progress.
       encoder: the backbone, with its lowest parts frozen, and the head.
       frozen: number of frozen parts.
 
@@ -195,13 +203,14 @@ class Task:
         dataset: sources.Dataset,
         devices: Devices,
         cropping: Cropping | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ):
         require(
             dataset.trainval.labels.ndim == 1,
             f"{dataset.name} has several labels per image: fine-tuning takes one.",
         )
         self.config, self.backbone, self.dataset, self.devices = config, backbone, dataset, devices
-        self.cropping = cropping
+        self.cropping, self.say = cropping, say
         self.frozen = layerwise.parts_of(backbone.params) if config.freeze == -1 else config.freeze
         network = backbone.encoder.backbone
         if self.frozen:
@@ -274,6 +283,42 @@ class Task:
         ), total
 
 
+def few(dataset: sources.Dataset, shots: int, seed: int) -> sources.Dataset:
+    """Draws ``shots`` training images of each class, or all of a smaller class.
+
+    A fifth of the images of a class, but at least one of two or more, are for validation.
+
+    Args:
+      dataset: the set.
+      shots: images per class; 0 returns the set as it is.
+      seed: of the draw.
+
+    Raises:
+      InputError: for a single shot, which leaves nothing for validation, or a multi-label set.
+    """
+    if not shots:
+        return dataset
+    require(
+        shots >= 2,
+        f"data.shots must be 0 (all) or at least 2, one of them for validation, got {shots}.",
+    )
+    labels = dataset.trainval.labels
+    require(labels.ndim == 1, f"data.shots needs one label per image, {dataset.name} has several.")
+    chosen, held_out = np.zeros((2, len(labels)), bool)
+    for label in np.unique(labels):
+        drawn = np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))
+        drawn = drawn[:shots]
+        chosen[drawn] = True
+        held_out[
+            drawn[: max(1, round(sources.VALIDATION_SHARE * len(drawn))) * (len(drawn) > 1)]
+        ] = True
+    return dataset._replace(
+        train=dataset.trainval.take(chosen & ~held_out),
+        validation=dataset.trainval.take(held_out),
+        trainval=dataset.trainval.take(chosen),
+    )
+
+
 def finetune(task: Task, *, seed: int) -> Finetuned:
     """Fine-tunes on the fine labels with each setting of the sweep and tests the best one once.
 
@@ -283,7 +328,8 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
 
     Args:
       task: backbone, set and config.
-      seed: seed of the head, the order of images and their augmentation.
+      seed: seed of the head, the order of images and their augmentation, and the draw of
+        ``data.shots``.
 
     Returns:
       a ``Finetuned``.
@@ -291,12 +337,20 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
     Raises:
       InputError: if the loss does not stay finite for any setting, or in the final training.
     """
-    dataset, config = task.dataset, task.config
-    sweep = []
-    for decay, rate in itertools.product(config.weight_decays, config.learning_rates):
+    config, sweep = task.config, []
+    dataset = few(task.dataset, config.data.shots, seed)
+    settings = list(itertools.product(config.weight_decays, config.learning_rates))
+    task.say(f"fine-tuning with seed {seed} on {len(dataset.trainval.ids):,} images")
+    for place, (decay, rate) in enumerate(settings, 1):
+        began = time.perf_counter()
         state = train(task, dataset.train, rate=rate, decay=decay, seed=seed)
         score = None if state is None else accuracy(task, state, dataset.validation)
         sweep.append({"learning_rate": rate, "weight_decay": decay, "validation": score})
+        task.say(
+            f"fine-tuned with learning rate {rate:g}, weight decay {decay:g} "
+            f"({place} of {len(settings) + 1} trainings, {time.perf_counter() - began:.0f} s): "
+            f"validation {'not finite' if score is None else f'{score:.3f}'}"
+        )
     best = max(sweep, key=lambda s: -1.0 if s["validation"] is None else s["validation"])
     rate, decay = best["learning_rate"], best["weight_decay"]
     state = (
@@ -308,7 +362,17 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
         state is not None,
         f"the loss does not stay finite at a learning rate of {rate}: lower learning_rates.",
     )
-    return Finetuned(accuracy(task, state, dataset.test), best["validation"], rate, decay, sweep)
+    return Finetuned(
+        accuracy(task, state, dataset.test),
+        best["validation"],
+        rate,
+        decay,
+        sweep,
+        jax.device_get(state.average or (state.params, state.batch_stats)),
+        optimizers.steps(
+            config.duration, batch_size=config.batch_size, n_examples=len(dataset.trainval.ids)
+        ),
+    )
 
 
 def train(
@@ -364,7 +428,9 @@ def choose_cropping(
     """
     window = config.crop / config.resize if config.crop < config.resize else 0.0
     area = tuple(config.augment.crop_area)
-    view = View(area, config.crop or images.shape[1], window if area == (1, 1) else 0.0)
+    interpolation = augment.Settings(**config.augment).crop_interpolation
+    size, window = config.crop or images.shape[1], window if area == (1, 1) else 0.0
+    view = View(area, size, window, interpolation)
     return crops.choose(data, images, {0: view}, seed=0)
 
 

@@ -37,18 +37,27 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method, probing
+from jaxpt.methods import Method, Setup, encoding, make_method, probing, unread
 from jaxpt.ops import memory
-from jaxpt.train import calls, checkpoint, lock, parts
+from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.log import Log, TooManySkipped
 from jaxpt.train.metrics import MetricWriter, read_metrics
-from jaxpt.train.parallel import AXIS, Compilers, Devices, Program, on_host, require_agreement
+from jaxpt.train.parallel import (
+    AXIS,
+    Compilers,
+    Devices,
+    Program,
+    on_host,
+    require_agreement,
+    shared,
+)
 from jaxpt.train.progress import ProgressLine, tell
 from jaxpt.train.state import WEIGHTS, TrainState, copy, measured
 from jaxpt.train.stopping import Stopped, StopRequest
+from jaxpt.train.trackers import Trackers
 
 BROKEN = "broken.txt"  # in the workdir: omitted image files, and why
 NOT_FINITE = "not_finite"  # folder with the state before a failed step, for ``jaxpt replay``
@@ -115,6 +124,10 @@ def run(
         not max_minutes or workdir is not None,
         "max_minutes without a workdir would lose the run: give a workdir.",
     )
+    require(
+        not trackers.names(config.trackers) or workdir is not None,
+        f"trackers={config.trackers} needs a workdir, which keeps the id of the run there.",
+    )
     stop = StopRequest(max_minutes=max_minutes) if workdir is not None else None
     devices = Devices(config.mapping, config.devices)
     devices.check_batch(config.batch_size)
@@ -130,8 +143,14 @@ def run(
     like = devices.placed(shapes, axes_of(shapes, config, devices.count))
     data = None
     if workdir is not None or jax.process_count() > 1:
-        data = identity.of_dataset(given) if given else sources.identify(config.data)
-        require_agreement(data.digest, "data: give each the same files in the same order")
+        same = "data: give each the same files in the same order"
+        require_agreement(identity.outline(dataset), same)
+        share = shared if jax.process_count() > 1 else None
+        if given:
+            data = identity.of_dataset(given, share)
+        else:
+            data = sources.identify(config.data, dataset, share)
+        require_agreement(data.digest, same)
     require_agreement(
         f"{config.data.crops} {config.data.resampler}",
         "data.crops or data.resampler: install the same packages on each, or set both fields",
@@ -177,7 +196,9 @@ def run(
             progress.wait("compiling", filling)
             state = fill_memory(state, fill.run, feed, config, stop)
         if workdir is not None and jax.process_index() == 0:
-            writer = MetricWriter(workdir, resumed_step=start)
+            tracking = Trackers(config.trackers, workdir, config.to_dict())
+            also = stack.enter_context(tracking).write
+            writer = MetricWriter(workdir, resumed_step=start, also=also)
             stack.callback(writer.close)
         log = Log(
             writer,
@@ -801,7 +822,9 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
     """Claims the workdir for this run until ``stack`` closes, and returns its Checkpointer."""
     earlier = defaults.get_config()
     earlier.data.update(EARLIER)
-    changes = workdirs.check(workdir, config, earlier.to_dict(), data, resume=resume)
+    changes = workdirs.check(
+        workdir, config, earlier.to_dict(), data, resume=resume, unread=unread(config)
+    )
     finished = changes.config and (checkpoint.newest(workdir) or 0) >= durations.total
     require(
         not finished,

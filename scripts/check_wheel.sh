@@ -3,8 +3,9 @@
 #
 #     scripts/check_wheel.sh [SEEDS]
 #
-# The losses must work with jax alone, and the demo with the wheel and its dependencies. SEEDS is the
-# number of runs per loss in the demo (default 5, as in README).
+# The losses must work with jax alone, the demo and README's commands with the wheel and its
+# dependencies, and the notebooks' first cell must install the wheel where there is only Jupyter. SEEDS
+# is the number of runs per loss in the demo (default 5, as in README).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 HERE=$(mktemp -d)
@@ -25,4 +26,9 @@ WHEEL=$(ls "$HERE"/dist/*.whl)
 "${PYTHON:-python3}" -m venv "$HERE/whole"
 "$HERE/whole/bin/pip" install --quiet "$WHEEL"
 (cd "$HERE" && whole/bin/jaxpt demo --seeds "${1:-5}" --out demo && test -s demo/report.html)
+(cd "$HERE" && PATH="$HERE/whole/bin:$PATH" python "$OLDPWD/tests/readme.py")
+
+"${PYTHON:-python3}" -m venv "$HERE/notebooks"
+"$HERE/notebooks/bin/pip" install --quiet 'nbclient>=0.10,<1' 'ipykernel>=6.29,<8'
+"$HERE/notebooks/bin/python" colab/run.py --jaxpt "$WHEEL"
 echo "the wheel is fine: $(basename "$WHEEL")"

@@ -3,14 +3,17 @@
 import pathlib
 import sys
 
+import numpy as np
+import pytest
+
+from jaxpt import records
+from jaxpt.losses import look
+
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import neighbor_reads  # noqa: E402
 import transfer_study  # noqa: E402
 import weak_scaling  # noqa: E402
-
-from jaxpt import records  # noqa: E402
 
 
 PROGRAM = """
@@ -119,3 +122,50 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
     assert "unfinished: 3 of 6 contrasts, 5 seeds" in text
     assert "is above SupCon (+20.0 points)" in text and "ties (within ± 1 point) with" in text
     assert transfer_study.contrasts_markdown(of).count("\n") == 4
+
+
+LOOPS = """
+%fused (p.0: f32[8,1024], p.1: f32[2,1024]) -> f32[8,1024] {
+  %p.0 = f32[8,1024]{1,0} parameter(0)
+  %p.1 = f32[2,1024]{1,0} parameter(1)
+  ROOT %update = f32[8,1024]{1,0} dynamic-update-slice(%p.0, %p.1, %i, %i)
+}
+%body (t: (f32[8,1024])) -> (f32[8,1024]) {
+  %s = f32[8,1024]{1,0:T(8,128)} get-tuple-element(%t), index=0
+  %sum = f32[8]{0} reduce(%s, %zero), dimensions={1}, to_apply=%add
+}
+%until_three (t: (s32[])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(3)
+  ROOT %less = pred[] compare(%n, %limit), direction=LT
+}
+%until_done (t: (pred[8])) -> pred[] {
+  ROOT %any = pred[] fusion(%done), kind=kLoop, calls=%or
+}
+ENTRY %main (q: f32[2,1024], z: f32[1024,128]) -> f32[8] {
+  %q = f32[2,1024]{1,0} parameter(0)
+  %z = f32[1024,128]{1,0} parameter(1)
+  %product = f32[8,1024]{1,0} fusion(%s.0, %q), kind=kLoop, calls=%fused
+  %copy = f32[1024,128]{0,1} copy(%z)
+  %fixed = (f32[8,1024]) while(%t), condition=%until_three, body=%body
+  %free = (f32[8,1024]) while(%t), condition=%until_done, body=%body
+}
+"""
+
+
+def test_reads_are_counted_as_often_as_loops_run_and_slices_as_slices():
+    row = 4 * 1024
+    reads, writes, keys_read, keys_written = neighbor_reads.Program(LOOPS, lambda _: 5).traffic()
+    small = 4 * 8  # the sums
+    assert writes == 2 * row + (3 + 5) * small
+    assert reads == 2 * row + (3 + 5) * 8 * row
+    assert keys_read == keys_written == 4 * 1024 * 128
+
+
+def test_the_sketch_finds_the_neighbours_of_look():
+    queries, keys = neighbor_reads.features("clusters", 8, 300)
+    labels = np.random.default_rng(0).integers(4, size=308)
+    arrays = queries, keys, labels[:8], labels[8:]
+    expected, stats = look(*arrays, k=20, no_positive="drop")
+    losses, (missing, purity) = neighbor_reads.sketch(*arrays, 20)
+    np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
+    assert missing.mean() == stats.no_positive and np.isclose(purity.mean(), stats.purity)

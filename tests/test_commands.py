@@ -38,6 +38,8 @@ def nothing_runs(monkeypatch):
         monkeypatch.setitem(cli.COMMANDS, name, lambda args: 0)
     # The method that docs/new-method.md writes is in the registry by then.
     monkeypatch.setitem(methods.METHODS, "batch_nca", methods.METHODS["nca"])
+    # A page's pictures are not there, so a recipe is not fitted to them.
+    monkeypatch.setattr(cli.config_files, "fitted", lambda config, fit: config)
     monkeypatch.chdir(ROOT)
 
 

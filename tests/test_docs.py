@@ -1,5 +1,6 @@
 """What README and docs show comes out of the records, and the configs hold what tuning chose."""
 
+import ast
 import importlib
 import pathlib
 import re
@@ -181,3 +182,25 @@ def test_start_page_does_not_tell_its_reader_to_make_the_site(hooks):
 def test_fields_say_what_they_are_for_the_method():
     page = generate.methods_page()
     assert len(set(re.findall(r"(?m)^\| `\w+\.weight` \| .*? \| (.*) \|$", page))) == 3
+
+
+def texts_of_code():
+    """The texts of the package, with … where values are put in."""
+    for path in (ROOT / "jaxpt").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                parts = (p.value if isinstance(p, ast.Constant) else "…" for p in node.values)
+                yield "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+
+
+def test_messages_of_troubleshooting_are_those_of_the_code():
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    known = "\n".join(texts_of_code())
+    rows = re.findall(r"(?m)^\| (`[^|]*?) \|", page)
+    assert len(rows) > 5
+    for row in rows:
+        for message in re.findall(r"`([^`]+)`", row):
+            if "of JAX" not in row and message != "Killed":
+                assert message in known, message

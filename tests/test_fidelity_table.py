@@ -6,7 +6,7 @@ import pathlib
 import sys
 
 import pytest
-from jaxpt.configs.pretrain import cifar
+from jaxpt.configs.pretrain import cifar, recipes
 
 from jaxpt.methods import METHODS
 
@@ -17,10 +17,20 @@ import generate  # noqa: E402
 ROWS = generate.fidelity()
 
 
+def page_of(row):
+    """The module of a row's recipe."""
+    if row["method"] == "all":
+        return recipes
+    if row["variant"] == "cifar":
+        return cifar
+    return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{row['method']}")
+
+
 def resolved(row):
     """The value of a row's setting in its recipe, as the table writes it; None if it is words."""
-    method, variant = row["method"], row["variant"]
-    page = importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}")
+    method, variant, page = row["method"], row["variant"], page_of(row)
+    if page is recipes:
+        return None
     config = cifar.get_config(method) if variant == "cifar" else page.get_config(variant)
     if " " in row["setting"] or not hasattr(config, row["setting"].partition(".")[0]):
         return None
@@ -29,7 +39,7 @@ def resolved(row):
     return repr(float(f"{value:.6g}") if isinstance(value, float) else value)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["all", *METHODS])
 def test_every_row_is_that_of_the_recipe(method):
     rows = [row for row in ROWS if row["method"] == method]
     assert rows, f"no row of {method}"
@@ -41,8 +51,14 @@ def test_every_row_is_that_of_the_recipe(method):
         assert row["reference"] and row["source"], row
 
 
+def test_headers_name_every_difference():
+    for row in ROWS:
+        assert bool(row["header"]) == bool(row["why"]), row
+        assert row["header"] in " ".join(page_of(row).__doc__.split()), row
+
+
 def test_rows_are_of_methods_and_differ():
-    assert {row["method"] for row in ROWS} == METHODS.keys()
+    assert {row["method"] for row in ROWS} == {"all", *METHODS}
     keys = [(row["method"], row["variant"], row["setting"]) for row in ROWS]
     assert len(set(keys)) == len(keys)
 

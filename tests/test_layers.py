@@ -24,7 +24,7 @@ LAYERS = (
     ("pretrain", "backbones", "report"),
     ("finetune",),
     ("transfer", "evaluate"),
-    ("studies", "export", "cost"),
+    ("studies", "export", "cost", "lookalikes"),
     ("cli",),
 )
 # Transfer reads checkpoints as arrays: it works without the method that made them.

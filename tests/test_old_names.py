@@ -6,9 +6,10 @@ import pytest
 import small_runs
 from jaxpt.configs.pretrain import defaults, digits
 
-from jaxpt import cli, pretrain, records
+from jaxpt import backbones, cli, pretrain, records
 from jaxpt.errors import InputError
 from jaxpt.old_names import MOVED, with_new_names
+from jaxpt.train import checkpoint
 from jaxpt.train import workdir as workdirs
 from jaxpt.weights import header
 
@@ -73,6 +74,53 @@ def test_an_older_run_goes_on_without_a_word(tmp_path, capsys):
     assert cli.main([*argv, "--config.duration=2 steps"]) == 0
     assert "another config: duration (1 steps there, 2 steps here). " in capsys.readouterr().err
     assert "k" not in json.loads((tmp_path / workdirs.CONFIG).read_text())
+
+
+def without_options_of_sources(config: dict) -> dict:
+    """A config as saved before heads and optimizers had the options of published recipes."""
+    old = {name: value for name, value in config.items() if name not in NEW}
+    heads = {
+        part: {"hidden": config["model"][part]["hidden"]} for part in ("projector", "predictor")
+    }
+    heads["projector"]["dim"] = config["model"]["projector"]["dim"]
+    old["model"] = config["model"] | heads
+    first = "name learning_rate momentum weight_decay warmup clip_norm".split()
+    old["optimizer"] = {name: config["optimizer"][name] for name in first}
+    old["t_rex"] = {"prototypes_from": "learnt"}
+    names = "prototypes", "target_temperature", "centre_momentum"
+    old["dino"] = {name: config["dino"][name] for name in names}
+    return old
+
+
+NEW = (
+    "separate_views",
+    "weight_ema",
+    "evaluated_weights",
+    "knn_fine",
+    "probe",
+    "neighbor_workspace",
+)
+LAYERS = {  # parameters of a head with one hidden layer, as that version stored them
+    "Dense_0": {"kernel"},
+    "GroupNorm_0": {"scale", "bias"},
+    "Dense_1": {"kernel", "bias"},
+}
+
+
+def test_a_run_with_the_heads_of_an_earlier_version_opens_and_goes_on(tmp_path, capsys):
+    """As does a run whose default has changed in a section of another method."""
+    argv = ["pretrain", "--config=pretrain/digits.py:simsiam", f"--workdir={tmp_path}", *SMALL]
+    assert cli.main([*argv, "--config.duration=1 steps"]) == 0
+    file = tmp_path / workdirs.CONFIG
+    file.write_text(json.dumps(without_options_of_sources(json.loads(file.read_text()))))
+    opened = backbones.open_backbone(tmp_path)
+    assert opened.label == "simsiam" and opened.params.keys() == {"backbone"}
+    stored = checkpoint.read_arrays(tmp_path, 1)["params"]
+    for part in "head", "predictor":
+        assert {name: set(layer) for name, layer in stored[part].items()} == LAYERS
+    capsys.readouterr()
+    assert cli.main([*argv, "--config.duration=2 steps"]) == 0
+    assert "another config: duration (1 steps there, 2 steps here). " in capsys.readouterr().err
 
 
 def test_older_records_and_exports_are_read_under_the_new_names(tmp_path):

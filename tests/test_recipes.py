@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 from small_recipes import is_of, ran_two_steps, read, traced
 
-from jaxpt import cli, methods, pretrain
-from jaxpt.configs.pretrain import recipes
+from jaxpt import cli, methods, models, pretrain
+from jaxpt.cli import config_files
+from jaxpt.configs.pretrain import own_images, recipes
+from jaxpt.data import sources
 from jaxpt.errors import InputError
+from jaxpt.export.counterparts import counterpart
+from jaxpt.train import workdir
 
 # One of each kind of step is run, the others are traced.
 RUN = ("look", "dino")
@@ -106,35 +110,61 @@ def test_transfer_says_source_expectation_command_and_what_it_takes(name):
     assert f"--config=transfer/{name}.py" in text
 
 
-def test_a_recipe_for_one_s_own_images_differs_in_three_lines_and_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """120 pictures of four classes on two levels, and a parser of the recipe for them."""
     rng = np.random.default_rng(0)
-    for i in range(80):
-        file = tmp_path / "photos" / "train" / "ab"[i % 2] / f"{i}.png"
+    for i in range(120):
+        group = ("pet/cat", "pet/dog", "wild/fox", "wild/owl")[i % 4]
+        file = tmp_path / "photos" / group / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(file)
+        Image.fromarray(rng.integers(0, 256, (70, 80, 3), np.uint8)).save(file)
     monkeypatch.chdir(tmp_path)
-    source = (ROOT / "configs" / "pretrain" / "own_images.py").read_text()
-    changed = re.findall(r"^    c\.\w.* = ", source, re.MULTILINE)
-    assert len(changed) == 3
-    page = (ROOT / "docs" / "recipes.md").read_text()
-    assert source.partition('"""\n\n')[2] in page  # which is what it says there
-    (tmp_path / "mine.py").write_text(source)
-    # As written but for what would take long here: pixels, network, epochs.
-    assert (
-        cli.main(
-            [
-                "pretrain",
-                "--config=mine.py",
-                "--workdir=run",
-                "--config.data.image_size=16",
-                "--config.model.name=small_cnn",
-                "--config.model.dtype=float32",
-                "--config.devices=1",
-                "--config.model.projector.hidden=(16,)",
-                "--config.duration=2 steps",
-                "--config.optimizer.warmup=1 steps",
-            ]
-        )
-        == 0
-    )
-    assert (tmp_path / "run" / "metrics.jsonl").exists()
+
+    def read(variant="cpu", *flags):
+        return config_files.read("pretrain", f"pretrain/own_images.py:{variant}", list(flags))
+
+    return read
+
+
+def test_the_recipe_for_one_s_own_images_is_fitted_to_them(photos, capsys):
+    config = photos()
+    said = capsys.readouterr().err
+    # 24 of the 30 images of a class remain for training, so the fine classes are large enough.
+    assert (config.data.image_size, config.data.label_map, config.batch_size) == (64, "fine", 8)
+    assert (config.memory, config.look.k, config.knn_k) == (96, 8, 20)
+    assert config.duration == "100 epochs" and config.model.norm == "batch"
+    assert "size" not in config
+    for name in own_images.OPEN:
+        assert f"jaxpt: {name}=" in said
+    flags = "--config.look.k=3", "--config.data.label_map=level:1", "--config.batch_size=32"
+    config = photos("gpu,cross_entropy", *flags)
+    said = capsys.readouterr().err
+    assert (config.look.k, config.data.label_map, config.batch_size) == (3, "level:1", 32)
+    assert config.method == "cross_entropy" and config.model.name == "resnet50"
+    assert "look.k=" not in said and "memory=96" in said
+
+
+def test_small_classes_are_trained_on_by_their_coarser_level(photos, tmp_path):
+    for file in sorted((tmp_path / "photos").rglob("*.png"))[::2]:
+        file.unlink()  # 12 of each class are left for training, 24 of each two
+    assert photos().data.label_map == "level:1"
+
+
+def test_a_run_on_one_s_own_images_has_a_test_part(photos, capsys):
+    argv = ["pretrain", "--config=pretrain/own_images.py:smoke", "--workdir=run"]
+    assert cli.main([*argv, "--config.devices=1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("done: run\n") and "jaxpt embed run --out=vectors.npz" in out
+    config, _ = workdir.open_run("run")
+    dataset = sources.load(config.data)
+    assert len(dataset.test.ids) == 24 and len(dataset.trainval.ids) == 64
+    assert not set(dataset.test.files) & set(dataset.trainval.files)
+    assert all(str(f).startswith("photos/") for f in dataset.test.files)
+
+
+@pytest.mark.parametrize("variant", own_images.SIZES)
+def test_what_it_trains_exports_to_timm(variant):
+    config = own_images.get_config(variant)
+    network = models.make_backbone(config.model)
+    assert counterpart(config.model.name, network).timm == config.model.name

@@ -14,6 +14,7 @@ from jaxpt import backbones, finetune, pretrain, records, transfer
 from jaxpt.configs.pretrain import digits
 from jaxpt.configs.transfer import bit, defaults
 from jaxpt.errors import InputError
+from jaxpt.data import sources
 from jaxpt.evaluation import measure
 
 
@@ -78,6 +79,59 @@ def quick(monkeypatch):
     return calls
 
 
+def test_the_fine_tuned_network_is_kept_as_a_run(workdir, tmp_path):
+    config = short(frozen=False, learning_rates=(1e-3,))
+    config.duration, config.data.shots = "2 steps", 5
+    (record,) = transfer.run(config, [workdir], tmp_path / "out.jsonl", keep=tmp_path / "kept")
+    (folder,) = (tmp_path / "kept").iterdir()
+    kept = backbones.open_backbone(folder)
+    assert (kept.label, kept.method, kept.seed) == ("look fine-tuned", "finetune", 0)
+    assert kept.made["data"]["images"] == 50 and kept.config.data.label_map == "fine"
+    # Its features and its classifier have the accuracy that was recorded.
+    test = sources.load(kept.config.data).test
+    features = kept.features(test.images)
+    logits = features @ kept.classifier["Dense_0"]["kernel"] + kept.classifier["Dense_0"]["bias"]
+    accuracy = np.mean(np.argmax(logits, axis=1) == test.labels)
+    assert accuracy == pytest.approx(record["values"]["fine_finetune"], abs=1e-9)
+    start = backbones.open_backbone(workdir)
+    assert kept.checkpoint != start.checkpoint
+    # It is measured and fine-tuned like any other run, on the set that it was fine-tuned on.
+    again = short(finetune=False)
+    (frozen,) = transfer.run(again, [folder], tmp_path / "again.jsonl")
+    assert frozen["label"] == "look fine-tuned" and frozen["values"]["fine_knn"] > 0.5
+
+
+def test_shots_are_of_every_class_and_differ_between_seeds(workdir):
+    dataset = sources.load(digits.get_config().data)
+    drawn = finetune.few(dataset, 5, 0)
+    assert np.bincount(drawn.trainval.labels).tolist() == [5] * 10
+    assert np.bincount(drawn.validation.labels).tolist() == [1] * 10
+    assert sorted([*drawn.train.ids, *drawn.validation.ids]) == drawn.trainval.ids.tolist()
+    np.testing.assert_array_equal(drawn.test.ids, dataset.test.ids)
+    assert finetune.few(dataset, 5, 1).trainval.ids.tolist() != drawn.trainval.ids.tolist()
+    assert finetune.few(dataset, 5, 0).train.ids.tolist() == drawn.train.ids.tolist()
+    with pytest.raises(InputError, match="data.shots must be 0 .* or at least 2"):
+        finetune.few(dataset, 1, 0)
+
+
+def test_everything_is_checked_before_anything_is_trained(workdir, tmp_path, monkeypatch):
+    calls = quick(monkeypatch)
+    config = short()
+    config.data.path = str(tmp_path / "nowhere")
+    config.data.source = "folder"
+    with pytest.raises(InputError, match="neither a folder nor a list"):
+        transfer.run(config, [workdir], tmp_path / "out.jsonl")
+    assert not calls and not (tmp_path / "out.jsonl").exists()
+
+
+def test_scratch_beside_a_run_has_its_network_and_its_set(workdir, tmp_path, monkeypatch):
+    quick(monkeypatch)
+    found = transfer.run(short(frozen=False), ["scratch:1", workdir], tmp_path / "out.jsonl")
+    assert [record["label"] for record in found] == ["scratch", "look"]
+    assert found[0]["data_config"] == found[1]["data_config"]
+    assert found[0]["model"]["name"] == "small_cnn" and found[0]["model"]["norm"] == "batch"
+
+
 def test_a_record_says_what_it_is_of(workdir, tmp_path, monkeypatch):
     quick(monkeypatch)
     config = short()
@@ -129,7 +183,7 @@ def test_another_checkpoint_is_measured_anew(workdir, tmp_path, monkeypatch):
     opened = backbones.open_backbone(workdir)
     for checkpoint in "a", "b", "a":
         monkeypatch.setattr(
-            transfer,
+            backbones,
             "open_backbone",
             lambda *args, c=checkpoint, **kwargs: opened.__class__(
                 **{**vars(opened), "checkpoint": c}

@@ -71,6 +71,7 @@ def get_config(variant: str = "look"):
     presets.apply(c, "small_images" if method in LABELLED else "simclr")
     for part in c.augment, c.key_augment, c.local_augment:
         part.blur = (0.0,)  # SimCLR uses no blur on CIFAR
+        part.crop_interpolation = "bilinear"  # as in SupContrast's code
     if method not in LABELLED:
         for part in c.augment, c.key_augment, c.local_augment:
             part.jitter = (0.4, 0.4, 0.4, 0.1)  # SimCLR's colour strength of 0.5; SupContrast's too

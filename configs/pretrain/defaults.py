@@ -16,7 +16,7 @@ from jaxpt.methods import METHODS
 
 def get_config() -> ml_collections.ConfigDict:
     c = ml_collections.ConfigDict()
-    c.seed = 0
+    c.seed = 0  # of initial parameters, order and augmentation
     c.method = "look"  # one of jaxpt.methods.METHODS; set it by variant, see ``apply_variant``
     c.duration = "60 epochs"  # in epochs, steps or examples
     c.batch_size = 120  # images per step, over all devices
@@ -44,6 +44,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.workers = 0  # threads that decode streamed images; 0: one per core
     c.data.prefetch = 2  # batches decoded ahead
     c.data.label_map = "fine"  # fine, halves, parity, fashion5, level:1 (coarsest), FILE.csv
+    c.data.test_share = 0.0  # of each class, held out to test a set with a training part alone
     c.data.limit = 0  # number of training images to keep; 0: all
     c.data.pretrain_limit = 0  # number of these that pre-training sees; 0: all
     c.data.train_on = "trainval"  # or train: a fifth is held out for validation
@@ -51,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.augment = ml_collections.ConfigDict()  # for the views, and for a target that sees them
     c.augment.crop_area = (1.0, 1.0)  # smallest and largest share of the image that a crop keeps
     c.augment.crop_size = 0  # side of the crop after resizing, pixels; 0: the image's
+    c.augment.crop_interpolation = "bilinear"  # or bicubic; both antialiased
     c.augment.shift = 1  # largest translation, pixels
     c.augment.flip = False  # horizontal flip of half of the views
     c.augment.contrast = 0.2  # largest relative change
@@ -78,7 +80,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.model.norm = "group"  # group, groupN, batch or sync_batch; ignored by ViTs and ConvNeXts
     c.model.dtype = "float32"  # of the computation; parameters stay float32
     c.model.remat = False  # recompute blocks in the backward pass, to save memory
-    c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
+    c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)  # of the network
     c.model.projector = ml_collections.ConfigDict()
     c.model.projector.hidden = (128,)  # widths of the hidden layers
     c.model.projector.dim = 64  # width of the output
@@ -100,9 +102,9 @@ def get_config() -> ml_collections.ConfigDict:
 
     c.optimizer = ml_collections.ConfigDict()
     c.optimizer.name = "adamw"  # adamw, sgd or lars
-    c.optimizer.learning_rate = 3e-3
+    c.optimizer.learning_rate = 3e-3  # largest, after the warm-up
     c.optimizer.momentum = 0.9  # of sgd and lars
-    c.optimizer.weight_decay = 1e-4
+    c.optimizer.weight_decay = 1e-4  # of weight matrices and kernels, see decay_vectors
     c.optimizer.warmup = "0 steps"  # duration of the linear warm-up of the learning rate
     c.optimizer.final_rate = 0.0  # learning rate at the end, as a share of learning_rate
     c.optimizer.drop_at = ()  # shares of the training at which the rate drops; (): cosine instead
@@ -188,8 +190,9 @@ def get_config() -> ml_collections.ConfigDict:
     c.probe = ml_collections.ConfigDict()  # linear classifier of the features, trained alongside
     c.probe.labels = ""  # that it learns: coarse, fine; "": no probe
     c.probe.learning_rate = 1e-3  # of its own optimizer, Adam
-    c.log_every = "20 steps"
-    c.checkpoint_every = "10 epochs"
+    c.log_every = "20 steps"  # interval of rows in metrics.jsonl
+    c.trackers = ""  # where rows go in addition: wandb, mlflow, or wandb,mlflow
+    c.checkpoint_every = "10 epochs"  # interval of checkpoints
     c.keep_checkpoints = 2  # number of latest checkpoints to keep
     c.keep_best = False  # also keep the checkpoint with the best kNN accuracy
     c.stop_on_save_failure = True  # False: continue, and retry at the next save

@@ -2,6 +2,12 @@
 
 A recipe is a config of ``pretrain/imagenet/`` or ``pretrain/cifar.py``: a method with the settings
 of its source. Settings that a source does not state, and all constants of LOOK, are jaxpt's.
+
+All recipes differ from PyTorch code in a few ways, on purpose (docs/fidelity.md, "All recipes"):
+ResNets see images with mean and standard deviation 0.5 instead of ImageNet's statistics, crops are
+resampled by antialiased linear interpolation, the blur has a kernel of a tenth of the side,
+computation is in bfloat16, dense layers of heads start from LeCun's initialisation, and epochs
+follow one another without a gap.
 """
 
 import ml_collections
@@ -69,6 +75,8 @@ MOCO = {"optimizer.decay_vectors": True, "model.options": {"zero_init": False}}
 VIT_S16 = {
     "model.name": "vit_s16",
     "model.norm": "sync_batch",
+    # No norm follows the patch projection, so the scale of its input matters.
+    "model.normalisation": "imagenet",
     "model.options": {},
     "optimizer.name": "adamw",
     "optimizer.weight_decay": 0.1,

@@ -24,8 +24,9 @@ def get_config(variant: str = ""):
 
     c.data = ml_collections.ConfigDict()
     c.data.source = ""  # "": the data set of pre-training
+    # These are explained in configs/pretrain/defaults.py.
     c.data.path = ""
-    c.data.image_size = 32  # this and the following: as in configs/pretrain/defaults.py
+    c.data.image_size = 32
     c.data.crop_pct = 0.0
     c.data.interpolation = ""
     c.data.resident = "auto"
@@ -38,7 +39,9 @@ def get_config(variant: str = ""):
     c.data.background = "white"
     c.data.exif_orientation = True
     c.data.label_map = "fine"
+    c.data.test_share = 0.0
     c.data.limit = 0
+    c.data.shots = 0  # training images per class, drawn anew for each seed; 0: all
 
     # The network for weight files and for training from scratch; a workdir has its own.
     c.model = ml_collections.ConfigDict()
@@ -51,11 +54,11 @@ def get_config(variant: str = ""):
     c.head = ml_collections.ConfigDict({"name": "linear", "width": 256})  # linear, mlp, spinal
 
     # Tries all pairs of rate and decay; the best on validation is trained again and tested once.
-    c.learning_rates = (1e-3, 3e-3)
-    c.weight_decays = (1e-4,)
+    c.learning_rates = (1e-3, 3e-3)  # to choose from
+    c.weight_decays = (1e-4,)  # to choose from
     c.batch_size = 120
     c.duration = "20 epochs"
-    c.warmup = "1 epochs"
+    c.warmup = "1 epochs"  # duration of the linear warm-up of the learning rate
     c.optimizer = ml_collections.ConfigDict(  # clip_norm 0: no clipping
         {"name": "adamw", "momentum": 0.9, "clip_norm": 0.0}
     )
@@ -64,7 +67,7 @@ def get_config(variant: str = ""):
     )
     c.freeze = 0  # number of lowest parts that are not trained: 1 is the stem; -1: all
     c.layer_decay = 1.0  # factor of the learning rate per part, from the head towards the stem
-    c.label_smoothing = 0.0
+    c.label_smoothing = 0.0  # share of the target spread over all classes
     c.mixup = 0.0  # alpha; 0: no mixup
     c.ema = 0.0  # decay of the average of weights that is evaluated; 0: no average
     c.resize = 0  # side to which training images are resized; 0: unchanged

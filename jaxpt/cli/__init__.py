@@ -5,13 +5,17 @@ Functions of the subcommands come first, their flags after them.
 
 import argparse
 import collections
+import itertools
+import json
 import logging
+import os
 import pathlib
+import shlex
 import sys
 
 from jaxpt import __version__
-from jaxpt.cli import config_files
-from jaxpt.errors import InputError, RunError, require
+from jaxpt.cli import config_files, fields
+from jaxpt.errors import InputError, RunError, require, shown
 from jaxpt.train import distributed
 
 # Exit statuses other than 0 (success) and 1 (a run that cannot continue).
@@ -27,14 +31,20 @@ CONFIGS = {
     "transfer": "transfer",
 }
 # Commands that run as a single process.
-ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay")
+ALONE = ("demo", "scaling", "transfer", "evaluate", "export", "replay", "embed", "search")
+PRINT_CONFIG = "--print-config"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status, 2 for bad input."""
     # Orbax logs every file that it touches, and tracebacks of errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    status = _run(argv)
+    try:
+        status = _run(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of the reader of a pipe, such as head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 141
     distributed.leave(status)
     return status
 
@@ -45,6 +55,11 @@ def _run(argv):
     if not argv:
         flags.print_help(sys.stderr)
         return BAD_INPUT
+    asked = _help_asked(argv)
+    if asked:
+        return _help(flags, *asked)
+    if PRINT_CONFIG in argv:
+        _relax(flags)
     args, rest = flags.parse_known_args(argv)
     command = " ".join(filter(None, (args.command, getattr(args, "subcommand", ""))))
     try:
@@ -55,6 +70,9 @@ def _run(argv):
             args.configs = config_files.read_of_methods(args.config, args.methods, rest)
         elif kind:
             args.config = config_files.read(kind, args.config, rest + _of_weights(args))
+        if getattr(args, "print_config", False):
+            print(fields.assignments(args.config))
+            return 0
         if command in ALONE:
             distributed.require_alone(command)
         return COMMANDS[command](args) or 0
@@ -67,6 +85,41 @@ def _run(argv):
     except KeyboardInterrupt:
         print(f"jaxpt {args.command}: stopped.", file=sys.stderr)
         return 130
+
+
+def _help_asked(argv) -> tuple[str, str, str] | None:
+    """(command, config file, section) of a call for the help of a command that takes a config."""
+    wanted = next((w for w in argv if w in ("-h", "--help") or w.startswith("--help=")), None)
+    command = " ".join(itertools.takewhile(lambda word: not word.startswith("-"), argv[:2]))
+    command = command if command in CONFIGS else command.partition(" ")[0]
+    if wanted is None or command not in CONFIGS:
+        return None
+    name = next((w.partition("=")[2] for w in argv if w.startswith("--config=")), "")
+    return command, name, wanted.partition("=")[2]
+
+
+def _help(flags, command: str, name: str, section: str) -> int:
+    """Prints the help of a command with the fields of its config, or only those of a section."""
+    own = fields.commands(flags)[command]
+    name = name or own.get_default("config")
+    try:
+        config = config_files.read(CONFIGS[command], name, [], fit=False)
+        listed = fields.listing(CONFIGS[command], config, section)
+    except InputError as error:
+        print(f"jaxpt {command}: {error}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT) from error
+    if not section:
+        print(own.format_help())
+        print(f"fields of the config {name}, with their values (--help=SECTION lists some):\n")
+    print(listed)
+    raise SystemExit(0)
+
+
+def _relax(flags) -> None:
+    """Makes all arguments of all commands optional."""
+    for command in fields.commands(flags).values():
+        for action in command._actions:
+            action.required = isinstance(action, argparse._SubParsersAction)
 
 
 def _of_weights(args) -> list[str]:
@@ -119,7 +172,25 @@ def _pretrain(args):
         print(f"jaxpt pretrain: {stopped}: {args.workdir}", file=sys.stderr)
         return STATUS
     print(f"done: {args.workdir}")
+    print(_afterwards(args.config, args.workdir), end="")
     return 0
+
+
+def _afterwards(config, workdir: str) -> str:
+    """Where the results of a run are, and commands to continue with."""
+    run = shlex.quote(str(workdir))
+    lines = [
+        f"  {workdir}/metrics.jsonl: loss, kNN accuracy and speed by step",
+        f"  {workdir}/checkpoints: the network",
+        "next:",
+        f"  jaxpt evaluate {run} --out=results.jsonl",
+        "  jaxpt report results.jsonl --out=report.html",
+        f"  jaxpt transfer {run} --out=transfer.jsonl   # fine-tune it",
+        f"  jaxpt export {run} --out=exported   # for timm and others",
+    ]
+    if config.data.source == "folder":
+        lines.insert(3, f"  jaxpt embed {run} --out=vectors.npz   # then: jaxpt search vectors.npz")
+    return "\n".join(lines) + "\n"
 
 
 def _plan(args):
@@ -181,11 +252,28 @@ def _scaling(args):
 
 
 def _transfer(args):
-    from jaxpt import transfer
+    from rich.console import Console
+
+    from jaxpt import evaluate, transfer
 
     _begin()
-    transfer.run(args.config, args.backbones, args.out, encoder=args.weights)
+    out = pathlib.Path(args.out)
+    keep = args.keep
+    if keep is None:
+        keep = out.with_suffix("") if out.suffix else out.with_name(f"{out.name}_networks")
+    found = transfer.run(
+        args.config, args.backbones, args.out, encoder=args.weights, keep=keep or None, quiet=False
+    )
+    console = Console()
+    for table in evaluate.tables(found):
+        console.print(table)
     print(f"records: {args.out}")
+    kept = sorted(pathlib.Path(keep).glob("*/config.json")) if keep else []
+    if kept and args.config.finetune:
+        print(f"fine-tuned networks: {keep} ({len(kept)})")
+    print(f"next:\n  jaxpt report {args.out} --out=report.html")
+    if kept and args.config.finetune:
+        print(f"  jaxpt export {shlex.quote(str(kept[0].parent))} --out=exported --classifier")
 
 
 def _evaluate(args):
@@ -252,16 +340,124 @@ def _export(args):
         print(f"pushed: {made.url}")
 
 
+def _embed(args):
+    from jaxpt import lookalikes
+
+    _begin()
+    lookalikes.check_out(args.out)
+    vectors = lookalikes.embed(
+        args.source,
+        args.data,
+        image_size=args.image_size,
+        encoder=args.weights,
+        model=_network(args),
+    )
+    lookalikes.save(vectors, args.out)
+    rows, dim = vectors.vector.shape
+    print(f"vectors: {args.out} ({rows:,} pictures, {dim:,} numbers each)")
+    if args.faiss:
+        lookalikes.write_faiss(vectors, args.faiss)
+        print(f"index: {args.faiss}")
+    print(
+        f"next:\n  jaxpt search {args.out} --query=PICTURE   # the most similar pictures\n"
+        f"  jaxpt search {args.out}   # a page of all pictures with their look-alikes\n"
+        f"  jaxpt duplicates {args.out}"
+    )
+
+
+def _search(args):
+    from jaxpt import lookalikes
+
+    _begin()
+    vectors, files = lookalikes.load(args.vectors), list(args.query)
+    for where in args.images:
+        files += lookalikes.pictures_of(where)
+    out = args.out or pathlib.Path(args.vectors).with_suffix(".html")
+    if not files:
+        found = lookalikes.search(vectors, k=args.k)
+        page = lookalikes.write_page(out, vectors, found)
+    else:
+        queries = lookalikes.embed_files(files, vectors.about)
+        found = lookalikes.search_files(vectors, files, queries, k=args.k)
+        for file, cosines, indices in zip(files, found.cosines, found.indices):
+            print(shown(file))
+            for cosine, i in zip(cosines[indices >= 0].tolist(), indices[indices >= 0]):
+                label = vectors.label[i]
+                print(f"  {cosine:6.3f}  {_here(vectors.path[i])}{f'  ({label})' if label else ''}")
+        page = lookalikes.write_page(out, vectors, found, files)
+    print(f"page: {page}")
+
+
+def _duplicates(args):
+    from jaxpt import lookalikes
+
+    path, vectors, labels = pathlib.Path(args.source), None, None
+    if path.is_file() and path.suffix in lookalikes.SUFFIXES:
+        _begin()
+        vectors = lookalikes.load(path)
+        files, labels = vectors.path.tolist(), vectors.label
+    else:
+        files = lookalikes.pictures_of(path)
+    pairs = lookalikes.duplicates(files, vectors, cosine=args.cosine, bits=args.bits)
+    for pair in pairs:
+        if args.json:
+            about = pair._asdict() | {"first": files[pair.first], "second": files[pair.second]}
+            print(json.dumps(about))
+        else:
+            print(
+                f"{lookalikes.words(pair)}: {_here(files[pair.first])}, {_here(files[pair.second])}"
+            )
+    if not args.json:
+        print(f"{len(pairs):,} pairs of {len(files):,} pictures show nearly the same.")
+    if args.out:
+        page = lookalikes.write_duplicates(args.out, files, pairs, labels)
+        print(f"page: {page}", file=sys.stderr if args.json else sys.stdout)
+
+
+def _here(path: str) -> str:
+    """A path relative to the current folder if it is below it, as printable text."""
+    path, here = pathlib.Path(path), pathlib.Path.cwd()
+    return shown(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _completion(args):
+    words = {"search": ["--query=", "--images="]}
+    for command, kind in CONFIGS.items():
+        config = config_files.read(kind, f"{kind}/defaults.py", [])
+        words[command] = [f"--config={name}" for name in config_files.installed(kind)]
+        words[command] += [f"--config.{name}=" for name in fields.flat(config)]
+    print(fields.completion(args.shell, parser(), words), end="")
+
+
 def _data_check(args):
-    from jaxpt.data import check
+    from jaxpt.data import check, objects
 
     counts = collections.Counter()
     require(bool(args.folder), "the folder is empty text: name a folder or a list of images.")
-    for finding in check.findings(pathlib.Path(args.folder)):
-        print(f"{finding.kind}: {finding.text}")
+    found = check.findings(objects.place(args.folder))
+    for finding in itertools.chain(found, _near_by_vectors(args.vectors)):
+        if args.json:
+            print(json.dumps(finding._asdict()))
+        else:
+            print(f"{finding.kind}: {finding.text}")
         counts[finding.kind] += 1
-    print("; ".join(f"{n:,} {kind}" for kind, n in counts.items()) or "nothing was found.")
+    if not args.json:
+        print("; ".join(f"{n:,} {kind}" for kind, n in counts.items()) or "nothing was found.")
     return FOUND if counts else 0
+
+
+def _near_by_vectors(file: str):
+    """Findings about pictures whose vectors are nearly equal; none without a file of vectors."""
+    from jaxpt.data import check
+
+    if not file:
+        return
+    from jaxpt import lookalikes
+
+    vectors = lookalikes.load(file)
+    for pair in lookalikes.duplicates(vectors.path.tolist(), vectors, bits=-1):
+        first, second = (shown(vectors.path[i]) for i in pair[:2])
+        yield check.Finding("near", f"{second} looks like {first} ({lookalikes.words(pair)}).")
 
 
 def _data_show(args):
@@ -293,6 +489,10 @@ COMMANDS = {
     "transfer": _transfer,
     "evaluate": _evaluate,
     "export": _export,
+    "embed": _embed,
+    "search": _search,
+    "duplicates": _duplicates,
+    "completion": _completion,
     "data check": _data_check,
     "data show": _data_show,
     "report": _report,
@@ -399,10 +599,17 @@ def parser() -> argparse.ArgumentParser:
     transfer.add_argument(
         "--out", required=True, help="file that records are added to (JSON lines)"
     )
+    transfer.add_argument(
+        "--keep",
+        metavar="FOLDER",
+        help="folder for the fine-tuned networks, each a run of its own; default: named as the "
+        "file of records without its ending; --keep= keeps none",
+    )
     _encoder_flag(transfer)
     _weight_flags(transfer)
     _evaluate_command(commands)
     _export_command(commands)
+    _lookalike_commands(commands)
     _data_command(commands)
     report = _command(commands, "report", "turn records into tables, plots and one HTML page")
     report.add_argument(
@@ -416,7 +623,92 @@ def parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--markdown", metavar="FILE", help="also write all tables as Markdown")
     report.add_argument("--csv", metavar="FILE", help="also write every value of every run as CSV")
+    completion = _command(
+        commands,
+        "completion",
+        "print a script that completes commands and fields in a shell",
+        epilog='bash: eval "$(jaxpt completion bash)" in ~/.bashrc; zsh: the same in ~/.zshrc.',
+    )
+    completion.add_argument("shell", choices=("bash", "zsh"))
     return top
+
+
+def _lookalike_commands(commands):
+    embed = _command(
+        commands,
+        "embed",
+        "write the vectors of a set of pictures",
+        description="Writes path, label, split and vector of each picture.",
+    )
+    embed.add_argument(
+        "source",
+        metavar="WORKDIR",
+        help="workdir of a run, an export, a weight file, or scratch:SEED",
+    )
+    embed.add_argument(
+        "--data",
+        default="",
+        metavar="FOLDER",
+        help="folder of pictures (with or without class folders), list, .npz file, or name of a "
+        "set; default: the set of pre-training",
+    )
+    embed.add_argument(
+        "--out", required=True, metavar="FILE", help="file that ends in .npz or .parquet"
+    )
+    embed.add_argument("--faiss", default="", metavar="FILE", help="also write an index for faiss")
+    embed.add_argument(
+        "--image-size",
+        type=int,
+        default=0,
+        metavar="PIXELS",
+        help="side of the pictures; default: as trained",
+    )
+    _encoder_flag(embed)
+    _weight_flags(embed)
+    search = _command(
+        commands,
+        "search",
+        "find the pictures that look most alike, and write a page of them",
+        description="Finds the pictures with the largest cosines to a query, and writes a page of "
+        "them. Without a query, the page has all pictures with their look-alikes.",
+    )
+    search.add_argument("vectors", help="file of jaxpt embed")
+    search.add_argument(
+        "--query", action="append", default=[], metavar="PICTURE", help="a picture; may be repeated"
+    )
+    search.add_argument(
+        "--images",
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="folder or list of pictures to look for",
+    )
+    search.add_argument("--k", type=int, default=10, help="look-alikes per picture (10)")
+    search.add_argument("--out", default="", metavar="FILE", help="the page; default: VECTORS.html")
+    duplicates = _command(
+        commands,
+        "duplicates",
+        "list pictures that show nearly the same",
+        description="Lists pairs of pictures that show nearly the same, by their perceptual hashes "
+        "and, of a file of vectors, by their cosines.",
+    )
+    duplicates.add_argument(
+        "source", metavar="VECTORS|FOLDER", help="file of jaxpt embed, or a folder"
+    )
+    duplicates.add_argument(
+        "--cosine", type=float, default=0.98, metavar="C", help="least cosine of the vectors (0.98)"
+    )
+    duplicates.add_argument(
+        "--bits",
+        type=int,
+        default=4,
+        metavar="N",
+        help="most bits of 64 in which hashes differ (4); −1: no hashes",
+    )
+    duplicates.add_argument("--json", action="store_true", help="one JSON object per pair")
+    duplicates.add_argument(
+        "--out", default="", metavar="FILE", help="also write a page of them, .html"
+    )
 
 
 def _evaluate_command(commands):
@@ -584,6 +876,13 @@ def _data_command(commands):
         "list unreadable, mislabelled and duplicate files of a folder of images",
         epilog=f"Exit status: 0 if nothing was found, {FOUND} if something was.",
     )
+    check.add_argument("--json", action="store_true", help="one JSON object per finding")
+    check.add_argument(
+        "--vectors",
+        default="",
+        metavar="FILE",
+        help="vectors of jaxpt embed, to find near-duplicates by them, too",
+    )
     check.add_argument(
         "folder",
         help="class folders, train and test folders of them, or a list "
@@ -660,6 +959,11 @@ def _config_command(commands, name, text, example, kind=None):
         "--config.optimizer.learning_rate=0.01\n"
         "Configs that jaxpt ships (or give the path of your own):\n  "
         + "\n  ".join(config_files.installed(kind or name)),
+    )
+    command.add_argument(
+        PRINT_CONFIG,
+        action="store_true",
+        help="print the config with all changes as flags, and end",
     )
     command.add_argument(
         "--config",

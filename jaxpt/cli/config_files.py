@@ -5,7 +5,6 @@ A config file is Python code with a function ``get_config``: run only those that
 
 import ast
 import contextlib
-import difflib
 import functools
 import importlib.resources
 import inspect
@@ -16,6 +15,7 @@ import runpy
 import traceback
 
 from jaxpt import old_names
+from jaxpt.cli import fields
 from jaxpt.errors import InputError, require
 
 SHARED = "recipes.py"  # helpers of recipes, not a config
@@ -32,17 +32,21 @@ def installed(kind: str) -> list[str]:
     )
 
 
-def read(command: str, name: str, overrides: list[str]):
-    """Loads the config ``FILE:VARIANT``, applies the overrides ``--config.x=y``, checks types."""
+def read(command: str, name: str, overrides: list[str], *, fit: bool = True):
+    """Loads the config ``FILE:VARIANT``, applies the overrides ``--config.x=y``, checks types.
+
+    With ``fit``, a config file with a function of this name fits open fields to the images.
+    """
     from absl import flags
     from ml_collections import config_flags
 
-    config = _load_config(command, *name.partition(":")[::2])
+    config, fitting = _load_config(command, *name.partition(":")[::2])
     _expand_home(config)
     for word in overrides:
-        require(
-            word.startswith("--config."), f"unknown argument {word!r}; see jaxpt {command} --help."
-        )
+        if not word.startswith("--config."):
+            near = fields.nearest(config, word.lstrip("-").partition("=")[0])
+            meant = f"did you mean --config.{near[0]}? " if near else ""
+            raise InputError(f"unknown argument {word!r}: {meant}see jaxpt {command} --help.")
         key, equals, value = word.removeprefix("--config.").partition("=")
         require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
         if key.startswith(OPEN):
@@ -52,9 +56,14 @@ def read(command: str, name: str, overrides: list[str]):
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=overrides)
         values([command, *overrides])
-        return values.config
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(" ".join(str(error).split()).removesuffix(".") + ".") from error
+    return fitted(values.config, fitting) if fit and fitting else values.config
+
+
+def fitted(config, fitting):
+    """Applies the function ``fit`` of a config file."""
+    return fitting(config)
 
 
 def read_of_methods(name: str, methods: str, overrides: list[str]) -> dict:
@@ -74,7 +83,8 @@ def _load_config(command: str, path: str, variant: str):
         f"--config: no file {path!r} here or among jaxpt's own ({', '.join(installed(command))}).",
     )
     with _failures_of(file):
-        get_config = runpy.run_path(str(file)).get("get_config")
+        module = runpy.run_path(str(file))
+    get_config = module.get("get_config")
     require(get_config is not None, f"--config: {path} has no function get_config.")
     require(
         not variant or bool(inspect.signature(get_config).parameters),
@@ -83,7 +93,7 @@ def _load_config(command: str, path: str, variant: str):
     with _failures_of(file):
         config = get_config(variant) if variant else get_config()
         old_names.check(config)
-    return config
+    return config, module.get("fit")
 
 
 @contextlib.contextmanager
@@ -147,12 +157,6 @@ def _check_key(config, key: str) -> None:
         if part not in names:
             if part in old_names.MOVED and not walked and "method" in config:
                 raise InputError(old_names.sentence(part))
-            near = difflib.get_close_matches(part, names, 1)
-            hint = (
-                f"did you mean {'.'.join(walked + near)!r}?"
-                if near
-                else (f"{'.'.join(walked) or 'it'} has {', '.join(names) or 'no fields'}.")
-            )
-            raise InputError(f"the config has no field {key!r}: {hint}")
+            raise InputError(f"the config has no field {key!r}: {fields.suggestion(config, key)}")
         walked.append(part)
         here = here[part]

@@ -31,6 +31,7 @@ class Settings(NamedTuple):
       crop_area: smallest and largest fraction of the image area kept by a random resized crop;
         (1, 1) for no crop.
       crop_size: side of the crop in pixels; 0 for the size of the image.
+      crop_interpolation: bilinear or bicubic; both antialiased.
       shift: largest translation in pixels.
       flip: whether to flip horizontally with probability 1/2.
       rand_augment: number of RandAugment operations.
@@ -52,6 +53,7 @@ class Settings(NamedTuple):
 
     crop_area: tuple[float, float] = (1.0, 1.0)
     crop_size: int = 0
+    crop_interpolation: str = "bilinear"
     shift: int = 0
     flip: bool = False
     rand_augment: int = 0
@@ -154,6 +156,11 @@ def check(config) -> None:
         f"{area}.",
     )
     require(
+        settings.crop_interpolation in geometry.FILTERS,
+        f"augment.crop_interpolation must be {' or '.join(geometry.FILTERS)}, got "
+        f"{settings.crop_interpolation!r}.",
+    )
+    require(
         len(sigma) == 2 and 0 < sigma[0] <= sigma[1] < math.inf,
         f"augment.blur_sigma must be two numbers above 0, the smaller first, got {sigma}.",
     )
@@ -189,7 +196,12 @@ def _augment(settings, key, image, view, by_taps):
 
     if settings.crop_size or tuple(settings.crop_area) != (1, 1):
         image = geometry.crop(
-            further(0), image, settings.crop_area, settings.crop_size, by_taps=by_taps
+            further(0),
+            image,
+            settings.crop_area,
+            settings.crop_size,
+            interpolation=settings.crop_interpolation,
+            by_taps=by_taps,
         )
     if settings.shift:
         image = geometry.shift(keys[0], image, settings.shift)

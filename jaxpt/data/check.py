@@ -1,15 +1,22 @@
 """Checks of an image folder: reports every problem found, and continues after each."""
 
+import contextlib
 import hashlib
+import io
+import os
 import pathlib
+import threading
+import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import PIL
 from PIL import Image
 
-from jaxpt.data import listing
+from jaxpt.data import listing, near, objects
 from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
+from jaxpt.files import is_remote
 
 PNG_DEPTH = 24  # position of the byte of a PNG that holds the bits per channel
 TIFF_BITS = 258  # TIFF tag BitsPerSample
@@ -23,7 +30,9 @@ class Finding(NamedTuple):
         image), "class" (classes that the training part lacks: no run can read the dataset),
         "ignored" (files that are skipped), "alike" (classes with nearly the same name), "unusable"
         (no run can read the file), "conflict" (the same image in another class), "leak" (the same
-        image in another part), "duplicate" (the same image again), "constant" (a single color),
+        image in another part), "duplicate" (the same image again), "link" (the same file again, by
+        a link), "near" (nearly the same image, see ``near``), "constant" (a single color),
+        "warning" (what Pillow warns of, with the number of files),
         "frames" (only the first of several is read), "extension" (another format than the file
         ending says), "cmyk" (converted to RGB), "depth" (16 bits per channel are cut to 8).
       text: a sentence that names the file or the class.
@@ -33,7 +42,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(root: pathlib.Path) -> Iterator[Finding]:
+def findings(root: pathlib.Path | str) -> Iterator[Finding]:
     """Checks the layout and the classes, then every file of every part, in order.
 
     Args:
@@ -47,16 +56,76 @@ def findings(root: pathlib.Path) -> Iterator[Finding]:
     for remark in remarks:
         yield Finding(remark.kind, remark.text)
     first: dict[bytes, tuple[str, str, str]] = {}
-    for part, (files, labels) in parts.items():
-        for file, label, (found, digest) in zip(files, labels, in_parallel(_look, files)):
-            yield from found
-            if digest is None:
-                continue
-            here = (shown(file), part, label)
-            if digest in first:
-                yield from _again(*here, *first[digest])
-            else:
-                first[digest] = here
+    inodes: dict[tuple[int, int], tuple[str, str, str]] = {}
+    seen: list[tuple[str, near.Print | None]] = []
+    with _pillow_warnings() as said:
+        for part, (files, labels) in parts.items():
+            for file, label, (found, look) in zip(files, labels, in_parallel(_look, files)):
+                yield from found
+                if look is None:
+                    continue
+                here = (shown(file), part, label)
+                if look.inode in inodes and inodes[look.inode][0] != here[0]:
+                    yield _linked(*here, *inodes[look.inode])
+                elif look.digest in first:
+                    yield from _again(*here, *first[look.digest])
+                else:
+                    first[look.digest] = here
+                    seen.append((f"{here[0]} ({part}, {label})", look.print))
+                inodes.setdefault(look.inode, here)
+    for later, earlier, differ in near.pairs(print for _, print in seen):
+        yield Finding(
+            "near",
+            f"{seen[later][0]} looks like {seen[earlier][0]}: {differ} of 64 bits of their "
+            "perceptual hashes differ.",
+        )
+    for text, files in said.items():
+        yield Finding(
+            "warning", f"Pillow warns of {len(files):,} files, such as {min(files)}: {text}"
+        )
+
+
+class _Look(NamedTuple):
+    """What is remembered of a readable file: device and inode, SHA-256 and fingerprint.
+
+    A file of an object store has its address in place of device and inode.
+    """
+
+    inode: tuple[int, int] | str
+    digest: bytes
+    print: near.Print | None
+
+
+_LOOKING = threading.local()  # ``name`` is the file that a thread looks at
+
+
+@contextlib.contextmanager
+def _pillow_warnings() -> Iterator[dict[str, set[str]]]:
+    """Collects Pillow's warnings instead of printing them: text → names of files."""
+    said: dict[str, set[str]] = {}
+
+    def note(message, category, filename, *args, **kwargs):
+        name = getattr(_LOOKING, "name", "")
+        if name and pathlib.Path(filename).is_relative_to(pathlib.Path(PIL.__file__).parent):
+            said.setdefault(str(message), set()).add(name)
+        else:
+            usual(message, category, filename, *args, **kwargs)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", module=r"PIL\.")
+        usual, warnings.showwarning = warnings.showwarning, note
+        yield said
+
+
+def _linked(file, part, label, first, first_part, first_label) -> Finding:
+    """The finding about a file that was seen before under another name."""
+    same = f"{file} is the same file as {first}, by a link"
+    if part != first_part:
+        return Finding("leak", f"{same}: it is in the {part} part and in the {first_part} part.")
+    if label != first_label:
+        classes = f"it is of class {label} and of class {first_label}"
+        return Finding("link", f"{same}: {classes}, but an image can have only one.")
+    return Finding("link", f"{same}.")
 
 
 def _again(file, part, label, first, first_part, first_label) -> Iterator[Finding]:
@@ -70,18 +139,20 @@ def _again(file, part, label, first, first_part, first_label) -> Iterator[Findin
         yield Finding("duplicate", f"{file} {same}.")
 
 
-def _look(file: str) -> tuple[list[Finding], bytes | None]:
-    """Findings about one file, and the SHA-256 of its bytes if it can be read."""
-    path, name = pathlib.Path(file), shown(file)
+def _look(file: str) -> tuple[list[Finding], _Look | None]:
+    """Findings about one file, and what is remembered of it if it can be read."""
+    name = shown(file)
+    _LOOKING.name = name
     try:
-        if path.stat().st_size == 0:
+        about = None if is_remote(file) else os.stat(file)
+        inode = file if about is None else (about.st_dev, about.st_ino)
+        content = objects.read(objects.place(file))
+        if not content:
             return [Finding("unusable", f"{name} is empty.")], None
-        extrema = open_image(path, name).getextrema()
-        with open(path, "rb") as content:
-            header = content.read(PNG_DEPTH + 1)
-            content.seek(0)
-            digest = hashlib.file_digest(content, "sha256").digest()
-        with Image.open(path, formats=formats()) as image:
+        picture = open_image(content, name)
+        extrema = picture.getextrema()
+        header, digest = content[: PNG_DEPTH + 1], hashlib.sha256(content).digest()
+        with Image.open(io.BytesIO(content), formats=formats()) as image:
             form, mode, frames = image.format or "", image.mode, getattr(image, "n_frames", 1)
             bits = getattr(image, "tag_v2", {}).get(TIFF_BITS, (8,))
     except InputError as error:
@@ -90,7 +161,9 @@ def _look(file: str) -> tuple[list[Finding], bytes | None]:
         why = getattr(error, "strerror", None) or error
         return [Finding("unusable", f"{name} cannot be read ({why}).")], None
     found = []
-    kind, named = ({"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(path.suffix.lower())))
+    kind, named = (
+        {"MPO": "JPEG"}.get(f, f) for f in (form, suffixes().get(os.path.splitext(file)[1].lower()))
+    )
     if kind != (named or kind):
         found.append(Finding("extension", f"{name} is {form}, unlike its file ending."))
     # Pillow's mode does not show the depth of color images.
@@ -103,4 +176,4 @@ def _look(file: str) -> tuple[list[Finding], bytes | None]:
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
     if all(low == high for low, high in bands):
         found.append(Finding("constant", f"{name} has a single color."))
-    return found, digest
+    return found, _Look(inode, digest, near.print_of(picture))

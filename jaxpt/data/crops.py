@@ -6,18 +6,19 @@ view is the same in any batch, on any number of hosts, and after any resume.
 
 import functools
 import hashlib
+import importlib
 import importlib.util
 import math
 import pathlib
 import struct
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from jaxpt.data.decode import Framing, opaque, opened, orientation, upright
+from jaxpt.data.decode import INTERPOLATIONS, Framing, opaque, opened, orientation, upright
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 
@@ -26,6 +27,8 @@ RATIOS = (3 / 4, 4 / 3)  # smallest and largest ratio of width to height
 TRIES = 10
 DRAWS = 2 * TRIES + 2
 SCALES = (8, 4, 2)  # by which a JPEG decoder can divide the side lengths, besides 1
+FAST = "cykooz_resizer"
+KEPT = 2**24  # bytes of memory for a decoded JPEG that each thread keeps, as far as it is used
 GAP = 3.0  # Pillow's resize first averages whole pixels, down to this many times the target
 
 
@@ -38,11 +41,13 @@ class View(NamedTuple):
       size: side of the result in pixels.
       window: share of both sides of the picture in a window at a random place, in place of
         ``area``; 0 for none.
+      interpolation: a key of ``INTERPOLATIONS``.
     """
 
     area: tuple[float, float]
     size: int
     window: float = 0.0
+    interpolation: str = "bilinear"
 
     def box(self, framing: Framing, width: int, height: int, draws: Callable[[], list[float]]):
         """Box of the view in a picture, as (left, top, right, bottom), from ``draw``'s numbers."""
@@ -124,8 +129,8 @@ class Cropping(NamedTuple):
                 found.append(view.box(framing, width, height, draws))
             return found
 
-        sizes = [view.size for view in self.views.values()]
-        found = read(source, name, boxes, sizes, framing, channels, white, self.resampler)
+        views = list(self.views.values())
+        found = read(source, name, boxes, views, framing, channels, white, self.resampler)
         return dict(zip(self.views, found))
 
 
@@ -172,7 +177,7 @@ def read(
     source: pathlib.Path | bytes,
     name: str,
     boxes: Callable[[int, int], list[tuple[float, float, float, float]]],
-    sizes: list[int],
+    views: Sequence[View],
     framing: Framing,
     channels: int = 3,
     white: int = 255,
@@ -181,13 +186,13 @@ def read(
     """Decodes an image once and resizes several boxes of it to squares.
 
     A JPEG is decoded at a half, a fourth or an eighth of its side lengths if every box still has at
-    least as many pixels there as its square. Interpolation is linear and antialiased.
+    least as many pixels there as its square. Interpolation is antialiased.
 
     Args:
       source: a file, or its bytes.
       name: what error messages call the image.
       boxes: maps (width, height) of the upright image to boxes (left, top, right, bottom).
-      sizes: side of the square of each box, in pixels.
+      views: size and interpolation of the square of each box.
       framing: how the image is opened.
       channels: 3, or 1 for grayscale.
       white: see ``decode.squares``.
@@ -206,26 +211,31 @@ def read(
         turn = orientation(image, framing.reading)
         width, height = image.size
         found = boxes(*((height, width) if turn >= 5 else (width, height)))
-        scale = _reduced(image, found, sizes) if jpeg else 1
-        if decoded is None:
+        scale = _reduced(image, found, views) if jpeg else 1
+        found = [[edge / scale for edge in _stored(box, width, height, turn)] for box in found]
+        pixels = _jpeg_pixels(image, scale) if jpeg and resampler == FAST and white == 255 else None
+        if pixels is not None:
+            decoded = _rows(pixels, found, views)
+        elif decoded is None:
             decoded = opaque(image, name, framing.reading)
         if white != 255:
             decoded = decoded.point(lambda value: min(255, value * 255 // white))
         crops = []
-        for box, size in zip(found, sizes):
-            box = [edge / scale for edge in _stored(box, width, height, turn)]
-            crop = upright(resize(decoded, size, box), turn)
-            if crop.mode != mode:  # converted only now, when it is small
-                crop = crop.convert(mode)
-            crops.append(np.asarray(crop).reshape(size, size, channels))
+        for box, view in zip(found, views):
+            crop = resize(decoded, view, box)
+            # Turned and converted only now, when it is small.
+            if turn > 1 or crop.shape[2] != channels:
+                squeezed = crop[..., 0] if crop.shape[2] == 1 else crop
+                crop = np.asarray(upright(Image.fromarray(squeezed), turn).convert(mode))
+            crops.append(crop.reshape(view.size, view.size, channels))
     return crops
 
 
-def _reduced(image: Image.Image, boxes, sizes) -> int:
+def _reduced(image: Image.Image, boxes, views) -> int:
     """Sets the scale at which a JPEG is decoded; returns by how much it is divided."""
     room = min(
-        min(right - left, bottom - top) / size
-        for (left, top, right, bottom), size in zip(boxes, sizes)
+        min(right - left, bottom - top) / view.size
+        for (left, top, right, bottom), view in zip(boxes, views)
     )
     for scale in SCALES:
         # Of a very small image Pillow would choose another scale than the one asked for.
@@ -247,37 +257,106 @@ def _stored(box, width: int, height: int, turn: int) -> tuple[float, float, floa
     return left, top, right, bottom
 
 
-def _pillow(image: Image.Image, size: int, box) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, box, reducing_gap=GAP)
+def _pillow(image: Image.Image, view: View, box) -> np.ndarray:
+    filter = INTERPOLATIONS[view.interpolation]
+    resized = image.resize((view.size, view.size), filter, box, reducing_gap=GAP)
+    return np.asarray(resized).reshape(view.size, view.size, -1)
 
 
-# A resizer for each thread, and the images that it writes to, by mode and size: fresh memory would
-# cost as much as the resizing.
 _local = threading.local()
 
 
-def _simd(image: Image.Image, size: int, box) -> Image.Image:
+def _kept(name, make: Callable[[], Any]) -> Any:
+    """A thing that each thread makes once: fresh memory would cost as much as the resizing."""
+    if name not in _local.__dict__:
+        _local.__dict__[name] = make()
+    return _local.__dict__[name]
+
+
+class Rows(NamedTuple):
+    """Rows of a decoded JPEG from ``first`` on: cykooz_resizer's image, and its kind of pixels."""
+
+    pixels: Any
+    kind: Any
+    first: int
+
+
+def _rows(image: np.ndarray, boxes, views) -> Rows:
+    """Copies the rows on which the crops depend."""
     import cykooz_resizer as fast
 
-    if not hasattr(_local, "resizer"):
-        _local.resizer, _local.resized = fast.Resizer(), {}
-    left, top, right, bottom = box
+    def reach(box, view):
+        return 3 + 2 * max(1, (box[3] - box[1]) / view.size)
+
+    first = max(0, min(int(box[1] - reach(box, view)) for box, view in zip(boxes, views)))
+    end = max(math.ceil(box[3] + reach(box, view)) for box, view in zip(boxes, views))
+    height, width, bands = image[first:end].shape
+    kind = fast.PixelType.U8 if bands == 1 else fast.PixelType.U8x3
+    return Rows(fast.ImageData(width, height, kind, image[first:end].tobytes()), kind, first)
+
+
+def _simd(image: Image.Image | Rows, view: View, box) -> np.ndarray:
+    import cykooz_resizer as fast
+
+    (left, top, right, bottom), size = box, view.size
+    first = image.first if isinstance(image, Rows) else 0
+    # Catmull and Rom's filter is Pillow's bicubic one.
+    filters = {"bilinear": fast.FilterType.bilinear, "bicubic": fast.FilterType.catmull_rom}
     options = fast.ResizeOptions(
-        fast.ResizeAlg.convolution(fast.FilterType.bilinear),
-        crop_box=fast.CropBox(left, top, right - left, bottom - top),
+        fast.ResizeAlg.convolution(filters[view.interpolation]),
+        crop_box=fast.CropBox(left, top - first, right - left, bottom - top),
         use_alpha=False,
     )
-    where = image.mode, size
-    if where not in _local.resized:
-        _local.resized[where] = Image.new(image.mode, (size, size))
-    resized = _local.resized[where]
-    _local.resizer.resize_pil(image, resized, options)
-    return resized
+    resizer = _kept("resizer", fast.Resizer)
+    if isinstance(image, Rows):
+        resized = _kept((image.kind, size), lambda: fast.ImageData(size, size, image.kind))
+        resizer.resize(image.pixels, resized, options)
+        pixels = resized.get_buffer()
+    else:
+        resized = _kept((image.mode, size), lambda: Image.new(image.mode, (size, size)))
+        resizer.resize_pil(image, resized, options)
+        pixels = resized.tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(size, size, -1)
 
 
-# Functions (image, size, box) → square image, valid until the thread's next call. They differ by at
-# most one of 256 levels.
-RESAMPLERS = {"pillow": _pillow, "cykooz_resizer": _simd}
+@functools.cache
+def _simplejpeg():
+    """The package simplejpeg, or None if it is not installed."""
+    found = importlib.util.find_spec("simplejpeg") is not None
+    return importlib.import_module("simplejpeg") if found else None
+
+
+def _jpeg_pixels(image: Image.Image, scale: int) -> np.ndarray | None:
+    """Decodes a JPEG into memory that the thread keeps: uint8 [height, width, 1 or 3].
+
+    The pixels are Pillow's, as both packages contain libjpeg-turbo. What simplejpeg does not decode
+    without a warning is left to Pillow, which decides what is broken: then the result is None.
+    """
+    decoder = _simplejpeg()
+    if decoder is None or image.mode not in ("L", "RGB"):
+        return None
+    width, height = image.size
+    bands, space = (1, "GRAY") if image.mode == "L" else (3, "RGB")
+    memory = _kept("memory", lambda: np.empty(KEPT, np.uint8))
+    if memory.size < width * height * bands:
+        memory = None
+    image.fp.seek(0)
+    try:
+        pixels = decoder.decode_jpeg(
+            image.fp.read(),
+            space,
+            min_height=height,
+            min_width=width,
+            min_factor=scale,
+            buffer=memory,
+        )
+    except ValueError:
+        return None
+    return pixels.reshape(height, width, bands)
+
+
+# Functions (image, view, box) → uint8 [size, size, 1 or 3].
+RESAMPLERS = {"pillow": _pillow, FAST: _simd}
 
 
 def choose(data, images, views: Mapping[int, View], *, seed: int) -> Cropping | None:
@@ -324,9 +403,9 @@ def choose_resampler(asked: str) -> str:
     Raises:
       InputError: for an unknown name, or a package that is not installed.
     """
-    installed = importlib.util.find_spec("cykooz_resizer") is not None
+    installed = importlib.util.find_spec(FAST) is not None
     if asked == "auto":
-        return "cykooz_resizer" if installed else "pillow"
+        return FAST if installed else "pillow"
     require(
         asked in RESAMPLERS,
         f"data.resampler must be auto or one of {', '.join(RESAMPLERS)}, got {asked!r}.",

@@ -21,12 +21,14 @@ class Split(NamedTuple):
       ids: int32 [n], positions in the original training or test part.
       difficult: bool [n, classes] for multi-label datasets that have them, else None: pairs that
         the metric leaves out (PASCAL VOC: the image shows only difficult objects of the class).
+      files: [n], path of each image's file, or None if the images are not separate files.
     """
 
     images: np.ndarray | Pictures
     labels: np.ndarray
     ids: np.ndarray
     difficult: np.ndarray | None = None
+    files: np.ndarray | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -74,7 +76,7 @@ def with_test(parts: dict[str, Any]) -> dict[str, Any]:
     return parts
 
 
-def make_split(part: str, images, labels, class_names, ids=None) -> Split:
+def make_split(part: str, images, labels, class_names, ids=None, files=None) -> Split:
     """Validates arrays with one label per image and returns them as a ``Split``.
 
     Args:
@@ -83,6 +85,7 @@ def make_split(part: str, images, labels, class_names, ids=None) -> Split:
       labels: int [n].
       class_names: in the order of the labels.
       ids: positions in the original part; 0, 1, 2, … by default.
+      files: path of each image; by default those of ``Pictures``.
 
     Raises:
       InputError: for images or labels of another shape or dtype, or labels without a class name.
@@ -105,7 +108,14 @@ def make_split(part: str, images, labels, class_names, ids=None) -> Split:
         f"{labels[outside][:1].tolist()}: name every class or fix the labels.",
     )
     ids = np.arange(len(labels)) if ids is None else ids
-    return Split(images, labels.astype(np.int32), np.asarray(ids, np.int32))
+    if files is None and isinstance(images, Pictures):
+        files = images.files
+    return Split(
+        images,
+        labels.astype(np.int32),
+        np.asarray(ids, np.int32),
+        files=None if files is None else np.asarray(files, object),
+    )
 
 
 def assemble(

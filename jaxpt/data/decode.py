@@ -185,10 +185,12 @@ def opened(encoded: pathlib.Path | bytes | np.ndarray, name: str) -> Iterator[Im
             yield image
     except InputError:
         raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} cannot be read as an image (it has no known format).") from error
     except Image.DecompressionBombError as error:
         raise InputError(_too_large(name)) from error
     # These are what Pillow's readers raise for broken files.
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise InputError(f"{name} cannot be read as an image ({error}).") from error
 
 
@@ -217,9 +219,10 @@ def orientation(image: Image.Image, reading: Reading) -> int:
     if not reading.exif_orientation or not EXIF & image.info.keys():
         return 1
     try:
-        return image.getexif().get(ORIENTATION, 1)
+        found = image.getexif().get(ORIENTATION)
     except Exception:  # damaged EXIF data may raise anything; the pixels are fine
         return 1
+    return found if found in UPRIGHT else 1  # it may be any number, or text
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:

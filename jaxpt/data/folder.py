@@ -5,10 +5,8 @@ listed, and decoded when it is needed, unless broken files are to be skipped.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -20,8 +18,9 @@ from rich.progress import track
 
 from jaxpt.data import listing
 from jaxpt.data.decode import Framing, check_memory, in_parallel, open_image, opened, to_square
-from jaxpt.data.pictures import Pictures
-from jaxpt.errors import InputError, require, shown
+from jaxpt.data.identity import stamp
+from jaxpt.data.pictures import Pictures, of_file
+from jaxpt.errors import InputError, require
 from jaxpt.files import replacing
 
 CONSTANT = 0.01  # a larger share of single-color images is reported
@@ -36,18 +35,20 @@ class Folder(NamedTuple):
       name: of the folder.
       parts: (images, labels) of "train" and, if present, "validation" and "test"; images are uint8
         [n, size, size, 1 or 3] or ``Pictures`` of that shape, labels int32 [n].
+      files: path of each image, by part.
       class_names: in the order of the labels.
       broken: a sentence for each file that was left out.
     """
 
     name: str
     parts: dict[str, tuple[np.ndarray | Pictures, np.ndarray]]
+    files: dict[str, list[str]]
     class_names: list[str]
     broken: tuple[str, ...]
 
 
 def read(
-    root: pathlib.Path,
+    root: pathlib.Path | str,
     framing: Framing,
     *,
     broken: str = "stop",
@@ -59,7 +60,7 @@ def read(
     Color images become RGB; images stay grayscale if all of them are.
 
     Args:
-      root: the folder, or a list file.
+      root: the folder, or a list file; a URL if it is on an object store.
       framing: how each image becomes a square.
       broken: "stop" raises for files that cannot be used, "skip" leaves them out and logs them. If
         the set stays encoded, "stop" decodes nothing: a file is named when it is read.
@@ -106,7 +107,7 @@ def read(
 
 
 def listed(
-    root: pathlib.Path,
+    root: pathlib.Path | str,
     framing: Framing,
     *,
     broken: str = "stop",
@@ -134,7 +135,13 @@ def _folder(root, parts: dict[str, listing.Part], images: dict, names, broken) -
         name: np.array([position[c] for c in part.classes], np.int32)
         for name, part in parts.items()
     }
-    return Folder(root.stem, {name: (images[name], labels[name]) for name in parts}, names, broken)
+    return Folder(
+        pathlib.PurePath(root).stem,
+        {name: (images[name], labels[name]) for name in parts},
+        {name: part.files for name, part in parts.items()},
+        names,
+        broken,
+    )
 
 
 def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str]:
@@ -148,7 +155,7 @@ def _class_names(root: pathlib.Path, parts: dict[str, listing.Part]) -> list[str
 def _square(file: str, framing: Framing) -> np.ndarray | str:
     """Decodes a file to uint8 [size, size] or [size, size, 3]; returns the error if it fails."""
     try:
-        image = open_image(pathlib.Path(file), shown(file), framing.reading)
+        image = open_image(*of_file(file), framing.reading)
         return np.asarray(to_square(image, framing))
     except InputError as error:
         return str(error)
@@ -157,7 +164,7 @@ def _square(file: str, framing: Framing) -> np.ndarray | str:
 def _mode(file: str) -> str:
     """Mode of a decoded file, "L" or "RGB"; returns the error if it cannot be decoded."""
     try:
-        return open_image(pathlib.Path(file), shown(file)).mode
+        return open_image(*of_file(file)).mode
     except InputError as error:
         return str(error)
 
@@ -166,7 +173,7 @@ def _all_grey(files: list[str]) -> bool:
     """Whether all files are grayscale; opens a few, and all only if those few are."""
 
     def is_grey(file):
-        with opened(pathlib.Path(file), shown(file)) as image:
+        with opened(*of_file(file)) as image:
             return image.mode == "L" and "transparency" not in image.info
 
     few = files[:: max(1, len(files) // FEW)]
@@ -175,7 +182,7 @@ def _all_grey(files: list[str]) -> bool:
 
 def _checked(files: list[str], cache: pathlib.Path | None) -> tuple[dict[str, str], bool]:
     """Decodes all files; returns (error of each broken file, whether all others are grayscale)."""
-    remembered = None if cache is None else cache / f"{_digest(files)}.json"
+    remembered = None if cache is None else cache / f"{stamp(files, PIL.__version__)}.json"
     try:
         if remembered:
             found = json.loads(remembered.read_text())
@@ -205,22 +212,6 @@ def _remember(file: pathlib.Path, found: dict) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(file) as kept:
             json.dump(found, kept)
-
-
-def _digest(files: list[str]) -> str:
-    """Digest of the files' names, sizes and modification times, and of Pillow's version."""
-    digest = hashlib.sha256(PIL.__version__.encode())
-    for file in files:
-        try:
-            about = os.stat(file)
-            digest.update(
-                f"{os.path.abspath(file)}\0{about.st_size}\0{about.st_mtime_ns}\n".encode(
-                    errors="surrogateescape"
-                )
-            )
-        except OSError:
-            digest.update(f"{file}\0missing\n".encode(errors="surrogateescape"))
-    return digest.hexdigest()[:24]
 
 
 def _report(root, errors: dict[str, str], n: int, broken: str) -> None:

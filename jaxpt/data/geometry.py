@@ -2,12 +2,41 @@
 
 import math
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
 
-def crop(key, image, area, size, *, by_taps=False):
-    """Random resized crop with antialiased linear interpolation.
+class Filter(NamedTuple):
+    """Filter of an interpolation.
+
+    Attributes:
+      name: in ``jax.image``.
+      reach: largest distance of a pixel that counts.
+      weight: of a pixel by its distance.
+    """
+
+    name: str
+    reach: int
+    weight: Callable[[jax.Array], jax.Array]
+
+
+def _cubic(x):
+    """Keys' cubic with a = −1/2, as in Pillow."""
+    near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
+    return jnp.where(x < 1, near, jnp.where(x < 2, far, 0.0))
+
+
+FILTERS = {
+    "bilinear": Filter("linear", 1, lambda x: jnp.maximum(0.0, 1 - x)),
+    "bicubic": Filter("cubic", 2, _cubic),
+}
+
+
+def crop(key, image, area, size, *, interpolation="bilinear", by_taps=False):
+    """Random resized crop with antialiased interpolation.
 
     The area is drawn uniformly, the aspect ratio from 3:4 to 4:3 as far as the image allows.
     torchvision draws (area, ratio) again if the box does not fit, and takes the center after ten
@@ -20,6 +49,7 @@ def crop(key, image, area, size, *, by_taps=False):
       image: float [height, width, channels].
       area: smallest and largest fraction of the image area.
       size: side of the output square in pixels; 0 for the image's height and width.
+      interpolation: a key of ``FILTERS``. Bicubic values beyond −1 … 1 are clipped.
       by_taps: True computes each pixel from the few source pixels that it depends on, faster on
         CPUs; False uses products with mostly zero matrices, faster on accelerators. Both agree up
         to rounding.
@@ -37,28 +67,31 @@ def crop(key, image, area, size, *, by_taps=False):
     out = size or height, size or width
     scale = jnp.array(out) / (sides * jnp.array([height, width]))
     shift = -corner * jnp.array([height, width]) * scale
+    filter = FILTERS[interpolation]
     if not by_taps:
-        return jax.image.scale_and_translate(
-            image, (*out, channels), (0, 1), scale, shift, "linear"
+        image = jax.image.scale_and_translate(
+            image, (*out, channels), (0, 1), scale, shift, filter.name
         )
-    largest = math.sqrt(area[1] * 4 / 3)
-    for axis in 0, 1:
-        image = _scaled(image, axis, scale[axis], shift[axis], out[axis], largest)
-    return image
+    else:
+        # At most this fraction of an axis is scaled, which bounds the number of taps.
+        largest = min(1.0, math.sqrt(area[1] * 4 / 3))
+        for axis in 0, 1:
+            n_taps = math.ceil(2 * filter.reach * max(1.0, largest * image.shape[axis] / out[axis]))
+            image = _scaled(image, axis, scale[axis], shift[axis], (out[axis], n_taps), filter)
+    return image if filter.reach == 1 else jnp.clip(image, -1.0, 1.0)
 
 
-def _scaled(image, axis, scale, shift, size, largest):
-    """Antialiased linear interpolation along one axis, as in ``jax.image.scale_and_translate``.
+def _scaled(image, axis, scale, shift, sizes, filter):
+    """Antialiased interpolation along one axis, as in ``jax.image.scale_and_translate``.
 
-    At most the fraction ``largest`` of the axis is scaled to ``size`` pixels, which bounds the
-    number of taps.
+    ``sizes`` are the number of pixels of the result, and of pixels that each is computed from.
     """
-    length = image.shape[axis]
-    reach = jnp.maximum(1.0, 1 / scale)  # half-width of a pixel's triangle of weights
-    n_taps = math.ceil(2 * max(1.0, min(1.0, largest) * length / size))
+    length, (size, n_taps) = image.shape[axis], sizes
+    stretch = jnp.maximum(1.0, 1 / scale)  # of the filter, if the image shrinks
+    reach = filter.reach * stretch
     centre = (jnp.arange(size) + 0.5 - shift) / scale - 0.5
     places = jnp.floor(centre - reach).astype(jnp.int32) + 1 + jnp.arange(n_taps)[:, None]
-    weights = jnp.maximum(0.0, 1 - jnp.abs(centre - places) / reach)
+    weights = filter.weight(jnp.abs(centre - places) / stretch)
     weights = jnp.where((places >= 0) & (places < length), weights, 0.0)
     weights = weights / jnp.sum(weights, axis=0)
     weights = weights.reshape(n_taps, *(size if i == axis else 1 for i in range(image.ndim)))

@@ -8,26 +8,34 @@ array. Decoded pixels are not used, as another version of Pillow may decode a JP
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxpt.cache import remembered
+from jaxpt.data import objects
 from jaxpt.data.dataset import Dataset, Split
 from jaxpt.data.labels import LabelMap
 from jaxpt.data.pictures import Pictures
+from jaxpt.files import is_remote
 
 FILES, ARRAYS, RECORDS = "files", "arrays", "records"
 SHOWN = 3  # at most this many classes are named in a sentence
 END = 1 << 16  # bytes read at either end of a record file
+SHA256 = 32  # bytes of a digest
 BITS = 128  # of the sum of digests of a class's images
 # Fields of a data config that do not affect results, and those whose content is in the identity.
 FREE = ("resident", "resident_limit_mb", "workers", "prefetch")
 BY_CONTENT = ("path", "label_map")
 OF_VIEWS = ("crops", "resampler")  # they affect the views of training only
 # Values with which a field has no effect, as if a config of an earlier version did not have it.
-UNCHANGED = {"crop_pct": (0.0, 1.0), "interpolation": ("", "bicubic")}
+UNCHANGED = {
+    "crop_pct": (0.0, 1.0),
+    "interpolation": ("", "bicubic"),
+    "test_share": (0.0,),
+    "shots": (0,),
+}
 
 
 class Part(NamedTuple):
@@ -87,15 +95,31 @@ class Identity(NamedTuple):
         return cls(found["kind"], tuple(found["classes"]), coarse, parts)
 
 
-def of_dataset(dataset: Dataset) -> Identity:
-    """Identity of a loaded dataset, from its arrays or from the files behind its ``Pictures``."""
+def of_dataset(dataset: Dataset, share: Callable | None = None) -> Identity:
+    """Identity of a loaded dataset, from its arrays or from the files behind its ``Pictures``.
+
+    Args:
+      dataset: the dataset.
+      share: shares the reading of files among several processes, see ``parallel.shared``; None
+        reads all files here. The result is the same.
+    """
     n = len(dataset.class_names)
     held_out = np.isin(dataset.trainval.ids, dataset.validation.ids)
-    parts = {"training": _part(dataset.trainval, n, held_out.tobytes())}
+    parts = {"training": _part(dataset.trainval, n, held_out.tobytes(), share)}
     if len(dataset.test.ids):
-        parts["test"] = _part(dataset.test, n)
+        parts["test"] = _part(dataset.test, n, b"", share)
     kind = FILES if isinstance(dataset.trainval.images, Pictures) else ARRAYS
     return Identity(kind, tuple(dataset.class_names), dataset.coarse, parts)
+
+
+def outline(dataset: Dataset) -> str:
+    """Digest of the labels of a dataset and of the names of its files, which are not read."""
+    digest = hashlib.sha256(repr(dataset.class_names).encode())
+    for split in dataset.trainval, dataset.validation, dataset.test:
+        digest.update(f"{len(split.ids)} ".encode() + np.ascontiguousarray(split.labels).tobytes())
+        for file in getattr(split.images, "files", None) or ():
+            digest.update(os.fsencode(os.path.basename(file)) + b"\0")
+    return digest.hexdigest()[:32]
 
 
 def of_records(
@@ -218,23 +242,39 @@ def _total(part: Part) -> int:
     return sum(int(value, 16) for value in part.sums) % 2**BITS
 
 
-def _part(split: Split, classes: int, held_out: bytes = b"") -> Part:
+def _part(split: Split, classes: int, held_out: bytes, share: Callable | None) -> Part:
     images = split.images
+    if isinstance(images, Pictures) and share is not None:
+        digests = share(len(images), lambda own: _shared_digests(images[own]), SHA256)
+        return _hashed(split, classes, held_out, map(bytes, digests))
     if isinstance(images, Pictures) and images.files is not None:
         # Unchanged files are not read a second time.
         about = [classes, hashlib.sha256(split.labels.tobytes() + held_out).hexdigest()]
         name = f"images/{stamp(images.files, about)}.json"
-        return Part(*remembered(name, lambda: _hashed(split, classes, held_out)))
-    return _hashed(split, classes, held_out)
+        return Part(*remembered(name, lambda: _hashed(split, classes, held_out, _digests(images))))
+    return _hashed(split, classes, held_out, _digests(images))
 
 
-def _hashed(split: Split, classes: int, held_out: bytes) -> Part:
+def _shared_digests(images: Pictures) -> np.ndarray:
+    """Digests of a process's share of the images; unchanged files are not read a second time."""
+
+    def make():
+        return b"".join(images.digests()).hex()
+
+    if images.files is None:
+        found = make()
+    else:
+        found = remembered(f"images/{stamp(images.files, 'digests')}.json", make)
+    return np.frombuffer(bytes.fromhex(found), np.uint8).reshape(-1, SHA256)
+
+
+def _hashed(split: Split, classes: int, held_out: bytes, digests: Iterable[bytes]) -> Part:
     order = hashlib.sha256(f"{classes}".encode())
     if not isinstance(split.images, Pictures):
         order.update(f"{split.images.dtype} {split.images.shape[1:]}".encode())
     groups = split.labels if split.labels.ndim == 1 else np.zeros(len(split.labels), np.int32)
     counts, sums = [0] * classes, [0] * classes
-    for label, group, digest in zip(split.labels, groups.tolist(), _digests(split.images)):
+    for label, group, digest in zip(split.labels, groups.tolist(), digests):
         order.update(label.tobytes() + digest)
         counts[group] += 1
         sums[group] += int.from_bytes(digest[: BITS // 8], "big")
@@ -265,20 +305,13 @@ def _ends(file: str) -> list[Any]:
 
 
 def stamp(files: Iterable[str | os.PathLike], about: Any = None) -> str:
-    """Name that changes when one of the files changes, from their file system metadata.
-
-    It includes the inode's change time: unlike the modification time, tools do not set it back when
-    they replace a file with another of the same size.
-    """
+    """Name that changes when one of the files changes, from their metadata, see ``objects``."""
     digest = hashlib.sha256(json.dumps(about, default=list).encode())
     here = os.getcwd()
     for file in files:
-        try:
-            there = os.stat(file)
-            text = f"{there.st_size} {there.st_mtime_ns} {there.st_ctime_ns} {there.st_ino}"
-        except OSError:
-            text = "missing"
-        digest.update(f"{os.path.join(here, file)}\0{text}\n".encode(errors="surrogateescape"))
+        where = file if is_remote(file) else os.path.join(here, file)
+        text = f"{where}\0{objects.stamp(file)}\n"
+        digest.update(text.encode(errors="surrogateescape"))
     return digest.hexdigest()[:24]
 
 

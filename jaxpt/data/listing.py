@@ -1,16 +1,24 @@
 """Lists the images of a dataset and their classes, from class folders or list files."""
 
+import contextlib
+import hashlib
+import itertools
+import json
 import logging
 import os
 import pathlib
 import re
+import time
 import unicodedata
 from collections import Counter
 from typing import NamedTuple
 
-from jaxpt.data import lists
+from jaxpt import __version__
+from jaxpt.cache import cache_home
+from jaxpt.data import lists, objects
 from jaxpt.data.decode import suffixes
 from jaxpt.errors import InputError, require, shown
+from jaxpt.files import is_remote, replacing
 
 # Names of each part, in any letter case: of folders, of list files, and in a list's split column.
 PARTS = {
@@ -20,6 +28,7 @@ PARTS = {
 }
 PART_OF = {name: part for part, names in PARTS.items() for name in names}
 LISTS = (".csv", ".tsv")
+SETTLED = 2.0  # seconds after which a change of a folder shows in its times
 # Words in longer names, such as train2017 or seg_test, and words that name a part only in use.
 WORDS = PART_OF | {"dev": "validation", "eval": "test", "holdout": "test", "heldout": "test"}
 LIKE_A_PART = re.compile(rf"(?<![a-z])({'|'.join(sorted(WORDS, key=len, reverse=True))})(?![a-z])")
@@ -74,15 +83,19 @@ class Contents(NamedTuple):
     remarks: list[Remark]
 
 
-def parts(root: pathlib.Path) -> dict[str, Part]:
+def parts(root: pathlib.Path | str) -> dict[str, Part]:
     """Lists the images of a folder or a list file for a run; see ``contents``.
 
-    Logs the remarks as warnings, and the number of images that are in more than one part.
+    Logs the remarks as warnings, and the number of images that are in more than one part. The list
+    of a folder without remarks is cached, and valid as long as no folder in it changes.
 
     Raises:
       InputError: in addition to ``contents``, for a remark that stops a run, and for a file with
         two classes.
     """
+    known = _remembered(root)
+    if known is not None:
+        return known
     found = contents(root)
     stopping = [remark.text for remark in found.remarks if remark.stops]
     require(not stopping, " ".join(stopping[:3]))
@@ -95,10 +108,70 @@ def parts(root: pathlib.Path) -> dict[str, Part]:
         )
     for text in said:
         logging.getLogger(__name__).warning("%s", text)
+    if not said and objects.is_folder(root):
+        _remember(root, found.parts)
     return found.parts
 
 
-def contents(root: pathlib.Path) -> Contents:
+def _cache(root: pathlib.Path) -> pathlib.Path:
+    about = json.dumps([__version__, os.path.abspath(root), sorted(suffixes())])
+    return cache_home() / "listings" / f"{hashlib.sha256(os.fsencode(about)).hexdigest()[:24]}.json"
+
+
+def _remembered(root: pathlib.Path | str) -> dict[str, Part] | None:
+    """The cached list of a folder; None if there is none, or if a folder changed since."""
+    if is_remote(root):
+        return None
+    try:
+        known = json.loads(_cache(root).read_text())
+        if any(objects.stamp(folder) != stamp for folder, stamp in known["folders"].items()):
+            return None
+        return {part: _unpacked(runs) for part, runs in known["parts"].items()}
+    except (OSError, ValueError, TypeError, KeyError):
+        return None  # missing or damaged
+
+
+def _remember(root: pathlib.Path | str, found: dict[str, Part]) -> None:
+    """Caches the list of a folder, unless a folder in it has just changed or a list names files."""
+    if is_remote(root):
+        return
+    folders, above = (
+        {os.fspath(root)},
+        {os.path.dirname(f) for p in found.values() for f in p.files},
+    )
+    while above:
+        folders |= above
+        above = {os.path.dirname(folder) for folder in above} - folders
+    if any(entry.name.lower().endswith(LISTS) for entry in _entries(root)):
+        return
+    try:
+        newest = max(os.stat(folder).st_ctime for folder in folders)
+        if newest > time.time() - SETTLED:  # a change within the same tick would not show
+            return
+        stamps = {folder: objects.stamp(folder) for folder in sorted(folders)}
+        packed = {name: _packed(part) for name, part in found.items()}
+        _cache(root).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(_cache(root)) as kept:
+            json.dump({"folders": stamps, "parts": packed}, kept)
+    except (OSError, UnicodeError):
+        pass  # files are listed again next time
+
+
+def _packed(part: Part) -> list[tuple[str, str, list[str]]]:
+    """Files as (folder, class, names), in order."""
+    split = ((*os.path.split(file), label) for file, label in zip(*part))
+    runs = itertools.groupby(split, key=lambda file: (file[0], file[2]))
+    return [(folder, label, [name for _, name, _ in files]) for (folder, label), files in runs]
+
+
+def _unpacked(runs) -> Part:
+    return Part(
+        [os.path.join(folder, name) for folder, _, names in runs for name in names],
+        [label for _, label, names in runs for _ in names],
+    )
+
+
+def contents(root: pathlib.Path | str) -> Contents:
     """Lists the images of a folder or a list file without opening them.
 
     A part is a folder of class folders, or a list file such as ``train.csv``, whose name is in
@@ -107,17 +180,20 @@ def contents(root: pathlib.Path) -> Contents:
 
     Args:
       root: a folder with a training part and optionally other parts; a folder of class folders,
-        which is then the training part; or a list file, see ``lists.read``.
+        which is then the training part; or a list file, see ``lists.read``. A URL if it is on an
+        object store.
 
     Raises:
       InputError: if a part is missing or empty or exists twice, a link or a path leads out of the
         folder, or a list cannot be read.
     """
     remarks: list[Remark] = []
-    if root.is_file():
+    if objects.is_file(root):
         found = _of_list(root, remarks)
     else:
-        require(root.is_dir(), f"data.path {str(root)!r} is neither a folder nor a list file.")
+        require(
+            objects.is_folder(root), f"data.path {str(root)!r} is neither a folder nor a list file."
+        )
         found = _of_folder(root, remarks)
     require(
         "train" in found,
@@ -136,7 +212,40 @@ def contents(root: pathlib.Path) -> Contents:
     return Contents(found, remarks)
 
 
-def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
+def pictures(folder: pathlib.Path | str) -> list[str]:
+    """Lists all image files below a folder, sorted, regardless of classes and parts.
+
+    Raises:
+      InputError: if there are none, or for a link that leads to itself.
+    """
+    found: list[str] = []
+
+    def walk(folder, above):
+        for entry in _entries(folder):
+            if entry.is_dir():
+                real = _real(entry.path)
+                if real not in above:
+                    walk(entry.path, (*above, real))
+            elif _suffix(entry.name) in suffixes():
+                found.append(entry.path)
+
+    walk(folder, (_real(folder),))
+    require(
+        bool(found),
+        f"{folder} has no images with one of the endings {', '.join(sorted(suffixes()))}.",
+    )
+    return found
+
+
+def is_plain(folder: pathlib.Path | str) -> bool:
+    """Whether a folder holds images, but no folders of images."""
+    entries = _entries(folder)
+    return any(_suffix(e.name) in suffixes() for e in entries if not e.is_dir()) and not any(
+        e.is_dir() and _has_images(e) for e in entries
+    )
+
+
+def _of_folder(root: pathlib.Path | str, remarks) -> dict[str, Part]:
     there: dict[str, os.DirEntry] = {}
     others, lists_beside = [], []
     for entry in _entries(root):  # a part itself may be a link to any place
@@ -177,9 +286,9 @@ def _of_folder(root: pathlib.Path, remarks) -> dict[str, Part]:
             Remark("ignored", f"{root} has folders next to its parts: {besides} are ignored.")
         )
     return {
-        part: _in_folders(pathlib.Path(there[part].path), root, remarks)
+        part: _in_folders(objects.place(there[part].path), root, remarks)
         if there[part].is_dir()
-        else _of_part_list(pathlib.Path(there[part].path), part, remarks)
+        else _of_part_list(objects.place(there[part].path), part, remarks)
         for part in PARTS
         if part in there
     }
@@ -210,12 +319,16 @@ def _has_list(there) -> bool:
 
 
 def _has_images(entry) -> bool:
-    return any(_suffix(name) in suffixes() for *_, names in os.walk(entry.path) for name in names)
+    if not is_remote(entry.path):
+        folders = (names for *_, names in os.walk(entry.path))
+        return any(_suffix(name) in suffixes() for names in folders for name in names)
+    below = objects.entries(entry.path)
+    return any(_has_images(e) if e.is_dir() else _suffix(e.name) in suffixes() for e in below)
 
 
-def _in_folders(part: pathlib.Path, root: pathlib.Path, remarks) -> Part:
-    walk = _Walk(root.resolve())
-    walk.into(part, (), (os.path.realpath(part),))
+def _in_folders(part: pathlib.Path | str, root: pathlib.Path | str, remarks) -> Part:
+    walk = _Walk(root.resolve() if isinstance(root, pathlib.Path) else None)
+    walk.into(part, (), (_real(part),))
     endings = f"{part}/CLASS/IMAGE with one of the endings {', '.join(sorted(suffixes()))}"
     ignored = "; ".join(
         f"{n:,} {ending or 'without an ending'}" for ending, n in walk.ignored.most_common()
@@ -275,7 +388,7 @@ class _Walk:
       parts_inside: by folder, names in it that look like parts although they are inside classes.
     """
 
-    def __init__(self, root: pathlib.Path):
+    def __init__(self, root: pathlib.Path | None):
         self._root = root
         self.files: list[str] = []
         self.classes: list[str] = []
@@ -296,7 +409,7 @@ class _Walk:
         own, below, empty, label = 0, [], [], "/".join(names)
         for entry in _entries(folder, self._root):
             if entry.is_dir():
-                real = os.path.realpath(entry.path)
+                real = _real(entry.path)
                 if real not in above:
                     down = (*names, _class_name(shown(entry.name)))
                     some = self.into(entry.path, down, (*above, real))
@@ -328,7 +441,11 @@ def _entries(folder, root: pathlib.Path | None = None) -> list[os.DirEntry]:
     Raises:
       InputError: for a link that leads to itself or, if ``root`` is given, out of it.
     """
-    with os.scandir(folder) as entries:
+    with contextlib.ExitStack() as stack:
+        if is_remote(folder):
+            entries = objects.entries(folder)
+        else:
+            entries = stack.enter_context(os.scandir(folder))
         found = sorted(
             (e for e in entries if e.name[0] != "." and e.name.lower() not in LEFTOVERS),
             key=lambda e: e.name,
@@ -337,6 +454,10 @@ def _entries(folder, root: pathlib.Path | None = None) -> list[os.DirEntry]:
         if entry.is_symlink():
             _stays_within(pathlib.Path(entry.path), root)
     return found
+
+
+def _real(path) -> str:
+    return os.fspath(path) if is_remote(path) else os.path.realpath(path)
 
 
 def _suffix(name: str) -> str:
@@ -361,7 +482,7 @@ def _stays_within(path: pathlib.Path, root: pathlib.Path | None) -> None:
     )
 
 
-def _of_part_list(file: pathlib.Path, part: str, remarks) -> Part:
+def _of_part_list(file: pathlib.Path | str, part: str, remarks) -> Part:
     found = _of_list(file, remarks, part)
     require(
         list(found) == [part],
@@ -370,14 +491,17 @@ def _of_part_list(file: pathlib.Path, part: str, remarks) -> Part:
     return found[part]
 
 
-def _of_list(file: pathlib.Path, remarks, part: str = "train") -> dict[str, Part]:
+def _of_list(file: pathlib.Path | str, remarks, part: str = "train") -> dict[str, Part]:
     """Images of a list by part; paths are relative to the folder of the list."""
-    root, within = file.parent.resolve(), set()
+    local, within = isinstance(file, pathlib.Path), set()
+    root = file.parent.resolve() if local else file.rpartition("/")[0]
     found: dict[str, Part] = {}
     for row in lists.read(file):
         path = lists.place(file, row)
         # Folders are checked once, files only if they are links: a list may have a million lines.
-        if path.parent not in within or path.is_symlink():
+        if not local:
+            require(".." not in path.split("/"), f"{shown(path)} leads out of {root}.")
+        elif path.parent not in within or path.is_symlink():
             _stays_within(path, root)
             within.add(path.parent)
         name = PART_OF.get(row.part.lower(), "") if row.part else part
@@ -405,8 +529,9 @@ def _shared(found: dict[str, Part]) -> list[str]:
         for file, label in zip(files, classes):
             folder, name = os.path.split(file)
             if folder not in folders:
-                folders[folder] = os.path.realpath(folder)
-            real = os.path.realpath(file) if os.path.islink(file) else f"{folders[folder]}/{name}"
+                folders[folder] = _real(folder)
+            linked = not is_remote(file) and os.path.islink(file)
+            real = os.path.realpath(file) if linked else f"{folders[folder]}/{name}"
             other, other_part = first.setdefault(real, (label, part))
             if other != label:  # the sentence takes longer than the comparison
                 raise InputError(

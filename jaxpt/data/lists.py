@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import NamedTuple
 
+from jaxpt.data import objects
 from jaxpt.data.decode import suffixes
 from jaxpt.errors import InputError, require
 
@@ -46,7 +47,7 @@ class _Columns(NamedTuple):
     names: list[str]
 
 
-def read(file: pathlib.Path) -> list[Row]:
+def read(file: pathlib.Path | str) -> list[Row]:
     """Reads the rows of a list of images.
 
     With a header, columns are found by name: the path (or image, file, …), optionally a split (or
@@ -86,23 +87,25 @@ def read(file: pathlib.Path) -> list[Row]:
     return found
 
 
-def place(file: pathlib.Path, row: Row) -> pathlib.Path:
+def place(file: pathlib.Path | str, row: Row) -> pathlib.Path | str:
     """Path of a row's image.
 
     Raises:
       InputError: for an absolute path.
     """
     path = pathlib.PurePath(row.path)
-    if "\\" in row.path and not (file.parent / path).exists():  # written on Windows
+    folder = file.parent if isinstance(file, pathlib.Path) else file.rpartition("/")[0]
+    local = isinstance(folder, pathlib.Path)
+    if "\\" in row.path and not (local and (folder / path).exists()):  # written on Windows
         path = pathlib.PureWindowsPath(row.path)
     require(
         not path.anchor and not path.drive,
         f"{file}, line {row.line}: {row.path!r} is not relative to the folder of the list.",
     )
-    return file.parent / path.as_posix()
+    return folder / path.as_posix() if local else f"{folder}/{path.as_posix()}"
 
 
-def read_rows(file: pathlib.Path) -> list[tuple[int, list[str]]]:
+def read_rows(file: pathlib.Path | str) -> list[tuple[int, list[str]]]:
     """Reads the non-empty lines of a table as (line number, stripped cells).
 
     Cells are separated by commas, or by semicolons or tabs if the first line has no comma; text is
@@ -112,7 +115,7 @@ def read_rows(file: pathlib.Path) -> list[tuple[int, list[str]]]:
       InputError: if the file cannot be read as such a table.
     """
     try:
-        data = file.read_bytes()
+        data = objects.read(file)
         wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
         text = data.decode("utf-16" if wide else "utf-8-sig")
         for delimiter in ",;\t":
@@ -122,7 +125,7 @@ def read_rows(file: pathlib.Path) -> list[tuple[int, list[str]]]:
             if rows and len(rows[0][1]) > 1:
                 return rows
         return rows
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (InputError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(
             f"{file} cannot be read as a list of comma-separated text in UTF-8 ({error})."
         ) from error

@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from jaxpt.data import objects
 from jaxpt.data.decode import Framing, in_parallel, read_square
 from jaxpt.errors import InputError, shown
 
 
-def of_file(path: str) -> tuple[pathlib.Path, str]:
-    """Returns the path of an image file, and its name for messages."""
-    return pathlib.Path(path), shown(path)
+def of_file(path: str) -> tuple[pathlib.Path | bytes, str]:
+    """Returns the path of an image file, and its name for messages; on object stores its bytes."""
+    where = objects.place(path)
+    return (where if isinstance(where, pathlib.Path) else objects.read(where)), shown(path)
 
 
 def _sha256(stored: pathlib.Path | bytes | np.ndarray) -> bytes:

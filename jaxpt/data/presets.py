@@ -1,10 +1,10 @@
 """Augmentation presets from papers, by name.
 
 Numbers are those of the paper, or of its authors' code if the paper has none, for ImageNet at 224
-pixels; comments mark exceptions. Blur and crops are always those of ``augment`` (antialiased
-linear; BYOL, DINO and t-ReX resize with bicubic interpolation). A preset sets all fields of
-``augment``, ``key_augment`` and ``local_augment`` except ``crop_size``. The number of views belongs
-to the method and is not set.
+pixels; comments mark exceptions. Blur is always that of ``augment``, and crops are antialiased,
+which those of SimCLR's and BYOL's code are not. A preset sets all fields of ``augment``,
+``key_augment`` and ``local_augment`` except ``crop_size``. The number of views belongs to the
+method and is not set.
 """
 
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ OUR_LOCAL_AREA = (0.1, 0.5)  # for sources without small crops
 # second for the second view and for keys.
 _BYOL = Settings(
     crop_area=(0.08, 1.0),
+    crop_interpolation="bicubic",
     flip=True,
     jitter=(0.4, 0.4, 0.2, 0.1),
     jitter_probability=0.8,
@@ -50,6 +51,7 @@ PRESETS = {
     "simclr": _preset(
         Settings(
             crop_area=(0.08, 1.0),
+            crop_interpolation="bicubic",
             flip=True,
             jitter=(0.8, 0.8, 0.8, 0.2),
             jitter_probability=0.8,

@@ -2,7 +2,7 @@
 
 Letters in the comments below give the source of each fact:
 K  Kornblith et al. 2019, "Do better ImageNet models transfer better?" (arXiv 1805.08974), as
-   quoted by later papers: metrics, 224 pixels, validation. Its code is not public.
+   quoted by later papers: metrics, 224 pixels, validation. No code of its authors was found by us.
 T  the builders and lists shipped with TensorFlow Datasets 4.9, and the pages of its catalog
 V  VTAB's code, github.com/google-research/task_adaptation: its slices and tasks
 P  the dataset's own paper or page, as quoted by others

@@ -15,8 +15,18 @@ import numpy as np
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home, remembered
-from jaxpt.data import folder, glyphs, grain_source, identity, protocols, small_sets, tfds_source
+from jaxpt.data import (
+    folder,
+    glyphs,
+    grain_source,
+    identity,
+    objects,
+    protocols,
+    small_sets,
+    tfds_source,
+)
 from jaxpt.data.dataset import (
+    VALIDATION_SHARE,
     Dataset,
     Split,
     assemble,
@@ -31,7 +41,7 @@ from jaxpt.data.labels import label_map
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require
 
-__all__ = ["Dataset", "SOURCES", "Split", "identify", "load", "validation_mask"]
+__all__ = ["SOURCES", "VALIDATION_SHARE", "Dataset", "Split", "identify", "load", "validation_mask"]
 
 SHOWN = 3  # classes named in a message
 FEW_CLASSES = 100_000  # of labels without names, even of a set with fewer images
@@ -52,11 +62,12 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         "glyphs", "glyphs:LABELS", "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in
         ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``, ``image_size``
         (for glyphs and sources whose images differ in size), ``label_map``, ``limit`` (number of
-        training images to use, 0 for all) and optionally
-        ``crop_pct`` and ``interpolation``, see ``decode.Framing.of``; ``train_split``
-        and ``test_split`` (for tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for
-        folder: what to do with files that cannot be read), see ``folder.read``; ``background`` and
-        ``exif_orientation`` (for everything that is decoded), see ``decode.Reading``; ``resident``,
+        training images to use, 0 for all) and optionally ``test_share`` (share of each class to
+        hold out as the test part of a set without test and validation parts), ``crop_pct`` and
+        ``interpolation``, see ``decode.Framing.of``; ``train_split`` and ``test_split`` (for
+        tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for folder: what to do with
+        files that cannot be read), see ``folder.read``; ``background`` and ``exif_orientation``
+        (for everything that is decoded), see ``decode.Reading``; ``resident``,
         ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
         are used).
 
@@ -89,24 +100,30 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     return _assemble(name, names, {"train": train, "test": test}, config)
 
 
-def identify(config: ml_collections.ConfigDict) -> Identity:
+def identify(
+    config: ml_collections.ConfigDict, loaded: Dataset | None = None, share: Callable | None = None
+) -> Identity:
     """Identity of the dataset that a data config names, computed without decoding its images.
 
     Files are read once; later calls skip those whose sizes and times are unchanged.
 
     Args:
       config: as for ``load``.
+      loaded: the result of ``load``, whose list of files need not be made again.
+      share: see ``identity.of_dataset``.
 
     Raises:
       InputError: as ``load``, except for images that cannot be decoded.
     """
+    if config.source == "folder" and loaded and isinstance(loaded.trainval.images, Pictures):
+        return identity.of_dataset(loaded, share)
     with _quiet():
+        if config.source == "folder":
+            return identity.of_dataset(_folder(config, folder.listed), share)
         return _identify(config.source.removeprefix(protocols.PREFIX), config)
 
 
 def _identify(source: str, config) -> Identity:
-    if source == "folder":
-        return identity.of_dataset(_folder(config, folder.listed))
     if source in SOURCES:
         return _identity_of_arrays(source, config)
     if source.startswith(grain_source.PREFIX):
@@ -174,18 +191,22 @@ def _keep(config) -> int | None:
     return {"yes": None, "no": 0}.get(resident, limit)
 
 
-def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
-    """Assembles a dataset from its parts, given as (images, labels) by name.
+def _assemble(name, names, parts: dict, config, broken=(), files=None) -> Dataset:
+    """Assembles a dataset from its parts, given as (images, labels) by name, and their files.
 
     If there is a validation part, trainval is the training part followed by the validation part.
     """
-    parts, own = with_test(parts), tuple(parts)
+    parts, files, own = with_test(parts), with_test(files or {}), tuple(parts)
     if own != tuple(parts):
         _log("%s has no test part: its validation part is used as the test part.", name)
     for part, (images, _) in parts.items():
         kind = {"train": "training"}.get(part, part)
         require(len(images) > 0, f"{name} has no {kind} images.")
-    splits = {part: make_split(part, *arrays, names) for part, arrays in parts.items()}
+    splits = {
+        part: make_split(part, *arrays, names, files=files.get(part))
+        for part, arrays in parts.items()
+    }
+    splits = _with_held_out_test(splits, config.get("test_share", 0.0))
     missing = np.setdiff1d(np.arange(len(names)), splits["train"].labels)
     if len(missing):
         some = ", ".join(repr(names[i]) for i in missing[:SHOWN])
@@ -215,6 +236,16 @@ def _assemble(name, names, parts: dict, config, broken=()) -> Dataset:
     return dataset._replace(broken=broken)
 
 
+def _with_held_out_test(splits: dict[str, Split], share: float) -> dict[str, Split]:
+    """Holds out a fixed share of each class for testing if there is only a training part."""
+    require(0 <= share <= 0.5, f"data.test_share must lie between 0 and 0.5, got {share}.")
+    if not share or len(splits) > 1:
+        return splits
+    train = splits["train"]
+    held_out = validation_mask(train.labels, share)
+    return {"train": train.take(~held_out), "test": train.take(held_out)}
+
+
 def _joined(name, train: Split, validation: Split) -> Split:
     shapes = train.images.shape[1:], validation.images.shape[1:]
     require(
@@ -227,7 +258,8 @@ def _joined(name, train: Split, validation: Split) -> Split:
         else np.concatenate((train.images, validation.images))
     )
     labels = np.concatenate((train.labels, validation.labels))
-    return Split(images, labels, np.arange(len(labels), dtype=np.int32))
+    files = None if train.files is None else np.concatenate((train.files, validation.files))
+    return Split(images, labels, np.arange(len(labels), dtype=np.int32), files=files)
 
 
 def _log(text: str, *values) -> None:
@@ -362,14 +394,14 @@ def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
 def _folder(config, read=folder.read) -> Dataset:
     """Loads class folders or lists; without a test part the dataset serves pre-training only."""
     require(bool(config.path), "data.path is empty: set it to the folder or list of images.")
-    name, parts, names, broken = read(
-        pathlib.Path(config.path),
+    name, parts, files, names, broken = read(
+        objects.place(config.path),
         Framing.of(config),
         broken=config.get("broken", "stop"),
         keep=_keep(config),
         cache=cache_home() / "images",
     )
-    return _assemble(name, names, parts, config, broken)
+    return _assemble(name, names, parts, config, broken, files)
 
 
 def _glyphs(labels: str) -> Callable[[ml_collections.ConfigDict], Dataset]:

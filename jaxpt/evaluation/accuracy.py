@@ -106,7 +106,8 @@ def episodes(task: Task, *, ways: int, shots, queries: int, count: int) -> Measu
             notes.append(f"no {name}: there are {len(classes)} classes.")
         elif counts.min() < n + queries:
             notes.append(
-                f"no {name} with {queries} queries: class {classes[np.argmin(counts)]} "
+                f"no {name} with {queries} queries: class "
+                f"{task.class_names[classes[np.argmin(counts)]]} "
                 f"has {counts.min()} examples."
             )
         else:
@@ -137,11 +138,12 @@ def _few_shot(task, shots, suffix, **how) -> Measured:
     values, notes = {}, []
     for prefix, known, wanted in task.sides():
         classes, counts = np.unique(known, return_counts=True)
+        names = task.coarse_names if prefix == "coarse_" else task.class_names
         for n in shots:
             name = f"{prefix}{n}shot{suffix}"
             if n > counts.min():
                 notes.append(
-                    f"no {name}: class {classes[np.argmin(counts)]} has {counts.min()} "
+                    f"no {name}: class {names[classes[np.argmin(counts)]]} has {counts.min()} "
                     "examples to draw from."
                 )
             else:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.data.augment import to_float
-from jaxpt.errors import require
+from jaxpt.errors import InputError, require
 from jaxpt.models.encoder import encode
 from jaxpt.models.inputs import prepare
 from jaxpt.train.parallel import Devices
@@ -89,7 +89,7 @@ def extract_layers(
 
 
 def _over_batches(program, variables, images, batch_size, devices) -> dict[str, np.ndarray]:
-    require(len(images) > 0, "there are no images to compute features of.")
+    check_images(images)
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
     at_a_time = batch_size * (devices.count if devices else 1)
     own = devices.own_rows(at_a_time) if devices else np.arange(at_a_time)
@@ -114,6 +114,33 @@ def _over_batches(program, variables, images, batch_size, devices) -> dict[str, 
             n = min(at_a_time, len(images) - start)
             parts.append(jax.tree.map(lambda x, n=n: np.asarray(x)[:n], found))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def check_images(images: np.ndarray) -> None:
+    """Raises InputError unless images are uint8 [n, height, width, 1 or 3], n at least 1."""
+    require(
+        hasattr(images, "dtype") and hasattr(images, "shape"),
+        f"images must be an array, uint8 [n, height, width, channels], got a "
+        f"{type(images).__name__}: pass np.stack(images).",
+    )
+    shape = list(images.shape)
+    missing = "images[..., None]" if shape[-1:] not in ([1], [3]) else "images[None]"
+    fix = f": pass {missing}" if len(shape) == 3 else ""
+    if len(shape) == 4 and shape[1] in (1, 3):
+        fix = ": pass images.transpose(0, 2, 3, 1)"
+    require(
+        len(shape) == 4 and shape[-1] in (1, 3),
+        f"images must be [n, height, width, channels] with 1 or 3 channels, got {shape}{fix}.",
+    )
+    require(shape[0] > 0, "there are no images to compute features of.")
+    if images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+        scaled = {(True, True): "images * 255", (False, True): "(images + 1) * 127.5"}
+        fix = scaled.get((low >= 0, high <= 1), "images")
+        raise InputError(
+            f"images must be uint8 from 0 to 255, got {images.dtype} from {low:g} to {high:g}: "
+            f"pass np.round({fix}).astype(np.uint8)."
+        )
 
 
 @functools.lru_cache(maxsize=16)

@@ -75,7 +75,7 @@ EVALUATORS = {
         {"features": "every layer, averaged over positions"},
     ),
     "confusion": Evaluator(inspection.confusion, {"k": 20, "temperature": 0.07}, UNIT),
-    "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 64}, UNIT),
+    "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 128}, UNIT),
     "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
 }
 PAIRS = "cka"  # measured between two networks, from their layers

@@ -23,6 +23,7 @@ class Examples(NamedTuple):
       ids: str [n], such as "test/17", unique per image.
       images: uint8 [n, height, width, channels], or None if no evaluator draws them.
       difficult: bool [n, classes], pairs that a multi-label metric excludes, or None.
+      files: [n], path of each image's file, or None if the images are not files.
     """
 
     features: np.ndarray
@@ -31,6 +32,7 @@ class Examples(NamedTuple):
     ids: np.ndarray
     images: np.ndarray | None = None
     difficult: np.ndarray | None = None
+    files: np.ndarray | None = None
 
 
 class Task(NamedTuple):
@@ -66,6 +68,28 @@ class Task(NamedTuple):
         return [
             (f"{name}_", getattr(self.fit, name), getattr(self.score, name)) for name in self.labels
         ]
+
+
+def guesses(split: Split, dataset: Dataset) -> dict[str, dict[str, float]]:
+    """The accuracy of always naming the most frequent class, to compare others with.
+
+    Returns:
+      "fine", and "coarse" if there is a label map → number of classes, share of the most frequent
+      one, number of images; {} for several labels per image.
+    """
+    if split.multi_label:
+        return {}
+    labels = {"fine": (split.labels, dataset.class_names)}
+    if len(dataset.coarse.names) < len(dataset.class_names):
+        labels["coarse"] = dataset.coarse(split.labels), dataset.coarse.names
+    return {
+        kind: {
+            "classes": len(names),
+            "share": float(np.bincount(of).max() / len(of)),
+            "images": len(of),
+        }
+        for kind, (of, names) in labels.items()
+    }
 
 
 class Measured(NamedTuple):
@@ -156,6 +180,7 @@ def _examples(prefix: str, features, split: Split, dataset: Dataset) -> Examples
         np.char.add(f"{prefix}/", split.ids.astype(str)),
         split.images,
         getattr(split, "difficult", None),
+        getattr(split, "files", None),
     )
 
 

@@ -48,6 +48,7 @@ def cross_entropy(
             "logits must be [batch, classes] and labels [batch], got shapes "
             f"{jnp.shape(logits)} and {jnp.shape(labels)}."
         )
+    sim.check_rows("labels", labels, logits.shape[0])
     sim.check_rows("where", where, logits.shape[0])
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")

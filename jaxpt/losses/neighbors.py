@@ -137,8 +137,7 @@ def look(
       recall: None finds the exact neighbours. A number between 0 and 1, which has an effect only in
         the streamed form, is the share of them to be found by an approximate search, faster on TPUs
         (see ``jaxpt.ops.knn.search``).
-      workspace: bytes for the chunked form, beside a float32 copy of the keys if these are masked
-        or of another dtype; one query at a time is the least.
+      workspace: bytes for the chunked form; one query at a time is the least.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -365,6 +364,22 @@ def _finish(losses, missing, purity, where):
 # Dense form: the whole matrix of similarities
 
 
+class Nearest(NamedTuple):
+    """The nearest keys of each query, which are known before its neighbours; [batch].
+
+    Attributes:
+      of_all: float32, largest similarity to a candidate; −∞ if there is none.
+      of_class: float32, largest similarity to a candidate of the query's class; −∞ likewise.
+      column: int32, where that candidate is, the first of ties.
+      missing: bool, whether it is not a neighbour, so that no neighbour is a positive.
+    """
+
+    of_all: jax.Array
+    of_class: jax.Array
+    column: jax.Array
+    missing: jax.Array
+
+
 class Masks(NamedTuple):
     """Roles of each key for each query; bool [batch, n].
 
@@ -409,11 +424,12 @@ def _dense_nca(queries: Queries, keys: Keys, shared: Shared):
 def _classified(s, masks: Masks, temperature, no_positive, gate=None, nearest=None):
     """Losses and statistics of the classifier, as ``_dense_look`` returns them.
 
-    ``nearest`` is the nearest same-class key of each query; None finds it if it is needed.
+    ``nearest`` spares passes over the similarities; None if they are not known.
     """
     log_gate = None if gate is None else _log_gate(s, masks, gate)
     losses = _soft_knn_loss(s, masks, temperature, no_positive, log_gate, nearest)
-    return losses, ~jnp.any(masks.positives, axis=-1), _share(masks)
+    missing = ~jnp.any(masks.positives, axis=-1) if nearest is None else nearest.missing
+    return losses, missing, _share(masks)
 
 
 def _compared(queries: Queries, keys: Keys, shared: Shared):
@@ -426,8 +442,11 @@ def _compared(queries: Queries, keys: Keys, shared: Shared):
 
 def _share(masks: Masks):
     """Share of positives among the neighbours of each row; 0 for a row without neighbours."""
-    neighbors = jnp.sum(masks.neighbors, axis=-1)
-    return jnp.sum(masks.positives, axis=-1) / jnp.maximum(neighbors, 1)
+    # Not as integers, which the TPU's compiler would count in a pass of their own.
+    neighbors, positives = (
+        jnp.sum(x, axis=-1, dtype=jnp.float32) for x in (masks.neighbors, masks.positives)
+    )
+    return positives / jnp.maximum(neighbors, 1)
 
 
 def class_counts(labels, mask):
@@ -460,32 +479,40 @@ def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None, nea
     With ``log_gate`` all candidates take part, each weighted by its gate.
     """
     neighbors, positives, candidates, same_class = masks
-    missing = ~jnp.any(positives, axis=-1)
+    missing = ~jnp.any(positives, axis=-1) if nearest is None else nearest.missing
     logits = s / temperature
     missing_loss = 0.0
     if no_positive == "nearest":
         if nearest is None:
-            nearest = jax.lax.cond(  # most steps can skip this pass over the matrix
+            column = jax.lax.cond(  # most steps can skip this pass over the matrix
                 jnp.any(missing),
                 lambda: jnp.argmax(jnp.where(same_class, s, -jnp.inf), axis=-1),
                 lambda: jnp.zeros(len(s), int),
             )
-        nearest = nearest[:, None] == jnp.arange(s.shape[1])[None, :]
-        nearest &= same_class & missing[:, None]
+        else:
+            column = nearest.column
+        joins = column[:, None] == jnp.arange(s.shape[1])[None, :]
+        joins &= same_class & missing[:, None]
         # Only rows without a positive are changed.
-        neighbors, positives = neighbors | nearest, positives | nearest
-        missing = ~jnp.any(positives, axis=-1)
-        log_gate = None if log_gate is None else jnp.where(nearest, 0.0, log_gate)
+        neighbors, positives = neighbors | joins, positives | joins
+        if nearest is None:
+            missing = ~jnp.any(positives, axis=-1)
+        else:
+            missing = nearest.of_class == -jnp.inf
+        log_gate = None if log_gate is None else jnp.where(joins, 0.0, log_gate)
     if no_positive == "floor":
         furthest = jnp.min(logits, axis=-1, where=neighbors, initial=jnp.inf)
         has_neighbor = jnp.any(neighbors, axis=-1)
         furthest = jax.lax.stop_gradient(jnp.where(has_neighbor, furthest, 0.0))
     if log_gate is not None:
         logits, neighbors, positives = logits + log_gate, candidates, same_class
-    total = sim.masked_logsumexp(logits, neighbors)
+    largest = [None, None]
+    if nearest is not None and log_gate is None:
+        largest = [x / jnp.ravel(temperature) for x in (nearest.of_all, nearest.of_class)]
+    total = sim.masked_logsumexp(logits, neighbors, largest[0])
     if no_positive == "floor":
         missing_loss = jnp.where(has_neighbor, total - furthest, 0.0)
-    losses = total - sim.masked_logsumexp(logits, positives)
+    losses = total - sim.masked_logsumexp(logits, positives, largest[1])
     # Rounding may make a zero loss slightly negative.
     return jnp.where(missing, missing_loss, jnp.maximum(losses, 0.0))
 
@@ -498,7 +525,7 @@ class Candidates(NamedTuple):
     """All keys, as the chunked form compares them; [memory, …] or None.
 
     Attributes:
-      vectors: float32; masked keys are zero.
+      vectors: as stored; masked ones may hold NaN.
       scale: one over their lengths, if similarities are cosines. Scaling the similarities instead
         of the keys spares a copy of the keys.
       log_counts: log of ``class_counts``, if balanced.
@@ -555,13 +582,11 @@ def _with_gradient_by(temperature, vectors):
 
 def _look_of_chunk(static_k, no_positive, differentiable, fixed, keys: Candidates):
     (vectors, temperature, gate), (queries, k) = differentiable, fixed
-    s, same_class = _compared_with_all(vectors, temperature, queries, keys)
-    neighbors = selection.mask_of_largest(s, static_k or k)
-    candidates = s != -jnp.inf  # not ``>``, which NaN is not either
+    s, candidates, same_class = _compared_with_all(vectors, temperature, queries, keys)
+    edge = selection.edge_of_largest(s, static_k or k)
+    neighbors = candidates & selection.inside(jax.lax.stop_gradient(s), edge)
     masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
-    nearest = None
-    if no_positive == "nearest":  # a branch would need copies of what it reads
-        nearest = jnp.argmax(jnp.where(same_class, jax.lax.stop_gradient(s), -jnp.inf), axis=-1)
+    nearest = _nearest(s, same_class, edge)
     if gate is not None:  # −∞ times a gradient of 0 by the temperature would be NaN
         s = jnp.where(candidates, s, 0.0)
     return _classified(s, masks, temperature, no_positive, gate, nearest)
@@ -569,32 +594,50 @@ def _look_of_chunk(static_k, no_positive, differentiable, fixed, keys: Candidate
 
 def _nca_of_chunk(differentiable, queries, keys: Candidates):
     vectors, temperature = differentiable
-    s, same_class = _compared_with_all(vectors, temperature, queries, keys)
-    candidates = s != -jnp.inf
-    return _classified(
-        s, Masks(candidates, same_class, candidates, same_class), temperature, "drop"
-    )
+    s, candidates, same_class = _compared_with_all(vectors, temperature, queries, keys)
+    masks = Masks(candidates, same_class, candidates, same_class)
+    return _classified(s, masks, temperature, "drop", nearest=_nearest(s, same_class))
+
+
+def _nearest(s, same_class, edge: selection.Edge | None = None) -> Nearest:
+    """Finds the nearest keys in one pass, as no result depends on another."""
+    s = jax.lax.stop_gradient(s)
+    of_class = jnp.where(same_class, s, -jnp.inf)
+    column, of_class = jnp.argmax(of_class, axis=-1), jnp.max(of_class, axis=-1)
+    missing = of_class == -jnp.inf
+    if edge is None:
+        return Nearest(jnp.max(s, axis=-1), of_class, column, missing)
+    missing |= ~selection.inside(of_class, edge, column)
+    return Nearest(edge.largest, of_class, column, missing)
 
 
 def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates):
-    """Returns (similarities, −∞ if a key is no candidate; candidates of the query's class)."""
-    s = sim.similarities(vectors, keys.vectors)
+    """Returns (similarities, candidates, candidates of the query's class), each [batch, memory].
+
+    The similarity to a key that is no candidate is −∞.
+    """
+    s = knn.products(vectors, keys.vectors, keys.mask, None)
     if keys.scale is not None:
         s = s * keys.scale
     if keys.log_counts is not None:
         s = s - temperature * keys.log_counts
     candidates = sim.candidates(s.shape, queries.ids, keys.ids, keys.mask)
-    same_class = queries.labels[:, None] == keys.labels[None, :]
     # Marking them by −∞ lets every later pass read the similarities and nothing else.
-    return jnp.where(candidates, s, -jnp.inf), candidates & same_class
+    s = jnp.where(candidates, s, -jnp.inf)
+    candidates = s != -jnp.inf  # not ``>``, which NaN is not either
+    return s, candidates, candidates & (queries.labels[:, None] == keys.labels[None, :])
 
 
 def _candidates(keys: Keys, shared: Shared, balanced=False) -> Candidates:
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
-    vectors = sim.rows(keys.vectors, False, keys.mask)
+    scale = None
+    if shared.key_rows is not None:
+        scale = sim.inverse_lengths(keys.vectors.astype(jnp.float32))
+        if keys.mask is not None:  # whose keys may hold NaN
+            scale = jnp.where(keys.mask, scale, 0.0)
     return Candidates(
-        vectors,
-        None if shared.key_rows is None else sim.inverse_lengths(vectors),
+        keys.vectors,
+        scale,
         jnp.log(class_counts(keys.labels, keys.mask)) if balanced else None,
         keys.ids,
         keys.labels,

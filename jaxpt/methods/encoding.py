@@ -159,7 +159,11 @@ def cropped_views(config, side: int) -> dict[int, crops.View]:
     if "key_augment" not in unread(config):
         drawn[KEY_VIEW] = config.key_augment
     return {
-        number: crops.View(tuple(settings.crop_area), settings.crop_size or side)
+        number: crops.View(
+            tuple(settings.crop_area),
+            settings.crop_size or side,
+            interpolation=augment.Settings(**settings).crop_interpolation,
+        )
         for number, settings in drawn.items()
     }
 

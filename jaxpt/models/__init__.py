@@ -19,6 +19,7 @@ from jaxpt.models.heads import (
     SpinalClassifier,
     check_head,
 )
+from jaxpt.models.mlp import MLP
 from jaxpt.models.mobilenet import MobileNetV2
 from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import (
@@ -37,6 +38,7 @@ from jaxpt.models.vit import VITS, ViT
 
 BACKBONES = {
     "small_cnn": SmallCNN,
+    "mlp": MLP,
     "resnet18": ResNet18,
     "resnet34": ResNet34,
     "resnet50": ResNet50,

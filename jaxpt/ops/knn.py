@@ -72,15 +72,90 @@ def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def products(
+    queries: jax.Array, keys: jax.Array, mask: jax.Array | None, key_rows: Callable | None
+) -> jax.Array:
+    """Inner products of queries and keys: float32 [batch, n].
+
+    Keys that must be converted are, a few at a time, so that no copy of all of them is made, and
+    neither for the gradient by the queries. No gradient flows into the keys. Reverse mode only.
+
+    Args:
+      queries: float32 [batch, dim].
+      keys: float [n, dim].
+      mask: bool [n]; False keys, which may hold NaN, count as zero vectors. None if all are True.
+      key_rows: as for ``search``.
+    """
+    size = _converted_at_once(keys, mask, key_rows)
+
+    def visit(number, s):
+        start = jnp.minimum(number * size, len(keys) - size)
+        part = _product(queries, _converted(keys, mask, key_rows, start, size).T)
+        return jax.lax.dynamic_update_slice_in_dim(s, part, start, axis=1)
+
+    if size == len(keys):
+        return _product(queries, _converted(keys, mask, key_rows, 0, size).T)
+    empty = jnp.zeros((len(queries), len(keys)))
+    return jax.lax.fori_loop(0, -(-len(keys) // size), visit, empty)
+
+
+def _products_forward(queries, keys, mask, key_rows):
+    return products(queries, keys, mask, key_rows), (keys, mask)
+
+
+def _products_backward(key_rows, residuals, slopes):
+    keys, mask = residuals
+    size = _converted_at_once(keys, mask, key_rows)
+
+    def visit(number, gradient):
+        start = jnp.minimum(number * size, len(keys) - size)
+        part = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=1)
+        # The last part starts earlier, with keys that were there before.
+        part = jnp.where(start + jnp.arange(size) >= number * size, part, 0.0)
+        return gradient + _product(part, _converted(keys, mask, key_rows, start, size))
+
+    if size == len(keys):
+        gradient = _product(slopes, _converted(keys, mask, key_rows, 0, size))
+    else:
+        nothing = jnp.zeros((len(slopes), keys.shape[1]))
+        gradient = jax.lax.fori_loop(0, -(-len(keys) // size), visit, nothing)
+    return gradient, None, None
+
+
+products.defvjp(_products_forward, _products_backward)
+
+
+def _product(x, y):
+    return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
+
+
+def _converted_at_once(keys, mask, key_rows):
+    """Number of keys that ``products`` converts at a time; all if they are used as they are."""
+    as_they_are = keys.dtype == jnp.float32 and mask is None and key_rows is None
+    return len(keys) if as_they_are else min(len(keys), max(1, CONVERTED // keys.shape[1]))
+
+
+def _converted(keys, mask, key_rows, start, size):
+    if size < len(keys):
+        keys, mask = jax.tree.map(
+            lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), (keys, mask)
+        )
+    vectors = float_rows(keys, key_rows)
+    return vectors if mask is None else jnp.where(mask[:, None], vectors, 0.0)
+
+
 def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
     """Similarities of keys and queries, −∞ if a key is not admissible: float32 [n, batch].
 
     NaN is replaced by ∞. Keys are rows, so that maxima over groups of keys are vectorised over the
     queries.
     """
-    s = jnp.matmul(
-        float_rows(keys.vectors, key_rows), queries.vectors.T, precision=jax.lax.Precision.HIGHEST
-    )
+    return _compared(_product(float_rows(keys.vectors, key_rows), queries.vectors.T), queries, keys)
+
+
+def _compared(s, queries: Queries, keys: Keys):
+    """Similarities from products [n, batch]."""
     if keys.bias is not None:
         s = s + keys.bias[:, None]
     s = jnp.where(jnp.isnan(s), jnp.inf, s)  # the place of NaN in top_k depends on backend and sign
@@ -106,6 +181,7 @@ BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
 LARGEST_GROUP = 16  # keys
 CHUNK = 2**16  # floats of gathered keys held at a time on CPUs
 WORKSPACE = 2**29  # bytes of similarities, or of gathered keys, held at a time on accelerators
+CONVERTED = 2**23  # floats of converted keys held at a time by ``products``, 32 MiB
 SEGMENT = 128  # consecutive keys among which a selected key is looked up
 
 
@@ -148,8 +224,7 @@ def search(
     """Finds the k nearest keys of every query by inner product, in bounded memory.
 
     Products are float32. Temporaries do not grow with the number of keys, but for a float32 copy of
-    the keys: on accelerators if these have another dtype or ``key_rows`` is given, on CPUs, where
-    XLA does not slice bfloat16, if they are bfloat16.
+    bfloat16 keys on CPUs, where XLA does not slice these.
 
     Args:
       queries: float [batch, dim]; unit rows give cosines.
@@ -374,14 +449,14 @@ def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) 
 
 def _search_by_rows(queries, keys, *, k, key_rows, workspace):
     """Search on accelerators; returns (similarities, indices), each [batch, k]."""
-    vectors = float_rows(keys.vectors, key_rows)
+    n = len(keys.vectors)
 
     def of_chunk(queries):
-        s = similarities(queries, keys._replace(vectors=vectors), None).T
-        return _largest_in_row(s, min(k, s.shape[1]))
+        s = products(queries.vectors, keys.vectors, None, key_rows)
+        return _largest_in_row(_compared(s.T, queries, keys).T, min(k, n))
 
     # Two matrices: the products, and the same with −∞ for keys that are not admissible.
-    found = map_chunks(of_chunk, (queries,), 2 * 4 * len(vectors), workspace)
+    found = map_chunks(of_chunk, (queries,), 2 * 4 * n, workspace)
     return _filled(*found, k)
 
 

@@ -28,10 +28,12 @@ class Edge(NamedTuple):
     Attributes:
       value: float32 [batch], the smallest value that is inside.
       last: int32 [batch], the last column that is inside among the entries equal to ``value``.
+      largest: float32 [batch], the largest entry of the row; −∞ if there is none.
     """
 
     value: jax.Array
     last: jax.Array
+    largest: jax.Array
 
 
 def mask_of_largest(
@@ -64,7 +66,7 @@ def inside(values: jax.Array, edge: Edge, columns: jax.Array | None = None) -> j
       edge: the edge of every row.
       columns: int32, shaped like ``values``, their columns; None if ``values`` are whole rows.
     """
-    value, last = (x.reshape(-1, *[1] * (values.ndim - 1)) for x in edge)
+    value, last = (x.reshape(-1, *[1] * (values.ndim - 1)) for x in edge[:2])
     columns = jnp.arange(values.shape[1]) if columns is None else columns
     # Negated, so that NaN is inside.
     return ~(values < value) & ((values > value) | (columns <= last))
@@ -125,7 +127,8 @@ def _search(values, k, where, *, static_k, thresholds):
         low, high, found, _ = state
         return jnp.any(~found & (high - low > 1))
 
-    state = *_interval(values, k, where, static_k, thresholds), 0
+    *interval, largest = _interval(values, k, where, static_k, thresholds)
+    state = *interval, 0
     if thresholds > 1:
         state = jax.lax.fori_loop(0, UNCONDITIONAL, lambda _, state: divide(state), state)
     low, _, found, _ = jax.lax.while_loop(unfinished, divide, state)
@@ -139,11 +142,11 @@ def _search(values, k, where, *, static_k, thresholds):
         k,
         where,
     )
-    return Edge(value, last)
+    return Edge(value, last, largest)
 
 
 def _interval(values, k, where, static_k, thresholds):
-    """First (low, high, whether low has exactly k entries) of every row."""
+    """First (low, high, whether low has exactly k entries) of every row, and its largest entry."""
     allowed = _where(values, where)
     found = k == jnp.sum(allowed, axis=-1, dtype=jnp.int32)
     groups = values.shape[1] // GROUP
@@ -153,6 +156,8 @@ def _interval(values, k, where, static_k, thresholds):
         values = values if where is None else jnp.where(where, values, -jnp.inf)
         rest = values[:, groups * GROUP :]
         maxima = jnp.max(values[:, : groups * GROUP].reshape(-1, GROUP, groups), axis=1)
+        # Or XLA would compute the maximum of the maxima from the values, in a pass of its own.
+        maxima = jax.lax.optimization_barrier(maxima)
         of_groups = jnp.minimum(k, jnp.sum(maxima != -jnp.inf, axis=-1, dtype=jnp.int32))
         edge = _search(maxima, of_groups, None, static_k=static_k, thresholds=thresholds)
         lowest, highest = edge.value, jnp.max(jnp.concatenate([maxima, rest], axis=1), axis=-1)
@@ -160,7 +165,7 @@ def _interval(values, k, where, static_k, thresholds):
         lowest = jnp.min(values, axis=-1, where=allowed, initial=jnp.inf)
         highest = jnp.max(values, axis=-1, where=allowed, initial=-jnp.inf)
     lowest = jnp.where(found | jnp.isnan(lowest), -jnp.inf, lowest)
-    return _key(lowest), _key(highest) + 1, found
+    return _key(lowest), _key(highest) + 1, found, highest
 
 
 def _where(values, where):

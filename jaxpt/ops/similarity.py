@@ -9,6 +9,11 @@ import jax.numpy as jnp
 from jaxpt.ops import knn
 
 
+# Ending of a name → dtypes that ``check_rows`` accepts.
+_INTEGERS = jnp.integer, jnp.bool_
+KINDS = {"labels": _INTEGERS, "ids": _INTEGERS, "mask": (jnp.bool_,), "where": (jnp.bool_,)}
+
+
 def unit_vectors(vectors: jax.Array) -> jax.Array:
     """Scales rows to length one, in float32; a zero row stays zero, with gradient zero.
 
@@ -100,7 +105,9 @@ def check_ids(shape, query_ids, key_ids, key_mask) -> None:
         raise ValueError("query_ids and key_ids belong together: give both or neither.")
 
 
-def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
+def masked_logsumexp(
+    logits: jax.Array, where: jax.Array, largest: jax.Array | None = None
+) -> jax.Array:
     """Computes log Σ exp(logits) over the unmasked entries of the last axis; 0 for an empty row.
 
     An empty row gives 0 instead of −∞, so that the value and its gradient stay finite and the
@@ -109,13 +116,17 @@ def masked_logsumexp(logits: jax.Array, where: jax.Array) -> jax.Array:
     Args:
       logits: float32 [batch, n].
       where: bool [batch, n].
+      largest: float32 [batch], the largest unmasked entry of each row if it is known, which spares
+        a pass over the logits; anything in an empty row.
 
     Returns:
       float32 [batch].
     """
     # Finite instead of −∞, because (−∞) − (−∞) would be NaN in a row without unmasked entries.
     lowest = jnp.finfo(jnp.float32).min / 2
-    largest = jax.lax.stop_gradient(jnp.max(logits, axis=-1, where=where, initial=lowest))
+    if largest is None:
+        largest = jnp.max(logits, axis=-1, where=where, initial=lowest)
+    largest = jax.lax.stop_gradient(jnp.maximum(largest, lowest))
     shifted = jnp.where(where, logits - largest[:, None], 0.0)
     total = jnp.sum(jnp.where(where, jnp.exp(shifted), 0.0), axis=-1)
     empty = total == 0
@@ -143,8 +154,17 @@ def own_rows(rows: int, axis_name) -> jax.Array:
     return own[:, None] == jnp.arange(total)[None, :]
 
 
+def check_array(name: str, array: jax.Array) -> None:
+    """Raises TypeError for lists and other values that are not arrays."""
+    if not hasattr(array, "dtype"):
+        raise TypeError(
+            f"{name} must be an array, got a {type(array).__name__}: pass jnp.asarray({name})."
+        )
+
+
 def check_floats(name: str, array: jax.Array) -> None:
-    """Raises TypeError if the dtype of ``array`` is not floating point."""
+    """Raises TypeError if ``array`` is no array, or its dtype is not floating point."""
+    check_array(name, array)
     if not jnp.issubdtype(jnp.asarray(array).dtype, jnp.floating):
         raise TypeError(f"{name} must be floating point, got dtype {jnp.asarray(array).dtype}.")
 
@@ -183,8 +203,24 @@ def check_weight(weight) -> None:
 
 
 def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
-    """Raises ValueError if an array, if any, is not [rows] or has integers beyond 32 bits."""
-    if array is not None and jnp.shape(array) != (rows,):
+    """Checks an array of one value per row, if there is one.
+
+    Labels and ids must be integers, and masks booleans, or other numbers would be misread.
+
+    Raises:
+      TypeError: if it is no array, or of another type.
+      ValueError: if it is not [rows] or has integers beyond 32 bits.
+    """
+    if array is None:
+        return
+    check_array(name, array)
+    kind = next((k for end, k in KINDS.items() if name.endswith(end)), None)
+    if kind is not None and not any(jnp.issubdtype(array.dtype, k) for k in kind):
+        raise TypeError(
+            f"{name} must be {'booleans' if kind == KINDS['mask'] else 'integers'}, got dtype "
+            f"{array.dtype}."
+        )
+    if jnp.shape(array) != (rows,):
         raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
     knn.check_integers(**{name: array})
 

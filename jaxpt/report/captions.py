@@ -22,24 +22,17 @@ def measured(results: Results) -> str:
     """Caption of the panels of all headline metrics."""
     bars = results.has(SEPARATION)
     marks = (
-        f"Diamonds{' and bars' * bars}: means over seeds. Whiskers: their 95 % t-intervals. "
-        "Dots: single seeds."
+        f"Diamonds{' and bars' * bars}: means over seeds. Whiskers: their 95 % t-intervals, cut "
+        "where they leave the panel. Dots: single seeds."
         if results.intervals
-        else f"Diamonds{', dots and bars' if bars else ' and dots'} show one seed each."
+        else f"Each diamond{' and each bar' * bars} is one run: one seed has no interval."
     )
-    zoomed = any(metric.percent for metric in results.headline)
     separation = (
         "Class separation, drawn from zero, is the share of the features' dispersion that lies "
         f"between the {results.classes}: the higher it is, the less dispersion is left within "
         "them. R² is not a score."
     )
-    return " ".join(
-        [
-            marks,
-            *["The axes of accuracies are zoomed; each is marked with its start."] * zoomed,
-            *[separation] * bars,
-        ]
-    )
+    return " ".join([marks, *[separation] * bars])
 
 
 def curves(results: Results) -> str:
@@ -72,12 +65,19 @@ def mapped(results: Results, found: Mapping[str, maps.Map]) -> str:
     return text + " R² is that run's class separation in the full feature space." * separated
 
 
-def neighbors(results: Results) -> str:
+def neighbors(results: Results, found: Mapping[str, dict[str, Any]]) -> str:
     """Caption of the sheets of nearest neighbours."""
+    averages = [
+        f"{details['average_cosine']:.2f}".replace("-", "−") + f" under {results.name(label)}"
+        for label, details in found.items()
+        if "average_cosine" in details
+    ]
+    pair = f" For comparison, that of any two images is {join(averages)} on average."
     return (
-        "Each query image with its nearest neighbours by cosine similarity, nearest first; the "
-        f"queries are the same for every method. ✓: the query's {'fine ' * results.coarse}label; "
-        "✗: another label. These are examples, not a score."
+        "Left: an image that training has not seen. Right: its nearest neighbours among the "
+        "training images, nearest first, under each method; the images on the left are the same "
+        f"for every method. ✓: the same {'fine ' * results.coarse}label; ✗: another. The number "
+        f"is the cosine similarity.{pair * bool(averages)} These are examples, not a score."
     )
 
 

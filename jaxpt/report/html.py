@@ -1,6 +1,5 @@
 """One self-contained HTML page from records."""
 
-import importlib.resources
 import itertools
 import os
 import pathlib
@@ -10,8 +9,9 @@ from jaxpt.report import (
     captions,
     drawing,
     export,
-    matrices,
+    lead,
     maps,
+    matrices,
     neighbors,
     overall,
     plots,
@@ -21,7 +21,7 @@ from jaxpt.report import (
 )
 from jaxpt.report import features as feature_files
 from jaxpt.report.features import FeatureSet
-from jaxpt.report.markup import Markup, figure, join, legend, table, tag
+from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag
 from jaxpt.report.metrics import SEPARATION
 from jaxpt.report.results import NAMES, Results, collect_sets, sentence
 from jaxpt.report.results import join as join_words
@@ -78,7 +78,6 @@ def write_report(
 def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> str:
     """Renders the page; ``kept`` holds each set's maps by label that are not in records."""
     title = _title(sets)
-    style = (importlib.resources.files("jaxpt.report") / "style.css").read_text(encoding="utf-8")
     sections = _sections(sets, kept)
     body = [
         tag("h1", title),
@@ -86,24 +85,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
         *_contents(sections),
         *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1)),
     ]
-    page = join(
-        [
-            Markup("<!doctype html>"),
-            Markup('<html lang="en"><head><meta charset="utf-8">'),
-            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            # In addition to escaping: the browser refuses to run scripts or load anything.
-            Markup(
-                '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
-                "img-src data:; style-src 'unsafe-inline'\">"
-            ),
-            tag("title", title),
-            Markup(f"<style>\n{style}</style></head>"),
-            Markup("<body>"),
-            tag("main", join(body)),
-            Markup("</body></html>\n"),
-        ]
-    )
-    return drawing.number_ids(page)
+    return drawing.number_ids(document(title, body, "style.css"))
 
 
 class Section(NamedTuple):
@@ -142,7 +124,14 @@ def _sections(sets, kept) -> list[Section]:
         Section("Settings", _settings(everything)),
         Section(
             "Where and when",
-            [table(("", ""), settings.surroundings_rows(everything), "surroundings", "prose")],
+            [
+                _folded(
+                    "Device, versions, dates and seeds",
+                    table(
+                        ("", ""), settings.surroundings_rows(everything), "surroundings", "prose"
+                    ),
+                )
+            ],
         ),
     ]
     if len(sets) == 1:
@@ -162,7 +151,15 @@ def _sections(sets, kept) -> list[Section]:
 
 
 def _lead(sets):
-    return [tag("p", sentence(results), kind="lead") for results in sets]
+    """Each set's result in plain sentences, and then the verdicts of seeds, if there are any."""
+    parts = []
+    for results in sets:
+        first, *others = lead.sentences(results) or [sentence(results)]
+        parts.append(tag("p", first, kind="lead"))
+        parts += [tag("p", " ".join(others))] * bool(others)
+        if others and results.compared:
+            parts.append(tag("p", sentence(results)))
+    return parts
 
 
 def _render_section(section: Section, name: str, level: int) -> Markup:
@@ -186,8 +183,9 @@ def _contents(sections):
 
 
 def _measured(results):
+    rows = [*tables.rows(results), *_guessing(results)]
     parts = [
-        table(tables.headings(results), tables.rows(results), results.title),
+        table(tables.headings(results), rows, results.title),
         *map(_note, filter(None, [tables.caption(results), *tables.notes(results)])),
         figure(plots.measurements(results), captions.measured(results)),
     ]
@@ -207,9 +205,25 @@ def _measured(results):
                 ],
             )
         )
-    for title, metrics in results.groups.items():
-        below.append(Section(title, [table(*tables.group_table(results, metrics), title)]))
+    more = [
+        _folded(title, table(*tables.group_table(results, metrics), title))
+        for title, metrics in results.groups.items()
+    ]
+    if more:
+        below.append(Section("More measurements", more))
     return [Section("What was measured", parts, below)]
+
+
+def _guessing(results):
+    """The row of guesses that accuracies are to be compared with, if they are known."""
+    cells = []
+    for metric in results.headline:
+        found = lead.guess(results, metric) if metric.percent else None
+        cells.append(metric.text(found.share) if found else tables.MISSING)
+    if set(cells) <= {tables.MISSING}:
+        return []
+    blank = [tables.MISSING] * (len(tables.headings(results)) - 1 - len(cells))
+    return [[tag("i", cell) for cell in ("guessing the largest class", *cells, *blank)]]
 
 
 def _verdict_cell(difference, verdict):
@@ -266,7 +280,7 @@ def _neighbors(results):
     }
     if not found:
         return []
-    parts = [_note(captions.neighbors(results)), neighbors.sheet(results, found)]
+    parts = [_note(captions.neighbors(results, found)), neighbors.sheet(results, found)]
     return [Section("Nearest neighbours", parts)]
 
 
@@ -315,8 +329,14 @@ def _procedure(results):
         "How it was measured",
         [
             *(tag("p", text) for text in settings.procedure(results)),
-            table(
-                ("measurement", "constants"), settings.protocol_rows(results), "protocol", "prose"
+            _folded(
+                "Constants of every measurement",
+                table(
+                    ("measurement", "constants"),
+                    settings.protocol_rows(results),
+                    "protocol",
+                    "prose",
+                ),
             ),
         ],
     )
@@ -326,15 +346,24 @@ def _settings(everything):
     names = [everything.name(label) for label in everything.methods]
     different, same = settings.config_rows(everything)
     parts = [tag("p", text) for text in settings.tuning(everything)]
-    if different:
-        parts.append(table(("setting", *names), different, "settings that differ"))
+    values = [row for row in different if len(set(row[1:]) - {tables.MISSING}) > 1]
+    own = [row for row in different if row not in values]
+    headings = ("setting", *names)
+    if values:
+        parts.append(table(headings, values, "settings that differ"))
+    elif len(names) > 1:
+        parts.append(tag("p", "All settings that several methods have are the same."))
+    if own:
+        title = "Settings that only some methods have"
+        parts.append(_folded(title, table(headings, own, title)))
     if same:
-        inside = [
-            tag("summary", "What all methods share"),
-            table(("setting", "value"), same, "settings that are the same", "prose"),
-        ]
-        parts.append(tag("details", join(inside)))
+        title = "What all methods share" if len(names) > 1 else "All settings"
+        parts.append(_folded(title, table(("setting", "value"), same, title, "prose")))
     return parts
+
+
+def _folded(title, content):
+    return tag("details", join([tag("summary", title), content]))
 
 
 def _note(content):

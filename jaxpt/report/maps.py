@@ -40,7 +40,8 @@ FINE_COLORS = (
     "#717581",
     "#92dadd",
 )
-NAMED_CLASSES = 20  # with more, neither names nor colours distinguish fine classes
+MARKERS = "osv"  # a class beyond the colours has the next marker
+NAMED_CLASSES = 30  # with more, neither names nor colours and markers distinguish classes
 
 
 class Map(NamedTuple):
@@ -125,14 +126,14 @@ def feature_map(results: Results, maps: Mapping[str, Map]) -> Figure:
         figure = Figure(figsize=(2.3 * len(maps), 2.3 * sum(heights) + 1.1), layout="constrained")
         axes = figure.subplots(len(rows), len(maps), squeeze=False, height_ratios=heights)
         for column, (label, drawn) in zip(axes.T, maps.items()):
-            _draw(column, results, label, drawn, reach)
+            _draw(column, results, label, drawn, reach, 2.0)
         for axis, text in zip(axes[:, 0], rows):
             axis.set_ylabel(text)
         for kind, entries in legends(reference(maps)).items():
-            dots = [Line2D([], [], ls="", marker="o", color=c) for c, _ in entries]
+            dots = [Line2D([], [], ls="", marker=m, color=c) for c, m, _ in entries]
             figure.legend(
                 dots,
-                [short(name) for _, name in entries],
+                [short(name) for *_, name in entries],
                 title=kind,
                 loc=f"outside lower {'left' if kind == 'coarse label' else 'right'}",
                 ncols=5,
@@ -148,25 +149,35 @@ def columns(results: Results, maps: Mapping[str, Map]) -> list[Markup]:
     """Maps as panels for a page, one column per method."""
     reach, heights, rows = _layout(maps)
     panels = []
+    side = float(np.clip(11.6 / len(maps), 2.36, 3.9))  # they share a line if there are few
     for label, drawn in maps.items():
-        with panel(2.36, 2.2 * sum(heights) + 0.5) as figure:
+        with panel(side, (side - 0.16) * sum(heights) + 0.5) as figure:
             axes = figure.subplots(len(rows), 1, height_ratios=heights)
-            _draw(axes, results, label, drawn, reach)
+            _draw(axes, results, label, drawn, reach, side - 0.35)
             for axis, text in zip(axes, rows):
                 axis.set_ylabel(text, fontsize=9)
             panels.append(to_svg(figure, f"maps of the features of {results.name(label)}"))
     return panels
 
 
-def legends(drawn: Map) -> dict[str, list[tuple[str, str]]]:
-    """Label set → (colour, name) per class, for label sets of at most NAMED_CLASSES classes."""
+def legends(drawn: Map) -> dict[str, list[tuple[str, str, str]]]:
+    """Label set → (colour, marker, name) per class, for at most NAMED_CLASSES classes."""
     fine = ("fine label" if drawn.has_coarse else "class", drawn.class_names, FINE_COLORS)
-    coarse = ("coarse label", drawn.coarse_names, COARSE_COLORS)
-    found = {}
-    for kind, names, colors in [*[coarse] * drawn.has_coarse, fine]:
-        if len(names) <= NAMED_CLASSES:
-            found[kind] = [(colors[i % len(colors)], name) for i, name in enumerate(names)]
-    return found
+    coarse = ("coarse label", drawn.coarse_names, _coarse_colors(drawn))
+    return {
+        kind: [(*_look(i, colors), name) for i, name in enumerate(names)]
+        for kind, names, colors in [*[coarse] * drawn.has_coarse, fine]
+        if len(names) <= NAMED_CLASSES
+    }
+
+
+def _coarse_colors(drawn):
+    return COARSE_COLORS if len(drawn.coarse_names) <= len(COARSE_COLORS) else FINE_COLORS
+
+
+def _look(i, colors):
+    """Colour and marker of class ``i``: a combination of its own for as long as there are any."""
+    return colors[i % len(colors)], MARKERS[i // len(colors) % len(MARKERS)]
 
 
 def _layout(maps):
@@ -179,29 +190,37 @@ def _layout(maps):
     return reach, (flat, 1), ("PCA", "t-SNE")
 
 
-def _draw(axes, results, label, drawn, reach):
-    """Draws a column: PCA by coarse label if it has that row, PCA by fine label, t-SNE."""
+def _draw(axes, results, label, drawn, reach, inches):
+    """Draws a column: PCA by coarse label if it has that row, PCA by fine label, t-SNE.
+
+    ``inches`` is about the width of its axes.
+    """
     plane, near = drawn.pca, drawn.tsne - (drawn.tsne.min(axis=0) + drawn.tsne.max(axis=0)) / 2
     *coarse, by_fine, last = axes
     for axis in coarse:
-        _scatter(axis, plane, drawn.coarse, COARSE_COLORS, reach)
+        _scatter(axis, plane, drawn.coarse, _coarse_colors(drawn), reach)
     _scatter(by_fine, plane, drawn.fine, FINE_COLORS, reach)
-    _scatter(last, near, drawn.fine, FINE_COLORS, [1.08 * np.abs(near).max()] * 2)
+    side = 1.08 * np.abs(near).max()
+    _scatter(last, near, drawn.fine, FINE_COLORS, [side] * 2)
     if len(drawn.class_names) <= NAMED_CLASSES:
-        _name_classes(last, near, drawn)
+        _name_classes(last, near, drawn, 2 * side / inches)
     axes[0].set_title(_heading(results, label, drawn))
 
 
 def _scatter(axis, points, classes, colors, reach):
     # The examples are in shuffled order, so that no class is drawn on top of another.
-    axis.scatter(
-        *points.T,
-        s=9,
-        lw=0,
-        alpha=0.8,
-        rasterized=True,
-        c=[colors[c % len(colors)] for c in classes],
-    )
+    looks = [_look(c, colors) for c in classes]
+    for marker in dict.fromkeys(marker for _, marker in looks):
+        mine = [i for i, look in enumerate(looks) if look[1] == marker]
+        axis.scatter(
+            *points[mine].T,
+            s=9 if len(points) > 300 else 16,
+            lw=0,
+            alpha=0.8,
+            marker=marker,
+            rasterized=True,
+            c=[looks[i][0] for i in mine],
+        )
     axis.set(
         xlim=(-reach[0], reach[0]), ylim=(-reach[1], reach[1]), xticks=[], yticks=[], aspect="equal"
     )
@@ -209,23 +228,35 @@ def _scatter(axis, points, classes, colors, reach):
         spine.set(visible=True, color="#9a9a9a", lw=0.6)
 
 
-def _name_classes(axis, points, drawn):
-    """Writes each class's name at its densest point, since its mean may lie between its modes."""
+def _name_classes(axis, points, drawn, per_inch):
+    """Writes each class's name at its densest point, since its mean may lie between its modes.
+
+    A name that would cover another moves to the next dense point of its class; if there is none, it
+    stands in the legend only. ``per_inch`` is the length of an inch on the axes.
+    """
     size = 10 if max(map(len, drawn.class_names)) <= 3 else 7.5
-    for c in np.unique(drawn.fine):
-        mine = points[drawn.fine == c]
+    taken = []
+    counts = np.bincount(drawn.fine, minlength=len(drawn.class_names))
+    for c in np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]:
+        mine, name = points[drawn.fine == c], short(drawn.class_names[c])
         distances = np.linalg.norm(mine[:, None] - mine[None], axis=-1)
-        densest = mine[np.median(distances, axis=1).argmin()]
-        axis.annotate(
-            short(drawn.class_names[c]),
-            densest,
-            ha="center",
-            va="center",
-            fontweight="bold",
-            fontsize=size,
-            in_layout=False,
-            path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
-        )
+        # Half the width and height of the text: a letter is about 0.62 of its size wide.
+        half = np.array([0.62 * len(name) + 0.3, 1.2]) * size / 72 * per_inch / 2
+        for place in mine[np.argsort(np.median(distances, axis=1), kind="stable")]:
+            inside = max(axis.get_xlim()) - half[0] > abs(place[0]) or len(name) <= 3
+            if inside and all((abs(place - at) > half + other).any() for at, other in taken):
+                taken.append((place, half))
+                axis.annotate(
+                    name,
+                    place,
+                    ha="center",
+                    va="center",
+                    fontweight="bold",
+                    fontsize=size,
+                    in_layout=False,
+                    path_effects=[patheffects.withStroke(linewidth=2.5, foreground="white")],
+                )
+                break
 
 
 def _heading(results, label, drawn):

@@ -2,6 +2,7 @@
 
 import base64
 import html
+import importlib.resources
 from typing import Sequence
 
 from jaxpt.report.tables import Best
@@ -31,6 +32,35 @@ def tag(name: str, content="", **attributes) -> Markup:
     }
     written = "".join(f' {key}="{html.escape(str(value))}"' for key, value in named.items())
     return Markup(f"<{name}{written}>{text(content)}</{name}>")
+
+
+def document(title: str, body: Sequence, *styles: str) -> Markup:
+    """A whole page that loads nothing and runs no scripts.
+
+    Args:
+      title: of the page.
+      body: its parts.
+      styles: names of files in this package.
+    """
+    folder = importlib.resources.files("jaxpt.report")
+    style = "".join((folder / name).read_text(encoding="utf-8") for name in styles)
+    return join(
+        [
+            Markup("<!doctype html>"),
+            Markup('<html lang="en"><head><meta charset="utf-8">'),
+            Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+            # In addition to escaping: the browser refuses to run scripts or load anything.
+            Markup(
+                '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+                "img-src data:; style-src 'unsafe-inline'\">"
+            ),
+            tag("title", title),
+            Markup(f"<style>\n{style}</style></head>"),
+            Markup("<body>"),
+            tag("main", join(body)),
+            Markup("</body></html>\n"),
+        ]
+    )
 
 
 def table(columns: Sequence, rows: Sequence[Sequence], name: str, kind: str = "") -> Markup:
@@ -76,11 +106,11 @@ def figure(panels: Sequence[Markup], caption, *below) -> Markup:
     )
 
 
-def legend(title: str, entries: Sequence[tuple[str, str]]) -> Markup:
-    """Legend with entries (colour, name)."""
+def legend(title: str, entries: Sequence[tuple[str, str, str]]) -> Markup:
+    """Legend with entries (colour, marker, name); a marker is matplotlib's letter for it."""
     items = [
-        tag("li", join([tag("i", style=f"background:{color}"), name], ""))
-        for color, name in entries
+        tag("li", join([tag("i", style=f"background:{color}", kind=f"mark-{marker}"), name], ""))
+        for color, marker, name in entries
     ]
     return tag("div", join([tag("b", title), tag("ul", join(items, ""))], " "), kind="legend")
 

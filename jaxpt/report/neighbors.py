@@ -2,16 +2,18 @@
 
 import base64
 import io
+import pathlib
 from typing import Any, Mapping
 
 from PIL import Image, UnidentifiedImageError
 
-from jaxpt.errors import InputError, require
+from jaxpt.errors import InputError, require, shown
 from jaxpt.report.markup import Markup, image, join, tag
 from jaxpt.report.results import Results
 
 QUERIES, NEIGHBORS = 10, 8  # most that are shown of those in the records
-LARGEST = 96  # pixels per side; larger images are shrunk to keep the page small
+LARGEST = 160  # pixels per side; larger images are shrunk to keep the page small
+SMALL = 48  # images of fewer pixels per side are enlarged without smoothing
 
 
 def sheet(results: Results, details: Mapping[str, dict[str, Any]]) -> Markup:
@@ -44,7 +46,7 @@ def _query(results, details, query):
             [
                 _image(first, query["id"], f"query: {name}"),
                 tag("b", name),
-                tag("small", query["id"]),
+                tag("small", _name(query), title=query.get("file", query["id"])),
             ],
             "",
         ),
@@ -55,12 +57,14 @@ def _query(results, details, query):
 
 def _row(method, found, query):
     neighbors = query["neighbors"][:NEIGHBORS]
+    cosines = _distinct([n["cosine"] for n in neighbors])
     right = sum(n["label"] == query["label"] for n in neighbors)
     items = []
-    for neighbor in neighbors:
+    for neighbor, cosine in zip(neighbors, cosines):
         name = str(found["class_names"][neighbor["label"]])
         fits = neighbor["label"] == query["label"]
-        picture = _image(found, neighbor["id"], f"{'right' if fits else 'wrong'}: {name}")
+        verdict = f"{'right' if fits else 'wrong'}: {name} ({_name(neighbor)})"
+        picture = _image(found, neighbor["id"], verdict)
         items.append(
             tag(
                 "li",
@@ -68,7 +72,7 @@ def _row(method, found, query):
                     [
                         picture,
                         tag("span", f"{'✓' if fits else '✗'} {name}"),
-                        tag("small", f"{neighbor['cosine']:.2f}".replace("-", "−")),
+                        tag("small", cosine, title=neighbor.get("file", neighbor["id"])),
                     ],
                     "",
                 ),
@@ -78,6 +82,19 @@ def _row(method, found, query):
     return join(
         [tag("p", f"{method}: {right} of {len(neighbors)} right"), tag("ol", join(items, ""))]
     )
+
+
+def _name(picture) -> str:
+    """File name of a picture; its id if it is not a file."""
+    return shown(pathlib.PurePath(picture["file"]).name) if "file" in picture else picture["id"]
+
+
+def _distinct(cosines) -> list[str]:
+    """Cosines with two decimals, or up to four if fewer cannot tell the first from the last."""
+    digits = 2
+    while digits < 4 and len(cosines) > 1 and max(cosines) - min(cosines) < 5 * 10.0**-digits:
+        digits += 1
+    return [f"{c:.{digits}f}".replace("-", "−") for c in cosines]
 
 
 def _image(found, name, alt) -> Markup:
@@ -92,6 +109,7 @@ def _image(found, name, alt) -> Markup:
     picture.thumbnail((LARGEST, LARGEST))
     buffer = io.BytesIO()
     # JPEG only for photographs: it would blur the few pixels of a small image.
-    kind = "jpeg" if min(picture.size) > 48 and picture.mode == "RGB" else "png"
+    kind = "jpeg" if min(picture.size) > SMALL and picture.mode == "RGB" else "png"
     picture.save(buffer, kind, **({"quality": 80} if kind == "jpeg" else {"optimize": True}))
-    return image(buffer.getvalue(), kind, alt)
+    shown = image(buffer.getvalue(), kind, alt)
+    return tag("span", shown, kind="few") if max(picture.size) <= SMALL else shown

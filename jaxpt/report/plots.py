@@ -5,7 +5,7 @@ from typing import Mapping
 
 from matplotlib.ticker import MaxNLocator
 
-from jaxpt.report import drawing
+from jaxpt.report import drawing, lead
 from jaxpt.report.drawing import panel, short, to_svg
 from jaxpt.report.markup import Markup
 from jaxpt.report.metrics import Metric
@@ -18,6 +18,7 @@ METHOD_COLORS = {
     SUBJECT: drawing.VERMILLION,
 }
 OTHER_COLORS = (drawing.PINK, drawing.SKY, drawing.ORANGE, "#000000")
+NARROWEST = 4  # points of accuracy on each side of the values that a panel shows at least
 LINES, MARKERS = ("-", "--", "-.", ":"), "osD^vP*X"
 
 
@@ -34,53 +35,75 @@ def line_and_marker(results: Results, label: str) -> tuple[str, str]:
 
 
 def measurements(results: Results) -> list[Markup]:
-    """One panel per metric: accuracies as means with intervals on zoomed axes, others as bars."""
+    """One panel per metric, methods from top to bottom: means, intervals and single seeds."""
     panels = []
     for metric in results.headline:
-        with panel(max(1.78, 0.74 + 0.26 * len(results.methods)), 3.2) as figure:
+        with panel(3.9, 0.85 + 0.36 * len(results.methods)) as figure:
             measurement(figure.subplots(), results, metric)
             panels.append(to_svg(figure, f"{metric.title} of every method"))
     return panels
 
 
 def measurement(axis, results: Results, metric: Metric) -> None:
-    """Draws means, intervals and single seeds of one metric."""
+    """Draws means, intervals and single seeds of one metric, and where guessing would be."""
     scale = 100 if metric.percent else 1
-    for x, label in enumerate(results.methods):
+    shown = []
+    for place, label in enumerate(results.methods):
         summary = results.summary(label, metric.key)
         if summary is None:
             continue
         values = [scale * v for v in results.values(label, metric.key).values()]
-        shade = color(results, label)
+        shown += values
+        shade, mean = color(results, label), scale * summary.mean
         if not metric.percent:
-            axis.bar(x, summary.mean, 0.7, color=shade, alpha=0.35)
+            axis.barh(place, mean, 0.7, color=shade, alpha=0.35)
         axis.errorbar(
-            x,
-            scale * summary.mean,
-            scale * (summary.half_width or 0),
+            mean,
+            place,
+            xerr=scale * (summary.half_width or 0),
             color=shade,
             capsize=4 if summary.half_width else 0,
             lw=2,
             marker="D",
-            markersize=5,
+            markersize=6,
         )
-        axis.scatter([x + 0.25] * len(values), values, s=10, color=shade, alpha=0.7, lw=0)
+        if len(values) > 1:
+            axis.scatter(values, [place + 0.26] * len(values), s=10, color=shade, alpha=0.7, lw=0)
+    names = [short(results.name(m)) for m in results.methods]
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.45, -0.6)
     axis.set_title(f"{metric.title}, %" if metric.percent else metric.title)
-    axis.set_xticks(
-        range(len(results.methods)),
-        [short(results.name(m)) for m in results.methods],
-        rotation=40,
-        ha="right",
-        rotation_mode="anchor",
-    )
-    axis.set_xlim(-0.6, len(results.methods) - 0.4)
-    axis.yaxis.set_major_locator(MaxNLocator(5))
-    axis.grid(axis="y", lw=0.5, alpha=0.4)
-    if metric.percent:
-        _mark_zoom(axis)
-    else:
-        axis.set_ylim(bottom=min(0, axis.get_ylim()[0]))
-        axis.set_xlabel("bars from 0", fontsize=8, color=drawing.GREY, loc="left")
+    axis.grid(axis="x", lw=0.5, alpha=0.4)
+    axis.xaxis.set_major_locator(MaxNLocator(5))
+    if metric.percent and shown:
+        _accuracy_axis(axis, shown, lead.guess(results, metric))
+    elif shown and any(shown):
+        low, high = min([0.0, *shown]), max([0.0, *shown])
+        axis.set_xlim(low - 0.08 * (high - low) * (low < 0), high + 0.08 * (high - low))
+
+
+def _accuracy_axis(axis, values, guess):
+    """Chooses the range of an accuracy axis, marks the guess, and says where the axis starts.
+
+    The range shows at least NARROWEST points, so that a difference of noise does not fill the
+    panel, and includes the guess if that does not squeeze the values into a corner. Whiskers of few
+    seeds may be longer than the panel.
+    """
+    low, high = min(values), max(values)
+    room = max(high - low, NARROWEST)
+    middle = (low + high) / 2
+    left, right = max(0.0, middle - room), min(100.5, middle + room)
+    if guess and 100 * guess.share > low - 3 * room:
+        left = min(left, max(0.0, 100 * guess.share - 0.1 * room))
+    left = math.floor(left)
+    axis.set_xlim(left, right)
+    text = "from 0 %" if left == 0 else f"zoomed: from {left} %"
+    if guess and 100 * guess.share >= left:
+        axis.axvline(100 * guess.share, color=drawing.GREY, ls=":", lw=1.5)
+        text += f"; dotted: guessing, {100 * guess.share:.1f} %"
+    elif guess:
+        text += f"; guessing: {100 * guess.share:.1f} %"
+    axis.set_xlabel(text, fontsize=8.5, color=drawing.GREY, loc="left")
 
 
 def _mark_zoom(axis):
@@ -109,11 +132,11 @@ def curves(results: Results) -> list[Markup]:
     panels = []
     found = histories(results)
     for label, history in found.items():
-        with panel(2.3, 1.9) as figure:
+        with panel(2.75, 2.0) as figure:
             loss_curve(figure.subplots(), results, label, history)
             panels.append(to_svg(figure, f"training loss of {results.name(label)}"))
     if monitored(found):
-        with panel(4.4, 3.2) as figure:
+        with panel(5.6, 3.2) as figure:
             monitors(figure.subplots(), results, found)
             panels.append(to_svg(figure, "kNN monitor of every method"))
     return panels

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxpt.errors import require
 from jaxpt.methods import METHODS
-from jaxpt.report import metrics, statistics
+from jaxpt.report import metrics, naming, statistics
 from jaxpt.report.metrics import HEADLINE, Metric
 from jaxpt.report.runs import canonical, merge
 
@@ -16,7 +16,6 @@ _TITLES = {name: entry.title for name, entry in METHODS.items()} | {
     "cross_entropy_mlp": "cross-entropy, MLP head"
 }
 NAMES = {name: _TITLES[name] for name in dict.fromkeys((*_FIRST, *METHODS))}
-DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"
 
@@ -61,7 +60,13 @@ class Results(NamedTuple):
     @property
     def headline(self) -> list[Metric]:
         """The metrics of the main table."""
-        return [metric for metric in HEADLINE if self.has(metric)]
+        return [self.plain(metric) for metric in HEADLINE if self.has(metric)]
+
+    def plain(self, metric: Metric) -> Metric:
+        """The metric with the title that it has here: "fine" only beside coarse classes."""
+        if self.coarse:
+            return metric
+        return metric._replace(title=metric.title.removeprefix("fine "))
 
     @property
     def coarse(self) -> bool:
@@ -83,7 +88,8 @@ class Results(NamedTuple):
     def groups(self) -> dict[str, tuple[Metric, ...]]:
         """Tables in addition to the main one, as title → metrics."""
         names = dict.fromkeys(name for run in self.runs for name in run["values"])
-        return metrics.groups_of(list(names))
+        found = metrics.groups_of(list(names))
+        return {title: tuple(map(self.plain, group)) for title, group in found.items()}
 
     def summary(self, label: str, metric: str) -> statistics.Summary | None:
         """Mean and interval of a metric over seeds; None without a value."""
@@ -124,6 +130,11 @@ class Results(NamedTuple):
                 if len(mine.keys() & values.keys()) >= statistics.MIN_SEEDS
             },
         )
+
+    @property
+    def compared(self) -> bool:
+        """Whether there is any verdict, which takes two seeds of LOOK and of a peer."""
+        return any(self.verdicts(metric.key) for metric in self.headline)
 
     def best(self, metric: Metric) -> str | None:
         """The label that is significantly above all others, or None."""
@@ -169,7 +180,10 @@ def collect_sets(records: Sequence[dict[str, Any]]) -> list[Results]:
     by_set: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for run in merge(records):
         by_set.setdefault((run["data"], run["part"]), []).append(run)
-    return [_collect(runs) for runs in by_set.values()]
+    found = [_collect(runs) for runs in by_set.values()]
+    names = naming.without_needless_suffixes(list(dict.fromkeys(r.data for r in found)))
+    shorter = dict(zip(dict.fromkeys(r.data for r in found), names))
+    return [results._replace(data=shorter[results.data]) for results in found]
 
 
 def protocol_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -196,6 +210,16 @@ def _collect(runs) -> Results:
     labels = list(dict.fromkeys(run["label"] for run in runs))
     labels.sort(key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES))
     methods, sizes = {}, {run["limit"] for run in runs}
+    runs = [
+        run
+        | {
+            "details": {
+                name: [naming.with_class_names(entry) for entry in entries]
+                for name, entries in run["details"].items()
+            }
+        }
+        for run in runs
+    ]
     for label in labels:
         mine = [run for run in runs if run["label"] == label]
         largest = max((run["limit"] for run in mine), key=lambda limit: limit or float("inf"))
@@ -205,10 +229,7 @@ def _collect(runs) -> Results:
             if run["limit"] == largest
         }
     return Results(
-        DATA_NAMES.get(runs[0]["data"], runs[0]["data"]),
-        runs[0]["part"],
-        methods,
-        runs if len(sizes) > 1 else [],
+        naming.set_name(runs[0]), runs[0]["part"], methods, runs if len(sizes) > 1 else []
     )
 
 

@@ -6,7 +6,8 @@ import pathlib
 from typing import Any, Iterator, Sequence
 
 from jaxpt.methods import unread
-from jaxpt.report.results import DATA_NAMES, NAMES, Results, join, protocol_of
+from jaxpt.report.naming import set_name
+from jaxpt.report.results import NAMES, Results, join, protocol_of
 from jaxpt.report.runs import pretrain_limit
 
 LISTED = 10  # longer lists of constants are abbreviated to their ends
@@ -17,6 +18,7 @@ ASIDE = (
     "seed",
     "method",
     "log_every",
+    "trackers",
     "knn_every",
     "knn_k",
     "knn_fine",
@@ -45,7 +47,7 @@ LABEL_MAPS = {
     "halves": "two coarse classes (0–4 and 5–9)",
     "parity": "two coarse classes (even and odd)",
     "fashion5": "five coarse classes (tops, trouser, dress, shoes, bag)",
-    "fine": "the fine labels themselves",
+    "fine": "the classes themselves",
 }
 
 
@@ -57,15 +59,25 @@ def procedure(results: Results) -> list[str]:
     if len(here) == len(results.runs):
         parts.append(_pretraining(results, here))
     else:
-        sources = {_pretrained_on(c) for c in configs} | (
-            {"what the records do not say"} if len(configs) < len(results.runs) else set()
+        sources = {_pretrained_on(c) for c in configs}
+        files = [results.name(m) for m, of in results.methods.items() if _without_config(of)]
+        said = [f"The encoders were pre-trained on {join(sorted(sources))}."] * bool(sources)
+        if files:
+            said.append(
+                f"{join(files)} {'come' if files[1:] else 'comes'} from weight files: their "
+                "pre-training is not recorded here."
+            )
+        said.append(
+            "The measurements on this set use the frozen features of the backbone, without the "
+            "head."
         )
-        parts.append(
-            f"The encoders were pre-trained on {join(sorted(sources))}. The measurements on this "
-            "set use the frozen features of the backbone, without the head."
-        )
+        parts.append(" ".join(said))
     parts.append(_fitting(results, studied=len(here) == len(results.runs)))
     return parts
+
+
+def _without_config(by_seed):
+    return any(not run["config"] for run in by_seed.values())
 
 
 def _pretraining(results, configs):
@@ -116,19 +128,27 @@ def _fitting(results, studied):
 
 def _labels(config) -> str:
     name = config["data"]["label_map"]
+    if name == "level:1":
+        return "coarse classes (the outermost level of folders)"
+    if name.startswith("level:"):
+        return f"coarse classes (the first {name.removeprefix('level:')} levels of folders)"
+    if name.endswith(".csv"):
+        return f"coarse classes ({pathlib.PurePath(name).name})"
     return LABEL_MAPS.get(name, name)
 
 
 def _is_of(config, results) -> bool:
     """Whether the measured set is that of pre-training."""
-    source = config["data"]["source"].removeprefix("tfds:").replace("/", "_")
-    named = source if source in DATA_NAMES else pathlib.Path(config["data"]["path"]).stem or source
-    return DATA_NAMES.get(named, named) == results.data
+    return _set_name(config) == results.data
+
+
+def _set_name(config) -> str:
+    source = config["data"]["source"].removeprefix("protocol:").removeprefix("tfds:")
+    return set_name({"data": source.replace("/", "_").partition(":")[0], "config": config})
 
 
 def _pretrained_on(config) -> str:
-    source = config["data"]["source"]
-    return f"{DATA_NAMES.get(source, source)} ({_labels(config)})"
+    return f"{_set_name(config)} ({_labels(config)})"
 
 
 def together(sets: Sequence[Results]) -> Results:
@@ -164,10 +184,12 @@ def tuning(results: Results) -> list[str]:
             "mean of the three fine-label accuracies on the validation part of the training "
             "data. The test part did not enter the choice."
         ]
-    return [
-        "These settings differ from those that jaxpt ships for this set. The records do not say "
-        "how they were chosen."
-    ]
+    if any(run["config"] and _shipped(run) for run in results.runs):
+        return [
+            "These settings differ from those that jaxpt ships for this set; how they were chosen "
+            "is not recorded."
+        ]
+    return []
 
 
 def config_rows(results: Results) -> tuple[list[list[str]], list[list[str]]]:
@@ -242,14 +264,19 @@ def _without_copies(columns, part, source):
     ]
 
 
-def _as_shipped(record) -> bool:
-    """Whether a config equals the shipped one of its set and method, apart from ASIDE."""
+def _shipped(record) -> dict[str, Any] | None:
+    """The config that jaxpt ships for a record's set and method, if there is one."""
     try:
         module = importlib.import_module(f"jaxpt.configs.pretrain.{record['data']}")
-        shipped = module.get_config(record["method"]).to_dict()
+        return module.get_config(record["method"]).to_dict()
     except (ImportError, ValueError):
-        return False
-    return _essence(shipped) == _essence(record["config"])
+        return None
+
+
+def _as_shipped(record) -> bool:
+    """Whether a config equals the shipped one of its set and method, apart from ASIDE."""
+    shipped = _shipped(record)
+    return shipped is not None and _essence(shipped) == _essence(record["config"])
 
 
 def _essence(config) -> dict[str, Any]:

@@ -210,6 +210,7 @@ def run_job(job: Job) -> dict[str, Any]:
     from jaxpt import pretrain
     from jaxpt.cache import use_compile_cache
     from jaxpt.evaluation import measure
+    from jaxpt.evaluation.task import guesses
     from jaxpt.studies import transfer
 
     use_compile_cache()
@@ -235,6 +236,7 @@ def run_job(job: Job) -> dict[str, Any]:
             measured["correct"] = correct
     else:
         values = measure.frozen(trained.features, dataset, part=job.part)
+    scored = dataset.validation if job.part == "validation" else dataset.test
     record = {
         "key": now.key,
         "label": job.label,
@@ -242,6 +244,7 @@ def run_job(job: Job) -> dict[str, Any]:
         "data": dataset.name,
         records.IDENTITY: now.data,
         "part": job.part,
+        "guess": guesses(scored, dataset),
         "seed": config.seed,
         "pretrain_images": len(pretrain.train_split(config, dataset).ids),
         "values": values | {"pretrain_seconds": seconds, "pretrain_cpu_seconds": cpu},
@@ -258,7 +261,6 @@ def run_job(job: Job) -> dict[str, Any]:
         **records.surroundings(),
     }
     if job.keep_features:
-        scored = dataset.validation if job.part == "validation" else dataset.test
         record["features"] = {
             "features": trained.features(scored.images),
             "fine": scored.labels,

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from typing import Any
+from typing import Any, Callable
 
 from etils import epath
 
@@ -25,8 +25,21 @@ class MetricWriter:
 
     ROWS = 50  # between two writes to an object store
 
-    def __init__(self, workdir: str | os.PathLike, *, resumed_step: int):
-        """Opens the files; drops rows after ``resumed_step``, which the run will write again."""
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        resumed_step: int,
+        also: Callable[[int, dict[str, Any]], None] | None = None,
+    ):
+        """Opens the files; drops rows after ``resumed_step``, which the run will write again.
+
+        Args:
+          workdir: the run's folder.
+          resumed_step: step that the run continues from; 0 for a new run.
+          also: called with every row, for experiment trackers; it must not raise.
+        """
+        self._also = also
         self._path = epath.Path(workdir) / FILE
         self._remote = is_remote(self._path)
         kept = _whole_lines(self._path, resumed_step)
@@ -44,6 +57,8 @@ class MetricWriter:
         """Writes one row; every value is a Python float or int."""
         self._waiting.append(json.dumps({"step": step, **values}) + "\n")
         self._rows += 1
+        if self._also:
+            self._also(step, values)
         if not self._remote or self._rows % self.ROWS == 0:
             self.sync()
         if self._board:

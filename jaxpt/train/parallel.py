@@ -14,11 +14,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from jaxpt.errors import require
+from jaxpt.errors import InputError, require
 from jaxpt.ops.memory import Memory
 from jaxpt.train.parts import Part, over_parts
 
 AXIS = "batch"
+LONGEST = 1000  # bytes of an error that processes exchange
 MAPPINGS = ("shard_map", "pmap")
 
 
@@ -269,6 +270,41 @@ def require_agreement(text: str, what: str) -> None:
     everyone = multihost_utils.process_allgather(mine)
     others = [i for i, theirs in enumerate(everyone) if not np.array_equal(theirs, everyone[0])]
     require(not others, f"processes 0 and {', '.join(map(str, others))} have different {what}.")
+
+
+def shared(n: int, rows_of: Callable[[slice], np.ndarray], width: int) -> np.ndarray:
+    """Computes n rows, an equal share of them in each process, and gathers them in all.
+
+    Args:
+      n: number of rows.
+      rows_of: maps the positions of m rows to uint8 [m, width].
+      width: of a row.
+
+    Returns:
+      uint8 [n, width].
+
+    Raises:
+      InputError: in every process, if ``rows_of`` raises it in one.
+    """
+    share = -(-n // jax.process_count())
+    first = min(n, jax.process_index() * share)
+    last = min(n, first + share)
+    rows, error = np.zeros((share, width), np.uint8), ""
+    try:
+        if last > first:  # there may be more processes than rows
+            rows[: last - first] = rows_of(slice(first, last))
+    except InputError as found:
+        error = str(found)
+    if jax.process_count() == 1:
+        require(not error, error)
+        return rows
+    errors = multihost_utils.process_allgather(
+        np.frombuffer(error.encode()[:LONGEST].ljust(LONGEST), np.uint8)
+    )
+    for text in errors:
+        error = bytes(text).decode(errors="replace").strip()
+        require(not error, error)
+    return multihost_utils.process_allgather(rows).reshape(-1, width)[:n]
 
 
 def on_host(tree: Any) -> Any:

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import sys
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import ml_collections
@@ -20,6 +21,7 @@ CONFIG, CHANGES, DATA = "config.json", "config_changes.jsonl", "data.json"
 # Fields that may differ silently when a run is resumed, as they do not affect results.
 FREE = (
     "log_every",
+    "trackers",
     "checkpoint_every",
     "keep_checkpoints",
     "keep_best",
@@ -85,6 +87,7 @@ def check(
     data: Identity | None = None,
     *,
     resume: bool,
+    unread: Collection[str] = (),
 ) -> Changes:
     """Compares a config and data with those of the run in a folder.
 
@@ -94,6 +97,7 @@ def check(
       defaults: values of fields that a saved config of an older version lacks.
       data: identity of the dataset to resume with.
       resume: False refuses a folder that holds a run.
+      unread: fields and sections that the run does not read, which may differ.
 
     Returns:
       The ``Changes``; empty if the folder holds no run.
@@ -110,7 +114,11 @@ def check(
         f"{os.fspath(workdir)!r} already holds a run and --noresume was given: choose "
         "another workdir or remove it.",
     )
-    changes = dict(_differences(saved.to_dict(), config.to_dict(), defaults))
+    changes = {
+        key: text
+        for key, text in _differences(saved.to_dict(), config.to_dict(), defaults)
+        if not _among(key, unread)
+    }
     known = data and read_data(workdir)
     moved = [changes.pop(key) for key in MOVABLE if known and key in changes]
     fixed = [

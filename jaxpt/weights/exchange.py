@@ -57,12 +57,17 @@ def network_of(state: dict[str, np.ndarray]) -> dict[str, Any]:
     require(
         bool(found),
         "these weights belong to none of the known networks "
-        f"({', '.join(name for name in models.BACKBONES if name != 'small_cnn')}), in the "
+        f"({', '.join(_convertible())}), in the "
         f"names of torchvision or timm; they have {', '.join(names[:3])} … ({len(names)} tensors)"
         + ("; a ViT with a convolutional patch embedding is not supported" if stem else "")
         + ": set model.name and model.options.",
     )
     return {"norm": "batch", "options": {}} | found[0]
+
+
+def _convertible() -> list[str]:
+    """Names of the networks whose weights can be converted."""
+    return [n for n, make in models.BACKBONES.items() if getattr(make, "func", make) in _FAMILIES]
 
 
 def import_state(state: dict[str, np.ndarray], network: nn.Module) -> Imported:

@@ -146,7 +146,7 @@ class TestWhatReachesTheLoop:
             "out",
             True,
         )
-        assert capsys.readouterr().out == "done: out\n"
+        assert capsys.readouterr().out.startswith("done: out\n")
 
     def test_overrides_have_the_types_of_their_fields(self, given):
         assert (

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxpt.data import augment, presets
+from jaxpt.data.decode import INTERPOLATIONS
 from jaxpt.data.feed import Batch
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
@@ -36,6 +37,7 @@ EVERYTHING = {
     "blur": (0.5,),
     "solarise": (0.2,),
 }
+BICUBIC = {"crop_interpolation": "bicubic"}
 HEIGHT, WIDTH = 7, 5  # not square, so that swapped axes show
 MANY = 2400
 
@@ -157,7 +159,7 @@ class TestOneByOne:
                 "solarise": (0.5,),
             },
             {"crop_area": (0.05, 0.4), "crop_size": 5},
-            {"crop_area": (0.9, 1.0), "crop_size": 4},
+            {"crop_area": (0.9, 1.0), "crop_size": 4} | BICUBIC,
             {"rand_augment": 2},
         ],
     )
@@ -302,14 +304,18 @@ class TestCrop:
             centres = places.mean(axis=(1, 2))
             assert abs(centres.mean() - (self.SIDE - 1) / 2) < 0.3 and centres.std() > 2
 
-    @pytest.mark.parametrize("size", [9, 20])  # of crops that are reduced, and enlarged
-    def test_is_pils_resize_of_its_box(self, size, coordinates):
+    @pytest.mark.parametrize(  # crops that are reduced, and enlarged
+        "size, interpolation", [(9, "bilinear"), (20, "bilinear"), (12, "bicubic")]
+    )
+    def test_is_pils_resize_of_its_box(self, size, interpolation, coordinates):
         ids, area, large = np.arange(20), (0.2, 1.0), 64  # where coordinates are but enlarged
         rows, columns = (
             (draw(np.stack([coordinates] * 20), ids, crop_area=area, crop_size=large) + 1) * 12.75
         ).transpose(3, 0, 1, 2)[:2]
-        picture = np.random.default_rng(0).integers(0, 256, (self.SIDE, self.SIDE, 3), np.uint8)
-        found = draw(np.stack([picture] * 20), ids, crop_area=area, crop_size=size)
+        # PIL clips the overshoot of bicubic interpolation twice, so there is none here.
+        picture = np.random.default_rng(0).integers(80, 176, (self.SIDE, self.SIDE, 3), np.uint8)
+        settings = {"crop_area": area, "crop_size": size, "crop_interpolation": interpolation}
+        found = draw(np.stack([picture] * 20), ids, **settings)
         for i in ids:
             ends = np.array(
                 [[line[16] + 0.5, line[48] + 0.5] for line in (columns[i, 32], rows[i, :, 32])]
@@ -318,10 +324,15 @@ class TestCrop:
             low = ends[:, 0] - sides * 16.5 / large
             box = np.clip([*low, *(low + sides)], 0, self.SIDE)
             expected = Image.fromarray(picture).resize(
-                (size, size), Image.Resampling.BILINEAR, tuple(box.tolist())
+                (size, size), INTERPOLATIONS[interpolation], tuple(box.tolist())
             )
             # PIL rounds to whole levels twice.
             np.testing.assert_allclose((found[i] + 1) * 127.5, expected, atol=1.5)
+
+    def test_bicubic_overshoot_is_clipped(self):
+        edge = np.repeat(np.array([0, 255], np.uint8), 12)[:, None, None]
+        view = draw(copies(np.broadcast_to(edge, (24, 24, 3)))[:2], crop_size=17, **BICUBIC)
+        assert view.min() == -1 and view.max() == 1
 
     def test_the_whole_image_at_its_size_is_the_image(self, images):
         np.testing.assert_allclose(draw(images), augment.to_float(images), atol=1e-6)
@@ -431,6 +442,10 @@ class TestCheck:
     def test_a_crop_that_is_none(self, area):
         with pytest.raises(InputError, match=r"augment\.crop_area must be two shares"):
             augment.check(ml_collections.ConfigDict(OFF | {"crop_area": area}))
+
+    def test_an_unknown_interpolation(self):
+        with pytest.raises(InputError, match=r"crop_interpolation must be bilinear or .*'cubic'"):
+            augment.check(ml_collections.ConfigDict(OFF | {"crop_interpolation": "cubic"}))
 
     def test_erasing_everything(self):
         with pytest.raises(InputError, match=r"augment\.erase must be below 1, got 1\.0"):

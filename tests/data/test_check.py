@@ -1,5 +1,6 @@
 """``jaxpt data check``: every kind of file that is broken or odd, by name, and on to the next."""
 
+import json
 import logging
 import struct
 import zlib
@@ -77,7 +78,8 @@ def test_the_ten_are_reported_by_name(folder, capsys):
     assert cli.main(["data", "check", str(folder)]) == 3
     lines = capsys.readouterr().out.splitlines()
     kinds = {line.split(": ")[0] for line in lines[:-1]}
-    assert kinds <= {"unusable", "cmyk", "extension", "duplicate", "conflict"}
+    # The CMYK picture and the one with another ending are of the same pixels.
+    assert kinds <= {"unusable", "cmyk", "extension", "duplicate", "conflict", "near"}
     named = {
         kind: {
             line.split()[1].split("/")[-1] for line in lines[:-1] if line.startswith(f"{kind}: ")
@@ -166,3 +168,33 @@ def test_a_class_of_test_alone_is_a_finding_and_files_are_looked_at(tmp_path, ca
     assert said[0].startswith("class: ")
     assert said[0].endswith(": test has classes that train lacks: ['b'].")
     assert said[1].endswith("4.png is empty.") and said[2:] == ["1 class; 1 unusable"]
+
+
+def test_links_near_duplicates_and_warnings_are_findings_of_their_own(
+    tmp_path, capsys, monkeypatch, recwarn
+):
+    rng = np.random.default_rng(0)
+    for name in "a", "b":
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "test" / "a").mkdir(parents=True)
+    small = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+    first = tmp_path / "train" / "a" / "1.png"
+    small.resize((90, 90)).save(first)
+    small.resize((70, 70)).save(tmp_path / "train" / "b" / "2.jpg", quality=80)
+    (tmp_path / "train" / "a" / "link.png").symlink_to(first)
+    (tmp_path / "train" / "b" / "link.png").symlink_to(first)
+    (tmp_path / "test" / "a" / "link.png").hardlink_to(first)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 80 * 80)  # more is warned of
+    assert cli.main(["data", "check", str(tmp_path), "--json"]) == 3
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [finding["kind"] for finding in found] == ["link", "link", "leak", "near", "warning"]
+    texts = [finding["text"].replace(f"{tmp_path}/", "") for finding in found]
+    same = "is the same file as train/a/1.png, by a link"
+    assert texts[0] == f"train/a/link.png {same}."
+    assert texts[1] == (
+        f"train/b/link.png {same}: it is of class b and of class a, but an image can have only one."
+    )
+    assert texts[2] == f"test/a/link.png {same}: it is in the test part and in the train part."
+    assert texts[3].startswith("train/b/2.jpg (train, b) looks like train/a/1.png (train, a): ")
+    assert texts[4].startswith("Pillow warns of 4 files, such as test/a/link.png: Image size (8100")
+    assert not [w for w in recwarn if "Image size" in str(w.message)]

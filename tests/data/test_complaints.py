@@ -6,9 +6,11 @@ Batches that are dropped or padded, and epochs that are miscounted: ``test_order
 
 import errno
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
@@ -99,6 +101,51 @@ def test_an_unreadable_file_stops_the_run_which_goes_on_to_the_same_bits(folder,
     shutil.copy(tmp_path / "sound.jpg", file)
     resumed = jax.device_get(pretrain.run(cfg, str(tmp_path / "run"), quiet=True).state)
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
+
+
+@pytest.mark.slow
+def test_with_two_processes_it_stops_both_and_the_latest_checkpoint_counts(folder, tmp_path):
+    cfg = config(folder, **{"devices": 0, "checkpoint_every": "5 steps"})
+    file = pathlib.Path(sources.load(cfg.data).trainval.images.files[3])
+    sound, run = file.read_bytes(), tmp_path / "run"
+    (tmp_path / "config.py").write_text(CONFIG.format(cfg.to_json()))
+
+    def launched(steps):
+        command = ["launch", "--processes=2", "--devices-per-process=1", "pretrain"]
+        command += [f"--config={tmp_path}/config.py", f"--workdir={run}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "jaxpt.cli", *command, f"--config.duration={steps} steps"],
+            env=os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    stopped = launched(1_000_000)
+    try:
+        while not checkpoint.newest(run):
+            assert stopped.poll() is None, stopped.communicate()[1]
+            time.sleep(0.2)
+        os.truncate(file, len(sound) // 2)  # read again in every pass, of four steps
+        said = stopped.communicate(timeout=120)[1]
+    finally:
+        stopped.kill()
+    assert stopped.returncode == 1
+    assert f"{file} cannot be read" in said and "start the same command again" in said
+    file.write_bytes(sound)
+    reached = checkpoint.newest(run)
+    again = launched(reached + 2)
+    assert again.communicate(timeout=240)[1].count("cannot be read") == again.returncode == 0
+    assert reached % 5 == 0 and checkpoint.newest(run) == reached + 2
+
+
+CONFIG = """
+import json
+import ml_collections
+
+
+def get_config():
+    return ml_collections.ConfigDict(json.loads({!r}))
+"""
 
 
 def test_workers_do_not_die_in_silence(folder, monkeypatch):

@@ -14,7 +14,7 @@ from small_runs import RUN, config_of
 from jaxpt import pretrain
 from jaxpt.data import augment, crops, sources
 from jaxpt.data.crops import Cropping, View, draw, random_box
-from jaxpt.data.decode import ORIENTATION, UPRIGHT, Framing, Reading
+from jaxpt.data.decode import INTERPOLATIONS, ORIENTATION, UPRIGHT, Framing, Reading
 from jaxpt.data.feed import Batch, make_feed, rows_of_step
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
@@ -64,21 +64,72 @@ KINDS += [f"exif {i}" for i in range(1, 9)]
 @pytest.mark.parametrize("kind", KINDS)
 def test_crops_are_those_of_a_full_decode(kind, resampler):
     encoded, shown = photograph(kind)
-    views = {0: View((0.08, 1.0), 224), 1: View((0.5, 1.0), 96), 7: View((1.0, 1.0), 32)}
+    cubic = View((0.5, 1.0), 96, interpolation="bicubic")
+    views = {0: View((0.08, 1.0), 224), 1: cubic, 7: View((1.0, 1.0), 32)}
     differences = {view: [] for view in views}
     for epoch in range(4):
         taken = Cropping(views, 5, resampler).read(
             encoded, kind, epoch=epoch, example=3, framing=SQUARE, channels=3
         )
-        for view, (area, size, _) in views.items():
+        for view, (area, size, _, interpolation) in views.items():
             box = random_box(*shown.size, area, draw(5, view, epoch, 3))
             if area == (1, 1):
                 box = SQUARE.box(*shown.size)
-            expected = shown.resize((size, size), Image.Resampling.BILINEAR, box)
+            expected = shown.resize((size, size), INTERPOLATIONS[interpolation], box)
             assert taken[view].shape == (size, size, 3)
             differences[view].append(np.abs(taken[view].astype(int) - np.asarray(expected)).mean())
     # A JPEG decoded at an eighth is a little sharper than Pillow's linear filter: up to 3 of 255.
     assert all(np.mean(x) < 2 and max(x) < 3 for x in differences.values()), differences
+
+
+@pytest.mark.parametrize(
+    "kind, value", [(3, b"\x63\0\0\0"), (2, b"abc\0"), (3, b"\0\0\0\0"), (12, b"\0\0\0\0")]
+)
+def test_an_orientation_that_is_none_turns_nothing(kind, value, resampler):
+    image = Image.fromarray(load_sample_images().images[0]).resize((160, 90))
+    number = (1 if kind != 2 else 4).to_bytes(4, "little")
+    tag = b"\x12\x01" + kind.to_bytes(2, "little") + number + value
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + b"\0\0\0\0"
+    found = []
+    for options in {}, {"exif": exif}:
+        file = io.BytesIO()
+        image.save(file, "JPEG", **options)
+        cropping = Cropping({0: View((0.2, 0.5), 32)}, 0, resampler)
+        found.append(
+            cropping.read(file.getvalue(), "x", epoch=0, example=0, framing=SQUARE, channels=3)[0]
+        )
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.extras
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(61, 33), (640, 427), (2000, 1333)])
+def test_simplejpeg_changes_no_bit(size, mode, monkeypatch):
+    pytest.importorskip("simplejpeg")
+    pytest.importorskip("cykooz_resizer")
+    cubic = View((0.05, 0.25), 96, interpolation="bicubic")
+    cropping = Cropping({0: View((0.3, 1.0), 224), 1: cubic}, 0, "cykooz_resizer")
+    image = Image.fromarray(load_sample_images().images[0]).resize(size).convert(mode)
+    decoded, decode = [], crops._jpeg_pixels
+    monkeypatch.setattr(
+        crops, "_jpeg_pixels", lambda *image: (decoded.append(decode(*image)), decoded[-1])[1]
+    )
+    for options in {}, {"subsampling": 0}, {"progressive": True, "quality": 30}:
+        file = io.BytesIO()
+        image.save(file, "JPEG", **options)
+
+        def crops_of(epoch, encoded=file.getvalue()):
+            return cropping.read(
+                encoded, "x", epoch=epoch, example=0, framing=SQUARE, channels=1 + 2 * (mode != "L")
+            )
+
+        for epoch in range(3):
+            with_it = crops_of(epoch)
+            assert (decoded.pop() is None) == (mode == "CMYK")
+            with monkeypatch.context() as without:
+                without.setattr(crops, "_simplejpeg", lambda: None)
+                jax.tree.map(np.testing.assert_array_equal, with_it, crops_of(epoch))
+            assert decoded.pop() is None
 
 
 @pytest.mark.parametrize("kind", ["png", *(f"exif {i}" for i in range(1, 9))])
@@ -101,7 +152,12 @@ def test_boxes_are_met_within_a_pixel(kind, resampler):
     size = 64
     for box in [(3, 5, 1203, 801), (801, 5, 1190, 402), (0, 333, 140, 401), (500.5, 2.25, 700, 90)]:
         (found,) = crops.read(
-            file.getvalue(), kind, lambda w, h: [box], [size], SQUARE, resampler=resampler
+            file.getvalue(),
+            kind,
+            lambda w, h: [box],
+            [View((1, 1), size)],
+            SQUARE,
+            resampler=resampler,
         )
         for axis, whole in enumerate((width, height)):
             low, high = box[axis], box[axis + 2]
@@ -131,10 +187,11 @@ def test_a_jpeg_is_decoded_no_smaller_than_its_crops(box, size, scale, monkeypat
         "pillow",
         lambda image, *rest: (sizes.append(image.size), resize(image, *rest))[1],
     )
-    crops.read(file.getvalue(), "x", lambda w, h: [box], [size], SQUARE)
+    crops.read(file.getvalue(), "x", lambda w, h: [box], [View((1, 1), size)], SQUARE)
     assert sizes == [(2400 // scale, 1800 // scale)]
     # The smallest crop decides for all.
-    crops.read(file.getvalue(), "x", lambda w, h: [box, (0, 0, 20, 20)], [size, 20], SQUARE)
+    views = [View((1, 1), size), View((1, 1), 20)]
+    crops.read(file.getvalue(), "x", lambda w, h: [box, (0, 0, 20, 20)], views, SQUARE)
     assert sizes[1:] == [(2400, 1800)] * 2
 
 
@@ -190,7 +247,13 @@ def test_what_is_not_0_to_255_is_brightened_before_it_is_resized():
     pixels = np.random.default_rng(0).integers(0, 2, (40, 40), np.uint8)
     Image.fromarray(pixels).save(file, "PNG")
     (found,) = crops.read(
-        file.getvalue(), "x", lambda w, h: [(0, 0, 40, 40)], [16], SQUARE, channels=1, white=1
+        file.getvalue(),
+        "x",
+        lambda w, h: [(0, 0, 40, 40)],
+        [View((1, 1), 16)],
+        SQUARE,
+        channels=1,
+        white=1,
     )
     expected = Image.fromarray(pixels * 255).resize((16, 16), Image.Resampling.BILINEAR)
     np.testing.assert_array_equal(found[..., 0], expected)
@@ -227,7 +290,7 @@ def test_a_feed_gives_the_crops_of_each_example_on_any_devices_from_any_step():
         rows = rows_of_step(step, 8, n=20, seed=0)  # the third batch ends a pass
         for place, (at, epoch) in enumerate(zip(rows.index, rows.epoch)):
             file = split.images.files[at]
-            for view, (area, size, _) in cropping.views.items():
+            for view, (area, size, *_) in cropping.views.items():
                 with Image.open(file) as image:
                     box = random_box(*image.size, area, draw(0, view, epoch, split.ids[at]))
                     crop = image.resize((size, size), Image.Resampling.BILINEAR, box)

@@ -1,5 +1,6 @@
 """Runs that stream their images: over two processes, and stopped and gone on with at any step."""
 
+import json
 import os
 import shutil
 import socket
@@ -109,14 +110,15 @@ def test_a_streamed_run_stopped_after_any_step_ends_as_if_it_were_not(
 
 
 PROGRAM = """
-import json, sys
+import json, os, pathlib, shutil, sys
 import jax
 jax.distributed.initialize(sys.argv[1], num_processes=2, process_id=int(sys.argv[2]))
 import ml_collections, numpy as np
 from jaxpt import pretrain
 from jaxpt.data import feed as feeds, pictures, sources
 from jaxpt.data.feed import rows_of_step
-from jaxpt.train.parallel import Devices
+from jaxpt.errors import InputError
+from jaxpt.train.parallel import Devices, shared
 folder, saved, config = sys.argv[3], sys.argv[4], json.loads(sys.argv[5])
 config = ml_collections.ConfigDict(config)
 dataset = sources.load(config.data)
@@ -136,6 +138,20 @@ def batches(cropping):
     feed.close()
     return own
 
+hashed, sha256 = [], pictures._sha256
+pictures._sha256 = lambda stored: (hashed.append(str(stored)), sha256(stored))[1]
+shares = [sources.identify(config.data, dataset, shared).digest, len(hashed)]
+shares += [sources.identify(config.data, dataset, shared).digest, len(hashed)]
+if jax.process_index() == 1:
+    os.remove(hashed[0])  # of the share of one process: both must hear of it
+try:
+    os.environ["XDG_CACHE_HOME"] = saved + "/none"
+    sources.identify(config.data, dataset, shared)
+except InputError as error:
+    shares += [str(error)]
+if jax.process_index() == 1:
+    shutil.copy(saved + "/copy.png", hashed[0])
+pathlib.Path(saved, f"shares{sys.argv[2]}.json").write_text(json.dumps([*shares, hashed[0]]))
 cropping = pretrain.choose_crops(config, split.images)[1]
 np.savez(f"{saved}/crops{sys.argv[2]}.npz", **batches(cropping))
 own = batches(None)
@@ -155,6 +171,8 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
         address = f"127.0.0.1:{free.getsockname()[1]}"
     two = config(folder, devices=2, **{"optimizer.name": "sgd"}, **WHOLE)
     environment = os.environ | {"XLA_FLAGS": xla_flags(), "JAX_PLATFORMS": "cpu"}
+    first_of_second = sources.load(two.data).trainval.images.files[IMAGES // 2]
+    shutil.copy(first_of_second, tmp_path / "copy.png")
     processes = [
         subprocess.Popen(
             [
@@ -178,6 +196,13 @@ def test_two_processes_read_their_own_rows_and_train_as_one_does(folder, tmp_pat
         assert process.returncode == 0, errors
 
     dataset = sources.load(two.data)
+    expected = sources.identify(two.data).digest
+    for i in range(2):
+        digest, read, again, read_again, error, file = json.loads(
+            (tmp_path / f"shares{i}.json").read_text()
+        )
+        assert digest == again == expected and read == read_again == IMAGES // 2
+        assert first_of_second in error and (file == first_of_second) == (i == 1)
     split = dataset.trainval
     rows = [rows_of_step(step, BATCH, n=IMAGES, seed=two.seed) for step in range(STEPS)]
     cropping = pretrain.choose_crops(two, split.images)[1]

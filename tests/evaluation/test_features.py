@@ -66,6 +66,23 @@ def test_an_empty_set_is_refused():
         extract(Encoder(Moments(), Negation()), {}, {}, images(3), batch_size=0)
 
 
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda x: x / np.float32(255), r"float32 from 0 to .*: pass np.round\(images \* 255\)"),
+        (lambda x: x / 127.5 - 1, r"pass np.round\(\(images \+ 1\) \* 127.5\)"),
+        (lambda x: x.astype(np.int64), r"int64 from .* to .*: pass np.round\(images\)"),
+        (lambda x: x[..., 0], r"got \[3, 8, 8\]: pass images\[..., None\]"),
+        (lambda x: x[0], r"got \[8, 8, 1\]: pass images\[None\]"),
+        (lambda x: x.transpose(0, 3, 1, 2), r"\[3, 1, 8, 8\]: pass images.transpose"),
+        (list, "got a list: pass np.stack"),
+    ],
+)
+def test_images_that_would_be_misread_are_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        extract(Encoder(Moments()), {}, {}, make(images(3)))
+
+
 @pytest.fixture(scope="module")
 def network():
     """A network with batch statistics, and its variables."""

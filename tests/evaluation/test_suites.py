@@ -184,7 +184,7 @@ def test_few_shot_is_the_mean_over_draws_at_the_shots_that_there_are(task):
             ).mean()
             assert found.values[f"{name}_{shots}shot"] == expected
     assert "coarse_40shot" in found.values and "fine_40shot" not in found.values
-    assert found.notes == ("no fine_40shot: class 0 has 30 examples to draw from.",)
+    assert found.notes == ("no fine_40shot: class a has 30 examples to draw from.",)
     logistic = suites.measure("few_shot_logistic", task, shots=(5, 99), draws=2)
     assert (
         logistic.values["fine_5shot_logistic"]
@@ -199,7 +199,7 @@ def test_few_shot_is_the_mean_over_draws_at_the_shots_that_there_are(task):
         ).mean()
     )
     assert logistic.values.keys() == {"fine_5shot_logistic", "coarse_5shot_logistic"}
-    assert logistic.notes[1].startswith("no coarse_99shot_logistic: class 0 has 60")
+    assert logistic.notes[1].startswith("no coarse_99shot_logistic: class low has 60")
 
 
 def test_episodes_are_of_scored_images_and_fine_classes(task):
@@ -212,7 +212,7 @@ def test_episodes_are_of_scored_images_and_fine_classes(task):
             ).accuracy
         )
     assert found.values.keys() == {"fine_3way1shot", "fine_3way5shot"}
-    assert found.notes == ("no fine_3way9shot with 10 queries: class 0 has 15 examples.",)
+    assert found.notes == ("no fine_3way9shot with 10 queries: class a has 15 examples.",)
     assert suites.measure("episodes", task, shots=(1,)).notes == (
         "no fine_5way1shot: there are 4 classes.",
     )
@@ -414,7 +414,7 @@ def test_every_constant_is_pinned():
         "fine_purity": {"k": 20},
         "cka": {"batch_size": 256, "seed": 0},
         "confusion": {"k": 20, "temperature": 0.07},
-        "neighbors": {"queries": 20, "k": 8, "side": 64},
+        "neighbors": {"queries": 20, "k": 8, "side": 128},
         "map": {"examples": 1500, "perplexity": 30, "seed": 0},
     }
 

@@ -327,3 +327,18 @@ def test_devices_that_do_not_gather_give_something_else(name):
     parts = {key: shards(key, x, call.split) for key, x in arrays.items()}
     alone = jax.jit(jax.vmap(lambda parts: evaluate(call, parts, 0.5)))(parts)
     assert not np.allclose(alone.reshape(-1), run(name, arrays)[0], rtol=0.05)
+
+
+@EVERY
+def test_arrays_that_would_be_misread_are_refused(name):
+    call = LOSSES[name]
+    arrays = calls.draw(call, np.random.default_rng(0))
+    for changed in (n for n in call.names if n in arrays):
+        if changed in call.floats:
+            wrong, message = [arrays[changed].tolist()], "must be an array, got a list"
+        elif changed in ("where", "key_mask"):
+            wrong, message = [np.ones(arrays[changed].shape)], "must be booleans, got dtype float"
+        else:
+            wrong, message = [arrays[changed] + 0.5], "must be integers, got dtype float"
+        with pytest.raises(TypeError, match=f"{changed} {message}"):
+            evaluate(call, arrays | {changed: wrong[0]}, 0.5)

@@ -14,16 +14,18 @@ from jax.sharding import PartitionSpec
 from losses.neighbor_cases import BATCH, MEMORY, case, gaussian, masks, padded, tolerances
 
 from jaxpt.losses import look, nca, neighbors
-from jaxpt.ops import selection
+from jaxpt.ops import knn, selection
 
 QUERIES, KEYS, DIM = 16, 304, 6
+OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
 
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """NCA in several blocks and a shorter last one; thresholds as on accelerators."""
+    """Several blocks and a shorter last one; thresholds as on accelerators."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "NCA_BLOCK", 50)
+        patch.setattr(knn, "CONVERTED", 50 * DIM)  # masked keys in several parts
         patch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
         patch.setattr(selection, "GROUPED", 256)
         yield
@@ -285,6 +287,7 @@ def test_keys_on_several_devices_give_the_same(loss, options, shards):
 # Memory and choice of form
 
 
+@OF_CPU
 @pytest.mark.parametrize(
     "loss, options",
     [(look, {"k": 10, "balanced": False}), (look, {"k": 10, "no_positive": "drop"}), (nca, {})],
@@ -311,15 +314,20 @@ def test_temporaries_do_not_grow_with_the_memory(loss, options):
     assert many - few <= 0.1 * 4 * 2**17 and many < 4 * 16 * 2**17
 
 
-def test_the_chunked_form_keeps_to_its_workspace():
+@OF_CPU
+def test_the_chunked_form_keeps_to_its_workspace(monkeypatch):
+    monkeypatch.setattr(knn, "CONVERTED", 2**16)
     n, workspace = 2**16, 4 * 2 * 4 * 2**16  # four queries at a time
 
-    def total(q, z, a, b):
-        return look(q, z, a, b, k=10, form="chunked", workspace=workspace)[0].sum()
+    def total(q, z, a, b, mask):
+        options = {"key_mask": mask, "form": "chunked", "workspace": workspace}
+        return look(q, z, a, b, k=10, **options)[0].sum()
 
-    shapes = ((64, 8), jnp.float32), ((n, 8), jnp.float32), ((64,), int), ((n,), int)
-    compiled = jax.jit(jax.grad(total)).lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile()
-    # A few arrays of [4, n], also for the ties that are rare, and no matrix of [64, n].
+    floats, ints = (((64, 64), jnp.float32), ((n, 64), jnp.float32)), (((64,), int), ((n,), int))
+    shapes = (jax.ShapeDtypeStruct(*x) for x in (*floats, *ints, ((n,), bool)))
+    compiled = jax.jit(jax.grad(total)).lower(*shapes).compile()
+    # A few arrays of [4, n], also for the ties that are rare; no matrix of [64, n], and no copy of
+    # the keys without the masked ones.
     assert compiled.memory_analysis().temp_size_in_bytes < 6 * workspace < 4 * 64 * n
 
 

@@ -134,6 +134,32 @@ class TestAveragedWeights:
         images = dataset.trainval.images[:10]
         assert np.abs(plain.features(images) - with_average.features(images)).max() > 1e-4
 
+    @pytest.mark.parametrize("method", small_runs.METHODS)
+    def test_every_method_has_them_or_a_target_of_its_own(self, method, dataset):
+        """Shapes of a step with ``weight_ema``, whose target is what measurements open."""
+        config = small_runs.config_of(method, small_runs.HAND | {"evaluated_weights": "target"})
+        image = jax.ShapeDtypeStruct((1, 8, 8, 1), jnp.float32)
+
+        def first_state():
+            made, _ = pretrain.prepare(config, dataset)
+            return made, jax.eval_shape(made.init, jax.random.key(0), image)
+
+        made, state = first_state()
+        if state.target is None:
+            with pytest.raises(InputError, match=f"method {method} has none: set weight_ema"):
+                pretrain.check_measured(state, config)
+            config.weight_ema = 0.9
+            made, state = first_state()
+            batch = small_runs.batch_of(dataset, range(8))
+            after, _ = jax.eval_shape(small_runs.over_one_device(made.step), state, batch)
+            assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, state)
+        pretrain.check_measured(state, config)
+        assert state.target.params.keys() == {"backbone", "head"}
+        shapes = jax.tree.map(lambda x: x.shape, state.target.params)
+        assert shapes == {
+            name: jax.tree.map(lambda x: x.shape, state.params[name]) for name in shapes
+        }
+
     @pytest.mark.parametrize(
         "method, changes, message",
         [

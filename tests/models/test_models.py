@@ -82,6 +82,37 @@ class TestShapes:
         assert kernel.shape == ((3, 3) if stem == "small" else (7, 7)) + (channels, 8)
 
 
+class TestMLP:
+    NET = {"widths": [16, 8], "image_size": 4}  # lists, as JSON gives them
+
+    def test_without_norm_it_is_the_formula_and_freezes_from_below(self):
+        net = backbone("mlp", norm="none", **self.NET)
+        images = np.random.default_rng(0).normal(size=(5, 4, 4, 3)).astype(np.float32)
+        params = initial(net, images)["params"]
+        params = jax.tree.map(lambda p: p + 0.1, params)
+        features, layers = run(net, {"params": params}, images)
+        x = images.reshape(5, -1)
+        for name in "layer1", "layer2":
+            x = np.maximum(x @ params[name]["kernel"] + params[name]["bias"], 0)
+            np.testing.assert_allclose(layers[name], x, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(features, layers["layer2"])
+        half = net.clone(frozen=1)
+        slopes = jit(jax.grad(lambda p: jnp.sum(half.apply({"params": p}, images, True)[0])))(
+            params
+        )
+        moved = {name: bool(np.any(layer["kernel"])) for name, layer in slopes.items()}
+        assert moved == {"layer1": False, "layer2": True}
+
+    def test_a_norm_takes_the_place_of_biases(self):
+        variables, _ = shapes_of(backbone("mlp", norm="batch", **self.NET), 4, 4, 1)
+        assert variables["params"]["layer1"].keys() == {"kernel"}
+        assert variables["batch_stats"].keys() == {"norm1", "norm2"}
+
+    def test_other_sizes_are_refused(self):
+        with pytest.raises(InputError, match="takes images of 4×4 pixels, got 4×5"):
+            shapes_of(backbone("mlp", norm="none", **self.NET), 4, 5, 1)
+
+
 class TestParameterCounts:
     """Those of torchvision's networks without their classifiers."""
 

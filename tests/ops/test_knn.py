@@ -12,6 +12,7 @@ from jaxpt.ops import knn, selection
 from jaxpt.ops.similarity import unit_vectors
 
 BATCH, N, DIM = 5, 18, 4
+OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
 
 
 def integers(seed=0):
@@ -44,6 +45,24 @@ def check_search(queries, keys, k, block_size, **options):
 @pytest.mark.parametrize("block_size", [1, 4, 6, 17, 18, 1000])
 def test_any_block_size_gives_the_neighbors_of_the_oracle(block_size):
     check_search(*integers(), 5, block_size)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_products_in_parts_have_the_values_and_the_gradient_of_the_whole(monkeypatch, dtype):
+    """Keys that are masked or converted are taken seven at a time; the last part is shorter."""
+    monkeypatch.setattr(knn, "CONVERTED", 7 * DIM)
+    queries, keys = integers(4)
+    mask, weights = np.arange(N) % 3 > 0, np.random.default_rng(5).integers(9, size=(BATCH, N))
+    expected = np.where(mask, queries @ keys.T, 0), (weights * mask) @ keys
+    keys[~mask] = np.nan
+
+    def total(queries):
+        s = knn.products(queries, jnp.asarray(keys, dtype), mask, None)
+        return jnp.sum(s * weights), s
+
+    gradient, s = jax.jit(jax.grad(total, has_aux=True))(queries)
+    np.testing.assert_array_equal(s, expected[0])
+    np.testing.assert_array_equal(gradient, expected[1])
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -242,12 +261,14 @@ def temporaries(n, **options):
     return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
 
 
+@OF_CPU
 def test_temporaries_do_not_grow_with_the_keys():
     options = {"key_rows": unit_vectors, "block_size": 512, "group_size": 8}
     few, many = (temporaries(n, **options) for n in (45_001, 90_001))
     assert many <= few + 1024 < 4 * 16 * 45_001
 
 
+@OF_CPU
 def test_rows_keep_to_their_workspace():
     workspace = 2 * 4 * 2 * 90_001  # two queries at a time
     assert temporaries(90_001, form="rows", workspace=workspace) < 3 * workspace

@@ -274,7 +274,7 @@ def test_a_process_that_jax_ends_names_the_most_silent_one(me, silent):
     assert watch._most_silent() == silent
 
 
-PATIENCE = 10  # seconds, instead of DEAD_AFTER
+PATIENCE = 15  # seconds, instead of DEAD_AFTER
 IMPATIENT = f"""
 import sys
 from jaxpt import cli

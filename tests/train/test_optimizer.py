@@ -9,6 +9,7 @@ import pytest
 
 from jaxpt.errors import InputError
 from jaxpt.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer, steps
+from jaxpt.train.parts import ELEMENTWISE, Part
 
 # What is compiled here runs once: optimising it would take longer than running it.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
@@ -168,16 +169,23 @@ class TestOptimizers:
         np.testing.assert_array_equal(after["bias"], PARAMS["bias"])
         np.testing.assert_array_equal(after["scale"], PARAMS["scale"])
 
-    @pytest.mark.parametrize("name", OPTIMIZERS)
-    def test_weight_decay_leaves_a_vits_token_and_positions(self, name):
+    @pytest.mark.parametrize(
+        "name, sharded", [*((n, False) for n in OPTIMIZERS), *((n, True) for n in ELEMENTWISE)]
+    )
+    def test_weight_decay_leaves_a_vits_token_and_positions(self, name, sharded):
+        """Whole, or as the pieces of one device."""
         params = {
             "backbone": {
-                part: np.ones((1, 2, 2), np.float32)
+                part: Part(np.ones((1, 2, 2), np.float32), 2, "batch")
+                if sharded
+                else np.ones((1, 2, 2), np.float32)
                 for part in ("cls_token", "positions", "kernel")
             }
         }
         after = descend(optimizer(name, rate=0.1, weight_decay=0.5), params, no_gradient, 1)[0]
-        kept = {part: bool((x == 1).all()) for part, x in after["backbone"].items()}
+        kept = {
+            part: bool((jax.tree.leaves(x)[0] == 1).all()) for part, x in after["backbone"].items()
+        }
         assert kept == {"cls_token": True, "positions": True, "kernel": False}
 
     @pytest.mark.parametrize("name", OPTIMIZERS)

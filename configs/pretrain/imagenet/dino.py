@@ -7,8 +7,8 @@ Source: the authors' code: temperatures 0.1 and 0.04, centre 0.9, 65,536 weight-
 prototypes that rest in the first epoch, head 2048-2048-256 with GELU and no BatchNorm, 8 small
 crops of 96 pixels, batch 512, gradients cut to norm 3 each, EMA from 0.996; the teacher is
 measured. ResNet-50: SGD, rate 0.03, weight decay 1e-4, crops of 0.14–1 and 0.05–0.14. ViT-S: AdamW,
-rate 5e-4, weight decay from 0.04 to 0.4, drop path 0.1. "boosted" is the code's page's longer ViT-S
-(docs/fidelity.md).
+rate 5e-4, weight decay from 0.04 to 0.4, drop path 0.1. "boosted" is the longer ViT-S of the code's
+page. ResNet-50's weight decay, from 1e-4 to 1e-4 there, is a constant here (docs/fidelity.md).
 Expected: ViT-S/16 kNN 69.3 and linear 73.8 after 100 epochs; best ResNet-50 kNN 67.5, linear 75.3
 (the code's page). Not yet run here.
 On paper: 6.83 hours on v5e-32, 218 chip-hours, 3.31 of 16 GB per chip (benchmarks/plan.py).

@@ -5,8 +5,9 @@
 
 Source: the authors' code: rate 0.03 for 256 images, weight decay 1e-4 on all parameters, memory
 65,536, EMA 0.999, τ 0.2, cosine, no warm-up, a head of two matrices without BatchNorm. It differs
-in synchronised BatchNorm in place of shuffling, in keys of real images from the first step on, and
-in leaving out earlier keys of the query's image (docs/fidelity.md).
+in 100 epochs instead of 200, in synchronised BatchNorm in place of shuffling, in keys of real
+images from the first step on, in leaving out earlier keys of the query's image, and in a rate that
+changes with every step, not every epoch (docs/fidelity.md).
 Expected: linear 67.5 ± 0.1 after 200 epochs, 71.1 after 800 (the code's page). Not yet run here.
 On paper: 2.96 hours on v5e-32, 94.9 chip-hours, 0.794 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.

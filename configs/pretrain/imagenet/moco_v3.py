@@ -26,6 +26,7 @@ SETTINGS = {
     "ema": 0.99,
     "temperature": 1.0,
     "augment.crop_area": (0.2, 1.0),
+    "augment.crop_interpolation": "bilinear",
     "model.projector.hidden": (4096,),
     "model.projector.dim": 256,
     "model.predictor.hidden": (4096,),

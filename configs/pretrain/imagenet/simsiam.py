@@ -5,7 +5,7 @@
 
 Source: the authors' code: batch 512, rate 0.05 for 256 images, no warm-up, weight decay 1e-4 on all
 parameters, projector of three layers of 2,048 that ends in BatchNorm, predictor 512 with a constant
-rate (docs/fidelity.md).
+rate. Here the rate changes with every step, not every epoch (docs/fidelity.md).
 Expected: linear 68.1 after 100 epochs (the authors' code). Not yet run here.
 On paper: 3.43 hours on v5e-32, 110 chip-hours, 1.78 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.

@@ -3,9 +3,10 @@
     jaxpt pretrain --config=pretrain/imagenet/sup_con.py --config.data.path=imagenet \\
         --workdir=runs/imagenet_sup_con
 
-Source: the paper, from memory: batch 6,144, 350 epochs, LARS, τ 0.1, two views. The head, 2048-128
-without BatchNorm, is that of SupContrast's code. Learning rate and weight decay are unchecked; the
-paper's augmentation is AutoAugment, here it is SimCLR's (docs/fidelity.md).
+Source: the paper, from memory: batch 6,144, 350 epochs, here 100, LARS, τ 0.1, two views. The head,
+2048-128 without BatchNorm, is that of SupContrast's code, which multiplies the loss by τ/0.07.
+Learning rate and weight decay are unchecked; the paper's augmentation is AutoAugment, here it is
+SimCLR's (docs/fidelity.md).
 Expected: 100 epochs: not published. Not yet run here.
 On paper: 2.79 hours on v5e-32, 89.2 chip-hours, 16.2 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 350ep, smoke.
