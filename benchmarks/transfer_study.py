@@ -148,7 +148,7 @@ SCALES = {
             "model.name": "resnet18",
             "model.norm": "batch",
             "model.dtype": "bfloat16",
-            "model.options": {"width": 32, "stem": "cifar"},
+            "model.options": {"width": 32, "stem": "small"},
             "model.projector.hidden": (512,),
             "model.projector.dim": 128,
         },
@@ -582,16 +582,17 @@ def figure(of: Study, path: pathlib.Path) -> None:
         first.set_yticks([-i for i in range(len(planned))], names)
         first.set_xlabel("LOOK minus …, points of fine 5-shot")
         for ax, data in zip(others, SETS):
-            for arm in ARMS:
+            for i, arm in enumerate(ARMS):
                 runs = of.runs(data, arm, SEEDS["headline" if arm in HEADLINE else "other"])
                 if arm in ("random", "ceiling") or not runs:
                     continue
                 x = passes(next(iter(runs.values()))["config"])
                 y = 100 * np.mean([r["values"][PRIMARY] for r in runs.values()])
-                ax.plot(x, y, "o", label=ARMS[arm].title)
+                ax.plot(x, y, "o^"[i // 10], color=f"C{i % 10}", label=ARMS[arm].title)
             ax.set(title=TITLES[data], xlabel="thousands of encoder passes")
             ax.set_ylabel("fine 5-shot, %")
-            ax.legend(fontsize=6)
+            if ax.lines:
+                ax.legend(fontsize=6)
         figure.savefig(path, dpi=drawing.RASTER_DPI, facecolor="white")
 
 

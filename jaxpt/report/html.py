@@ -354,7 +354,7 @@ def _settings(everything):
     elif len(names) > 1:
         parts.append(tag("p", "All settings that several methods have are the same."))
     if own:
-        title = "Settings that only some methods have"
+        title = "Fields that only some methods have"
         parts.append(_folded(title, table(headings, own, title)))
     if same:
         title = "What all methods share" if len(names) > 1 else "All settings"

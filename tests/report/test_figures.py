@@ -26,14 +26,14 @@ def test_diamonds_and_whiskers_are_means_and_intervals(metric):
     plots.measurement(drawn_on, results, metric)
     scale = 100 if metric.percent else 1
     assert drawn_on.get_title().startswith(metric.title)
-    assert [text.get_text() for text in drawn_on.get_xticklabels()] == [
+    assert [text.get_text() for text in drawn_on.get_yticklabels()] == [
         results.name(label) for label in results.methods
     ]
     drawn = [c.lines for c in drawn_on.containers if isinstance(c, ErrorbarContainer)]
     for (diamond, _, (whisker,)), label in zip(drawn, results.methods, strict=True):
         mean, half_width, _ = results.summary(label, metric.key)
-        assert diamond.get_ydata() == pytest.approx([scale * mean])
-        assert whisker.get_segments()[0][:, 1] == pytest.approx(
+        assert diamond.get_xdata() == pytest.approx([scale * mean])
+        assert whisker.get_segments()[0][:, 0] == pytest.approx(
             [scale * (mean - half_width), scale * (mean + half_width)]
         )
 
@@ -45,8 +45,24 @@ def test_one_seed_is_drawn_without_whisker_and_a_missing_metric_not_at_all():
     ((diamond, caps, (whisker,)),) = [
         c.lines for c in drawn_on.containers if isinstance(c, ErrorbarContainer)
     ]
-    assert diamond.get_xydata().tolist() == [[1, 70]]
-    assert np.ptp(whisker.get_segments()[0][:, 1]) == 0
+    assert diamond.get_xydata().tolist() == [[70, 1]]
+    assert np.ptp(whisker.get_segments()[0][:, 0]) == 0
+
+
+def test_an_accuracy_axis_shows_some_points_and_where_guessing_is():
+    def range_of(values, share):
+        records = [fake_records.record(m, 0, (0.9, v)) for m, v in zip(("nca", "look"), values)]
+        for record in records:
+            record["guess"] = {"fine": {"classes": 10, "share": share, "images": 500}}
+        drawn_on = axis()
+        plots.measurement(drawn_on, collect(records), FINE[0])
+        return *drawn_on.get_xlim(), drawn_on.get_xlabel()
+
+    low, high, text = range_of((0.9, 0.901), 0.1)  # noise does not fill the panel
+    assert high - low > 2 * plots.NARROWEST and text == "zoomed: from 86 %; guessing: 10.0 %"
+    low, high, text = range_of((0.3, 0.5), 0.1)
+    assert low < 10 and text.endswith("dotted: guessing, 10.0 %")
+    assert range_of((0.99, 1.0), 0.1)[1] == 100.5
 
 
 def test_curves_are_the_histories():
@@ -192,13 +208,13 @@ class TestNeighbours:
             ("✓", "dog"),
             ("✗", "cat"),
         ]
-        assert re.findall(r'alt="(\w+): (\w+)"', page)[:4] == [
+        assert re.findall(r'alt="(\w+): (\w+)[" ]', page)[:4] == [
             ("query", "cat"),
             ("right", "cat"),
             ("right", "cat"),
             ("wrong", "dog"),
         ]
-        assert "<small>0.99</small>" in page and page.count('class="wrong"') == 2
+        assert 'title="train/0">0.99</small>' in page and page.count('class="wrong"') == 2
 
     def test_methods_are_compared_on_the_same_images(self, details):
         other = details | {"queries": details["queries"][1:]}
@@ -206,12 +222,17 @@ class TestNeighbours:
         page = neighbors.sheet(results, {"nca": details, "look": other})
         assert re.findall(r"(NCA|LOOK): ", page) == ["NCA", "NCA", "LOOK"]
 
+    def test_cosines_have_as_many_digits_as_tell_them_apart(self):
+        assert neighbors._distinct([0.98, 0.5, -0.2]) == ["0.98", "0.50", "−0.20"]
+        assert neighbors._distinct([0.9951, 0.9902, 0.9893]) == ["0.995", "0.990", "0.989"]
+        assert neighbors._distinct([0.99912, 0.99911]) == ["0.9991", "0.9991"]
+
     def test_large_images_are_made_small(self, details):
         rng = np.random.default_rng(0)
         details["images"] = {name: fake_records.png(rng, 300, 3) for name in details["images"]}
         results = collect([fake_records.record("look", 0, (0.9,))])
         page = neighbors.sheet(results, {"look": details})
-        assert "image/jpeg" in page and len(page) < 8 * 12_000
+        assert "image/jpeg" in page and len(page) < 8 * 24_000
 
     @pytest.mark.parametrize(
         "image, message",

@@ -117,10 +117,10 @@ def test_captions_promise_nothing_that_is_not_there(tmp_path):
     assert "coarse" not in text
     for words in (
         "Accuracies in %. R² measures how far apart the classes lie",
-        "Diamonds, dots and bars show one seed each.",
+        "Each diamond and each bar is one run",
         "between the classes:",
         "seed 0. Upper row: the plane",
-        "✓: the query's label",
+        "✓: the same label",
         "Grey: correct; blue: wrong.",
         "The 5 largest errors",
     ):
@@ -267,7 +267,10 @@ def test_everything_of_two_methods_stays_small(tmp_path):
 def test_weights_without_a_config_are_reported(tmp_path):
     records = [fake_records.evaluated("resnet50", "linear", {"fine_linear": 0.9}, config=None)]
     text = _Page(report.write_report(records, tmp_path).read_text()).text
-    assert "pre-trained on what the records do not say" in text and "resnet50 90.0" in text
+    assert (
+        "resnet50 comes from weight files: their pre-training is not recorded" in text
+        and "resnet50 90.0" in text
+    )
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
@@ -284,7 +287,7 @@ def test_tuning_is_claimed_only_for_the_settings_that_come_with_jaxpt():
     records = fake_records.all_tied()
     assert "tune.py chose them" in settings.tuning(collect(records))[0]
     records[0]["config"]["temperature"] = 0.3
-    assert "do not say how" in settings.tuning(collect(records))[0]
+    assert "is not recorded" in settings.tuning(collect(records))[0]
 
 
 def test_being_treated_alike_is_claimed_only_where_it_is_so():
@@ -303,7 +306,7 @@ def test_the_procedure_names_the_labels_and_the_part():
     for record in records:
         record["part"], record["config"]["data"]["label_map"] = "validation", "fine"
     first, second = settings.procedure(collect(records))
-    assert "on the fine labels themselves" in first and "that it never used" not in first
+    assert "on the classes themselves" in first and "that it never used" not in first
     assert "four fifths" in second and "the validation part" in second
 
 

@@ -55,6 +55,22 @@ def test_a_recorded_map_is_shown_as_it_is():
     assert list(maps.legends(many)) == ["coarse label"]  # colours repeat, so they tell nothing
 
 
+def test_many_classes_have_a_colour_and_marker_each_and_names_that_do_not_overlap():
+    rng = np.random.default_rng(0)
+    names = tuple(f"class number {i}" for i in range(25))
+    records = fake_records.everything("look", class_names=names, coarse_names=("a", "b"))
+    results = collect(records)
+    found = {"look": maps.of_run(results.methods["look"][0])}
+    found["look"] = found["look"]._replace(tsne=rng.normal(size=(400, 2)))
+    looks = [(color, marker) for color, marker, _ in maps.legends(found["look"])["fine label"]]
+    assert len(set(looks)) == 25
+    figure = maps.feature_map(results, found)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[2].texts]
+    assert 3 < len(boxes) < 25  # the others stand in the legend only
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_without_coarse_classes_the_plane_is_there_once():
     records = fake_records.without_coarse("look")
     results = collect(records)
