@@ -4,10 +4,9 @@ A recipe is a config of ``pretrain/imagenet/`` or ``pretrain/cifar.py``: a metho
 of its source. Settings that a source does not state, and all constants of LOOK, are jaxpt's.
 
 All recipes differ from PyTorch code in a few ways, on purpose (docs/fidelity.md, "All recipes"):
-ResNets see images with mean and standard deviation 0.5 instead of ImageNet's statistics, crops are
-resampled by antialiased linear interpolation, the blur has a kernel of a tenth of the side,
-computation is in bfloat16, dense layers of heads start from LeCun's initialisation, and epochs
-follow one another without a gap.
+ResNets see images with mean and standard deviation 0.5 instead of ImageNet's statistics, the blur
+has a kernel of a tenth of the side, computation is in bfloat16, dense layers of heads start from
+LeCun's initialisation, and epochs follow one another without a gap.
 """
 
 import ml_collections
