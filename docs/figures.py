@@ -10,8 +10,8 @@ host_memory: memory of a process that streams pictures, after each epoch, from t
 ``benchmarks/input.py``.
 """
 
+import argparse
 import pathlib
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -135,5 +135,7 @@ def draw_memory():
 FIGURES = {"neighborhood": lambda: draw(*train()), "host_memory": draw_memory}
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or FIGURES:
+    parser = argparse.ArgumentParser(description="draws the figures of docs/images")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(FIGURES)}")
+    for name in parser.parse_args().names or FIGURES:
         FIGURES[name]()

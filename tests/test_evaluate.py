@@ -62,7 +62,7 @@ VALUES = {
 }
 DETAILS = {
     "confusion": {"matrix", "class_names", "coarse_of", "coarse_names"},
-    "neighbors": {"class_names", "images", "queries"},
+    "neighbors": {"class_names", "images", "queries", "average_cosine"},
     "map": {"fine", "coarse", "class_names", "coarse_names", "pca", "pca_share", "tsne"},
     "cka": {"layers", "other_layers", "other_label", "other_seed", "matrix"},
 }

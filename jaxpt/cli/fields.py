@@ -166,12 +166,18 @@ def nearest(config, key: str) -> list[str]:
     meant = [name for name in MEANINGS.get(plain, ()) if name in names]
     same = [name for name in names if name.rpartition(".")[2] == last]
     by_last = {name.rpartition(".")[2]: name for name in reversed(names)}
-    alike = difflib.get_close_matches(key, names, 2, CLOSE)
-    misspelt = difflib.get_close_matches(key, names, 1, MISSPELT) if section else []
+    # Long sections make names alike that have nothing in common but the section.
+    within = [name for name in names if _ratio(name.rpartition(".")[2], last) > 0.5]
+    alike = difflib.get_close_matches(key, within, 2, CLOSE)
+    misspelt = difflib.get_close_matches(key, within, 1, MISSPELT) if section else []
     alike += [by_last[n] for n in difflib.get_close_matches(last, by_last, 2, CLOSE)]
     found = meant[:1] or misspelt or sorted(same, key=len) or alike
     found = [name for name in found if section and name.startswith(f"{section}.")] or found
     return list(dict.fromkeys(found))[:3]
+
+
+def _ratio(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def suggestion(config, key: str) -> str:

@@ -167,8 +167,8 @@ def test_losses_refuse_integers_that_jax_would_cut(argument):
 
 
 def test_cross_entropy_has_no_class_for_a_label_of_64_bits():
-    found = losses.cross_entropy(jnp.zeros((2, 3)), np.array([1, 2**32 + 1]))
-    np.testing.assert_array_equal(np.isnan(found), [False, True])
+    with pytest.raises(ValueError, match="labels hold 4294967297, which JAX would cut to 32 bits"):
+        losses.cross_entropy(jnp.zeros((2, 3)), np.array([1, 2**32 + 1]))
 
 
 @pytest.fixture(scope="module")
@@ -213,7 +213,7 @@ def test_the_command_runs_from_a_source_tree(source_tree):
         "--workdir=run",
         *TINY,
     )
-    assert (done.returncode, done.stdout) == (0, "done: run\n"), done.stderr
+    assert done.returncode == 0 and done.stdout.startswith("done: run\n"), done.stderr
     done = source_tree(*command, "evaluate", "run", "--suite=knn", "--out=out.jsonl", "--limit=60")
     assert done.returncode == 0 and "(1 new" in done.stdout, done.stderr
 

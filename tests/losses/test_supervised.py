@@ -153,7 +153,9 @@ def test_mask_con_lies_between_info_nce_and_sup_moco():
 
 def test_a_single_class_has_nothing_to_push_apart_in_exemplar():
     queries, positives, keys, *_ = drawn(3)
-    losses = compiled(exemplar)(queries, positives, keys, np.zeros(BATCH), np.zeros(MEMORY))
+    losses = compiled(exemplar)(
+        queries, positives, keys, np.zeros(BATCH, int), np.zeros(MEMORY, int)
+    )
     same(losses, np.zeros(BATCH))
 
 
@@ -161,7 +163,7 @@ def test_spread_is_sup_con_or_in_one_class_nt_xent():
     z, labels, ids = drawn(4)[2], np.arange(MEMORY) % 4, np.arange(MEMORY) // 2
     by_class = compiled(sup_con, temperature=0.5)(z, labels)
     same(compiled(spread, weight=0.0)(z, labels, ids), by_class)
-    same(compiled(spread, weight=1.0)(z, np.zeros(MEMORY), ids), compiled(nt_xent)(z, ids))
+    same(compiled(spread, weight=1.0)(z, np.zeros(MEMORY, int), ids), compiled(nt_xent)(z, ids))
 
 
 # Extremes and arguments

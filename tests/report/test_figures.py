@@ -214,7 +214,7 @@ class TestNeighbours:
             ("right", "cat"),
             ("wrong", "dog"),
         ]
-        assert 'title="train/0">0.99</small>' in page and page.count('class="wrong"') == 2
+        assert 'title="train/0">0.990</small>' in page and page.count('class="wrong"') == 2
 
     def test_methods_are_compared_on_the_same_images(self, details):
         other = details | {"queries": details["queries"][1:]}
