@@ -23,6 +23,7 @@ PROBE = """(async () => {
       right: whole.right, top: whole.top + scrollY, width: whole.width,
       first: {left: first.left - whole.left, width: first.width}};
   };
+  all('details').forEach(e => { e.open = true; });  // what is folded is to be read, too
   const inside = element => element.closest('.wide') === null;
   return {
     width, scrollWidth: document.documentElement.scrollWidth,
