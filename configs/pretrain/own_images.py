@@ -4,7 +4,7 @@
         --workdir=runs/photos
 
 Words of the variant: cpu (planned for ten minutes on two cores: ResNet-18, 64 pixels; the default),
-gpu (at most an hour on one GPU: ResNet-50, 160 pixels) or full (ResNet-50, 224 pixels, all devices);
+gpu (an hour at most on a GPU: ResNet-50, 160 pixels) or full (ResNet-50, 224 pixels, all devices);
 the name of a method (default: look); an augmentation preset, such as augment=simclr; smoke (a few
 seconds). The networks have BatchNorm, so ``jaxpt export`` writes them for timm.
 
