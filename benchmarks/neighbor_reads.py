@@ -311,7 +311,7 @@ def markdown(found: list[dict]) -> str:
     last = found[-1]
     lines.append(
         f"\nIn units of the similarities; with random keys / keys in clusters if these differ. jax "
-        f" {last['packages']['jax']}, {last['date']}; nothing was timed."
+        f"{last['packages']['jax']}, {last['date']}; nothing was timed."
     )
     return "\n".join(lines)
 

@@ -499,7 +499,7 @@ def _data_config(backbone: Backbone, data: str, image_size: int) -> ml_collectio
     own = trained is not None and (
         not data
         or (not there and data == trained.source)
-        or (there and bool(trained.path) and _real(data) == _real(trained.path))
+        or (there and bool(trained.path) and objects.real(data) == objects.real(trained.path))
     )
     if own:
         config = trained
@@ -518,10 +518,6 @@ def _data_config(backbone: Backbone, data: str, image_size: int) -> ml_collectio
     config.label_map, config.resident = "fine", "auto"
     config.image_size = image_size or config.image_size
     return config
-
-
-def _real(path: str) -> str:
-    return path if is_remote(path) else os.path.realpath(path)
 
 
 def _is_plain(folder: pathlib.Path | str) -> bool:

@@ -146,13 +146,13 @@ def listing(kind: str, config, wanted: str = "") -> str:
     groups: dict[str, list[str]] = {}
     for name in fields:
         groups.setdefault(name.rpartition(".")[0], []).append(name)
-    width = min(max(len(f"{name}={_text(value)}") for name, value in fields.items()), 46)
+    width = min(max(len(f"{name}={value}") for name, value in fields.items()), 46)
     lines = []
     for group in sorted(groups, key=lambda group: group != ""):  # the fields of no section first
         about = comments(kind).get(group, "")
         lines.append(f"\n{group or 'general'}{f': {about}' if about else ''}")
         for name in groups[group]:
-            setting = f"{name}={_text(fields[name])}"
+            setting = f"{name}={fields[name]}"
             said = comment(kind, name)
             lines.append(f"  {setting:<{width}}  {said}".rstrip())
     return "\n".join(lines).strip("\n")
@@ -199,14 +199,10 @@ def suggestion(config, key: str) -> str:
 def assignments(config) -> str:
     """The config as flags, one a line, which a shell reads back as they are."""
     return "\n".join(
-        shlex.quote(f"--config.{name}={_text(value)}")
+        shlex.quote(f"--config.{name}={value}")
         for name, value in flat(config).items()
         if value != {}
     )
-
-
-def _text(value) -> str:
-    return str(value)
 
 
 def completion(shell: str, parser: argparse.ArgumentParser, words: dict[str, Sequence[str]]) -> str:

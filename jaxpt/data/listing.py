@@ -223,13 +223,13 @@ def pictures(folder: pathlib.Path | str) -> list[str]:
     def walk(folder, above):
         for entry in _entries(folder):
             if entry.is_dir():
-                real = _real(entry.path)
+                real = objects.real(entry.path)
                 if real not in above:
                     walk(entry.path, (*above, real))
             elif _suffix(entry.name) in suffixes():
                 found.append(entry.path)
 
-    walk(folder, (_real(folder),))
+    walk(folder, (objects.real(folder),))
     require(
         bool(found),
         f"{folder} has no images with one of the endings {', '.join(sorted(suffixes()))}.",
@@ -328,7 +328,7 @@ def _has_images(entry) -> bool:
 
 def _in_folders(part: pathlib.Path | str, root: pathlib.Path | str, remarks) -> Part:
     walk = _Walk(root.resolve() if isinstance(root, pathlib.Path) else None)
-    walk.into(part, (), (_real(part),))
+    walk.into(part, (), (objects.real(part),))
     endings = f"{part}/CLASS/IMAGE with one of the endings {', '.join(sorted(suffixes()))}"
     ignored = "; ".join(
         f"{n:,} {ending or 'without an ending'}" for ending, n in walk.ignored.most_common()
@@ -409,7 +409,7 @@ class _Walk:
         own, below, empty, label = 0, [], [], "/".join(names)
         for entry in _entries(folder, self._root):
             if entry.is_dir():
-                real = _real(entry.path)
+                real = objects.real(entry.path)
                 if real not in above:
                     down = (*names, _class_name(shown(entry.name)))
                     some = self.into(entry.path, down, (*above, real))
@@ -454,10 +454,6 @@ def _entries(folder, root: pathlib.Path | None = None) -> list[os.DirEntry]:
         if entry.is_symlink():
             _stays_within(pathlib.Path(entry.path), root)
     return found
-
-
-def _real(path) -> str:
-    return os.fspath(path) if is_remote(path) else os.path.realpath(path)
 
 
 def _suffix(name: str) -> str:
@@ -529,7 +525,7 @@ def _shared(found: dict[str, Part]) -> list[str]:
         for file, label in zip(files, classes):
             folder, name = os.path.split(file)
             if folder not in folders:
-                folders[folder] = _real(folder)
+                folders[folder] = objects.real(folder)
             linked = not is_remote(file) and os.path.islink(file)
             real = os.path.realpath(file) if linked else f"{folders[folder]}/{name}"
             other, other_part = first.setdefault(real, (label, part))

@@ -35,6 +35,11 @@ def place(path: str) -> pathlib.Path | str:
     return path if is_remote(path) else pathlib.Path(path)
 
 
+def real(path: str | os.PathLike) -> str:
+    """The path of a folder or file without links; a URL as it is."""
+    return os.fspath(path) if is_remote(path) else os.path.realpath(path)
+
+
 def entries(folder: str) -> list[Entry]:
     """Entries of a folder of an object store, unsorted.
 
