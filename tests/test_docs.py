@@ -218,7 +218,9 @@ def test_a_site_that_is_opened_as_a_file_can_be_searched(tmp_path):
         cwd=ROOT,
         check=True,
     )
-    assert "http" not in "".join(re.findall("<script[^>]*src=[^>]*", (site / "faq.html").read_text()))
+    assert "http" not in "".join(
+        re.findall("<script[^>]*src=[^>]*", (site / "faq.html").read_text())
+    )
     command = [browser.executable(), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
     options = ["--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
     page = subprocess.run(
