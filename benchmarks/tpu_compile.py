@@ -1,11 +1,12 @@
 """Memory of the ImageNet recipes by the TPU's compiler, which needs no TPU.
 
-    python benchmarks/tpu_compile.py [NAME …] [--topology v5e:2x4]
+    python benchmarks/tpu_compile.py [NAME …] [--topology v5e:2x4] [--effort -1]
 
 Compiles the step of each recipe, or of the named ones, for a topology (``jaxpt plan --compile``),
 and adds a record to benchmarks/records/tpu_compile.jsonl as soon as one is done; those that are
-there already, of the same config, are not compiled again. A recipe takes about eight minutes on two
-cores. Needs libtpu: ``pip install 'jaxpt[tpu]'``.
+there already, of the same config, are not compiled again. The compiler's least effort, the default
+here, takes half a minute per recipe; its usual one, 0, takes minutes and saves hardly any memory
+(the records have both for cross-entropy). Needs libtpu: ``pip install 'jaxpt[tpu]'``.
 """
 
 import argparse
@@ -30,16 +31,18 @@ def recipe(method: str, variant: str = ""):
     return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
-def key_of(config, topology: str) -> str:
-    """Key of a record: the config and the topology."""
-    return records.key_of({"config": config.to_dict(), "topology": topology})
+def key_of(config, topology: str, effort: float) -> str:
+    """Key of a record: the config, the topology and the compiler's effort."""
+    return records.key_of({"config": config.to_dict(), "topology": topology, "effort": effort})
 
 
-def made(name: str, config, topology: str, sizes: dict) -> dict:
+def made(name: str, config, topology: str, sizes: dict, effort: float) -> dict:
     """Compiles a recipe; the record says why if it does not fit."""
+    jax.config.update("jax_exec_time_optimization_effort", effort)
     record = {
         "benchmark": "tpu_compile",
-        "key": key_of(config, topology),
+        "key": key_of(config, topology, effort),
+        "effort": effort,
         "name": name,
         "topology": topology,
         "batch": config.batch_size,
@@ -73,12 +76,13 @@ def cell(name: str) -> str:
 def markdown() -> str:
     """Table of what has been compiled."""
     lines = [
-        "| recipe | topology | batch | GB per chip | – arguments | – temporaries | all-reduce | "
+        "| recipe | topology | effort | batch | GB per chip | – arguments | – temporaries | all-reduce | "
         "all-gather | sorts | selections | lowering and compiling, s |",
-        "| --- | --- |" + " ---: |" * 9,
+        "| --- | --- |" + " ---: |" * 10,
     ]
     for r in records.read(RECORDS):
         head = f"| {r['name']}{' (pmap)' * (r['mapping'] == 'pmap')} | {r['topology']} | "
+        head += f"{r['effort']:g} | ".replace("-", "−")
         c = r["compiled"]
         if c is None:
             lines.append(f"{head}{r['batch']:,} | {r['error']} |" + " |" * 7)
@@ -105,6 +109,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="methods, or digits; default: all recipes")
     parser.add_argument("--topology", default=TOPOLOGY)
+    parser.add_argument("--effort", type=float, default=-1.0, help="of the compiler, −1 to 1")
     parser.add_argument("--mapping", default="shard_map", choices=("shard_map", "pmap"))
     how = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # or JAX would look for a TPU, as libtpu is there
@@ -115,10 +120,10 @@ def main() -> None:
         small = name == "digits"
         config = digits.get_config("look") if small else recipe(name)
         config.mapping = how.mapping
-        if key_of(config, how.topology) in known:
+        if key_of(config, how.topology, how.effort) in known:
             continue
         sizes = {} if small else imagenet
-        records.append(RECORDS, made(name, config, how.topology, sizes))
+        records.append(RECORDS, made(name, config, how.topology, sizes, how.effort))
     print(markdown())
 
 
