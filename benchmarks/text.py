@@ -13,25 +13,21 @@ import argparse
 import hashlib
 import html
 import itertools
+import json
 import math
 import pathlib
 import re
-import sys
 import time
 from typing import Any
 
 import jax
-import nbformat
 import numpy as np
 
 from jaxpt import records
 from jaxpt.report import statistics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "colab"))
-
-import run as notebooks  # noqa: E402
-
+NOTEBOOK = ROOT / "colab" / "text.ipynb"
 RECORDS = ROOT / "benchmarks" / "records" / "text.jsonl"
 SEEDS, TUNING_SEEDS = tuple(range(10)), (1000,)
 BOUND = 0.01  # differences within ± one point count as equivalent
@@ -55,11 +51,14 @@ PACKAGE, MODULE = "package", "module of unseen modules"  # two of the notebook's
 
 def code() -> tuple[list[str], str]:
     """The notebook's cells of code from the second up to ``measure``, and their digest."""
-    notebook = nbformat.read(ROOT / "colab" / "text.ipynb", as_version=4)
-    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    last = next(i for i, cell in enumerate(cells) if "def measure(" in cell.source)
-    notebook.cells = cells[1 : last + 1]  # without the first, which installs
-    return [cell.source for cell in notebook.cells], notebooks.digest(notebook)
+    cells = [
+        "".join(cell["source"])
+        for cell in json.loads(NOTEBOOK.read_text())["cells"]
+        if cell["cell_type"] == "code"
+    ]
+    last = next(i for i, cell in enumerate(cells) if "def measure(" in cell)
+    cells = cells[1 : last + 1]  # without the first, which installs
+    return cells, hashlib.sha256("\n\n".join(cells).encode()).hexdigest()[:16]
 
 
 class Texts:
@@ -200,16 +199,16 @@ def accuracies_markdown(found: list[dict[str, Any]]) -> str:
 def contrasts(found: list[dict[str, Any]]) -> dict[str, tuple[statistics.Resampled, float, str]]:
     """LOOK minus each other arm in the primary measure: difference, adjusted p and verdict."""
     of = runs(found)
+    of[N_GRAMS] = dict.fromkeys(SEEDS, of[N_GRAMS][SEEDS[0]])  # involve no chance
+    sizes = np.array(of[N_GRAMS][SEEDS[0]]["sizes"])
     differences = {}
-    for name in [*TRIALS, *CONTROLS][1:]:
-        # What has one run without chance is the same for every seed.
-        peer = {seed: of[name].get(seed, of[name][SEEDS[0]]) for seed in of["LOOK"]}
-        a, b = (
-            np.array([by_seed[seed]["correct"] for seed in sorted(by_seed)])[:, None]
-            for by_seed in (of["LOOK"], peer)
+    for name in list(of)[1:]:
+        seeds = sorted(of["LOOK"].keys() & of[name].keys())
+        one, other = (
+            np.array([of[arm][seed]["correct"] for seed in seeds])[:, None]  # one draw
+            for arm in ("LOOK", name)
         )
-        sizes = np.array(of["LOOK"][SEEDS[0]]["sizes"])
-        differences[name] = statistics.bootstrap(a, b, sizes)
+        differences[name] = statistics.bootstrap(one, other, sizes)
     adjusted = statistics.holm([d.p for d in differences.values()])
     return {
         name: (d, p, statistics.verdict(d, p, BOUND))
