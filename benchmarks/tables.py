@@ -131,7 +131,7 @@ def small_study() -> transfer_study.Study:
 @functools.cache
 def text_records():
     """Records of the example on text."""
-    return text_study.latest(records.read(text_study.RECORDS))
+    return text_study.latest()
 
 
 TABLES = {

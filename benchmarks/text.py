@@ -30,6 +30,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "colab" / "text.ipynb"
 RECORDS = ROOT / "benchmarks" / "records" / "text.jsonl"
 SEEDS, TUNING_SEEDS = tuple(range(10)), (1000,)
+NONE = "*No runs yet.*"
 BOUND = 0.01  # differences within ± one point count as equivalent
 
 
@@ -116,8 +117,9 @@ class Texts:
         return record | records.surroundings()
 
 
-def latest(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records of the code and texts of the last one."""
+def latest() -> list[dict[str, Any]]:
+    """Records of the code and texts of the last one in the file."""
+    found = records.read(RECORDS)
     return [r for r in found if all(r[f] == found[-1][f] for f in ("code", records.IDENTITY))]
 
 
@@ -139,17 +141,23 @@ def chosen(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def runs(found: list[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Test records of each arm by seed: with the settings chosen, or of a control."""
+    """Test records of each arm by seed: with the settings chosen, or of a control.
+
+    Empty before every arm has two seeds, and the n-grams, which involve no chance, have one.
+    """
     settings = chosen(found) | {name: {} for name in CONTROLS}
     of = {name: {} for name in (*TRIALS, *CONTROLS)}
     for r in found:
         if r["part"] == "test" and r["settings"] == settings.get(r["label"]):
             of[r["label"]][r["seed"]] = r
-    return of
+    enough = all(len(by_seed) >= (1 if name == N_GRAMS else 2) for name, by_seed in of.items())
+    return of if enough else {}
 
 
 def missing(texts: Texts, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Jobs without a record: trials first, then seeds with what the trials chose."""
+    same = {"code": texts.code, records.IDENTITY: texts.identity}
+    found = [r for r in found if r | same == r]
     jobs = [
         texts.job("validation", name, seed, trial)
         for seed in TUNING_SEEDS
@@ -158,15 +166,14 @@ def missing(texts: Texts, found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
     best = chosen(found)
     if len(best) == len(TRIALS):
-        arms = best | {UNTRAINED: {}}
-        jobs += [texts.job("test", *arm) for arm in _seeds(arms)]
-        jobs.append(texts.job("test", N_GRAMS, SEEDS[0], {}))  # without chance
+        jobs.append(texts.job("test", N_GRAMS, SEEDS[0], {}))
+        jobs += [
+            texts.job("test", name, seed, settings)
+            for seed in SEEDS
+            for name, settings in (best | {UNTRAINED: {}}).items()
+        ]
     known = {r["key"] for r in found}
     return [job for job in jobs if records.key_of(job) not in known]
-
-
-def _seeds(arms):
-    return [(name, seed, settings) for seed in SEEDS for name, settings in arms.items()]
 
 
 # --- Tables ---
@@ -175,6 +182,8 @@ def _seeds(arms):
 def accuracies_markdown(found: list[dict[str, Any]]) -> str:
     """Accuracies of all arms: mean and standard deviation over seeds."""
     of, best = runs(found), chosen(found)
+    if not of:
+        return NONE
     questions = list(of[N_GRAMS][SEEDS[0]]["values"])
     rows = []
     for name, by_seed in of.items():
@@ -185,7 +194,7 @@ def accuracies_markdown(found: list[dict[str, Any]]) -> str:
             cells.append(f"{values.mean():.1f}{spread}")
         settings = ", ".join(f"{k} {v:g}" for k, v in best.get(name, {}).items())
         rows.append((name, settings or "–", len(by_seed), *cells))
-    last = found[-1]
+    last = of[N_GRAMS][SEEDS[0]]
     n = last["texts"]
     return (
         _table(("", "settings chosen", "seeds", *questions), rows)
@@ -199,6 +208,8 @@ def accuracies_markdown(found: list[dict[str, Any]]) -> str:
 def contrasts(found: list[dict[str, Any]]) -> dict[str, tuple[statistics.Resampled, float, str]]:
     """LOOK minus each other arm in the primary measure: difference, adjusted p and verdict."""
     of = runs(found)
+    if not of:
+        return {}
     of[N_GRAMS] = dict.fromkeys(SEEDS, of[N_GRAMS][SEEDS[0]])  # involve no chance
     sizes = np.array(of[N_GRAMS][SEEDS[0]]["sizes"])
     differences = {}
@@ -222,12 +233,15 @@ def contrasts_markdown(found: list[dict[str, Any]]) -> str:
     for name, (d, p, word) in contrasts(found).items():
         low, high = (_points(x) for x in d.interval)
         rows.append((f"LOOK − {name}", d.n, _points(d.mean), f"{low} … {high}", f"{p:.3f}", word))
-    return _table(("contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict"), rows)
+    titles = ("contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict")
+    return _table(titles, rows) if rows else NONE
 
 
 def neighbors_markdown(found: list[dict[str, Any]]) -> str:
     """Texts of unseen modules with their nearest ones, before and after training with LOOK."""
     of = runs(found)
+    if not of:
+        return NONE
     pairs = zip(of[UNTRAINED][SEEDS[0]]["neighbors"], of["LOOK"][SEEDS[0]]["neighbors"])
     lines = []
     for (text, *before), (_, *after) in pairs:

@@ -175,13 +175,14 @@ def test_the_sketch_finds_the_neighbours_of_look():
 
 
 def test_the_text_example_shows_records_of_its_own_code_with_the_settings_that_they_chose():
-    found = text_study.latest(records.read(text_study.RECORDS))
-    assert found[0]["code"] == text_study.code()[1], "run benchmarks/text.py"
+    found = text_study.latest()
+    assert all(r["code"] == text_study.code()[1] for r in found), "run benchmarks/text.py"
     notebook = json.loads(text_study.NOTEBOOK.read_text())
     sources = ["".join(cell["source"]) for cell in notebook["cells"]]
     (cell,) = [source for source in sources if source.startswith("SETTINGS = ")]
-    assert ast.literal_eval(ast.parse(cell).body[0].value) == text_study.chosen(found)
-    assert all(len(r["correct"]) == len(r["sizes"]) for r in found if r["part"] == "test")
+    settings = ast.literal_eval(ast.parse(cell).body[0].value)
+    assert all(settings[name] in trials for name, trials in text_study.TRIALS.items())
+    assert settings | text_study.chosen(found) == settings
 
 
 def text_record(label, seed, settings, value, part="test", correct=(0, 0)):
