@@ -79,10 +79,10 @@ HOLDS = {
         losses, stats = look_at(embeddings, k=1, query_ids=queries, key_ids=keys)
         assert stats.purity < 0.9
         assert all(row not in nearest(features["LOOK"][0], row) for row in EXAMPLES)
-        score = {name: {q: np.mean(ones[0][q]) for q in QUESTIONS} for name, ones in right.items()}
-        assert list(score)[2:] == list(LOSSES) and score["n-grams, no network"][QUESTIONS[2]] > 0.5
-        assert all(score[name]["package"] > score["untrained network"]["package"]
-                   for name in ("LOOK", "NCA", "SupCon"))
+        assert history[10:20].mean() > history[-10:].mean()  # of LOOK; its loss falls
+        assert list(right)[2:] == list(LOSSES) and all(len(ones) == 1 for ones in right.values())
+        assert all(0.1 < ones[0][question].mean() < 1 for ones in right.values()
+                   for question in QUESTIONS)
     """,
 }
 PICTURES = {"quickstart": 2, "losses": 2, "your_own_images": 2, "analyse": 4, "text": 0}
