@@ -1,7 +1,7 @@
 """Does it help to fine-tune with second-order pooling, or with images without labels?
 
     scripts/fetch_glyphs.sh fonts
-    python benchmarks/unlabelled.py                # about half an hour of one CPU core
+    python benchmarks/unlabelled.py                # about 20 minutes of one CPU core
     python benchmarks/unlabelled.py --minutes=10   # a part of it; repeat to continue
     python benchmarks/unlabelled.py --set=glyphs   # one set, so that two can run side by side
 
@@ -25,6 +25,7 @@ os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_th
 import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
 import transfer_study  # noqa: E402
+from transfer_study import points, table  # noqa: E402
 from jaxpt.configs.transfer import defaults  # noqa: E402
 
 from jaxpt import backbones, finetune, pretrain, records  # noqa: E402
@@ -33,7 +34,7 @@ from jaxpt.data import glyphs, sources  # noqa: E402
 from jaxpt.evaluation.features import extract  # noqa: E402
 from jaxpt.evaluation.task import some_rows  # noqa: E402
 from jaxpt.report import statistics  # noqa: E402
-from jaxpt.studies import transfer  # noqa: E402
+from jaxpt.studies.transfer import BLOCK  # noqa: E402
 from jaxpt.train.parallel import Devices  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent
@@ -42,8 +43,8 @@ BACKBONES = ROOT.parent / "runs" / "unlabelled"
 SOURCES = {"glyphs": "glyphs:greek", "fashion_mnist": "fashion_mnist"}
 TITLES = {"glyphs": "Greek letters", "fashion_mnist": "Fashion-MNIST"}
 SHOTS = (10, 25)
-SEEDS, TUNING_SEED = tuple(range(5)), 1000
-STEPS = 200
+SEEDS, TUNING_SEED = tuple(range(5)), 1000  # of fine-tuning
+STEPS = 150
 ROWS = {"validation": 2_000, "test": 5_000}  # images to score, a fixed draw
 CELLS = [(data, shots) for data in SOURCES for shots in SHOTS]
 
@@ -125,34 +126,44 @@ def trials(data: str, arm: str) -> list[dict[str, Any]]:
     return [dict(zip(found, values)) for values in zip(*found.values())]
 
 
-def config_of(run: Run) -> ml_collections.ConfigDict:
+def config_of(data: str, fields: dict[str, Any]) -> ml_collections.ConfigDict:
     """Config of fine-tuning; the learning rate is an argument of the training."""
     c = defaults.get_config()
-    c.data.source = SOURCES[run.data]
-    if run.data == "glyphs":
+    c.data.source = SOURCES[data]
+    if data == "glyphs":
         c.data.path, c.data.image_size = "fonts", 16
-    c.batch_size, c.warmup = 60, "20 steps"
-    fields = {name: value for name, value in run.fields.items() if name != "rate"}
-    c.update_from_flattened_dict(fields)
+    c.batch_size, c.warmup = 60, "15 steps"
+    c.update_from_flattened_dict({name: fields[name] for name in fields.keys() - {"rate"}})
     return c
 
 
 # --- Runs ---
 
 
-@functools.lru_cache(maxsize=2)
-def backbone(data: str, seed: int, part: str) -> backbones.Backbone:
-    """LOOK's encoder, pre-trained as in the small transfer study.
+@functools.cache
+def backbone(data: str, part: str) -> backbones.Backbone:
+    """LOOK's encoder, pre-trained as in the small transfer study with seed 0.
 
     That of the tuning has not seen the validation part.
     """
-    folder = BACKBONES / f"{data}-{seed}-{part}"
     study = transfer_study.Study("small")
     config = transfer_study.config_of(study.scale, data, "look", study.chosen(data, "look"))
-    config.seed, config.devices = seed, 1
+    config.devices = 1
     config.data.train_on = "train" if part == "validation" else "trainval"
-    pretrain.run(config, folder, quiet=True, dataset=transfer.loaded(config.data))
+    folder = BACKBONES / f"{data}-{part}"
+    pretrain.run(config, folder, quiet=True, dataset=sources.load(config.data))
     return backbones.open_backbone(folder)
+
+
+@functools.cache
+def task_of(data: str, part: str, fields: str) -> finetune.Task:
+    """The task of a run without its seed, so that the seeds share a compiled step."""
+    config = config_of(data, json.loads(fields))
+    dataset = dataset_of(json.dumps(config.data.to_dict() | {"shots": 0}, sort_keys=True))
+    if part == "validation":
+        dataset = dataset._replace(trainval=dataset.train, test=dataset.validation)
+    config = finetune.resolve(config, dataset)
+    return finetune.Task(config, backbone(data, part), dataset, Devices(config.mapping, 1))
 
 
 @functools.cache
@@ -167,18 +178,11 @@ def measured(run: Run) -> dict[str, Any]:
     Tuning draws the labelled images from train, and the rest of train is unlabelled; tests draw
     them from train + validation. All drawn images are trained on.
     """
-    config = config_of(run)
-    dataset = dataset_of(json.dumps(config.data.to_dict() | {"shots": 0}, sort_keys=True))
-    scored = dataset.validation if run.part == "validation" else dataset.test
-    if run.part == "validation":
-        dataset = dataset._replace(trainval=dataset.train)
-    start = backbone(run.data, run.seed, run.part)
+    task = task_of(run.data, run.part, json.dumps(run.fields, sort_keys=True))
+    config, scored = task.config, task.dataset.test
     began = time.process_time()
-    task = finetune.Task(
-        finetune.resolve(config, dataset), start, dataset, Devices(config.mapping, 1)
-    )
     labelled = task.labelled(run.seed)
-    rest = [finetune.unlabelled(dataset, labelled)] if config.minimax_entropy else []
+    rest = [finetune.unlabelled(task.dataset, labelled)] if config.minimax_entropy else []
     state = finetune.train(
         task, labelled.trainval, *rest, rate=run.fields["rate"], decay=1e-4, seed=run.seed
     )
@@ -189,7 +193,7 @@ def measured(run: Run) -> dict[str, Any]:
         logits = extract(task.encoder, *variables, scored.images[rows], what="output")
         right = np.argmax(logits, axis=1) == scored.labels[rows]
     seconds = time.process_time() - began
-    groups = np.array([f"{i // transfer.BLOCK:03d}" for i in range(len(scored.ids))])
+    groups = np.array([f"{i // BLOCK:03d}" for i in range(len(scored.ids))])
     if run.data == "glyphs" and run.part == "test":
         groups = glyphs.test_groups(config.data.path, config.data.image_size, "greek")
     names, index, sizes = np.unique(groups[rows], return_inverse=True, return_counts=True)
@@ -198,14 +202,14 @@ def measured(run: Run) -> dict[str, Any]:
         "key": run.key,
         **run._asdict(),
         records.IDENTITY: sources.identify(config.data).digest,
-        "checkpoint": start.checkpoint,
+        "checkpoint": task.backbone.checkpoint,
         "images": {
             "labelled": len(labelled.trainval.ids),
             "unlabelled": len(rest[0].ids) if rest else 0,
             "scored": len(rows),
         },
         "values": {"accuracy": float(right.mean()), "cpu_seconds": round(seconds, 2)},
-        "groups": {"sizes": sizes.tolist(), "correct": correct.tolist()},
+        "correct": {"accuracy": {"sizes": sizes.tolist(), "correct": [correct.tolist()]}},
         **records.surroundings(),
     }
 
@@ -238,14 +242,13 @@ class Study:
     def left(self, sets) -> list[Run]:
         """Runs without a record, tuning first; tests appear once their tuning is known."""
         found = [run for data in sets for arm in TUNED for run in self.tuning(data, arm)]
-        by_seed = [
+        found += [
             run
             for data, shots in CELLS
             if data in sets
             for arm in ARMS
             for run in self.tests(data, shots, arm)
         ]
-        found += sorted(by_seed, key=lambda run: run.seed)
         return list({run.key: run for run in found if run.key not in self.known}.values())
 
     def results(self, data: str, shots: int, arm: str) -> dict[int, dict[str, Any]]:
@@ -256,12 +259,80 @@ class Study:
     def contrast(self, data, shots, arm) -> statistics.Resampled | None:
         """Bootstrapped difference of an arm and the control over seeds and groups of images."""
         one, other = (self.results(data, shots, name) for name in (arm, CONTROL))
-        seeds = sorted(one.keys() & other.keys())
-        if len(seeds) < statistics.MIN_SEEDS:
-            return None
-        correct = [[[runs[s]["groups"]["correct"]] for s in seeds] for runs in (one, other)]
-        sizes = np.array(one[seeds[0]]["groups"]["sizes"])
-        return statistics.bootstrap(*map(np.array, correct), sizes)
+        return transfer_study.contrast(one, other, "accuracy")
+
+
+# --- Results ---
+
+
+def planned(of: Study) -> dict[tuple[str, int], tuple[statistics.Resampled, float, str]]:
+    """The planned contrasts by set and shots: difference, p adjusted for all four, and verdict."""
+    found = {cell: of.contrast(*cell, HEADLINE) for cell in CELLS}
+    adjusted = statistics.holm([1.0 if c is None else c.p for c in found.values()])
+    return {
+        cell: (c, p, statistics.verdict(c, p, transfer_study.BOUND))
+        for (cell, c), p in zip(found.items(), adjusted)
+        if c is not None
+    }
+
+
+def contrasts_markdown(of: Study) -> str:
+    """The planned contrasts."""
+    rows = [
+        (
+            f"{TITLES[data]}, {shots} labels per class",
+            c.n,
+            points(c.mean, "+"),
+            interval(c),
+            f"{p:.3f}",
+            word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**",
+        )
+        for (data, shots), (c, p, word) in planned(of).items()
+    ]
+    titles = ("both − plain", "seeds", "points", "95 % interval", "p (Holm)", "verdict")
+    return table(titles, rows)
+
+
+def accuracies_markdown(of: Study) -> str:
+    """Test accuracy of all arms with its standard deviation, and the difference from the control."""
+    rows = []
+    for data, shots in CELLS:
+        for name, arm in ARMS.items():
+            if not (runs := of.results(data, shots, name)):
+                continue
+            values = [record["values"] for record in runs.values()]
+            scores = np.array([v["accuracy"] for v in values])
+            c = None if name == CONTROL else of.contrast(data, shots, name)
+            rows.append(
+                (
+                    f"{TITLES[data]}, {shots}: {arm.title}",
+                    len(scores),
+                    points(scores.mean())
+                    + (f" ({points(scores.std(ddof=1))})" if len(scores) > 1 else ""),
+                    f"{points(c.mean, '+')} ({interval(c)})" if c else "",
+                    f"{np.median([v['cpu_seconds'] for v in values]):.0f}",
+                )
+            )
+    titles = ("set, labels per class: arm", "seeds", "accuracy %", "minus plain", "CPU s")
+    return table(titles, rows)
+
+
+def tuning_markdown(of: Study) -> str:
+    """The settings that tuning chose, with their accuracy and the span of all trials."""
+    rows = []
+    for data in SOURCES:
+        for name in TUNED:
+            if (chosen := of.chosen(data, name)) is None:
+                continue
+            found = [of.known[run.key]["values"]["accuracy"] for run in of.tuning(data, name)]
+            settings = ", ".join(f"{key.rpartition('.')[2]} {v:g}" for key, v in chosen.items())
+            span = f"{points(min(found))} … {points(max(found))}"
+            rows.append((f"{TITLES[data]}: {ARMS[name].title}", len(found), settings, span))
+    return table(("arm", "trials", "chosen", "validation accuracy % of the trials"), rows)
+
+
+def interval(c: statistics.Resampled) -> str:
+    return f"{points(c.interval[0], '+')} … {points(c.interval[1], '+')}"
 
 
 def run(sets, minutes: float) -> None:

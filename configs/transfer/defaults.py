@@ -53,7 +53,7 @@ def get_config(variant: str = ""):
     c.model.normalisation = ""  # unit, imagenet or MEAN/STD; "": the file's, unit for scratch
     c.model.state = ""  # network to read from a weight file: a state, or a prefix of names
     c.head = ml_collections.ConfigDict(  # linear, mlp, spinal, covariance (second-order pooling)
-        {"name": "linear", "width": 256, "iterations": 20, "temperature": 0.0}
+        {"name": "linear", "width": 256, "iterations": 24, "temperature": 0.0}
     )
 
     # Tries all pairs of rate and decay; the best on validation is trained again and tested once.

@@ -109,8 +109,7 @@ def reverse_gradient(x: jax.Array) -> jax.Array:
       ``reverse_gradient`` maximises it while everything else minimises it.
 
     Args:
-      x: float array of any shape. Beyond half of the largest finite number the result is not
-        finite.
+      x: float array of any shape, of normal numbers below half of the largest.
 
     Returns:
       an array equal to x, bit for bit.

@@ -149,7 +149,7 @@ class CovarianceClassifier(nn.Module):
 
     width: int
     classes: int
-    iterations: int = 20
+    iterations: int = 24
     temperature: float = 0.0
     takes_map = True  # it is given the backbone's last map instead of its features
 

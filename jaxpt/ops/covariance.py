@@ -18,7 +18,7 @@ def covariance(x: jax.Array) -> jax.Array:
     return _matmul(x.mT, x) / x.shape[1]
 
 
-def matrix_sqrt(matrices: jax.Array, iterations: int = 20) -> jax.Array:
+def matrix_sqrt(matrices: jax.Array, iterations: int = 24) -> jax.Array:
     """Square roots of symmetric positive semi-definite matrices.
 
     With A = Σ / tr Σ, Y₀ = A and Z₀ = I, each iteration computes T = ½ (3 I − Z Y), Y ← Y T and
@@ -27,7 +27,7 @@ def matrix_sqrt(matrices: jax.Array, iterations: int = 20) -> jax.Array:
 
     Eigenvalues of A far below 1.5^(−2n) after n iterations have not converged: their roots come out
     too small. The error of the result is at most 0.036 √(tr Σ) in spectral norm after 5 iterations,
-    0.0048 after 10, 0.00063 after 15 and 0.000083 after 20.
+    0.0048 after 10 and 0.000017 after 24.
 
     Args:
       matrices: float [batch, dim, dim].
