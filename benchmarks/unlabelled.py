@@ -294,7 +294,7 @@ def contrasts_markdown(of: Study) -> str:
 
 
 def accuracies_markdown(of: Study) -> str:
-    """Test accuracy of all arms with its standard deviation, and the difference from the control."""
+    """Test accuracy of all arms (standard deviation over seeds), and minus the control."""
     rows = []
     for data, shots in CELLS:
         for name, arm in ARMS.items():

@@ -303,9 +303,7 @@ class Task:
         ), total
 
 
-def few(
-    dataset: sources.Dataset, shots: int, seed: int, *, share: float = 1.0
-) -> sources.Dataset:
+def few(dataset: sources.Dataset, shots: int, seed: int, *, share: float = 1.0) -> sources.Dataset:
     """Draws the training images of each class whose labels are used.
 
     A fifth of the images of a class, but at least one of two or more, are for validation.
