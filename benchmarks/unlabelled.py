@@ -19,23 +19,20 @@ import pathlib
 import time
 from typing import Any, NamedTuple
 
-# Networks this small are fastest on one thread.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+import ml_collections
+import numpy as np
+import transfer_study
+from transfer_study import points, table
+from jaxpt.configs.transfer import defaults
 
-import ml_collections  # noqa: E402
-import numpy as np  # noqa: E402
-import transfer_study  # noqa: E402
-from transfer_study import points, table  # noqa: E402
-from jaxpt.configs.transfer import defaults  # noqa: E402
-
-from jaxpt import backbones, finetune, pretrain, records  # noqa: E402
-from jaxpt.cache import use_compile_cache  # noqa: E402
-from jaxpt.data import glyphs, sources  # noqa: E402
-from jaxpt.evaluation.features import extract  # noqa: E402
-from jaxpt.evaluation.task import some_rows  # noqa: E402
-from jaxpt.report import statistics  # noqa: E402
-from jaxpt.studies.transfer import BLOCK  # noqa: E402
-from jaxpt.train.parallel import Devices  # noqa: E402
+from jaxpt import backbones, finetune, pretrain, records
+from jaxpt.cache import use_compile_cache
+from jaxpt.data import glyphs, sources
+from jaxpt.evaluation.features import extract
+from jaxpt.evaluation.task import some_rows
+from jaxpt.report import statistics
+from jaxpt.studies.transfer import BLOCK
+from jaxpt.train.parallel import Devices
 
 ROOT = pathlib.Path(__file__).resolve().parent
 RECORDS = ROOT / "records" / "unlabelled.jsonl"
@@ -358,6 +355,10 @@ def main() -> None:
     parser.add_argument("--set", choices=SOURCES, help="only this set")
     args = parser.parse_args()
     os.chdir(ROOT.parent)  # fonts are named from here
+    # Networks this small are fastest on one thread.
+    os.environ["XLA_FLAGS"] = (
+        os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
+    )
     use_compile_cache()
     run([args.set] if args.set else list(SOURCES), args.minutes)
 

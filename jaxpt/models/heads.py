@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpt.errors import require
 from jaxpt.models.norm import check_widths, make_norm
-from jaxpt.ops.covariance import covariance, matrix_sqrt
+from jaxpt.ops.covariance import covariance_sqrt
 from jaxpt.ops.similarity import similarities, unit_vectors
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
@@ -143,7 +143,7 @@ class CovarianceClassifier(nn.Module):
     Attributes:
       width: largest number of channels.
       classes: number of classes.
-      iterations: of Newton and Schulz, see ``ops.covariance.matrix_sqrt``.
+      iterations: of Newton and Schulz, see ``ops.covariance.covariance_sqrt``.
       temperature: see ``Classifier``.
     """
 
@@ -165,7 +165,7 @@ class CovarianceClassifier(nn.Module):
         )
         if x.shape[-1] > self.width:
             x = nn.Dense(self.width, use_bias=False)(x)
-        root = matrix_sqrt(covariance(x), self.iterations)
+        root = covariance_sqrt(x, self.iterations)
         x = root[:, *np.triu_indices(root.shape[-1])]
         return Classifier(self.classes, self.temperature)(x, train)
 

@@ -9,50 +9,50 @@ import jax.numpy as jnp
 _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
-def covariance(x: jax.Array) -> jax.Array:
-    """Covariance of the columns of each matrix: float [batch, rows, dim] → [batch, dim, dim].
+def covariance_sqrt(x: jax.Array, iterations: int = 24) -> jax.Array:
+    """Square root of the covariance Σ of the columns of each matrix.
 
-    Divides by the number of rows, as second-order pooling does.
-    """
-    x = x - jnp.mean(x, axis=1, keepdims=True)
-    return _matmul(x.mT, x) / x.shape[1]
+    Let X₀ be the centred matrix over its Frobenius norm, so that Σ = (tr Σ) X₀ᵀ X₀. The iteration of
+    Newton and Schulz, X ← ½ (3 I − X Xᵀ) X, raises all positive singular values to 1, which leaves
+    the orthogonal factor of X₀, and √Σ = √(tr Σ) X₀ᵀ Xₙ. This equals the iteration on Σ itself
+    (iSQRT-COV) in exact arithmetic. But it is stable for singular Σ, where that one diverges
+    once rounding makes an eigenvalue negative, and cheaper with fewer rows than columns.
 
-
-def matrix_sqrt(matrices: jax.Array, iterations: int = 24) -> jax.Array:
-    """Square roots of symmetric positive semi-definite matrices.
-
-    With A = Σ / tr Σ, Y₀ = A and Z₀ = I, each iteration computes T = ½ (3 I − Z Y), Y ← Y T and
-    Z ← T Z. Y converges to √A, and the result is √(tr Σ) Y. Only matrix products are needed, and
-    the gradient is that of the iterations, which is finite for singular matrices too.
-
-    Eigenvalues of A far below 1.5^(−2n) after n iterations have not converged: their roots come out
-    too small. The error of the result is at most 0.036 √(tr Σ) in spectral norm after 5 iterations,
-    0.0048 after 10 and 0.000017 after 24.
+    Singular values of X₀ far below 1.5⁻ⁿ after n iterations have not converged: their roots come
+    out too small. The error of the result is at most 0.036 √(tr Σ) in spectral norm after 5
+    iterations, 0.0048 after 10 and 0.000017 after 24. The gradient is that of the iterations.
 
     Args:
-      matrices: float [batch, dim, dim].
+      x: float [batch, rows, columns]. Σ divides by the number of rows.
       iterations: n ≥ 1.
 
     Returns:
-      float32 [batch, dim, dim]; zero for a matrix of zeros.
+      float32 [batch, columns, columns]; zero for rows that are all equal.
 
     Source:
       Li et al., "Towards faster training of global covariance pooling networks by iterative matrix
-      square root normalization" (iSQRT-COV), CVPR 2018.
+      square root normalization" (iSQRT-COV), CVPR 2018; Björck and Bowie, 1971, for the iteration.
     """
     if iterations < 1:
         raise ValueError(f"iterations must be at least 1, got {iterations}.")
-    matrices = matrices.astype(jnp.float32)
-    trace = jnp.trace(matrices, axis1=1, axis2=2)[:, None, None]
-    # A matrix of zeros has trace 0, where division and root have no gradient.
-    trace = jnp.where(trace > 0, trace, 1.0)
-    identity = jnp.eye(matrices.shape[-1])
+    x = x.astype(jnp.float32)
+    x = (x - jnp.mean(x, axis=1, keepdims=True)) / jnp.sqrt(x.shape[1])
+    # The norm is over the largest entry first, so that no square leaves the range of float32.
+    # Neither division has a gradient at 0.
+    largest = jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True)
+    largest = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))
+    x = x / largest
+    squares = jnp.sum(x**2, axis=(1, 2), keepdims=True)
+    norm = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    start = x / norm
+    # The smaller of X Xᵀ and Xᵀ X.
+    wide = x.shape[1] < x.shape[2]
 
-    def iterate(pair, _):
-        y, z = pair
-        t = (3 * identity - _matmul(z, y)) / 2
-        return (_matmul(y, t), _matmul(t, z)), None
+    def iterate(x, _):
+        product = _matmul(_matmul(x, x.mT), x) if wide else _matmul(x, _matmul(x.mT, x))
+        return (3 * x - product) / 2, None
 
-    start = matrices / trace, jnp.broadcast_to(identity, matrices.shape)
-    (y, _), _ = jax.lax.scan(iterate, start, length=iterations)
-    return jnp.sqrt(trace) * y
+    end, _ = jax.lax.scan(iterate, start, length=iterations)
+    root = _matmul(start.mT, end)
+    # Exactly symmetric, whatever the rounding.
+    return largest * norm * (root + root.mT) / 2
