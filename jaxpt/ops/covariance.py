@@ -12,11 +12,11 @@ _matmul = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 def covariance_sqrt(x: jax.Array, iterations: int = 24) -> jax.Array:
     """Square root of the covariance Σ of the columns of each matrix.
 
-    Let X₀ be the centred matrix over its Frobenius norm, so that Σ = (tr Σ) X₀ᵀ X₀. The iteration of
-    Newton and Schulz, X ← ½ (3 I − X Xᵀ) X, raises all positive singular values to 1, which leaves
-    the orthogonal factor of X₀, and √Σ = √(tr Σ) X₀ᵀ Xₙ. This equals the iteration on Σ itself
-    (iSQRT-COV) in exact arithmetic. But it is stable for singular Σ, where that one diverges
-    once rounding makes an eigenvalue negative, and cheaper with fewer rows than columns.
+    Let X₀ be the centred matrix over its Frobenius norm, so that Σ = (tr Σ) X₀ᵀ X₀. The iteration
+    of Newton and Schulz, X ← ½ (3 I − X Xᵀ) X, raises all positive singular values to 1, which
+    leaves the orthogonal factor of X₀, and √Σ = √(tr Σ) X₀ᵀ Xₙ. This equals the iteration on Σ
+    itself (iSQRT-COV) in exact arithmetic. But it is stable for singular Σ, where that one
+    diverges once rounding makes an eigenvalue negative, and cheaper with fewer rows than columns.
 
     Singular values of X₀ far below 1.5⁻ⁿ after n iterations have not converged: their roots come
     out too small. The error of the result is at most 0.036 √(tr Σ) in spectral norm after 5
