@@ -612,7 +612,7 @@ def test_the_metric_is_the_configs(start, dataset):
         ({"minimax_entropy": -0.1}, "minimax_entropy must be finite and not negative, got -0.1"),
         (
             {"minimax_entropy": 0.1},
-            "minimax_entropy 0.1 needs images without labels, but all 1,437 training images of "
+            "minimax_entropy 0.1 needs images without labels, but all 1,200 training images of "
             "digits have one: set data.shots or data.labelled_share",
         ),
         ({"minimax_entropy": 0.1, "data.shots": 500}, "needs images without labels"),
