@@ -32,6 +32,7 @@ import text as text_study  # noqa: E402
 import tpu_compile  # noqa: E402
 import transfer_study  # noqa: E402
 import tune  # noqa: E402
+import unlabelled  # noqa: E402
 import weak_scaling  # noqa: E402
 
 from jaxpt import records, report  # noqa: E402
@@ -46,6 +47,7 @@ PAGES = (
     "docs/performance.md",
     "docs/data.md",
     "docs/recipes.md",
+    "docs/unlabelled.md",
     "docs/weights.md",
     "docs/any-embedding.md",
 )
@@ -143,6 +145,9 @@ TABLES = {
     "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
     "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),
     "study_left": lambda: transfer_study.left_markdown(small_study()),
+    "unlabelled_contrasts": lambda: unlabelled.contrasts_markdown(unlabelled.Study()),
+    "unlabelled": lambda: unlabelled.accuracies_markdown(unlabelled.Study()),
+    "unlabelled_tuning": lambda: unlabelled.tuning_markdown(unlabelled.Study()),
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
     "neighbor_reads": lambda: neighbor_reads.markdown(records.read(neighbor_reads.RECORDS)),

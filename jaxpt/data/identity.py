@@ -35,6 +35,7 @@ UNCHANGED = {
     "interpolation": ("", "bicubic"),
     "test_share": (0.0,),
     "shots": (0,),
+    "labelled_share": (1.0,),
 }
 
 
