@@ -173,7 +173,7 @@ def run(
             quiet=quiet or jax.process_index() > 0,
         )
         stack.callback(progress.close)
-        _report_start(devices, feed, dataset, workdir, saved, quiet)
+        _report_start(devices, feed, dataset, split, workdir, saved, quiet)
         if method.fill is not None:
             _report_memory(config, dataset.coarse(split.labels), quiet)
         compilers = Compilers()
@@ -889,15 +889,16 @@ def _about(dataset, split, data) -> dict[str, Any]:
         "images": len(split.ids),
         "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),
+        "sources": {name: len(x.ids) for name, x in dataset.by_source(split).items() if name},
     }
 
 
-def _report_start(devices, feed, dataset, workdir, saved, quiet) -> None:
+def _report_start(devices, feed, dataset, split, workdir, saved, quiet) -> None:
     """Prints the devices and how images are fed, and stores the names of broken files."""
     if jax.process_index() > 0:
         return
     if not quiet:
-        tell(f"jaxpt: {devices.about}. {feed.about}")
+        tell(f"jaxpt: {devices.about}. {feed.about} {mixture.about(dataset, split)}".rstrip())
         if saved is not None:
             tell(f"jaxpt: resuming from step {saved:,}.")
     if workdir is not None and dataset.broken:

@@ -188,6 +188,18 @@ def strata(dataset: Dataset, split: Split) -> Strata | None:
     return Strata.by_weight(members, dataset.weights)
 
 
+def about(dataset: Dataset, split: Split) -> str:
+    """A sentence on the sources of the training examples; "" if there is only one."""
+    if dataset.sources is None:
+        return ""
+    counts = (f"{len(x.ids):,} of {name}" for name, x in dataset.by_source(split).items())
+    drawn = (
+        f"{share:.0%} of {name}"
+        for name, share in zip(dataset.sources.names, shares(dataset, split))
+    )
+    return f"Images: {', '.join(counts)}; drawn: {', '.join(drawn)}."
+
+
 def shares(dataset: Dataset, split: Split) -> tuple[float, ...]:
     """Share of each source in the examples that are drawn; (1.0,) if there is only one.
 
