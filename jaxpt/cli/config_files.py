@@ -144,7 +144,8 @@ def _set_option(config, key: str, text: str) -> None:
     if path[:2] == ["data", "sources"] and len(path) == 3:  # names a source
         _check_key(config, "data.sources")
         with config.data.sources.unlocked():
-            config.data.sources.setdefault(path[2], ml_collections.ConfigDict())
+            if path[2] not in config.data.sources:
+                config.data.sources[path[2]] = ml_collections.ConfigDict()
     _check_key(config, ".".join(path))
     part = functools.reduce(lambda here, step: here[step], path, config)
     try:

@@ -75,21 +75,10 @@ class Strata:
 
     @classmethod
     def by_weight(cls, members: Iterable[np.ndarray], weights: Iterable[float]) -> "Strata":
-        """Makes quotas proportional to the weights, rounded so that their sum is n.
-
-        Raises:
-          InputError: for a stratum without examples, or with a quota of 0.
-        """
-        members, share = tuple(members), np.cumsum(np.asarray(tuple(weights), float))
-        ends = np.round(sum(map(len, members)) * share / share[-1]).astype(int)
-        quotas = np.diff(ends, prepend=0)
-        for number, (some, quota) in enumerate(zip(members, quotas)):
-            require(
-                len(some) > 0 and quota > 0,
-                f"part {number} of the training images has {len(some)} images and a quota of "
-                f"{quota} per pass: give it images and a larger weight.",
-            )
-        return cls(members, tuple(quotas.tolist()))
+        """Makes quotas proportional to the weights, rounded so that their sum is n."""
+        members, total = tuple(members), np.cumsum(np.asarray(tuple(weights), float))
+        ends = np.round(sum(map(len, members)) * total / total[-1]).astype(int)
+        return cls(members, tuple(np.diff(ends, prepend=0).tolist()))
 
 
 def rows_of_step(

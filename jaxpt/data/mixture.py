@@ -180,31 +180,29 @@ def label_sources(dataset: Dataset) -> np.ndarray | None:
 
 
 def strata(dataset: Dataset, split: Split) -> Strata | None:
-    """Sources as parts of the training examples, with their weights; None without weights."""
+    """Sources as parts of the training examples, with their weights; None without weights.
+
+    Raises:
+      InputError: for a weight so small that no image of its source is drawn.
+    """
     if not dataset.weights:
         return None
-    of = dataset.sources(split.labels)
-    members = (np.flatnonzero(of == i) for i in range(len(dataset.weights)))
-    return Strata.by_weight(members, dataset.weights)
-
-
-def about(dataset: Dataset, split: Split) -> str:
-    """A sentence on the sources of the training examples; "" if there is only one."""
-    if dataset.sources is None:
-        return ""
-    counts = (f"{len(x.ids):,} of {name}" for name, x in dataset.by_source(split).items())
-    drawn = (
-        f"{share:.0%} of {name}"
-        for name, share in zip(dataset.sources.names, shares(dataset, split))
-    )
-    return f"Images: {', '.join(counts)}; drawn: {', '.join(drawn)}."
+    of, names = dataset.sources(split.labels), dataset.sources.names
+    found = Strata.by_weight((np.flatnonzero(of == i) for i in range(len(names))), dataset.weights)
+    for name, quota in zip(names, found.quotas):
+        require(
+            quota > 0,
+            f"data.sources.{name}.weight is so small that none of its images is drawn in a pass of "
+            f"{len(split.ids):,}: raise it.",
+        )
+    return found
 
 
 def shares(dataset: Dataset, split: Split) -> tuple[float, ...]:
     """Share of each source in the examples that are drawn; (1.0,) if there is only one.
 
     Raises:
-      InputError: for a source without training examples.
+      InputError: for a source without training examples, or as ``strata``.
     """
     counts = {name: len(some.ids) for name, some in dataset.by_source(split).items()}
     for name, count in counts.items():
@@ -213,5 +211,15 @@ def shares(dataset: Dataset, split: Split) -> tuple[float, ...]:
             f"data.sources.{name} has no image among the {len(split.ids)} to train on: raise "
             "data.pretrain_limit.",
         )
-    drawn = dataset.weights or counts.values()
+    parts = strata(dataset, split)
+    drawn = parts.quotas if parts else counts.values()
     return tuple(x / sum(drawn) for x in drawn)
+
+
+def about(dataset: Dataset, split: Split) -> str:
+    """A sentence on the sources of the training examples; "" if there is only one."""
+    if dataset.sources is None:
+        return ""
+    drawn = zip(dataset.by_source(split).items(), shares(dataset, split))
+    words = (f"{len(x.ids):,} of {name} ({share:.0%} of a pass)" for (name, x), share in drawn)
+    return f"Images: {', '.join(words)}."

@@ -131,7 +131,8 @@ class Pictures:
             joined, encoded = [place for _, place in places], of_file
         else:
             joined, encoded = np.empty(len(places), object), _of_several
-            joined[:] = places
+            for i, place in enumerate(places):  # a list of pairs would become two columns
+                joined[i] = place
         return cls(joined, pictures[0].framing, channels, encoded, pictures[0].white)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:

@@ -25,7 +25,8 @@ def arrays(tmp_path):
                 256, size=(n, side, side, channels), dtype=np.uint8
             )
             parts[f"{part}_labels"] = np.arange(n) % classes
-        np.savez(tmp_path / f"{name}.npz", class_names=[f"c{i}" for i in range(classes)], **parts)
+        names = np.arange(4) if name == "grey" else ["c0", "c1", "c2"]
+        np.savez(tmp_path / f"{name}.npz", class_names=names, **parts)
     return tmp_path
 
 
@@ -42,17 +43,8 @@ def data_of(folder, **fields):
     return data
 
 
-@pytest.fixture
-def numbered(arrays):
-    """Label maps such as parity need numbers as names."""
-    with np.load(arrays / "grey.npz") as file:
-        parts = dict(file)
-    np.savez(arrays / "grey.npz", **parts | {"class_names": np.arange(4)})
-    return arrays
-
-
-def test_classes_ids_and_images_go_on_from_source_to_source(numbered):
-    dataset = sources.load(data_of(numbered))
+def test_classes_ids_and_images_go_on_from_source_to_source(arrays):
+    dataset = sources.load(data_of(arrays))
     assert dataset.name == "colour + grey" and dataset.sources.names == ("colour", "grey")
     assert dataset.class_names == tuple(
         "colour/c0 colour/c1 colour/c2 grey/0 grey/1 grey/2 grey/3".split()
@@ -64,9 +56,7 @@ def test_classes_ids_and_images_go_on_from_source_to_source(numbered):
     assert whole.images.shape == (2 * N, 12, 12, 3) and sorted(whole.ids) == list(range(2 * N))
     assert sorted([*dataset.train.ids, *dataset.validation.ids]) == list(range(2 * N))
     for name, one in dataset.by_source(whole).items():
-        (own,) = (
-            sources.load(c) for n, c in mixture.configs(data_of(numbered)).items() if n == name
-        )
+        (own,) = (sources.load(c) for n, c in mixture.configs(data_of(arrays)).items() if n == name)
         alone = dataset.alone(name)
         assert alone.class_names == own.class_names and alone.coarse == own.coarse
         for part in "train", "validation", "trainval", "test":
@@ -102,7 +92,8 @@ def test_streamed_pictures_are_mixed_with_arrays(arrays):
     colour = loaded["colour"]
     framing = sources.Framing.centre(12)
     places = np.empty(N, object)
-    places[:] = list(colour.trainval.images)
+    for i, image in enumerate(colour.trainval.images):
+        places[i] = image
     pictures = Pictures(places, framing, 3, lambda image: (image, "one"))
     loaded["colour"] = colour._replace(
         trainval=colour.trainval._replace(images=pictures),
@@ -135,13 +126,13 @@ def test_a_pass_holds_each_sources_quota(weights):
     assert (batch_at(0, 500, n=100, seed=4, strata=strata)[0] != index).any()
 
 
-def test_the_identity_names_the_source_that_changed(numbered):
-    data = data_of(numbered)
+def test_the_identity_names_the_source_that_changed(arrays):
+    data = data_of(arrays)
     before = sources.identify(data)
     assert identity.Identity.from_json(before.to_json()) == before
-    (numbered / "moved").mkdir()
-    (numbered / "grey.npz").rename(numbered / "moved" / "grey.npz")
-    data.sources.grey.path = str(numbered / "moved" / "grey.npz")
+    (arrays / "moved").mkdir()
+    (arrays / "grey.npz").rename(arrays / "moved" / "grey.npz")
+    data.sources.grey.path = str(arrays / "moved" / "grey.npz")
     assert sources.identify(data) == before  # by content
     assert identity.of_dataset(sources.load(data)).classes == before.classes
     data.sources.grey.limit = N - 3
@@ -213,7 +204,9 @@ def test_a_source_without_images_is_refused(arrays):
     few = dataset.trainval.take(slice(N))  # of colour alone
     with pytest.raises(InputError, match="data.sources.grey has no image among the 40"):
         mixture.shares(dataset, few)
-    with pytest.raises(InputError, match="0 images and a quota"):
-        Strata.by_weight((np.arange(3), np.arange(0)), (1, 1))
-    with pytest.raises(InputError, match="a quota of 0 per pass"):
-        Strata.by_weight((np.arange(3), np.arange(3, 6)), (1, 1e-3))
+
+
+def test_a_weight_that_draws_nothing_is_refused(arrays):
+    dataset = sources.load(data_of(arrays, grey__weight=1e-3, colour__weight=1.0))
+    with pytest.raises(InputError, match="data.sources.grey.weight is so small that none of its"):
+        mixture.shares(dataset, dataset.trainval)

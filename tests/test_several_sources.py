@@ -49,7 +49,7 @@ def config(colours, method="look", **changes):
     c = config_of(method, RUN | changes)
     c.data.sources = {
         "digits": {"label_map": "halves", "limit": 200, "weight": 1.0},
-        "colours": {"source": "npz", "path": str(colours), "weight": 2.0},
+        "colours": {"source": "npz", "path": str(colours), "label_map": "fine", "weight": 2.0},
     }
     return c
 
