@@ -97,7 +97,7 @@ def join(datasets: Mapping[str, Dataset], config: ml_collections.ConfigDict) -> 
             "pre-training cannot use.",
         )
     shapes = {name: d.trainval.images.shape[1:3] for name, d in datasets.items()}
-    framing = Framing.centre(config.image_size) if len(set(shapes.values())) > 1 else None
+    framing = Framing.of(config) if len(set(shapes.values())) > 1 else None
     if framing:
         logging.getLogger(__name__).warning(
             "the sources have images of %s pixels: all become %d × %d (data.image_size).",
