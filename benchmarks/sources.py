@@ -3,8 +3,8 @@
     python benchmarks/sources.py                # two CPU cores, some minutes
     python benchmarks/sources.py --minutes=5    # a part of it; repeat to continue
 
-Runs that are already in the file of records are not repeated; seeds follow one another, so that a
-part has all arms.
+Runs that are already in the file of records are not repeated. Seeds follow one another, so that a
+part has all arms of a method.
 """
 
 import argparse
@@ -155,7 +155,10 @@ def markdown(found: list[dict[str, Any]]) -> str:
             runs = list(of.get((method, arm), {}).values())
             if runs:
                 columns = (np.array([r[task] for r in runs]) for task in (*TASKS, PRIMARY))
-                cells = [f"{_points(c.mean())} ({_points(c.std(ddof=1))})" for c in columns]
+                cells = [
+                    _points(c.mean()) + (f" ({_points(c.std(ddof=1))})" if len(c) > 1 else "")
+                    for c in columns
+                ]
                 lines.append(f"| {title}: {name} | {len(runs)} | {' | '.join(cells)} |")
     lines += [
         "",
@@ -191,7 +194,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
     end, known = time.monotonic() + 60 * args.minutes, {r["key"] for r in records.read(RECORDS)}
-    jobs = [(method, arm, seed) for seed in SEEDS for method in METHODS for arm in ARMS]
+    jobs = [(method, arm, seed) for method in METHODS for seed in SEEDS for arm in ARMS]
     jobs = [job for job in jobs if key_of(job) not in known]
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.workers, spawn, _one_thread) as pool:
