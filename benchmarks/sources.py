@@ -153,12 +153,9 @@ def markdown(found: list[dict[str, Any]]) -> str:
     for method, (title, _) in METHODS.items():
         for arm, name in ARMS.items():
             runs = list(of.get((method, arm), {}).values())
-            if runs:
+            if len(runs) >= statistics.MIN_SEEDS:
                 columns = (np.array([r[task] for r in runs]) for task in (*TASKS, PRIMARY))
-                cells = [
-                    _points(c.mean()) + (f" ({_points(c.std(ddof=1))})" if len(c) > 1 else "")
-                    for c in columns
-                ]
+                cells = [f"{_points(c.mean())} ({_points(c.std(ddof=1))})" for c in columns]
                 lines.append(f"| {title}: {name} | {len(runs)} | {' | '.join(cells)} |")
     lines += [
         "",
