@@ -24,6 +24,7 @@ import neighbor_reads  # noqa: E402
 import neighbors  # noqa: E402
 import plan  # noqa: E402
 import round_trip  # noqa: E402
+import sources  # noqa: E402
 import startup  # noqa: E402
 import step as whole_step  # noqa: E402
 import step_program  # noqa: E402
@@ -43,6 +44,7 @@ PAGES = (
     "README.md",
     "docs/evidence.md",
     "docs/fashion_mnist.md",
+    "docs/sources.md",
     "docs/cost.md",
     "docs/performance.md",
     "docs/data.md",
@@ -159,6 +161,7 @@ TABLES = {
     "tpu_compile": tpu_compile.markdown,
     "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)[-1]),
     "losses_cost": losses_cost,
+    "sources": lambda: sources.markdown(records.read(sources.RECORDS)),
     "plan": plan.markdown,
     "recipes": plan.recipes_markdown,
     "host": plan.host_markdown,

@@ -28,7 +28,7 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, crops, identity, sources
+from jaxpt.data import augment, crops, identity, mixture, sources
 from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, rows_of_step
@@ -173,7 +173,7 @@ def run(
             quiet=quiet or jax.process_index() > 0,
         )
         stack.callback(progress.close)
-        _report_start(devices, feed, dataset, workdir, saved, quiet)
+        _report_start(devices, feed, dataset, split, workdir, saved, quiet)
         if method.fill is not None:
             _report_memory(config, dataset.coarse(split.labels), quiet)
         compilers = Compilers()
@@ -222,7 +222,9 @@ def run(
         compiling = progress.spent["compiling"]
         starting = time.perf_counter() - began - compiling
         log.begin(start, startup_seconds=starting, compile_seconds=compiling)
-        loop = Loop(config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop)
+        strata = mixture.strata(dataset, split)
+        between = log, progress, monitor, monitor_compiled, checkpointer, stop
+        loop = Loop(config, durations, *between, strata)
         try:
             state = train_steps(state, start, step.run, devices, feed, loop)
         except TooManySkipped as error:
@@ -308,7 +310,11 @@ def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method
     """Makes a config's method and durations, after checking the config against the data."""
     split = train_split(config, dataset)
     method, durations = prepare_for(
-        config, n_examples=len(split.ids), classes=len(dataset.coarse.names)
+        config,
+        n_examples=len(split.ids),
+        classes=len(dataset.coarse.names),
+        label_sources=mixture.label_sources(dataset),
+        source_shares=mixture.shares(dataset, split),
     )
     _check_image_size(method.encoder.backbone, config, dataset.train.images)
     if config.probe.labels:
@@ -325,7 +331,12 @@ def _labels(kind: str, dataset: Dataset) -> tuple[Callable, Sequence[str]]:
 
 
 def prepare_for(
-    config: ml_collections.ConfigDict, *, n_examples: int, classes: int
+    config: ml_collections.ConfigDict,
+    *,
+    n_examples: int,
+    classes: int,
+    label_sources: np.ndarray | None = None,
+    source_shares: tuple[float, ...] = (1.0,),
 ) -> tuple[Method, Durations]:
     """Makes a config's method and durations for a training set that need not be loaded.
 
@@ -333,6 +344,7 @@ def prepare_for(
       config: the pre-training config.
       n_examples: number of training examples.
       classes: number of classes to train on.
+      label_sources, source_shares: as in ``methods.Setup``.
 
     Raises:
       InputError: for an invalid config.
@@ -371,6 +383,8 @@ def prepare_for(
             _make_optimizer(config.optimizer, schedule, total, steps),
             steps,
             AXIS,
+            label_sources,
+            source_shares,
         )
     )
     return method, Durations(
@@ -549,6 +563,7 @@ class Loop(NamedTuple):
       monitor_compiled: to wait for before the monitor's first use.
       checkpointer: None without a workdir.
       stop: None without a workdir.
+      strata: parts of the data that are drawn by weight, or None.
     """
 
     config: ml_collections.ConfigDict
@@ -559,6 +574,7 @@ class Loop(NamedTuple):
     monitor_compiled: Future | None
     checkpointer: Checkpointer | None
     stop: StopRequest | None
+    strata: feeds.Strata | None
 
 
 def fill_program(
@@ -714,14 +730,15 @@ def train_steps(
       Stopped: if the run has to stop earlier; the state is saved.
       TooManySkipped: if more steps than ``config.max_skipped`` were not finite.
     """
-    config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop = loop
+    config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop, strata = loop
     # Processes agree on stopping every ``agree_every`` steps, so calls must end there too.
     agree_every = durations.log or 10
     borders = (durations.total, agree_every, durations.knn, durations.checkpoint)
     most = most_steps(config, devices, feed)
 
     def rows_of(steps):
-        rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
+        order = {"n": feed.n, "seed": config.seed, "strata": strata}
+        rows = [rows_of_step(i, config.batch_size, **order) for i in steps]
         return rows[0] if most == 1 else calls.stack(rows, most)
 
     def due(every: int, step: int) -> bool:
@@ -787,34 +804,49 @@ def _warnings(row: dict[str, float]) -> list[str]:
 def _make_monitor(encoder, config, dataset, train):
     """Makes the monitor: accuracy of kNN, and of the probe if there is one.
 
-    kNN measures on the labels of pre-training ("knn") and, if asked, on the fine ones ("knn_fine").
+    kNN measures on the labels of pre-training ("knn") and, if asked, on the fine ones ("knn_fine"):
+    of several sources on each, among its own images ("knn/SOURCE"), and the mean over them.
     The monitor classifies validation images if the run does not train on them, else training
     images, each excluded from its own neighbours.
     """
-    bank = train.take(np.arange(min(len(train.ids), MONITOR_EXAMPLES)))
-    queries = dataset.validation if config.data.train_on == "train" else bank
-    queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
+    asked_of = dataset.validation if config.data.train_on == "train" else train
 
+    def some(split):
+        return {
+            name: part.take(np.arange(min(len(part.ids), MONITOR_EXAMPLES)))
+            for name, part in dataset.by_source(split).items()
+        }
+
+    banks, queries = some(train), some(asked_of)
     kinds = {"knn": dataset.coarse, **({"knn_fine": lambda x: x} if config.knn_fine else {})}
 
     def monitor(state) -> dict[str, float]:
         features = Trained(encoder, state, [], config.evaluated_weights).features
-        known, asked = features(bank.images), features(queries.images)
+        known, asked = (
+            {source: features(split.images) for source, split in splits.items()}
+            for splits in (banks, queries)
+        )
         row = {}
         for name, labels_of in kinds.items():
-            predicted = knn_classify(
-                known,
-                labels_of(bank.labels),
-                asked,
-                k=config.knn_k,
-                train_ids=bank.ids,
-                test_ids=queries.ids,
-            )
-            row[name] = float(np.mean(predicted == labels_of(queries.labels)))
+            found = {}
+            for source, bank in banks.items():
+                predicted = knn_classify(
+                    known[source],
+                    labels_of(bank.labels),
+                    asked[source],
+                    k=config.knn_k,
+                    train_ids=bank.ids,
+                    test_ids=queries[source].ids,
+                )
+                right = predicted == labels_of(queries[source].labels)
+                found[f"{name}/{source}".rstrip("/")] = float(np.mean(right))
+            row |= found | {name: float(np.mean(list(found.values())))}
         if state.probe is not None:
-            labels = _labels(config.probe.labels, dataset)[0](queries.labels)
-            row["probe"] = float(np.mean(probing.predict(state.probe, asked) == labels))
-        return row | collapse.spread(known)
+            of_probe = _labels(config.probe.labels, dataset)[0]
+            labels = np.concatenate([of_probe(split.labels) for split in queries.values()])
+            predicted = probing.predict(state.probe, np.concatenate(list(asked.values())))
+            row["probe"] = float(np.mean(predicted == labels))
+        return row | collapse.spread(np.concatenate(list(known.values())))
 
     return monitor
 
@@ -857,15 +889,16 @@ def _about(dataset, split, data) -> dict[str, Any]:
         "images": len(split.ids),
         "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),
+        "sources": {name: len(x.ids) for name, x in dataset.by_source(split).items() if name},
     }
 
 
-def _report_start(devices, feed, dataset, workdir, saved, quiet) -> None:
+def _report_start(devices, feed, dataset, split, workdir, saved, quiet) -> None:
     """Prints the devices and how images are fed, and stores the names of broken files."""
     if jax.process_index() > 0:
         return
     if not quiet:
-        tell(f"jaxpt: {devices.about}. {feed.about}")
+        tell(f"jaxpt: {devices.about}. {feed.about} {mixture.about(dataset, split)}".rstrip())
         if saved is not None:
             tell(f"jaxpt: resuming from step {saved:,}.")
     if workdir is not None and dataset.broken:

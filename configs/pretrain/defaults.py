@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # folder, npz, tfds:NAME, grain:MODULE:FUNCTION, protocol:NAME, …
     c.data.path = ""  # file or folder of the images
+    c.data.sources = ml_collections.ConfigDict({}, allow_dotted_keys=False)  # name → fields, weight
     c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
     c.data.crop_pct = 0.0  # share of the shorter side in the centre square; 0: the weights', else 1
     c.data.interpolation = ""  # bicubic, bilinear, lanczos; "": the weights', else bicubic
@@ -121,6 +122,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.freeze_for = ""  # … and for how long; "": always
 
     # Fields of several methods: jaxpt.methods.METHODS lists which methods read them.
+    c.other_sources = "ignored"  # images of other data.sources in the loss: ignored, or negatives
     c.temperature = 0.1  # τ of the loss, by which similarities are divided
     c.memory = 1200  # number of keys in a queue
     c.memory_kind = "queue"  # queue: the latest keys; bank: one key per training example

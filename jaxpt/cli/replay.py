@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpt import models, pretrain
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, sources
+from jaxpt.data import augment, mixture, sources
 from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.errors import require
 from jaxpt.train import checkpoint, parallel
@@ -51,7 +51,8 @@ def run(workdir: str | os.PathLike) -> str:
     shapes = pretrain.state_shapes(method, config, split.images.shape[1:])
     axes = pretrain.axes_of(shapes, config, devices.count)
     before = checkpoint.restore(kept, step, devices.placed(shapes, axes))
-    rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
+    order = {"n": len(split.ids), "seed": config.seed, "strata": mixture.strata(dataset, split)}
+    rows = rows_of_step(step, config.batch_size, **order)
     _, cropping = pretrain.choose_crops(config, split.images)
     with contextlib.closing(
         make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
