@@ -36,6 +36,7 @@ UNCHANGED = {
     "test_share": (0.0,),
     "shots": (0,),
     "sources": ({},),
+    "labelled_share": (1.0,),
 }
 
 
