@@ -35,8 +35,8 @@ UNCHANGED = {
     "interpolation": ("", "bicubic"),
     "test_share": (0.0,),
     "shots": (0,),
-    "labelled_share": (1.0,),
     "sources": ({},),
+    "labelled_share": (1.0,),
 }
 
 

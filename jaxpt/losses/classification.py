@@ -69,6 +69,16 @@ def cross_entropy(
     return losses if where is None else jnp.where(where, losses, 0.0)
 
 
+def head_of(label_sources: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """Mask of the classes of each label's source: bool [batch, classes]."""
+    if jnp.shape(label_sources) != (classes,):
+        raise ValueError(
+            f"label_sources must have shape [{classes}], got shape {jnp.shape(label_sources)}."
+        )
+    of_label = sim.sources_of(label_sources, labels)
+    return of_label[:, None] == jnp.asarray(label_sources)[None, :]
+
+
 def entropy(logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
     """Computes the entropy of the softmax of the logits, in float32.
 
@@ -136,16 +146,6 @@ def reverse_gradient(x: jax.Array) -> jax.Array:
     """
     sim.check_floats("x", x)
     return 2 * jax.lax.stop_gradient(x) - x  # exact: doubling is, and so is the difference
-
-
-def head_of(label_sources: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
-    """Mask of the classes of each label's source: bool [batch, classes]."""
-    if jnp.shape(label_sources) != (classes,):
-        raise ValueError(
-            f"label_sources must have shape [{classes}], got shape {jnp.shape(label_sources)}."
-        )
-    of_label = sim.sources_of(label_sources, labels)
-    return of_label[:, None] == jnp.asarray(label_sources)[None, :]
 
 
 def cosine_softmax(
