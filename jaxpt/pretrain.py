@@ -28,7 +28,7 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, crops, identity, sources
+from jaxpt.data import augment, crops, identity, imbalance, sources
 from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, rows_of_step
@@ -37,7 +37,7 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method, probing, unread
+from jaxpt.methods import Method, Setup, encoding, make_method, probing, rw_sam, unread
 from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
@@ -234,12 +234,14 @@ def run(
 def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
     """Selects the examples that a config trains on.
 
-    With ``data.pretrain_limit`` = n these are the first n of a shuffle that depends only on the
-    seed. So all methods get the same images, a larger n includes the images of a smaller one, and
-    the spread over seeds includes the choice of images.
+    With ``data.long_tail`` these are a long-tailed draw, see ``imbalance.long_tailed``. With
+    ``data.pretrain_limit`` = n they are the first n of a shuffle that depends only on the seed. So
+    all methods get the same images, a larger n includes the images of a smaller one, and the spread
+    over seeds includes the choice of images.
 
     Raises:
-      InputError: for an unknown part, or a limit that is negative or above the part's size.
+      InputError: for an unknown part, a draw that is not possible, or a limit that is negative or
+        above the number of examples.
     """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(
@@ -251,7 +253,8 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
         f"{dataset.name} has several labels per image: use it to measure transfer, not for "
         "pre-training.",
     )
-    split, limit = parts[config.data.train_on], config.data.pretrain_limit
+    split = imbalance.long_tailed(parts[config.data.train_on], config.data)
+    limit = config.data.pretrain_limit
     require(
         0 <= limit <= len(split.ids),
         f"data.pretrain_limit must lie between 0 (all) and "
@@ -341,6 +344,7 @@ def prepare_for(
     check_numbers(config)
     parts.check(config)
     probing.check(config)
+    rw_sam.check(config)
     require(
         config.evaluated_weights in WEIGHTS,
         f"evaluated_weights must be one of {WEIGHTS}, got {config.evaluated_weights!r}.",
@@ -721,7 +725,8 @@ def train_steps(
     most = most_steps(config, devices, feed)
 
     def rows_of(steps):
-        rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
+        order = {"n": feed.n, "seed": config.seed, "sampling": feed.sampling}
+        rows = [rows_of_step(i, config.batch_size, **order) for i in steps]
         return rows[0] if most == 1 else calls.stack(rows, most)
 
     def due(every: int, step: int) -> bool:

@@ -159,7 +159,12 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
         images or known[0],
         classes or len(label_map(data.label_map, tuple(map(str, range(known[1])))).names),
     )
-    total = min(total, data.limit or total)
+    require(
+        bool(images or data.long_tail_images or not data.long_tail),
+        f"how many images data.long_tail {data.long_tail!r} draws depends on the sizes of the "
+        "classes: pass --images=N or set data.long_tail_images.",
+    )
+    total = min(total, data.limit or total, data.long_tail_images or total)
     if data.train_on == "train" and not images:
         total = round((1 - VALIDATION_SHARE) * total)
     source = data.source.removeprefix(protocols.PREFIX)

@@ -1,9 +1,9 @@
 """Feeds, which bring batches to the devices: gathered there from a resident set, or streamed.
 
-Both kinds give the same batches. A feed has ``resident``, a bool; ``data``, replicated on every
-device; ``batches``, which transfers the rows of one step after another to the devices; ``shapes``,
-the shapes of what it transfers; and ``gather``, which turns data and rows into a ``Batch`` inside
-the jitted step.
+Both kinds give the same batches. A feed has ``resident``, a bool; ``sampling``, the order of
+examples if it is not that of shuffled passes; ``data``, replicated on every device; ``batches``,
+which transfers the rows of one step after another to the devices; ``shapes``, the shapes of what it
+transfers; and ``gather``, which turns data and rows into a ``Batch`` inside the jitted step.
 """
 
 import collections
@@ -22,6 +22,7 @@ import numpy as np
 from jaxpt.data.crops import Cropping
 from jaxpt.data.dataset import Split
 from jaxpt.data.decode import make_pool
+from jaxpt.data.imbalance import Sampling, make_sampling
 from jaxpt.errors import InputError, RunError, require
 
 TASKS = 64  # decoding tasks per batch: small enough that no thread waits long for another
@@ -60,25 +61,31 @@ class Rows(NamedTuple):
     epoch: np.ndarray
 
 
-def rows_of_step(step: int, batch_size: int, *, n: int, seed: int) -> Rows:
+def rows_of_step(
+    step: int, batch_size: int, *, n: int, seed: int, sampling: Sampling | None = None
+) -> Rows:
     """Rows of a step (0, 1, …) of a run over ``n`` examples."""
-    return Rows(*batch_at(step * batch_size, batch_size, n=n, seed=seed))
+    return Rows(*batch_at(step * batch_size, batch_size, n=n, seed=seed, sampling=sampling))
 
 
-def batch_at(position: int, size: int, *, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def batch_at(
+    position: int, size: int, *, n: int, seed: int, sampling: Sampling | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Examples of the stream from ``position`` on.
 
     The stream is a sequence of shuffled passes over the set. A batch may span the end of one pass
     and the start of the next, so every example is seen exactly once per pass and none is dropped.
+    With ``sampling``, a pass has as many places, but classes have other shares of them.
 
     Args:
       position: number of examples seen before.
       size: number of examples to return.
       n: number of examples in the set.
       seed: the run's seed.
+      sampling: shares of the classes, or None.
 
     Returns:
-      (indices int32 [size] into the set, epochs int32 [size]).
+      (indices int32 [size] into the set, epochs int32 [size]: how often each was seen before).
     """
     positions = np.arange(position, position + size)
     epochs, places = np.divmod(positions, n)
@@ -86,6 +93,8 @@ def batch_at(position: int, size: int, *, n: int, seed: int) -> tuple[np.ndarray
     for epoch in np.unique(epochs):
         here = epochs == epoch
         indices[here] = _permutation(n, seed, int(epoch))[places[here]]
+    if sampling is not None:
+        return sampling.at(epochs, indices, seed)
     return indices, epochs.astype(np.int32)
 
 
@@ -123,9 +132,10 @@ def make_feed(config, split: Split, labels: np.ndarray, devices, cropping: Cropp
             least <= value < 2**20,
             f"data.{name} must lie between {least} and {2**20 - 1}, got {value}.",
         )
+    sampling = make_sampling(data.get("sampling", "instance"), labels)
     if cropping is None and is_resident(data, split.images.shape):
-        return ResidentFeed(split, labels, config.seed, devices)
-    streaming = Streaming(config.batch_size, workers, prefetch, cropping)
+        return ResidentFeed(split, labels, config.seed, devices, sampling)
+    streaming = Streaming(config.batch_size, workers, prefetch, cropping, sampling)
     return StreamedFeed(split, labels, config.seed, devices, streaming)
 
 
@@ -142,6 +152,7 @@ class Streaming(NamedTuple):
     workers: int
     prefetch: int
     cropping: Cropping | None = None
+    sampling: Sampling | None = None
 
 
 def warnings(row: dict[str, float]) -> list[str]:
@@ -191,8 +202,8 @@ class ResidentFeed:
     resident = True
     gather = staticmethod(gather)
 
-    def __init__(self, split: Split, labels, seed: int, devices):
-        self.n = len(split.ids)
+    def __init__(self, split: Split, labels, seed: int, devices, sampling: Sampling | None = None):
+        self.n, self.sampling = len(split.ids), sampling
         self.about = (
             f"{self.n:,} images, {math.prod(split.images.shape) / 2**20:,.1f} MiB, "
             "resident on every device."
@@ -307,7 +318,7 @@ class StreamedFeed:
         self.n = len(split.ids)
         self.data = devices.replicate(np.int32(seed))
         self._split, self._labels, self._devices = split, labels, devices
-        self._batch_size, workers, self._prefetch, self._cropping = streaming
+        self._batch_size, workers, self._prefetch, self._cropping, self.sampling = streaming
         self._own = devices.own_rows(self._batch_size)
         self._pool = make_pool(workers)
         self._in_flight = collections.deque()

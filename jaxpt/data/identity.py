@@ -35,6 +35,10 @@ UNCHANGED = {
     "interpolation": ("", "bicubic"),
     "test_share": (0.0,),
     "shots": (0,),
+    "long_tail": ("",),
+    "long_tail_images": (0,),
+    "long_tail_seed": (0,),
+    "sampling": ("instance",),
 }
 
 

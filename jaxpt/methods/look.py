@@ -93,7 +93,7 @@ def make(setup: Setup) -> Method:
             metrics = {"k": k, **neighbors._asdict()}
             if approximate:
                 metrics["recall"] = recall_on_a_few(queries, memory, most, axis)
-            return jnp.mean(per_query), (queries.batch_stats, metrics)
+            return per_query, (queries, metrics)
 
         state, metrics = updating.descend(setup, state, loss_of)
         state = updating.follow(setup, state, target_stats)

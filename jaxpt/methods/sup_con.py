@@ -6,8 +6,6 @@ in the methods with a memory.
 
 import math
 
-import jax.numpy as jnp
-
 from jaxpt import losses
 from jaxpt.errors import require
 from jaxpt.methods import Method, Setup, encoding, updating
@@ -31,7 +29,7 @@ def make(setup: Setup) -> Method:
                 temperature=config.temperature,
                 axis_name=axis,
             )
-            return jnp.mean(per_anchor), (queries.batch_stats, {})
+            return per_anchor, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 
