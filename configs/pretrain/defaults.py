@@ -142,7 +142,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.rw_sam.rho = 0.0  # length of the step uphill before the gradient is taken; 0: none
     c.rw_sam.alpha = 1.0  # weight of an image uphill: its density to this negative power; 0: SAM
     c.rw_sam.bandwidth = 0.25  # of the density's kernel, share of the features' mean distance
-    c.rw_sam.keys = 2048  # number of latest features among which the density is estimated
+    c.rw_sam.features = 2048  # number of latest features, among which the density is estimated
 
     # Fields of a single method, under its name.
     c.look = ml_collections.ConfigDict()

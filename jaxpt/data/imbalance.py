@@ -73,6 +73,21 @@ def by_size(classes: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(classes)
 
 
+def thirds(labels: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """The third of the classes that a long-tailed draw makes frequent, the next, and the rarest.
+
+    Args:
+      labels: int [any] in which all classes occur that are drawn from.
+      seed: ``long_tail_seed``.
+
+    Returns:
+      The classes by "many", "medium" and "few", whatever the ratio of the draw.
+    """
+    present = np.unique(labels)
+    parts = np.array_split(present[by_size(len(present), seed)], 3)
+    return dict(zip(("many", "medium", "few"), parts))
+
+
 def profile(text: str, classes: int) -> np.ndarray:
     """Sizes of classes relative to the largest, in descending order: float [classes].
 

@@ -31,9 +31,10 @@ def check(config) -> None:
     for name in "rho", "alpha":
         require(settings[name] >= 0, f"rw_sam.{name} must not be negative, got {settings[name]}.")
     require(settings.bandwidth > 0, f"rw_sam.bandwidth must be positive, got {settings.bandwidth}.")
+    least, kept = config.batch_size, settings.features
     require(
-        not weighs(config) or settings.keys >= config.batch_size,
-        f"rw_sam.keys must hold at least one batch, {config.batch_size}, got {settings.keys}.",
+        not weighs(config) or kept >= least,
+        f"rw_sam.features must hold at least one batch, {least}, got {kept}.",
     )
 
 
@@ -77,10 +78,11 @@ def perturbed(gradient, uphill, *, rho: float, axis_name: str):
 def weights(features, ids, latest: Memory, *, alpha: float, bandwidth: float) -> jax.Array:
     """Weight of each image: a kernel estimate of the density at its features, to the power −alpha.
 
-    The density is the mean over the image itself and the latest features of other images of a
-    Gaussian kernel, exp(−d² / (2 h²)) with distance d of unit vectors, so between 1 / (keys + 1)
-    and 1. h is ``bandwidth`` times the root mean square distance of the latest features, so that
-    it follows their scale. Only ratios of weights matter, as ε has a fixed length.
+    The density is the mean over the image itself and the n latest features of other images of a
+    Gaussian kernel, exp(−d² / (2 h²)) with distance d of unit vectors, so it lies between
+    1 / (n + 1) and 1. h is ``bandwidth`` times the root mean square distance of the latest
+    features, so that it follows their scale. Only ratios of weights matter, as ε has a fixed
+    length.
 
     Args:
       features: float [batch, dim].
@@ -89,7 +91,7 @@ def weights(features, ids, latest: Memory, *, alpha: float, bandwidth: float) ->
       alpha, bandwidth: as above.
 
     Returns:
-      float32 [batch], from 1 to (keys + 1)^alpha, without gradient; 1 if ``latest`` is empty.
+      float32 [batch], from 1 to (n + 1)^alpha, without gradient; 1 if ``latest`` is empty.
     """
     features = unit_vectors(jax.lax.stop_gradient(features))
     counted = latest.valid[:, None] * latest.keys.astype(jnp.float32)

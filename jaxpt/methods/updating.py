@@ -46,7 +46,7 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
             )
             if memory
             else None,
-            latest=memories.create(config.rw_sam.keys, width(params, stats, images))
+            latest=memories.create(config.rw_sam.features, width(params, stats, images))
             if rw_sam.weighs(config)
             else None,
         )
