@@ -28,8 +28,7 @@ IMAGES = 10_000  # of every draw
 RATIOS = (1, 10, 100)
 SEEDS, TUNING = tuple(range(5)), (1000,)
 SMALL = transfer_study.SCALES["small"]
-FIELDS = SMALL.fields | SMALL.of_set["glyphs"] | {"duration": "500 steps"}
-RATES = (1e-3, 3e-3, 9e-3)
+FIELDS = SMALL.fields | SMALL.of_set["glyphs"] | {"duration": "300 steps"}
 RHOS = (0.05, 0.2, 0.8)
 
 
@@ -109,33 +108,17 @@ class Results:
         """Record of each job, None where there is none."""
         return [self.known.get(transfer_study.job_key(job.config, job.part)) for job in wanted]
 
-    def chosen(self, method: str, remedy: str = PLAIN) -> dict[str, Any] | None:
-        """Settings of the best trial on validation; None before all trials have a record."""
-        trials = self.trials(method, remedy)
-        found = self.of(trial_jobs(method, remedy, trials)) if trials else [None]
+    def radius(self, method: str) -> dict[str, float] | None:
+        """The rho of the best trial on validation; None before all trials have a record."""
+        found = self.of(trials(method))
         if None in found:
             return None
-        return trials[max(range(len(trials)), key=lambda i: found[i]["values"][PRIMARY])]
-
-    def trials(self, method: str, remedy: str) -> list[dict[str, Any]]:
-        """Settings that are tried for an arm; none before those of the plain method are known."""
-        if remedy == PLAIN:
-            return [{"optimizer.learning_rate": rate} for rate in RATES]
-        plain = self.chosen(method)
-        if plain is None:
-            return []
-        if remedy == "sam":  # has the radius of rwSAM
-            remedy = "rw_sam"
-            best = self.chosen(method, remedy)
-            return [] if best is None else [best]
-        return [plain | {"rw_sam.rho": r} for r in RHOS] if remedy == "rw_sam" else [plain]
+        best = max(range(len(RHOS)), key=lambda i: found[i]["values"][PRIMARY])
+        return {"rw_sam.rho": RHOS[best]}
 
     def settings(self, method: str, remedy: str) -> dict[str, Any] | None:
-        """Settings of an arm on the test part, once they are chosen."""
-        if remedy in (PLAIN, "rw_sam"):
-            return self.chosen(method, remedy)
-        trials = self.trials(method, remedy)
-        return trials[0] if trials else None
+        """What an arm is tuned to; SAM has the radius of rwSAM. None before that is known."""
+        return self.radius(method) if remedy in ("sam", "rw_sam") else {}
 
     def runs(self, method: str, remedy: str = PLAIN, ratio: int = 100) -> dict[int, dict]:
         """Test records of an arm by seed, of those seeds that have one."""
@@ -147,8 +130,6 @@ class Results:
 
     def stages(self) -> list[tuple[str, list[study.Job]]]:
         """Name and jobs of each stage, as far as they are known."""
-        tuning = [j for m in METHODS for j in trial_jobs(m, PLAIN, self.trials(m, PLAIN))]
-        radius = [j for m in METHODS for j in trial_jobs(m, "rw_sam", self.trials(m, "rw_sam"))]
         cells = [(m, PLAIN, ratio) for ratio in RATIOS for m in METHODS]
         cells += [(m, remedy, 100) for m in METHODS for remedy in ARMS[m]]
         ready = [(cell, self.settings(*cell[:2])) for cell in cells]
@@ -159,11 +140,16 @@ class Results:
             if settings is not None
             for job in jobs(*cell, settings, [seed])
         ]
-        return [("learning rates", tuning), ("radius of rwSAM", radius), ("test", test)]
+        return [("radius of rwSAM", [j for m in METHODS for j in trials(m)]), ("test", test)]
 
 
-def trial_jobs(method: str, remedy: str, trials) -> list[study.Job]:
-    return [j for t in trials for j in jobs(method, remedy, 100, t, TUNING, "validation")]
+def trials(method: str) -> list[study.Job]:
+    """Runs of rwSAM on validation, one for each radius."""
+    return [
+        job
+        for rho in RHOS
+        for job in jobs(method, "rw_sam", 100, {"rw_sam.rho": rho}, TUNING, "validation")
+    ]
 
 
 @functools.cache
@@ -260,21 +246,17 @@ def robustness_markdown(of: Results) -> str:
 
 
 def tuning_markdown(of: Results) -> str:
-    """Settings that validation chose, of those that were tried."""
-    rows = []
-    for method, kind in METHODS.items():
-        for remedy in (PLAIN, "rw_sam"):
-            trials, chosen = of.trials(method, remedy), of.chosen(method, remedy)
-            if chosen is None:
-                continue
-            field = "optimizer.learning_rate" if remedy == PLAIN else "rw_sam.rho"
-            found = of.of(trial_jobs(method, remedy, trials))
-            cells = ", ".join(
-                f"{trial[field]:g}: {points(record['values'][PRIMARY])}"
-                for trial, record in zip(trials, found)
-            )
-            rows.append((f"{kind.title}, {field}", f"{chosen[field]:g}", cells))
-    return table(("arm", "chosen", "5-shot on validation, %"), rows)
+    """The radius that validation chose for each method, of those that were tried."""
+    rows = [
+        (
+            METHODS[method].title,
+            f"{chosen['rw_sam.rho']:g}",
+            *(points(record["values"][PRIMARY]) for record in of.of(trials(method))),
+        )
+        for method in METHODS
+        if (chosen := of.radius(method)) is not None
+    ]
+    return table(("5-shot on validation, %", "chosen", *(f"rho {r:g}" for r in RHOS)), rows)
 
 
 def run(minutes: float, workers: int) -> None:
