@@ -18,6 +18,7 @@ import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
 import gpu  # noqa: E402
+import imbalance  # noqa: E402
 import input as inputs  # noqa: E402
 import look_grid  # noqa: E402
 import neighbor_reads  # noqa: E402
@@ -44,6 +45,7 @@ PAGES = (
     "docs/cost.md",
     "docs/performance.md",
     "docs/data.md",
+    "docs/imbalance.md",
     "docs/recipes.md",
     "docs/weights.md",
 )
@@ -135,6 +137,10 @@ TABLES = {
     "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
     "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),
     "study_left": lambda: transfer_study.left_markdown(small_study()),
+    "imbalance_ratios": lambda: imbalance.ratios_markdown(imbalance.results()),
+    "imbalance_robustness": lambda: imbalance.robustness_markdown(imbalance.results()),
+    "imbalance_remedies": lambda: imbalance.remedies_markdown(imbalance.results()),
+    "imbalance_tuning": lambda: imbalance.tuning_markdown(imbalance.results()),
     "input": input_rates,
     "neighbor_engine": neighbor_engine,
     "neighbor_reads": lambda: neighbor_reads.markdown(records.read(neighbor_reads.RECORDS)),
