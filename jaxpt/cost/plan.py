@@ -217,7 +217,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
         "parameters": _sum((held.params, held.batch_stats)),
         "optimizer": _sum(held.opt_state),
         "target": _sum((held.target, held.centre)),
-        "memory of keys": _sum(held.memory),
+        "memory of keys": _sum((held.memory, held.latest)),
         "images": (feed.IN_FLIGHT + 1) * _sum(jax.tree.map(_bytes, images)) / devices
         if host
         else float(sizes.images * math.prod(shape[1:])),
