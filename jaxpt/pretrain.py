@@ -175,7 +175,7 @@ def run(
         stack.callback(progress.close)
         _report_start(devices, feed, dataset, workdir, saved, quiet)
         if method.fill is not None:
-            _report_memory(config, dataset.coarse(split.labels), feed.sampling, quiet)
+            _report_memory(config, dataset.coarse(split.labels), quiet, feed.sampling)
         compilers = Compilers()
         stack.callback(compilers.close)
         made = method, config, devices, feed, like
@@ -877,7 +877,7 @@ def _report_start(devices, feed, dataset, workdir, saved, quiet) -> None:
         epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
-def _report_memory(config, labels: np.ndarray, sampling, quiet: bool) -> None:
+def _report_memory(config, labels: np.ndarray, quiet: bool, sampling=None) -> None:
     """Prints how many keys of a class the memory holds, and warns if LOOK's k exceeds that."""
     if jax.process_index() > 0:
         return
