@@ -28,8 +28,9 @@ IMAGES = 10_000  # of every draw
 RATIOS = (1, 10, 100)
 SEEDS, TUNING = tuple(range(5)), (1000,)
 SMALL = transfer_study.SCALES["small"]
-FIELDS = SMALL.fields | SMALL.of_set["glyphs"] | {"duration": "300 steps"}
-RHOS = (0.05, 0.2, 0.8)
+FIELDS = SMALL.fields | SMALL.of_set["glyphs"] | {"duration": "500 steps"}
+RATE, RADIUS = "optimizer.learning_rate", "rw_sam.rho"
+TUNED = {RATE: (1e-3, 3e-3, 9e-3), RADIUS: (0.01, 0.03, 0.1)}
 
 
 class Method(NamedTuple):
@@ -108,17 +109,30 @@ class Results:
         """Record of each job, None where there is none."""
         return [self.known.get(transfer_study.job_key(job.config, job.part)) for job in wanted]
 
-    def radius(self, method: str) -> dict[str, float] | None:
-        """The rho of the best trial on validation; None before all trials have a record."""
-        found = self.of(trials(method))
-        if None in found:
+    def chosen(self, method: str, field: str) -> dict[str, float] | None:
+        """The value of a tuned field with the best trial; None before all trials are known."""
+        found = self.of(self.trials(method, field))
+        if not found or None in found:
             return None
-        best = max(range(len(RHOS)), key=lambda i: found[i]["values"][PRIMARY])
-        return {"rw_sam.rho": RHOS[best]}
+        best = max(range(len(found)), key=lambda i: found[i]["values"][PRIMARY])
+        return {field: TUNED[field][best]}
+
+    def trials(self, method: str, field: str) -> list[study.Job]:
+        """Runs on validation, one per value: rates of the plain method, then radii of rwSAM."""
+        remedy, known = (PLAIN, {}) if field == RATE else ("rw_sam", self.chosen(method, RATE))
+        if known is None:
+            return []
+        return [
+            job
+            for value in TUNED[field]
+            for job in jobs(method, remedy, 100, known | {field: value}, TUNING, "validation")
+        ]
 
     def settings(self, method: str, remedy: str) -> dict[str, Any] | None:
         """What an arm is tuned to; SAM has the radius of rwSAM. None before that is known."""
-        return self.radius(method) if remedy in ("sam", "rw_sam") else {}
+        rate = self.chosen(method, RATE)
+        radius = self.chosen(method, RADIUS) if remedy in ("sam", "rw_sam") else {}
+        return None if rate is None or radius is None else rate | radius
 
     def runs(self, method: str, remedy: str = PLAIN, ratio: int = 100) -> dict[int, dict]:
         """Test records of an arm by seed, of those seeds that have one."""
@@ -140,16 +154,11 @@ class Results:
             if settings is not None
             for job in jobs(*cell, settings, [seed])
         ]
-        return [("radius of rwSAM", [j for m in METHODS for j in trials(m)]), ("test", test)]
-
-
-def trials(method: str) -> list[study.Job]:
-    """Runs of rwSAM on validation, one for each radius."""
-    return [
-        job
-        for rho in RHOS
-        for job in jobs(method, "rw_sam", 100, {"rw_sam.rho": rho}, TUNING, "validation")
-    ]
+        tuning = [
+            (f"{field} on validation", [j for m in METHODS for j in self.trials(m, field)])
+            for field in TUNED
+        ]
+        return [*tuning, ("test", test)]
 
 
 @functools.cache
@@ -246,17 +255,15 @@ def robustness_markdown(of: Results) -> str:
 
 
 def tuning_markdown(of: Results) -> str:
-    """The radius that validation chose for each method, of those that were tried."""
-    rows = [
-        (
-            METHODS[method].title,
-            f"{chosen['rw_sam.rho']:g}",
-            *(points(record["values"][PRIMARY]) for record in of.of(trials(method))),
-        )
-        for method in METHODS
-        if (chosen := of.radius(method)) is not None
-    ]
-    return table(("5-shot on validation, %", "chosen", *(f"rho {r:g}" for r in RHOS)), rows)
+    """The values that validation chose for each method, and the accuracy of all that were tried."""
+    rows = []
+    for method, kind in METHODS.items():
+        for field, values in TUNED.items():
+            if (chosen := of.chosen(method, field)) is not None:
+                found = (record["values"][PRIMARY] for record in of.of(of.trials(method, field)))
+                tried = ", ".join(f"{v:g}: {points(x)}" for v, x in zip(values, found))
+                rows.append((f"{kind.title}: `{field}`", f"{chosen[field]:g}", tried))
+    return table(("tuned", "chosen", "5-shot on validation, %"), rows)
 
 
 def run(minutes: float, workers: int) -> None:
