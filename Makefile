@@ -6,13 +6,19 @@ EXTRAS ?= test
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint docs faults record clean
+.PHONY: demo test slow lint docs faults record clean
 
 demo: $(STAMP)
 	$(BIN)/jaxpt demo
 
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+
 test: lint
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m 'not slow'
+
+# Runs of several processes, kills, notebooks: what takes as long as all the rest.
+slow: $(STAMP)
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check
@@ -26,7 +32,7 @@ docs: $(STAMP)
 	$(BIN)/pip install --quiet --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-# Runs that are killed at every kind of moment, all of them; `make test` takes a few.
+# Runs that are killed at every kind of moment, all of them; `make slow` takes a few.
 faults: $(STAMP)
 	$(BIN)/python tests/faults/kills.py
 

@@ -1,11 +1,13 @@
 """Memory of the ImageNet recipes by the TPU's compiler, which needs no TPU.
 
-    python benchmarks/tpu_compile.py [NAME …] [--topology v5e:2x4]
+    python benchmarks/tpu_compile.py [NAME …] [--topology v5e:2x4] [--effort -1]
 
 Compiles the step of each recipe, or of the named ones, for a topology (``jaxpt plan --compile``),
 and adds a record to benchmarks/records/tpu_compile.jsonl as soon as one is done; those that are
-there already, of the same config, are not compiled again. A recipe takes about eight minutes on two
-cores. Needs libtpu: ``pip install 'jaxpt[tpu]'``.
+there already, of the same config, are not compiled again. The compiler's least effort, the default
+here, takes a minute per recipe; its usual one, 0, takes many. If a recipe does not fit, it is
+compiled with model.remat, too, which changes no result. Needs libtpu:
+``pip install 'jaxpt[tpu]'``.
 """
 
 import argparse
@@ -19,7 +21,7 @@ from jaxpt import records
 from jaxpt.cost import compiling, plan
 from jaxpt.errors import InputError
 from jaxpt.methods import METHODS
-
+from jaxpt.report.results import join
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "tpu_compile.jsonl"
 TOPOLOGY = "v5e:2x4"
@@ -30,20 +32,23 @@ def recipe(method: str, variant: str = ""):
     return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}").get_config(variant)
 
 
-def key_of(config, topology: str) -> str:
-    """Key of a record: the config and the topology."""
-    return records.key_of({"config": config.to_dict(), "topology": topology})
+def key_of(config, topology: str, effort: float) -> str:
+    """Key of a record: the config, the topology and the compiler's effort."""
+    return records.key_of({"config": config.to_dict(), "topology": topology, "effort": effort})
 
 
-def made(name: str, config, topology: str, sizes: dict) -> dict:
+def made(name: str, config, topology: str, sizes: dict, effort: float) -> dict:
     """Compiles a recipe; the record says why if it does not fit."""
+    jax.config.update("jax_exec_time_optimization_effort", effort)
     record = {
         "benchmark": "tpu_compile",
-        "key": key_of(config, topology),
+        "key": key_of(config, topology, effort),
+        "effort": effort,
         "name": name,
         "topology": topology,
         "batch": config.batch_size,
         "mapping": config.mapping,
+        "remat": config.model.remat,
     }
     try:
         found = compiling.run(config, topology, **sizes)
@@ -54,8 +59,10 @@ def made(name: str, config, topology: str, sizes: dict) -> dict:
 
 
 def stored() -> dict[str, dict]:
-    """The latest record of each recipe on ``TOPOLOGY``, by name."""
-    return {r["name"]: r for r in records.read(RECORDS) if r["topology"] == TOPOLOGY}
+    """The latest record of each recipe on ``TOPOLOGY``, by name; least effort, shard_map."""
+    usual = TOPOLOGY, -1, "shard_map"
+    found = records.read(RECORDS)
+    return {r["name"]: r for r in found if (r["topology"], r["effort"], r["mapping"]) == usual}
 
 
 def cell(name: str) -> str:
@@ -67,21 +74,23 @@ def cell(name: str) -> str:
         return "does not fit"
     gigabytes = plan.rounded(sum(record["compiled"]["memory"].values()) / 1e9)
     capacity = compiling.chips.parse(compiling.chips_of(TOPOLOGY))[0].memory / 1e9
-    return f"{gigabytes} GB of {capacity:.0f}"
+    return f"{gigabytes} GB of {capacity:.0f}" + ", model.remat" * record["remat"]
 
 
 def markdown() -> str:
     """Table of what has been compiled."""
     lines = [
-        "| recipe | topology | batch | GB per chip | – arguments | – temporaries | all-reduce | "
-        "all-gather | sorts | selections | lowering and compiling, s |",
-        "| --- | --- |" + " ---: |" * 9,
+        "| recipe | topology | effort | batch | GB per chip | – arguments | – temporaries | "
+        "all-reduce | all-gather | sorts | selections | lowering and compiling, s |",
+        "| --- | --- |" + " ---: |" * 10,
     ]
     for r in records.read(RECORDS):
-        head = f"| {r['name']}{' (pmap)' * (r['mapping'] == 'pmap')} | {r['topology']} | "
+        said = ["pmap"] * (r["mapping"] == "pmap") + ["model.remat"] * r["remat"]
+        head = f"| {r['name']}{f' ({join(said)})' * bool(said)} | {r['topology']} | "
+        head += f"{r['effort']:g} | ".replace("-", "−")
         c = r["compiled"]
         if c is None:
-            lines.append(f"{head}{r['batch']:,} | {r['error']} |" + " |" * 7)
+            lines.append(f"{head}{r['batch']:,} | does not fit |" + " |" * 7)
             continue
         memory = c["memory"]
         numbers = [
@@ -105,20 +114,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="methods, or digits; default: all recipes")
     parser.add_argument("--topology", default=TOPOLOGY)
+    parser.add_argument("--effort", type=float, default=-1.0, help="of the compiler, −1 to 1")
     parser.add_argument("--mapping", default="shard_map", choices=("shard_map", "pmap"))
     how = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # or JAX would look for a TPU, as libtpu is there
     compiling.devices_of(how.topology)  # raises if it is unknown, or without libtpu
-    known = {record["key"] for record in records.read(RECORDS)}
+    known = {record["key"]: record for record in records.read(RECORDS)}
     imagenet = {"images": recipes.IMAGES, "classes": recipes.CLASSES}
     for name in how.names or METHODS:
         small = name == "digits"
         config = digits.get_config("look") if small else recipe(name)
         config.mapping = how.mapping
-        if key_of(config, how.topology) in known:
-            continue
         sizes = {} if small else imagenet
-        records.append(RECORDS, made(name, config, how.topology, sizes))
+        for remat in (False, True):
+            config.model.remat = remat
+            key = key_of(config, how.topology, how.effort)
+            if key not in known:
+                known[key] = made(name, config, how.topology, sizes, how.effort)
+                records.append(RECORDS, known[key])
+            if known[key]["compiled"]:
+                break
     print(markdown())
 
 

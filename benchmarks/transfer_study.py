@@ -10,6 +10,7 @@ order of ``stages``: on each set the headline arms are tuned and run first. Prin
 """
 
 import argparse
+import collections
 import functools
 import math
 import os
@@ -573,8 +574,9 @@ def left_markdown(of: Study) -> str:
 def figure(of: Study, path: pathlib.Path) -> None:
     """Draws the planned differences, and 5-shot accuracy against encoder passes."""
     planned = of.planned()
-    with drawing.panel(13, 3.8) as figure:
-        first, *others = figure.subplots(1, 1 + len(SETS))
+    with drawing.panel(8, 7.5) as figure:
+        above, below, legend = figure.subfigures(3, 1, height_ratios=[2.6, 3.2, 1.7])
+        first = above.subplots()
         first.axvspan(-100 * BOUND, 100 * BOUND, color="0.9")
         first.axvline(0, color=drawing.GREY, linewidth=0.8)
         for i, (c, _, _) in enumerate(planned.values()):
@@ -583,18 +585,24 @@ def figure(of: Study, path: pathlib.Path) -> None:
         names = [f"{TITLES[data]}: {ARMS[peer].title}" for data, peer in planned]
         first.set_yticks([-i for i in range(len(planned))], names)
         first.set_xlabel("LOOK minus …, points of fine 5-shot")
-        for ax, data in zip(others, SETS):
+        drawn = {}
+        for ax, data in zip(below.subplots(1, len(SETS)), SETS):
+            beside: collections.Counter = collections.Counter()  # arms of equal cost
             for i, arm in enumerate(ARMS):
                 runs = of.runs(data, arm, SEEDS["headline" if arm in HEADLINE else "other"])
                 if arm in ("random", "ceiling") or not runs:
                     continue
                 x = passes(next(iter(runs.values()))["config"])
-                y = 100 * np.mean([r["values"][PRIMARY] for r in runs.values()])
-                ax.plot(x, y, "o^"[i // 10], color=f"C{i % 10}", label=ARMS[arm].title)
+                y = [100 * r["values"][PRIMARY] for r in runs.values()]
+                error = np.std(y, ddof=1) / math.sqrt(len(y)) if len(y) > 1 else 0.0
+                drawn[arm] = ax.errorbar(
+                    x + 2 * beside[x], np.mean(y), error, fmt="os"[i // 10], color=f"C{i % 10}"
+                )
+                beside[x] += 1
             ax.set(title=TITLES[data], xlabel="thousands of encoder passes")
             ax.set_ylabel("fine 5-shot, %")
-            if ax.lines:
-                ax.legend(fontsize=6)
+        titles = [ARMS[arm].title for arm in drawn]
+        legend.legend(list(drawn.values()), titles, loc="center", ncols=3)
         figure.savefig(path, dpi=drawing.RASTER_DPI, facecolor="white")
 
 

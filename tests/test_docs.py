@@ -4,10 +4,12 @@ import ast
 import importlib
 import pathlib
 import re
+import subprocess
 import sys
 import types
 
 import pytest
+from report import browser
 
 from jaxpt import losses, methods
 from jaxpt.studies import study
@@ -204,3 +206,28 @@ def test_messages_of_troubleshooting_are_those_of_the_code():
         for message in re.findall(r"`([^`]+)`", row):
             if "of JAX" not in row and message != "Killed":
                 assert message in known, message
+
+
+@pytest.mark.extras
+@pytest.mark.skipif(browser.executable() is None, reason="no Chromium on this machine")
+def test_a_site_that_is_opened_as_a_file_can_be_searched(tmp_path):
+    pytest.importorskip("mkdocs", reason="needs the docs extra")
+    site = tmp_path / "site"
+    subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", site],
+        cwd=ROOT,
+        check=True,
+    )
+    assert "http" not in "".join(
+        re.findall("<script[^>]*src=[^>]*", (site / "faq.html").read_text())
+    )
+    command = [browser.executable(), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    options = ["--virtual-time-budget=20000", f"--user-data-dir={tmp_path / 'profile'}"]
+    page = subprocess.run(
+        [*command, *options, f"{(site / 'faq.html').as_uri()}?q=temperature"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    ).stdout
+    assert re.search(r'md-search-result__meta">\d+ matching documents<', page)

@@ -18,7 +18,7 @@ SHORTER = {
         "--config.data.image_size=8",
         "--config.model.name=small_cnn",
     ],
-    "transfer": ["--config.duration=2 steps", "--config.seeds=(0,)", "--config.frozen=False"],
+    "transfer": ["--config.duration=2 steps", "--config.seeds=(0,)"],
 }
 
 
@@ -48,7 +48,8 @@ def test_the_commands_run_in_their_order(tmp_path, monkeypatch):
         ran.append(name)
     steps = ["data", "pretrain", "embed", "search", "transfer", "evaluate", "report", "export"]
     assert ran == steps
-    assert "digit 3" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "digit 3" in report and "pictures (5 labels per class)" in report
     assert (tmp_path / "vectors.html").stat().st_size > 1000
     assert any((tmp_path / "exported").glob("*.safetensors"))
     assert any("shots" in json.dumps(json.loads(r)) for r in open(tmp_path / "shots.jsonl"))

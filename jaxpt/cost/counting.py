@@ -10,7 +10,8 @@ The counts are taken from the jaxpr, before compilation. Three rules model the c
 
 FLOPs are counted as in XLA's cost analysis: two per multiply-add of a product, without those on the
 zero padding of a convolution; one per element of other arithmetic; none for exp, log and other
-transcendental functions. Loops count as often as they run, a ``while`` loop of unknown length once.
+transcendental functions. Loops count as often as they run, a ``while`` loop of unknown length once,
+and a condition as its most expensive branch. What depends on the platform counts as on a TPU.
 """
 
 import math
@@ -269,7 +270,8 @@ class _Account:
         self._given = set(self._needs)
         self._work, self._fused, self._sent = [], [0.0], 0.0
         self._born, self._last, self._inside = {}, {}, {}
-        self._reduced = set()
+        self._reduced: set[tuple[int, int]] = set()
+        self._stage: dict[int, int] = {}  # of values in memory, see ``_stage_of``
 
     def of(self, results) -> Counts:
         needed = set(results)
@@ -294,30 +296,33 @@ class _Account:
             self._loop(time, node)
         elif name in PRODUCTS:
             moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
-            self._result(results, time)
+            self._result(results, time, self._stage_of(operands))
             self._work.append(
                 Work(kind(equation), product_flops(equation), moved + self._bytes[results[0]])
             )
         elif name in COLLECTIVES:
             moved = sum(self._store(v, time) + self._bytes[v] for v in operands)
-            self._result(results, time)
+            self._result(results, time, self._stage_of(operands))
             self._sent += sum(map(self._bytes_sent(equation), operands, results))
             self._work.append(Work("other", 0.0, moved + sum(self._bytes[v] for v in results)))
         elif name in STORED or name in IN_PLACE:
             moved = sum(self._store(v, time) for v in operands)
             if name in IN_PLACE:  # only a few rows of the operand change
                 self._needs[results[0]] = self._needs[operands[0]]
+                self._given.add(results[0])  # its rows are all that is written
                 rows = self._bytes[operands[UPDATES[name.partition("_")[0]]]]
             else:
-                self._result(results, time)
+                self._result(results, time, self._stage_of(operands))
                 rows = sum(self._bytes[v] for v in results)
             self._work.append(Work("other", other_flops(equation), moved + 2 * rows))
         elif is_reduction(name):
             needs = frozenset().union(*(self._needs[v] for v in operands))
-            read = self._read(needs, time)
-            moved = 0.0 if needs in self._reduced else read
-            self._reduced.add(needs)  # reductions of the same values share one read
-            self._result(results, time)
+            stage = 1 + self._stage_of(operands)
+            self._read(needs, time)
+            reads = {(value, stage) for value in needs} - self._reduced
+            moved = sum(self._bytes[value] for value, _ in reads)
+            self._reduced |= reads  # shared by reductions of which none needs another's result
+            self._result(results, time, stage)
             self._work.append(
                 Work("other", other_flops(equation), moved + sum(self._bytes[v] for v in results))
             )
@@ -330,7 +335,7 @@ class _Account:
     def _loop(self, time, node):
         equation, operands, results = node
         moved = sum(self._store(v, time) for v in operands)
-        self._result(results, time)
+        self._result(results, time, self._stage_of(operands))
         inner, times = _body(equation, self._devices)
         self._work.append(Work("other", 0.0, moved))
         self._work += [work._replace(times=work.times * times) for work in inner.work]
@@ -351,11 +356,17 @@ class _Account:
         moved = self._read(self._needs[value], time)
         if not self._needs[value]:
             return 0.0  # a constant
-        self._result([value], time)
+        self._result([value], time, self._stage_of([value]))
         return moved + self._bytes[value]
 
-    def _result(self, values, time):
+    def _stage_of(self, values) -> int:
+        """Number of reductions that follow one another, at most, up to these values."""
+        needs = (need for value in values for need in self._needs[value])
+        return max((self._stage.get(need, 0) for need in needs), default=0)
+
+    def _result(self, values, time, stage):
         for value in values:
+            self._stage[value] = stage
             self._needs[value] = frozenset([value])
             self._born[value] = self._last[value] = time
 
@@ -383,13 +394,16 @@ class _Account:
 
 
 def _body(equation, devices) -> tuple[Counts, float]:
-    """Counts of a loop's body, or of the most expensive branch, and the number of executions."""
+    """Counts of a loop's body or of a branch, and the number of executions."""
     name, params = equation.primitive.name, equation.params
     if name == "cond":
-        return max(
-            (count(branch, devices) for branch in params["branches"]),
-            key=lambda counts: counts.flops(),
-        ), 1.0
+        platforms = params.get("branches_platforms") or [("tpu",)] * len(params["branches"])
+        branches = [
+            count(branch, devices)
+            for branch, of in zip(params["branches"], platforms, strict=True)
+            if of is None or "tpu" in of
+        ]
+        return max(branches, key=lambda counts: counts.flops()), 1.0
     if name == "scan":
         return count(params["jaxpr"], devices), float(params["length"])
     parts = [count(params[part], devices) for part in ("cond_jaxpr", "body_jaxpr")]

@@ -112,7 +112,7 @@ class ResNet(nn.Module):
         conv = functools.partial(
             symmetric_conv,
             dtype=self.dtype,
-            conv_general_dilated=_standardised if self.standardised else None,
+            conv_general_dilated=_standardised if self.standardised else convolve,
         )
         x = images.astype(self.dtype)
         large = self.stem == "imagenet"
@@ -216,7 +216,34 @@ class PreactResNet(nn.Module):
     _norm, _stop = ResNet._norm, ResNet._stop
 
 
-def symmetric_conv(features, kernel_size, *, strides=1, **options):
+def convolve(images, kernel, strides, padding, **options):
+    """``jax.lax.conv_general_dilated``, in a form that is fast on CPUs for the smallest images.
+
+    XLA's CPU compiler has no fast code for a kernel that is larger than the image. The last stage
+    of a ResNet on images of 64 pixels, 2 × 2, would take longer than all others together.
+    """
+    plain = functools.partial(
+        jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
+    )
+    height, width, inputs, outputs = kernel.shape
+    sides = [-(-side // stride) for side, stride in zip(images.shape[1:3], strides)]
+    if sides[0] >= height and sides[1] >= width or inputs < images.shape[-1]:
+        return plain(images, kernel)
+
+    def of_patches(images, kernel):
+        padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
+        (rows, columns), (down, right) = sides, strides
+        patches = [
+            padded[:, y : y + down * rows : down, x : x + right * columns : right]
+            for y in range(height)
+            for x in range(width)
+        ]
+        return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, outputs)
+
+    return jax.lax.platform_dependent(images, kernel, cpu=of_patches, default=plain)
+
+
+def symmetric_conv(features, kernel_size, *, strides=1, conv_general_dilated=convolve, **options):
     """Bias-free convolution with PyTorch's padding and initialisation as in He et al. (2015)."""
     padding = [((k - 1) // 2, (k - 1) // 2) for k in kernel_size]
     return nn.Conv(
@@ -226,6 +253,7 @@ def symmetric_conv(features, kernel_size, *, strides=1, **options):
         padding=padding,
         use_bias=False,
         kernel_init=nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
+        conv_general_dilated=conv_general_dilated,
         **options,
     )
 
@@ -233,7 +261,7 @@ def symmetric_conv(features, kernel_size, *, strides=1, **options):
 def _standardised(images, kernel, *args, **options):
     """Convolves with a standardised kernel; ε 1e-6, as in timm's StdConv2d."""
     weights = jax.nn.standardize(kernel.astype(jnp.float32), axis=(0, 1, 2), epsilon=1e-6)
-    return jax.lax.conv_general_dilated(images, weights.astype(kernel.dtype), *args, **options)
+    return convolve(images, weights.astype(kernel.dtype), *args, **options)
 
 
 ResNet18 = functools.partial(ResNet, (2, 2, 2, 2), BasicBlock)

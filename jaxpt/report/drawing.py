@@ -31,7 +31,7 @@ STYLE = {
     "axes.facecolor": "none",
 }
 RASTER_DPI = 144
-LONGEST = 22  # characters of a name in a figure
+LONGEST = 24  # characters of a name in a figure
 
 
 @contextlib.contextmanager

@@ -11,11 +11,11 @@ PLAIN = ("train", "training", "data", "images", "list", "labels", "dataset")  # 
 
 def set_name(record: Mapping[str, Any]) -> str:
     """Display name of a record's set: for own images, the name of their folder or file."""
-    named, suffix = re.fullmatch(r"(.*?)( \([^()]*\))?", record["data"], re.DOTALL).groups()
+    named, suffix = re.fullmatch(r"(.*?)((?: \([^()]*\))*)", record["data"], re.DOTALL).groups()
     if named in OF_FILES:
         data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
         named = _of_path(data.get("path", "")) or "own images"
-    return DATA_NAMES.get(named, named) + (suffix or "")
+    return DATA_NAMES.get(named, named) + suffix
 
 
 def _of_path(path: str) -> str:

@@ -23,7 +23,7 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     that was limited, else 0. Values of records with a ``finetune_seed`` are averaged over these
     seeds. Of two records with one key the later counts. A record that does not say which data it is
     of gives way to one that does and is otherwise the same. Sets of one name but different content
-    are different sets, see ``records.told_apart``.
+    are different sets, see ``records.told_apart``, and so is a set of which few labels were used.
 
     Raises:
       InputError: for no records, records that jaxpt did not write, or records of one run that
@@ -35,7 +35,7 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             not missing, f"record {number} has no {', '.join(missing)}: it is no record of jaxpt's."
         )
     require(bool(records), "there are no records to report.")
-    latest = list({record["key"]: record for record in records}.values())
+    latest = [_of_few(record) for record in {r["key"]: r for r in records}.values()]
     records = record_files.told_apart(record_files.current(latest))
     groups: dict[tuple, list[dict[str, Any]]] = {}
     for record in records:
@@ -48,6 +48,12 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         )
         groups.setdefault(identity, []).append(record)
     return [_unite(group) for group in groups.values()]
+
+
+def _of_few(record):
+    """The record of a set of which only few labels were used, under a name that says so."""
+    shots = (record.get("data_config") or {}).get("shots")
+    return record | {"data": f"{record['data']} ({shots} labels per class)"} if shots else record
 
 
 def pretrain_limit(record: dict[str, Any]) -> int:

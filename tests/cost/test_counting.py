@@ -61,6 +61,31 @@ class TestByHand:
         assert counted(branched, (4, 4)).flops("float32") == 2 * product
         assert counted(unknown, (4, 4)).flops("float32") == product
 
+    def test_of_what_depends_on_the_platform_the_accelerators_branch_counts(self):
+        def product(a):
+            return lax.platform_dependent(a, cpu=lambda x: x @ x @ x, default=lambda x: x @ x)
+
+        assert counted(product, (4, 4)).flops("float32") == 2 * 4**3
+
+    def test_reductions_that_need_no_other_share_a_read(self):
+        size = 4 * 64 * 64
+
+        def at_once(a):  # the sum of squares, counts above two values
+            return jnp.sum(a * a), jnp.sum(a > 0.5), jnp.sum(a > 0.7)
+
+        def in_turn(a):  # the second reads what is above the first's mean
+            return jnp.sum(a > jnp.mean(a))
+
+        assert counted(at_once, (64, 64)).bytes() == pytest.approx(size, abs=64)
+        assert counted(in_turn, (64, 64)).bytes() == pytest.approx(2 * size, abs=64)
+
+    def test_a_loop_writes_only_the_rows_that_it_sets(self):
+        def rows(a, b):
+            return lax.fori_loop(0, 8, lambda i, x: lax.dynamic_update_slice(x, b, (8 * i, 0)), a)
+
+        moved = counted(rows, (64, 64), (8, 64)).bytes()
+        assert moved == pytest.approx(2 * 4 * 64 * 64, abs=512)  # not 64 × 64 in every turn
+
     def test_rematerialisation_is_done_again(self):
         def loss(a):
             return jnp.sum((a @ a) ** 2)
@@ -144,7 +169,9 @@ NARROW = {
         ("cross_entropy", "vit_ti16"),
     ],
 )
-def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset):
+def test_flops_agree_with_xla_on_the_compiled_step(method, network, dataset, monkeypatch):
+    # Counted is what accelerators run, so the CPU compiles that as well.
+    monkeypatch.setattr(lax, "platform_dependent", lambda *x, default, **others: default(*x))
     config = small_runs.config_of(
         method,
         small_runs.RUN

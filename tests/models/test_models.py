@@ -1,5 +1,6 @@
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -9,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpt import models
 from jaxpt.errors import InputError
+from jaxpt.models import resnet
 from jaxpt.models.norm import compute_dtype, make_norm
 from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet
 
@@ -111,6 +113,27 @@ class TestMLP:
     def test_other_sizes_are_refused(self):
         with pytest.raises(InputError, match="takes images of 4×4 pixels, got 4×5"):
             shapes_of(backbone("mlp", norm="none", **self.NET), 4, 5, 1)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel", [1, 3, 7])
+def test_convolutions_of_the_smallest_images_are_those_of_lax(kernel, stride):
+    rng = np.random.default_rng(kernel)
+    weights = rng.normal(size=(kernel, kernel, 4, 8)).astype(np.float32)
+    options = {"padding": [(kernel // 2, kernel // 2)] * 2, "strides": (stride, stride)}
+    net = nn.Conv(8, (kernel, kernel), use_bias=False, **options)
+
+    def value(convolve, weights, images):
+        of = net.clone(conv_general_dilated=convolve)
+        return jnp.sum(jnp.sin(of.apply({"params": {"kernel": weights}}, images)))
+
+    for side in (1, 2, 3, 5):
+        images = rng.normal(size=(3, side, side + 1, 4)).astype(np.float32)
+        found, wanted = (
+            jit(jax.value_and_grad(functools.partial(value, of), (0, 1)))(weights, images)
+            for of in (resnet.convolve, None)
+        )
+        jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
 
 
 class TestParameterCounts:
