@@ -105,29 +105,35 @@ class Program:
 
     def _fusion(self, name, operands, called):
         """A fusion reads slices of what it only slices, and writes what it updates in place."""
-        inside, total, updates = self.bodies[called], np.zeros(4), False
-        numbers = {n: int(w) for n, op, _, w, _, _ in inside if op == "parameter"}
-        names = dict(zip(numbers, numbers, strict=True))
-        for inner, op, given, _, _, _ in inside:  # a bitcast of a parameter is the parameter
-            if op == "bitcast" and given[0] in names:
-                names[inner] = names[given[0]]
-        for parameter, number in numbers.items():
-            users = [
-                (inner, op, given)
-                for inner, op, given, *_ in inside
-                if op != "bitcast" and any(names.get(x) == parameter for x in given)
-            ]
-            if users and all(op == "dynamic-slice" for _, op, _ in users):
-                total += sum(_bytes(self.shapes[inner], 0) for inner, _, _ in users)
-            elif users and all(
-                op == "dynamic-update-slice" and names.get(given[0]) == parameter
-                for _, op, given in users
-            ):
-                updates = True
-                total += sum(_bytes(self.shapes[given[1]], 1) for _, _, given in users)
-            else:
-                total += _bytes(self.shapes.get(operands[number], ""), 0)
+        found = [self._use(called, i, x) for i, x in enumerate(operands)]
+        total = sum((moved for moved, _ in found), np.zeros(4))
+        updates = any(updated for _, updated in found)
         return total if updates else total + _bytes(self.shapes[name], 1)
+
+    def _use(self, called, number, operand):
+        """Bytes that a fusion moves for one of its operands, and whether it updates that."""
+        inside = self.bodies[called]
+        (parameter,) = (n for n, op, _, w, *_ in inside if op == "parameter" and int(w) == number)
+        names, total, updates = {parameter}, np.zeros(4), False
+        for inner, op, given, _, attributes, _ in inside:
+            places = [i for i, x in enumerate(given) if x in names]
+            if not places:
+                continue
+            if op == "bitcast":  # is the operand itself
+                names.add(inner)
+            elif op == "dynamic-slice":
+                total += _bytes(self.shapes[inner], 0)
+            elif op == "dynamic-update-slice" and places == [0]:
+                updates = True
+                total += _bytes(self.shapes[given[1]], 1)
+            elif op == "fusion":
+                nested = re.search(r"calls=%?([\w.\-]+)", attributes)[1]
+                for place in places:
+                    moved, updated = self._use(nested, place, operand)
+                    total, updates = total + moved, updates or updated
+            else:
+                return _bytes(self.shapes.get(operand, ""), 0), False
+        return total, updates
 
     def _count(self, attributes, once):
         known = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', attributes)
@@ -251,7 +257,8 @@ def rows_of(form: str, size: tuple[int, int, int]) -> int:
     batch, n, _ = size
     if form != "chunked":
         return batch
-    chunks = -(-batch // max(1, knn.WORKSPACE // (2 * 4 * n)))
+    rows = knn.WORKSPACE // (2 * 4 * n)
+    chunks = -(-batch // (rows // knn.ROWS * knn.ROWS or max(1, rows)))
     return -(-batch // chunks)
 
 
@@ -325,6 +332,8 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown forms {sorted(unknown)}; there are {', '.join(FORMS)}")
     jax.config.update("jax_platforms", "cpu")
+    # The TPU's compiler is quick with the least effort; with more, a program reads no more often.
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
     known = {record["key"] for record in records.read(RECORDS)}
     for form in how.forms or FORMS:
         for size in gpu.SIZES:

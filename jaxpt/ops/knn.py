@@ -78,8 +78,9 @@ def products(
 ) -> jax.Array:
     """Inner products of queries and keys: float32 [batch, n].
 
-    Keys that must be converted are, a few at a time, so that no copy of all of them is made, and
-    neither for the gradient by the queries. No gradient flows into the keys. Reverse mode only.
+    If keys must be converted, no copy of all of them is made, and neither for the gradient by the
+    queries: the TPU's compiler converts them within the product, on other platforms it happens to
+    a few at a time. No gradient flows into the keys. Reverse mode only.
 
     Args:
       queries: float32 [batch, dim].
@@ -89,15 +90,21 @@ def products(
     """
     size = _converted_at_once(keys, mask, key_rows)
 
-    def visit(number, s):
-        start = jnp.minimum(number * size, len(keys) - size)
-        part = _product(queries, _converted(keys, mask, key_rows, start, size).T)
-        return jax.lax.dynamic_update_slice_in_dim(s, part, start, axis=1)
+    def in_parts(queries, keys, mask):
+        def visit(number, s):
+            start = jnp.minimum(number * size, len(keys) - size)
+            part = _product(queries, _converted(keys, mask, key_rows, start, size).T)
+            return jax.lax.dynamic_update_slice_in_dim(s, part, start, axis=1)
+
+        empty = jnp.zeros((len(queries), len(keys)))
+        return jax.lax.fori_loop(0, -(-len(keys) // size), visit, empty)
+
+    def at_once(queries, keys, mask):
+        return _product(queries, _converted(keys, mask, key_rows, 0, len(keys)).T)
 
     if size == len(keys):
-        return _product(queries, _converted(keys, mask, key_rows, 0, size).T)
-    empty = jnp.zeros((len(queries), len(keys)))
-    return jax.lax.fori_loop(0, -(-len(keys) // size), visit, empty)
+        return at_once(queries, keys, mask)
+    return jax.lax.platform_dependent(queries, keys, mask, tpu=at_once, default=in_parts)
 
 
 def _products_forward(queries, keys, mask, key_rows):
@@ -108,18 +115,24 @@ def _products_backward(key_rows, residuals, slopes):
     keys, mask = residuals
     size = _converted_at_once(keys, mask, key_rows)
 
-    def visit(number, gradient):
-        start = jnp.minimum(number * size, len(keys) - size)
-        part = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=1)
-        # The last part starts earlier, with keys that were there before.
-        part = jnp.where(start + jnp.arange(size) >= number * size, part, 0.0)
-        return gradient + _product(part, _converted(keys, mask, key_rows, start, size))
+    def in_parts(slopes, keys, mask):
+        def visit(number, gradient):
+            start = jnp.minimum(number * size, len(keys) - size)
+            part = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=1)
+            # The last part starts earlier, with keys that were there before.
+            part = jnp.where(start + jnp.arange(size) >= number * size, part, 0.0)
+            return gradient + _product(part, _converted(keys, mask, key_rows, start, size))
+
+        nothing = jnp.zeros((len(slopes), keys.shape[1]))
+        return jax.lax.fori_loop(0, -(-len(keys) // size), visit, nothing)
+
+    def at_once(slopes, keys, mask):
+        return _product(slopes, _converted(keys, mask, key_rows, 0, len(keys)))
 
     if size == len(keys):
-        gradient = _product(slopes, _converted(keys, mask, key_rows, 0, size))
+        gradient = at_once(slopes, keys, mask)
     else:
-        nothing = jnp.zeros((len(slopes), keys.shape[1]))
-        gradient = jax.lax.fori_loop(0, -(-len(keys) // size), visit, nothing)
+        gradient = jax.lax.platform_dependent(slopes, keys, mask, tpu=at_once, default=in_parts)
     return gradient, None, None
 
 
@@ -180,6 +193,7 @@ BLOCK = 2**22  # similarities per matrix product: 16 MiB, which still fits cache
 BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
 LARGEST_GROUP = 16  # keys
 CHUNK = 2**16  # floats of gathered keys held at a time on CPUs
+ROWS = 8  # that a TPU stores together; a chunk of 9 would take the memory of 16
 WORKSPACE = 2**29  # bytes of similarities, or of gathered keys, held at a time on accelerators
 CONVERTED = 2**23  # floats of converted keys held at a time by ``products``, 32 MiB
 SEGMENT = 128  # consecutive keys among which a selected key is looked up
@@ -434,7 +448,9 @@ def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) 
       The results for all rows, [batch, …].
     """
     batch = len(jax.tree.leaves(arrays)[0])
-    chunks = -(-batch // max(1, workspace // row_bytes))
+    rows = workspace // row_bytes
+    rows = rows // ROWS * ROWS or max(1, rows)
+    chunks = -(-batch // rows)
     if chunks == 1:
         return function(*arrays)
     rows = -(-batch // chunks)

@@ -20,6 +20,7 @@ LINEAR = (
 )
 GROUP = 16  # entries per group, whose maxima give accelerators the first interval
 GROUPED = 2**12  # entries per row from which on that pays
+LANES = 128  # the number of groups is a multiple of it, so that slices start where registers do
 
 
 class Edge(NamedTuple):
@@ -136,7 +137,7 @@ def _search(values, k, where, *, static_k, thresholds):
     last = jax.lax.cond(
         jnp.all(found),
         lambda *_: jnp.full(k.shape, n, jnp.int32),
-        lambda *of_ties: jnp.where(found, n, _last_of_ties(*of_ties)),
+        lambda *of_ties: jnp.where(found, n, _last_of_ties(*of_ties, thresholds)),
         values,
         value,
         k,
@@ -149,13 +150,15 @@ def _interval(values, k, where, static_k, thresholds):
     """First (low, high, whether low has exactly k entries) of every row, and its largest entry."""
     allowed = _where(values, where)
     found = k == jnp.sum(allowed, axis=-1, dtype=jnp.int32)
-    groups = values.shape[1] // GROUP
+    groups = values.shape[1] // (GROUP * LANES) * LANES
     if thresholds > 1 and groups * GROUP >= GROUPED and static_k and 2 * static_k <= groups:
         # The k largest of the groups' maxima are k entries, so the edge is not below them. Groups
         # are strided: neighbouring keys may be of one class, and accelerators read whole rows.
         values = values if where is None else jnp.where(where, values, -jnp.inf)
         rest = values[:, groups * GROUP :]
-        maxima = jnp.max(values[:, : groups * GROUP].reshape(-1, GROUP, groups), axis=1)
+        # Of slices and not of a reshaped array, which a TPU would store anew.
+        members = (values[:, i * groups : (i + 1) * groups] for i in range(GROUP))
+        maxima = functools.reduce(jnp.maximum, members)
         # Or XLA would compute the maximum of the maxima from the values, in a pass of its own.
         maxima = jax.lax.optimization_barrier(maxima)
         of_groups = jnp.minimum(k, jnp.sum(maxima != -jnp.inf, axis=-1, dtype=jnp.int32))
@@ -211,11 +214,28 @@ def _counts(values, thresholds, where):
     )
 
 
-def _last_of_ties(values, value, k, where):
+def _last_of_ties(values, value, k, where, thresholds):
     """Column of the last entry equal to ``value`` among the k largest; −1 if there is none."""
-    value = value[:, None]
+    value, columns = value[:, None], jnp.arange(values.shape[1])
     allowed = _where(values, where)
-    above = jnp.sum(allowed & (values > value), axis=-1, dtype=jnp.int32)
+    wanted = k - jnp.sum(allowed & (values > value), axis=-1, dtype=jnp.int32)
     tied = allowed & ~(values < value) & ~(values > value)
-    before = jnp.cumsum(tied, axis=-1, dtype=jnp.int32) < (k - above)[:, None]
-    return jnp.where(k > above, jnp.sum(before, axis=-1, dtype=jnp.int32), -1)
+    if thresholds == 1:
+        before = jnp.cumsum(tied, axis=-1, dtype=jnp.int32) < wanted[:, None]
+        return jnp.where(wanted > 0, jnp.sum(before, axis=-1, dtype=jnp.int32), -1)
+
+    # For a cumulative sum, accelerators would reserve memory of several times the values.
+    def divide(ends):  # fewer than wanted up to column ``first``, enough up to ``last``
+        first, last = ends
+        steps = (last - first)[:, None] * jnp.arange(1, thresholds + 1) // (thresholds + 1)
+        at = first[:, None] + steps
+        counts = [jnp.sum(tied & (columns <= at[:, i, None]), axis=-1) for i in range(thresholds)]
+        enough = jnp.stack(counts, axis=1) >= wanted[:, None]
+        return (
+            jnp.max(jnp.where(enough, first[:, None], at), axis=-1),
+            jnp.min(jnp.where(enough, at, last[:, None]), axis=-1),
+        )
+
+    ends = jnp.full_like(wanted, -1), jnp.full_like(wanted, len(columns) - 1)
+    _, last = jax.lax.while_loop(lambda ends: jnp.any(ends[1] - ends[0] > 1), divide, ends)
+    return jnp.where(wanted > 0, last, -1)

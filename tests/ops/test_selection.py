@@ -144,6 +144,7 @@ def test_it_works_under_vmap():
 def test_groups_only_narrow_the_search(k, monkeypatch):
     monkeypatch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
     monkeypatch.setattr(selection, "GROUPED", 64)
+    monkeypatch.setattr(selection, "LANES", 4)
     rng, n = np.random.default_rng(k), 20 * selection.GROUP + 5
     marked = jax.jit(lambda v, w: selection.mask_of_largest(v, k, w))
     gaussian = rng.normal(size=(4, n))

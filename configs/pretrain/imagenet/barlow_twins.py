@@ -7,7 +7,7 @@ Source: the authors' code: batch 2,048, rate 0.2 for matrices and 0.0048 for bia
 both for 256 images, LARS and weight decay 1e-6 for matrices only, a cosine to a thousandth,
 projector of three layers of 8,192, λ 0.0051, 1,000 epochs, here 100 (docs/fidelity.md).
 Expected: linear 73.3 after 1,000 epochs (the code's page). Not yet run here.
-On paper: 4.01 hours on v5e-32, 128 chip-hours, 8.14 of 16 GB per chip (benchmarks/plan.py).
+On paper: 3.98 hours on v5e-32, 127 chip-hours, 8.14 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -11,7 +11,7 @@ rate 5e-4, weight decay from 0.04 to 0.4, drop path 0.1. "boosted" is the longer
 page. ResNet-50's weight decay, from 1e-4 to 1e-4 there, is a constant here (docs/fidelity.md).
 Expected: ViT-S/16 kNN 69.3 and linear 73.8 after 100 epochs; best ResNet-50 kNN 67.5, linear 75.3
 (the code's page). Not yet run here.
-On paper: 6.83 hours on v5e-32, 218 chip-hours, 3.31 of 16 GB per chip (benchmarks/plan.py).
+On paper: 6.78 hours on v5e-32, 217 chip-hours, 3.31 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, boosted, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

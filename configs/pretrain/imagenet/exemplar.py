@@ -5,7 +5,7 @@
 
 Source: MoCo v2's settings, said to be the paper's; unchecked (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
-On paper: 2.97 hours on v5e-32, 94.9 chip-hours, 0.794 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.95 hours on v5e-32, 94.5 chip-hours, 0.794 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

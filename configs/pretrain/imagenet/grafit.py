@@ -6,7 +6,7 @@
 Source: equal weights and τ 0.1 as in MaskCon's code, whose form of the loss this is; Grafit's own
 code was not read. Head, batch, rate, memory and augmentation are MoCo v2's (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
-On paper: 3.08 hours on v5e-32, 98.5 chip-hours, 0.865 of 16 GB per chip (benchmarks/plan.py).
+On paper: 3.06 hours on v5e-32, 97.8 chip-hours, 0.865 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -7,7 +7,7 @@ Source: the authors' code: τ 0.1, target τ 0.05, memory 8,192, EMA 0.99, a hea
 it has no run on ImageNet at this size. Width of the head, batch, rate and augmentation are MoCo
 v2's (docs/fidelity.md).
 Expected: not published. Not yet run here.
-On paper: 2.87 hours on v5e-32, 91.9 chip-hours, 0.74 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.87 hours on v5e-32, 91.8 chip-hours, 0.74 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

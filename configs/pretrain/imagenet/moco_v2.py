@@ -9,7 +9,7 @@ in 100 epochs instead of 200, in synchronised BatchNorm in place of shuffling, i
 images from the first step on, in leaving out earlier keys of the query's image, and in a rate that
 changes with every step, not every epoch (docs/fidelity.md).
 Expected: linear 67.5 ± 0.1 after 200 epochs, 71.1 after 800 (the code's page). Not yet run here.
-On paper: 2.96 hours on v5e-32, 94.9 chip-hours, 0.794 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.95 hours on v5e-32, 94.5 chip-hours, 0.794 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 200ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

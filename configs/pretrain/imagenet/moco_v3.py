@@ -9,7 +9,7 @@ the order of views. ViT-S: AdamW, rate 1.5e-4, weight decay 0.1 on all parameter
 of warm-up, 12 heads, fixed sine-cosine positions, patch projection frozen (docs/fidelity.md).
 Expected: linear 68.9 after 100 epochs, 72.8 after 300; ViT-S 73.2 after 300 (the code's page).
 Not yet run here.
-On paper: 3.54 hours on v5e-32, 113 chip-hours, 11.1 of 16 GB per chip (benchmarks/plan.py).
+On paper: 3.53 hours on v5e-32, 113 chip-hours, 11.1 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -7,7 +7,7 @@ Source: the paper, from memory: batch 4,096, LARS, τ 0.1, memory 98,304, 1,000 
 its authors was found; the head, 2048-2048-256 with BatchNorm after each layer and predictor 4,096,
 is lightly's, which quotes the paper (docs/fidelity.md).
 Expected: linear 75.6 after 1,000 epochs (the paper). Not yet run here.
-On paper: 3.54 hours on v5e-32, 113 chip-hours, 11.1 of 16 GB per chip (benchmarks/plan.py).
+On paper: 3.53 hours on v5e-32, 113 chip-hours, 11.1 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

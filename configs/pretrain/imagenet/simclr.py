@@ -7,7 +7,7 @@ Source: the authors' code: batch 4,096, LARS, rate 0.3 for 256 images, weight de
 of warm-up, τ 0.1; the head is the first paper's, 2048-128 with BatchNorm after both layers, the
 last one without offset (docs/fidelity.md).
 Expected: linear 69.3 after 1,000 epochs (unchecked). Not yet run here.
-On paper: 2.81 hours on v5e-32, 89.9 chip-hours, 10.9 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.81 hours on v5e-32, 89.8 chip-hours, 10.9 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

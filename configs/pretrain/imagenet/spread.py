@@ -6,7 +6,7 @@
 Source: τ 0.5 and equal weights as in the paper, which has no run on ImageNet. All other settings
 are those of the sup_con recipe, with a smaller batch (docs/fidelity.md).
 Expected: not published. Not yet run here.
-On paper: 2.88 hours on v5e-32, 92 chip-hours, 5.59 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.87 hours on v5e-32, 91.9 chip-hours, 5.59 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

@@ -6,7 +6,7 @@
 Source: the paper: memory of 64,000, τ 0.07, EMA 0.999. Head, batch, rate and augmentation are MoCo
 v2's (docs/fidelity.md).
 Expected: not known to us. Not yet run here.
-On paper: 2.96 hours on v5e-32, 94.8 chip-hours, 0.793 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.95 hours on v5e-32, 94.4 chip-hours, 0.793 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

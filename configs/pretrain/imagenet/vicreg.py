@@ -7,7 +7,7 @@ Source: the authors' code: 100 epochs with batch 512 and rate 0.3, 1,000 with ba
 0.2; projector of three layers of 8,192, weights 25, 25, 1, LARS, weight decay 1e-6, 10 epochs of
 warm-up, a cosine to a thousandth (docs/fidelity.md).
 Expected: linear 73.2 after 1,000 epochs (the code's page). Not yet run here.
-On paper: 9.45 hours on v5e-32, 302 chip-hours, 5.02 of 16 GB per chip (benchmarks/plan.py).
+On paper: 9.33 hours on v5e-32, 299 chip-hours, 5.02 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 1000ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
