@@ -23,6 +23,7 @@ GROUPS = {
     "Neighbours": ("look", "nca"),
     "Supervised contrast": ("sup_con", "sup_moco", "exemplar", "spread", "mask_con", "grafit"),
     "Classification": ("cross_entropy", "cosine_softmax", "prototype_softmax"),
+    "Images without labels": ("entropy", "reverse_gradient"),
     "Instance discrimination": ("info_nce", "nt_xent", "nn_clr"),
     "Without negatives": ("cosine_regression", "barlow_twins", "vicreg", "dino", "move_centre"),
 }

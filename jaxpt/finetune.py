@@ -109,6 +109,7 @@ def check(config: ml_collections.ConfigDict) -> None:
         "weight_decays": config.weight_decays,
         "optimizer.clip_norm": [config.optimizer.clip_norm],
         "mixup": [config.mixup],
+        "minimax_entropy": [config.minimax_entropy],
     }
     for name, values in finite.items():
         require(
@@ -193,7 +194,8 @@ class Task:
       frozen: number of frozen parts.
 
     Raises:
-      InputError: for a multi-label set, a network whose parts cannot be frozen, or a bad head.
+      InputError: for a multi-label set, a network whose parts cannot be frozen, a bad head, images
+        that the network or the head does not take, or minimax entropy without unlabelled images.
     """
 
     def __init__(
@@ -224,34 +226,52 @@ class Task:
             size=config.crop,
             head=models.make_head(config.head, len(dataset.class_names)),
         )
+        shape = dataset.trainval.images.shape[1:]
+        jax.eval_shape(  # raises if the network or the head does not take such images
+            lambda key: models.init(self.encoder, key, jnp.zeros((1, *shape))), jax.random.key(0)
+        )
+        require(
+            not config.minimax_entropy
+            or len(self.labelled(0).trainval.ids) < len(dataset.trainval.ids),
+            f"minimax_entropy {config.minimax_entropy} needs images without labels, but all "
+            f"{len(dataset.trainval.ids):,} training images of {dataset.name} have one: set "
+            "data.shots or data.labelled_share, or minimax_entropy to 0.",
+        )
         self._prepared = {}
+
+    def labelled(self, seed: int) -> sources.Dataset:
+        """The set with only the labelled training images that the config draws for the seed."""
+        data = self.config.data
+        return few(self.dataset, data.shots, seed, share=data.labelled_share)
 
     def variables(self, seed: int):
         """Initial (params, batch_stats): those of the backbone, and a head drawn from the seed."""
         # Copies, because the step donates its state and the next run starts from the same arrays.
         params, stats = jax.tree.map(np.array, (self.backbone.params, self.backbone.batch_stats))
         sample = models.sample(self.encoder.backbone, self.encoder.channels)
-        features = jax.eval_shape(
-            lambda: models.encode(self.backbone.encoder, params, stats, sample, train=False)
-        ).features
-        head = jax.jit(lambda key: self.encoder.head.init(key, jnp.zeros(features.shape), False))(
+        variables = {"params": params, "batch_stats": stats}
+        _, given = jax.eval_shape(
+            lambda: self.encoder.apply(variables, sample, False, method="given")
+        )
+        head = jax.jit(lambda key: self.encoder.head.init(key, jnp.zeros(given.shape), False))(
             jax.random.key(seed)
         )
         return params | {"head": jax.device_get(head["params"])}, stats
 
-    def prepared(self, decay: float, n_examples: int, gather=gather):
+    def prepared(self, decay: float, n_examples: int, gathers=(gather,)):
         """Returns (optimizer with peak learning rate 1, number of steps, compiled step).
 
         The result is cached and serves all rates and seeds.
         """
-        key = decay, n_examples, gather
+        key = decay, n_examples, gathers
         if key not in self._prepared:
             optimizer, total = self._optimizer(decay, n_examples)
-            step_fn = self.devices.map(
-                lambda state, data, rows: _step(
-                    self, optimizer, state, gather(data, rows["batch"]), rows["share"]
-                )
-            )
+
+            def step(state, data, rows):
+                batches = [make(*of) for make, *of in zip(gathers, data, rows["batches"])]
+                return _step(self, optimizer, state, batches, rows["share"])
+
+            step_fn = self.devices.map(step)
             self._prepared[key] = optimizer, total, step_fn
         return self._prepared[key]
 
@@ -283,31 +303,41 @@ class Task:
         ), total
 
 
-def few(dataset: sources.Dataset, shots: int, seed: int) -> sources.Dataset:
-    """Draws ``shots`` training images of each class, or all of a smaller class.
+def few(dataset: sources.Dataset, shots: int, seed: int, *, share: float = 1.0) -> sources.Dataset:
+    """Draws the training images of each class whose labels are used.
 
     A fifth of the images of a class, but at least one of two or more, are for validation.
 
     Args:
       dataset: the set.
-      shots: images per class; 0 returns the set as it is.
+      shots: images per class, or all of a smaller class; 0 leaves it to ``share``.
       seed: of the draw.
+      share: share of the images of each class, but at least two; 1 returns the set as it is.
 
     Raises:
-      InputError: for a single shot, which leaves nothing for validation, or a multi-label set.
+      InputError: for a single shot, which leaves nothing for validation, a share outside (0, 1],
+        shots and a share together, or a multi-label set.
     """
-    if not shots:
+    require(
+        0 < share <= 1, f"data.labelled_share must be above 0 and at most 1 (all), got {share}."
+    )
+    if not shots and share == 1:
         return dataset
     require(
-        shots >= 2,
+        shots == 0 or share == 1,
+        f"set data.shots or data.labelled_share, not both, got {shots} and {share}.",
+    )
+    require(
+        shots >= 2 or share < 1,
         f"data.shots must be 0 (all) or at least 2, one of them for validation, got {shots}.",
     )
     labels = dataset.trainval.labels
-    require(labels.ndim == 1, f"data.shots needs one label per image, {dataset.name} has several.")
+    name = "data.shots" if shots else "data.labelled_share"
+    require(labels.ndim == 1, f"{name} needs one label per image, {dataset.name} has several.")
     chosen, held_out = np.zeros((2, len(labels)), bool)
     for label in np.unique(labels):
         drawn = np.random.default_rng((seed, label)).permutation(np.flatnonzero(labels == label))
-        drawn = drawn[:shots]
+        drawn = drawn[: shots or max(2, round(share * len(drawn)))]
         chosen[drawn] = True
         held_out[
             drawn[: max(1, round(sources.VALIDATION_SHARE * len(drawn))) * (len(drawn) > 1)]
@@ -317,6 +347,12 @@ def few(dataset: sources.Dataset, shots: int, seed: int) -> sources.Dataset:
         validation=dataset.trainval.take(held_out),
         trainval=dataset.trainval.take(chosen),
     )
+
+
+def unlabelled(dataset: sources.Dataset, drawn: sources.Dataset) -> sources.Split:
+    """The training images of a set that ``few`` did not draw; their labels are −1."""
+    rest = dataset.trainval.take(~np.isin(dataset.trainval.ids, drawn.trainval.ids))
+    return rest._replace(labels=np.full(len(rest.ids), -1, np.int32))
 
 
 def finetune(task: Task, *, seed: int) -> Finetuned:
@@ -329,7 +365,7 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
     Args:
       task: backbone, set and config.
       seed: seed of the head, the order of images and their augmentation, and the draw of
-        ``data.shots``.
+        ``data.shots`` or ``data.labelled_share``.
 
     Returns:
       a ``Finetuned``.
@@ -338,12 +374,15 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
       InputError: if the loss does not stay finite for any setting, or in the final training.
     """
     config, sweep = task.config, []
-    dataset = few(task.dataset, config.data.shots, seed)
+    dataset = task.labelled(seed)
+    # With minimax entropy, each training also sees the images that were not drawn.
+    rest = [unlabelled(task.dataset, dataset)] if config.minimax_entropy else []
     settings = list(itertools.product(config.weight_decays, config.learning_rates))
-    task.say(f"fine-tuning with seed {seed} on {len(dataset.trainval.ids):,} images")
+    also = "".join(f" and {len(split.ids):,} without labels" for split in rest)
+    task.say(f"fine-tuning with seed {seed} on {len(dataset.trainval.ids):,} images{also}")
     for place, (decay, rate) in enumerate(settings, 1):
         began = time.perf_counter()
-        state = train(task, dataset.train, rate=rate, decay=decay, seed=seed)
+        state = train(task, dataset.train, *rest, rate=rate, decay=decay, seed=seed)
         score = None if state is None else accuracy(task, state, dataset.validation)
         sweep.append({"learning_rate": rate, "weight_decay": decay, "validation": score})
         task.say(
@@ -356,7 +395,7 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
     state = (
         None
         if best["validation"] is None
-        else train(task, dataset.trainval, rate=rate, decay=decay, seed=seed)
+        else train(task, dataset.trainval, *rest, rate=rate, decay=decay, seed=seed)
     )
     require(
         state is not None,
@@ -376,28 +415,47 @@ def finetune(task: Task, *, seed: int) -> Finetuned:
 
 
 def train(
-    task: Task, split: sources.Split, *, rate: float, decay: float, seed: int
+    task: Task, split: sources.Split, *rest: sources.Split, rate: float, decay: float, seed: int
 ) -> FinetuneState | None:
-    """Trains on a split; returns None if the last loss or the final state is not finite."""
-    config, devices, n = task.config, task.devices, len(split.ids)
-    feed = _feed(task, split, seed)
-    optimizer, total, step_fn = task.prepared(decay, n, feed.gather)
+    """Trains on a split; returns None if the last loss or the final state is not finite.
+
+    Args:
+      task: backbone, set and config.
+      split: labelled images.
+      *rest: at most one split of unlabelled images, for minimax entropy. Each step takes
+        ``batch_size`` images of either split.
+      rate, decay: peak learning rate and weight decay.
+      seed: as in ``finetune``.
+    """
+    config, devices, splits = task.config, task.devices, (split, *rest)
+    feeds = [_feed(task, split, seed) for split in splits]
+    optimizer, total, step_fn = task.prepared(
+        decay, len(split.ids), tuple(feed.gather for feed in feeds)
+    )
     params, stats = task.variables(seed)
     average = jax.tree.map(np.array, (params, stats)) if config.ema else None
     state = devices.replicate(
         FinetuneState(np.float32(rate), params, stats, optimizer.init(params), average)
     )
-    rows = (rows_of_step(step, config.batch_size, n=n, seed=seed) for step in range(total))
-    with contextlib.closing(feed):
-        for step, batch in enumerate(feed.batches(rows)):
+
+    def rows(n):
+        return (rows_of_step(step, config.batch_size, n=n, seed=seed) for step in range(total))
+
+    with contextlib.ExitStack() as stack:
+        for feed in feeds:
+            stack.enter_context(contextlib.closing(feed))
+        data = [feed.data for feed in feeds]
+        batches = zip(*(feed.batches(rows(feed.n)) for feed in feeds))
+        for step, found in enumerate(batches):
             share = None
             if config.mixup:
                 drawn = mixup.draw_share(
                     config.batch_size, alpha=config.mixup, seed=seed, step=step
                 )
                 share = devices.split(drawn)
-            state, metrics = step_fn(state, feed.data, {"batch": batch, "share": share})
-            feed.pace(metrics)
+            state, metrics = step_fn(state, data, {"batches": list(found), "share": share})
+            for feed in feeds:
+                feed.pace(metrics)
     # A non-finite update persists in the state, so one check at the end is enough.
     made = jax.device_get((metrics["loss"], state.params, state.batch_stats, state.average))
     return state if all(np.isfinite(x).all() for x in jax.tree.leaves(made)) else None
@@ -434,33 +492,15 @@ def choose_cropping(
     return crops.choose(data, images, {0: view}, seed=0)
 
 
-def _step(task, optimizer, state, own: Batch, share):
+def _step(task, optimizer, state, batches: list[Batch], share):
     config = task.config
-    images = training_images(config, own)
-    others = None
-    if share is not None:
-        images = mixup.mix(share, images, mixup.next_example(images, len(images), AXIS))
-        others = mixup.next_example(own.label, len(images), AXIS)
 
     def loss_of(params):
-        encoded = models.encode(
-            task.encoder,
-            params,
-            state.batch_stats,
-            images,
-            train=True,
-            # Derived from the batch, so that it differs between steps and between devices.
-            key=stochastic_depth.key_of(own),
-        )
-
-        def loss(labels):
-            return losses.cross_entropy(
-                encoded.output, labels, label_smoothing=config.label_smoothing
-            )
-
-        # Cross-entropy is linear in the target, so mixing losses equals mixing labels.
-        each = loss(own.label) if share is None else mixup.mix(share, loss(own.label), loss(others))
-        return jnp.mean(each), encoded.batch_stats
+        total, stats = 0.0, state.batch_stats
+        for objective, batch in zip(OBJECTIVES, batches):
+            loss, stats = objective(task, (params, stats), batch, share)
+            total += loss
+        return total, stats
 
     (loss, stats), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     # Each device has an equal share of the batch, so the mean over devices is that of the batch.
@@ -473,6 +513,45 @@ def _step(task, optimizer, state, own: Batch, share):
         lambda old, new: old + (1 - config.ema) * (new - old), state.average, (params, stats)
     )
     return FinetuneState(state.rate, params, stats, opt_state, average), {"loss": loss}
+
+
+def _supervised(task, variables, batch: Batch, share):
+    """Mean cross-entropy of labelled images, and the batch statistics after them."""
+    config = task.config
+    images, others = training_images(config, batch), None
+    if share is not None:
+        images = mixup.mix(share, images, mixup.next_example(images, len(images), AXIS))
+        others = mixup.next_example(batch.label, len(images), AXIS)
+    encoded = _encode(task, variables, images, batch)
+
+    def loss(labels):
+        return losses.cross_entropy(encoded.output, labels, label_smoothing=config.label_smoothing)
+
+    # Cross-entropy is linear in the target, so mixing losses equals mixing labels.
+    each = loss(batch.label) if share is None else mixup.mix(share, loss(batch.label), loss(others))
+    return jnp.mean(each), encoded.batch_stats
+
+
+def _minimax_entropy(task, variables, batch: Batch, share):
+    """Mean entropy of unlabelled images times its weight, and the batch statistics after them."""
+    del share  # only labelled images are mixed
+    params, stats = variables
+    # The features minimise the entropy, which draws images to the prototypes of the classes; the
+    # classifier maximises it, which keeps its prototypes amid all images, not only labelled ones.
+    head = models.map_classifier(losses.reverse_gradient, params["head"])
+    params = params | {"head": head}
+    encoded = _encode(task, (params, stats), training_images(task.config, batch), batch)
+    loss = task.config.minimax_entropy * jnp.mean(losses.entropy(encoded.output))
+    return loss, encoded.batch_stats
+
+
+OBJECTIVES = (_supervised, _minimax_entropy)  # of the splits of ``train``, in their order
+
+
+def _encode(task, variables, images, batch: Batch):
+    # The key derives from the batch, so that it differs between steps and between devices.
+    key = stochastic_depth.key_of(batch)
+    return models.encode(task.encoder, *variables, images, train=True, key=key)
 
 
 def training_images(config: ml_collections.ConfigDict, batch: Batch) -> jax.Array:

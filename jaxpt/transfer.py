@@ -156,7 +156,7 @@ def _prepared(config, backbone, with_set, sets, devices, say=lambda text: None) 
     data_config = _data_config(config, backbone, with_set)
     dataset, data = sets.load(data_config)
     require_part(dataset, "test")
-    drawn = few(dataset, config.data.shots, 0)
+    drawn = few(dataset, config.data.shots, 0, share=config.data.labelled_share)
     resolved = resolve(config, drawn, source=data_config.source)
     cropping = choose_cropping(resolved, data_config, dataset.train.images)
     crops.settle(data_config, cropping)
@@ -200,7 +200,7 @@ def _keep(folder: pathlib.Path, job: Job, seed: int, result: Finetuned) -> None:
             config.model[name] = backbone.model[name]
         config.model.weights, config.model.normalisation = "", backbone.encoder.normalisation
     params, batch_stats = result.variables
-    images = few(dataset, job.config.data.shots, seed).trainval.ids
+    images = job.task.labelled(seed).trainval.ids
     data = sources.identify(job.data_config)
     about = {
         "config": config.to_dict(),
@@ -269,7 +269,8 @@ def _measurements(job: Job):
 
         def frozen():
             job.say("measuring frozen features")
-            drawn = few(job.dataset, config.data.shots, 0)
+            shots, share = config.data.shots, config.data.labelled_share
+            drawn = few(job.dataset, shots, 0, share=share)
             return {
                 "values": measure.frozen(backbone.features, drawn, part="test"),
                 "protocol": measure.PROTOCOL,

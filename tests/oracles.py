@@ -290,6 +290,14 @@ def cross_entropy(logits, labels, *, label_smoothing=0.0):
     return np.array(losses)
 
 
+def entropy(logits):
+    losses = []
+    for row in as_float64(logits).tolist():
+        log_p = [x - log_sum_exp(row) for x in row]
+        losses.append(-sum(math.exp(x) * x for x in log_p))
+    return np.array(losses)
+
+
 def slope(function, x, direction, step=1e-6):
     """Central difference of a scalar function along a direction."""
     x = as_float64(x)

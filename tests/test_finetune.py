@@ -68,7 +68,20 @@ def task_of(start, dataset, devices=ONE, **changes):
 
 def trained(start, dataset, devices=ONE, *, rate=1e-2, decay=1e-2, seed=0, **changes):
     task = task_of(start, dataset, devices, **changes)
-    return jax.device_get(finetune.train(task, dataset.train, rate=rate, decay=decay, seed=seed))
+    drawn, rest = task.labelled(seed), []
+    if task.config.minimax_entropy:
+        rest = [finetune.unlabelled(dataset, drawn)]
+    state = finetune.train(task, drawn.train, *rest, rate=rate, decay=decay, seed=seed)
+    return jax.device_get(state)
+
+
+PARTLY = {  # few labels, and all that makes more of them
+    "data.shots": 5,
+    "minimax_entropy": 0.5,
+    "head.name": "covariance",
+    "head.width": 4,
+    "head.temperature": 0.2,
+}
 
 
 def norm_of_change(before, after):
@@ -101,6 +114,7 @@ def assert_equal(a, b):
                 "kernel": (48, 10),
             },
         ),
+        ("covariance", {"Dense_0": (16, 12), "kernel": (78, 10)}),
     ],
 )
 def test_every_head_learns(head, layers, start, dataset):
@@ -253,6 +267,62 @@ def test_the_loop_is_gradient_descent_and_the_average_is_one(mix, smoothing, sta
     )
 
 
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_features_minimise_and_the_classifier_maximises_the_entropy(head, start, dataset):
+    changes = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "data.shots": 5}
+    changes |= {"minimax_entropy": 0.5, "head.name": head, "head.temperature": 0.5}
+    task = task_of(start, dataset, **changes)
+    labelled = task.labelled(3)
+    rest = finetune.unlabelled(dataset, labelled)
+
+    def loss(params, stats, images, targets, others, sign):
+        first = models.encode(task.encoder, params, stats, images, train=True)
+        then = models.encode(task.encoder, params, first.batch_stats, others, train=True)
+        entropy = -jnp.sum(jax.nn.softmax(then.output) * jax.nn.log_softmax(then.output), 1)
+        classified = -jnp.sum(targets * jax.nn.log_softmax(first.output), 1)
+        return jnp.mean(classified) + sign * 0.5 * jnp.mean(entropy), then.batch_stats
+
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    params, stats = task.variables(3)
+    for step in range(STEPS):
+        known, unknown = (
+            rows_of_step(step, 40, n=len(split.ids), seed=3).index
+            for split in (labelled.train, rest)
+        )
+        given = (
+            augment.to_float(jnp.asarray(labelled.train.images[known])),
+            jax.nn.one_hot(labelled.train.labels[known], 10),
+            augment.to_float(jnp.asarray(rest.images[unknown])),
+        )
+        gradients, after = gradient(params, stats, *given, 1.0)
+        opposite, _ = gradient(params, stats, *given, -1.0)
+        if head == "linear":
+            gradients["head"] = opposite["head"]
+        else:
+            gradients["head"]["Classifier_0"] = opposite["head"]["Classifier_0"]
+        fall = 0.5 * (1 + math.cos(math.pi * step / STEPS))
+        params = jax.tree.map(lambda p, g, fall=fall: p - 0.1 * fall * g, params, gradients)
+        stats = after
+    state = finetune.train(task, labelled.train, rest, rate=0.1, decay=0.0, seed=3)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        (state.params, state.batch_stats),
+        (params, stats),
+    )
+
+
+def test_unlabelled_images_are_all_others_without_their_labels(dataset):
+    drawn = finetune.few(dataset, 0, 1, share=0.1)
+    wanted = [max(2, round(0.1 * n)) for n in np.bincount(dataset.trainval.labels)]
+    assert np.bincount(drawn.trainval.labels).tolist() == wanted
+    rest = finetune.unlabelled(dataset, drawn)
+    assert sorted([*rest.ids, *drawn.trainval.ids]) == dataset.trainval.ids.tolist()
+    np.testing.assert_array_equal(
+        rest.images[:5], dataset.trainval.take(np.isin(dataset.trainval.ids, rest.ids)).images[:5]
+    )
+    assert set(rest.labels) == {-1}
+
+
 def test_without_average_the_last_weights_are_tested(start, dataset):
     task = task_of(start, dataset)
     state = finetune.train(task, dataset.train, rate=1e-2, decay=0.0, seed=0)
@@ -289,9 +359,11 @@ def test_clipping_bounds_the_step(start, dataset):
     np.testing.assert_allclose(moved[1], 0.05, rtol=1e-3)
 
 
-@pytest.mark.parametrize("changes", [{}, {"mixup": 0.3, "resize": 10, "crop": 8, "ema": 0.5}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mixup": 0.3, "resize": 10, "crop": 8, "ema": 0.5}, PARTLY]
+)
 def test_eight_devices_equal_one_and_the_seed_counts(changes, start, dataset):
-    changes = {"optimizer.name": "sgd", **changes, "head.name": "mlp"}
+    changes = {"optimizer.name": "sgd", "head.name": "mlp"} | changes
     network = {**MODEL, "norm": "sync_batch"}
     start = dataclasses.replace(
         backbones.open_backbone("scratch", model=ml_collections.ConfigDict(network))
@@ -307,8 +379,8 @@ def test_eight_devices_equal_one_and_the_seed_counts(changes, start, dataset):
     assert norm_of_change(other[0], eight[0])["backbone"] > 1e-3
 
 
-def test_the_same_seed_gives_the_same_bits(start, dataset):
-    changes = {"mixup": 0.3, "resize": 10, "crop": 8}
+@pytest.mark.parametrize("changes", [{"mixup": 0.3, "resize": 10, "crop": 8}, PARTLY])
+def test_the_same_seed_gives_the_same_bits(changes, start, dataset):
     assert_equal(*(trained(start, dataset, **changes) for _ in range(2)))
 
 
@@ -535,6 +607,18 @@ def test_the_metric_is_the_configs(start, dataset):
         ({"schedule.name": "linear"}, "schedule.name must be one of cosine, steps"),
         ({"head.name": "cosine"}, "head.name must be one of"),
         ({"head.width": 0}, "head.width must be at least 1, got 0"),
+        ({"head.iterations": 0}, "head.iterations must be at least 1, got 0"),
+        ({"head.temperature": -0.1}, "head.temperature must be finite and not negative, got -0.1"),
+        ({"minimax_entropy": -0.1}, "minimax_entropy must be finite and not negative, got -0.1"),
+        (
+            {"minimax_entropy": 0.1},
+            "minimax_entropy 0.1 needs images without labels, but all 1,200 training images of "
+            "digits have one: set data.shots or data.labelled_share",
+        ),
+        ({"minimax_entropy": 0.1, "data.shots": 500}, "needs images without labels"),
+        ({"data.labelled_share": 0.0}, "data.labelled_share must be above 0 and at most 1"),
+        ({"data.labelled_share": 0.5, "data.shots": 5}, "not both, got 5 and 0.5"),
+        ({"head.name": "covariance", "resize": 2, "crop": 2}, "at least 2 positions, .* has 1"),
         ({"freeze": 4}, "freeze must lie between 0 and the 3 parts"),
         ({"freeze": -2}, "freeze must lie between 0 and the 3 parts"),
         ({"layer_decay": 0.0}, "layer_decay must be above 0 and at most 1"),

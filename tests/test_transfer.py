@@ -229,6 +229,7 @@ def test_killed_and_resumed_it_writes_the_same_results(workdir, tmp_path):
     whole, resumed = tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
     config = defaults.get_config("smoke")
     config.update(seeds=(0, 1, 2), devices=1, frozen=False, learning_rates=(1e-3, 1e-2))
+    config.data.shots, config.head.name, config.minimax_entropy = 5, "covariance", 0.1
     running = subprocess.Popen(
         [
             sys.executable,
@@ -242,6 +243,9 @@ def test_killed_and_resumed_it_writes_the_same_results(workdir, tmp_path):
             "--config.devices=1",
             "--config.frozen=False",
             "--config.learning_rates=(0.001,0.01)",
+            "--config.data.shots=5",
+            "--config.head.name=covariance",
+            "--config.minimax_entropy=0.1",
         ]
     )
     deadline = time.monotonic() + 300

@@ -41,7 +41,8 @@ def get_config(variant: str = ""):
     c.data.label_map = "fine"
     c.data.test_share = 0.0
     c.data.limit = 0
-    c.data.shots = 0  # training images per class, drawn anew for each seed; 0: all
+    c.data.shots = 0  # labelled training images per class, drawn anew for each seed; 0: all
+    c.data.labelled_share = 1.0  # share of the training images of each class with a label; 1: all
 
     # The network for weight files and for training from scratch; a workdir has its own.
     c.model = ml_collections.ConfigDict()
@@ -51,7 +52,9 @@ def get_config(variant: str = ""):
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     c.model.normalisation = ""  # unit, imagenet or MEAN/STD; "": the file's, unit for scratch
     c.model.state = ""  # network to read from a weight file: a state, or a prefix of names
-    c.head = ml_collections.ConfigDict({"name": "linear", "width": 256})  # linear, mlp, spinal
+    c.head = ml_collections.ConfigDict(  # linear, mlp, spinal, covariance (second-order pooling)
+        {"name": "linear", "width": 256, "iterations": 24, "temperature": 0.0}
+    )
 
     # Tries all pairs of rate and decay; the best on validation is trained again and tested once.
     c.learning_rates = (1e-3, 3e-3)  # to choose from
@@ -69,6 +72,7 @@ def get_config(variant: str = ""):
     c.layer_decay = 1.0  # factor of the learning rate per part, from the head towards the stem
     c.label_smoothing = 0.0  # share of the target spread over all classes
     c.mixup = 0.0  # alpha; 0: no mixup
+    c.minimax_entropy = 0.0  # weight of the entropy of training images without labels; 0: unused
     c.ema = 0.0  # decay of the average of weights that is evaluated; 0: no average
     c.resize = 0  # side to which training images are resized; 0: unchanged
     c.crop = 0  # side of their random crop, and of resized test images; 0: unchanged

@@ -89,6 +89,7 @@ MEANINGS = {
     **dict.fromkeys(("randomseed", "randomstate"), ("seed", "seeds")),
     **dict.fromkeys(("fsdp", "zero"), ("param_sharding",)),
     **dict.fromkeys(("nshots", "fewshot", "kshot"), ("data.shots",)),
+    **dict.fromkeys(("labelfraction", "labelshare", "labeledratio"), ("data.labelled_share",)),
     **dict.fromkeys(("testsplit", "holdout", "valsplit", "testsize"), ("data.test_share",)),
 }
 CLOSE, MISSPELT = 0.75, 0.85  # least similarity of suggested names, and of misspelt ones

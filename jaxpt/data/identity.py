@@ -39,6 +39,7 @@ UNCHANGED = {
     "long_tail_images": (0,),
     "long_tail_seed": (0,),
     "sampling": ("instance",),
+    "labelled_share": (1.0,),
 }
 
 

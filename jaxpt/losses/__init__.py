@@ -5,7 +5,13 @@ ValueError, but ``jit`` truncates its arguments to 32 bits before a loss sees th
 ids first with ``np.unique(x, return_inverse=True)[1]``.
 """
 
-from jaxpt.losses.classification import cosine_softmax, cross_entropy, prototype_softmax
+from jaxpt.losses.classification import (
+    cosine_softmax,
+    cross_entropy,
+    entropy,
+    prototype_softmax,
+    reverse_gradient,
+)
 from jaxpt.losses.contrastive import FORMS, info_nce, nn_clr, nt_xent, sup_con
 from jaxpt.losses.decorrelation import barlow_twins, vicreg
 from jaxpt.losses.distillation import cosine_regression, dino, move_centre
@@ -21,6 +27,7 @@ __all__ = [
     "cosine_softmax",
     "cross_entropy",
     "dino",
+    "entropy",
     "exemplar",
     "grafit",
     "info_nce",
@@ -31,6 +38,7 @@ __all__ = [
     "nn_clr",
     "nt_xent",
     "prototype_softmax",
+    "reverse_gradient",
     "spread",
     "sup_con",
     "sup_moco",

@@ -61,6 +61,75 @@ def cross_entropy(
     return losses if where is None else jnp.where(where, losses, 0.0)
 
 
+def entropy(logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
+    """Computes the entropy of the softmax of the logits, in float32.
+
+    loss_i = −Σ_c p_c log p_c, p = softmax(logits_i): 0 for a confident prediction, the logarithm of
+    the number of classes for a uniform one.
+
+    Use:
+      Semi-supervised learning: the loss of images without labels. Minimised alone, it also rewards
+      giving all images one class. In minimax entropy, the features minimise it and the classifier
+      maximises it: pass the classifier's parameters through ``reverse_gradient``. Weight 0.1 of
+      the mean.
+
+    Args:
+      logits: float [batch, classes].
+      where: bool [batch]; False rows get loss 0.
+
+    Returns:
+      float32 losses [batch].
+
+    Raises:
+      TypeError: for integer logits.
+      ValueError: for shapes that do not match.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxpt.losses import entropy
+      >>> print(f"{entropy(jnp.zeros((1, 4)))[0]:.4f}")  # log 4
+      1.3863
+
+    References:
+      Grandvalet and Bengio, "Semi-supervised learning by entropy minimization", NeurIPS 2004. Saito
+      et al., "Semi-supervised domain adaptation via minimax entropy", ICCV 2019.
+    """
+    sim.check_embeddings("logits", logits)
+    sim.check_rows("where", where, logits.shape[0])
+    log_p = jax.nn.log_softmax(sim.rows(logits, False, where), axis=-1)
+    losses = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    return losses if where is None else jnp.where(where, losses, 0.0)
+
+
+def reverse_gradient(x: jax.Array) -> jax.Array:
+    """Returns x itself, but with the opposite gradient.
+
+    Use:
+      Adversarial objectives in one backward pass: what depends on a loss through
+      ``reverse_gradient`` maximises it while everything else minimises it.
+
+    Args:
+      x: float array of any shape, of normal numbers below half of the largest.
+
+    Returns:
+      an array equal to x, bit for bit.
+
+    Raises:
+      TypeError: for an integer array.
+
+    Example:
+      >>> import jax
+      >>> from jaxpt.losses import reverse_gradient
+      >>> print(reverse_gradient(jax.numpy.float32(3)), jax.grad(reverse_gradient)(3.0))
+      3.0 -1.0
+
+    References:
+      Ganin and Lempitsky, "Unsupervised domain adaptation by backpropagation", ICML 2015.
+    """
+    sim.check_floats("x", x)
+    return 2 * jax.lax.stop_gradient(x) - x  # exact: doubling is, and so is the difference
+
+
 def cosine_softmax(
     embeddings: jax.Array,
     prototypes: jax.Array,

@@ -1,6 +1,7 @@
 """Backbones, heads and encoders, built by name from a config."""
 
 import dataclasses
+import math
 import typing
 
 import flax.linen as nn
@@ -13,11 +14,13 @@ from jaxpt.models.convnext import ConvNeXt, ConvNeXtTiny
 from jaxpt.models.encoder import Encoded, Encoder, encode, init
 from jaxpt.models.heads import (
     Classifier,
+    CovarianceClassifier,
     MlpClassifier,
     Projector,
     PrototypeHead,
     SpinalClassifier,
     check_head,
+    map_classifier,
 )
 from jaxpt.models.mlp import MLP
 from jaxpt.models.mobilenet import MobileNetV2
@@ -52,13 +55,14 @@ BACKBONES = {
     "mobilenet_v2": MobileNetV2,
 }
 
-HEADS = ("linear", "mlp", "spinal")
+HEADS = ("linear", "mlp", "spinal", "covariance")
 
 __all__ = [
     "BACKBONES",
     "HEADS",
     "Classifier",
     "ConvNeXt",
+    "CovarianceClassifier",
     "Encoded",
     "Encoder",
     "MlpClassifier",
@@ -75,6 +79,7 @@ __all__ = [
     "make_head",
     "make_predictor",
     "make_projector",
+    "map_classifier",
     "sample",
 ]
 
@@ -191,20 +196,28 @@ def make_head(config: ml_collections.ConfigDict, classes: int) -> nn.Module:
     """Builds the classifier for fine-tuning; its last layer is initialised to zero.
 
     Args:
-      config: ConfigDict with ``name`` (one of ``HEADS``) and ``width``, the width of the hidden
-        layer of "mlp" or of each of the four hidden layers of "spinal".
+      config: ConfigDict with ``name`` (one of ``HEADS``); ``width``, the width of the hidden layer
+        of "mlp" or of each of the four hidden layers of "spinal", or the largest number of channels
+        of "covariance"; ``iterations`` of "covariance"; and ``temperature``, see ``Classifier``.
       classes: number of classes.
 
     Raises:
-      InputError: for an unknown head, or a width below 1.
+      InputError: for an unknown head, or a number out of range.
     """
     require(config.name in HEADS, f"head.name must be one of {HEADS}, got {config.name!r}.")
-    require(config.width >= 1, f"head.width must be at least 1, got {config.width}.")
+    for name in "width", "iterations":
+        require(config[name] >= 1, f"head.{name} must be at least 1, got {config[name]}.")
+    require(
+        0 <= config.temperature < math.inf,
+        f"head.temperature must be finite and not negative, got {config.temperature}.",
+    )
     if config.name == "linear":
-        return Classifier(classes)
+        return Classifier(classes, config.temperature)
     if config.name == "mlp":
-        return MlpClassifier(Projector((), config.width), classes)
-    return SpinalClassifier(config.width, classes)
+        return MlpClassifier(Projector((), config.width), classes, config.temperature)
+    if config.name == "spinal":
+        return SpinalClassifier(config.width, classes, config.temperature)
+    return CovarianceClassifier(config.width, classes, config.iterations, config.temperature)
 
 
 def make_projector(config: ml_collections.ConfigDict, *, axis_name: str | None = None) -> Projector:

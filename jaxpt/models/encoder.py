@@ -14,7 +14,8 @@ class Encoder(nn.Module):
 
     Attributes:
       backbone: images → (features, intermediates).
-      head: features → output, a projector or a classifier; None makes the features the output.
+      head: features → output, a projector or a classifier; None makes the features the output. A
+        head with ``takes_map`` is given the last of the intermediates, a map, instead.
       predictor: output → prediction, the additional MLP of some methods' online branch, or None.
       normalisation, channels, size: preprocessing of the images, see ``inputs.prepare``.
     """
@@ -28,11 +29,17 @@ class Encoder(nn.Module):
 
     def __call__(self, images, train: bool):
         """Images → (head output [batch, …], features [batch, dim], prediction or None)."""
-        images = prepare(images, self.normalisation, self.channels, self.size)
-        features, _ = self.backbone(images, train)
-        output = features if self.head is None else self.head(features, train)
+        features, x = self.given(images, train)
+        output = features if self.head is None else self.head(x, train)
         prediction = None if self.predictor is None else self.predictor(output, train)
         return output, features, prediction
+
+    def given(self, images, train: bool):
+        """Images → (features [batch, dim], input of the head)."""
+        images = prepare(images, self.normalisation, self.channels, self.size)
+        features, layers = self.backbone(images, train)
+        takes_map = getattr(self.head, "takes_map", False)
+        return features, list(layers.values())[-1] if takes_map else features
 
 
 class Encoded(NamedTuple):

@@ -1,13 +1,17 @@
 """Heads for backbones: projectors and classifiers."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxpt.errors import require
 from jaxpt.models.norm import check_widths, make_norm
+from jaxpt.ops.covariance import covariance_sqrt
 from jaxpt.ops.similarity import similarities, unit_vectors
 
 ACTIVATIONS = {"relu": nn.relu, "gelu": functools.partial(nn.gelu, approximate=False)}
@@ -74,14 +78,23 @@ class Projector(nn.Module):
 
 
 class Classifier(nn.Module):
-    """A linear layer in float32, initialised to zero."""
+    """A linear layer in float32, initialised to zero.
+
+    Attributes:
+      classes: number of outputs.
+      temperature: 0 for W x + b; above 0 the outputs are W x / (temperature · ‖x‖), without bias,
+        the similarities to a prototype of each class of Saito et al., ICCV 2019.
+    """
 
     classes: int
+    temperature: float = 0.0
 
     @nn.compact
     def __call__(self, features, train: bool):
         del train  # the same in training and evaluation
-        return nn.Dense(self.classes, kernel_init=nn.initializers.zeros)(features)
+        plain = not self.temperature
+        x = features if plain else unit_vectors(features) / self.temperature
+        return nn.Dense(self.classes, use_bias=plain, kernel_init=nn.initializers.zeros)(x)
 
 
 class MlpClassifier(nn.Module):
@@ -89,10 +102,12 @@ class MlpClassifier(nn.Module):
 
     projector: Projector
     classes: int
+    temperature: float = 0.0
 
     @nn.compact
     def __call__(self, features, train: bool):
-        return Classifier(self.classes)(nn.relu(self.projector(features, train)), train)
+        x = nn.relu(self.projector(features, train))
+        return Classifier(self.classes, self.temperature)(x, train)
 
 
 class SpinalClassifier(nn.Module):
@@ -104,6 +119,7 @@ class SpinalClassifier(nn.Module):
 
     width: int
     classes: int
+    temperature: float = 0.0
 
     @nn.compact
     def __call__(self, features, train: bool):
@@ -113,7 +129,61 @@ class SpinalClassifier(nn.Module):
         for i in range(4):
             x = jnp.concatenate([halves[i % 2], *hidden[-1:]], axis=-1)
             hidden.append(nn.relu(nn.Dense(self.width)(x)))
-        return Classifier(self.classes)(jnp.concatenate(hidden, axis=-1), train)
+        x = jnp.concatenate(hidden, axis=-1)
+        return Classifier(self.classes, self.temperature)(x, train)
+
+
+class CovarianceClassifier(nn.Module):
+    """Second-order pooling: the square root of the covariance of a map's positions, classified.
+
+    The channels of the last map, X [positions, channels], are reduced to ``width`` by a linear
+    layer if there are more, centred, and Σ = Xᵀ X / positions. The classifier sees the upper
+    triangle of √Σ (iSQRT-COV, Li et al., CVPR 2018; there BatchNorm and ReLU follow the reduction).
+
+    Attributes:
+      width: largest number of channels.
+      classes: number of classes.
+      iterations: of Newton and Schulz, see ``ops.covariance.covariance_sqrt``.
+      temperature: see ``Classifier``.
+    """
+
+    width: int
+    classes: int
+    iterations: int = 24
+    temperature: float = 0.0
+    takes_map = True  # it is given the backbone's last map instead of its features
+
+    @nn.compact
+    def __call__(self, maps, train: bool):
+        """Maps float [batch, …, channels] to outputs [batch, classes]."""
+        x = maps.astype(jnp.float32)
+        x = x.reshape(len(x), -1, x.shape[-1]) if x.ndim > 2 else x[:, None]
+        require(
+            x.shape[1] > 1,
+            "the covariance head needs a map of at least 2 positions, but the network's last map "
+            f"has {x.shape[1]}: use another head.name, larger images or smaller strides.",
+        )
+        if x.shape[-1] > self.width:
+            x = nn.Dense(self.width, use_bias=False)(x)
+        root = covariance_sqrt(x, self.iterations)
+        x = root[:, *np.triu_indices(root.shape[-1])]
+        return Classifier(self.classes, self.temperature)(x, train)
+
+
+def map_classifier(function: Callable, head: Any) -> Any:
+    """Applies a function to each parameter of the last layer of a head for fine-tuning.
+
+    Args:
+      function: array → array.
+      head: parameters of ``Classifier``, or of a head that ends in one.
+
+    Returns:
+      the head's parameters, otherwise unchanged.
+    """
+    last = "Classifier_0"
+    if last not in head:
+        return jax.tree.map(function, head)
+    return head | {last: jax.tree.map(function, head[last])}
 
 
 class PrototypeHead(nn.Module):

@@ -52,8 +52,12 @@ def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _of_few(record):
     """The record of a set of which only few labels were used, under a name that says so."""
-    shots = (record.get("data_config") or {}).get("shots")
-    return record | {"data": f"{record['data']} ({shots} labels per class)"} if shots else record
+    data = record.get("data_config") or {}
+    shots, share = data.get("shots", 0), data.get("labelled_share", 1.0)
+    if not shots and share == 1:
+        return record
+    few = f"{shots} labels per class" if shots else f"{100 * share:g} % of the labels"
+    return record | {"data": f"{record['data']} ({few})"}
 
 
 def pretrain_limit(record: dict[str, Any]) -> int:

@@ -271,6 +271,9 @@ LOSSES = {
         closed=True,
         any_length=False,
     ),
+    "entropy": Call(
+        losses.entropy, oracles.entropy, ("logits",), temperatures=(), any_length=False
+    ),
     "cosine_softmax": Call(
         losses.cosine_softmax,
         oracles_batch.cosine_softmax,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from jax.test_util import check_grads
 
-from jaxpt.losses import cosine_softmax, cross_entropy, prototype_softmax
+from jaxpt.losses import cosine_softmax, cross_entropy, entropy, prototype_softmax, reverse_gradient
 
 BATCH, CLASSES, MEMORY, DIM = 6, 5, 20, 3
 AXES = np.eye(DIM, dtype=np.float32)
@@ -386,3 +386,27 @@ def test_bad_arguments_of_prototype_softmax_are_named(change, error, message):
     } | change
     with pytest.raises(error, match=message):
         jax.eval_shape(lambda: prototype_softmax(**arguments, classes=2))
+
+
+def test_entropy_of_known_distributions():
+    p = np.array([[0.5, 0.5, 0, 0], [0.25] * 4, [1, 0, 0, 0], [0.5, 0.25, 0.125, 0.125]])
+    logits = np.log(np.maximum(p, 1e-30)).astype(np.float32)
+    wanted = np.array([1, 2, 0, 1.75]) * math.log(2)
+    np.testing.assert_allclose(entropy(logits), wanted, atol=1e-6)
+    with pytest.raises(TypeError, match="logits must be floating point"):
+        entropy(np.ones((2, 3), int))
+    with pytest.raises(ValueError, match="logits must have shape"):
+        entropy(np.ones(3, np.float32))
+
+
+def test_a_reversed_gradient_changes_no_bit_of_the_value():
+    x = np.random.default_rng(0).normal(size=100).astype(np.float32)
+    x = np.concatenate([x, x * 1e-30, x * 1e30, [0.0, -0.0]]).astype(np.float32)
+    np.testing.assert_array_equal(jax.jit(reverse_gradient)(x), x)
+    plain, reversed_ = (
+        jax.grad(lambda x, f=f: jnp.sum(jnp.sin(f(x))))(x[:100])
+        for f in (lambda x: x, reverse_gradient)
+    )
+    np.testing.assert_allclose(reversed_, -plain, rtol=1e-6)
+    with pytest.raises(TypeError, match="x must be floating point"):
+        reverse_gradient(np.arange(3))

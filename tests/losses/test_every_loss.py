@@ -33,7 +33,7 @@ def every_and_kinds(first, *others):
 NORMALIZING = [
     name for name, call in LOSSES.items() if "normalize" in inspect.signature(call.loss).parameters
 ]
-NOT_LOSSES = {"move_centre"}
+NOT_LOSSES = {"move_centre", "reverse_gradient"}
 
 
 def evaluate(call, arrays, temperature, **options):

@@ -164,3 +164,27 @@ def test_the_spinal_head_is_the_papers_formula():
     np.testing.assert_allclose(
         head.apply({"params": params}, x, False), wanted, rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize(("width", "temperature"), [(8, 0.0), (5, 0.0), (8, 0.1)])
+def test_the_covariance_head_classifies_numpys_root(width, temperature):
+    rng = np.random.default_rng(0)
+    maps = np.maximum(rng.normal(size=(3, 4, 5, 8)), 0).astype(np.float32)
+    head = models.CovarianceClassifier(width, 6, temperature=temperature)
+    params = jax.tree.map(
+        lambda p: rng.normal(size=p.shape).astype(np.float32),
+        head.init(jax.random.key(0), maps, True)["params"],
+    )
+    wanted = []
+    for x in maps.reshape(3, 20, 8).astype(np.float64):
+        x = x @ params["Dense_0"]["kernel"] if width < 8 else x
+        values, vectors = np.linalg.eigh(np.cov(x, rowvar=False, bias=True))
+        root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
+        x = root[np.triu_indices(width)]
+        last = params["Classifier_0"]["Dense_0"]
+        if temperature:
+            wanted.append(x @ last["kernel"] / np.linalg.norm(x) / temperature)
+        else:
+            wanted.append(x @ last["kernel"] + last["bias"])
+    found = head.apply({"params": params}, maps, True)
+    np.testing.assert_allclose(found, wanted, atol=1e-5 / (temperature or 1))
