@@ -18,6 +18,7 @@ import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
 import gpu  # noqa: E402
+import imbalance  # noqa: E402
 import input as inputs  # noqa: E402
 import look_grid  # noqa: E402
 import neighbor_reads  # noqa: E402
@@ -48,6 +49,7 @@ PAGES = (
     "docs/cost.md",
     "docs/performance.md",
     "docs/data.md",
+    "docs/imbalance.md",
     "docs/recipes.md",
     "docs/unlabelled.md",
     "docs/weights.md",
@@ -147,6 +149,10 @@ TABLES = {
     "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
     "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),
     "study_left": lambda: transfer_study.left_markdown(small_study()),
+    "imbalance_ratios": lambda: imbalance.ratios_markdown(imbalance.results()),
+    "imbalance_robustness": lambda: imbalance.robustness_markdown(imbalance.results()),
+    "imbalance_remedies": lambda: imbalance.remedies_markdown(imbalance.results()),
+    "imbalance_tuning": lambda: imbalance.tuning_markdown(imbalance.results()),
     "unlabelled_contrasts": lambda: unlabelled.contrasts_markdown(unlabelled.Study()),
     "unlabelled": lambda: unlabelled.accuracies_markdown(unlabelled.Study()),
     "unlabelled_tuning": lambda: unlabelled.tuning_markdown(unlabelled.Study()),

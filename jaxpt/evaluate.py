@@ -31,7 +31,11 @@ from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
 from jaxpt.weights import framed
 
-NOT_OF_A_SET = ("train_on", "pretrain_limit")  # data fields that only concern pre-training
+# Data fields that only concern pre-training.
+NOT_OF_A_SET = (
+    *("train_on", "pretrain_limit"),
+    *("long_tail", "long_tail_images", "long_tail_seed", "sampling"),
+)
 
 
 class Model(NamedTuple):

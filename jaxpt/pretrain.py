@@ -28,7 +28,7 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, crops, identity, mixture, sources
+from jaxpt.data import augment, crops, identity, imbalance, mixture, sources
 from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, rows_of_step
@@ -37,7 +37,7 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method, probing, unread
+from jaxpt.methods import Method, Setup, encoding, make_method, probing, rw_sam, unread
 from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
@@ -174,8 +174,9 @@ def run(
         )
         stack.callback(progress.close)
         _report_start(devices, feed, dataset, split, workdir, saved, quiet)
+        strata = mixture.strata(dataset, split, config.data.sampling)
         if method.fill is not None:
-            _report_memory(config, dataset.coarse(split.labels), quiet)
+            _report_memory(config, dataset.coarse(split.labels), quiet, strata)
         compilers = Compilers()
         stack.callback(compilers.close)
         made = method, config, devices, feed, like
@@ -222,7 +223,6 @@ def run(
         compiling = progress.spent["compiling"]
         starting = time.perf_counter() - began - compiling
         log.begin(start, startup_seconds=starting, compile_seconds=compiling)
-        strata = mixture.strata(dataset, split)
         between = log, progress, monitor, monitor_compiled, checkpointer, stop
         loop = Loop(config, durations, *between, strata)
         try:
@@ -236,12 +236,14 @@ def run(
 def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
     """Selects the examples that a config trains on.
 
-    With ``data.pretrain_limit`` = n these are the first n of a shuffle that depends only on the
-    seed. So all methods get the same images, a larger n includes the images of a smaller one, and
-    the spread over seeds includes the choice of images.
+    With ``data.long_tail`` these are a long-tailed draw, see ``imbalance.long_tailed``. With
+    ``data.pretrain_limit`` = n they are the first n of a shuffle that depends only on the seed. So
+    all methods get the same images, a larger n includes the images of a smaller one, and the spread
+    over seeds includes the choice of images.
 
     Raises:
-      InputError: for an unknown part, or a limit that is negative or above the part's size.
+      InputError: for an unknown part, a draw that is not possible, or a limit that is negative or
+        above the number of examples.
     """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(
@@ -253,7 +255,8 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
         f"{dataset.name} has several labels per image: use it to measure transfer, not for "
         "pre-training.",
     )
-    split, limit = parts[config.data.train_on], config.data.pretrain_limit
+    split = imbalance.long_tailed(parts[config.data.train_on], config.data)
+    limit = config.data.pretrain_limit
     require(
         0 <= limit <= len(split.ids),
         f"data.pretrain_limit must lie between 0 (all) and "
@@ -353,6 +356,7 @@ def prepare_for(
     check_numbers(config)
     parts.check(config)
     probing.check(config)
+    rw_sam.check(config)
     require(
         config.evaluated_weights in WEIGHTS,
         f"evaluated_weights must be one of {WEIGHTS}, got {config.evaluated_weights!r}.",
@@ -905,11 +909,15 @@ def _report_start(devices, feed, dataset, split, workdir, saved, quiet) -> None:
         epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
-def _report_memory(config, labels: np.ndarray, quiet: bool) -> None:
+def _report_memory(config, labels: np.ndarray, quiet: bool, strata=None) -> None:
     """Prints how many keys of a class the memory holds, and warns if LOOK's k exceeds that."""
     if jax.process_index() > 0:
         return
-    counts = np.bincount(labels)
+    drawn = np.ones(len(labels))
+    if strata is not None and config.memory_kind == "queue":
+        for members, quota in zip(strata.members, strata.quotas):
+            drawn[members] = quota / len(members)
+    counts = np.bincount(labels, drawn)
     classes = np.count_nonzero(counts)
     size = config.memory if config.memory_kind == "queue" else len(labels)
     mean, least = size / classes, size * counts[counts > 0].min() / len(labels)

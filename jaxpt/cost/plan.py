@@ -175,7 +175,12 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
         images or known[0],
         classes or len(label_map(data.label_map, tuple(map(str, range(known[1])))).names),
     )
-    total = min(total, data.limit or total)
+    require(
+        bool(images or data.long_tail_images or not data.long_tail),
+        f"how many images data.long_tail {data.long_tail!r} draws depends on the sizes of the "
+        "classes: pass --images=N or set data.long_tail_images.",
+    )
+    total = min(total, data.limit or total, data.long_tail_images or total)
     if data.train_on == "train" and not images:
         total = round((1 - VALIDATION_SHARE) * total)
     source = data.source.removeprefix(protocols.PREFIX)
@@ -246,7 +251,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
         "parameters": _sum((held.params, held.batch_stats)),
         "optimizer": _sum(held.opt_state),
         "target": _sum((held.target, held.centre)),
-        "memory of keys": _sum(held.memory),
+        "memory of keys": _sum((held.memory, held.latest)),
         "images": (feed.IN_FLIGHT + 1) * _sum(jax.tree.map(_bytes, images)) / devices
         if host
         else float(sizes.images * math.prod(shape[1:])),

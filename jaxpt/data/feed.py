@@ -106,7 +106,7 @@ def batch_at(
       strata: None draws all examples equally often.
 
     Returns:
-      (indices int32 [size] into the set, epochs int32 [size]).
+      (indices int32 [size] into the set, epochs int32 [size]: how often each was seen before).
     """
     positions = np.arange(position, position + size)
     passes, places = np.divmod(positions, n)

@@ -36,6 +36,10 @@ UNCHANGED = {
     "test_share": (0.0,),
     "shots": (0,),
     "sources": ({},),
+    "long_tail": ("",),
+    "long_tail_images": (0,),
+    "long_tail_seed": (0,),
+    "sampling": ("instance",),
     "labelled_share": (1.0,),
 }
 

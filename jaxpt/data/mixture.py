@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import ml_collections
 import numpy as np
 
+from jaxpt.data import imbalance
 from jaxpt.data.dataset import Dataset, Split
 from jaxpt.data.decode import Framing, reframe
 from jaxpt.data.feed import Strata
@@ -179,14 +180,20 @@ def label_sources(dataset: Dataset) -> np.ndarray | None:
     return found
 
 
-def strata(dataset: Dataset, split: Split) -> Strata | None:
-    """Sources as parts of the training examples, with their weights; None without weights.
+def strata(dataset: Dataset, split: Split, sampling: str = "instance") -> Strata | None:
+    """Sources with weights, or classes with a ``data.sampling`` of their own; None without either.
 
     Raises:
-      InputError: for a weight so small that no image of its source is drawn.
+      InputError: for both, or for a weight so small that no image of its source is drawn.
     """
+    by_class = imbalance.by_class(sampling, dataset.coarse(split.labels))
     if not dataset.weights:
-        return None
+        return by_class
+    require(
+        by_class is None,
+        f"data.sampling {sampling} and the weights of data.sources both decide how often an image "
+        "is drawn: leave out one.",
+    )
     of, names = dataset.sources(split.labels), dataset.sources.names
     found = Strata.by_weight((np.flatnonzero(of == i) for i in range(len(names))), dataset.weights)
     for name, quota in zip(names, found.quotas):

@@ -101,7 +101,7 @@ def make(setup: Setup) -> Method:
                 metrics["recall"] = recall_on_a_few(
                     queries, memory, most, axis, label_sources=setup.label_sources
                 )
-            return jnp.mean(per_query), (queries.batch_stats, metrics)
+            return per_query, (queries, metrics)
 
         state, metrics = updating.descend(setup, state, loss_of)
         state = updating.follow(setup, state, target_stats)

@@ -6,8 +6,6 @@ in the methods with a memory.
 
 import math
 
-import jax.numpy as jnp
-
 from jaxpt import losses
 from jaxpt.errors import require
 from jaxpt.methods import Method, Setup, encoding, updating
@@ -32,7 +30,7 @@ def make(setup: Setup) -> Method:
                 label_sources=setup.label_sources,
                 axis_name=axis,
             )
-            return jnp.mean(per_anchor), (queries.batch_stats, {})
+            return per_anchor, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 

@@ -45,6 +45,7 @@ FIXED = (
     "memory_dtype",
     "optimizer.name",
     "probe.labels",
+    "rw_sam",
     "t_rex.prototypes_from",
 )
 RECORDED = ("model.remat",)  # exception from FIXED: the same function, computed differently
