@@ -522,7 +522,7 @@ def answer(of: Study) -> str:
         statistics.ABOVE: "is above",
         statistics.BELOW: "is below",
         statistics.TIE: "ties (within ± 1 point) with",
-        statistics.OPEN: "is not told apart from, and not shown to equal,",
+        statistics.OPEN: "shows no clear difference from",
     }
     sentences = []
     for data in SETS:
