@@ -365,6 +365,12 @@ class Study:
             if c is not None
         }
 
+    def differences(self, data: str, peer: str) -> np.ndarray:
+        """LOOK minus a peer in the primary measure, for each seed."""
+        one, other = (self.runs(data, arm, SEEDS["headline"]) for arm in (HEADLINE[0], peer))
+        seeds = sorted(one.keys() & other.keys())
+        return np.array([one[s]["values"][PRIMARY] - other[s]["values"][PRIMARY] for s in seeds])
+
 
 def contrast(one, other, measure: str = PRIMARY) -> statistics.Resampled | None:
     """Bootstrapped difference of two sides, seed → record; None with fewer than two seeds."""
@@ -420,10 +426,13 @@ def contrasts_markdown(of: Study) -> str:
             f"{points(c.interval[0], '+')} … {points(c.interval[1], '+')}",
             f"{p:.3f}",
             word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**",
+            points(np.median(of.differences(data, peer)), "+"),
+            " … ".join(points(end(of.differences(data, peer)), "+") for end in (np.min, np.max)),
         )
         for (data, peer), (c, p, word) in of.planned().items()
     ]
-    return table(("contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict"), rows)
+    heads = "contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict"
+    return table((*heads, "median of seeds", "range of seeds"), rows)
 
 
 def accuracies_markdown(of: Study, data: str) -> str:
@@ -529,7 +538,8 @@ def answer(of: Study) -> str:
         clauses = []
         for kind, words in kinds.items():
             peers = [
-                f"{ARMS[peer].title} ({points(c.mean, '+')} points)"
+                f"{ARMS[peer].title} ({points(c.mean, '+')} points, "
+                f"median of seeds {points(np.median(of.differences(data, peer)), '+')})"
                 for (of_data, peer), (c, _, word) in found.items()
                 if of_data == data and word == kind
             ]
