@@ -367,9 +367,15 @@ class Study:
 
     def differences(self, data: str, peer: str) -> np.ndarray:
         """LOOK minus a peer in the primary measure, for each seed."""
-        one, other = (self.runs(data, arm, SEEDS["headline"]) for arm in (HEADLINE[0], peer))
-        seeds = sorted(one.keys() & other.keys())
-        return np.array([one[s]["values"][PRIMARY] - other[s]["values"][PRIMARY] for s in seeds])
+        one, other = (
+            {
+                seed: np.mean(np.sum(of["correct"], axis=1)) / np.sum(of["sizes"])
+                for seed, record in self.runs(data, arm, SEEDS["headline"]).items()
+                for of in [record["correct"][PRIMARY]]
+            }
+            for arm in (HEADLINE[0], peer)
+        )
+        return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
 
 
 def contrast(one, other, measure: str = PRIMARY) -> statistics.Resampled | None:
