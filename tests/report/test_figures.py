@@ -362,7 +362,9 @@ def test_svg_follows_the_page_and_shares_no_ids():
 
 
 def test_long_names_and_colours_as_names_do_not_spoil_a_figure():
-    assert drawing.short("x" * 22) == "x" * 22 and drawing.short("y" * 23) == "y" * 21 + "…"
+    longest = drawing.LONGEST
+    assert drawing.short("x" * longest) == "x" * longest
+    assert drawing.short("y" * (longest + 1)) == "y" * (longest - 1) + "…"
     with drawing.panel(2, 2) as figure:
         figure.subplots().set_title("#000000 id=a")
     assert ">#000000 id=a<" in drawing.number_ids(drawing.to_svg(figure, ""))
