@@ -332,6 +332,8 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown forms {sorted(unknown)}; there are {', '.join(FORMS)}")
     jax.config.update("jax_platforms", "cpu")
+    # The TPU's compiler is quick with the least effort; with more, a program reads no more often.
+    jax.config.update("jax_exec_time_optimization_effort", -1.0)
     known = {record["key"] for record in records.read(RECORDS)}
     for form in how.forms or FORMS:
         for size in gpu.SIZES:

@@ -28,6 +28,7 @@ import startup  # noqa: E402
 import step as whole_step  # noqa: E402
 import step_program  # noqa: E402
 import supervised  # noqa: E402
+import text as text_study  # noqa: E402
 import tpu_compile  # noqa: E402
 import transfer_study  # noqa: E402
 import tune  # noqa: E402
@@ -48,6 +49,7 @@ PAGES = (
     "docs/recipes.md",
     "docs/unlabelled.md",
     "docs/weights.md",
+    "docs/any-embedding.md",
 )
 MARKED = re.compile(r"(<!-- table: (\w+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
@@ -128,6 +130,12 @@ def small_study() -> transfer_study.Study:
     return transfer_study.Study("small")
 
 
+@functools.cache
+def text_records():
+    """Records of the example on text."""
+    return text_study.latest()
+
+
 TABLES = {
     "study_answer": lambda: transfer_study.answer(small_study()),
     "study_contrasts": lambda: transfer_study.contrasts_markdown(small_study()),
@@ -166,6 +174,9 @@ TABLES = {
     "confirmation_base": lambda: confirmation("base"),
     "fashion_mnist": lambda: fashion("8 epochs"),
     "fashion_mnist_long": lambda: fashion("24 epochs"),
+    "text_accuracies": lambda: text_study.accuracies_markdown(text_records()),
+    "text_contrasts": lambda: text_study.contrasts_markdown(text_records()),
+    "text_neighbors": lambda: text_study.neighbors_markdown(text_records()),
     "fashion_mnist_supervised": lambda: supervised.markdown(records.read(supervised.RECORDS)),
 }
 

@@ -6,8 +6,8 @@ Compiles the step of each recipe, or of the named ones, for a topology (``jaxpt 
 and adds a record to benchmarks/records/tpu_compile.jsonl as soon as one is done; those that are
 there already, of the same config, are not compiled again. The compiler's least effort, the default
 here, takes a minute per recipe; its usual one, 0, takes many. If a recipe does not fit, it is
-compiled with model.remat, too, which changes no result. Needs libtpu:
-``pip install 'jaxpt[tpu]'``.
+compiled with model.remat, too, which changes no result, and if that does not help with
+micro_batches, which BatchNorm notices. Needs libtpu: ``pip install 'jaxpt[tpu]'``.
 """
 
 import argparse
@@ -49,6 +49,7 @@ def made(name: str, config, topology: str, sizes: dict, effort: float) -> dict:
         "batch": config.batch_size,
         "mapping": config.mapping,
         "remat": config.model.remat,
+        "micro_batches": config.micro_batches,
     }
     try:
         found = compiling.run(config, topology, **sizes)
@@ -65,6 +66,12 @@ def stored() -> dict[str, dict]:
     return {r["name"]: r for r in found if (r["topology"], r["effort"], r["mapping"]) == usual}
 
 
+def settings(record: dict) -> list[str]:
+    """Settings with which a recipe was compiled, beside its own."""
+    parts = record["micro_batches"]
+    return ["model.remat"] * record["remat"] + [f"micro_batches={parts}"] * (parts > 1)
+
+
 def cell(name: str) -> str:
     """What the table of recipes says about one."""
     record = stored().get(name)
@@ -74,7 +81,7 @@ def cell(name: str) -> str:
         return "does not fit"
     gigabytes = plan.rounded(sum(record["compiled"]["memory"].values()) / 1e9)
     capacity = compiling.chips.parse(compiling.chips_of(TOPOLOGY))[0].memory / 1e9
-    return f"{gigabytes} GB of {capacity:.0f}" + ", model.remat" * record["remat"]
+    return ", ".join([f"{gigabytes} GB of {capacity:.0f}", *settings(record)])
 
 
 def markdown() -> str:
@@ -85,7 +92,7 @@ def markdown() -> str:
         "| --- | --- |" + " ---: |" * 10,
     ]
     for r in records.read(RECORDS):
-        said = ["pmap"] * (r["mapping"] == "pmap") + ["model.remat"] * r["remat"]
+        said = ["pmap"] * (r["mapping"] == "pmap") + settings(r)
         head = f"| {r['name']}{f' ({join(said)})' * bool(said)} | {r['topology']} | "
         head += f"{r['effort']:g} | ".replace("-", "−")
         c = r["compiled"]
@@ -126,8 +133,7 @@ def main() -> None:
         config = digits.get_config("look") if small else recipe(name)
         config.mapping = how.mapping
         sizes = {} if small else imagenet
-        for remat in (False, True):
-            config.model.remat = remat
+        for config.model.remat, config.micro_batches in ((False, 1), (True, 1), (True, 2)):
             key = key_of(config, how.topology, how.effort)
             if key not in known:
                 known[key] = made(name, config, how.topology, sizes, how.effort)

@@ -1,5 +1,7 @@
 """What benchmarks count by themselves; what they time is not tested."""
 
+import ast
+import json
 import pathlib
 import sys
 
@@ -12,6 +14,7 @@ from jaxpt.losses import look
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
 import neighbor_reads  # noqa: E402
+import text as text_study  # noqa: E402
 import transfer_study  # noqa: E402
 import unlabelled  # noqa: E402
 import weak_scaling  # noqa: E402
@@ -185,3 +188,57 @@ def test_the_sketch_finds_the_neighbours_of_look():
     losses, (missing, purity) = neighbor_reads.sketch(*arrays, 20)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
     assert missing.mean() == stats.no_positive and np.isclose(purity.mean(), stats.purity)
+
+
+def test_the_text_example_shows_records_of_its_own_code_with_the_settings_that_they_chose():
+    found = text_study.latest()
+    assert all(r["code"] == text_study.code()[1] for r in found), "run benchmarks/text.py"
+    notebook = json.loads(text_study.NOTEBOOK.read_text())
+    sources = ["".join(cell["source"]) for cell in notebook["cells"]]
+    (cell,) = [source for source in sources if source.startswith("SETTINGS = ")]
+    settings = ast.literal_eval(ast.parse(cell).body[0].value)
+    assert all(settings[name] in trials for name, trials in text_study.TRIALS.items())
+    assert settings | text_study.chosen(found) == settings
+
+
+def text_record(label, seed, settings, value, part="test", correct=(0, 0)):
+    values = {"package": value, text_study.MODULE: sum(correct) / 20}
+    return {"part": part, "label": label, "seed": seed, "settings": settings, "values": values} | {
+        "correct": list(correct),
+        "sizes": [10, 10],
+    }
+
+
+def test_text_settings_are_chosen_once_every_trial_of_a_loss_is_known():
+    trials = text_study.TRIALS["LOOK"]
+    found = [
+        text_record("LOOK", seed, trial, 0.1 * i, "validation")
+        for i, trial in enumerate(trials[:-1])
+        for seed in text_study.TUNING_SEEDS
+    ]
+    assert text_study.chosen(found) == {}
+    found += [
+        text_record("LOOK", seed, trials[-1], 0.2, "validation") for seed in text_study.TUNING_SEEDS
+    ]
+    assert text_study.chosen(found) == {"LOOK": trials[4]}
+
+
+def test_text_contrasts_pair_the_seeds_that_both_arms_have(monkeypatch):
+    best = {name: trials[0] for name, trials in text_study.TRIALS.items()}
+    monkeypatch.setattr(text_study, "chosen", lambda found: best)
+    found = [text_record(text_study.N_GRAMS, 0, {}, 0.0, correct=(5, 5))]
+    for name in (*text_study.TRIALS, text_study.UNTRAINED):
+        for seed in range(4 if name == "SupCon" else 6):
+            correct = (9, 9) if name == "LOOK" else (5, 5)
+            found.append(text_record(name, seed, best.get(name, {}), 0.0, correct=correct))
+    found.append(text_record("LOOK", 0, {"k": "another"}, 0.0, correct=(0, 0)))  # not chosen
+    contrasts = text_study.contrasts(found)
+    assert {name: d.n for name, (d, _, _) in contrasts.items()} == {
+        "cross-entropy": 6,
+        "SupCon": 4,
+        "NCA": 6,
+        text_study.UNTRAINED: 6,
+        text_study.N_GRAMS: 6,
+    }
+    for d, _, word in contrasts.values():
+        assert abs(d.mean - 0.4) < 1e-9 and word == "apart (+)"

@@ -38,6 +38,7 @@ SHORT = {
         "SUITE": '("knn", "linear", "few_shot", "class_separation", "neighbors")',
     },
     "analyse": {"DURATION": '"2 epochs"'},
+    "text": {"STEPS": "30", "SEEDS": "1"},
 }
 HOLDS = {
     "quickstart": """
@@ -70,8 +71,21 @@ HOLDS = {
         assert (abs(matrix) < 1).all()  # of two networks
         assert found.tsne.shape == found.pca.shape == (597, 2)
     """,
+    "text": """
+        assert not set(modules[unseen]) & set(modules[train])
+        assert not set(train) & {*validation, *test, *unseen} and len(train) > 1000
+        losses, stats = look_at(embeddings, k=1)
+        assert losses.max() < 1e-5 and stats.purity == 1  # everyone finds itself
+        losses, stats = look_at(embeddings, k=1, query_ids=queries, key_ids=keys)
+        assert stats.purity < 0.9
+        assert all(row not in nearest(features["LOOK"][0], row) for row in EXAMPLES)
+        assert history[10:20].mean() > history[-10:].mean()  # of LOOK; its loss falls
+        assert list(right)[2:] == list(LOSSES) and all(len(ones) == 1 for ones in right.values())
+        assert all(0.1 < ones[0][question].mean() < 1 for ones in right.values()
+                   for question in QUESTIONS)
+    """,
 }
-PICTURES = {"quickstart": 2, "losses": 2, "your_own_images": 2, "analyse": 4}
+PICTURES = {"quickstart": 2, "losses": 2, "your_own_images": 2, "analyse": 4, "text": 0}
 
 
 def code(name):
@@ -134,6 +148,8 @@ def test_runs(name, executed):
         assert [len(table.splitlines()) for table in tables] == [6]
         assert "nan" not in tables[0].lower()
     pages = shown(cells, "text/html")
+    if name == "text":  # ids, k and temperature, the comparison
+        assert [len(table.splitlines()) for table in tables] == [6, 6, 8]
     if name == "losses":
         moving = Image.open(
             io.BytesIO(base64.b64decode(re.search(r"data:image/gif;base64,([^\"]+)", pages[-1])[1]))

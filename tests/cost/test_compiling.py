@@ -2,12 +2,16 @@
 
 import importlib.util
 
+import jax
+import jax.numpy as jnp
 import pytest
+from jax.sharding import SingleDeviceSharding
 from jaxpt.configs.pretrain import digits
 
 from jaxpt import cli
 from jaxpt.cost import compiling, plan
 from jaxpt.errors import InputError
+from jaxpt.losses import look
 
 PROGRAM = """
   %all-reduce.1 = (f32[4]{0}, f32[]) all-reduce(%a, %b), channel_id=1
@@ -72,3 +76,31 @@ def test_a_small_step_compiles_for_four_chips():
     assert found.collectives["all-reduce"] > 0 and found.collectives["all-gather"] > 0
     rows = dict(compiling.rows(found, planned))
     assert rows["chips"] == ["4", "4"] and rows["total, GB per chip"][0].endswith("of 16")
+
+
+@pytest.mark.extras
+def test_look_holds_two_matrices_of_its_chunk_and_no_copy_of_the_keys():
+    """Value and gradient for a memory of ImageNet's size, masked and in bfloat16."""
+    pytest.importorskip("libtpu")
+    on = SingleDeviceSharding(compiling.devices_of("v5e:2x2")[0])
+    batch, n, dim = 256, 1_281_167, 128
+    queries, keys, labels, key_labels, mask = (
+        jax.ShapeDtypeStruct(shape, dtype, sharding=on)
+        for shape, dtype in (
+            ((batch, dim), jnp.float32),
+            ((n, dim), jnp.bfloat16),
+            ((batch,), jnp.int32),
+            ((n,), jnp.int32),
+            ((n,), bool),
+        )
+    )
+
+    def value(queries, keys, labels, key_labels, mask):
+        losses, _ = look(queries, keys, labels, key_labels, k=400, key_mask=mask)
+        return jnp.mean(losses)
+
+    traced = jax.jit(jax.value_and_grad(value)).trace(queries, keys, labels, key_labels, mask)
+    lowered = traced.lower(lowering_platforms=("tpu",))
+    compiled = lowered.compile({"exec_time_optimization_effort": -1.0})
+    # A copy of the keys in float32 has 656 MB, and eight rows of similarities have 41.
+    assert compiled.memory_analysis().temp_size_in_bytes < 400e6
