@@ -216,18 +216,28 @@ class Study:
     def __init__(self):
         self.known = {record["key"]: record for record in records.read(RECORDS)}
 
-    def tuning(self, data: str, arm: str) -> list[Run]:
-        settings = trials(data, arm)
+    def settings(self, data: str, arm: str) -> list[dict[str, Any]]:
+        """Settings of the trials; once the first ones are known, two more beside the best."""
+        first = trials(data, arm)
+        best = self.best(data, arm, first)
+        if best is None:
+            return first
+        return first + [best | {"rate": float(f"{best['rate'] * f:.2g}")} for f in (0.5, 2.0)]
+
+    def tuning(self, data: str, arm: str, settings=None) -> list[Run]:
+        settings = settings or self.settings(data, arm)
         return [run_of(data, SHOTS[0], arm, c, TUNING_SEED, "validation") for c in settings]
+
+    def best(self, data: str, arm: str, settings) -> dict[str, Any] | None:
+        found = [self.known.get(run.key) for run in self.tuning(data, arm, settings)]
+        if None in found:
+            return None
+        return settings[int(np.argmax([record["values"]["accuracy"] for record in found]))]
 
     def chosen(self, data: str, arm: str) -> dict[str, Any] | None:
         """Settings of the best trial on validation, or None before all trials have a record."""
         arm = ARMS[arm].like or arm
-        found = [self.known.get(run.key) for run in self.tuning(data, arm)]
-        if None in found:
-            return None
-        scores = [record["values"]["accuracy"] for record in found]
-        return trials(data, arm)[int(np.argmax(scores))]
+        return self.best(data, arm, self.settings(data, arm))
 
     def tests(self, data: str, shots: int, arm: str) -> list[Run]:
         chosen = self.chosen(data, arm)
@@ -236,7 +246,7 @@ class Study:
         return [run_of(data, shots, arm, chosen, seed, "test") for seed in SEEDS]
 
     def left(self, sets) -> list[Run]:
-        """Runs without a record, tuning first; tests appear once their tuning is known."""
+        """Runs without a record; further trials and tests appear once earlier runs are known."""
         found = [run for data in sets for arm in TUNED for run in self.tuning(data, arm)]
         found += [
             run
