@@ -18,12 +18,14 @@ import cost  # noqa: E402
 import evidence  # noqa: E402
 import fashion_mnist  # noqa: E402
 import gpu  # noqa: E402
+import imbalance  # noqa: E402
 import input as inputs  # noqa: E402
 import look_grid  # noqa: E402
 import neighbor_reads  # noqa: E402
 import neighbors  # noqa: E402
 import plan  # noqa: E402
 import round_trip  # noqa: E402
+import sources  # noqa: E402
 import startup  # noqa: E402
 import step as whole_step  # noqa: E402
 import step_program  # noqa: E402
@@ -43,9 +45,11 @@ PAGES = (
     "README.md",
     "docs/evidence.md",
     "docs/fashion_mnist.md",
+    "docs/sources.md",
     "docs/cost.md",
     "docs/performance.md",
     "docs/data.md",
+    "docs/imbalance.md",
     "docs/recipes.md",
     "docs/unlabelled.md",
     "docs/weights.md",
@@ -145,6 +149,10 @@ TABLES = {
     "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
     "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),
     "study_left": lambda: transfer_study.left_markdown(small_study()),
+    "imbalance_ratios": lambda: imbalance.ratios_markdown(imbalance.results()),
+    "imbalance_robustness": lambda: imbalance.robustness_markdown(imbalance.results()),
+    "imbalance_remedies": lambda: imbalance.remedies_markdown(imbalance.results()),
+    "imbalance_tuning": lambda: imbalance.tuning_markdown(imbalance.results()),
     "unlabelled_contrasts": lambda: unlabelled.contrasts_markdown(unlabelled.Study()),
     "unlabelled": lambda: unlabelled.accuracies_markdown(unlabelled.Study()),
     "unlabelled_tuning": lambda: unlabelled.tuning_markdown(unlabelled.Study()),
@@ -159,6 +167,7 @@ TABLES = {
     "tpu_compile": tpu_compile.markdown,
     "weak_scaling": lambda: weak_scaling.markdown(records.read(weak_scaling.RECORDS)[-1]),
     "losses_cost": losses_cost,
+    "sources": lambda: sources.markdown(records.read(sources.RECORDS)),
     "plan": plan.markdown,
     "recipes": plan.recipes_markdown,
     "host": plan.host_markdown,

@@ -345,18 +345,6 @@ class Study:
         found = zip(seeds, (self.known.get(job_key(job.config, "test")) for job in jobs))
         return {seed: record for seed, record in found if record}
 
-    def contrast(self, one, other, measure: str = PRIMARY) -> statistics.Resampled | None:
-        """Bootstrapped difference of two results of ``runs``; None with fewer than two seeds."""
-        seeds = sorted(one.keys() & other.keys())
-        if len(seeds) < statistics.MIN_SEEDS or measure not in one[seeds[0]]["correct"]:
-            return None
-        sides = [[runs[s]["correct"][measure] for s in seeds] for runs in (one, other)]
-        sizes = sides[0][0]["sizes"]
-        assert all(found["sizes"] == sizes for side in sides for found in side)
-        return statistics.bootstrap(
-            *(np.array([found["correct"] for found in side]) for side in sides), np.array(sizes)
-        )
-
     def planned(self) -> dict[tuple[str, str], tuple[statistics.Resampled, float, str]]:
         """The planned contrasts by (set, peer): the difference, its adjusted p, and the verdict.
 
@@ -364,7 +352,7 @@ class Study:
         """
         seeds = SEEDS["headline"]
         found = {
-            (data, peer): self.contrast(
+            (data, peer): contrast(
                 self.runs(data, HEADLINE[0], seeds), self.runs(data, peer, seeds)
             )
             for data in SETS
@@ -376,6 +364,30 @@ class Study:
             for (key, c), p in zip(found.items(), adjusted)
             if c is not None
         }
+
+    def differences(self, data: str, peer: str) -> np.ndarray:
+        """LOOK minus a peer in the primary measure, for each seed."""
+        one, other = (
+            {
+                seed: np.mean(np.sum(of["correct"], axis=1)) / np.sum(of["sizes"])
+                for seed, record in self.runs(data, arm, SEEDS["headline"]).items()
+                for of in [record["correct"][PRIMARY]]
+            }
+            for arm in (HEADLINE[0], peer)
+        )
+        return np.array([one[seed] - other[seed] for seed in sorted(one.keys() & other.keys())])
+
+
+def contrast(one, other, measure: str = PRIMARY) -> statistics.Resampled | None:
+    """Bootstrapped difference of two sides, seed → record; None with fewer than two seeds."""
+    seeds = sorted(one.keys() & other.keys())
+    if len(seeds) < statistics.MIN_SEEDS or measure not in one[seeds[0]]["correct"]:
+        return None
+    found = [[runs[s]["correct"][measure] for s in seeds] for runs in (one, other)]
+    sizes, sizes_too = ([x["sizes"] for x in side] for side in found)
+    assert sizes == sizes_too
+    correct = (np.array([x["correct"] for x in side]) for side in found)
+    return statistics.bootstrap(*correct, np.array(sizes))
 
 
 TITLES = {"glyphs": "glyphs", "fashion_mnist": "Fashion-MNIST"}
@@ -393,7 +405,8 @@ MEASURES = {
 NOTHING = "*No runs yet.*"
 
 
-def _points(value: float, sign: str = "") -> str:
+def points(value: float, sign: str = "") -> str:
+    """A share as a number of percentage points."""
     return f"{100 * value:{sign}.1f}".replace("-", "−")
 
 
@@ -401,7 +414,8 @@ def _row(cells) -> str:
     return f"| {' | '.join(map(str, cells))} |"
 
 
-def _table(titles, rows) -> str:
+def table(titles, rows) -> str:
+    """A Markdown table; ``NOTHING`` without rows."""
     if not rows:
         return NOTHING
     head = [_row(titles), f"| --- |{' ---: |' * (len(titles) - 1)}"]
@@ -414,14 +428,17 @@ def contrasts_markdown(of: Study) -> str:
         (
             f"{TITLES[data]}: LOOK − {ARMS[peer].title}",
             c.n,
-            _points(c.mean, "+"),
-            f"{_points(c.interval[0], '+')} … {_points(c.interval[1], '+')}",
+            points(c.mean, "+"),
+            f"{points(c.interval[0], '+')} … {points(c.interval[1], '+')}",
             f"{p:.3f}",
             word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**",
+            points(np.median(of.differences(data, peer)), "+"),
+            " … ".join(points(end(of.differences(data, peer)), "+") for end in (np.min, np.max)),
         )
         for (data, peer), (c, p, word) in of.planned().items()
     ]
-    return _table(("contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict"), rows)
+    heads = "contrast", "seeds", "points", "95 % interval", "p (Holm)", "verdict"
+    return table((*heads, "median of seeds", "range of seeds"), rows)
 
 
 def accuracies_markdown(of: Study, data: str) -> str:
@@ -440,8 +457,8 @@ def accuracies_markdown(of: Study, data: str) -> str:
 
         def cell(name, values=values):
             column = np.array([v[name] for v in values])
-            spread = f" ({_points(column.std(ddof=1))})" if len(column) > 1 else ""
-            return _points(column.mean()) + spread
+            spread = f" ({points(column.std(ddof=1))})" if len(column) > 1 else ""
+            return points(column.mean()) + spread
 
         seconds = np.median([v["pretrain_cpu_seconds"] for v in values])
         separation = np.mean([v["class_separation"] for v in values])
@@ -456,7 +473,7 @@ def accuracies_markdown(of: Study, data: str) -> str:
             )
         )
     titles = ("arm", "seeds", *(MEASURES[m] for m in names), "R²", "CPU s", "passes")
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def passes(config: dict[str, Any]) -> float:
@@ -482,11 +499,11 @@ def tuning_markdown(of: Study, data: str) -> str:
                 ARMS[arm].title,
                 len(settings),
                 _settings(chosen),
-                _points(values[SELECTED_BY]),
+                points(values[SELECTED_BY]),
                 "the same" if by_fine == chosen else _settings(by_fine),
             )
         )
-    return _table(("arm", "trials", "chosen", "coarse kNN", "by fine labels"), rows)
+    return table(("arm", "trials", "chosen", "coarse kNN", "by fine labels"), rows)
 
 
 def _settings(chosen: dict[str, Any]) -> str:
@@ -501,14 +518,14 @@ def granularity_markdown(of: Study) -> str:
         runs = {arm: of.runs("glyphs", arm, SEEDS["other"], **changes) for arm in GRANULARITY}
         cells = []
         for peer in GRANULARITY[1:]:
-            c = of.contrast(runs[GRANULARITY[0]], runs[peer])
+            c = contrast(runs[GRANULARITY[0]], runs[peer])
             if c is not None:
                 low, high = c.interval
-                cells.append(f"{_points(c.mean, '+')} ({_points(low, '+')} … {_points(high, '+')})")
+                cells.append(f"{points(c.mean, '+')} ({points(low, '+')} … {points(high, '+')})")
         if len(cells) == len(GRANULARITY) - 1:
             rows.append((level, min(map(len, runs.values())), *cells))
     titles = ("upstream classes", "seeds", *(f"LOOK − {ARMS[a].title}" for a in GRANULARITY[1:]))
-    return _table(titles, rows)
+    return table(titles, rows)
 
 
 def answer(of: Study) -> str:
@@ -520,14 +537,15 @@ def answer(of: Study) -> str:
         statistics.ABOVE: "is above",
         statistics.BELOW: "is below",
         statistics.TIE: "ties (within ± 1 point) with",
-        statistics.OPEN: "is not told apart from, and not shown to equal,",
+        statistics.OPEN: "shows no clear difference from",
     }
     sentences = []
     for data in SETS:
         clauses = []
         for kind, words in kinds.items():
             peers = [
-                f"{ARMS[peer].title} ({_points(c.mean, '+')} points)"
+                f"{ARMS[peer].title} ({points(c.mean, '+')} points, "
+                f"median of seeds {points(np.median(of.differences(data, peer)), '+')})"
                 for (of_data, peer), (c, _, word) in found.items()
                 if of_data == data and word == kind
             ]
@@ -557,7 +575,7 @@ def cost_markdown(size: str, chip: str = "h100-1") -> str:
             total += hours
             rows.append((f"{TITLES[data]}: {its.title}", runs, f"{3600 * found.hours:.0f}", hours))
     rows = [(*row[:-1], f"{row[-1]:.2f}") for row in rows] + [("all", "", "", f"{total:.1f}")]
-    return _table(("arm", "runs", "seconds per run", "hours"), rows)
+    return table(("arm", "runs", "seconds per run", "hours"), rows)
 
 
 def left_markdown(of: Study) -> str:
@@ -566,7 +584,7 @@ def left_markdown(of: Study) -> str:
     for name, jobs in of.stages():
         found = of.values(jobs())
         rows.append((name, len(found) - found.count(None), found.count(None)))
-    return _table(("stage", "runs done", "runs left"), rows)
+    return table(("stage", "runs done", "runs left"), rows)
 
 
 def figure(of: Study, path: pathlib.Path) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 from jaxpt import __version__, records
 from jaxpt.backbones import Backbone, open_backbones, report_other_data
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import identity, protocols, sources
+from jaxpt.data import identity, mixture, protocols, sources
 from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
@@ -31,7 +31,11 @@ from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices
 from jaxpt.weights import framed
 
-NOT_OF_A_SET = ("train_on", "pretrain_limit")  # data fields that only concern pre-training
+# Data fields that only concern pre-training.
+NOT_OF_A_SET = (
+    *("train_on", "pretrain_limit"),
+    *("long_tail", "long_tail_images", "long_tail_seed", "sampling"),
+)
 
 
 class Model(NamedTuple):
@@ -400,8 +404,10 @@ def _named(source, models, fields) -> ml_collections.ConfigDict:
     if source.removeprefix(protocols.PREFIX) in protocols.PROTOCOLS:
         config.image_size = 0  # the size of the protocol
     for model in models:
-        if model.config is not None and model.config.data.source == source:
-            config = _of_set(model.config.data)
+        trained_on = {} if model.config is None else mixture.configs(model.config.data)
+        same = [one for one in trained_on.values() if one.source == source]
+        if same:
+            config = _of_set(same[0])
             break
     return _replaced(config, fields)
 

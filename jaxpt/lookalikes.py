@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxpt.backbones import SCRATCH, Backbone, open_backbone
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import listing, near, objects, sources
+from jaxpt.data import listing, mixture, near, objects, sources
 from jaxpt.data.decode import Framing, in_parallel, open_image
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
@@ -496,13 +496,17 @@ def _data_config(backbone: Backbone, data: str, image_size: int) -> ml_collectio
         f"{backbone.label} has no pre-training set: name a folder of pictures or a set (--data=…).",
     )
     there = is_remote(data) or os.path.exists(data)
-    own = trained is not None and (
-        not data
-        or (not there and data == trained.source)
-        or (there and bool(trained.path) and objects.real(data) == objects.real(trained.path))
-    )
+    own = [] if trained is None else [trained]
+    if data:  # one of several sources, if there are
+        own = [
+            one
+            for whole in own
+            for one in mixture.configs(whole).values()
+            if (not there and data == one.source)
+            or (there and bool(one.path) and objects.real(data) == objects.real(one.path))
+        ]
     if own:
-        config = trained
+        config = own[0]
     else:
         config = defaults.get_config().data
         shape = (backbone.made.get("data") or {}).get("shape")

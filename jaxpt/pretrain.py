@@ -28,7 +28,7 @@ from etils import epath
 
 from jaxpt import models, old_names, weights
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, crops, identity, sources
+from jaxpt.data import augment, crops, identity, imbalance, mixture, sources
 from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, rows_of_step
@@ -37,7 +37,7 @@ from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
-from jaxpt.methods import Method, Setup, encoding, make_method, probing, unread
+from jaxpt.methods import Method, Setup, encoding, make_method, probing, rw_sam, unread
 from jaxpt.ops import memory
 from jaxpt.train import calls, checkpoint, lock, parts, trackers
 from jaxpt.train import optimizer as optimizers
@@ -173,9 +173,10 @@ def run(
             quiet=quiet or jax.process_index() > 0,
         )
         stack.callback(progress.close)
-        _report_start(devices, feed, dataset, workdir, saved, quiet)
+        _report_start(devices, feed, dataset, split, workdir, saved, quiet)
+        strata = mixture.strata(dataset, split, config.data.sampling)
         if method.fill is not None:
-            _report_memory(config, dataset.coarse(split.labels), quiet)
+            _report_memory(config, dataset.coarse(split.labels), quiet, strata)
         compilers = Compilers()
         stack.callback(compilers.close)
         made = method, config, devices, feed, like
@@ -222,7 +223,8 @@ def run(
         compiling = progress.spent["compiling"]
         starting = time.perf_counter() - began - compiling
         log.begin(start, startup_seconds=starting, compile_seconds=compiling)
-        loop = Loop(config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop)
+        between = log, progress, monitor, monitor_compiled, checkpointer, stop
+        loop = Loop(config, durations, *between, strata)
         try:
             state = train_steps(state, start, step.run, devices, feed, loop)
         except TooManySkipped as error:
@@ -234,12 +236,14 @@ def run(
 def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.Split:
     """Selects the examples that a config trains on.
 
-    With ``data.pretrain_limit`` = n these are the first n of a shuffle that depends only on the
-    seed. So all methods get the same images, a larger n includes the images of a smaller one, and
-    the spread over seeds includes the choice of images.
+    With ``data.long_tail`` these are a long-tailed draw, see ``imbalance.long_tailed``. With
+    ``data.pretrain_limit`` = n they are the first n of a shuffle that depends only on the seed. So
+    all methods get the same images, a larger n includes the images of a smaller one, and the spread
+    over seeds includes the choice of images.
 
     Raises:
-      InputError: for an unknown part, or a limit that is negative or above the part's size.
+      InputError: for an unknown part, a draw that is not possible, or a limit that is negative or
+        above the number of examples.
     """
     parts = {"train": dataset.train, "trainval": dataset.trainval}
     require(
@@ -251,7 +255,8 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
         f"{dataset.name} has several labels per image: use it to measure transfer, not for "
         "pre-training.",
     )
-    split, limit = parts[config.data.train_on], config.data.pretrain_limit
+    split = imbalance.long_tailed(parts[config.data.train_on], config.data)
+    limit = config.data.pretrain_limit
     require(
         0 <= limit <= len(split.ids),
         f"data.pretrain_limit must lie between 0 (all) and "
@@ -308,7 +313,11 @@ def prepare(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Method
     """Makes a config's method and durations, after checking the config against the data."""
     split = train_split(config, dataset)
     method, durations = prepare_for(
-        config, n_examples=len(split.ids), classes=len(dataset.coarse.names)
+        config,
+        n_examples=len(split.ids),
+        classes=len(dataset.coarse.names),
+        label_sources=mixture.label_sources(dataset),
+        source_shares=mixture.shares(dataset, split),
     )
     _check_image_size(method.encoder.backbone, config, dataset.train.images)
     if config.probe.labels:
@@ -325,7 +334,12 @@ def _labels(kind: str, dataset: Dataset) -> tuple[Callable, Sequence[str]]:
 
 
 def prepare_for(
-    config: ml_collections.ConfigDict, *, n_examples: int, classes: int
+    config: ml_collections.ConfigDict,
+    *,
+    n_examples: int,
+    classes: int,
+    label_sources: np.ndarray | None = None,
+    source_shares: tuple[float, ...] = (1.0,),
 ) -> tuple[Method, Durations]:
     """Makes a config's method and durations for a training set that need not be loaded.
 
@@ -333,6 +347,7 @@ def prepare_for(
       config: the pre-training config.
       n_examples: number of training examples.
       classes: number of classes to train on.
+      label_sources, source_shares: as in ``methods.Setup``.
 
     Raises:
       InputError: for an invalid config.
@@ -341,6 +356,7 @@ def prepare_for(
     check_numbers(config)
     parts.check(config)
     probing.check(config)
+    rw_sam.check(config)
     require(
         config.evaluated_weights in WEIGHTS,
         f"evaluated_weights must be one of {WEIGHTS}, got {config.evaluated_weights!r}.",
@@ -371,6 +387,8 @@ def prepare_for(
             _make_optimizer(config.optimizer, schedule, total, steps),
             steps,
             AXIS,
+            label_sources,
+            source_shares,
         )
     )
     return method, Durations(
@@ -549,6 +567,7 @@ class Loop(NamedTuple):
       monitor_compiled: to wait for before the monitor's first use.
       checkpointer: None without a workdir.
       stop: None without a workdir.
+      strata: parts of the data that are drawn by weight, or None.
     """
 
     config: ml_collections.ConfigDict
@@ -559,6 +578,7 @@ class Loop(NamedTuple):
     monitor_compiled: Future | None
     checkpointer: Checkpointer | None
     stop: StopRequest | None
+    strata: feeds.Strata | None
 
 
 def fill_program(
@@ -714,14 +734,15 @@ def train_steps(
       Stopped: if the run has to stop earlier; the state is saved.
       TooManySkipped: if more steps than ``config.max_skipped`` were not finite.
     """
-    config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop = loop
+    config, durations, log, progress, monitor, monitor_compiled, checkpointer, stop, strata = loop
     # Processes agree on stopping every ``agree_every`` steps, so calls must end there too.
     agree_every = durations.log or 10
     borders = (durations.total, agree_every, durations.knn, durations.checkpoint)
     most = most_steps(config, devices, feed)
 
     def rows_of(steps):
-        rows = [rows_of_step(i, config.batch_size, n=feed.n, seed=config.seed) for i in steps]
+        order = {"n": feed.n, "seed": config.seed, "strata": strata}
+        rows = [rows_of_step(i, config.batch_size, **order) for i in steps]
         return rows[0] if most == 1 else calls.stack(rows, most)
 
     def due(every: int, step: int) -> bool:
@@ -787,34 +808,49 @@ def _warnings(row: dict[str, float]) -> list[str]:
 def _make_monitor(encoder, config, dataset, train):
     """Makes the monitor: accuracy of kNN, and of the probe if there is one.
 
-    kNN measures on the labels of pre-training ("knn") and, if asked, on the fine ones ("knn_fine").
+    kNN measures on the labels of pre-training ("knn") and, if asked, on the fine ones ("knn_fine"):
+    of several sources on each, among its own images ("knn/SOURCE"), and the mean over them.
     The monitor classifies validation images if the run does not train on them, else training
     images, each excluded from its own neighbours.
     """
-    bank = train.take(np.arange(min(len(train.ids), MONITOR_EXAMPLES)))
-    queries = dataset.validation if config.data.train_on == "train" else bank
-    queries = queries.take(np.arange(min(len(queries.ids), MONITOR_EXAMPLES)))
+    asked_of = dataset.validation if config.data.train_on == "train" else train
 
+    def some(split):
+        return {
+            name: part.take(np.arange(min(len(part.ids), MONITOR_EXAMPLES)))
+            for name, part in dataset.by_source(split).items()
+        }
+
+    banks, queries = some(train), some(asked_of)
     kinds = {"knn": dataset.coarse, **({"knn_fine": lambda x: x} if config.knn_fine else {})}
 
     def monitor(state) -> dict[str, float]:
         features = Trained(encoder, state, [], config.evaluated_weights).features
-        known, asked = features(bank.images), features(queries.images)
+        known, asked = (
+            {source: features(split.images) for source, split in splits.items()}
+            for splits in (banks, queries)
+        )
         row = {}
         for name, labels_of in kinds.items():
-            predicted = knn_classify(
-                known,
-                labels_of(bank.labels),
-                asked,
-                k=config.knn_k,
-                train_ids=bank.ids,
-                test_ids=queries.ids,
-            )
-            row[name] = float(np.mean(predicted == labels_of(queries.labels)))
+            found = {}
+            for source, bank in banks.items():
+                predicted = knn_classify(
+                    known[source],
+                    labels_of(bank.labels),
+                    asked[source],
+                    k=config.knn_k,
+                    train_ids=bank.ids,
+                    test_ids=queries[source].ids,
+                )
+                right = predicted == labels_of(queries[source].labels)
+                found[f"{name}/{source}".rstrip("/")] = float(np.mean(right))
+            row |= found | {name: float(np.mean(list(found.values())))}
         if state.probe is not None:
-            labels = _labels(config.probe.labels, dataset)[0](queries.labels)
-            row["probe"] = float(np.mean(probing.predict(state.probe, asked) == labels))
-        return row | collapse.spread(known)
+            of_probe = _labels(config.probe.labels, dataset)[0]
+            labels = np.concatenate([of_probe(split.labels) for split in queries.values()])
+            predicted = probing.predict(state.probe, np.concatenate(list(asked.values())))
+            row["probe"] = float(np.mean(predicted == labels))
+        return row | collapse.spread(np.concatenate(list(known.values())))
 
     return monitor
 
@@ -857,26 +893,31 @@ def _about(dataset, split, data) -> dict[str, Any]:
         "images": len(split.ids),
         "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),
+        "sources": {name: len(x.ids) for name, x in dataset.by_source(split).items() if name},
     }
 
 
-def _report_start(devices, feed, dataset, workdir, saved, quiet) -> None:
+def _report_start(devices, feed, dataset, split, workdir, saved, quiet) -> None:
     """Prints the devices and how images are fed, and stores the names of broken files."""
     if jax.process_index() > 0:
         return
     if not quiet:
-        tell(f"jaxpt: {devices.about}. {feed.about}")
+        tell(f"jaxpt: {devices.about}. {feed.about} {mixture.about(dataset, split)}".rstrip())
         if saved is not None:
             tell(f"jaxpt: resuming from step {saved:,}.")
     if workdir is not None and dataset.broken:
         epath.Path(workdir, BROKEN).write_text("\n".join(dataset.broken) + "\n")
 
 
-def _report_memory(config, labels: np.ndarray, quiet: bool) -> None:
+def _report_memory(config, labels: np.ndarray, quiet: bool, strata=None) -> None:
     """Prints how many keys of a class the memory holds, and warns if LOOK's k exceeds that."""
     if jax.process_index() > 0:
         return
-    counts = np.bincount(labels)
+    drawn = np.ones(len(labels))
+    if strata is not None and config.memory_kind == "queue":
+        for members, quota in zip(strata.members, strata.quotas):
+            drawn[members] = quota / len(members)
+    counts = np.bincount(labels, drawn)
     classes = np.count_nonzero(counts)
     size = config.memory if config.memory_kind == "queue" else len(labels)
     mean, least = size / classes, size * counts[counts > 0].min() / len(labels)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxpt import models, records
 from jaxpt.backbones import FINETUNED, Backbone, open_backbones, report_other_data
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import crops, identity, sources
+from jaxpt.data import crops, identity, mixture, sources
 from jaxpt.data.dataset import Dataset, require_part
 from jaxpt.errors import require
 from jaxpt.evaluation import measure
@@ -251,12 +251,19 @@ def _data_config(config, backbone, with_set) -> ml_collections.ConfigDict:
     if not data.source:
         owner = backbone if backbone.config is not None else with_set
         require(owner is not None, f"{backbone.label} has no pre-training set: set data.source.")
+        trained_on = mixture.configs(owner.config.data)
+        require(
+            len(trained_on) == 1,
+            f"{owner.label} was pre-trained on several sources, {', '.join(trained_on)}: set "
+            "data.source to one of them.",
+        )
+        (own,) = trained_on.values()
         # This includes the label map, which coarse measurements need.
         data.update(
             {
-                name: owner.config.data[name]
+                name: own[name]
                 for name in data
-                if name in owner.config.data and name not in identity.FREE + identity.OF_VIEWS
+                if name in own and name not in identity.FREE + identity.OF_VIEWS
             }
         )
     return framed(data, backbone.made.get("framing", {}))

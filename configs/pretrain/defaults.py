@@ -28,6 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data = ml_collections.ConfigDict()
     c.data.source = "digits"  # folder, npz, tfds:NAME, grain:MODULE:FUNCTION, protocol:NAME, …
     c.data.path = ""  # file or folder of the images
+    c.data.sources = ml_collections.ConfigDict({}, allow_dotted_keys=False)  # name → fields, weight
     c.data.image_size = 32  # pixels, for folder, tfds of mixed shapes, protocol (0: the protocol's)
     c.data.crop_pct = 0.0  # share of the shorter side in the centre square; 0: the weights', else 1
     c.data.interpolation = ""  # bicubic, bilinear, lanczos; "": the weights', else bicubic
@@ -47,6 +48,10 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.test_share = 0.0  # of each class, held out to test a set with a training part alone
     c.data.limit = 0  # number of training images to keep; 0: all
     c.data.pretrain_limit = 0  # number of these that pre-training sees; 0: all
+    c.data.long_tail = ""  # long-tailed draw of these: exponential:RATIO, pareto:RATIO; "": all
+    c.data.long_tail_images = 0  # their number; 0: as many as the classes allow
+    c.data.long_tail_seed = 0  # which classes are rare, and which of their images are drawn
+    c.data.sampling = "instance"  # classes in batches: instance, square_root or class_balanced
     c.data.train_on = "trainval"  # or train: a fifth is held out for validation
 
     c.augment = ml_collections.ConfigDict()  # for the views, and for a target that sees them
@@ -121,6 +126,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.optimizer.freeze_for = ""  # … and for how long; "": always
 
     # Fields of several methods: jaxpt.methods.METHODS lists which methods read them.
+    c.other_sources = "ignored"  # images of other data.sources in the loss: ignored, or negatives
     c.temperature = 0.1  # τ of the loss, by which similarities are divided
     c.memory = 1200  # number of keys in a queue
     c.memory_kind = "queue"  # queue: the latest keys; bank: one key per training example
@@ -133,6 +139,12 @@ def get_config() -> ml_collections.ConfigDict:
     c.weight_ema = 0.0  # decay of an average of the weights, for methods without a target; 0: none
     c.evaluated_weights = "online"  # to measure and export: online, or target (EMA)
     c.target_norm = "batch"  # BatchNorm statistics in the target encoder: batch or running
+
+    c.rw_sam = ml_collections.ConfigDict()  # sharpness-aware steps, see docs/imbalance.md
+    c.rw_sam.rho = 0.0  # length of the step uphill before the gradient is taken; 0: none
+    c.rw_sam.alpha = 1.0  # weight of an image uphill: its density to this negative power; 0: SAM
+    c.rw_sam.bandwidth = 0.25  # of the density's kernel, share of the features' mean distance
+    c.rw_sam.features = 2048  # number of latest features, among which the density is estimated
 
     # Fields of a single method, under its name.
     c.look = ml_collections.ConfigDict()

@@ -14,12 +14,14 @@ import re
 import runpy
 import traceback
 
+import ml_collections
+
 from jaxpt import old_names
 from jaxpt.cli import fields
 from jaxpt.errors import InputError, require
 
 SHARED = "recipes.py"  # helpers of recipes, not a config
-OPEN = "model.options."  # its fields depend on the network, which checks them
+OPEN = ("model.options", "data.sources")  # their fields are checked where they are used
 
 
 def installed(kind: str) -> list[str]:
@@ -49,7 +51,7 @@ def read(command: str, name: str, overrides: list[str], *, fit: bool = True):
             raise InputError(f"unknown argument {word!r}: {meant}see jaxpt {command} --help.")
         key, equals, value = word.removeprefix("--config.").partition("=")
         require(bool(equals), f"{word!r} has no value: write {word}=VALUE.")
-        if key.startswith(OPEN):
+        if key.startswith(tuple(f"{section}." for section in OPEN)):
             _set_option(config, key, value)
         _check_key(config, key)
     values = flags.FlagValues()
@@ -139,6 +141,11 @@ def _expand_home(config) -> None:
 def _set_option(config, key: str, text: str) -> None:
     """Sets a field of an open section of the config, which need not have it yet."""
     *path, name = key.split(".")
+    if path[:2] == ["data", "sources"] and len(path) == 3:  # names a source
+        _check_key(config, "data.sources")
+        with config.data.sources.unlocked():
+            if path[2] not in config.data.sources:
+                config.data.sources[path[2]] = ml_collections.ConfigDict()
     _check_key(config, ".".join(path))
     part = functools.reduce(lambda here, step: here[step], path, config)
     try:

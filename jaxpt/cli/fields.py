@@ -65,6 +65,11 @@ MEANINGS = {
         ("data.image_size",),
     ),
     **dict.fromkeys(("labels", "levels", "level", "coarse"), ("data.label_map",)),
+    **dict.fromkeys(
+        ("imbalance", "imbfactor", "imbratio", "imbalanceratio", "longtailed"), ("data.long_tail",)
+    ),
+    **dict.fromkeys(("sampler", "classbalanced", "oversampling"), ("data.sampling",)),
+    **dict.fromkeys(("sam", "rho", "sharpness"), ("rw_sam.rho",)),
     **dict.fromkeys(("numworkers", "threads", "nworkers"), ("data.workers",)),
     **dict.fromkeys(("cropsize",), ("augment.crop_size", "crop")),
     **dict.fromkeys(("scale", "mincrop", "cropscale"), ("augment.crop_area",)),

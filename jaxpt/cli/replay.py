@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpt import models, pretrain
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, sources
+from jaxpt.data import augment, mixture, sources
 from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.errors import require
 from jaxpt.train import checkpoint, parallel
@@ -51,11 +51,13 @@ def run(workdir: str | os.PathLike) -> str:
     shapes = pretrain.state_shapes(method, config, split.images.shape[1:])
     axes = pretrain.axes_of(shapes, config, devices.count)
     before = checkpoint.restore(kept, step, devices.placed(shapes, axes))
-    rows = rows_of_step(step, config.batch_size, n=len(split.ids), seed=config.seed)
     _, cropping = pretrain.choose_crops(config, split.images)
     with contextlib.closing(
         make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
     ) as feed:
+        strata = mixture.strata(dataset, split, config.data.sampling)
+        order = {"n": feed.n, "seed": config.seed, "strata": strata}
+        rows = rows_of_step(step, config.batch_size, **order)
         placed = next(feed.batches(iter([rows])))
         batch = parallel.on_host(jax.jit(feed.gather)(feed.data, placed))
         lengths = _feature_lengths(method.encoder, config, before, batch)

@@ -98,7 +98,7 @@ def program_of(
     config: ml_collections.ConfigDict, sizes: plan.Sizes, devices: parallel.Devices
 ) -> parallel.Program:
     """The program of a run's step on these devices, for a set of these sizes."""
-    method, _ = pretrain.prepare_for(config, n_examples=sizes.images, classes=sizes.classes)
+    method, _ = plan.prepare(config, sizes)
     image = (sizes.side, sizes.side, sizes.channels)
     shapes = pretrain.state_shapes(method, config, image)
     like = devices.placed(shapes, pretrain.axes_of(shapes, config, devices.count))

@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from jaxpt import pretrain
 from jaxpt.cost.chips import parse
 from jaxpt.cost.counting import Counts, count
-from jaxpt.data import augment, crops, feed, listing, protocols, small_sets
+from jaxpt.data import augment, crops, feed, listing, mixture, protocols, small_sets
 from jaxpt.data.dataset import VALIDATION_SHARE, with_test
 from jaxpt.data.feed import Batch
 from jaxpt.data.labels import label_map
 from jaxpt.errors import require
-from jaxpt.methods import encoding
+from jaxpt.methods import Method, encoding
 from jaxpt.train import parallel
 
 UTILISATION = 0.5  # assumed share of the peaks that is reached
@@ -149,7 +150,22 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
         images >= 0 and classes >= 0,
         f"images and classes must not be negative, got {images} and {classes}.",
     )
-    data = config.data
+    several = mixture.configs(config.data)
+    if len(several) > 1:
+        each = []
+        for own in several.values():
+            alone = config.copy_and_resolve_references()
+            alone.data, alone.data.pretrain_limit = own, 0
+            each.append(sizes_of(alone, images=images, classes=classes))
+        total = images or sum(one.images for one in each)
+        sides = {one.side for one in each}
+        return Sizes(
+            min(total, config.data.pretrain_limit or total),
+            classes or sum(one.classes for one in each),
+            sides.pop() if len(sides) == 1 else config.data.image_size,
+            max(one.channels for one in each),
+        )
+    (data,) = several.values()
     known = _known_sizes(data) if not (images and classes) else (images, classes)
     require(
         known is not None,
@@ -159,7 +175,12 @@ def sizes_of(config: ml_collections.ConfigDict, *, images: int = 0, classes: int
         images or known[0],
         classes or len(label_map(data.label_map, tuple(map(str, range(known[1])))).names),
     )
-    total = min(total, data.limit or total)
+    require(
+        bool(images or data.long_tail_images or not data.long_tail),
+        f"how many images data.long_tail {data.long_tail!r} draws depends on the sizes of the "
+        "classes: pass --images=N or set data.long_tail_images.",
+    )
+    total = min(total, data.limit or total, data.long_tail_images or total)
     if data.train_on == "train" and not images:
         total = round((1 - VALIDATION_SHARE) * total)
     source = data.source.removeprefix(protocols.PREFIX)
@@ -186,6 +207,24 @@ def _known_sizes(data) -> tuple[int, int] | None:
     return None
 
 
+def prepare(config: ml_collections.ConfigDict, sizes: Sizes) -> tuple[Method, pretrain.Durations]:
+    """Makes the method and the durations of a config for a set of these sizes."""
+    sources = len(mixture.configs(config.data))
+    require(
+        sizes.classes >= sources,
+        f"{sources} sources need as many classes or more, got {sizes.classes}: raise --classes.",
+    )
+    # Which class is of which source does not matter to the cost.
+    of = np.arange(sizes.classes, dtype=np.int32) % sources if sources > 1 else None
+    return pretrain.prepare_for(
+        config,
+        n_examples=sizes.images,
+        classes=sizes.classes,
+        label_sources=of,
+        source_shares=(1 / sources,) * sources,
+    )
+
+
 def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> Step:
     """Traces and counts the step of one of ``devices`` devices.
 
@@ -194,7 +233,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
     """
     parallel.check_batch(config.batch_size, devices)
     encoding.check_micro_batches(config, devices)
-    method, durations = pretrain.prepare_for(config, n_examples=sizes.images, classes=sizes.classes)
+    method, durations = prepare(config, sizes)
     shape = (config.batch_size, sizes.side, sizes.side, sizes.channels)
     state = jax.eval_shape(
         method.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *shape[1:]), jnp.float32)
@@ -212,7 +251,7 @@ def step_of(config: ml_collections.ConfigDict, sizes: Sizes, devices: int) -> St
         "parameters": _sum((held.params, held.batch_stats)),
         "optimizer": _sum(held.opt_state),
         "target": _sum((held.target, held.centre)),
-        "memory of keys": _sum(held.memory),
+        "memory of keys": _sum((held.memory, held.latest)),
         "images": (feed.IN_FLIGHT + 1) * _sum(jax.tree.map(_bytes, images)) / devices
         if host
         else float(sizes.images * math.prod(shape[1:])),

@@ -43,7 +43,8 @@ class Dataset(NamedTuple):
     """A dataset with its splits; train and validation are disjoint parts of trainval.
 
     ``test`` is empty if a folder has no test part; ``broken`` has a sentence for each file that was
-    left out.
+    left out. ``sources`` maps every class to its source if several are mixed, see ``mixture``, and
+    ``weights`` has a number per source if they are drawn by weight.
     """
 
     name: str
@@ -54,6 +55,40 @@ class Dataset(NamedTuple):
     trainval: Split
     test: Split
     broken: tuple[str, ...] = ()
+    sources: LabelMap | None = None
+    weights: tuple[float, ...] = ()
+
+    def by_source(self, split: Split) -> dict[str, Split]:
+        """Splits examples by their source; {"": split} if there is only one."""
+        if self.sources is None:
+            return {"": split}
+        # The examples of a source follow one another.
+        of, names = self.sources(split.labels), self.sources.names
+        edges = np.searchsorted(of, np.arange(len(names) + 1))
+        return {
+            name: split.take(slice(first, end)) for name, first, end in zip(names, edges, edges[1:])
+        }
+
+    def alone(self, source: str) -> "Dataset":
+        """One of several sources, with classes and labels of its own."""
+        number = self.sources.names.index(source)
+        classes = np.flatnonzero(np.asarray(self.sources.coarse_of) == number)
+        coarse = self.coarse(classes)
+
+        def named(names, chosen):
+            return tuple(names[i].removeprefix(f"{source}/") for i in chosen)
+
+        def own(split):
+            split = self.by_source(split)[source]
+            return split._replace(labels=split.labels - np.int32(classes[0]))
+
+        coarse_of = tuple((coarse - coarse.min()).tolist())
+        return Dataset(
+            source,
+            named(self.class_names, classes),
+            LabelMap(coarse_of, named(self.coarse.names, np.unique(coarse))),
+            *map(own, (self.train, self.validation, self.trainval, self.test)),
+        )
 
 
 def require_part(dataset: Dataset, part: str) -> None:

@@ -7,6 +7,7 @@ the jitted step.
 """
 
 import collections
+import dataclasses
 import errno
 import functools
 import logging
@@ -60,38 +61,81 @@ class Rows(NamedTuple):
     epoch: np.ndarray
 
 
-def rows_of_step(step: int, batch_size: int, *, n: int, seed: int) -> Rows:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Strata:
+    """Parts of a set that are drawn in other proportions than they have in it.
+
+    Attributes:
+      members: positions in the set, int [m] per stratum, together all n of them.
+      quotas: number of examples per pass of each stratum, together n.
+    """
+
+    members: tuple[np.ndarray, ...]
+    quotas: tuple[int, ...]
+
+    @classmethod
+    def by_weight(cls, members: Iterable[np.ndarray], weights: Iterable[float]) -> "Strata":
+        """Makes quotas proportional to the weights, rounded so that their sum is n."""
+        members, total = tuple(members), np.cumsum(np.asarray(tuple(weights), float))
+        ends = np.round(sum(map(len, members)) * total / total[-1]).astype(int)
+        return cls(members, tuple(np.diff(ends, prepend=0).tolist()))
+
+
+def rows_of_step(
+    step: int, batch_size: int, *, n: int, seed: int, strata: Strata | None = None
+) -> Rows:
     """Rows of a step (0, 1, …) of a run over ``n`` examples."""
-    return Rows(*batch_at(step * batch_size, batch_size, n=n, seed=seed))
+    return Rows(*batch_at(step * batch_size, batch_size, n=n, seed=seed, strata=strata))
 
 
-def batch_at(position: int, size: int, *, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def batch_at(
+    position: int, size: int, *, n: int, seed: int, strata: Strata | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Examples of the stream from ``position`` on.
 
     The stream is a sequence of shuffled passes over the set. A batch may span the end of one pass
     and the start of the next, so every example is seen exactly once per pass and none is dropped.
+    With ``strata``, a pass of n examples holds the quota of each stratum. Within its stratum every
+    example is seen equally often, up to one, and its epoch counts how often.
 
     Args:
       position: number of examples seen before.
       size: number of examples to return.
       n: number of examples in the set.
       seed: the run's seed.
+      strata: None draws all examples equally often.
 
     Returns:
-      (indices int32 [size] into the set, epochs int32 [size]).
+      (indices int32 [size] into the set, epochs int32 [size]: how often each was seen before).
     """
     positions = np.arange(position, position + size)
-    epochs, places = np.divmod(positions, n)
-    indices = np.empty(size, np.int32)
-    for epoch in np.unique(epochs):
-        here = epochs == epoch
-        indices[here] = _permutation(n, seed, int(epoch))[places[here]]
-    return indices, epochs.astype(np.int32)
+    passes, places = np.divmod(positions, n)
+    indices, epochs = np.empty(size, np.int32), passes.astype(np.int32)
+    for number in np.unique(passes).tolist():
+        here = passes == number
+        if strata is None:
+            indices[here] = _permutation(n, seed, number)[places[here]]
+        else:
+            indices[here], epochs[here] = _stratified(strata, seed, number)[:, places[here]]
+    return indices, epochs
 
 
 @functools.lru_cache(maxsize=4)
-def _permutation(n: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(n)
+def _permutation(n: int, seed: int | tuple[int, ...], epoch: int) -> np.ndarray:
+    return np.random.default_rng((*np.atleast_1d(seed).tolist(), epoch)).permutation(n)
+
+
+@functools.lru_cache(maxsize=4)
+def _stratified(strata: Strata, seed: int, number: int) -> np.ndarray:
+    """Indices and epochs of a pass, int [2, n]."""
+    drawn = []
+    for stratum, (members, quota) in enumerate(zip(strata.members, strata.quotas)):
+        # Each stratum is a stream of shuffled passes of its own, which goes on in the next pass.
+        own = {"n": len(members), "seed": (seed, stratum)}
+        index, epoch = batch_at(number * quota, quota, **own)
+        drawn.append((members[index], epoch))
+    drawn = np.concatenate(drawn, axis=1)
+    return drawn[:, _permutation(drawn.shape[1], seed, number)]
 
 
 def make_feed(config, split: Split, labels: np.ndarray, devices, cropping: Cropping | None = None):

@@ -8,13 +8,13 @@ array. Decoded pixels are not used, as another version of Pillow may decode a JP
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxpt.cache import remembered
-from jaxpt.data import objects
+from jaxpt.data import labels, objects
 from jaxpt.data.dataset import Dataset, Split
 from jaxpt.data.labels import LabelMap
 from jaxpt.data.pictures import Pictures
@@ -35,6 +35,11 @@ UNCHANGED = {
     "interpolation": ("", "bicubic"),
     "test_share": (0.0,),
     "shots": (0,),
+    "sources": ({},),
+    "long_tail": ("",),
+    "long_tail_images": (0,),
+    "long_tail_seed": (0,),
+    "sampling": ("instance",),
     "labelled_share": (1.0,),
 }
 
@@ -61,7 +66,8 @@ class Identity(NamedTuple):
       kind: what was hashed: "files", "arrays", or "records" for the files of a tfds dataset.
       classes: names in the order of the labels.
       coarse: the coarse class of every class.
-      parts: "training", which is train and validation together, and "test" unless it is empty.
+      parts: "training", which is train and validation together, and "test" unless it is empty; of
+        several sources, those of each source with its name, as "digits: training".
     """
 
     kind: str
@@ -104,6 +110,9 @@ def of_dataset(dataset: Dataset, share: Callable | None = None) -> Identity:
       share: shares the reading of files among several processes, see ``parallel.shared``; None
         reads all files here. The result is the same.
     """
+    if dataset.sources is not None:
+        names = dataset.sources.names
+        return joined({name: of_dataset(dataset.alone(name), share) for name in names})
     n = len(dataset.class_names)
     held_out = np.isin(dataset.trainval.ids, dataset.validation.ids)
     parts = {"training": _part(dataset.trainval, n, held_out.tobytes(), share)}
@@ -111,6 +120,29 @@ def of_dataset(dataset: Dataset, share: Callable | None = None) -> Identity:
         parts["test"] = _part(dataset.test, n, b"", share)
     kind = FILES if isinstance(dataset.trainval.images, Pictures) else ARRAYS
     return Identity(kind, tuple(dataset.class_names), dataset.coarse, parts)
+
+
+def joined(found: Mapping[str, Identity]) -> Identity:
+    """Identity of several sources that are mixed, from the identity of each."""
+    classes = labels.joined({s: LabelMap((), i.classes) for s, i in found.items()}).names
+    coarse = labels.joined({source: one.coarse for source, one in found.items()})
+    parts, before = {}, 0
+    for source, one in found.items():
+        after = len(classes) - before - len(one.classes)
+        for name, part in one.parts.items():
+            if len(part.counts) == len(one.classes):  # else they are those of record files
+                counts = (0,) * before + part.counts + (0,) * after
+                sums = ("0",) * before + part.sums + ("0",) * after
+                part = part._replace(counts=counts, sums=sums)
+            parts[f"{source}: {name}"] = part
+        before += len(one.classes)
+    kinds = dict.fromkeys(one.kind for one in found.values())
+    return Identity(" and ".join(kinds), classes, coarse, parts)
+
+
+def is_test(part: str) -> bool:
+    """Whether a part of an identity is a test part, of one or of several sources."""
+    return part.rpartition(": ")[2] == "test"
 
 
 def outline(dataset: Dataset) -> str:
@@ -157,11 +189,14 @@ def settings(config: dict[str, Any]) -> dict[str, Any]:
     # Unreadable files either stop the loading or are left out of the dataset and its identity, so
     # ``broken`` need not be compared.
     without = (*FREE, *BY_CONTENT, *OF_VIEWS, "broken", "try_gcs")
-    return {
+    found = {
         name: value
         for name, value in config.items()
         if name not in without and value not in UNCHANGED.get(name, ())
     }
+    if "sources" in found:
+        found["sources"] = {name: settings(own) for name, own in found["sources"].items()}
+    return found
 
 
 def differences(there: Identity, here: Identity) -> dict[str, list[str]]:

@@ -2,6 +2,7 @@
 
 import pathlib
 import unicodedata
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +21,15 @@ class LabelMap(NamedTuple):
     def __call__(self, fine: np.ndarray) -> np.ndarray:
         """int32 fine labels → int32 coarse labels."""
         return np.asarray(self.coarse_of, np.int32)[fine]
+
+
+def joined(maps: Mapping[str, LabelMap]) -> LabelMap:
+    """Joins the maps of several sources, which share no class; names become "source/name"."""
+    coarse_of, names = [], []
+    for source, one in maps.items():
+        coarse_of += [len(names) + coarse for coarse in one.coarse_of]
+        names += [f"{source}/{name}" for name in one.names]
+    return LabelMap(tuple(coarse_of), tuple(names))
 
 
 def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:

@@ -2,20 +2,29 @@
 
 import hashlib
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from jaxpt.data import objects
 from jaxpt.data.decode import Framing, in_parallel, read_square
-from jaxpt.errors import InputError, shown
+from jaxpt.errors import InputError, require, shown
 
 
 def of_file(path: str) -> tuple[pathlib.Path | bytes, str]:
     """Returns the path of an image file, and its name for messages; on object stores its bytes."""
     where = objects.place(path)
     return (where if isinstance(where, pathlib.Path) else objects.read(where)), shown(path)
+
+
+def _decoded(image: np.ndarray) -> tuple[np.ndarray, str]:
+    return image, "an image of an array"
+
+
+def _of_several(place) -> tuple[pathlib.Path | bytes, str]:
+    encoded, own = place
+    return encoded(own)
 
 
 def _sha256(stored: pathlib.Path | bytes | np.ndarray) -> bytes:
@@ -98,6 +107,33 @@ class Pictures:
         """Concatenates two ``Pictures`` of the same kind."""
         places = np.concatenate((self.places, other.places))
         return Pictures(places, self.framing, self.shape[-1], self._encoded, self.white)
+
+    @classmethod
+    def of_several(cls, images: Sequence["Pictures | np.ndarray"], channels: int) -> "Pictures":
+        """Concatenates ``Pictures`` of several kinds, and arrays of the same size.
+
+        Raises:
+          InputError: if the ``Pictures`` become squares in different ways.
+        """
+        pictures = [x for x in images if isinstance(x, Pictures)]
+        ways = {(x.framing, x.white) for x in pictures}
+        require(
+            len(ways) == 1,
+            "streamed images of several sources must become squares in the same way: give the "
+            "sources the same crop_pct, interpolation and background, or set data.resident to yes.",
+        )
+        places = [
+            (x._encoded, place) if isinstance(x, Pictures) else (_decoded, np.squeeze(place))
+            for x in images
+            for place in (x.places if isinstance(x, Pictures) else x)
+        ]
+        if all(encoded is of_file for encoded, _ in places):
+            joined, encoded = [place for _, place in places], of_file
+        else:
+            joined, encoded = np.empty(len(places), object), _of_several
+            for i, place in enumerate(places):  # a list of pairs would become two columns
+                joined[i] = place
+        return cls(joined, pictures[0].framing, channels, encoded, pictures[0].white)
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         images = np.empty(self.shape, np.uint8)

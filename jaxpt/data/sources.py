@@ -20,6 +20,7 @@ from jaxpt.data import (
     glyphs,
     grain_source,
     identity,
+    mixture,
     objects,
     protocols,
     small_sets,
@@ -58,7 +59,8 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     is no test part, the validation part is the test split.
 
     Args:
-      config: ConfigDict with ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
+      config: ConfigDict with ``sources`` (fields of several sources by name, see ``mixture``; {}
+        reads one), ``source`` ("digits", "fashion_mnist", "photographs", "npz", "folder",
         "glyphs", "glyphs:LABELS", "tfds:NAME", "grain", "grain:MODULE:FUNCTION", or a name in
         ``protocols.PROTOCOLS``, with or without the prefix "protocol:"), ``path``, ``image_size``
         (for glyphs and sources whose images differ in size), ``label_map``, ``limit`` (number of
@@ -77,6 +79,10 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
     Raises:
       InputError: for an unknown source, missing files, or inconsistent data.
     """
+    several = mixture.configs(config)
+    if len(several) > 1:
+        return mixture.join({name: load(one) for name, one in several.items()}, config)
+    (config,) = several.values()
     source = config.source.removeprefix(protocols.PREFIX)
     if source in protocols.PROTOCOLS and source not in SOURCES:
         return protocols.load(
@@ -115,6 +121,10 @@ def identify(
     Raises:
       InputError: as ``load``, except for images that cannot be decoded.
     """
+    several = mixture.configs(config)
+    if len(several) > 1:
+        return identity.joined({name: identify(one, share=share) for name, one in several.items()})
+    (config,) = several.values()
     if config.source == "folder" and loaded and isinstance(loaded.trainval.images, Pictures):
         return identity.of_dataset(loaded, share)
     with _quiet():

@@ -11,6 +11,7 @@ def cross_entropy(
     labels: jax.Array,
     *,
     label_smoothing: float = 0.0,
+    label_sources: jax.Array | None = None,
     where: jax.Array | None = None,
 ) -> jax.Array:
     """Computes the softmax cross-entropy between logits and integer labels, in float32.
@@ -24,6 +25,9 @@ def cross_entropy(
       labels: int [batch], each in 0 … classes − 1. A label outside this range gives NaN, on which
         the training loop stops, since values cannot be checked inside jit.
       label_smoothing: share α of the target that is spread evenly over all classes, 0 ≤ α < 1.
+      label_sources: int [classes], the source of every class, if several datasets with label spaces
+        of their own are mixed: the softmax, and the smoothing, are then over the classes of the
+        label's source, so that each source has a head of its own. None takes all classes.
       where: bool [batch]; False rows get loss 0.
 
     Returns:
@@ -52,13 +56,27 @@ def cross_entropy(
     sim.check_rows("where", where, logits.shape[0])
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
-    log_p = jax.nn.log_softmax(sim.rows(logits, False, where), axis=-1)
     classes = logits.shape[1]
-    own = jnp.take_along_axis(log_p, jnp.clip(labels, 0, classes - 1)[:, None], axis=-1)[:, 0]
-    spread = jnp.mean(log_p, axis=-1) if label_smoothing else 0.0  # 0 · −∞ would be NaN
+    inside = jnp.clip(labels, 0, classes - 1)
+    of_head = None
+    if label_sources is not None:
+        of_head = head_of(label_sources, inside, classes)
+    log_p = jax.nn.log_softmax(sim.rows(logits, False, where), axis=-1, where=of_head)
+    own = jnp.take_along_axis(log_p, inside[:, None], axis=-1)[:, 0]
+    spread = jnp.mean(log_p, axis=-1, where=of_head) if label_smoothing else 0.0  # 0 · −∞ is NaN
     losses = -(1 - label_smoothing) * own - label_smoothing * spread
     losses = jnp.where((labels >= 0) & (labels < classes), losses, jnp.nan)
     return losses if where is None else jnp.where(where, losses, 0.0)
+
+
+def head_of(label_sources: jax.Array, labels: jax.Array, classes: int) -> jax.Array:
+    """Mask of the classes of each label's source: bool [batch, classes]."""
+    if jnp.shape(label_sources) != (classes,):
+        raise ValueError(
+            f"label_sources must have shape [{classes}], got shape {jnp.shape(label_sources)}."
+        )
+    of_label = sim.sources_of(label_sources, labels)
+    return of_label[:, None] == jnp.asarray(label_sources)[None, :]
 
 
 def entropy(logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:

@@ -20,6 +20,7 @@ def sup_con(
     ids: jax.Array | None = None,
     key_ids: jax.Array | None = None,
     key_mask: jax.Array | None = None,
+    label_sources: jax.Array | None = None,
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | None = None,
@@ -55,6 +56,9 @@ def sup_con(
       ids, key_ids: int [batch], [memory]; keys with the anchor's id are left out of its contrast.
         Rows of the batch are never left out by id, since other views of an image are positives.
       key_mask: bool [memory]; False keys are ignored (empty slots, for example).
+      label_sources: int [classes], the source of every class, if several datasets with label spaces
+        of their own are mixed: the contrast of an anchor is then of its source. None contrasts
+        with all.
       normalize: scale rows to length one first.
       where: bool [batch]; False rows are neither anchors nor contrast, and get loss 0.
       axis_name: mapped axis over which the contrast extends: the rows of all devices. Gradients
@@ -87,14 +91,18 @@ def sup_con(
         raise ValueError(f"form must be one of {FORMS}, got {form!r}.")
     anchors = sim.rows(embeddings, normalize, where)
     s, others = in_batch(anchors, where, axis_name)
-    same = labels[:, None] == sim.gather(labels, axis_name)[None, :]
+    others_labels = sim.gather(labels, axis_name)
     if keys is not None:
         _check_memory(embeddings, keys, key_labels)
         memory = in_memory(anchors, keys, ids, key_ids, key_mask, normalize)
         s, others = (jnp.concatenate(pair, axis=1) for pair in zip((s, others), memory))
-        same = jnp.concatenate([same, labels[:, None] == key_labels[None, :]], axis=1)
+        others_labels = jnp.concatenate([others_labels, key_labels])
     elif not all(x is None for x in (key_labels, key_ids, key_mask)):
         raise ValueError("key_labels, key_ids and key_mask need keys.")
+    if label_sources is not None:
+        sources = (sim.sources_of(label_sources, x) for x in (labels, others_labels))
+        others &= sim.candidates(s.shape, None, None, None, *sources)
+    same = labels[:, None] == others_labels[None, :]
     return mean_over_positives(s / temperature, others, others & same, form, where)
 
 

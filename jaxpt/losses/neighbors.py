@@ -56,6 +56,7 @@ def look(
     query_ids: jax.Array | None = None,
     key_ids: jax.Array | None = None,
     key_mask: jax.Array | None = None,
+    label_sources: jax.Array | None = None,
     no_positive: str = "nearest",
     gate: float | None = None,
     balanced: bool = False,
@@ -106,6 +107,9 @@ def look(
       temperature: τ > 0; 0.1 is jaxpt's default.
       query_ids, key_ids: int [batch], [memory]; keys with the query's id are left out.
       key_mask: bool [memory]; False keys are ignored (empty slots, for example).
+      label_sources: int [classes], the source of every class, if several datasets with label spaces
+        of their own are mixed: a query is then compared only with the keys of its source. None
+        compares with all.
       no_positive: treatment of a query without a same-class neighbour. "nearest" (jaxpt's default)
         adds its nearest same-class key to the neighbours, or drops the query if no admissible key
         has its label; "drop" gives it loss 0; "floor" replaces the missing numerator by the weight
@@ -183,6 +187,7 @@ def look(
         Keys(keys, key_ids, key_labels, key_mask, None),
         Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
         where,
+        label_sources,
     )
     memory = _memory(stored, axis_name)
     k_max = k if isinstance(k, numbers.Integral) else k_max
@@ -216,6 +221,7 @@ def nca(
     query_ids: jax.Array | None = None,
     key_ids: jax.Array | None = None,
     key_mask: jax.Array | None = None,
+    label_sources: jax.Array | None = None,
     normalize: bool = True,
     where: jax.Array | None = None,
     axis_name: str | None = None,
@@ -235,8 +241,8 @@ def nca(
 
     Args:
       queries, keys, query_labels, key_labels, temperature, query_ids, key_ids, key_mask,
-        normalize, where, axis_name, form, workspace: as for ``look``. The streamed form reads all
-        keys in blocks twice, the second time for the gradient.
+        label_sources, normalize, where, axis_name, form, workspace: as for ``look``. The streamed
+        form reads all keys in blocks twice, the second time for the gradient.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -262,6 +268,7 @@ def nca(
         Keys(keys, key_ids, key_labels, key_mask, None),
         Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
         where,
+        label_sources,
     )
     shape = queries.shape[0], _memory(stored, axis_name)
     found = _in_form(
@@ -292,8 +299,11 @@ class Shared(NamedTuple):
     axis_name: str | None
 
 
-def _prepared(queries: Queries, keys: Keys, shared: Shared, where):
-    """Checks the arguments and returns them as JAX arrays, with the queries preprocessed."""
+def _prepared(queries: Queries, keys: Keys, shared: Shared, where, label_sources):
+    """Checks the arguments and returns them as JAX arrays, with the queries preprocessed.
+
+    Queries and keys have their sources if there are ``label_sources``.
+    """
     sim.check_embeddings("queries", queries.vectors)
     sim.check_keys("queries", queries.vectors, keys.vectors)
     rows, n = queries.vectors.shape[0], keys.vectors.shape[0]
@@ -303,6 +313,9 @@ def _prepared(queries: Queries, keys: Keys, shared: Shared, where):
     sim.check_rows("where", where, rows)
     sim.check_ids((rows, n), queries.ids, keys.ids, keys.mask)
     queries, keys, where = jax.tree.map(jnp.asarray, (queries, keys, where))
+    queries, keys = (
+        x._replace(sources=sim.sources_of(label_sources, x.labels)) for x in (queries, keys)
+    )
     normalize = shared.key_rows is not None
     return queries._replace(vectors=sim.rows(queries.vectors, normalize, where)), keys, shared
 
@@ -436,8 +449,13 @@ def _compared(queries: Queries, keys: Keys, shared: Shared):
     """Returns (similarities, candidates, candidates of the query's class), each [batch, n]."""
     vectors = sim.rows(keys.vectors, shared.key_rows is not None, keys.mask)
     s = sim.similarities(queries.vectors, jax.lax.stop_gradient(vectors))
-    candidates = sim.candidates(s.shape, queries.ids, keys.ids, keys.mask)
+    candidates = _candidates(s.shape, queries, keys)
     return s, candidates, candidates & (queries.labels[:, None] == keys.labels[None, :])
+
+
+def _candidates(shape, queries: Queries, keys):
+    of_keys = keys.ids, keys.mask, queries.sources, keys.sources
+    return sim.candidates(shape, queries.ids, *of_keys)
 
 
 def _share(masks: Masks):
@@ -529,7 +547,7 @@ class Candidates(NamedTuple):
       scale: one over their lengths, if similarities are cosines. Scaling the similarities instead
         of the keys spares a copy of the keys.
       log_counts: log of ``class_counts``, if balanced.
-      ids, labels, mask: as in ``Keys``.
+      ids, labels, mask, sources: as in ``Keys``.
     """
 
     vectors: jax.Array
@@ -538,6 +556,7 @@ class Candidates(NamedTuple):
     ids: jax.Array | None
     labels: jax.Array
     mask: jax.Array | None
+    sources: jax.Array | None
 
 
 def _chunked_look(
@@ -554,7 +573,7 @@ def _chunked_look(
         workspace,
         (vectors, *_columns(len(vectors), temperature, gate)),
         (queries._replace(vectors=None), traced_k),
-        _candidates(keys, shared, balanced),
+        _all_keys(keys, shared, balanced),
     )
 
 
@@ -566,7 +585,7 @@ def _chunked_nca(queries: Queries, keys: Keys, shared: Shared, workspace):
         workspace,
         (vectors, *_columns(len(vectors), temperature)),
         queries._replace(vectors=None),
-        _candidates(keys, shared),
+        _all_keys(keys, shared),
     )
 
 
@@ -621,14 +640,14 @@ def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates)
         s = s * keys.scale
     if keys.log_counts is not None:
         s = s - temperature * keys.log_counts
-    candidates = sim.candidates(s.shape, queries.ids, keys.ids, keys.mask)
+    candidates = _candidates(s.shape, queries, keys)
     # Marking them by −∞ lets every later pass read the similarities and nothing else.
     s = jnp.where(candidates, s, -jnp.inf)
     candidates = s != -jnp.inf  # not ``>``, which NaN is not either
     return s, candidates, candidates & (queries.labels[:, None] == keys.labels[None, :])
 
 
-def _candidates(keys: Keys, shared: Shared, balanced=False) -> Candidates:
+def _all_keys(keys: Keys, shared: Shared, balanced=False) -> Candidates:
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
     scale = None
     if shared.key_rows is not None:
@@ -642,6 +661,7 @@ def _candidates(keys: Keys, shared: Shared, balanced=False) -> Candidates:
         keys.ids,
         keys.labels,
         keys.mask,
+        keys.sources,
     )
 
 
@@ -714,7 +734,8 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
         )
         return jnp.where(index >= 0, s, 0.0), index
 
-    s, index = find(k_max, recall=recall)
+    of_source = {"query_labels": queries.sources, "key_labels": keys.sources}
+    s, index = find(k_max, recall=recall, **of_source)
     neighbors = (index >= 0) & (jnp.arange(k_max) < jnp.broadcast_to(k, index.shape[:1])[:, None])
     positives = neighbors & (knn.take(keys.labels, index, axis) == queries.labels[:, None])
     masks = Masks(neighbors, positives, None, None)
@@ -743,7 +764,7 @@ def _streamed_nca(queries: Queries, keys: Keys, shared: Shared):
     """Streamed NCA; returns the same values as ``_dense_nca``."""
     total, same, n_total, n_same = _log_sums(
         queries.vectors / shared.temperature,
-        (queries.ids, queries.labels),
+        (queries.ids, queries.labels, queries.sources),
         keys,
         shared.key_rows,
         shared.axis_name,
@@ -828,8 +849,10 @@ _log_sums.defvjp(_forward, _backward)
 
 def _block_of_similarities(everyone, block, key_rows):
     """Similarities, −∞ for keys that are not admissible, and equality of labels: [keys, batch]."""
-    queries, ids, labels = everyone
-    s = knn.similarities(knn.Queries(queries, ids, None), block._replace(labels=None), key_rows)
+    queries, ids, labels, sources = everyone
+    s = knn.similarities(
+        knn.Queries(queries, ids, None, sources), block._replace(labels=None), key_rows
+    )
     return s, block.labels[:, None] == labels[None, :]
 
 

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any, Callable, Mapping, NamedTuple
 
+import numpy as np
 import optax
 
 from jaxpt.errors import require
@@ -19,6 +20,9 @@ class Setup(NamedTuple):
       optimizer: optimizer of the online encoder's parameters and of the method's own parameters.
       steps: converts a duration such as "10 epochs" to a number of steps.
       axis_name: the mapped axis over the devices.
+      label_sources: int32 [classes], the source of every class, if the method compares within the
+        sources of several; else None.
+      source_shares: share of each source in the training examples.
     """
 
     config: Any
@@ -27,6 +31,15 @@ class Setup(NamedTuple):
     optimizer: optax.GradientTransformation
     steps: Callable[[str], int]
     axis_name: str
+    label_sources: np.ndarray | None = None
+    source_shares: tuple[float, ...] = (1.0,)
+
+    def chance(self, of_source: Callable[[int, float], float]) -> float:
+        """Mean of ``of_source(number of classes, share)`` over the sources, by their shares."""
+        if self.label_sources is None:
+            return of_source(self.classes, 1.0)
+        classes = np.bincount(self.label_sources).tolist()
+        return sum(p * of_source(n, p) for n, p in zip(classes, self.source_shares, strict=True))
 
 
 class Method(NamedTuple):
@@ -57,12 +70,14 @@ class Entry(NamedTuple):
       reads: groups of ``SHARED`` that the method reads.
       settings: fields outside the method's section whose defaults differ for this method.
       also_reads: groups that the method reads only if a field of its section has a given value.
+      within_source: whether the method can ignore examples of other sources.
     """
 
     title: str
     reads: tuple[str, ...]
     settings: dict[str, Any] = {}
     also_reads: dict[tuple[str, Any], tuple[str, ...]] = {}
+    within_source: bool = False
 
 
 # Groups of fields that only some methods read. Every method reads the remaining fields, except
@@ -86,14 +101,19 @@ SHARED = {
 _PROJECTED = ("temperature", "projector")
 _MOCO = (*_PROJECTED, "crops", "target", "memory")
 
+OTHER_SOURCES = ("ignored", "negatives")
+
 # Keys are the names of the modules in this package whose ``make`` builds the method.
 METHODS = {
-    "look": Entry("LOOK", (*_MOCO, "neighbors")),
-    "nca": Entry("NCA", (*_MOCO, "neighbors"), {"temperature": 0.05}),
+    "look": Entry("LOOK", (*_MOCO, "neighbors"), within_source=True),
+    "nca": Entry("NCA", (*_MOCO, "neighbors"), {"temperature": 0.05}, within_source=True),
     "cross_entropy": Entry(
-        "cross-entropy", ("crops",), also_reads={("classifier", "mlp"): ("projector",)}
+        "cross-entropy",
+        ("crops",),
+        also_reads={("classifier", "mlp"): ("projector",)},
+        within_source=True,
     ),
-    "sup_con": Entry("SupCon", (*_PROJECTED, "crops")),
+    "sup_con": Entry("SupCon", (*_PROJECTED, "crops"), within_source=True),
     "sup_moco": Entry("SupMoCo", _MOCO, {"temperature": 0.07}),
     "exemplar": Entry("Exemplar", _MOCO, {"temperature": 0.2}),
     "spread": Entry("spread", _PROJECTED, {"temperature": 0.5, "views": 2}),
@@ -149,12 +169,24 @@ def make_method(setup: Setup) -> Method:
     """Builds the method named by ``setup.config.method``.
 
     With ``weight_ema``, a method without a target encoder gets one that only averages its weights.
+    With ``other_sources = "negatives"``, it sees the classes of all sources as those of one.
 
     Raises:
       InputError: for an unknown name, or settings that are invalid for the method.
     """
-    name = setup.config.method
+    name, others = setup.config.method, setup.config.other_sources
     require(name in METHODS, f"method must be one of {list(METHODS)}, got {name!r}.")
+    require(
+        others in OTHER_SOURCES, f"other_sources must be one of {OTHER_SOURCES}, got {others!r}."
+    )
+    if others == "negatives":
+        setup = setup._replace(label_sources=None)
+    able = [other for other, entry in METHODS.items() if entry.within_source]
+    require(
+        setup.label_sources is None or name in able,
+        f"method {name} compares the images of all sources: set other_sources to negatives, or "
+        f"choose a method that can ignore other sources ({', '.join(able)}).",
+    )
     method = importlib.import_module(f"jaxpt.methods.{name}").make(setup)
     decay = setup.config.weight_ema
     require(0 <= decay < 1, f"weight_ema must be at least 0 and below 1, got {decay}.")

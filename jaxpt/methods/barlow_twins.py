@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from jaxpt import losses
 from jaxpt.errors import require
-from jaxpt.methods import Method, Setup, encoding, updating
+from jaxpt.methods import Method, Setup, encoding, rw_sam, updating
 
 
 def make(setup: Setup) -> Method:
     config, axis = setup.config, setup.axis_name
     encoding.check_two_views(config)
+    rw_sam.check_loss_per_image(config)
     redundancy = config.barlow_twins.redundancy
     require(redundancy >= 0, f"barlow_twins.redundancy must not be negative, got {redundancy}.")
     encoder = encoding.projected_encoder(setup)
@@ -23,7 +24,7 @@ def make(setup: Setup) -> Method:
             queries = encoding.queries(encoder, params, state, batch, config)
             first, second = jnp.split(queries.output, 2)
             loss = losses.barlow_twins(first, second, redundancy=redundancy, axis_name=axis)
-            return loss, (queries.batch_stats, {})
+            return loss, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 

@@ -3,6 +3,9 @@
 With ``classifier = "mlp"`` a projector precedes the classifier and is discarded for transfer
 (SL-MLP: Wang et al., CVPR 2022). With ``mixup`` or ``cutmix``, images are mixed with other images
 of the batch, and their labels likewise.
+
+The classifier of several sources is one layer, of which each source has its columns: its head. With
+``other_sources = "ignored"`` the softmax is over the head of an image's source.
 """
 
 import math
@@ -12,6 +15,7 @@ import jax.numpy as jnp
 from jaxpt import losses, models
 from jaxpt.data import mixup
 from jaxpt.errors import require
+from jaxpt.losses.classification import head_of
 from jaxpt.methods import Method, Setup, encoding, updating
 
 CLASSIFIERS = ("linear", "mlp")
@@ -51,7 +55,10 @@ def make(setup: Setup) -> Method:
 
             def loss(labels):
                 return losses.cross_entropy(
-                    queries.output, labels, label_smoothing=settings.label_smoothing
+                    queries.output,
+                    labels,
+                    label_smoothing=settings.label_smoothing,
+                    label_sources=setup.label_sources,
                 )
 
             # Cross-entropy is linear in the target, so mixing labels equals mixing losses.
@@ -64,12 +71,17 @@ def make(setup: Setup) -> Method:
                     loss(mixup.next_example(queries.labels, len(batch.label), axis)),
                 )
             )
-            accuracy = jnp.mean(jnp.argmax(queries.output, axis=-1) == queries.labels)
-            return jnp.mean(per_example), (queries.batch_stats, {"accuracy": accuracy})
+            logits = queries.output
+            if setup.label_sources is not None:
+                of_head = head_of(setup.label_sources, queries.labels, setup.classes)
+                logits = jnp.where(of_head, logits, -jnp.inf)
+            accuracy = jnp.mean(jnp.argmax(logits, axis=-1) == queries.labels)
+            return per_example, (queries, {"accuracy": accuracy})
 
         return updating.descend(setup, state, loss_of)
 
-    return Method(encoder, updating.make_init(setup, encoder), step, chance=math.log(setup.classes))
+    chance = setup.chance(lambda classes, _: math.log(classes))
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=chance)
 
 
 def _mixed(config, state, batch, axis):

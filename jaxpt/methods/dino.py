@@ -72,7 +72,7 @@ def make(setup: Setup) -> Method:
                 student_temperature=config.temperature,
                 teacher_temperature=temperature,
             )
-            return jnp.mean(per_image), (queries.batch_stats, {})
+            return per_image, (queries, {})
 
         # The loss uses the old centre; the new one is for the next step.
         centre = losses.move_centre(

@@ -35,12 +35,14 @@ class Queries(NamedTuple):
 
     Attributes:
       output: float32 [views · batch, dim], output of the head.
+      features: float32 [views · batch, width], output of the backbone.
       prediction: float32 [views · batch, dim], output of the predictor, or None.
       labels, ids: int32 [views · batch].
       batch_stats: BatchNorm's running statistics after all views.
     """
 
     output: jax.Array
+    features: jax.Array
     prediction: jax.Array | None
     labels: jax.Array
     ids: jax.Array
@@ -52,15 +54,17 @@ def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
 
     ``images`` are these views if they already exist, as from ``view_images``; None draws them.
     """
-    stats, outputs, predictions = state.batch_stats, [], []
+    stats, outputs, features, predictions = state.batch_stats, [], [], []
     key = stochastic_depth.key_of(batch)
     for i, part in enumerate(view_images(config, batch) if images is None else images):
         encoded = encode(encoder, params, stats, part, config, key=jax.random.fold_in(key, i))
         stats = encoded.batch_stats
         outputs.append(encoded.output)
+        features.append(encoded.features)
         predictions.append(encoded.prediction)
     return Queries(
         jnp.concatenate(outputs),
+        jnp.concatenate(features),
         None if predictions[0] is None else jnp.concatenate(predictions),
         each_view(batch.label, config),
         each_view(batch.id, config),

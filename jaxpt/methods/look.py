@@ -25,7 +25,7 @@ from jaxpt import losses
 from jaxpt.errors import require
 from jaxpt.methods import Method, Setup, encoding, updating
 from jaxpt.ops import knn
-from jaxpt.ops.similarity import unit_vectors
+from jaxpt.ops.similarity import sources_of, unit_vectors
 
 NEIGHBORS = ("exact", "approximate")
 RECALL = 0.95  # recall requested of the approximate search
@@ -46,6 +46,11 @@ def make(setup: Setup) -> Method:
     )
     # Only the streamed form of the loss has an approximate search.
     how = {"form": "streamed", "recall": RECALL} if approximate else {}
+    require(
+        not settings.own_view or setup.label_sources is None,
+        "look.own_view compares with the keys of all sources: set it to 0, or other_sources to "
+        "negatives.",
+    )
     k_at = k_schedule(config, setup.steps, updating.memory_size(setup))
 
     def step(state, batch):
@@ -76,6 +81,7 @@ def make(setup: Setup) -> Method:
                 temperature=config.temperature,
                 no_positive=settings.no_positive,
                 gate=settings.gate or None,
+                label_sources=setup.label_sources,
                 balanced=settings.balanced,
                 robustness=settings.robustness,
                 workspace=updating.workspace(config),
@@ -92,8 +98,10 @@ def make(setup: Setup) -> Method:
                 per_query = (1 - settings.own_view) * per_query + settings.own_view * own
             metrics = {"k": k, **neighbors._asdict()}
             if approximate:
-                metrics["recall"] = recall_on_a_few(queries, memory, most, axis)
-            return jnp.mean(per_query), (queries.batch_stats, metrics)
+                metrics["recall"] = recall_on_a_few(
+                    queries, memory, most, axis, label_sources=setup.label_sources
+                )
+            return per_query, (queries, metrics)
 
         state, metrics = updating.descend(setup, state, loss_of)
         state = updating.follow(setup, state, target_stats)
@@ -105,7 +113,7 @@ def make(setup: Setup) -> Method:
         updating.make_init(setup, encoder, target=True, memory=True),
         step,
         updating.make_fill(setup, encoder),
-        chance_of(most, setup.classes),
+        setup.chance(lambda classes, _: chance_of(most, classes)),
     )
 
 
@@ -151,7 +159,7 @@ def check(config) -> None:
     updating.check_workspace(config)
 
 
-def recall_on_a_few(queries, memory, k: int, axis_name=None):
+def recall_on_a_few(queries, memory, k: int, axis_name=None, *, label_sources=None):
     """Recall of the approximate search, measured on the first few queries of the batch.
 
     Measured without ``balanced``, which shifts similarities but does not change how candidates are
@@ -167,6 +175,8 @@ def recall_on_a_few(queries, memory, k: int, axis_name=None):
         query_ids=queries.ids[:MEASURED],
         key_ids=memory.ids,
         key_mask=memory.valid,
+        query_labels=sources_of(label_sources, queries.labels[:MEASURED]),
+        key_labels=sources_of(label_sources, memory.labels),
         key_rows=unit_vectors,
         block_size=knn.choose_block_size(queries.output.shape[0]),
     )

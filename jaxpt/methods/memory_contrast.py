@@ -1,7 +1,5 @@
 """The MoCo step shared by methods that differ only in the loss: queries against a key memory."""
 
-import jax.numpy as jnp
-
 from jaxpt.methods import Method, Setup, encoding, updating
 
 
@@ -30,7 +28,7 @@ def contrast_with_memory(setup: Setup, loss_of, *, chance: float | None = None) 
         def loss_of_params(params):
             queries = encoding.queries(encoder, params, state, batch, config)
             per_query, metrics = loss_of(queries, encoding.each_view(keys, config), state.memory)
-            return jnp.mean(per_query), (queries.batch_stats, metrics)
+            return per_query, (queries, metrics)
 
         state, metrics = updating.descend(setup, state, loss_of_params)
         state = updating.follow(setup, state, target_stats)

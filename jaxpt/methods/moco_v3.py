@@ -37,8 +37,7 @@ def make(setup: Setup) -> Method:
                 )
             ]
             # Twice the factor 2τ, as the paper adds the two orders and the mean averages them.
-            loss = 4 * config.temperature * jnp.mean(jnp.stack(both_orders))
-            return loss, (queries.batch_stats, {})
+            return 4 * config.temperature * jnp.stack(both_orders), (queries, {})
 
         state, metrics = updating.descend(setup, state, loss_of)
         return updating.follow(setup, state, target_stats), metrics

@@ -24,10 +24,12 @@ def make(setup: Setup) -> Method:
             query_ids=queries.ids,
             key_ids=memory.ids,
             key_mask=memory.valid,
+            label_sources=setup.label_sources,
             axis_name=axis,
             temperature=config.temperature,
             workspace=updating.workspace(config),
         )
         return per_query, neighbors._asdict()
 
-    return memory_contrast.contrast_with_memory(setup, loss_of, chance=math.log(setup.classes))
+    chance = setup.chance(lambda classes, _: math.log(classes))
+    return memory_contrast.contrast_with_memory(setup, loss_of, chance=chance)

@@ -5,8 +5,6 @@ Labels are not used.
 
 import math
 
-import jax.numpy as jnp
-
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, updating
 
@@ -23,7 +21,7 @@ def make(setup: Setup) -> Method:
             per_anchor = losses.nt_xent(
                 queries.output, queries.ids, temperature=config.temperature, axis_name=axis
             )
-            return jnp.mean(per_anchor), (queries.batch_stats, {})
+            return per_anchor, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 

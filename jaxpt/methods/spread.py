@@ -5,8 +5,6 @@
 
 import math
 
-import jax.numpy as jnp
-
 from jaxpt import losses
 from jaxpt.methods import Method, Setup, encoding, updating
 
@@ -29,7 +27,7 @@ def make(setup: Setup) -> Method:
                 weight=config.spread.weight,
                 axis_name=axis,
             )
-            return jnp.mean(per_anchor), (queries.batch_stats, {})
+            return per_anchor, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 

@@ -6,8 +6,6 @@ in the methods with a memory.
 
 import math
 
-import jax.numpy as jnp
-
 from jaxpt import losses
 from jaxpt.errors import require
 from jaxpt.methods import Method, Setup, encoding, updating
@@ -29,12 +27,13 @@ def make(setup: Setup) -> Method:
                 queries.labels,
                 form=form,
                 temperature=config.temperature,
+                label_sources=setup.label_sources,
                 axis_name=axis,
             )
-            return jnp.mean(per_anchor), (queries.batch_stats, {})
+            return per_anchor, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 
-    contrast = config.batch_size * (config.views + config.local_views) - 1
-    init = updating.make_init(setup, encoder)
-    return Method(encoder, init, step, chance=math.log(contrast))
+    rows = config.batch_size * (config.views + config.local_views)
+    chance = setup.chance(lambda _, share: math.log(max(share * rows - 1, 1)))
+    return Method(encoder, updating.make_init(setup, encoder), step, chance=chance)

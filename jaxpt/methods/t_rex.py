@@ -10,7 +10,6 @@ the query's own image are left out, keys have length one, and they come from a v
 import math
 
 import jax
-import jax.numpy as jnp
 from flax.core import meta
 
 from jaxpt import losses
@@ -44,7 +43,7 @@ def _learnt(setup):
                 queries.labels,
                 temperature=config.temperature,
             )
-            return jnp.mean(per_query), (queries.batch_stats, {})
+            return per_query, (queries, {})
 
         return updating.descend(setup, state, loss_of)
 

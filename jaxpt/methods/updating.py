@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from jaxpt import models
 from jaxpt.errors import require
-from jaxpt.methods import encoding
+from jaxpt.methods import encoding, rw_sam
 from jaxpt.ops import memory as memories
 from jaxpt.ops.similarity import gather, unit_vectors
 from jaxpt.train.parts import SHARDINGS
@@ -46,7 +46,17 @@ def make_init(setup, encoder, *, target: bool = False, memory: bool = False, mor
             )
             if memory
             else None,
+            latest=memories.create(config.rw_sam.features, width(params, stats, images))
+            if rw_sam.weighs(config)
+            else None,
         )
+
+    def width(params, stats, images):
+        """Width of the backbone's features."""
+        encoded = jax.eval_shape(
+            lambda x: models.encode(encoder, params, stats, x, train=False), images
+        )
+        return encoded.features.shape[1]
 
     return init
 
@@ -68,17 +78,66 @@ def make_fill(setup, encoder):
 
 
 def descend(setup, state, loss_of):
-    """Takes one optimizer step on ``loss_of``: params → (loss, (batch statistics, metrics)).
+    """Takes one optimizer step on the mean of losses; with ``config.rw_sam.rho``, a step of rwSAM.
+
+    Args:
+      setup, state: the setup of the method and the state before the step.
+      loss_of: params → (losses, (``encoding.Queries``, metrics)). The losses are float32 [any],
+        or [views, batch], with a view's images in the order of the batch; or a scalar.
 
     Returns:
       (state, metrics), with the metrics, including "loss", averaged over the devices, and
       "gradient_norm", that of the averaged gradient.
     """
-    (loss, (stats, metrics)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-    state, norm = apply_gradients(state, gradients, stats, setup.optimizer, setup.axis_name)
+    config, settings = setup.config, setup.config.rw_sam
+
+    def first(rows):  # those of the first view
+        return rows[: rows.shape[0] // (config.views + config.local_views)]
+
+    def weights_of(queries):
+        return rw_sam.weights(
+            first(queries.features),
+            first(queries.ids),
+            state.latest,
+            alpha=settings.alpha,
+            bandwidth=settings.bandwidth,
+        )
+
+    gradient = _gradient(loss_of)
+    if settings.rho > 0:
+        uphill = _gradient(loss_of, weights_of) if rw_sam.weighs(config) else gradient
+        gradient = rw_sam.perturbed(gradient, uphill, rho=settings.rho, axis_name=setup.axis_name)
+    gradients, (loss, queries, metrics) = gradient(state.params)
+    state, norm = apply_gradients(
+        state, gradients, queries.batch_stats, setup.optimizer, setup.axis_name
+    )
+    if rw_sam.weighs(config):
+        latest = unit_vectors(first(queries.features)), first(queries.labels), first(queries.ids)
+        latest = (gather(x, setup.axis_name) for x in latest)
+        state = state.replace(latest=memories.push(state.latest, *latest))
     # A metric may be a Python int, such as k.
     metrics = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), {"loss": loss, **metrics})
     return state, jax.lax.pmean(metrics, setup.axis_name) | {"gradient_norm": norm}
+
+
+def _gradient(loss_of, weights_of=None):
+    """Makes params → (gradient of the mean loss, (plain mean loss, queries, metrics)).
+
+    Args:
+      loss_of: see ``descend``.
+      weights_of: ``Queries`` → float32 [batch], weights of the images in the mean that is
+        differentiated; None for the plain mean.
+    """
+
+    def mean_of(params):
+        losses, (queries, metrics) = loss_of(params)
+        loss = mean = jnp.mean(losses)
+        if weights_of is not None:
+            weights = weights_of(queries)
+            mean = jnp.mean(weights * losses.reshape(-1, len(weights)))
+        return mean, (loss, queries, metrics)
+
+    return jax.grad(mean_of, has_aux=True)
 
 
 def follow(setup, state, target_stats):

@@ -31,6 +31,7 @@ class Queries(NamedTuple):
     vectors: jax.Array
     ids: jax.Array | None
     labels: jax.Array | None
+    sources: jax.Array | None = None
 
 
 class Keys(NamedTuple):
@@ -41,6 +42,7 @@ class Keys(NamedTuple):
     labels: jax.Array | None
     mask: jax.Array | None
     bias: jax.Array | None
+    sources: jax.Array | None = None
 
 
 def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
@@ -184,6 +186,8 @@ def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Arra
         allowed &= keys.ids[:, None] != queries.ids[None, :]
     if keys.labels is not None:
         allowed &= keys.labels[:, None] == queries.labels[None, :]
+    if keys.sources is not None:
+        allowed &= keys.sources[:, None] == queries.sources[None, :]
     return allowed
 
 

@@ -81,8 +81,12 @@ def similarities(queries: jax.Array, keys: jax.Array) -> jax.Array:
     return jnp.matmul(queries, keys.T, precision=jax.lax.Precision.HIGHEST)
 
 
-def candidates(shape, query_ids, key_ids, key_mask) -> jax.Array:
-    """Mask of the keys admissible for each query, with leave-one-out by id: bool [batch, memory].
+def candidates(
+    shape, query_ids, key_ids, key_mask, query_sources=None, key_sources=None
+) -> jax.Array:
+    """Mask of the keys admissible for each query: bool [batch, memory].
+
+    Keys with the query's id are left out, and keys of another source if there are sources.
 
     Raises:
       ValueError: if only one of the ids is given, or a length does not match.
@@ -93,7 +97,32 @@ def candidates(shape, query_ids, key_ids, key_mask) -> jax.Array:
         allowed &= key_mask[None, :]
     if query_ids is not None:
         allowed &= query_ids[:, None] != key_ids[None, :]
+    if query_sources is not None:
+        allowed &= query_sources[:, None] == key_sources[None, :]
     return allowed
+
+
+def sources_of(label_sources: jax.Array | None, labels: jax.Array) -> jax.Array | None:
+    """Source of each label, int [rows]; None if there is only one.
+
+    Args:
+      label_sources: int [classes], the source of every class, or None.
+      labels: int [rows].
+
+    Raises:
+      TypeError: if ``label_sources`` are not integers.
+      ValueError: if they are not one row.
+    """
+    if label_sources is None:
+        return None
+    check_array("label_sources", label_sources)
+    if not jnp.issubdtype(label_sources.dtype, jnp.integer):
+        raise TypeError(f"label_sources must be integers, got dtype {label_sources.dtype}.")
+    if jnp.ndim(label_sources) != 1:
+        raise ValueError(
+            f"label_sources must have shape [classes], got shape {jnp.shape(label_sources)}."
+        )
+    return jnp.asarray(label_sources)[labels]
 
 
 def check_ids(shape, query_ids, key_ids, key_mask) -> None:

@@ -175,7 +175,7 @@ def bootstrap(
 
     Args:
       a, b: correct predictions [seeds, draws, groups], paired along all axes.
-      sizes: images per group [groups].
+      sizes: images per group [groups], or [seeds, groups] if seeds have different images.
       times: number of bootstrap samples.
       seed: of the bootstrap.
 
@@ -184,28 +184,24 @@ def bootstrap(
     """
     a, b, sizes = (np.asarray(x, np.float64) for x in (a, b, sizes))
     require(
-        a.shape == b.shape and a.ndim == 3 and a.shape[2:] == sizes.shape,
-        f"a and b must be [seeds, draws, groups] and sizes [groups], got {list(a.shape)}, "
-        f"{list(b.shape)} and {list(sizes.shape)}.",
+        a.shape == b.shape and a.ndim == 3 and sizes.shape in (a.shape[2:], a.shape[::2]),
+        "a and b must be [seeds, draws, groups] and sizes [groups] or [seeds, groups], got "
+        f"{list(a.shape)}, {list(b.shape)} and {list(sizes.shape)}.",
     )
     seeds, draws, groups = a.shape
+    sizes = np.broadcast_to(sizes, (seeds, groups))
     require(seeds >= MIN_SEEDS, f"a bootstrap needs at least {MIN_SEEDS} seeds, got {seeds}.")
     difference = a - b
-    mean = difference.sum() / (seeds * draws * sizes.sum())
+    mean = difference.sum() / (draws * sizes.sum())
     rng = np.random.default_rng(seed)
 
     def weights(n):
         return rng.multinomial(n, np.full(n, 1 / n), size=times) / n
 
-    weight_of_group = weights(groups)
+    of_group, of_seed, of_draw = weights(groups), weights(seeds), weights(draws)
     values = np.einsum(
-        "ts,td,tg,sdg->t",
-        weights(seeds),
-        weights(draws),
-        weight_of_group,
-        difference,
-        optimize=True,
-    ) / (weight_of_group @ sizes)
+        "ts,td,tg,sdg->t", of_seed, of_draw, of_group, difference, optimize=True
+    ) / np.einsum("ts,tg,sg->t", of_seed, of_group, sizes, optimize=True)
     values = mean + (values - mean) * math.sqrt(seeds / (seeds - 1))
     low, inner_low, inner_high, high = np.quantile(values, (0.025, 0.05, 0.95, 0.975))
     beyond = min(np.sum(values <= 0), np.sum(values >= 0))

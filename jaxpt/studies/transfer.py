@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from jaxpt.data import glyphs, sources
+from jaxpt.data import glyphs, imbalance, sources
 from jaxpt.data.dataset import Dataset, Split
+from jaxpt.evaluate import NOT_OF_A_SET
 from jaxpt.evaluation.few_shot import few_shot_predictions
 from jaxpt.evaluation.geometry import class_separation
 from jaxpt.evaluation.knn import knn_classify
@@ -62,7 +63,8 @@ def measured(
 
     Returns:
       (values, correct): accuracies by name, and for each name the number of correct predictions by
-      draw and group, with the groups' names and sizes.
+      draw and group, with the groups' names and sizes. After pre-training on a long-tailed draw,
+      "many_5shot", "medium_5shot" and "few_5shot" are "fine_5shot" of thirds of the classes.
     """
     fit, score = _sides(_name(config), part)
     known, asked = features(fit.images), features(score.images)
@@ -72,7 +74,12 @@ def measured(
         "fine_knn": _knn(known, fit.labels, asked) == score.labels,
         "fine_5shot": _few_shot(known, fit.labels, asked, score.labels) == score.labels,
     }
-    groups = dict.fromkeys(found, score.groups)
+    groups, of_classes = dict.fromkeys(found, score.groups), {}
+    if config.get("long_tail"):
+        for name, classes in imbalance.thirds(fit.labels, config.long_tail_seed).items():
+            name = f"{name}_5shot"
+            found[name], groups[name] = found["fine_5shot"], score.groups
+            of_classes[name] = np.isin(score.labels, classes)
     if part == "test":
         for name, labels in FURTHER.get(config.source.partition(":")[0], {}).items():
             other = ml_collections.ConfigDict(config.to_dict())
@@ -86,9 +93,15 @@ def measured(
                 else _knn(one, fit.labels, two)
             )
             found[name], groups[name] = predicted == score.labels, score.groups
-    values = {name: float(np.mean(right)) for name, right in found.items()}
+    correct = {
+        name: _by_group(right, groups[name], of_classes.get(name)) for name, right in found.items()
+    }
+    values = {
+        name: float(np.mean(right[..., of_classes.get(name, slice(None))]))
+        for name, right in found.items()
+    }
     values["class_separation"] = class_separation(asked, coarse[1])
-    return values, {name: _by_group(right, groups[name]) for name, right in found.items()}
+    return values, correct
 
 
 def loaded(config: ml_collections.ConfigDict) -> Dataset:
@@ -97,7 +110,9 @@ def loaded(config: ml_collections.ConfigDict) -> Dataset:
 
 
 def _name(config: ml_collections.ConfigDict) -> str:
-    return json.dumps(config.to_dict(), sort_keys=True)
+    """Text of a data config, without the fields that do not change the set."""
+    fields = {k: v for k, v in config.to_dict().items() if k not in NOT_OF_A_SET}
+    return json.dumps(fields, sort_keys=True)
 
 
 @functools.lru_cache(maxsize=4)
@@ -131,10 +146,13 @@ def _few_shot(known, labels, asked, wanted):
     return few_shot_predictions(known, labels, asked, wanted, shots=SHOTS, draws=DRAWS, l2=L2)
 
 
-def _by_group(right: np.ndarray, groups: np.ndarray) -> dict[str, Any]:
-    names, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+def _by_group(right: np.ndarray, groups: np.ndarray, counted=None) -> dict[str, Any]:
+    """Counts of correct predictions by group, of all images or of those in the mask ``counted``."""
+    names, index = np.unique(groups, return_inverse=True)
+    mask = np.ones(len(groups), bool) if counted is None else counted
     counts = [
-        np.bincount(index, weights=row, minlength=len(names)).astype(int).tolist()
+        np.bincount(index, weights=row & mask, minlength=len(names)).astype(int).tolist()
         for row in np.atleast_2d(right)
     ]
-    return {"groups": names.tolist(), "sizes": sizes.tolist(), "correct": counts}
+    sizes = np.bincount(index, weights=mask, minlength=len(names)).astype(int).tolist()
+    return {"groups": names.tolist(), "sizes": sizes, "correct": counts}

@@ -33,6 +33,7 @@ class TrainState:
       memory: the labelled keys, or None.
       centre: the running mean of the target's outputs (DINO's), or None.
       probe: the linear probe that is trained alongside, or None.
+      latest: the latest features, among which rwSAM estimates densities, or None.
     """
 
     step: jax.Array
@@ -44,6 +45,7 @@ class TrainState:
     memory: Memory | None = None
     centre: jax.Array | None = None
     probe: Any = None
+    latest: Memory | None = None
 
 
 WEIGHTS = ("online", "target")

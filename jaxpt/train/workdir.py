@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import re
 import sys
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -44,11 +45,12 @@ FIXED = (
     "memory_dtype",
     "optimizer.name",
     "probe.labels",
+    "rw_sam",
     "t_rex.prototypes_from",
 )
 RECORDED = ("model.remat",)  # exception from FIXED: the same function, computed differently
-# These may differ once their content is known to be the same.
-MOVABLE = tuple(f"data.{name}" for name in identity.BY_CONTENT)
+# These may differ once their content is known to be the same, of each source.
+MOVABLE = re.compile(rf"data\.(sources\.[^.]+\.)?({'|'.join(identity.BY_CONTENT)})")
 
 
 def open_run(workdir: str | os.PathLike) -> tuple[ml_collections.ConfigDict, int]:
@@ -120,7 +122,7 @@ def check(
         if not _among(key, unread)
     }
     known = data and read_data(workdir)
-    moved = [changes.pop(key) for key in MOVABLE if known and key in changes]
+    moved = [changes.pop(key) for key in list(changes) if known and MOVABLE.fullmatch(key)]
     fixed = [
         text
         for key, text in changes.items()
@@ -155,7 +157,9 @@ def _changed_data(workdir, known: Identity, data: Identity) -> list[str]:
       InputError: if anything else differs.
     """
     found = identity.differences(known, data)
-    only_measured = found.pop("test", [])
+    only_measured = [
+        text for part in list(found) if identity.is_test(part) for text in found.pop(part)
+    ]
     require(
         not found,
         f"{os.fspath(workdir)!r} holds a run on other data: "

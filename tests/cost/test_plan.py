@@ -68,6 +68,14 @@ class TestSizes:
         assert plan.sizes_of(config_of(**{"data.train_on": "train"})).images == 960
         assert plan.sizes_of(config_of(**{"data.limit": 100})).images == 100
 
+    def test_of_a_long_tailed_draw_it_must_be_given(self):
+        config = config_of(**{"data.long_tail": "exponential:10"})
+        with pytest.raises(InputError, match="data.long_tail 'exponential:10' draws depends on"):
+            plan.sizes_of(config)
+        assert plan.sizes_of(config, images=500).images == 500
+        config.data.long_tail_images = 300
+        assert plan.sizes_of(config).images == 300
+
     def test_of_a_folder(self, tmp_path):
         for i, name in enumerate(["train/a/1.png", "train/a/2.png", "train/b/1.png"]):
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,16 @@ def test_a_method_reads_what_is_said_of_it(case, dataset):
 def test_sections_of_methods_are_of_methods_that_there_are():
     config = small_runs.config_of("look", {})
     parts = {name for name in config if isinstance(config[name], ml_collections.ConfigDict)}
-    others = {"data", "augment", "key_augment", "local_augment", "model", "optimizer", "probe"}
+    others = {
+        "data",
+        "augment",
+        "key_augment",
+        "local_augment",
+        "model",
+        "optimizer",
+        "probe",
+        "rw_sam",
+    }
     assert parts - others <= METHODS.keys()
     for entry in METHODS.values():  # what is a method's own has its value in its section
         assert not {field.partition(".")[0] for field in entry.settings} & METHODS.keys()

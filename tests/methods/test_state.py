@@ -8,12 +8,15 @@ import small_runs
 
 from jaxpt import pretrain
 
+# rwSAM's latest features beside a memory, with examples sampled by class.
+UNEVEN = {"rw_sam.rho": 0.05, "rw_sam.features": 100, "data.sampling": "class_balanced"}
 # Centre, predictor, bank; and losses of the whole batch's statistics.
 KEEPERS = {
     "dino": ("dino", {"local_views": 0}),
     "NNCLR": ("nn_clr", {}),
     "bank": ("look", {"memory_kind": "bank"}),
     "Barlow Twins": ("barlow_twins", {}),
+    "rwSAM": ("look", UNEVEN | {"data.long_tail": "exponential:3"}),
 }
 
 
@@ -47,7 +50,7 @@ def run(name, dataset, workdir=None, **changes):
     return pretrain.run(config, workdir, quiet=True, dataset=dataset)
 
 
-@pytest.mark.parametrize("name", ["dino", "bank"])
+@pytest.mark.parametrize("name", ["dino", "bank", "rwSAM"])
 def test_a_run_that_was_killed_ends_with_the_same_bits(name, dataset, tmp_path):
     whole = run(name, dataset, str(tmp_path / "run"))
     (tmp_path / "run" / "checkpoints" / "4").rename(tmp_path / "away")  # as if killed after step 2
@@ -56,7 +59,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(name, dataset, tmp_path):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-@pytest.mark.parametrize("name", ["dino", "NNCLR", "bank", "Barlow Twins"])
+@pytest.mark.parametrize("name", ["dino", "NNCLR", "bank", "Barlow Twins", "rwSAM"])
 def test_eight_devices_equal_one(name, dataset):
     one, eight = (run(name, dataset, devices=devices) for devices in (1, 8))
     losses = [[row["loss"] for row in r.history if "loss" in row] for r in (one, eight)]

@@ -131,19 +131,24 @@ def _correct(rng, seeds=6, draws=4, groups=9):
     return rng.binomial(sizes, 0.7, (seeds, draws, groups)), sizes
 
 
-def test_bootstrap_resamples_seeds_draws_and_groups():
+@pytest.mark.parametrize("own_sizes", [False, True])
+def test_bootstrap_resamples_seeds_draws_and_groups(own_sizes):
     rng = np.random.default_rng(0)
     a, sizes = _correct(rng)
-    b = rng.binomial(sizes, 0.6, a.shape)
+    if own_sizes:  # every seed has images of its own
+        sizes = rng.integers(5, 30, (6, 9))
+        a = rng.binomial(sizes[:, None], 0.7, a.shape)
+    of_seeds = np.broadcast_to(sizes, (6, 9))
+    b = rng.binomial(of_seeds[:, None], 0.6, a.shape)
     found = statistics.bootstrap(a, b, sizes, times=4000)
     assert found.n == 6
-    assert found.mean == pytest.approx(np.mean((a - b).sum(-1)) / sizes.sum())
+    assert found.mean == pytest.approx((a - b).sum() / 4 / of_seeds.sum())
     # The slow, obvious form.
     samples = []
     for _ in range(4000):
         s, d, g = (rng.integers(n, size=n) for n in a.shape)
         rows = np.ix_(s, d, g)
-        samples.append(np.mean((a[rows] - b[rows]).sum(-1)) / sizes[g].sum())
+        samples.append((a[rows] - b[rows]).sum() / 4 / of_seeds[np.ix_(s, g)].sum())
     wide = found.mean + (np.array(samples) - found.mean) * np.sqrt(6 / 5)
     np.testing.assert_allclose(found.interval, np.quantile(wide, (0.025, 0.975)), atol=0.006)
     np.testing.assert_allclose(found.inner, np.quantile(wide, (0.05, 0.95)), atol=0.006)

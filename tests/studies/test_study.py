@@ -138,6 +138,7 @@ def test_a_record_of_another_measurement_does_not_count(tmp_path):
 
 def test_correct_predictions_by_group_add_up_to_the_accuracies():
     config = digits.get_config()
+    config.data.long_tail = "exponential:5"
     dataset = transfer.loaded(config.data)
     values, correct = transfer.measured(
         lambda images: images.reshape(len(images), -1).astype(np.float32),
@@ -152,3 +153,9 @@ def test_correct_predictions_by_group_add_up_to_the_accuracies():
         )
     assert np.shape(correct["fine_5shot"]["correct"]) == (transfer.DRAWS, 6)
     assert values["fine_knn"] > values["fine_5shot"] > 0.6
+    # Thirds of the classes, 4, 3 and 3 of ten, add up to the whole.
+    thirds = [correct[f"{name}_5shot"] for name in ("many", "medium", "few")]
+    for field in "sizes", "correct":
+        whole = np.sum([third[field] for third in thirds], axis=0)
+        np.testing.assert_array_equal(whole, correct["fine_5shot"][field])
+    assert sum(thirds[0]["sizes"]) > max(sum(third["sizes"]) for third in thirds[1:])
