@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 import transfer_study
+from transfer_study import points, table
 from jaxpt.configs.transfer import defaults
 
 from jaxpt import backbones, finetune, pretrain, records
@@ -265,12 +266,7 @@ class Study:
     def contrast(self, data, shots, arm) -> statistics.Resampled | None:
         """Bootstrapped difference of an arm and the control over seeds and groups of images."""
         one, other = (self.results(data, shots, name) for name in (arm, CONTROL))
-        seeds = sorted(one.keys() & other.keys())
-        if len(seeds) < statistics.MIN_SEEDS:
-            return None
-        found = [[runs[s]["correct"]["accuracy"] for s in seeds] for runs in (one, other)]
-        correct = (np.array([x["correct"] for x in side]) for side in found)
-        return statistics.bootstrap(*correct, np.array(found[0][0]["sizes"]))
+        return transfer_study.contrast(one, other, "accuracy")
 
 
 # --- Results ---
@@ -340,17 +336,6 @@ def tuning_markdown(of: Study) -> str:
             span = f"{points(min(found))} … {points(max(found))}"
             rows.append((f"{TITLES[data]}: {ARMS[name].title}", len(found), settings, span))
     return table(("arm", "trials", "chosen", "validation accuracy % of the trials"), rows)
-
-
-def points(value: float, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}".replace("-", "−")
-
-
-def table(titles, rows) -> str:
-    if not rows:
-        return transfer_study.NOTHING
-    lines = titles, ("---", *["---:"] * (len(titles) - 1)), *rows
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def interval(c: statistics.Resampled) -> str:
