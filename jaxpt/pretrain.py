@@ -886,6 +886,7 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
 
 def _about(dataset, split, data) -> dict[str, Any]:
     """Description of the training images, stored in each checkpoint."""
+    sources = {name: len(x.ids) for name, x in dataset.by_source(split).items() if name}
     return {
         "name": dataset.name,
         "identity": data.digest,
@@ -893,7 +894,7 @@ def _about(dataset, split, data) -> dict[str, Any]:
         "images": len(split.ids),
         "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),
-        "sources": {name: len(x.ids) for name, x in dataset.by_source(split).items() if name},
+        **({"sources": sources} if sources else {}),
     }
 
 

@@ -52,9 +52,11 @@ def get_config(variant: str = ""):
     c.model.options = ml_collections.ConfigDict({}, allow_dotted_keys=False)
     c.model.normalisation = ""  # unit, imagenet or MEAN/STD; "": the file's, unit for scratch
     c.model.state = ""  # network to read from a weight file: a state, or a prefix of names
-    c.head = ml_collections.ConfigDict(  # linear, mlp, spinal, covariance (second-order pooling)
-        {"name": "linear", "width": 256, "iterations": 24, "temperature": 0.0}
-    )
+    c.head = ml_collections.ConfigDict()
+    c.head.name = "linear"  # linear, mlp, spinal, or covariance (second-order pooling)
+    c.head.width = 256  # of hidden layers; most channels of covariance
+    c.head.iterations = 24  # of Newton and Schulz, in covariance
+    c.head.temperature = 0.0  # of unit features compared with a vector of each class; 0: W x + b
 
     # Tries all pairs of rate and decay; the best on validation is trained again and tested once.
     c.learning_rates = (1e-3, 3e-3)  # to choose from

@@ -163,12 +163,21 @@ def _interval(values, k, where, static_k, thresholds):
         maxima = jax.lax.optimization_barrier(maxima)
         of_groups = jnp.minimum(k, jnp.sum(maxima != -jnp.inf, axis=-1, dtype=jnp.int32))
         edge = _search(maxima, of_groups, None, static_k=static_k, thresholds=thresholds)
-        lowest, highest = edge.value, jnp.max(jnp.concatenate([maxima, rest], axis=1), axis=-1)
+        lowest, highest = edge.value, _largest(jnp.concatenate([maxima, rest], axis=1))
     else:
-        lowest = jnp.min(values, axis=-1, where=allowed, initial=jnp.inf)
-        highest = jnp.max(values, axis=-1, where=allowed, initial=-jnp.inf)
-    lowest = jnp.where(found | jnp.isnan(lowest), -jnp.inf, lowest)
+        lowest = jnp.min(_ordered(values), axis=-1, where=allowed, initial=jnp.inf)
+        highest = _largest(values, allowed)
+    lowest = jnp.where(found, -jnp.inf, lowest)
     return _key(lowest), _key(highest) + 1, found, highest
+
+
+def _largest(values, where=None):
+    return jnp.max(_ordered(values), axis=-1, where=where, initial=-jnp.inf)
+
+
+def _ordered(values):
+    """Puts +∞ for NaN, which a reduction by XLA may skip: the interval would be empty."""
+    return jnp.where(jnp.isnan(values), jnp.inf, values)
 
 
 def _where(values, where):

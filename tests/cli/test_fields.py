@@ -13,7 +13,7 @@ from jaxpt.cli import config_files, fields
 
 CONFIGS = {"pretrain": pretraining.get_config(), "transfer": transfer.get_config()}
 # Their section is explained as a whole.
-BY_SECTION = {"head.name", "head.width", "schedule.name", "schedule.at", "schedule.factor"}
+BY_SECTION = {"schedule.name", "schedule.at", "schedule.factor"}
 
 
 def said(capsys, *argv, status=0):

@@ -166,6 +166,7 @@ def test_nan_is_the_largest(thresholds, monkeypatch):
     monkeypatch.setattr(selection, "CPU_THRESHOLDS", thresholds)
     values = gaussian(6)
     values[1, 3], values[2, [4, 9]] = -np.nan, np.nan
+    values[0] = np.nan  # all of a row
     marked = jax.jit(lambda v: selection.mask_of_largest(v, 2, EVERYWHERE))(values)
     replaced = np.where(np.isnan(values), np.inf, values)
     np.testing.assert_array_equal(marked, expected_mask(replaced, 2, EVERYWHERE))
