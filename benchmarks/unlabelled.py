@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 import transfer_study
+from transfer_study import points, table
 from jaxpt.configs.transfer import defaults
 
 from jaxpt import backbones, finetune, pretrain, records
@@ -216,18 +217,28 @@ class Study:
     def __init__(self):
         self.known = {record["key"]: record for record in records.read(RECORDS)}
 
-    def tuning(self, data: str, arm: str) -> list[Run]:
-        settings = trials(data, arm)
+    def settings(self, data: str, arm: str) -> list[dict[str, Any]]:
+        """Settings of the trials; once the first ones are known, two more beside the best."""
+        first = trials(data, arm)
+        best = self.best(data, arm, first)
+        if best is None:
+            return first
+        return first + [best | {"rate": float(f"{best['rate'] * f:.2g}")} for f in (0.5, 2.0)]
+
+    def tuning(self, data: str, arm: str, settings=None) -> list[Run]:
+        settings = settings or self.settings(data, arm)
         return [run_of(data, SHOTS[0], arm, c, TUNING_SEED, "validation") for c in settings]
+
+    def best(self, data: str, arm: str, settings) -> dict[str, Any] | None:
+        found = [self.known.get(run.key) for run in self.tuning(data, arm, settings)]
+        if None in found:
+            return None
+        return settings[int(np.argmax([record["values"]["accuracy"] for record in found]))]
 
     def chosen(self, data: str, arm: str) -> dict[str, Any] | None:
         """Settings of the best trial on validation, or None before all trials have a record."""
         arm = ARMS[arm].like or arm
-        found = [self.known.get(run.key) for run in self.tuning(data, arm)]
-        if None in found:
-            return None
-        scores = [record["values"]["accuracy"] for record in found]
-        return trials(data, arm)[int(np.argmax(scores))]
+        return self.best(data, arm, self.settings(data, arm))
 
     def tests(self, data: str, shots: int, arm: str) -> list[Run]:
         chosen = self.chosen(data, arm)
@@ -236,7 +247,7 @@ class Study:
         return [run_of(data, shots, arm, chosen, seed, "test") for seed in SEEDS]
 
     def left(self, sets) -> list[Run]:
-        """Runs without a record, tuning first; tests appear once their tuning is known."""
+        """Runs without a record; further trials and tests appear once earlier runs are known."""
         found = [run for data in sets for arm in TUNED for run in self.tuning(data, arm)]
         found += [
             run
@@ -255,12 +266,7 @@ class Study:
     def contrast(self, data, shots, arm) -> statistics.Resampled | None:
         """Bootstrapped difference of an arm and the control over seeds and groups of images."""
         one, other = (self.results(data, shots, name) for name in (arm, CONTROL))
-        seeds = sorted(one.keys() & other.keys())
-        if len(seeds) < statistics.MIN_SEEDS:
-            return None
-        found = [[runs[s]["correct"]["accuracy"] for s in seeds] for runs in (one, other)]
-        correct = (np.array([x["correct"] for x in side]) for side in found)
-        return statistics.bootstrap(*correct, np.array(found[0][0]["sizes"]))
+        return transfer_study.contrast(one, other, "accuracy")
 
 
 # --- Results ---
@@ -330,17 +336,6 @@ def tuning_markdown(of: Study) -> str:
             span = f"{points(min(found))} … {points(max(found))}"
             rows.append((f"{TITLES[data]}: {ARMS[name].title}", len(found), settings, span))
     return table(("arm", "trials", "chosen", "validation accuracy % of the trials"), rows)
-
-
-def points(value: float, sign: str = "") -> str:
-    return f"{100 * value:{sign}.1f}".replace("-", "−")
-
-
-def table(titles, rows) -> str:
-    if not rows:
-        return transfer_study.NOTHING
-    lines = titles, ("---", *["---:"] * (len(titles) - 1)), *rows
-    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
 def interval(c: statistics.Resampled) -> str:

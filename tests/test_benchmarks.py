@@ -16,6 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 import neighbor_reads  # noqa: E402
 import text as text_study  # noqa: E402
 import transfer_study  # noqa: E402
+import unlabelled  # noqa: E402
 import weak_scaling  # noqa: E402
 
 
@@ -65,6 +66,21 @@ def test_every_arm_is_tuned_with_the_same_number_of_trials():
             assert tried == transfer_study.trials(data, arm)
     shares = [trial["share"] for trial in transfer_study.trials("glyphs", "look")]
     assert sorted(shares) == [0.25, 0.25, 0.5, 0.5, 1.0, 1.0]
+
+
+def test_few_labels_are_tuned_with_the_same_trials_in_every_arm(tmp_path, monkeypatch):
+    monkeypatch.setattr(unlabelled, "RECORDS", tmp_path / "records.jsonl")
+    for data in unlabelled.SOURCES:
+        for arm in unlabelled.TUNED:
+            tried = unlabelled.trials(data, arm)
+            low, high = unlabelled.RATES
+            places = np.log([trial["rate"] / low for trial in tried]) / np.log(high / low)
+            np.testing.assert_allclose(6 * places - np.arange(6), 0.5, atol=0.6)
+            temperatures = sorted(trial["head.temperature"] for trial in tried)
+            assert temperatures == [0.0, 0.0, 0.05, 0.05, 0.2, 0.2]
+            assert tried == unlabelled.trials(data, arm)
+    left = unlabelled.Study().left(unlabelled.SOURCES)
+    assert len(left) == 48 and {run.part for run in left} == {"validation"}
 
 
 def test_k_follows_the_number_of_upstream_classes():
