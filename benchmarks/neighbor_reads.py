@@ -257,9 +257,7 @@ def rows_of(form: str, size: tuple[int, int, int]) -> int:
     batch, n, _ = size
     if form != "chunked":
         return batch
-    rows = knn.WORKSPACE // (2 * 4 * n)
-    chunks = -(-batch // (rows // knn.ROWS * knn.ROWS or max(1, rows)))
-    return -(-batch // chunks)
+    return knn.rows_at_once(batch, 2 * 4 * n, knn.WORKSPACE)
 
 
 def measure(form: str, size: tuple[int, int, int], keys: str, topology: str) -> dict:

@@ -155,7 +155,9 @@ def run(
         f"{config.data.crops} {config.data.resampler}",
         "data.crops or data.resampler: install the same packages on each, or set both fields",
     )
-    feed = make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
+    labels = dataset.coarse(split.labels)
+    strata = mixture.strata(dataset, split, imbalance.by_class(config.data.sampling, labels))
+    feed = make_feed(config, split, labels, devices, cropping)
     with contextlib.ExitStack() as stack:
         stack.callback(feed.close)
         checkpointer = writer = None
@@ -174,9 +176,8 @@ def run(
         )
         stack.callback(progress.close)
         _report_start(devices, feed, dataset, split, workdir, saved, quiet)
-        strata = mixture.strata(dataset, split, config.data.sampling)
         if method.fill is not None:
-            _report_memory(config, dataset.coarse(split.labels), quiet, strata)
+            _report_memory(config, labels, quiet, strata)
         compilers = Compilers()
         stack.callback(compilers.close)
         made = method, config, devices, feed, like
@@ -886,7 +887,7 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
 
 def _about(dataset, split, data) -> dict[str, Any]:
     """Description of the training images, stored in each checkpoint."""
-    sources = {name: len(x.ids) for name, x in dataset.by_source(split).items() if name}
+    of_sources = {name: len(x.ids) for name, x in dataset.by_source(split).items() if name}
     return {
         "name": dataset.name,
         "identity": data.digest,
@@ -894,7 +895,7 @@ def _about(dataset, split, data) -> dict[str, Any]:
         "images": len(split.ids),
         "shape": list(split.images.shape[1:]),
         "classes": list(dataset.coarse.names),
-        **({"sources": sources} if sources else {}),
+        **({"sources": of_sources} if of_sources else {}),
     }
 
 

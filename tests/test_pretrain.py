@@ -155,8 +155,8 @@ def StopsAt(dataset, after):
 
     class Breaks(LabelMap):
         def __call__(self, labels):
-            # The training labels are read twice, then the monitor reads two sets a time.
-            if next(calls) > 2 * after + 1:
+            # The training labels are read once, then the monitor reads two sets a time.
+            if next(calls) > 2 * after:
                 raise Stop
             return dataset.coarse(labels)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxpt import models, pretrain
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import augment, mixture, sources
+from jaxpt.data import augment, imbalance, mixture, sources
 from jaxpt.data.feed import make_feed, rows_of_step
 from jaxpt.errors import require
 from jaxpt.train import checkpoint, parallel
@@ -52,10 +52,9 @@ def run(workdir: str | os.PathLike) -> str:
     axes = pretrain.axes_of(shapes, config, devices.count)
     before = checkpoint.restore(kept, step, devices.placed(shapes, axes))
     _, cropping = pretrain.choose_crops(config, split.images)
-    with contextlib.closing(
-        make_feed(config, split, dataset.coarse(split.labels), devices, cropping)
-    ) as feed:
-        strata = mixture.strata(dataset, split, config.data.sampling)
+    labels = dataset.coarse(split.labels)
+    strata = mixture.strata(dataset, split, imbalance.by_class(config.data.sampling, labels))
+    with contextlib.closing(make_feed(config, split, labels, devices, cropping)) as feed:
         order = {"n": feed.n, "seed": config.seed, "strata": strata}
         rows = rows_of_step(step, config.batch_size, **order)
         placed = next(feed.batches(iter([rows])))

@@ -131,6 +131,6 @@ def by_class(sampling: str, labels: np.ndarray) -> Strata | None:
     )
     if SAMPLINGS[sampling] == 1:
         return None
-    present, counts = np.unique(labels, return_counts=True)
-    members = (np.flatnonzero(labels == label) for label in present)
+    counts = np.unique(labels, return_counts=True)[1]
+    members = np.split(np.argsort(labels, kind="stable"), np.cumsum(counts)[:-1])
     return Strata.by_weight(members, counts ** SAMPLINGS[sampling])

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import ml_collections
 import numpy as np
 
-from jaxpt.data import imbalance
 from jaxpt.data.dataset import Dataset, Split
 from jaxpt.data.decode import Framing, reframe
 from jaxpt.data.feed import Strata
@@ -180,19 +179,18 @@ def label_sources(dataset: Dataset) -> np.ndarray | None:
     return found
 
 
-def strata(dataset: Dataset, split: Split, sampling: str = "instance") -> Strata | None:
-    """Sources with weights, or classes with a ``data.sampling`` of their own; None without either.
+def strata(dataset: Dataset, split: Split, by_class: Strata | None = None) -> Strata | None:
+    """Sources with weights, or else ``by_class``, the classes as ``data.sampling`` draws them.
 
     Raises:
       InputError: for both, or for a weight so small that no image of its source is drawn.
     """
-    by_class = imbalance.by_class(sampling, dataset.coarse(split.labels))
     if not dataset.weights:
         return by_class
     require(
         by_class is None,
-        f"data.sampling {sampling} and the weights of data.sources both decide how often an image "
-        "is drawn: leave out one.",
+        "data.sampling and the weights of data.sources both decide how often an image is drawn: "
+        "set data.sampling to instance, or leave out the weights.",
     )
     of, names = dataset.sources(split.labels), dataset.sources.names
     found = Strata.by_weight((np.flatnonzero(of == i) for i in range(len(names))), dataset.weights)

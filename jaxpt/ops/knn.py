@@ -439,6 +439,13 @@ def _local_indices(indices, n, axis_name):
     return jnp.where((indices >= 0) & (local >= 0) & (local < n), local, -1)
 
 
+def rows_at_once(batch: int, row_bytes: int, workspace: int) -> int:
+    """Number of rows per chunk of ``map_chunks``: chunks are of equal length."""
+    most = workspace // row_bytes
+    most = most // ROWS * ROWS or max(1, most)
+    return -(-batch // -(-batch // most))
+
+
 def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) -> Any:
     """Maps ``function(*arrays)`` over as many rows at a time as fit the workspace.
 
@@ -452,12 +459,10 @@ def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) 
       The results for all rows, [batch, …].
     """
     batch = len(jax.tree.leaves(arrays)[0])
-    rows = workspace // row_bytes
-    rows = rows // ROWS * ROWS or max(1, rows)
+    rows = rows_at_once(batch, row_bytes, workspace)
     chunks = -(-batch // rows)
     if chunks == 1:
         return function(*arrays)
-    rows = -(-batch // chunks)
 
     def split(x):
         missing = [(0, chunks * rows - batch)] + [(0, 0)] * (x.ndim - 1)

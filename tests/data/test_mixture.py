@@ -6,7 +6,7 @@ import pytest
 from jaxpt.configs.pretrain import defaults
 from jaxpt.cli import config_files
 from jaxpt.cost import plan
-from jaxpt.data import identity, mixture, sources
+from jaxpt.data import identity, imbalance, mixture, sources
 from jaxpt.data.feed import Strata, batch_at
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError
@@ -210,3 +210,10 @@ def test_a_weight_that_draws_nothing_is_refused(arrays):
     dataset = sources.load(data_of(arrays, grey__weight=1e-3, colour__weight=1.0))
     with pytest.raises(InputError, match="data.sources.grey.weight is so small that none of its"):
         mixture.shares(dataset, dataset.trainval)
+
+
+def test_weights_of_sources_and_sampling_of_classes_exclude_each_other(arrays):
+    dataset = sources.load(data_of(arrays, grey__weight=1.0, colour__weight=1.0))
+    by_class = imbalance.by_class("class_balanced", dataset.trainval.labels)
+    with pytest.raises(InputError, match="set data.sampling to instance, or leave out the weights"):
+        mixture.strata(dataset, dataset.trainval, by_class)
