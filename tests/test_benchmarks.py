@@ -4,16 +4,21 @@ import ast
 import json
 import pathlib
 import sys
+import types
 
 import numpy as np
 import pytest
 
-from jaxpt import records
+from jaxpt import finetune, pretrain, records
+from jaxpt.configs.pretrain import digits
+from jaxpt.data import sources
 from jaxpt.losses import look
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
+import imbalance  # noqa: E402
 import neighbor_reads  # noqa: E402
+import sources as sources_study  # noqa: E402
 import text as text_study  # noqa: E402
 import transfer_study  # noqa: E402
 import unlabelled  # noqa: E402
@@ -243,3 +248,274 @@ def test_text_contrasts_pair_the_seeds_that_both_arms_have(monkeypatch):
     }
     for d, _, word in contrasts.values():
         assert abs(d.mean - 0.4) < 1e-9 and word == "apart (+)"
+
+
+IMBALANCE = {  # accuracy by method, remedy and ratio
+    ("ce_mlp", "plain"): {1: 0.8, 10: 0.7, 100: 0.6},
+    ("look", "plain"): {1: 0.9, 10: 0.8, 100: 0.65},
+    ("moco_v2", "plain"): {1: 0.5, 10: 0.5, 100: 0.4},
+    ("look", "balanced"): {100: 0.7},
+    ("look", "sam"): {100: 0.62},
+    ("look", "rw_sam"): {100: 0.68},
+}
+
+
+@pytest.fixture
+def imbalanced(tmp_path, monkeypatch):
+    """An empty study of imbalance, and a way to add records of jobs by their labels."""
+    monkeypatch.setattr(imbalance, "RECORDS", tmp_path / "records.jsonl")
+
+    def measured(jobs):
+        for job in jobs:
+            method, remedy, ratio = job.label.split()
+            share = IMBALANCE.get((method, remedy), {}).get(int(ratio), 0.5)
+            if job.part == "validation":  # the middle of the rates and of the radii
+                share -= abs(job.config["optimizer"]["learning_rate"] - 3e-3)
+                share -= abs(job.config["rw_sam"]["rho"] - 0.03)
+            counts = {"sizes": [100] * 3, "correct": [[round(100 * share)] * 3] * 2}
+            measures = (imbalance.PRIMARY, *imbalance.SHOTS, *imbalance.OTHERS)
+            seconds = 20.0 if remedy.endswith("sam") else 10.0
+            records.append(
+                imbalance.RECORDS,
+                {"key": "", "part": job.part, "config": job.config, "measure": "transfer"}
+                | {"values": dict.fromkeys(measures, share) | {"pretrain_cpu_seconds": seconds}}
+                | {"correct": dict.fromkeys(measures, counts)},
+            )
+        return imbalance.Results()
+
+    return measured
+
+
+def test_imbalance_is_tuned_at_ratio_100_before_its_test_part(imbalanced):
+    of = imbalance.Results()
+    (_, rates), (_, radii), (_, test) = of.stages()
+    assert len(rates) == 9 and not radii and not test
+    assert {(job.part, job.label.split(" ", 1)[1]) for job in rates} == {
+        ("validation", "plain 100")
+    }
+    of = imbalanced(rates)
+    (_, radii), (_, test) = of.stages()[1:]
+    assert len(radii) == 9 and len(test) == 5 * 15  # all but those with a radius
+    for job in radii:
+        assert job.config["optimizer"]["learning_rate"] == 3e-3
+        assert job.config["rw_sam"]["alpha"] == 1 and job.config["data"]["train_on"] == "train"
+        assert job.config["data"]["long_tail"] == "exponential:100"
+    of = imbalanced(radii)
+    test = of.stages()[2][1]
+    assert len(test) == 5 * 21 and {job.part for job in test} == {"test"}
+    for job in test:
+        remedy, ratio = job.label.split()[1:]
+        data, sam = job.config["data"], job.config["rw_sam"]
+        assert data["long_tail"] == f"exponential:{ratio}" and data["long_tail_images"] == 10_000
+        assert data["long_tail_seed"] == job.config["seed"] and data["train_on"] == "trainval"
+        assert sam["rho"] == (0.03 if remedy.endswith("sam") else 0)
+        assert remedy != "sam" or sam["alpha"] == 0
+    assert of.chosen("look", imbalance.RADIUS) == {imbalance.RADIUS: 0.03}
+
+
+def test_imbalance_is_compared_with_plain_pre_training_and_with_no_imbalance(imbalanced):
+    of = imbalanced([])
+    for stage in range(3):
+        jobs = of.stages()[stage][1]
+        of = imbalanced([job for job in jobs if job.part != "test" or job.config["seed"] < 2])
+    planned = {key: (c.mean, c.n, word) for key, (c, _, word) in imbalance.planned(of).items()}
+    assert planned["look", "balanced"] == (pytest.approx(0.05), 2, "apart (+)")
+    assert planned["look", "sam"] == (pytest.approx(-0.03), 2, "apart (−)")
+    assert planned["look", "weights"] == (pytest.approx(0.06), 2, "apart (+)")
+    text = imbalance.remedies_markdown(of)
+    assert "| LOOK: rwSAM − SAM | 2 | +6.0 (+6.0 … +6.0)" in text and "| 1.0 × |" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| LOOK: SAM (α = 0) |")]
+    assert line.count("−3.0 (−3.0 … −3.0)") == 6 and line.endswith("| 2.0 × |")
+    text = imbalance.ratios_markdown(of)
+    assert "| LOOK, ratio 10 | 2 | 80.0 (0.0) |" in text
+    assert "| LOOK, 100 − 1 | 2 | −25.0 (−25.0 … −25.0) |" in text
+    # Cross-entropy loses 20 points, MoCo 10 and LOOK 25.
+    lines = imbalance.robustness_markdown(of).splitlines()[2:]
+    assert [line.split(" | ")[1:3] for line in lines] == [
+        ["2", "−10.0 (−10.0 … −10.0)"],
+        ["2", "+5.0 (+5.0 … +5.0)"],
+        ["2", "−15.0 (−15.0 … −15.0)"],
+    ]
+    assert "| LOOK: `rw_sam.rho` | 0.03 |" in imbalance.tuning_markdown(of)
+
+
+def test_each_source_alone_is_trained_on_its_part_of_the_mixture(monkeypatch):
+    class Mixture(str):
+        alone = str  # stands for one source
+
+    trained = types.SimpleNamespace(features=lambda images: images)
+    seen = []
+
+    def run(config, *, quiet, dataset):
+        seen.append((config.other_sources, dataset))
+        return trained
+
+    images, labels = np.eye(10, dtype=np.float32)[np.arange(60) % 10], np.arange(60) % 10
+    monkeypatch.setattr(pretrain, "run", run)
+    monkeypatch.setattr(sources_study, "mixture", lambda: (Mixture("both"), "identity"))
+    tasks = {name: (images, labels, images, labels) for name in sources_study.TASKS}
+    tasks["digits"] = images, labels, images, (labels + 1) % 10  # none is right
+    monkeypatch.setattr(sources_study, "tasks", lambda: tasks)
+    found = {arm: sources_study.run(("look", arm, 3)) for arm in sources_study.ARMS}
+    assert seen == [
+        ("ignored", "digits"),
+        ("ignored", "fashion_mnist"),
+        ("ignored", "both"),
+        ("negatives", "both"),
+    ]
+    for arm, record in found.items():
+        values = record["values"]
+        assert (values["digits"], values["fashion_mnist"], values["mean"]) == (0, 1, 0.5)
+        assert record["seed"] == record["config"]["seed"] == 3 and record["arm"] == arm
+    assert len({record["key"] for record in found.values()}) == 4
+
+
+def few_labels(runs, accuracies):
+    """Adds records of fine-tunings with these accuracies to the study of few labels."""
+    for run, accuracy in zip(runs, accuracies, strict=True):
+        correct = {"sizes": [100] * 3, "correct": [[round(100 * accuracy)] * 3]}
+        values = {"accuracy": accuracy, "cpu_seconds": 1.0}
+        record = run._asdict() | {
+            "key": run.key,
+            "values": values,
+            "correct": {"accuracy": correct},
+        }
+        records.append(unlabelled.RECORDS, record)
+    return unlabelled.Study()
+
+
+def test_few_labels_are_tested_with_the_best_of_trials_and_of_two_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(unlabelled, "RECORDS", tmp_path / "records.jsonl")
+    of = unlabelled.Study()
+    for arm, best in ("plain", 2), ("both", 4):
+        first = of.tuning("glyphs", arm)
+        of = few_labels(first, [0.5 + 0.1 * (i == best) for i in range(6)])
+        more = of.tuning("glyphs", arm)[6:]
+        rate = first[best].fields["rate"]
+        assert [run.fields["rate"] for run in more] == pytest.approx([rate / 2, 2 * rate], rel=0.06)
+        assert [r.fields | {"rate": 0} for r in more] == [first[best].fields | {"rate": 0}] * 2
+        assert of.chosen("glyphs", arm) is None and of.tests("glyphs", 25, arm) == []
+        of = few_labels(more, [0.55, 0.7])
+        assert of.chosen("glyphs", arm)["rate"] == more[1].fields["rate"]
+    tests = {arm: of.tests("glyphs", 25, arm) for arm in ("plain", "longer", "both")}
+    for runs in tests.values():
+        assert [(r.seed, r.part, r.fields["data.shots"]) for r in runs] == [
+            (seed, "test", 25) for seed in range(5)
+        ]
+    plain, longer = (tests[arm][0].fields for arm in ("plain", "longer"))
+    assert longer == plain | {"duration": "300 steps"} and plain["duration"] == "150 steps"
+    both = tests["both"][0].fields
+    assert both["head.name"] == "covariance" and 0.02 <= both["minimax_entropy"] <= 0.5
+    left = of.left(["glyphs"])
+    assert sum(run.part == "test" for run in left) == 2 * 3 * 5
+    of = few_labels(tests["plain"], [0.8] * 5)
+    of = few_labels(tests["both"], [0.9] * 5)
+    (cell,) = unlabelled.planned(of).items()
+    assert cell[0] == ("glyphs", 25) and cell[1][0].mean == pytest.approx(0.1)
+    assert len(of.left(["glyphs"])) == len(left) - 10
+
+
+@pytest.mark.parametrize("minimax", [0.0, 0.1])
+def test_few_labels_are_trained_on_with_the_others_unlabelled_and_scored_by_group(
+    minimax, monkeypatch
+):
+    dataset = sources.load(digits.get_config().data)
+    n = len(dataset.test.ids)
+    # Only the first hundred are recognised.
+    shown = (dataset.test.labels + (np.arange(n) >= 100)) % 10
+    test = dataset.test._replace(images=shown.astype(np.uint8)[:, None, None, None])
+    task = types.SimpleNamespace(
+        config=types.SimpleNamespace(minimax_entropy=minimax, data=digits.get_config().data),
+        dataset=dataset._replace(test=test),
+        encoder=None,
+        labelled=lambda seed: finetune.few(dataset, 5, seed),
+        backbone=types.SimpleNamespace(checkpoint="c"),
+    )
+    given = []
+
+    def train(task, *splits, rate, decay, seed):
+        given.append((splits, rate, seed))
+        return types.SimpleNamespace(params=None, batch_stats=None)
+
+    def extract(encoder, params, stats, images, *, what):
+        return np.eye(10)[images.ravel()]
+
+    monkeypatch.setattr(unlabelled, "task_of", lambda *_: task)
+    monkeypatch.setattr(finetune, "train", train)
+    monkeypatch.setattr(unlabelled, "extract", extract)
+    run = unlabelled.Run("fashion_mnist", "minimax", {"rate": 0.5}, 7, "test")
+    record = unlabelled.measured(run)
+    ((splits, rate, seed),) = given
+    drawn = finetune.few(dataset, 5, 7).trainval
+    np.testing.assert_array_equal(splits[0].ids, drawn.ids)
+    assert len(splits) == 1 + bool(minimax) and (rate, seed) == (0.5, 7)
+    if minimax:
+        assert sorted([*splits[1].ids, *drawn.ids]) == dataset.trainval.ids.tolist()
+    assert record["images"]["unlabelled"] == (len(dataset.trainval.ids) - 50) * bool(minimax)
+    counts = record["correct"]["accuracy"]
+    assert counts == {"sizes": [100] * 5 + [97], "correct": [[100] + [0] * 5]}
+    assert record["values"]["accuracy"] == pytest.approx(100 / n)
+    monkeypatch.setattr(finetune, "train", lambda *_, **__: None)  # diverged
+    assert unlabelled.measured(run)["values"]["accuracy"] == 0
+
+
+def test_tuning_with_few_labels_sees_no_image_of_the_test_part(monkeypatch):
+    data = digits.get_config().data
+    dataset = sources.load(data)
+    monkeypatch.setattr(unlabelled, "dataset_of", lambda name: dataset)
+    monkeypatch.setattr(unlabelled, "backbone", lambda data, part: part)
+    monkeypatch.setattr(finetune, "Task", lambda config, backbone, found, _: (backbone, found))
+    fields = json.dumps({"rate": 0.1, "data.shots": 5, "head.temperature": 0.2})
+    for part, known, scored in (
+        ("validation", dataset.train, dataset.validation),
+        ("test", dataset.trainval, dataset.test),
+    ):
+        backbone, found = unlabelled.task_of.__wrapped__("fashion_mnist", part, fields)
+        assert backbone == part and found.trainval is known and found.test is scored
+
+
+def test_text_jobs_are_all_trials_and_then_the_seeds_of_the_chosen_ones():
+    texts = object.__new__(text_study.Texts)
+    texts.code, texts.identity = "code", "texts"
+    first = text_study.missing(texts, [])
+    assert len(first) == 24 and {job["part"] for job in first} == {"validation"}
+    found = [
+        job
+        | {"key": records.key_of(job)}
+        | {"values": {"package": float(job["settings"] == text_study.TRIALS[job["label"]][2])}}
+        for job in first
+    ]
+    assert text_study.missing(texts, found[1:]) == first[:1]
+    assert text_study.missing(texts, [r | {"code": "other"} for r in found]) == first
+    then = text_study.missing(texts, found)
+    assert len(then) == 1 + 10 * 5 and {job["part"] for job in then} == {"test"}
+    for job in then:
+        trials = text_study.TRIALS.get(job["label"])
+        assert job["settings"] == (trials[2] if trials else {})
+
+
+def test_text_is_measured_on_unseen_modules_only_in_the_test_part():
+    texts = object.__new__(text_study.Texts)
+    texts.code, texts.identity = "code", "texts"
+    unseen = np.array([False, True, True, True])
+
+    def measure(features, part):
+        assert features == "features of LOOK" and part == texts.names[job["part"]]
+        right = np.array([True, False, True])
+        return {"package": right[:2], text_study.MODULE: right}
+
+    texts.names = {
+        **{"measure": measure, "unseen": unseen, "module_labels": np.array([9, 5, 4, 5])},
+        **{"validation": [1], "test": [2, 3], "train": [4], "EXAMPLES": [0]},
+        **{"fit": lambda name, seed, **settings: (None, f"features of {name}")},
+        **{"shown": lambda i: i, "nearest": lambda features, row: [1, 2]},
+    }
+    job = texts.job("validation", "LOOK", 1000, {"k": 10})
+    record = texts.measured(job)
+    assert record["values"] == {"package": 0.5} and "correct" not in record
+    job = texts.job("test", "LOOK", 0, {"k": 10})
+    record = texts.measured(job)
+    # The one text of module 4 is wrong, the two of module 5 are right.
+    assert record["values"][text_study.MODULE] == pytest.approx(2 / 3)
+    assert (record["correct"], record["sizes"]) == ([0, 2], [1, 2])
+    assert record["neighbors"] == [[0, 1, 2]]
