@@ -55,7 +55,8 @@ def test_every_picture_has_a_row_with_its_path_and_class(vectors, folder):
     for path, label in zip(vectors.path.tolist(), vectors.label.tolist()):
         assert os.path.dirname(path) == str(folder / "photos" / label)
     assert vectors.vector.shape == (25, 8) and vectors.vector.dtype == np.float32
-    assert set(vectors.split) == {"train", "validation"}
+    names, counts = np.unique(vectors.split, return_counts=True)
+    assert dict(zip(names.tolist(), counts.tolist())) == {"train": 19, "validation": 6}
 
 
 @pytest.mark.parametrize("ending", ["npz", pytest.param("parquet", marks=pytest.mark.extras)])
@@ -117,11 +118,33 @@ def test_a_copy_is_found_by_hash_and_nothing_else(folder):
     assert pair.cosine is None and pair.bits <= near.BITS
 
 
-def test_pairs_by_parts_of_the_hash_are_those_of_all_comparisons():
+def test_a_hash_is_the_signs_of_the_lowest_frequencies():
+    image = picture(1).resize((near.SIDE, near.SIDE))
+    grey = np.asarray(image.convert("L"), float)
+    waves = np.cos(np.pi * np.outer(np.arange(8), np.arange(32) + 0.5) / 32)
+    waves *= np.sqrt(np.where(np.arange(8), 2, 1) / 32)[:, None]  # of length 1
+    low = [waves[i] @ grey @ waves[j] for i in range(8) for j in range(8)]
+    median = sorted(low[1:])[31]  # of all but the mean
+    found = near.print_of(image)
+    assert f"{found.bits:064b}" == "".join(str(int(x > median)) for x in low)
+    assert found.colours.shape == (8, 8, 3) and found.colours.dtype == np.uint8
+    assert np.abs(found.colours.mean((0, 1)) - np.asarray(image).mean((0, 1))).max() < 2
+
+
+def test_small_and_flat_pictures_have_no_hash():
+    assert near.print_of(picture(0).resize((16, 200))) is not None
+    assert near.print_of(picture(0).resize((15, 200))) is None
+    stripes = 100 + np.arange(32, dtype=np.uint8)[:, None] % 2 * np.full(32, 8, np.uint8)
+    assert near.print_of(Image.fromarray(stripes)) is not None  # a deviation of 4
+    assert near.print_of(Image.fromarray(np.minimum(stripes, 107))) is None
+
+
+@pytest.mark.parametrize("most", [0, 1, 4])
+def test_pairs_by_parts_of_the_hash_are_those_of_all_comparisons(most):
     rng = np.random.default_rng(0)
     hashes = [int(h) for h in rng.integers(0, 2**63, 30)]
-    for i in range(30):  # copies with 0 to 6 other bits
-        flips = rng.permutation(64)[: i % 7]
+    for i in range(30):  # copies with 0 to 6 other bits, far from one another
+        flips = np.linspace(i % 9, 63 - i % 5, i % 7).round()
         hashes.append(hashes[i] ^ sum(1 << int(bit) for bit in flips))
     colours = np.zeros((8, 8, 3), np.uint8)
     prints = [near.Print(h, colours) for h in hashes]
@@ -129,11 +152,39 @@ def test_pairs_by_parts_of_the_hash_are_those_of_all_comparisons():
         (i, j, (hashes[i] ^ hashes[j]).bit_count())
         for i in range(60)
         for j in range(i)
-        if (hashes[i] ^ hashes[j]).bit_count() <= 4
+        if (hashes[i] ^ hashes[j]).bit_count() <= most
     ]
-    assert list(near.pairs(prints)) == expected and len(expected) >= 20
-    other = [near.Print(h, colours + np.uint8(50 * (i % 2))) for i, h in enumerate([7, 7, 7])]
-    assert [pair[:2] for pair in near.pairs([*other, None])] == [(2, 0)]
+    assert list(near.pairs(prints, most)) == expected and len(expected) >= 4 * (most + 1)
+
+
+def test_pairs_have_similar_colours_and_by_default_four_bits():
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    shades = [near.Print(7, grey + np.uint8(x)) for x in (0, 50, 10, 61)]
+    assert [pair[:2] for pair in near.pairs([*shades, None])] == [(2, 0)]
+    bits = [near.Print(2**n - 1, grey) for n in (0, 5, 9)]
+    assert list(near.pairs(bits)) == [(2, 1, 4)]
+
+
+def test_duplicates_are_those_by_bits_then_those_by_cosine(monkeypatch):
+    hashes = {"a": 0, "b": 3, "c": 0, "d": 2**40 - 1}
+    colours = np.zeros((8, 8, 3), np.uint8)
+    monkeypatch.setattr(lookalikes, "_print_of", lambda f: near.Print(hashes[f], colours))
+    rows = np.float32([[3, 0], [0, 2], [4, 0.4], [0.1, 5]])
+    vectors = lookalikes.Vectors(*[np.array(list(hashes))] * 3, rows, {})
+
+    def found(given=None, **options):
+        pairs = lookalikes.duplicates(list(hashes), given, **options)
+        return [("abcd"[p.first] + "abcd"[p.second], p.bits) for p in pairs]
+
+    assert found() == [("ac", 0), ("ab", 2), ("bc", 2)]
+    assert found(bits=0) == found(bits=1) == [("ac", 0)]
+    assert found(bits=-1) == []
+    # Cosines: 0.995 of a and c, 0.0995 of b and c, 0 of a and b, 0.9998 of b and d.
+    assert found(vectors) == [("ac", 0), ("bc", 2), ("ab", 2), ("bd", None)]
+    assert found(vectors, bits=-1) == [("bd", None), ("ac", None)]
+    assert found(vectors, bits=-1, cosine=0.999) == [("bd", None)]
+    (pair,) = lookalikes.duplicates(list(hashes), vectors, bits=-1, cosine=0.999)
+    assert pair.cosine == pytest.approx(1 / np.sqrt(1 + 0.02**2))
 
 
 def test_commands_from_a_folder_to_a_page(folder, tmp_path, capsys):

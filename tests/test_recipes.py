@@ -12,8 +12,8 @@ from small_recipes import is_of, ran_two_steps, read, traced
 
 from jaxpt import cli, methods, models, pretrain
 from jaxpt.cli import config_files
-from jaxpt.configs.pretrain import own_images, recipes
-from jaxpt.data import sources
+from jaxpt.configs.pretrain import defaults, own_images, recipes
+from jaxpt.data import presets, sources
 from jaxpt.errors import InputError
 from jaxpt.export.counterparts import counterpart
 from jaxpt.train import workdir
@@ -168,3 +168,100 @@ def test_what_it_trains_exports_to_timm(variant):
     config = own_images.get_config(variant)
     network = models.make_backbone(config.model)
     assert counterpart(config.model.name, network).timm == config.model.name
+
+
+@pytest.fixture
+def sized(monkeypatch):
+    """Fits the recipe to a set that has these class names, and images of a size, by name alone."""
+
+    def fit(classes, side=100, variant="cpu", **flags):
+        monkeypatch.setattr(own_images, "_images", lambda data: (classes, side))
+        config = own_images.get_config(variant)
+        config.update_from_flattened_dict(
+            {name.replace("__", "."): value for name, value in flags.items()}
+        )
+        fitted = own_images.fit(config)
+        return [
+            *(fitted.data.image_size, fitted.batch_size, fitted.memory),
+            *(fitted.look.k, fitted.knn_k, fitted.duration),
+        ], fitted
+
+    return fit
+
+
+def of(counts):
+    """Class of each image."""
+    return [name for name, count in counts.items() for _ in range(count)]
+
+
+def even(n, classes=10):
+    return [f"class {i % classes}" for i in range(n)]
+
+
+def test_a_set_s_size_decides_on_batch_memory_k_and_duration(sized):
+    found, config = sized(even(1000), 500)
+    # 15 × 64 keys are 96 of a class; 40 passes are 40,000 images.
+    assert found == [64, 64, 960, 32, 20, "40 epochs"]
+    assert config.knn_every == config.checkpoint_every == "4 epochs"
+    assert config.optimizer.warmup == "2 epochs"
+    # 2 images of a class: the smallest that a config may have.
+    assert sized(even(20), 20)[0] == [32, 8, 16, 3, 1, "100 epochs"]
+    assert sized(even(300, 20), 95)[0] == [64, 32, 288, 5, 14, "100 epochs"]
+    # A large set reaches the limits of its variant, and of the memory and of k.
+    assert sized(even(100_000), 150, "gpu")[0] == [128, 256, 65_536, 400, 20, "50 epochs"]
+    assert sized(even(100_000), 300, "full")[0] == [224, 1024, 65_536, 400, 20, "200 epochs"]
+    found, config = sized(even(100_000))
+    assert found[-1] == "40000 examples"
+    assert config.optimizer.warmup == own_images.get_config().optimizer.warmup
+
+
+def test_what_is_given_decides_on_the_rest(sized):
+    found, _ = sized(even(1000), batch_size=300)
+    assert found[1:4] == [300, 900, 30]
+    assert sized(even(1000), memory=320)[0][2:4] == [320, 11]
+    assert sized(even(1000), data__limit=100)[0][1:3] == [8, 96]
+    before = own_images.get_config().knn_every
+    found, config = sized(even(1000), duration="7 epochs")
+    assert found[-1] == "7 epochs" and config.knn_every == before
+
+
+@pytest.mark.parametrize(
+    "counts, level",
+    [
+        ({"a/b/1": 16, "a/b/2": 16, "c/d/1": 16}, "fine"),
+        ({"a/b/1": 15, "a/b/2": 15, "c/d/1": 15, "c/d/2": 15}, "level:2"),
+        ({f"{a}/{b}/1": 4 for a in "xyz" for b in "12345"}, "level:1"),
+        ({"a": 2, "b": 2}, "fine"),
+        # Most classes are small, but most images are in the large one.
+        ({"a/big": 100, **{f"b/{i}": 2 for i in range(10)}}, "fine"),
+        ({"a/some": 20, **{f"b/{i}": 5 for i in range(10)}}, "level:1"),
+    ],
+)
+def test_the_finest_level_whose_typical_class_is_not_small_is_learnt(counts, level, sized, capsys):
+    assert sized(of(counts))[1].data.label_map == level
+    said = capsys.readouterr().err
+    if level == "level:2":
+        assert "2 classes at level 2 of 3, and a typical image's class has 30 images" in said
+
+
+def test_classes_and_sides_are_those_of_training_images(photos):
+    data = photos().data
+    classes, side = own_images._images(data)
+    names, counts = np.unique(classes, return_counts=True)
+    assert dict(zip(names.tolist(), counts.tolist())) == dict.fromkeys(
+        ["pet/cat", "pet/dog", "wild/fox", "wild/owl"], 24
+    )
+    assert side == 70
+    data.test_share = 0.0
+    assert len(own_images._images(data)[0]) == 120
+
+
+def test_words_of_the_variant_of_own_images():
+    augment = own_images.get_config("cpu,augment=simclr").augment
+    assert augment.to_dict() == presets.apply(defaults.get_config(), "simclr").augment.to_dict()
+    config = own_images.get_config("gpu,byol")
+    assert config.method == "byol" and config.separate_views and config.model.predictor.bias
+    with pytest.raises(InputError, match="variant 'cpu,gpu' names 2 sizes: name one"):
+        own_images.get_config("cpu,gpu")
+    with pytest.raises(InputError, match="variant 'fast' is unknown: use one of cpu, gpu, full"):
+        own_images.get_config("cpu,fast")

@@ -30,8 +30,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     """A part for each of the few groups there are."""
-    of = {"dejavu": "train", "stixgeneral": "test", "cmr10": "validation"}
-    monkeypatch.setattr(glyphs, "part_of", lambda group: of[group.split()[0]])
+    of = {"dejavu sans": "train", "stixgeneral": "test", "cmr10": "validation"}
+    monkeypatch.setattr(glyphs, "part_of", of.__getitem__)
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,8 @@ def test_family_is_the_name_without_style(name, family):
     "style, labels",
     [
         ("X Sans Bold Oblique", ("bold", "slanted", "sans")),
+        ("X Sans Bold", ("bold", "upright", "sans")),
+        ("X Italic", ("regular", "slanted", None)),
         ("X Serif ExtraLight", ("light", "upright", "serif")),
         ("X Sans Serif Medium", (None, "upright", None)),
         ("X Book", ("regular", "upright", None)),
@@ -116,6 +118,27 @@ def test_families_are_related_by_first_word_or_by_images():
     families = ["a sans", "a serif", "b", "c"]
     images = [[b"1", b"2", b"3", b"4"], [b"5"] * 4, [b"1", b"x", b"y", b"z"], [b"w"] * 4]
     assert glyphs._groups(families, images) == ["a sans", "a sans", "a sans", "c"]
+
+
+def test_relations_go_on_from_family_to_family():
+    def groups(families, *images):
+        return glyphs._groups(families, [[c.encode() for c in one] for one in images])
+
+    families = ["z", "y", "x", "w one", "w two"]
+    # Two of eight images are a quarter: y has so many in common with z and with w one. x has one in
+    # common with z, and others at other places.
+    found = groups(families, "12345678", "12abcdef", "21-4hijk", "lmnopqef", "rrrrrrrr")
+    assert found == ["w one", "w one", "x", "w one", "w one"]
+    # The first and the last share two, one of which the second has as well.
+    assert groups(["c", "b", "a"], "12345678", "1abcdefg", "12hijklm") == ["a", "b", "a"]
+
+
+def test_a_group_gives_at_most_so_many_fonts(folder, monkeypatch):
+    monkeypatch.setattr(glyphs, "MOST_FONTS", 2)
+    found = glyphs._render(folder, glyphs.files(str(folder)), 8)
+    groups = sorted(font.group for font in found.table)
+    assert groups == ["cmr10", "dejavu sans", "dejavu sans", "stixgeneral"]
+    assert set(found.fonts) == {0, 1, 2, 3}
 
 
 def test_levels_and_splits(folder):
@@ -151,6 +174,8 @@ def test_a_folder_without_fonts_is_named(tmp_path):
 
 def test_parts_are_fixed_shares(monkeypatch):
     monkeypatch.undo()
+    named = {name: glyphs.part_of(name) for name in ("dejavu sans", "lm", "stixgeneral")}
+    assert named == {"dejavu sans": "train", "lm": "test", "stixgeneral": "validation"}
     counts = np.unique([glyphs.part_of(f"family {i}") for i in range(800)], return_counts=True)
     assert dict(zip(*counts)).keys() == {"test", "train", "validation"}
     np.testing.assert_allclose(counts[1] / 800, [0.25, 0.625, 0.125], atol=0.05)
