@@ -41,12 +41,16 @@ def here(folder, monkeypatch):
     monkeypatch.chdir(folder)
 
 
-@pytest.fixture(scope="module")
-def vectors(folder):
+def embedded(data):
     model = defaults.get_config().model
     model.update(name="small_cnn", norm="batch")
     model.options = ml_collections.ConfigDict({"widths": (8,), "strides": (2,)})
-    return lookalikes.embed("scratch:0", folder / "photos", image_size=16, model=model)
+    return lookalikes.embed("scratch:0", data, image_size=16, model=model)
+
+
+@pytest.fixture(scope="module")
+def vectors(folder):
+    return embedded(folder / "photos")
 
 
 def test_every_picture_has_a_row_with_its_path_and_class(vectors, folder):
@@ -57,6 +61,19 @@ def test_every_picture_has_a_row_with_its_path_and_class(vectors, folder):
     assert vectors.vector.shape == (25, 8) and vectors.vector.dtype == np.float32
     names, counts = np.unique(vectors.split, return_counts=True)
     assert dict(zip(names.tolist(), counts.tolist())) == {"train": 19, "validation": 6}
+
+
+def test_pictures_that_are_no_files_are_named_by_set_part_and_number(tmp_path):
+    images = np.random.default_rng(0).integers(256, size=(10, 16, 16, 3), dtype=np.uint8)
+    arrays = {"train_images": images, "train_labels": np.arange(10) % 2}
+    arrays |= {"test_images": images[3:6], "test_labels": [1, 1, 0], "class_names": ["a", "b"]}
+    np.savez(tmp_path / "noise.npz", **arrays)
+    found = embedded(tmp_path / "noise.npz")
+    names = [f"noise/train/{i}" for i in range(10)] + [f"noise/test/{i}" for i in range(3)]
+    assert found.path.tolist() == names
+    assert found.label.tolist() == ["a", "b"] * 5 + ["b", "b", "a"]
+    assert set(found.split[10:]) == {"test"} and "test" not in found.split[:10]
+    np.testing.assert_allclose(found.vector[10:], found.vector[3:6], rtol=1e-5)
 
 
 @pytest.mark.parametrize("ending", ["npz", pytest.param("parquet", marks=pytest.mark.extras)])
@@ -89,7 +106,8 @@ def test_faiss_finds_the_same(vectors, tmp_path):
     np.testing.assert_allclose(cosines, mine.cosines, atol=1e-5)
 
 
-def test_search_is_the_largest_cosines_of_the_others(vectors):
+def test_search_is_the_largest_cosines_of_the_others(vectors, monkeypatch):
+    monkeypatch.setattr(lookalikes, "AT_ONCE", 10)
     unit = vectors.vector / np.linalg.norm(vectors.vector, axis=1, keepdims=True)
     cosines = unit @ unit.T
     np.fill_diagonal(cosines, -np.inf)

@@ -129,6 +129,7 @@ def test_relations_go_on_from_family_to_family():
     # common with z, and others at other places.
     found = groups(families, "12345678", "12abcdef", "21-4hijk", "lmnopqef", "rrrrrrrr")
     assert found == ["w one", "w one", "x", "w one", "w one"]
+    assert groups(["z", "y", "x"], "12345678", "12abcdef", "--34ghij") == ["x"] * 3
     # The first and the last share two, one of which the second has as well.
     assert groups(["c", "b", "a"], "12345678", "1abcdefg", "12hijklm") == ["a", "b", "a"]
 

@@ -1,13 +1,21 @@
 """Runs of a study measure what they say; their records are found again, also by later versions."""
 
+import functools
+import json
+import os
+import types
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from jaxpt.configs.pretrain import digits
 
 from jaxpt import pretrain, records
-from jaxpt.data import sources
+from jaxpt.data import glyphs, sources
 from jaxpt.errors import InputError
 from jaxpt.evaluation import measure
+from jaxpt.evaluation.geometry import class_separation
+from jaxpt.evaluation.task import some_rows
 from jaxpt.studies import study, transfer
 
 
@@ -56,6 +64,8 @@ def test_another_config_or_part_does_not(tmp_path):
         ],
         path,
     )
+    # Settings of methods that do not run make no difference.
+    assert study.stored([_job(dino={"prototypes": 7})], path)
 
 
 def test_training_leaves_validation_out_exactly_where_it_is_measured():
@@ -111,22 +121,69 @@ def test_a_folder_that_cannot_be_written_is_told_before_any_run(tmp_path, monkey
 
 
 def test_no_job_starts_after_the_time_limit(tmp_path, monkeypatch):
-    started = []
+    started, now = [], [1000.0]
 
     def results(jobs, workers):
         for job in jobs:
             started.append(job)
-            monkeypatch.setattr(study.time, "monotonic", lambda: np.inf)
+            now[0] += 40
             yield {"key": job.key, "label": job.label, "data_identity": DATA} | {
                 "part": job.part,
                 "config": job.config,
             }
 
     monkeypatch.setattr(study, "_results", results)
-    jobs = [_job(), _job(part="validation")]
+    monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
+    jobs = [_job(), _job(part="validation"), _job(look={"k": 7})]
     path = tmp_path / "records.jsonl"
-    assert len(study.run(jobs, path, max_minutes=1)) == len(started) == 1
+    assert len(study.run(jobs, path, max_minutes=1)) == len(started) == 2
     assert study.missing(jobs, path) == 1
+
+
+def test_several_workers_take_one_job_after_another(monkeypatch):
+    started = []
+
+    def jobs():
+        for i in range(9):
+            started.append(i)
+            yield i
+
+    def pool(workers, context, initializer):
+        assert context.get_start_method() == "spawn" and initializer is study._one_thread
+        return ThreadPoolExecutor(workers)
+
+    monkeypatch.setattr(study.concurrent.futures, "ProcessPoolExecutor", pool)
+    monkeypatch.setattr(study, "run_job", lambda job: {"key": job})
+    found = study._results(jobs(), 2)
+    first = next(found)
+    assert len(started) <= 4  # two, and one for each of those that are done
+    assert sorted(record["key"] for record in [first, *found]) == list(range(9))
+
+
+def test_workers_compute_on_one_thread(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "8")
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "8")
+    study._one_thread()
+    assert os.environ["XLA_FLAGS"] == "--xla_a=1 --xla_cpu_multi_thread_eigen=false"
+    assert os.environ["OMP_NUM_THREADS"] == os.environ["OPENBLAS_NUM_THREADS"] == "1"
+
+
+@pytest.mark.parametrize("part", ("validation", "test"))
+def test_counts_by_group_are_recorded_of_the_test_part_only(part, monkeypatch):
+    trained = types.SimpleNamespace(history=[], features=lambda images: images)
+
+    def measured(features, dataset, config, *, part):
+        return {"fine_knn": 0.5, "of": part}, {"fine_knn": {}}
+
+    monkeypatch.setattr(pretrain, "run", lambda config, **kwargs: trained)
+    monkeypatch.setattr(transfer, "measured", measured)
+    record = study.run_job(_job(part)._replace(measure="transfer"))
+    assert record["measure"] == "transfer" and record["values"]["of"] == part
+    assert record.get("correct") == ({"fine_knn": {}} if part == "test" else None)
+    assert record["key"] == _job(part)._replace(measure="transfer").key
+    with pytest.raises(InputError, match="changed while the study ran: start it again"):
+        study.run_job(_job(part)._replace(data="other"))
 
 
 def test_a_record_of_another_measurement_does_not_count(tmp_path):
@@ -159,3 +216,72 @@ def test_correct_predictions_by_group_add_up_to_the_accuracies():
         whole = np.sum([third[field] for third in thirds], axis=0)
         np.testing.assert_array_equal(whole, correct["fine_5shot"][field])
     assert sum(thirds[0]["sizes"]) > max(sum(third["sizes"]) for third in thirds[1:])
+
+
+def test_counts_by_group_are_of_the_images_that_count():
+    right = np.array([[1, 0, 1, 1, 0, 1], [0, 0, 0, 1, 1, 1]], bool)
+    groups = np.array(["b", "a", "b", "a", "c", "b"])
+    assert transfer._by_group(right, groups) == {
+        "groups": ["a", "b", "c"],
+        "sizes": [2, 3, 1],
+        "correct": [[1, 3, 0], [1, 1, 1]],
+    }
+    counted = np.array([1, 1, 1, 0, 0, 0], bool)
+    found = transfer._by_group(right[0], groups, counted)
+    assert (found["sizes"], found["correct"]) == ([1, 2, 0], [[0, 2, 0]])
+
+
+@pytest.mark.parametrize("part", ("validation", "test"))
+def test_sides_are_of_their_part_with_groups_of_its_images(part, monkeypatch):
+    dataset = sources.load(digits.get_config().data)
+    config = digits.get_config().data
+    n = len(dataset.test.ids)
+    monkeypatch.setattr(transfer, "_loaded", lambda name: dataset)
+    monkeypatch.setattr(transfer, "ROWS", 120)
+    names = {x: np.array([f"{x} {i}" for i in range(n)]) for x in ("latin", "greek")}
+    monkeypatch.setattr(glyphs, "test_groups", lambda path, size, labels: names[labels])
+    known, asked = (
+        (dataset.train, dataset.validation)
+        if part == "validation"
+        else (dataset.trainval, dataset.test)
+    )
+    rows = some_rows(len(asked.ids), 120)
+    for config.source in ("digits", "glyphs", "glyphs:greek"):
+        fit, score = transfer._sides.__wrapped__(transfer._name(config), part)
+        np.testing.assert_array_equal(fit.images, known.images[some_rows(len(known.ids), 120)])
+        np.testing.assert_array_equal(score.images, asked.images[rows])
+        np.testing.assert_array_equal(score.labels, asked.labels[rows])
+        of = {"glyphs": names["latin"], "glyphs:greek": names["greek"]}.get(config.source)
+        if of is None or part == "validation":
+            of = np.array([f"{i // 100:03d}" for i in range(len(asked.ids))])
+        assert score.groups.tolist() == of[rows].tolist()
+
+
+def test_glyphs_are_measured_on_other_alphabets_and_labels_too(monkeypatch):
+    config, labels, asked = digits.get_config().data, np.arange(40) % 4, []
+    config.update(source="glyphs", label_map="level:1", limit=7)
+    images = np.eye(4, dtype=np.float32)[labels]
+
+    def sides(name, part):
+        of = json.loads(name)
+        asked.append((of["source"], of["label_map"], of["limit"]))
+        wrong = of["source"] in ("glyphs:greek", "glyphs:slant")
+        side = transfer.Side(images, labels, np.full(40, of["source"]))
+        return side, side._replace(labels=(labels + wrong) % 4)
+
+    monkeypatch.setattr(transfer, "_sides", sides)
+    dataset = types.SimpleNamespace(coarse=lambda y: y // 2)
+    own = {"coarse_knn", "fine_knn", "fine_5shot", "class_separation"}
+    measured = functools.partial(transfer.measured, lambda x: x, dataset, config)
+    assert measured(part="validation")[0].keys() == own
+    values, correct = measured(part="test")
+    separation = class_separation(images, labels // 2)
+    assert values.pop("class_separation") == separation < class_separation(images, labels)
+    assert asked[2:] == [
+        (f"glyphs:{name}", "fine", 0)
+        for name in ("greek", "cyrillic", "family", "weight", "slant", "serifs")
+    ]
+    assert {name for name, value in values.items() if value == 0} == {"greek_5shot", "slant_knn"}
+    assert sum(value == 1 for value in values.values()) == 7
+    assert correct["greek_5shot"]["groups"] == ["glyphs:greek"]
+    assert correct["coarse_knn"]["groups"] == ["glyphs"]
