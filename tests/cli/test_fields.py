@@ -40,11 +40,26 @@ def test_help_of_a_section_and_of_a_field(capsys):
         "look",
         "  look.k=50  neighbours per query",
     ]
+    assert said(capsys, "pretrain", "--help=--config.look.k").startswith("look\n  look.k=50 ")
     section = said(capsys, "pretrain", "--help=optimizer", "--config=pretrain/defaults.py")
     assert "optimizer.learning_rate=0.003" in section and "look" not in section
     assert "did you mean 'optimizer.name'" in said(
         capsys, "data", "show", "--help=optimizr.name", status=2
     )
+
+
+def test_help_has_a_group_for_each_section_after_the_fields_of_none():
+    lines = fields.listing("pretrain", CONFIGS["pretrain"]).splitlines()
+    heads = [line for line in lines if line and not line.startswith(" ")]
+    assert heads[:2] == ["general", "augment: for the views, and for a target that sees them"]
+    assert "key_augment: for keys of a memory" in heads and len(set(heads)) == len(heads)
+    group = ""
+    for line in filter(None, lines):
+        if not line.startswith(" "):
+            group = line.partition(":")[0].replace("general", "")
+        else:
+            name = line.strip().partition("=")[0]
+            assert name.rpartition(".")[0] == group, name
 
 
 @pytest.mark.parametrize(
@@ -60,14 +75,37 @@ def test_help_of_a_section_and_of_a_field(capsys):
         ("pretrain", "image_size", ["data.image_size"]),
         ("pretrain", "look.kk", ["look.k"]),
         ("pretrain", "augment.flp", ["augment.flip"]),
+        ("pretrain", "key_augment.flp", ["key_augment.flip"]),
+        ("pretrain", "flip", ["augment.flip", "key_augment.flip", "local_augment.flip"]),
+        ("pretrain", "name", ["model.name", "optimizer.name"]),
+        ("pretrain", "model.projector.widths", []),
         ("pretrain", "xyzzy", []),
         ("transfer", "lr", ["learning_rates"]),
+        ("transfer", "cropsize", ["augment.crop_size"]),
         ("transfer", "epochs", ["duration"]),
         ("transfer", "weight_decay", ["weight_decays"]),
     ],
 )
 def test_unknown_fields_are_taken_by_name_and_by_meaning(kind, key, meant):
     assert fields.nearest(CONFIGS[kind], key) == meant
+
+
+def test_at_most_three_fields_are_suggested():
+    config = {f"section_{i}": {"width": i} for i in range(5)}
+    assert fields.nearest(config, "width") == [f"section_{i}.width" for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    "key, words",
+    [
+        ("look.k.size", "look.k has no fields."),
+        ("model.predictor.xyzzy", "model.predictor has activation, bias, "),
+        ("xyzzy", "it has augment, "),
+        ("flip", "did you mean 'augment.flip' or 'key_augment.flip' or 'local_augment.flip'?"),
+    ],
+)
+def test_a_suggestion_ends_a_sentence(key, words):
+    assert fields.suggestion(CONFIGS["pretrain"], key).startswith(words)
 
 
 def test_every_meaning_is_a_field():
