@@ -268,13 +268,15 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
     if limit:
         rows = np.random.default_rng(config.seed).permutation(len(split.ids))[:limit]
         split = split.take(np.sort(rows))
-    wrong = config.data.wrong_labels
+    if not (wrong := config.data.wrong_labels):
+        return split
     require(
-        not (wrong and len(config.data.sources)),
+        not len(config.data.sources),
         f"data.wrong_labels {wrong} is for a single set, but data.sources names several.",
     )
-    labels = with_wrong_labels(split.labels, wrong, dataset.coarse, config.seed)
-    return split._replace(labels=labels)
+    return split._replace(
+        labels=with_wrong_labels(split.labels, wrong, dataset.coarse, config.seed)
+    )
 
 
 def with_saved_crops(
