@@ -44,6 +44,7 @@ class Method(NamedTuple):
 METHODS = {
     "ce_mlp": Method("cross-entropy, MLP head", "cross_entropy", MLP),
     "look": Method("LOOK", "look", {"temperature": 0.2, "look.k": 33}),  # the keys of a class
+    "sup_con": Method("SupCon", "sup_con", {"temperature": 0.2}),
     "moco_v2": Method("MoCo v2, no labels", "moco_v2", {"temperature": 0.2}),
 }
 PLAIN = "plain"
@@ -59,6 +60,7 @@ REMEDIES: dict[str, tuple[str, dict[str, Any]]] = {
 ARMS = {
     "ce_mlp": ("square_root", "class_balanced", "sam", "rw_sam"),
     "look": tuple(REMEDIES),
+    "sup_con": (),
     "moco_v2": ("sam", "rw_sam"),
 }
 SHOTS = {"many_5shot": "many", "medium_5shot": "medium", "few_5shot": "few"}
@@ -123,7 +125,7 @@ class Results:
     def trials(self, method: str, field: str) -> list[study.Job]:
         """Runs on validation, one per value: rates of the plain method, then radii of rwSAM."""
         remedy, known = (PLAIN, {}) if field == RATE else ("rw_sam", self.chosen(method, RATE))
-        if known is None:
+        if known is None or remedy not in (PLAIN, *ARMS[method]):
             return []
         return [
             job
@@ -173,7 +175,11 @@ def results() -> Results:
 def planned(of: Results) -> dict[tuple[str, str], tuple[statistics.Resampled, float, str]]:
     """The planned contrasts at ratio 100 with adjusted p and verdict: remedy − plain."""
     found = {(m, r): contrast(of.runs(m, r), of.runs(m)) for m in METHODS for r in ARMS[m]}
-    found |= {(m, "weights"): contrast(of.runs(m, "rw_sam"), of.runs(m, "sam")) for m in METHODS}
+    found |= {
+        (m, "weights"): contrast(of.runs(m, "rw_sam"), of.runs(m, "sam"))
+        for m in METHODS
+        if "rw_sam" in ARMS[m]
+    }
     adjusted = statistics.holm([1.0 if c is None else c.p for c in found.values()])
     return {
         key: (c, p, statistics.verdict(c, p, BOUND))
@@ -229,11 +235,24 @@ def remedies_markdown(of: Results) -> str:
     return table((*titles, *SHOTS.values(), *OTHERS.values(), "CPU time"), rows)
 
 
+def lead_markdown(of: Results) -> str:
+    """LOOK minus the peers with labels at each ratio, in the primary measure."""
+    peers = "ce_mlp", "sup_con"
+    rows = []
+    for ratio in RATIOS:
+        look, *others = (of.runs(m, ratio=ratio) for m in ("look", *peers))
+        if look and all(others):
+            cells = [_interval(contrast(look, runs)) for runs in others]
+            rows.append((ratio, min(map(len, (look, *others))), *cells))
+    return table(("ratio", "seeds", *(f"LOOK − {METHODS[m].title}" for m in peers)), rows)
+
+
 def robustness_markdown(of: Results) -> str:
     """What imbalance costs one method beyond what it costs another, on each measure."""
     measures = {PRIMARY: "62 characters"} | SHOTS | OTHERS
     rows = []
-    for one, other in (("ce_mlp", "moco_v2"), ("ce_mlp", "look"), ("look", "moco_v2")):
+    pairs = [("ce_mlp", "moco_v2"), ("ce_mlp", "look"), ("look", "moco_v2"), ("sup_con", "look")]
+    for one, other in pairs:
         at = {m: [of.runs(m, ratio=r) for r in (100, 1)] for m in (one, other)}
         seeds = sorted(set.intersection(*(set(runs) for pair in at.values() for runs in pair)))
         if len(seeds) < statistics.MIN_SEEDS:

@@ -145,11 +145,15 @@ TABLES = {
     "study_contrasts": lambda: transfer_study.contrasts_markdown(small_study()),
     "study_glyphs": lambda: transfer_study.accuracies_markdown(small_study(), "glyphs"),
     "study_fashion": lambda: transfer_study.accuracies_markdown(small_study(), "fashion_mnist"),
-    "study_granularity": lambda: transfer_study.granularity_markdown(small_study()),
+    "study_granularity": lambda: transfer_study.upstream_markdown(
+        small_study(), "upstream classes"
+    ),
+    "study_wrong_labels": lambda: transfer_study.upstream_markdown(small_study(), "wrong labels"),
     "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
     "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),
     "study_left": lambda: transfer_study.left_markdown(small_study()),
     "imbalance_ratios": lambda: imbalance.ratios_markdown(imbalance.results()),
+    "imbalance_lead": lambda: imbalance.lead_markdown(imbalance.results()),
     "imbalance_robustness": lambda: imbalance.robustness_markdown(imbalance.results()),
     "imbalance_remedies": lambda: imbalance.remedies_markdown(imbalance.results()),
     "imbalance_tuning": lambda: imbalance.tuning_markdown(imbalance.results()),

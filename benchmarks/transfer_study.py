@@ -113,6 +113,7 @@ ARMS = {
 TUNED = [name for name, arm in ARMS.items() if not arm.like]
 CLASSES = {"glyphs": 3, "fashion_mnist": 5}
 LEVELS = (2, 5, 20, 62)  # upstream classes of the granularity curve
+WRONG = (0.0, 0.1, 0.3)  # shares of wrong upstream labels
 GRANULARITY = ("look", "ce_mlp", "sup_con")
 TRIALS = 6
 RATES = (5e-4, 2e-2)  # range of the learning rate
@@ -284,22 +285,16 @@ class Study:
             for job in self.jobs(data, arm, chosen, [seed], "test")
         ]
 
-    def granularity_jobs(self) -> list[study.Job]:
-        """Test jobs with other numbers of upstream classes on glyphs."""
+    def upstream_jobs(self, upstream: dict[str, dict[str, Any]]) -> list[study.Job]:
+        """Test jobs on glyphs with other upstream labels: changed fields by name."""
         return [
             job
             for seed in SEEDS["other"]
-            for level in LEVELS
+            for name, changes in upstream.items()
             for arm in GRANULARITY
             if (chosen := self.chosen("glyphs", arm)) is not None
             for job in self.jobs(
-                "glyphs",
-                arm,
-                chosen,
-                [seed],
-                "test",
-                f"{arm} of {level}",
-                **{"data.label_map": label_map(level), "classes": level},
+                "glyphs", arm, chosen, [seed], "test", f"{arm}{name}" if name else "", **changes
             )
         ]
 
@@ -328,7 +323,8 @@ class Study:
                 ),
             ]
             if data == "glyphs":
-                found.append(("granularity", self.granularity_jobs))
+                for name, upstream in UPSTREAM.items():
+                    found.append((name, functools.partial(self.upstream_jobs, upstream)))
         return found
 
     def tuning(self, data, arms) -> list[study.Job]:
@@ -510,11 +506,10 @@ def _settings(chosen: dict[str, Any]) -> str:
     return ", ".join(f"{name.rpartition('.')[2]} {value:g}" for name, value in chosen.items())
 
 
-def granularity_markdown(of: Study) -> str:
-    """LOOK minus its peers by the number of upstream classes."""
+def upstream_markdown(of: Study, name: str) -> str:
+    """LOOK minus its peers by a property of the upstream labels."""
     rows = []
-    for level in LEVELS:
-        changes = {"data.label_map": label_map(level), "classes": level}
+    for changes in UPSTREAM[name].values():
         runs = {arm: of.runs("glyphs", arm, SEEDS["other"], **changes) for arm in GRANULARITY}
         cells = []
         for peer in GRANULARITY[1:]:
@@ -523,8 +518,8 @@ def granularity_markdown(of: Study) -> str:
                 low, high = c.interval
                 cells.append(f"{points(c.mean, '+')} ({points(low, '+')} … {points(high, '+')})")
         if len(cells) == len(GRANULARITY) - 1:
-            rows.append((level, min(map(len, runs.values())), *cells))
-    titles = ("upstream classes", "seeds", *(f"LOOK − {ARMS[a].title}" for a in GRANULARITY[1:]))
+            rows.append((VALUE[name](changes), min(map(len, runs.values())), *cells))
+    titles = (name, "seeds", *(f"LOOK − {ARMS[a].title}" for a in GRANULARITY[1:]))
     return table(titles, rows)
 
 
@@ -570,7 +565,7 @@ def cost_markdown(size: str, chip: str = "h100-1") -> str:
             runs = len(SEEDS["headline" if arm in HEADLINE else "other"])
             runs += 0 if its.like else TRIALS
             if data == "glyphs" and arm in GRANULARITY:
-                runs += len(LEVELS) * len(SEEDS["other"])
+                runs += sum(map(len, UPSTREAM.values())) * len(SEEDS["other"])
             hours = runs * found.hours
             total += hours
             rows.append((f"{TITLES[data]}: {its.title}", runs, f"{3600 * found.hours:.0f}", hours))
@@ -630,6 +625,21 @@ def job_key(config: dict[str, Any], part: str) -> str:
 def label_map(classes: int) -> str:
     """Name of the label map with that many upstream classes."""
     return "fine" if classes == 62 else f"benchmarks/label_maps/glyphs_{classes}.csv"
+
+
+# Other upstream labels on glyphs: the names of their runs, and changed fields.
+UPSTREAM = {
+    "upstream classes": {
+        f" of {level}": {"data.label_map": label_map(level), "classes": level} for level in LEVELS
+    },
+    "wrong labels": {
+        f", {share:.0%} wrong" if share else "": {"data.wrong_labels": share} for share in WRONG
+    },
+}
+VALUE = {  # of the first column of their tables
+    "upstream classes": lambda changes: changes["classes"],
+    "wrong labels": lambda changes: f"{changes['data.wrong_labels']:.0%}".replace("%", " %"),
+}
 
 
 def write_label_maps() -> None:

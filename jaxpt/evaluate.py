@@ -34,7 +34,7 @@ from jaxpt.weights import framed
 # Data fields that only concern pre-training.
 NOT_OF_A_SET = (
     *("train_on", "pretrain_limit"),
-    *("long_tail", "long_tail_images", "long_tail_seed", "sampling"),
+    *("long_tail", "long_tail_images", "long_tail_seed", "sampling", "wrong_labels"),
 )
 
 

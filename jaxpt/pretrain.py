@@ -32,6 +32,7 @@ from jaxpt.data import augment, crops, identity, imbalance, mixture, sources
 from jaxpt.data import feed as feeds
 from jaxpt.data.dataset import Dataset
 from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, rows_of_step
+from jaxpt.data.labels import with_wrong_labels
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import RunError, require
 from jaxpt.evaluation import collapse, features
@@ -240,7 +241,8 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
     With ``data.long_tail`` these are a long-tailed draw, see ``imbalance.long_tailed``. With
     ``data.pretrain_limit`` = n they are the first n of a shuffle that depends only on the seed. So
     all methods get the same images, a larger n includes the images of a smaller one, and the spread
-    over seeds includes the choice of images.
+    over seeds includes the choice of images. With ``data.wrong_labels`` some of their labels are
+    replaced, see ``labels.with_wrong_labels``; which ones depends on the seed, too.
 
     Raises:
       InputError: for an unknown part, a draw that is not possible, or a limit that is negative or
@@ -263,10 +265,17 @@ def train_split(config: ml_collections.ConfigDict, dataset: Dataset) -> sources.
         f"data.pretrain_limit must lie between 0 (all) and "
         f"{len(split.ids)}, the number of images of {config.data.train_on}, got {limit}.",
     )
-    if not limit:
+    if limit:
+        rows = np.random.default_rng(config.seed).permutation(len(split.ids))[:limit]
+        split = split.take(np.sort(rows))
+    if not (wrong := config.data.wrong_labels):
         return split
-    return split.take(
-        np.sort(np.random.default_rng(config.seed).permutation(len(split.ids))[:limit])
+    require(
+        not len(config.data.sources),
+        f"data.wrong_labels {wrong} is for a single set, but data.sources names several.",
+    )
+    return split._replace(
+        labels=with_wrong_labels(split.labels, wrong, dataset.coarse, config.seed)
     )
 
 

@@ -52,6 +52,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.data.long_tail_images = 0  # their number; 0: as many as the classes allow
     c.data.long_tail_seed = 0  # which classes are rare, and which of their images are drawn
     c.data.sampling = "instance"  # classes in batches: instance, square_root or class_balanced
+    c.data.wrong_labels = 0.0  # share of these that get another coarse class, to test robustness
     c.data.train_on = "trainval"  # or train: a fifth is held out for validation
 
     c.augment = ml_collections.ConfigDict()  # for the views, and for a target that sees them

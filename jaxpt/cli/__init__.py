@@ -433,7 +433,7 @@ def _data_check(args):
     from jaxpt.data import check, objects
 
     counts = collections.Counter()
-    require(bool(args.folder), "the folder is empty text: name a folder or a list of images.")
+    require(bool(args.folder), "the folder is empty text: name a folder, a list or an .npz file.")
     found = check.findings(objects.place(args.folder))
     for finding in itertools.chain(found, _near_by_vectors(args.vectors)):
         if args.json:
@@ -873,7 +873,7 @@ def _data_command(commands):
     check = _command(
         subcommands,
         "check",
-        "list unreadable, mislabelled and duplicate files of a folder of images",
+        "list unreadable, mislabelled and duplicate images of a folder, a list or an .npz file",
         epilog=f"Exit status: 0 if nothing was found, {FOUND} if something was.",
     )
     check.add_argument("--json", action="store_true", help="one JSON object per finding")
@@ -885,8 +885,8 @@ def _data_command(commands):
     )
     check.add_argument(
         "folder",
-        help="class folders, train and test folders of them, or a list "
-        "file, as for pre-training with data.source=folder",
+        help="class folders, train and test folders of them, or a list file, as for pre-training "
+        "with data.source=folder; or an .npz file, as with data.source=npz",
     )
     show = _config_command(
         subcommands,

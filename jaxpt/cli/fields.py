@@ -68,6 +68,7 @@ MEANINGS = {
     **dict.fromkeys(
         ("imbalance", "imbfactor", "imbratio", "imbalanceratio", "longtailed"), ("data.long_tail",)
     ),
+    **dict.fromkeys(("labelnoise", "noise", "noisylabels", "noiserate"), ("data.wrong_labels",)),
     **dict.fromkeys(("sampler", "classbalanced", "oversampling"), ("data.sampling",)),
     **dict.fromkeys(("sam", "rho", "sharpness"), ("rw_sam.rho",)),
     **dict.fromkeys(("numworkers", "threads", "nworkers"), ("data.workers",)),

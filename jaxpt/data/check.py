@@ -1,4 +1,4 @@
-"""Checks of an image folder: reports every problem found, and continues after each."""
+"""Checks of a set of images: reports every problem found, and continues after each."""
 
 import contextlib
 import hashlib
@@ -10,10 +10,12 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import numpy as np
 import PIL
 from PIL import Image
 
-from jaxpt.data import listing, near, objects
+from jaxpt.data import listing, near, objects, sources
+from jaxpt.data.dataset import make_split
 from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
 from jaxpt.files import is_remote
@@ -43,16 +45,20 @@ class Finding(NamedTuple):
 
 
 def findings(root: pathlib.Path | str) -> Iterator[Finding]:
-    """Checks the layout and the classes, then every file of every part, in order.
+    """Checks the layout and the classes, then every image of every part, in order.
 
     Args:
-      root: see ``listing.contents``.
+      root: see ``listing.contents``, or an .npz file, see ``sources.read_npz``.
 
     Raises:
-      InputError: if the folder cannot be read as an image dataset at all, see
-        ``listing.contents``.
+      InputError: if it cannot be read as an image dataset at all, see ``listing.contents`` and
+        ``sources.read_npz``.
     """
-    parts, remarks = listing.contents(root)
+    look, (parts, remarks) = (
+        (_look_at_array, (_of_arrays(root), []))
+        if os.fspath(root).endswith(".npz")
+        else (_look, listing.contents(root))
+    )
     for remark in remarks:
         yield Finding(remark.kind, remark.text)
     first: dict[bytes, tuple[str, str, str]] = {}
@@ -60,19 +66,19 @@ def findings(root: pathlib.Path | str) -> Iterator[Finding]:
     seen: list[tuple[str, near.Print | None]] = []
     with _pillow_warnings() as said:
         for part, (files, labels) in parts.items():
-            for file, label, (found, look) in zip(files, labels, in_parallel(_look, files)):
+            for label, (found, image) in zip(labels, in_parallel(look, files)):
                 yield from found
-                if look is None:
+                if image is None:
                     continue
-                here = (shown(file), part, label)
-                if look.inode in inodes and inodes[look.inode][0] != here[0]:
-                    yield _linked(*here, *inodes[look.inode])
-                elif look.digest in first:
-                    yield from _again(*here, *first[look.digest])
+                here = (image.name, part, label)
+                if image.inode in inodes and inodes[image.inode][0] != here[0]:
+                    yield _linked(*here, *inodes[image.inode])
+                elif image.digest in first:
+                    yield from _again(*here, *first[image.digest])
                 else:
-                    first[look.digest] = here
-                    seen.append((f"{here[0]} ({part}, {label})", look.print))
-                inodes.setdefault(look.inode, here)
+                    first[image.digest] = here
+                    seen.append((f"{here[0]} ({part}, {label})", image.print))
+                inodes.setdefault(image.inode, here)
     for later, earlier, differ in near.pairs(print for _, print in seen):
         yield Finding(
             "near",
@@ -85,12 +91,13 @@ def findings(root: pathlib.Path | str) -> Iterator[Finding]:
         )
 
 
-class _Look(NamedTuple):
-    """What is remembered of a readable file: device and inode, SHA-256 and fingerprint.
+class _Seen(NamedTuple):
+    """What is remembered of a readable image: name, device and inode, SHA-256 and fingerprint.
 
-    A file of an object store has its address in place of device and inode.
+    A file of an object store has its address in place of device and inode, an array its name.
     """
 
+    name: str
     inode: tuple[int, int] | str
     digest: bytes
     print: near.Print | None
@@ -139,7 +146,7 @@ def _again(file, part, label, first, first_part, first_label) -> Iterator[Findin
         yield Finding("duplicate", f"{file} {same}.")
 
 
-def _look(file: str) -> tuple[list[Finding], _Look | None]:
+def _look(file: str) -> tuple[list[Finding], _Seen | None]:
     """Findings about one file, and what is remembered of it if it can be read."""
     name = shown(file)
     _LOOKING.name = name
@@ -173,7 +180,33 @@ def _look(file: str) -> tuple[list[Finding], _Look | None]:
         found.append(Finding("cmyk", f"{name} is CMYK: it is converted to RGB."))
     if frames > 1 and form != "MPO":  # cameras store a preview with the picture
         found.append(Finding("frames", f"{name} has {frames} frames: only the first is read."))
+    return found + _constant(name, extrema), _Seen(name, inode, digest, near.print_of(picture))
+
+
+def _constant(name: str, extrema) -> list[Finding]:
     bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
-    if all(low == high for low, high in bands):
-        found.append(Finding("constant", f"{name} has a single color."))
-    return found, _Look(inode, digest, near.print_of(picture))
+    if any(low != high for low, high in bands):
+        return []
+    return [Finding("constant", f"{name} has a single color.")]
+
+
+def _of_arrays(path) -> dict[str, tuple[list[tuple[str, np.ndarray]], list[str]]]:
+    """Images, with their names, and class names of each part of an .npz file."""
+    parts, names = sources.read_npz(pathlib.Path(path))
+    splits = {part: make_split(part, *arrays, names) for part, arrays in parts.items()}
+    return {
+        part: (
+            [(f"{part} image {i}", image) for i, image in enumerate(split.images)],
+            [names[label] for label in split.labels],
+        )
+        for part, split in splits.items()
+    }
+
+
+def _look_at_array(named: tuple[str, np.ndarray]) -> tuple[list[Finding], _Seen]:
+    """As ``_look``, for an image of an array with its name."""
+    name, pixels = named
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
+    seen = _Seen(name, name, digest, near.print_of(picture))
+    return _constant(name, picture.getextrema()), seen

@@ -40,6 +40,7 @@ UNCHANGED = {
     "long_tail_images": (0,),
     "long_tail_seed": (0,),
     "sampling": ("instance",),
+    "wrong_labels": (0.0,),
     "labelled_share": (1.0,),
 }
 

@@ -81,6 +81,47 @@ def label_map(name: str, class_names: tuple[str, ...]) -> LabelMap:
     return maps[name]
 
 
+def with_wrong_labels(fine: np.ndarray, share: float, coarse: LabelMap, seed: int) -> np.ndarray:
+    """Replaces a share of the labels by labels of other coarse classes (symmetric label noise).
+
+    Which labels are replaced depends only on the seed; a larger share replaces these and more. The
+    other coarse class is drawn uniformly, and so is a fine class in it.
+
+    Args:
+      fine: int32 [n].
+      share: of the labels to replace, rounded to whole labels.
+      coarse: map from fine to coarse labels.
+      seed: any integer.
+
+    Returns:
+      The labels, int32 [n].
+
+    Raises:
+      InputError: for a share outside 0 … 1, or a single coarse class.
+    """
+    require(0 <= share <= 1, f"data.wrong_labels must lie between 0 and 1, got {share}.")
+    if not share:
+        return fine
+    classes = len(coarse.names)
+    require(
+        classes > 1,
+        f"data.wrong_labels {share} needs at least 2 coarse classes, but there is {classes}.",
+    )
+    rng = np.random.default_rng(seed)
+    n = len(fine)
+    order, shift, within = rng.permutation(n), rng.integers(1, classes, n), rng.random(n)
+    replaced = order[: round(share * n)]
+    members = [np.flatnonzero(np.asarray(coarse.coarse_of) == c) for c in range(classes)]
+    sizes = np.array([len(m) for m in members])
+    other = (coarse(fine) + shift) % classes
+    wrong = np.concatenate(members)[
+        np.cumsum(sizes)[other] - 1 - (within * sizes[other]).astype(int)
+    ]
+    labels = fine.copy()
+    labels[replaced] = wrong[replaced]
+    return labels
+
+
 def _of_level(name: str, class_names) -> LabelMap:
     level = name.removeprefix("level:")
     levels = max(len(c.split("/")) for c in class_names)

@@ -285,10 +285,19 @@ def _small(read) -> Callable[[ml_collections.ConfigDict], Dataset]:
 
 
 def _npz(config) -> Dataset:
-    """Loads images and labels by part, and optionally ``class_names``; see ``PREFIXES``."""
     path = pathlib.Path(config.path)
+    pairs, names = read_npz(path)
+    return _assemble(path.stem, names, pairs, config)
+
+
+def read_npz(path: pathlib.Path) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], list[str]]:
+    """Reads images and labels by part, and the class names; see ``PREFIXES``.
+
+    Raises:
+      InputError: if the file is not an .npz file with such arrays.
+    """
     require(path.is_file(), f"data.path {str(path)!r} is not a file: set it to an .npz file.")
-    arrays = _read_npz(path)
+    arrays = _arrays(path)
     parts, used = {}, {"class_names"}
     for part, prefixes in PREFIXES.items():
         found = {
@@ -321,7 +330,7 @@ def _npz(config) -> Dataset:
         part: (_images(path, named["images"], arrays), _labels(path, named["labels"], arrays))
         for part, named in parts.items()
     }
-    return _assemble(path.stem, _names(path, arrays, pairs["train"][1]), pairs, config)
+    return pairs, _names(path, arrays, pairs["train"][1])
 
 
 def _images(path, name: str, arrays) -> np.ndarray:
@@ -393,7 +402,7 @@ def _names(path, arrays, labels) -> list[str]:
     return decoded
 
 
-def _read_npz(path: pathlib.Path) -> dict[str, np.ndarray]:
+def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             return dict(file)

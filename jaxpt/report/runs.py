@@ -2,15 +2,17 @@
 
 import json
 import math
-from typing import Any, Sequence
+from typing import Any, Iterator, Sequence
 
 import numpy as np
 
 from jaxpt import records as record_files
-from jaxpt.errors import require
+from jaxpt.errors import InputError, require
 
 FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")
 FINETUNE_SEED = "finetune_seed"
+ABOUT = ("config", "data_config", "protocol", "step", "checkpoint")  # settings of a record
+SHOWN = 3  # of them in a message
 WITH = " with "  # "cka_features with cross_entropy"
 
 
@@ -79,8 +81,8 @@ def _unite(group):
     )
     values, protocol, details = {}, {}, {}
     for record in [r for r in group if FINETUNE_SEED not in r] + _mean(tuned):
-        _add(values, _numbers(record), group[0])
-        _add(protocol, record["protocol"], group[0])
+        _add(values, _numbers(record), group)
+        _add(protocol, record["protocol"], group)
         if record.get("details"):
             details.setdefault(record["evaluator"], []).append(record["details"])
     first = {
@@ -106,7 +108,7 @@ def _mean(tuned):
         return []
     protocol = {}
     for record in tuned:
-        _add(protocol, record["protocol"], record)
+        _add(protocol, record["protocol"], tuned)
     names = [name for name in tuned[0]["values"] if all(name in r["values"] for r in tuned)]
     means = {name: float(np.mean([_numbers(r)[name] for r in tuned])) for name in names}
     return [tuned[0] | {"values": means, "protocol": protocol}]
@@ -127,14 +129,41 @@ def _numbers(record):
     }
 
 
-def _add(whole, part, record):
+def _add(whole, part, group):
+    """Adds values or constants of a record of a group, whose other records are in ``whole``."""
     for name, value in part.items():
-        require(
-            name not in whole or canonical(whole[name]) == canonical(value),
-            f"{_name(record)} has two records of one seed that differ in {name!r} (different "
-            "configs, checkpoints or constants): keep one, or give each setting its own label.",
-        )
+        if name in whole and canonical(whole[name]) != canonical(value):
+            raise InputError(
+                f"{_name(group[0])} has two records of one seed that differ in {name!r} "
+                f"({_difference(name, group)}): keep one, or give each setting its own label."
+            )
         whole[name] = value
+
+
+def _difference(name: str, group) -> str:
+    """Settings in which records of a group with another value of ``name`` differ from the first."""
+    having = [r for r in group if name in r["protocol"] or name in _numbers(r)]
+    value = [canonical(r["protocol"].get(name, _numbers(r).get(name))) for r in having]
+    second = next((i for i, other in enumerate(value) if other != value[0]), 0)
+    a, b = (
+        dict(flat({field: record[field] for field in ABOUT if record.get(field) is not None}))
+        for record in (having[0], having[second])
+    )
+    differ = [
+        f"{x}: {a.get(x, 'none')} and {b.get(x, 'none')}"
+        for x in a | b
+        if canonical(a.get(x)) != canonical(b.get(x))
+    ]
+    return "; ".join(differ[:SHOWN] + ["…"] * (len(differ) > SHOWN)) or "with equal settings"
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields (dotted name, value) of every field of nested dicts."""
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 def _name(record) -> str:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jaxpt import pretrain
+from jaxpt.configs.pretrain.digits import get_config
 from jaxpt.data import sources
-from jaxpt.data.labels import label_map
+from jaxpt.data.labels import LabelMap, label_map, with_wrong_labels
 from jaxpt.errors import InputError
 
 TEN = tuple(str(i) for i in range(10))
@@ -530,6 +532,54 @@ class TestBroken:
             file.write_bytes(b"")
         with pytest.raises(InputError, match="no training image that can be used"):
             load("folder", root, broken="skip")
+
+
+class TestWrongLabels:
+    COARSE = LabelMap((0, 1, 1, 2, 0, 2, 2), ("a", "b", "c"))
+    FINE = (np.arange(7_000) % 7).astype(np.int32)
+
+    def wrong(self, share, seed=0):
+        return with_wrong_labels(self.FINE, share, self.COARSE, seed)
+
+    def test_as_many_as_asked_have_another_coarse_class(self):
+        changed = self.wrong(0.3) != self.FINE
+        assert changed.sum() == 2_100
+        before, after = self.COARSE(self.FINE)[changed], self.COARSE(self.wrong(0.3))[changed]
+        assert np.all(before != after) and self.wrong(0.3).dtype == np.int32
+        np.testing.assert_array_equal(self.wrong(0.0), self.FINE)
+
+    def test_other_classes_are_drawn_evenly(self):
+        wrong = self.wrong(1.0)
+        for own in range(7):
+            got = np.bincount(wrong[own == self.FINE], minlength=7)
+            others = [c for c in range(3) if c != self.COARSE.coarse_of[own]]
+            for c in others:  # half of 1,000 go to each coarse class, evenly to its members
+                members = np.flatnonzero(np.array(self.COARSE.coarse_of) == c)
+                expected = 1_000 / 2 / len(members)
+                np.testing.assert_allclose(got[members], expected, atol=5 * expected**0.5)
+
+    def test_a_larger_share_replaces_the_same_labels_and_more(self):
+        few, many = self.wrong(0.1), self.wrong(0.4)
+        np.testing.assert_array_equal(many[few != self.FINE], few[few != self.FINE])
+        assert np.any(self.wrong(0.1, seed=1) != few)
+
+    def test_what_is_not_possible_is_refused(self):
+        with pytest.raises(InputError, match="wrong_labels must lie between 0 and 1, got 1.5"):
+            self.wrong(1.5)
+        with pytest.raises(InputError, match="needs at least 2 coarse classes, but there is 1"):
+            with_wrong_labels(self.FINE, 0.5, LabelMap((0,) * 7, ("a",)), 0)
+
+    def test_training_sees_them_and_nothing_else_does(self, digits):
+        config = get_config("look")
+        config.data.label_map, config.data.wrong_labels, config.seed = "halves", 0.25, 3
+        coarse = digits._replace(coarse=label_map("halves", TEN))
+        split = pretrain.train_split(config, coarse)
+        changed = coarse.coarse(split.labels) != coarse.coarse(digits.trainval.labels)
+        assert changed.sum() == 300
+        np.testing.assert_array_equal(split.ids, digits.trainval.ids)
+        config.data.sources = {"one": {}, "two": {}}
+        with pytest.raises(InputError, match="is for a single set, but data.sources names several"):
+            pretrain.train_split(config, coarse)
 
 
 class TestLabelMap:

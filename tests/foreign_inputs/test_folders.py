@@ -610,6 +610,32 @@ def test_npz_class_names(names, run, here):
     assert run("set.npz", source="npz")[0].class_names == ("a", "b", "c")
 
 
+def test_npz_is_checked(here, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (7, 32, 32, 3), np.uint8)
+    images[3], images[4], images[5] = images[0], 7, np.maximum(images[1], 1)
+    np.savez(
+        here / "set.npz",
+        class_names=np.array(["cat", "dog", "eel"]),
+        **{"train_images": images[:6], "train_labels": np.array([0, 1, 2, 1, 1, 1])},
+        **{"test_images": images[[2, 6]], "test_labels": np.array([2, 0])},
+    )
+    status, lines = check("set.npz", capsys)
+    assert status == 3 and lines == [
+        "conflict: train image 3 of class dog is a duplicate of train image 0 of class cat.",
+        "constant: train image 4 has a single color.",
+        "leak: test image 0 of the test part is a duplicate of train image 2 of the train part.",
+        "near: train image 5 (train, dog) looks like train image 1 (train, dog): 0 of 64 bits of "
+        "their perceptual hashes differ.",
+        "1 conflict; 1 constant; 1 leak; 1 near",
+    ]
+    grey = {f"{part}_images": images for part, images in GREY.items()}  # all black
+    np.savez(here / "grey.npz", **arrays(**grey))
+    assert set(kinds(check("grey.npz", capsys)[1])) == {"conflict", "constant", "duplicate", "leak"}
+    (here / "other.npz").write_bytes(b"no archive")
+    assert cli.main(["data", "check", "other.npz"]) == 2
+    assert "other.npz is not a whole .npz file" in capsys.readouterr().err
+
+
 FLOATS = arrays()["train_images"].astype(np.float32)
 BAD_ARRAYS = {
     "channels first": (

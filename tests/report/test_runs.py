@@ -74,6 +74,16 @@ def test_two_records_may_not_contradict_each_other():
     assert merge([made, other | {"key": made["key"]}])[0]["values"] == {"fine_knn": 0.8}
 
 
+def test_records_that_contradict_each_other_name_the_settings_that_differ():
+    made = fake_records.evaluated("look", "knn", {"fine_knn": 0.9})
+    other = fake_records.evaluated("look", "knn", {"fine_knn": 0.8}, key="other")
+    with pytest.raises(InputError, match="with equal settings"):
+        merge([made, other])
+    other |= {"step": 7, "config": made["config"] | {"look": made["config"]["look"] | {"k": 3}}}
+    with pytest.raises(InputError, match=r"\(config\.look\.k: 50 and 3; step: .* and 7\)"):
+        merge([made, other])
+
+
 def sets(accuracies):
     """Three seeds of two methods on sets with given mean accuracies of (nca, look)."""
     return [
