@@ -78,6 +78,8 @@ def test_help_has_a_group_for_each_section_after_the_fields_of_none():
         ("pretrain", "key_augment.flp", ["key_augment.flip"]),
         ("pretrain", "flip", ["augment.flip", "key_augment.flip", "local_augment.flip"]),
         ("pretrain", "name", ["model.name", "optimizer.name"]),
+        ("pretrain", "key_augment.batch_siz", ["key_augment.crop_size", "key_augment.blur_size"]),
+        ("pretrain", "weight_deca", ["weight_ema", "optimizer.weight_decay"]),
         ("pretrain", "model.projector.widths", []),
         ("pretrain", "xyzzy", []),
         ("transfer", "lr", ["learning_rates"]),
