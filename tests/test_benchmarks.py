@@ -253,6 +253,7 @@ def test_text_contrasts_pair_the_seeds_that_both_arms_have(monkeypatch):
 IMBALANCE = {  # accuracy by method, remedy and ratio
     ("ce_mlp", "plain"): {1: 0.8, 10: 0.7, 100: 0.6},
     ("look", "plain"): {1: 0.9, 10: 0.8, 100: 0.65},
+    ("sup_con", "plain"): {1: 0.85, 10: 0.7, 100: 0.55},
     ("moco_v2", "plain"): {1: 0.5, 10: 0.5, 100: 0.4},
     ("look", "balanced"): {100: 0.7},
     ("look", "sam"): {100: 0.62},
@@ -289,20 +290,20 @@ def imbalanced(tmp_path, monkeypatch):
 def test_imbalance_is_tuned_at_ratio_100_before_its_test_part(imbalanced):
     of = imbalance.Results()
     (_, rates), (_, radii), (_, test) = of.stages()
-    assert len(rates) == 9 and not radii and not test
+    assert len(rates) == 3 * 4 and not radii and not test
     assert {(job.part, job.label.split(" ", 1)[1]) for job in rates} == {
         ("validation", "plain 100")
     }
     of = imbalanced(rates)
     (_, radii), (_, test) = of.stages()[1:]
-    assert len(radii) == 9 and len(test) == 5 * 15  # all but those with a radius
+    assert len(radii) == 9 and len(test) == 5 * (3 * 4 + 2 + 4)  # all but those with a radius
     for job in radii:
         assert job.config["optimizer"]["learning_rate"] == 3e-3
         assert job.config["rw_sam"]["alpha"] == 1 and job.config["data"]["train_on"] == "train"
         assert job.config["data"]["long_tail"] == "exponential:100"
     of = imbalanced(radii)
     test = of.stages()[2][1]
-    assert len(test) == 5 * 21 and {job.part for job in test} == {"test"}
+    assert len(test) == 5 * (3 * 4 + 4 + 6 + 2) and {job.part for job in test} == {"test"}
     for job in test:
         remedy, ratio = job.label.split()[1:]
         data, sam = job.config["data"], job.config["rw_sam"]
@@ -329,12 +330,16 @@ def test_imbalance_is_compared_with_plain_pre_training_and_with_no_imbalance(imb
     text = imbalance.ratios_markdown(of)
     assert "| LOOK, ratio 10 | 2 | 80.0 (0.0) |" in text
     assert "| LOOK, 100 − 1 | 2 | −25.0 (−25.0 … −25.0) |" in text
-    # Cross-entropy loses 20 points, MoCo 10 and LOOK 25.
+    assert imbalance.lead_markdown(of).splitlines()[-1] == (
+        "| 100 | 2 | +5.0 (+5.0 … +5.0) | +10.0 (+10.0 … +10.0) |"
+    )
+    # Cross-entropy loses 20 points, MoCo 10, LOOK 25 and SupCon 30.
     lines = imbalance.robustness_markdown(of).splitlines()[2:]
     assert [line.split(" | ")[1:3] for line in lines] == [
         ["2", "−10.0 (−10.0 … −10.0)"],
         ["2", "+5.0 (+5.0 … +5.0)"],
         ["2", "−15.0 (−15.0 … −15.0)"],
+        ["2", "−5.0 (−5.0 … −5.0)"],
     ]
     assert "| LOOK: `rw_sam.rho` | 0.03 |" in imbalance.tuning_markdown(of)
 
