@@ -65,6 +65,20 @@ class TestDraw:
         for images, seed in itertools.product((40, 61, 80), range(4)):
             assert len(drawn("pareto:5", images, seed).ids) == images
 
+    def test_the_seed_decides_which_images_of_a_class_are_drawn(self):
+        one, other = (drawn("exponential:1", 20, seed, np.zeros(50, int)).ids for seed in (0, 1))
+        assert len(one) == len(other) == 20 and set(one) != set(other)
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_thirds_are_class_numbers_by_rank(self, seed):
+        rank = np.array([0, 1, 3, 4])[imbalance.by_size(4, seed)]
+        thirds = imbalance.thirds(LABELS[::-1], seed)
+        assert {name: classes.tolist() for name, classes in thirds.items()} == {
+            "many": rank[:2].tolist(),
+            "medium": rank[2:3].tolist(),
+            "few": rank[3:].tolist(),
+        }
+
     def test_draws_are_nested_and_depend_on_their_seed_alone(self):
         small, large = drawn("exponential:8", 45), drawn("exponential:8", 75)
         assert set(small.ids) < set(large.ids)

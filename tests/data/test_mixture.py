@@ -67,6 +67,25 @@ def test_classes_ids_and_images_go_on_from_source_to_source(arrays):
             assert (one.images == one.images[..., :1]).all()
 
 
+def test_coarse_classes_of_the_first_source_do_not_shift_those_of_the_next(arrays):
+    data = data_of(arrays)
+    data.sources = {"a": data.sources.grey, "b": data.sources.colour}
+    for source, weight in ("a", 3.0), ("b", 1.0):
+        data.sources[source].weight = weight
+    dataset = sources.load(data)
+    assert dataset.coarse.names == ("a/even", "a/odd", "b/c0", "b/c1", "b/c2")
+    assert dataset.coarse.coarse_of == (0, 1, 0, 1, 2, 3, 4)
+    assert mixture.label_sources(dataset).tolist() == [0, 0, 1, 1, 1]
+    for split in dataset.trainval, dataset.test:
+        n = len(split.ids) // 2
+        fine = np.concatenate([np.arange(n) % 4, 4 + np.arange(n) % 3])
+        np.testing.assert_array_equal(split.labels, fine)
+    assert mixture.shares(dataset, dataset.trainval) == (0.75, 0.25)
+    assert mixture.about(dataset, dataset.trainval) == (
+        "Images: 40 of a (75% of a pass), 40 of b (25% of a pass)."
+    )
+
+
 def test_one_source_is_that_source(arrays):
     data = data_of(arrays)
     del data.sources["grey"]
@@ -124,6 +143,15 @@ def test_a_pass_holds_each_sources_quota(weights):
     part = batch_at(37, 90, n=100, seed=3, strata=strata)  # a batch is a slice of the stream
     np.testing.assert_array_equal(part, (index[37:127], epoch[37:127]))
     assert (batch_at(0, 500, n=100, seed=4, strata=strata)[0] != index).any()
+
+
+def test_a_pass_is_shuffled_anew_and_each_stratum_on_its_own():
+    strata = Strata.by_weight((np.arange(30), np.arange(30, 60)), (1, 1))
+    first, second = (batch_at(start, 60, n=60, seed=0, strata=strata)[0] for start in (0, 60))
+    assert 5 < np.sum(first[:30] < 30) < 25  # not one stratum after the other
+    assert np.any((first < 30) != (second < 30))
+    assert np.any(first[first < 30] != second[second < 30])
+    assert np.any(first[first < 30] + 30 != first[first >= 30])
 
 
 def test_the_identity_names_the_source_that_changed(arrays):

@@ -44,10 +44,18 @@ def assert_close(a, b, tolerance=2e-4):
         )
 
 
-@pytest.mark.parametrize(("method", "norm"), [("look", "sync_batch"), ("sup_con", "group")])
-def test_eight_devices_by_shard_map_or_pmap_equal_one(method, norm, dataset):
+@pytest.mark.parametrize(
+    ("method", "norm", "more"),
+    [
+        ("look", "sync_batch", {}),
+        ("sup_con", "group", {}),
+        ("sup_con", "group", {"rw_sam.rho": 0.5, "rw_sam.features": 400}),
+    ],
+    ids=["look", "sup_con", "rwSAM"],
+)
+def test_eight_devices_by_shard_map_or_pmap_equal_one(method, norm, more, dataset):
     # SGD: Adam divides by gradients of almost nothing, which blows rounding up.
-    changes = {"model.norm": norm, "optimizer.name": "sgd", "optimizer.learning_rate": 0.05}
+    changes = {"model.norm": norm, "optimizer.name": "sgd", "optimizer.learning_rate": 0.05} | more
     one, eight, pmapped = (
         train(dataset, method, devices=devices, mapping=mapping, **changes)
         for devices, mapping in ((1, "shard_map"), (8, "shard_map"), (8, "pmap"))
