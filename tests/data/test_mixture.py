@@ -151,7 +151,9 @@ def test_a_pass_is_shuffled_anew_and_each_stratum_on_its_own():
     assert 5 < np.sum(first[:30] < 30) < 25  # not one stratum after the other
     assert np.any((first < 30) != (second < 30))
     assert np.any(first[first < 30] != second[second < 30])
-    assert np.any(first[first < 30] + 30 != first[first >= 30])
+    three = Strata.by_weight(np.split(np.arange(120), [30, 60]), (1, 1, 4))  # quotas 20, 20, 80
+    index, _ = batch_at(0, 120, n=120, seed=0, strata=three)
+    assert set(index[index < 30] + 30) != set(index[(30 <= index) & (index < 60)])
 
 
 def test_the_identity_names_the_source_that_changed(arrays):
