@@ -270,7 +270,7 @@ def test_the_loop_is_gradient_descent_and_the_average_is_one(mix, smoothing, sta
 @pytest.mark.parametrize("head", ["linear", "mlp"])
 def test_features_minimise_and_the_classifier_maximises_the_entropy(head, start, dataset):
     changes = {"optimizer.name": "sgd", "optimizer.momentum": 0.0, "data.shots": 5}
-    changes |= {"minimax_entropy": 0.5, "head.name": head, "head.temperature": 0.5}
+    changes |= {"minimax_entropy": 0.5, "head.name": head, "head.temperature": 0.1}
     task = task_of(start, dataset, **changes)
     labelled = task.labelled(3)
     rest = finetune.unlabelled(dataset, labelled)
@@ -321,6 +321,23 @@ def test_unlabelled_images_are_all_others_without_their_labels(dataset):
         rest.images[:5], dataset.trainval.take(np.isin(dataset.trainval.ids, rest.ids)).images[:5]
     )
     assert set(rest.labels) == {-1}
+
+
+def test_every_training_takes_the_images_without_labels(start, dataset, monkeypatch):
+    changes = {"data.shots": 5, "minimax_entropy": 0.5, "learning_rates": (1e-3, 1e-2)}
+    task, seen = task_of(start, dataset, **changes), []
+    state = types.SimpleNamespace(average=None, params={}, batch_stats={})
+    monkeypatch.setattr(
+        finetune, "train", lambda task, *splits, **given: (seen.append(splits), state)[1]
+    )
+    monkeypatch.setattr(finetune, "accuracy", lambda *given: 0.5)
+    finetune.finetune(task, seed=3)
+    drawn = task.labelled(3)
+    expected = finetune.unlabelled(dataset, drawn).ids
+    assert [len(splits) for splits in seen] == [2, 2, 2]  # of two trials and the final training
+    for (labelled, rest), own in zip(seen, (drawn.train, drawn.train, drawn.trainval)):
+        np.testing.assert_array_equal(labelled.ids, own.ids)
+        np.testing.assert_array_equal(rest.ids, expected)
 
 
 def test_without_average_the_last_weights_are_tested(start, dataset):

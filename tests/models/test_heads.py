@@ -3,12 +3,14 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxpt.configs.pretrain import defaults, recipes
 from jaxpt.configs.pretrain.imagenet import barlow_twins, dino, moco_v2, moco_v3, simsiam, t_rex
 
 from jaxpt import models
+from jaxpt.ops.covariance import covariance_sqrt
 from jaxpt.errors import InputError
 
 
@@ -188,3 +190,15 @@ def test_the_covariance_head_classifies_numpys_root(width, temperature):
             wanted.append(x @ last["kernel"] + last["bias"])
     found = head.apply({"params": params}, maps, True)
     np.testing.assert_allclose(found, wanted, atol=1e-5 / (temperature or 1))
+
+
+def test_the_covariance_head_takes_the_iterations_it_is_given():
+    maps = np.random.default_rng(0).normal(size=(2, 9, 4)).astype(np.float32)
+    few, many = (models.CovarianceClassifier(4, 3, iterations=n) for n in (1, 24))
+    params = jax.tree.map(jnp.ones_like, many.init(jax.random.key(0), maps, True))
+    last = params["params"]["Classifier_0"]["Dense_0"]
+    root = covariance_sqrt(maps, 1)[:, *np.triu_indices(4)]
+    np.testing.assert_allclose(
+        few.apply(params, maps, True), root @ last["kernel"] + last["bias"], atol=1e-5
+    )
+    assert np.any(np.abs(few.apply(params, maps, True) - many.apply(params, maps, True)) > 1e-3)

@@ -48,6 +48,11 @@ def test_the_root_scales_and_ignores_the_mean():
     assert not np.any(covariance_sqrt(np.ones((2, 3, 3))))
 
 
+def test_bfloat16_is_computed_in_float32():
+    x = jnp.asarray(maps(9, 4), jnp.bfloat16)
+    np.testing.assert_array_equal(covariance_sqrt(x), covariance_sqrt(x.astype(jnp.float32)))
+
+
 def test_the_gradient_is_that_of_the_root_and_finite_for_singular_matrices():
     weights = np.random.default_rng(0).normal(size=(4, 4))
     gradient = jax.jit(jax.grad(lambda x: jnp.sum(weights * covariance_sqrt(x))))
