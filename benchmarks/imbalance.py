@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import transfer_study
 from jaxpt.configs.pretrain import defaults
-from transfer_study import BOUND, MLP, PRIMARY, ROOT, contrast, points, table
+from transfer_study import BOUND, MLP, PRIMARY, ROOT, contrast, interval, points, table
 
 from jaxpt import records
 from jaxpt.report import statistics
@@ -188,13 +188,6 @@ def planned(of: Results) -> dict[tuple[str, str], tuple[statistics.Resampled, fl
     }
 
 
-def _interval(c: statistics.Resampled | None) -> str:
-    if c is None:
-        return "–"
-    low, high = c.interval
-    return f"{points(c.mean, '+')} ({points(low, '+')} … {points(high, '+')})"
-
-
 def ratios_markdown(of: Results) -> str:
     """Plain methods at each ratio, and ratio 100 minus ratio 1."""
     measures = {PRIMARY: "62 characters"} | SHOTS | OTHERS
@@ -205,7 +198,7 @@ def ratios_markdown(of: Results) -> str:
             continue
         for ratio, runs in at.items():
             rows.append((f"{kind.title}, ratio {ratio}", len(runs), *_means(runs, measures)))
-        differences = [_interval(contrast(at[100], at[1], m)) for m in measures]
+        differences = [interval(contrast(at[100], at[1], m)) for m in measures]
         rows.append((f"{kind.title}, 100 − 1", min(map(len, at.values())), *differences))
     return table(("pre-training", "seeds", *measures.values()), rows)
 
@@ -223,14 +216,14 @@ def remedies_markdown(of: Results) -> str:
             title, sides = "rwSAM − SAM", (of.runs(method, "rw_sam"), of.runs(method, "sam"))
         else:
             title, sides = REMEDIES[remedy][0], (of.runs(method, remedy), of.runs(method))
-        others = [_interval(contrast(*sides, m)) for m in (*SHOTS, *OTHERS)]
+        others = [interval(contrast(*sides, m)) for m in (*SHOTS, *OTHERS)]
         seconds = [
             np.median([r["values"]["pretrain_cpu_seconds"] for r in s.values()]) for s in sides
         ]
         bold = word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**"
         cost = f"{seconds[0] / seconds[1]:.1f} ×"
         arm = f"{METHODS[method].title}: {title}"
-        rows.append((arm, c.n, _interval(c), f"{p:.3f}", bold, *others, cost))
+        rows.append((arm, c.n, interval(c), f"{p:.3f}", bold, *others, cost))
     titles = ("arm", "seeds", "62 characters", "p (Holm)", "verdict")
     return table((*titles, *SHOTS.values(), *OTHERS.values(), "CPU time"), rows)
 
@@ -242,7 +235,7 @@ def lead_markdown(of: Results) -> str:
     for ratio in RATIOS:
         look, *others = (of.runs(m, ratio=ratio) for m in ("look", *peers))
         if look and all(others):
-            cells = [_interval(contrast(look, runs)) for runs in others]
+            cells = [interval(contrast(look, runs)) for runs in others]
             rows.append((ratio, min(map(len, (look, *others))), *cells))
     return table(("ratio", "seeds", *(f"LOOK − {METHODS[m].title}" for m in peers)), rows)
 
@@ -273,7 +266,7 @@ def robustness_markdown(of: Results) -> str:
             return statistics.bootstrap(left, right, np.array(sizes))
 
         names = f"{METHODS[one].title} − {METHODS[other].title}"
-        rows.append((names, len(seeds), *(_interval(sides(m)) for m in measures)))
+        rows.append((names, len(seeds), *(interval(sides(m)) for m in measures)))
     return table(("loss of ratio 100, compared", "seeds", *measures.values()), rows)
 
 

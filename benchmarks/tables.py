@@ -148,6 +148,7 @@ TABLES = {
     "study_granularity": lambda: transfer_study.upstream_markdown(
         small_study(), "upstream classes"
     ),
+    "study_others": lambda: transfer_study.others_markdown(small_study()),
     "study_wrong_labels": lambda: transfer_study.upstream_markdown(small_study(), "wrong labels"),
     "study_tuning_glyphs": lambda: transfer_study.tuning_markdown(small_study(), "glyphs"),
     "study_tuning_fashion": lambda: transfer_study.tuning_markdown(small_study(), "fashion_mnist"),

@@ -437,6 +437,27 @@ def contrasts_markdown(of: Study) -> str:
     return table((*heads, "median of seeds", "range of seeds"), rows)
 
 
+def others_markdown(of: Study) -> str:
+    """LOOK minus each arm that is not planned, over the seeds that both have; not adjusted."""
+    rows = []
+    for arm in ARMS:
+        cells = []
+        for data in SETS if arm not in HEADLINE else ():
+            sides = (of.runs(data, one, SEEDS["other"]) for one in (HEADLINE[0], arm))
+            cells.append(interval(contrast(*sides)))
+        if any(cells):
+            rows.append((ARMS[arm].title, *cells))
+    return table(("LOOK minus …", *(TITLES[data] for data in SETS)), rows)
+
+
+def interval(c: statistics.Resampled | None) -> str:
+    """A difference in points with its 95 % interval; empty without one."""
+    if c is None:
+        return ""
+    low, high = (points(end, "+") for end in c.interval)
+    return f"{points(c.mean, '+')} ({low} … {high})"
+
+
 def accuracies_markdown(of: Study, data: str) -> str:
     """All arms: means (standard deviation over seeds) in %, R², CPU seconds and encoder passes."""
     found = {}
@@ -511,13 +532,8 @@ def upstream_markdown(of: Study, name: str) -> str:
     rows = []
     for changes in UPSTREAM[name].values():
         runs = {arm: of.runs("glyphs", arm, SEEDS["other"], **changes) for arm in GRANULARITY}
-        cells = []
-        for peer in GRANULARITY[1:]:
-            c = contrast(runs[GRANULARITY[0]], runs[peer])
-            if c is not None:
-                low, high = c.interval
-                cells.append(f"{points(c.mean, '+')} ({points(low, '+')} … {points(high, '+')})")
-        if len(cells) == len(GRANULARITY) - 1:
+        cells = [interval(contrast(runs[GRANULARITY[0]], runs[peer])) for peer in GRANULARITY[1:]]
+        if all(cells):
             rows.append((VALUE[name](changes), min(map(len, runs.values())), *cells))
     titles = (name, "seeds", *(f"LOOK − {ARMS[a].title}" for a in GRANULARITY[1:]))
     return table(titles, rows)

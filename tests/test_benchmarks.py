@@ -147,6 +147,13 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
     assert "is above SupCon (+20.0 points, median of seeds +20.0)" in text
     assert "ties (within ± 1 point) with" in text
     assert transfer_study.contrasts_markdown(of).count("\n") == 4
+    levels["sup_moco"] = 0.85
+    of = small(of.tuning_jobs("glyphs", "sup_moco")[1], values)
+    of = small(of.arm_jobs("glyphs", ["sup_moco"], range(5)), values, correct)
+    assert transfer_study.others_markdown(of).splitlines()[2:] == [
+        "| SupCon over the memory |  | −5.0 (−5.0 … −5.0) |",
+        "| LOOK, k = ½ of a class |  | +0.0 (+0.0 … +0.0) |",  # what tuning chose
+    ]
 
 
 LOOPS = """
