@@ -567,7 +567,25 @@ def answer(of: Study) -> str:
     few = min(c.n for c, _, _ in found.values())
     whole = len(found) == len(SETS) * (len(HEADLINE) - 1) and few == len(SEEDS["headline"])
     state = f"{few} seeds" if whole else f"unfinished: {len(found)} of 6 contrasts, {few} seeds"
-    return f"In 5-shot accuracy on fine labels ({state}): {' '.join(sentences)}"
+    text = f"In 5-shot accuracy on fine labels ({state}): {' '.join(sentences)}"
+    best = {data: highest(of, data) for data in SETS}
+    if not all(best.values()):
+        return text
+    where = [f"{arm} on {TITLES[data]}" for data, arm in best.items()]
+    if len(set(best.values())) == 1:
+        where = [f"{best[SETS[0]]} on both sets"]
+    return f"{text} Of all arms without fine labels, planned or not, the highest: {join(where)}."
+
+
+def highest(of: Study, data: str) -> str:
+    """Title of the arm without fine labels that has the highest mean; "" before all have run."""
+    means = {}
+    for arm in ARMS.keys() - {"ceiling"}:
+        seeds = SEEDS["headline" if arm in HEADLINE else "other"]
+        runs = of.runs(data, arm, seeds)
+        if len(runs) == len(seeds):
+            means[arm] = np.mean([record["values"][PRIMARY] for record in runs.values()])
+    return ARMS[max(means, key=means.get)].title if len(means) == len(ARMS) - 1 else ""
 
 
 def cost_markdown(size: str, chip: str = "h100-1") -> str:

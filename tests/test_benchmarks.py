@@ -147,6 +147,7 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
     assert "is above SupCon (+20.0 points, median of seeds +20.0)" in text
     assert "ties (within ± 1 point) with" in text
     assert transfer_study.contrasts_markdown(of).count("\n") == 4
+    assert transfer_study.highest(of, "glyphs") == "" and "highest" not in text
     levels["sup_moco"] = 0.85
     of = small(of.tuning_jobs("glyphs", "sup_moco")[1], values)
     of = small(of.arm_jobs("glyphs", ["sup_moco"], range(5)), values, correct)
@@ -154,6 +155,33 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
         "| SupCon over the memory |  | −5.0 (−5.0 … −5.0) |",
         "| LOOK, k = ½ of a class |  | +0.0 (+0.0 … +0.0) |",  # what tuning chose
     ]
+
+
+def test_the_answer_names_the_highest_of_all_arms_but_the_ceiling(small, monkeypatch):
+    def values(job):
+        rate = job.config["optimizer"]["learning_rate"]
+        level = {"ceiling": 0.9, "grafit": 0.8, "look_own": 0.7}.get(job.label, 0.5)
+        glyphs = job.config["data"]["source"] == "glyphs"
+        return {"coarse_knn": -abs(np.log(rate / 0.003)), "fine_5shot": level - 0.2 * glyphs}
+
+    def correct(job):
+        share = values(job)["fine_5shot"]
+        return {"fine_5shot": {"sizes": [100] * 3, "correct": [[round(100 * share)] * 3] * 2}}
+
+    monkeypatch.setitem(transfer_study.SEEDS, "headline", (0, 1))
+    monkeypatch.setitem(transfer_study.SEEDS, "other", (0, 1))
+    of = transfer_study.Study("small")
+    for data in transfer_study.SETS:
+        of = small(of.tuning(data, transfer_study.TUNED), values, correct)
+        arms = [arm for arm in transfer_study.ARMS if arm != "random"]
+        of = small(of.arm_jobs(data, arms, (0, 1)), values, correct)
+    assert "highest" not in transfer_study.answer(of)  # one arm has not run
+    for data in transfer_study.SETS:
+        of = small(of.arm_jobs(data, ["random"], (0, 1)), values, correct)
+    assert transfer_study.answer(of).endswith(
+        " Of all arms without fine labels, planned or not, the highest: "
+        "Grafit (SupCon over the memory + InfoNCE) on both sets."
+    )
 
 
 LOOPS = """
