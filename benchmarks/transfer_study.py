@@ -471,19 +471,13 @@ def accuracies_markdown(of: Study, data: str) -> str:
     rows = []
     for arm, runs in found.items():
         values = [record["values"] for record in runs.values()]
-
-        def cell(name, values=values):
-            column = np.array([v[name] for v in values])
-            spread = f" ({points(column.std(ddof=1))})" if len(column) > 1 else ""
-            return points(column.mean()) + spread
-
         seconds = np.median([v["pretrain_cpu_seconds"] for v in values])
         separation = np.mean([v["class_separation"] for v in values])
         rows.append(
             (
                 ARMS[arm].title,
                 len(values),
-                *map(cell, names),
+                *(_mean(runs.values(), name) for name in names),
                 f"{separation:.2f}",
                 f"{seconds:.0f}",
                 f"{passes(next(iter(runs.values()))['config']):,.0f}",
@@ -491,6 +485,13 @@ def accuracies_markdown(of: Study, data: str) -> str:
         )
     titles = ("arm", "seeds", *(MEASURES[m] for m in names), "R²", "CPU s", "passes")
     return table(titles, rows)
+
+
+def _mean(of, measure: str) -> str:
+    """Mean of a measure over records, and its standard deviation if there are several."""
+    column = np.array([record["values"][measure] for record in of])
+    spread = f" ({points(column.std(ddof=1))})" if len(column) > 1 else ""
+    return points(column.mean()) + spread
 
 
 def passes(config: dict[str, Any]) -> float:
@@ -528,15 +529,16 @@ def _settings(chosen: dict[str, Any]) -> str:
 
 
 def upstream_markdown(of: Study, name: str) -> str:
-    """LOOK minus its peers by a property of the upstream labels."""
+    """Accuracies, and LOOK minus its peers, by a property of the upstream labels."""
     rows = []
     for changes in UPSTREAM[name].values():
         runs = {arm: of.runs("glyphs", arm, SEEDS["other"], **changes) for arm in GRANULARITY}
         cells = [interval(contrast(runs[GRANULARITY[0]], runs[peer])) for peer in GRANULARITY[1:]]
         if all(cells):
-            rows.append((VALUE[name](changes), min(map(len, runs.values())), *cells))
-    titles = (name, "seeds", *(f"LOOK − {ARMS[a].title}" for a in GRANULARITY[1:]))
-    return table(titles, rows)
+            means = [_mean(of_arm.values(), PRIMARY) for of_arm in runs.values()]
+            rows.append((VALUE[name](changes), min(map(len, runs.values())), *means, *cells))
+    arms = [ARMS[arm].title for arm in GRANULARITY]
+    return table((name, "seeds", *arms, *(f"LOOK − {peer}" for peer in arms[1:])), rows)
 
 
 def answer(of: Study) -> str:

@@ -157,6 +157,39 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
     ]
 
 
+def test_upstream_labels_are_changed_for_three_arms_and_compared(small):
+    def values(job):
+        level = {"look": 0.8, "ce_mlp": 0.7, "sup_con": 0.5}[job.label.split(",")[0].split()[0]]
+        level -= job.config["data"]["wrong_labels"] * (job.config["method"] == "look")
+        away = abs(np.log(job.config["optimizer"]["learning_rate"] / 0.003))
+        return {"coarse_knn": -away, "fine_5shot": level}
+
+    def correct(job):
+        share = round(100 * values(job)["fine_5shot"])
+        return {"fine_5shot": {"sizes": [100] * 3, "correct": [[share] * 3] * 2}}
+
+    of = transfer_study.Study("small")
+    for arm in transfer_study.GRANULARITY:
+        of = small(of.tuning_jobs("glyphs", arm)[1], values)
+    for upstream in transfer_study.UPSTREAM.values():
+        jobs = of.upstream_jobs(upstream)
+        assert len(jobs) == 5 * 3 * len(upstream) and {job.part for job in jobs} == {"test"}
+        of = small(jobs, values, correct)
+    maps = {job.config["data"]["label_map"] for job in of.upstream_jobs(upstream)}
+    assert maps == {"level:1"}
+    assert transfer_study.upstream_markdown(of, "wrong labels").splitlines()[-1] == (
+        "| 30 % | 5 | 50.0 (0.0) | 70.0 (0.0) | 50.0 (0.0) | −20.0 (−20.0 … −20.0) "
+        "| +0.0 (+0.0 … +0.0) |"
+    )
+    text = transfer_study.upstream_markdown(of, "upstream classes")
+    assert [line.split(" | ")[0] for line in text.splitlines()[2:]] == [
+        "| 2",
+        "| 5",
+        "| 20",
+        "| 62",
+    ]
+
+
 def test_the_answer_names_the_highest_of_all_arms_but_the_ceiling(small, monkeypatch):
     def values(job):
         rate = job.config["optimizer"]["learning_rate"]
