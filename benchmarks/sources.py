@@ -10,6 +10,7 @@ part has all arms of a method.
 import argparse
 import concurrent.futures
 import functools
+import json
 import multiprocessing
 import os
 import pathlib
@@ -115,7 +116,7 @@ def run(job: tuple[str, str, int]) -> dict[str, Any]:
         values[name] = float(np.mean(predicted == wanted))
     values[PRIMARY] = float(np.mean(list(values.values())))
     return {
-        "key": key_of(job),
+        "key": key_of(config.to_dict(), arm, PROTOCOL),
         "method": method,
         "arm": arm,
         "seed": seed,
@@ -127,12 +128,18 @@ def run(job: tuple[str, str, int]) -> dict[str, Any]:
     }
 
 
-def key_of(job: tuple[str, str, int]) -> str:
-    from jaxpt import records
+def key_of(config: dict[str, Any], arm: str, protocol: dict[str, Any]) -> str:
+    """Key of a run, also of one whose config lacks fields that a later version added."""
+    from jaxpt.studies import study
 
-    method, arm, seed = job
-    config = config_of(method, arm, seed).to_dict()
-    return records.key_of({"config": config, "arm": arm, "protocol": PROTOCOL})
+    return study.key_of(config, arm, json.dumps(protocol, sort_keys=True))
+
+
+def left(found: list[dict[str, Any]]) -> list[tuple[str, str, int]]:
+    """Runs that have no record yet."""
+    known = {key_of(r["config"], r["arm"], r["protocol"]) for r in found}
+    jobs = [(method, arm, seed) for method in METHODS for seed in SEEDS for arm in ARMS]
+    return [job for job in jobs if key_of(config_of(*job).to_dict(), job[1], PROTOCOL) not in known]
 
 
 def _points(value: float, sign: str = "") -> str:
@@ -190,9 +197,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1e6, help="start no run after that")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes")
     args = parser.parse_args()
-    end, known = time.monotonic() + 60 * args.minutes, {r["key"] for r in records.read(RECORDS)}
-    jobs = [(method, arm, seed) for method in METHODS for seed in SEEDS for arm in ARMS]
-    jobs = [job for job in jobs if key_of(job) not in known]
+    end, jobs = time.monotonic() + 60 * args.minutes, left(records.read(RECORDS))
     spawn = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(args.workers, spawn, _one_thread) as pool:
         for start in range(0, len(jobs), args.workers):

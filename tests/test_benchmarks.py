@@ -441,6 +441,10 @@ def test_each_source_alone_is_trained_on_its_part_of_the_mixture(monkeypatch):
         assert (values["digits"], values["fashion_mnist"], values["mean"]) == (0, 1, 0.5)
         assert record["seed"] == record["config"]["seed"] == 3 and record["arm"] == arm
     assert len({record["key"] for record in found.values()}) == 4
+    older = json.loads(json.dumps(list(found.values()), default=list))
+    del older[0]["config"]["data"]["wrong_labels"]  # a field that a later version added
+    left = sources_study.left(older)
+    assert len(left) == 2 * 4 * 5 - 4 and ("look", "ignored", 3) not in left
 
 
 def few_labels(runs, accuracies):
