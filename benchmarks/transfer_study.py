@@ -619,10 +619,10 @@ def left_markdown(of: Study) -> str:
 
 
 def figure(of: Study, path: pathlib.Path) -> None:
-    """Draws the planned differences, and 5-shot accuracy against encoder passes."""
+    """Draws the planned differences, and accuracy against encoder passes and upstream classes."""
     planned = of.planned()
-    with drawing.panel(8, 7.5) as figure:
-        above, below, legend = figure.subfigures(3, 1, height_ratios=[2.6, 3.2, 1.7])
+    with drawing.panel(8, 11) as figure:
+        above, below, legend, curve = figure.subfigures(4, 1, height_ratios=[2.6, 3.2, 2.5, 2.7])
         first = above.subplots()
         first.axvspan(-100 * BOUND, 100 * BOUND, color="0.9")
         first.axvline(0, color=drawing.GREY, linewidth=0.8)
@@ -649,7 +649,25 @@ def figure(of: Study, path: pathlib.Path) -> None:
             ax.set(title=TITLES[data], xlabel="thousands of encoder passes")
             ax.set_ylabel("fine 5-shot, %")
         titles = [ARMS[arm].title for arm in drawn]
-        legend.legend(list(drawn.values()), titles, loc="center", ncols=3)
+        legend.legend(list(drawn.values()), titles, loc="center", ncols=2)
+        levels, last = UPSTREAM["upstream classes"].values(), curve.subplots()
+        for i, arm in enumerate(GRANULARITY):
+            found = [
+                [
+                    100 * r["values"][PRIMARY]
+                    for r in of.runs("glyphs", arm, SEEDS["other"], **c).values()
+                ]
+                for c in levels
+            ]
+            if all(len(y) > 1 for y in found):
+                error = [np.std(y, ddof=1) / math.sqrt(len(y)) for y in found]
+                places = np.arange(len(found)) + 0.05 * (i - 1)
+                last.errorbar(
+                    places, list(map(np.mean, found)), error, fmt="o-", label=ARMS[arm].title
+                )
+        last.set_xticks(range(len(levels)), [str(c["classes"]) for c in levels])
+        last.set(title=TITLES["glyphs"], xlabel="upstream classes", ylabel="fine 5-shot, %")
+        last.legend()
         figure.savefig(path, dpi=drawing.RASTER_DPI, facecolor="white")
 
 
