@@ -576,7 +576,7 @@ def answer(of: Study) -> str:
     where = [f"{arm} on {TITLES[data]}" for data, arm in best.items()]
     if len(set(best.values())) == 1:
         where = [f"{best[SETS[0]]} on both sets"]
-    return f"{text} Of all arms without fine labels, planned or not, the highest: {join(where)}."
+    return f"{text} The highest mean of all arms without fine labels (exploratory): {join(where)}."
 
 
 def highest(of: Study, data: str) -> str:

@@ -212,7 +212,7 @@ def test_the_answer_names_the_highest_of_all_arms_but_the_ceiling(small, monkeyp
     for data in transfer_study.SETS:
         of = small(of.arm_jobs(data, ["random"], (0, 1)), values, correct)
     assert transfer_study.answer(of).endswith(
-        " Of all arms without fine labels, planned or not, the highest: "
+        " The highest mean of all arms without fine labels (exploratory): "
         "Grafit (SupCon over the memory + InfoNCE) on both sets."
     )
 
