@@ -570,6 +570,12 @@ def answer(of: Study) -> str:
     whole = len(found) == len(SETS) * (len(HEADLINE) - 1) and few == len(SEEDS["headline"])
     state = f"{few} seeds" if whole else f"unfinished: {len(found)} of 6 contrasts, {few} seeds"
     text = f"In 5-shot accuracy on fine labels ({state}): {' '.join(sentences)}"
+    times = [
+        f"{times_of_sup_con(of, data):.1f} × on {TITLES[data]}"
+        for data in SETS
+        if (data, "sup_con") in found
+    ]
+    text += f" LOOK's pre-training takes longer than SupCon's: {join(times)}."
     best = {data: highest(of, data) for data in SETS}
     if not all(best.values()):
         return text
@@ -577,6 +583,15 @@ def answer(of: Study) -> str:
     if len(set(best.values())) == 1:
         where = [f"{best[SETS[0]]} on both sets"]
     return f"{text} The highest mean of all arms without fine labels (exploratory): {join(where)}."
+
+
+def times_of_sup_con(of: Study, data: str) -> float:
+    """Median CPU time of LOOK's pre-training in multiples of SupCon's."""
+    look, sup_con = (
+        np.median([r["values"]["pretrain_cpu_seconds"] for r in runs.values()])
+        for runs in (of.runs(data, arm, SEEDS["headline"]) for arm in ("look", "sup_con"))
+    )
+    return look / sup_con
 
 
 def highest(of: Study, data: str) -> str:

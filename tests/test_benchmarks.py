@@ -128,7 +128,8 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
 
     def values(job):
         away = abs(np.log(job.config["optimizer"]["learning_rate"] / 0.003))
-        return {"coarse_knn": -away, "fine_5shot": 0.0}
+        seconds = 30.0 if job.label == "look" else 20.0
+        return {"coarse_knn": -away, "fine_5shot": 0.0, "pretrain_cpu_seconds": seconds}
 
     def correct(job):
         rng = np.random.default_rng(job.config["seed"])
@@ -145,7 +146,7 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
     text = transfer_study.answer(of)
     assert "unfinished: 3 of 6 contrasts, 5 seeds" in text
     assert "is above SupCon (+20.0 points, median of seeds +20.0)" in text
-    assert "ties (within ± 1 point) with" in text
+    assert "ties (within ± 1 point) with" in text and "SupCon's: 1.5 × on glyphs." in text
     assert transfer_study.contrasts_markdown(of).count("\n") == 4
     assert transfer_study.highest(of, "glyphs") == "" and "highest" not in text
     levels["sup_moco"] = 0.85
@@ -195,7 +196,11 @@ def test_the_answer_names_the_highest_of_all_arms_but_the_ceiling(small, monkeyp
         rate = job.config["optimizer"]["learning_rate"]
         level = {"ceiling": 0.9, "grafit": 0.8, "look_own": 0.7}.get(job.label, 0.5)
         glyphs = job.config["data"]["source"] == "glyphs"
-        return {"coarse_knn": -abs(np.log(rate / 0.003)), "fine_5shot": level - 0.2 * glyphs}
+        return {
+            "coarse_knn": -abs(np.log(rate / 0.003)),
+            "fine_5shot": level - 0.2 * glyphs,
+            "pretrain_cpu_seconds": 20.0,
+        }
 
     def correct(job):
         share = values(job)["fine_5shot"]
