@@ -70,3 +70,5 @@ def test_the_names_are_those_of_the_paper():
         config = page.get_config(variant)
         assert config.t_rex.prototypes_from == source
         assert len(config.model.projector.hidden) == layers
+    without_recipe = importlib.import_module("jaxpt.configs.pretrain.defaults").get_config()
+    assert without_recipe.t_rex.prototypes_from == "memory"
