@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import transfer_study
 from jaxpt.configs.pretrain import defaults
-from transfer_study import BOUND, MLP, PRIMARY, ROOT, contrast, interval, points, table
+from transfer_study import BOUND, MLP, PRIMARY, ROOT, contrast, interval, mean, points, table
 
 from jaxpt import records
 from jaxpt.report import statistics
@@ -197,15 +197,16 @@ def ratios_markdown(of: Results) -> str:
         if not all(at.values()):
             continue
         for ratio, runs in at.items():
-            rows.append((f"{kind.title}, ratio {ratio}", len(runs), *_means(runs, measures)))
+            rows.append(
+                (
+                    f"{kind.title}, ratio {ratio}",
+                    len(runs),
+                    *(mean(runs.values(), m) for m in measures),
+                )
+            )
         differences = [interval(contrast(at[100], at[1], m)) for m in measures]
         rows.append((f"{kind.title}, 100 − 1", min(map(len, at.values())), *differences))
     return table(("pre-training", "seeds", *measures.values()), rows)
-
-
-def _means(runs, measures) -> list[str]:
-    columns = [np.array([r["values"][m] for r in runs.values()]) for m in measures]
-    return [f"{points(c.mean())} ({points(c.std(ddof=1)) if len(c) > 1 else '–'})" for c in columns]
 
 
 def remedies_markdown(of: Results) -> str:

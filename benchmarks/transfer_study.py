@@ -425,7 +425,7 @@ def contrasts_markdown(of: Study) -> str:
             f"{TITLES[data]}: LOOK − {ARMS[peer].title}",
             c.n,
             points(c.mean, "+"),
-            f"{points(c.interval[0], '+')} … {points(c.interval[1], '+')}",
+            ends(c),
             f"{p:.3f}",
             word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**",
             points(np.median(of.differences(data, peer)), "+"),
@@ -452,10 +452,12 @@ def others_markdown(of: Study) -> str:
 
 def interval(c: statistics.Resampled | None) -> str:
     """A difference in points with its 95 % interval; empty without one."""
-    if c is None:
-        return ""
-    low, high = (points(end, "+") for end in c.interval)
-    return f"{points(c.mean, '+')} ({low} … {high})"
+    return f"{points(c.mean, '+')} ({ends(c)})" if c else ""
+
+
+def ends(c: statistics.Resampled) -> str:
+    """The ends of its 95 % interval."""
+    return " … ".join(points(end, "+") for end in c.interval)
 
 
 def accuracies_markdown(of: Study, data: str) -> str:
@@ -477,7 +479,7 @@ def accuracies_markdown(of: Study, data: str) -> str:
             (
                 ARMS[arm].title,
                 len(values),
-                *(_mean(runs.values(), name) for name in names),
+                *(mean(runs.values(), name) for name in names),
                 f"{separation:.2f}",
                 f"{seconds:.0f}",
                 f"{passes(next(iter(runs.values()))['config']):,.0f}",
@@ -487,7 +489,7 @@ def accuracies_markdown(of: Study, data: str) -> str:
     return table(titles, rows)
 
 
-def _mean(of, measure: str) -> str:
+def mean(of, measure: str) -> str:
     """Mean of a measure over records, and its standard deviation if there are several."""
     column = np.array([record["values"][measure] for record in of])
     spread = f" ({points(column.std(ddof=1))})" if len(column) > 1 else ""
@@ -535,7 +537,7 @@ def upstream_markdown(of: Study, name: str) -> str:
         runs = {arm: of.runs("glyphs", arm, SEEDS["other"], **changes) for arm in GRANULARITY}
         cells = [interval(contrast(runs[GRANULARITY[0]], runs[peer])) for peer in GRANULARITY[1:]]
         if all(cells):
-            means = [_mean(of_arm.values(), PRIMARY) for of_arm in runs.values()]
+            means = [mean(of_arm.values(), PRIMARY) for of_arm in runs.values()]
             rows.append((VALUE[name](changes), min(map(len, runs.values())), *means, *cells))
     arms = [ARMS[arm].title for arm in GRANULARITY]
     return table((name, "seeds", *arms, *(f"LOOK − {peer}" for peer in arms[1:])), rows)

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 import transfer_study
-from transfer_study import points, table
+from transfer_study import ends, interval, points, table
 from jaxpt.configs.transfer import defaults
 
 from jaxpt import backbones, finetune, pretrain, records
@@ -290,7 +290,7 @@ def contrasts_markdown(of: Study) -> str:
             f"{TITLES[data]}, {shots} labels per class",
             c.n,
             points(c.mean, "+"),
-            interval(c),
+            ends(c),
             f"{p:.3f}",
             word if word in (statistics.TIE, statistics.OPEN) else f"**{word}**",
         )
@@ -316,7 +316,7 @@ def accuracies_markdown(of: Study) -> str:
                     len(scores),
                     points(scores.mean())
                     + (f" ({points(scores.std(ddof=1))})" if len(scores) > 1 else ""),
-                    f"{points(c.mean, '+')} ({interval(c)})" if c else "",
+                    interval(c),
                     f"{np.median([v['cpu_seconds'] for v in values]):.0f}",
                 )
             )
@@ -336,10 +336,6 @@ def tuning_markdown(of: Study) -> str:
             span = f"{points(min(found))} … {points(max(found))}"
             rows.append((f"{TITLES[data]}: {ARMS[name].title}", len(found), settings, span))
     return table(("arm", "trials", "chosen", "validation accuracy % of the trials"), rows)
-
-
-def interval(c: statistics.Resampled) -> str:
-    return f"{points(c.interval[0], '+')} … {points(c.interval[1], '+')}"
 
 
 def run(sets, minutes: float) -> None:

@@ -54,11 +54,10 @@ def findings(root: pathlib.Path | str) -> Iterator[Finding]:
       InputError: if it cannot be read as an image dataset at all, see ``listing.contents`` and
         ``sources.read_npz``.
     """
-    look, (parts, remarks) = (
-        (_look_at_array, (_of_arrays(root), []))
-        if os.fspath(root).endswith(".npz")
-        else (_look, listing.contents(root))
-    )
+    if os.fspath(root).endswith(".npz"):
+        look, parts, remarks = _look_at_array, _of_arrays(root), []
+    else:
+        look, (parts, remarks) = _look, listing.contents(root)
     for remark in remarks:
         yield Finding(remark.kind, remark.text)
     first: dict[bytes, tuple[str, str, str]] = {}

@@ -2,9 +2,10 @@
 
 import json
 import math
-from typing import Any, Iterator, Sequence
+from typing import Any, Sequence
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jaxpt import records as record_files
 from jaxpt.errors import InputError, require
@@ -146,7 +147,7 @@ def _difference(name: str, group) -> str:
     value = [canonical(r["protocol"].get(name, _numbers(r).get(name))) for r in having]
     second = next((i for i, other in enumerate(value) if other != value[0]), 0)
     a, b = (
-        dict(flat({field: record[field] for field in ABOUT if record.get(field) is not None}))
+        flatten_dict({x: record[x] for x in ABOUT if record.get(x) is not None}, sep=".")
         for record in (having[0], having[second])
     )
     differ = [
@@ -155,15 +156,6 @@ def _difference(name: str, group) -> str:
         if canonical(a.get(x)) != canonical(b.get(x))
     ]
     return "; ".join(differ[:SHOWN] + ["…"] * (len(differ) > SHOWN)) or "with equal settings"
-
-
-def flat(config: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields (dotted name, value) of every field of nested dicts."""
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _name(record) -> str:

@@ -5,10 +5,12 @@ import json
 import pathlib
 from typing import Any, Sequence
 
+from flax.traverse_util import flatten_dict
+
 from jaxpt.methods import unread
 from jaxpt.report.naming import set_name
 from jaxpt.report.results import NAMES, Results, join, protocol_of
-from jaxpt.report.runs import flat, pretrain_limit
+from jaxpt.report.runs import pretrain_limit
 
 LISTED = 10  # longer lists of constants are abbreviated to their ends
 EVALUATOR = "evaluator"  # a field that only records of single evaluators have, not those of studies
@@ -235,7 +237,7 @@ def _fields(label, by_seed) -> dict[str, str]:
     for record in by_seed.values():
         config = record["config"]
         aside = {*ASIDE, *unread(config)} if config else ()
-        for field, value in flat(config or {}):
+        for field, value in flatten_dict(config or {}, sep=".").items():
             if not _among(field, aside):
                 fields.setdefault(field, []).append(_value(value))
     return {field: _all(values) for field, values in fields.items()}
@@ -281,7 +283,9 @@ def _as_shipped(record) -> bool:
 
 def _essence(config) -> dict[str, Any]:
     config = json.loads(json.dumps(config, default=list))  # tuples become lists, as in a file
-    return {field: value for field, value in flat(config) if field not in ASIDE}
+    return {
+        field: value for field, value in flatten_dict(config, sep=".").items() if field not in ASIDE
+    }
 
 
 def _value(value) -> str:
