@@ -257,13 +257,14 @@ def rows_of(form: str, size: tuple[int, int, int]) -> int:
     batch, n, _ = size
     if form != "chunked":
         return batch
-    return knn.rows_at_once(batch, 2 * 4 * n, knn.WORKSPACE)
+    return knn.rows_at_once(batch, knn.row_bytes(n, form), knn.WORKSPACE)
 
 
 def measure(form: str, size: tuple[int, int, int], keys: str, topology: str) -> dict:
     """Reads and writes in units of the similarities, temporaries, and the selection's passes."""
     batch, n, k = size
-    rows, thresholds = rows_of(form, size), selection.THRESHOLDS if topology else 1
+    platform = selection.TPU if topology else selection.CPU
+    rows, thresholds = rows_of(form, size), platform.thresholds
     needed = {}
     if form in ("chunked", "dense"):
         needed = {kind: passes(kind, rows, n, k, thresholds) for kind in ("random", "clusters")}

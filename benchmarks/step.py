@@ -11,6 +11,7 @@ benchmarks/records/step.jsonl.
 """
 
 import argparse
+import concurrent.futures
 import json
 import os
 import pathlib
@@ -187,9 +188,10 @@ class Running:
 
 def in_turns(shapes, overrides, rounds, steps) -> dict[str, float]:
     """Median seconds per step of each kind."""
-    running = {name: Running(name, shapes, overrides) for name in STEPS}
-    for one in running.values():
-        one.seconds(1)  # compiles
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        made = pool.map(lambda name: Running(name, shapes, overrides), STEPS)
+        running = dict(zip(STEPS, made))
+        list(pool.map(lambda one: one.seconds(1), running.values()))  # compiles
     found = {name: [] for name in STEPS}
     for _ in range(rounds):
         for name, one in running.items():

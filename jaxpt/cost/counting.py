@@ -398,11 +398,9 @@ def _body(equation, devices) -> tuple[Counts, float]:
     name, params = equation.primitive.name, equation.params
     if name == "cond":
         platforms = params.get("branches_platforms") or [("tpu",)] * len(params["branches"])
-        branches = [
-            count(branch, devices)
-            for branch, of in zip(params["branches"], platforms, strict=True)
-            if of is None or "tpu" in of
-        ]
+        found = list(zip(params["branches"], platforms, strict=True))
+        named = [branch for branch, of in found if of and "tpu" in of]
+        branches = [count(x, devices) for x in named or [x for x, of in found if not of]]
         return max(branches, key=lambda counts: counts.flops()), 1.0
     if name == "scan":
         return count(params["jaxpr"], devices), float(params["length"])

@@ -63,16 +63,17 @@ def knn_classify(
     unit = jax.jit(unit_vectors)  # one program instead of one per operation
     bank = unit(jnp.asarray(train_features))
     k = min(k, len(train_labels))
-    predictions = []
-    for start in range(0, len(test_features), batch_size):
+    starts, predictions = range(0, len(test_features), batch_size), []
+    bank_ids = None if train_ids is None else jnp.asarray(train_ids)
+
+    def search(start):
         rows = slice(start, start + batch_size)
-        near, index = knn.search(
-            unit(jnp.asarray(test_features[rows])),
-            bank,
-            k,
-            query_ids=None if test_ids is None else jnp.asarray(test_ids[rows]),
-            key_ids=None if train_ids is None else jnp.asarray(train_ids),
-        )
+        ids = None if test_ids is None else jnp.asarray(test_ids[rows])
+        queries = unit(jnp.asarray(test_features[rows]))
+        return knn.search(queries, bank, k, query_ids=ids, key_ids=bank_ids)
+
+    # All searches are under way before the first result is read, so that none waits for the host.
+    for start, (near, index) in [(start, search(start)) for start in starts]:
         alone = np.asarray(index[:, 0]) < 0
         require(
             not alone.any(),

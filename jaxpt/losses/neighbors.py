@@ -1,17 +1,18 @@
-"""Losses of soft nearest-neighbour classifiers, LOOK and NCA, each in three forms.
+"""Losses of soft nearest-neighbour classifiers, LOOK and NCA, in several forms.
 
 The *dense* form computes the whole matrix of similarities, [batch, memory], which suits small
 memories. The *chunked* form does the same for a few queries at a time, in a bounded workspace, and
 keeps only their losses and gradients. It reads long rows and neither sorts nor gathers, which suits
-accelerators. The *streamed* form compares blocks of keys that fit the caches of a CPU, and never
-holds more than the neighbours. ``form="auto"`` picks the fastest for the platform that the program
-is compiled for.
+TPUs. The *gathered* form, of LOOK alone, is chunked, too, but finds the neighbours by short sorts
+and gathers their keys for the gradient, which suits GPUs. The *streamed* form compares blocks of
+keys that fit the caches of a CPU, and never holds more than the neighbours. ``form="auto"`` picks
+the fastest for the platform that the program is compiled for.
 """
 
 import functools
 import math
 import numbers
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,12 +23,13 @@ from jaxpt.ops import similarity as sim
 from jaxpt.ops.knn import Keys, Queries
 
 NO_POSITIVE = ("nearest", "drop", "floor")
-NEIGHBOR_FORMS = ("auto", "dense", "chunked", "streamed")
+NEIGHBOR_FORMS = ("auto", "dense", "chunked", "gathered", "streamed")
 # Limits up to which "auto" is dense; see ``_choose_forms``.
 DENSE_MEMORY = 2048  # keys
 KEYS_PER_NEIGHBOR = 40  # keys per neighbour: for a large k, selecting costs more than masking
 SMALL_MATRIX = 2**24  # similarities, 64 MiB, up to which ``KEYS_PER_NEIGHBOR`` applies
 LARGEST_MATRIX = 2**28  # similarities, 1 GiB, up to which a CPU holds them for a large k or a gate
+GATHERED_SHARE = 100  # keys per neighbour from which on GPUs gather, as measured on an H100
 NCA_BLOCK = 4096  # keys per block of streamed NCA, small because a block is read several times
 
 
@@ -129,19 +131,21 @@ def look(
         passing its own part (for example its batch). Leave it out if the memory is the same on all
         devices. In the streamed form keys stay on their device and only candidates are exchanged.
       form: "dense" holds a few arrays of batch × memory. "chunked" holds them for as many queries
-        as ``workspace`` allows, and computes their gradient at once. "streamed" holds none: it
-        finds the neighbours (``jaxpt.ops.knn``) and reads only these again. All agree to rounding;
-        the last two are differentiable in reverse mode only. "auto" is dense up to 2,048 keys. For
-        more keys it depends on the platform. On accelerators it is chunked, or streamed if keys of
-        several devices are compared (``axis_name``) and neither ``gate`` nor a traced k needs all
-        similarities. On CPUs it is dense up to 40 keys per neighbour if the matrix has at most 2²⁴
-        entries, up to 8 if it has at most 2²⁸, and streamed otherwise; ``gate`` or a traced k make
-        it dense up to 2²⁸ entries and chunked beyond.
-      k_max: static upper bound of a traced k, required to stream it; a larger k is cut to k_max.
+        as ``workspace`` allows, and computes their gradient at once. "gathered" does so, too, but
+        holds the neighbours alone for the gradient. "streamed" holds none: it finds the neighbours
+        (``jaxpt.ops.knn``) and reads only these again. All agree to rounding; all but "dense" are
+        differentiable in reverse mode only. "auto" is dense up to 2,048 keys. For more keys it
+        depends on the platform. On accelerators it is chunked, on GPUs gathered from 100 keys per
+        neighbour on, or streamed if keys of several devices are compared (``axis_name``). On CPUs
+        it is dense up to 40 keys per neighbour if the matrix has at most 2²⁴ entries, up to 8 if it
+        has at most 2²⁸, and streamed otherwise. With ``gate`` or a traced k, which need all
+        similarities, it is chunked, but on CPUs dense up to 2²⁸ entries.
+      k_max: static upper bound of a traced k, required to stream or gather; a larger k is cut to
+        k_max.
       recall: None finds the exact neighbours. A number between 0 and 1, which has an effect only in
         the streamed form, is the share of them to be found by an approximate search, faster on TPUs
         (see ``jaxpt.ops.knn.search``).
-      workspace: bytes for the chunked form; one query at a time is the least.
+      workspace: bytes for the chunked and gathered forms; one query at a time is the least.
 
     Returns:
       (float32 losses [batch], NeighborStats).
@@ -150,8 +154,8 @@ def look(
       TypeError: for integer embeddings.
       ValueError: for k < 1, temperature <= 0, an unknown ``no_positive``, gate <= 0, robustness
         or recall outside 0 … 1, workspace < 1, shapes that do not match, only one of the ids, an
-        unknown form or an impossible one: "streamed" with a gate or with a traced k without
-        ``k_max``.
+        unknown form or an impossible one: "streamed" or "gathered" with a gate, or with a traced k
+        without ``k_max``.
 
     Example:
       Two keys of the query's class have cosine 1 and −1, one key of another class has cosine 1. The
@@ -185,7 +189,7 @@ def look(
     asked, stored, shared = _prepared(
         Queries(queries, query_ids, query_labels),
         Keys(keys, key_ids, key_labels, key_mask, None),
-        Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
+        Shared(temperature, normalize, axis_name),
         where,
         label_sources,
     )
@@ -198,13 +202,20 @@ def look(
     def chunked(asked, stored):
         return _chunked_look(asked, stored, shared, k, no_positive, gate, balanced, workspace)
 
+    def gathered(asked, stored):
+        ks = k, min(int(k_max), memory)
+        return _gathered_look(asked, stored, shared, ks, no_positive, balanced, workspace)
+
     def streamed(asked, stored):
         ks = k, min(int(k_max), memory)
         return _streamed_look(asked, stored, shared, ks, no_positive, balanced, recall)
 
     forms = _choose_forms(form, (queries.shape[0], memory), k_max, gate, axis_name)
     losses, missing, purity = _in_form(
-        forms, {"dense": dense, "chunked": chunked, "streamed": streamed}, asked, stored
+        forms,
+        {"dense": dense, "chunked": chunked, "gathered": gathered, "streamed": streamed},
+        asked,
+        stored,
     )
     if robustness:
         losses = -jnp.expm1(-robustness * losses) / robustness
@@ -266,13 +277,16 @@ def nca(
     asked, stored, shared = _prepared(
         Queries(queries, query_ids, query_labels),
         Keys(keys, key_ids, key_labels, key_mask, None),
-        Shared(temperature, sim.unit_vectors if normalize else None, axis_name),
+        Shared(temperature, normalize, axis_name),
         where,
         label_sources,
     )
     shape = queries.shape[0], _memory(stored, axis_name)
+    if form == "gathered":
+        raise ValueError('nca compares all keys: it needs form "dense", "chunked" or "streamed".')
+    cpu, _, accelerator = _choose_forms(form, shape, 1, None, axis_name)
     found = _in_form(
-        _choose_forms(form, shape, 1, None, axis_name),
+        (cpu, accelerator, accelerator),
         {
             "dense": lambda *arrays: _dense_nca(*arrays, shared),
             "chunked": lambda *arrays: _chunked_nca(*arrays, shared, workspace),
@@ -289,13 +303,12 @@ class Shared(NamedTuple):
 
     Attributes:
       temperature: τ.
-      key_rows: preprocesses the stored keys before the comparison, see ``knn.search``; None
-        compares them unchanged.
+      normalize: whether the stored keys are scaled to length one before the comparison.
       axis_name: mapped axis along which the keys are split over the devices; None if they are not.
     """
 
     temperature: float | jax.Array
-    key_rows: Callable | None
+    normalize: bool
     axis_name: str | None
 
 
@@ -316,8 +329,8 @@ def _prepared(queries: Queries, keys: Keys, shared: Shared, where, label_sources
     queries, keys = (
         x._replace(sources=sim.sources_of(label_sources, x.labels)) for x in (queries, keys)
     )
-    normalize = shared.key_rows is not None
-    return queries._replace(vectors=sim.rows(queries.vectors, normalize, where)), keys, shared
+    vectors = sim.rows(queries.vectors, shared.normalize, where)
+    return queries._replace(vectors=vectors), keys, shared
 
 
 def _check_workspace(workspace):
@@ -331,36 +344,39 @@ def _memory(keys: Keys, axis_name) -> int:
     return n if axis_name is None else n * jax.lax.axis_size(axis_name)
 
 
-def _choose_forms(form, shape, k_max, gate, axis_name) -> tuple[str, str]:
-    """Resolves ``form`` to (form on CPUs, form on accelerators); raises ValueError if impossible.
+def _choose_forms(form, shape, k_max, gate, axis_name) -> tuple[str, str, str]:
+    """Resolves ``form`` to those on CPUs, GPUs and TPUs; raises ValueError if it is impossible.
 
     ``shape`` is (batch, memory). ``k_max`` is None if k is traced and has no static bound.
     """
     if form not in NEIGHBOR_FORMS:
         raise ValueError(f"form must be one of {NEIGHBOR_FORMS}, got {form!r}.")
     needs_all = gate is not None or k_max is None
-    if form == "streamed" and gate is not None:
+    if form in ("gathered", "streamed") and gate is not None:
         raise ValueError('gate weighs every key: it needs form "dense", "chunked" or "auto".')
-    if form == "streamed" and needs_all:
-        raise ValueError('form "streamed" with a traced k needs k_max, an upper bound of k.')
+    if form in ("gathered", "streamed") and needs_all:
+        raise ValueError(f'form "{form}" with a traced k needs k_max, an upper bound of k.')
     if form != "auto":
-        return form, form
+        return form, form, form
     batch, memory = shape
     if memory <= DENSE_MEMORY:
-        return "dense", "dense"
+        return "dense", "dense", "dense"
     fits, is_small = batch * memory <= LARGEST_MATRIX, batch * memory <= SMALL_MATRIX
     if needs_all:
-        return "dense" if fits else "chunked", "chunked"
+        return "dense" if fits else "chunked", "chunked", "chunked"
     many = (fits and memory < 8 * k_max) or (is_small and memory <= KEYS_PER_NEIGHBOR * k_max)
-    return "dense" if many else "streamed", "chunked" if axis_name is None else "streamed"
+    on_cpu = "dense" if many else "streamed"
+    if axis_name is not None:
+        return on_cpu, "streamed", "streamed"
+    return on_cpu, "gathered" if memory >= GATHERED_SHARE * k_max else "chunked", "chunked"
 
 
 def _in_form(forms, functions, *arrays):
     """Calls the function of the form for the platform that the program is compiled for."""
-    cpu, accelerator = (functions[form] for form in forms)
-    if forms[0] == forms[1]:
-        return cpu(*arrays)
-    return jax.lax.platform_dependent(*arrays, cpu=cpu, default=accelerator)
+    if len(set(forms)) == 1:
+        return functions[forms[0]](*arrays)
+    cpu, gpu, tpu = (functions[form] for form in forms)
+    return jax.lax.platform_dependent(*arrays, cpu=cpu, tpu=tpu, default=gpu)
 
 
 def _finish(losses, missing, purity, where):
@@ -421,7 +437,8 @@ def _dense_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, ga
     if balanced:
         s = s - shared.temperature * jnp.log(class_counts(keys.labels, keys.mask))
     # The loss needs the set of neighbours, not their order, so a mask is enough.
-    neighbors = selection.mask_of_largest(jax.lax.stop_gradient(s), k, candidates)
+    marked = jnp.where(candidates, jax.lax.stop_gradient(s), -jnp.inf)
+    neighbors = selection.mask_of_largest(marked, k)
     masks = Masks(neighbors, neighbors & same_class, candidates, same_class)
     return _classified(s, masks, shared.temperature, no_positive, gate)
 
@@ -447,7 +464,7 @@ def _classified(s, masks: Masks, temperature, no_positive, gate=None, nearest=No
 
 def _compared(queries: Queries, keys: Keys, shared: Shared):
     """Returns (similarities, candidates, candidates of the query's class), each [batch, n]."""
-    vectors = sim.rows(keys.vectors, shared.key_rows is not None, keys.mask)
+    vectors = sim.rows(keys.vectors, shared.normalize, keys.mask)
     s = sim.similarities(queries.vectors, jax.lax.stop_gradient(vectors))
     candidates = _candidates(s.shape, queries, keys)
     return s, candidates, candidates & (queries.labels[:, None] == keys.labels[None, :])
@@ -570,10 +587,39 @@ def _chunked_look(
         vectors, temperature = _with_gradient_by(temperature, vectors)
     return _in_chunks(
         functools.partial(_look_of_chunk, static_k, no_positive),
+        knn.row_bytes(_memory(keys, shared.axis_name), "chunked"),
         workspace,
         (vectors, *_columns(len(vectors), temperature, gate)),
         (queries._replace(vectors=None), traced_k),
         _all_keys(keys, shared, balanced),
+    )
+
+
+def _gathered_look(
+    queries: Queries, keys: Keys, shared: Shared, ks, no_positive, balanced, workspace
+):
+    """Gathered LOOK; returns the same values as ``_dense_look``.
+
+    ``ks`` is (k, k_max), as for ``_streamed_look``.
+    """
+    k, k_max = ks
+    vectors, temperature = _with_gradient_by(shared.temperature, queries.vectors)
+    stored = _all_keys(keys, shared, balanced)
+    return _in_chunks(
+        functools.partial(_look_of_gathered_chunk, k_max, no_positive),
+        knn.row_bytes(len(stored.labels), "gathered"),
+        workspace,
+        (vectors, *_columns(len(vectors), temperature)),
+        (queries._replace(vectors=None), jnp.broadcast_to(k, queries.labels.shape)),
+        Keys(
+            stored.vectors,
+            stored.ids,
+            stored.labels,
+            stored.mask,
+            -temperature * stored.log_counts if balanced else None,
+            stored.sources,
+            stored.scale,
+        ),
     )
 
 
@@ -582,6 +628,7 @@ def _chunked_nca(queries: Queries, keys: Keys, shared: Shared, workspace):
     vectors, temperature = _with_gradient_by(shared.temperature, queries.vectors)
     return _in_chunks(
         _nca_of_chunk,
+        knn.row_bytes(_memory(keys, shared.axis_name), "chunked"),
         workspace,
         (vectors, *_columns(len(vectors), temperature)),
         queries._replace(vectors=None),
@@ -611,6 +658,26 @@ def _look_of_chunk(static_k, no_positive, differentiable, fixed, keys: Candidate
     return _classified(s, masks, temperature, no_positive, gate, nearest)
 
 
+def _look_of_gathered_chunk(k_max, no_positive, differentiable, fixed, keys: Keys):
+    (vectors, temperature), (queries, k) = differentiable, fixed
+    products = jax.lax.stop_gradient(knn.products(vectors, keys.vectors, None))
+    anyone = queries._replace(labels=None), keys._replace(labels=None)
+
+    def similarities(products, columns):
+        return knn.compared(products, *anyone, columns)
+
+    def nearest(_):
+        of_class = knn.compared(products, queries, keys)
+        column, s = jnp.argmax(of_class, axis=-1), jnp.max(of_class, axis=-1)
+        return s[:, None], jnp.where(s > -jnp.inf, column, -1)[:, None]
+
+    s, columns = selection.largest(products, k_max, similarities)
+    found = s, jnp.where(s > -jnp.inf, columns, -1)
+    shared = Shared(temperature, keys.scale is not None, None)
+    asked = queries._replace(vectors=vectors)
+    return _of_neighbors(found, nearest, asked, keys, shared, k, no_positive)
+
+
 def _nca_of_chunk(differentiable, queries, keys: Candidates):
     vectors, temperature = differentiable
     s, candidates, same_class = _compared_with_all(vectors, temperature, queries, keys)
@@ -635,7 +702,7 @@ def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates)
 
     The similarity to a key that is no candidate is −∞.
     """
-    s = knn.products(vectors, keys.vectors, keys.mask, None)
+    s = knn.products(vectors, keys.vectors, keys.mask)
     if keys.scale is not None:
         s = s * keys.scale
     if keys.log_counts is not None:
@@ -650,7 +717,7 @@ def _compared_with_all(vectors, temperature, queries: Queries, keys: Candidates)
 def _all_keys(keys: Keys, shared: Shared, balanced=False) -> Candidates:
     keys = jax.tree.map(lambda x: sim.gather(x, shared.axis_name), keys)
     scale = None
-    if shared.key_rows is not None:
+    if shared.normalize:
         scale = sim.inverse_lengths(keys.vectors.astype(jnp.float32))
         if keys.mask is not None:  # whose keys may hold NaN
             scale = jnp.where(keys.mask, scale, 0.0)
@@ -670,35 +737,27 @@ def _columns(rows, *values):
     return (None if x is None else jnp.full((rows, 1), x, jnp.float32) for x in values)
 
 
-def _row_bytes(keys: Candidates) -> int:
-    return 2 * 4 * len(keys.labels)  # the similarities and their gradient
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _in_chunks(of_chunk, workspace, differentiable, fixed, keys: Candidates):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _in_chunks(of_chunk, row_bytes, workspace, differentiable, fixed, keys: Candidates | Keys):
     """Computes ``of_chunk(differentiable, fixed, keys)`` for a few queries at a time.
 
     ``differentiable`` and ``fixed`` have a row per query; ``of_chunk`` returns the losses first.
     """
-    return knn.map_chunks(
-        lambda *arrays: of_chunk(*arrays, keys),
-        (differentiable, fixed),
-        _row_bytes(keys),
-        workspace,
-    )
+    arrays = differentiable, fixed
+    return knn.map_chunks(lambda *chunk: of_chunk(*chunk, keys), arrays, row_bytes, workspace)
 
 
-def _in_chunks_forward(of_chunk, workspace, differentiable, fixed, keys):
+def _in_chunks_forward(of_chunk, row_bytes, workspace, differentiable, fixed, keys):
     def with_gradient(differentiable, fixed):
         found, pull_back = jax.vjp(lambda x: of_chunk(x, fixed, keys), differentiable)
         losses, missing, purity = found
         slopes = jnp.ones_like(losses), np.zeros(missing.shape, jax.dtypes.float0)
         return found, *pull_back((*slopes, jnp.zeros_like(purity)))
 
-    return knn.map_chunks(with_gradient, (differentiable, fixed), _row_bytes(keys), workspace)
+    return knn.map_chunks(with_gradient, (differentiable, fixed), row_bytes, workspace)
 
 
-def _in_chunks_backward(of_chunk, workspace, gradient, slopes):
+def _in_chunks_backward(of_chunk, row_bytes, workspace, gradient, slopes):
     return jax.tree.map(lambda x: x * slopes[0][:, None], gradient), None, None
 
 
@@ -720,7 +779,7 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
     bias = None if counts is None else -jax.lax.stop_gradient(temperature * counts)
 
     def find(k, **options):
-        s, index = knn.search(
+        return knn.search(
             jax.lax.stop_gradient(queries.vectors),
             keys.vectors,
             k,
@@ -728,35 +787,50 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
             key_ids=keys.ids,
             key_mask=keys.mask,
             key_bias=bias,
-            key_rows=shared.key_rows,
+            normalize=shared.normalize,
             axis_name=axis,
             **options,
         )
-        return jnp.where(index >= 0, s, 0.0), index
 
-    of_source = {"query_labels": queries.sources, "key_labels": keys.sources}
-    s, index = find(k_max, recall=recall, **of_source)
-    neighbors = (index >= 0) & (jnp.arange(k_max) < jnp.broadcast_to(k, index.shape[:1])[:, None])
+    def nearest(missing):
+        return jax.lax.cond(  # most steps can skip this search
+            _anywhere(missing, axis),
+            lambda: find(1, query_labels=queries.labels, key_labels=keys.labels),
+            lambda: (jnp.zeros((len(missing), 1)), jnp.full((len(missing), 1), -1, jnp.int32)),
+        )
+
+    found = find(k_max, recall=recall, query_labels=queries.sources, key_labels=keys.sources)
+    return _of_neighbors(found, nearest, queries, keys, shared, k, no_positive, counts)
+
+
+def _of_neighbors(found, nearest, queries, keys, shared: Shared, k, no_positive, log_counts=None):
+    """Losses and statistics from what a search has found, as ``_dense_look`` returns them.
+
+    Args:
+      found: (similarities, indices), the result of the search; the first k are the neighbours.
+      nearest: maps missing [batch], whether no neighbour is a positive, to (similarities, indices)
+        [batch, 1] of the nearest keys of the queries' classes; the index is −1 if there is none.
+      queries, keys, shared, k, no_positive: those of the loss.
+      log_counts: float32 [memory], if similarities were shifted by their product with the
+        temperature and that needs a gradient.
+    """
+    (s, index), temperature, axis = found, shared.temperature, shared.axis_name
+    wanted = jnp.arange(index.shape[1]) < jnp.broadcast_to(k, index.shape[:1])[:, None]
+    neighbors = (index >= 0) & wanted
     positives = neighbors & (knn.take(keys.labels, index, axis) == queries.labels[:, None])
     masks = Masks(neighbors, positives, None, None)
     missing, purity = ~jnp.any(positives, axis=-1), _share(masks)
     if no_positive == "nearest":
         no_positive = "drop"  # what remains are queries whose class has no key at all
-
-        def nothing():
-            return jnp.zeros((len(s), 1)), jnp.full((len(s), 1), -1, jnp.int32)
-
-        nearest_s, nearest = jax.lax.cond(  # most steps can skip this search
-            _anywhere(missing, axis),
-            lambda: find(1, query_labels=queries.labels, key_labels=keys.labels),
-            nothing,
-        )
-        joins = missing[:, None] & (nearest >= 0)
-        s, index = jnp.concatenate([s, nearest_s], 1), jnp.concatenate([index, nearest], 1)
+        found = nearest(missing)
+        joins = missing[:, None] & (found[1] >= 0)
+        s, index = (jnp.concatenate(x, axis=1) for x in zip((s, index), found))
         masks = Masks(*(jnp.concatenate([x, joins], 1) for x in (neighbors, positives)), None, None)
-    s = knn.attach_gradient(s, queries.vectors, keys.vectors, index, shared.key_rows, axis)
-    if counts is not None:  # adds 0, and the bias's gradient with respect to the temperature
-        s = s + (jax.lax.stop_gradient(temperature) - temperature) * knn.take(counts, index, axis)
+    s = jnp.where(index >= 0, s, 0.0)
+    s = knn.attach_gradient(s, queries.vectors, keys.vectors, index, shared.normalize, axis)
+    if log_counts is not None:  # adds 0, and the gradient by the temperature
+        change = jax.lax.stop_gradient(temperature) - temperature
+        s = s + change * knn.take(log_counts, index, axis)
     return _soft_knn_loss(s, masks, temperature, no_positive), missing, purity
 
 
@@ -766,7 +840,7 @@ def _streamed_nca(queries: Queries, keys: Keys, shared: Shared):
         queries.vectors / shared.temperature,
         (queries.ids, queries.labels, queries.sources),
         keys,
-        shared.key_rows,
+        shared.normalize,
         shared.axis_name,
     )
     missing = n_same == 0
@@ -793,21 +867,21 @@ def _anywhere(condition, axis_name):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _log_sums(queries, of_queries, keys, key_rows, axis_name):
+def _log_sums(queries, of_queries, keys, normalize, axis_name):
     """log Σ e^{q·z} over all admissible keys and over those with the query's label.
 
     Returns:
       (log-sum over all, log-sum over the same class, count of all, count of the same class), each
       [batch]. The log of an empty sum is given as 0, as in ``masked_logsumexp``.
     """
-    return _forward(queries, of_queries, keys, key_rows, axis_name)[0]
+    return _forward(queries, of_queries, keys, normalize, axis_name)[0]
 
 
-def _forward(queries, of_queries, keys, key_rows, axis_name):
+def _forward(queries, of_queries, keys, normalize, axis_name):
     everyone = jax.tree.map(lambda x: sim.gather(x, axis_name), (queries, *of_queries))
 
     def visit(sums, block):
-        s, same = _block_of_similarities(everyone, block, key_rows)
+        s, same = _block_of_similarities(everyone, block, normalize)
         for_class = jnp.where(same, s, -jnp.inf)
         total, of_class, n_total, n_same = sums
         return (
@@ -825,7 +899,7 @@ def _forward(queries, of_queries, keys, key_rows, axis_name):
     return (total, same, n_total, n_same), (queries, of_queries, keys, total, same)
 
 
-def _backward(key_rows, axis_name, residuals, slopes):
+def _backward(normalize, axis_name, residuals, slopes):
     queries, of_queries, keys, *sums = residuals
     everyone, *rest = jax.tree.map(
         lambda x: sim.gather(x, axis_name), ((queries, *of_queries), *sums, *slopes[:2])
@@ -833,11 +907,11 @@ def _backward(key_rows, axis_name, residuals, slopes):
     total, of_class, slope_total, slope_class = rest
 
     def visit(gradient, block):
-        s, same = _block_of_similarities(everyone, block, key_rows)
+        s, same = _block_of_similarities(everyone, block, normalize)
         weights = slope_total * jnp.exp(s - total) + slope_class * jnp.where(
             same, jnp.exp(s - of_class), 0.0
         )
-        vectors = _rows(block, key_rows)
+        vectors = _rows(block, normalize)
         return gradient + jnp.matmul(weights.T, vectors, precision=jax.lax.Precision.HIGHEST)
 
     gradient = _over_blocks(visit, jnp.zeros(everyone[0].shape, jnp.float32), keys)
@@ -847,18 +921,18 @@ def _backward(key_rows, axis_name, residuals, slopes):
 _log_sums.defvjp(_forward, _backward)
 
 
-def _block_of_similarities(everyone, block, key_rows):
+def _block_of_similarities(everyone, block, normalize):
     """Similarities, −∞ for keys that are not admissible, and equality of labels: [keys, batch]."""
     queries, ids, labels, sources = everyone
     s = knn.similarities(
-        knn.Queries(queries, ids, None, sources), block._replace(labels=None), key_rows
+        knn.Queries(queries, ids, None, sources), block._replace(labels=None), normalize
     )
     return s, block.labels[:, None] == labels[None, :]
 
 
-def _rows(block, key_rows):
+def _rows(block, normalize):
     """Preprocessed keys of the block; masked keys become zero, as they may hold NaN."""
-    vectors = knn.float_rows(block.vectors, key_rows)
+    vectors = knn.float_rows(block.vectors, normalize)
     return vectors if block.mask is None else jnp.where(block.mask[:, None], vectors, 0.0)
 
 

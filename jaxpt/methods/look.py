@@ -177,7 +177,7 @@ def recall_on_a_few(queries, memory, k: int, axis_name=None, *, label_sources=No
         key_mask=memory.valid,
         query_labels=sources_of(label_sources, queries.labels[:MEASURED]),
         key_labels=sources_of(label_sources, memory.labels),
-        key_rows=unit_vectors,
+        normalize=True,
         block_size=knn.choose_block_size(queries.output.shape[0]),
     )
 

@@ -16,6 +16,7 @@ from jaxpt.errors import require
 from jaxpt.models.norm import check_widths, make_norm
 
 STEMS = ("imagenet", "small")
+CHANNELS = 8  # the tensor cores of GPUs take multiples of it
 
 
 class BasicBlock(nn.Module):
@@ -120,7 +121,7 @@ class ResNet(nn.Module):
         x = conv(self.width, kernel, strides=strides, name="conv_stem")(x)
         x = nn.relu(self._norm(0, train)(name="norm_stem")(x))
         if large:
-            x = nn.max_pool(x, (3, 3), strides=(2, 2), padding=[(1, 1), (1, 1)])
+            x = max_pool(x)
         x = self._stop(0, x)
         intermediates = {"stem": x}
         make_block = nn.remat(self.block) if self.remat else self.block
@@ -216,16 +217,84 @@ class PreactResNet(nn.Module):
     _norm, _stop = ResNet._norm, ResNet._stop
 
 
+def max_pool(x):
+    """Largest of windows of 3 × 3 pixels, two apart: [batch, height, width, channels]."""
+    return jax.lax.platform_dependent(x, cuda=_max_pool_of_gpus, default=_pool)
+
+
+_pool = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2), padding=((1, 1),) * 2)
+
+
+@jax.custom_vjp
+def _max_pool_of_gpus(x):
+    """``max_pool`` with a gradient that is gathered; XLA would scatter it, pixel by pixel."""
+    return _pool(x)
+
+
+def _max_pool_forward(x):
+    pooled = _pool(x)
+    return pooled, (x, pooled)
+
+
+def _max_pool_backward(residuals, slopes):
+    x, pooled = residuals
+    (height, width), (rows, columns) = x.shape[1:3], pooled.shape[1:3]
+    lowest = jnp.array(-jnp.inf, x.dtype)
+    padded = jnp.pad(
+        x,
+        ((0, 0), (1, 2 * rows - height), (1, 2 * columns - width), (0, 0)),
+        constant_values=lowest,
+    )
+    # Which pixel of its window is the largest, the first of ties.
+    first = jnp.full(pooled.shape, 9, jnp.uint8)
+    for place in reversed(range(9)):
+        down, right = divmod(place, 3)
+        there = padded[:, down : down + 2 * rows : 2, right : right + 2 * columns : 2]
+        first = jnp.where(there == pooled, jnp.uint8(place), first)
+
+    def of_window(place, down, right):
+        """Slopes of the windows ``down`` and ``right`` of a pixel in which it is at ``place``."""
+        slope = jnp.where(first == place, slopes, 0)
+        missing = ((0, 0), (0, down), (0, right), (0, 0))
+        return jnp.pad(slope[:, down:, right:], missing)
+
+    # A pixel in an even row is in one window of that row's axis, in an odd row in two.
+    shares = {0: ((1, 0),), 1: ((2, 0), (0, 1))}  # (place in the window, window from here)
+    gradient = [
+        [
+            sum(
+                of_window(3 * row + column, down, right)
+                for row, down in shares[odd_row]
+                for column, right in shares[odd_column]
+            )
+            for odd_column in range(2)
+        ]
+        for odd_row in range(2)
+    ]
+    gradient = jnp.stack([jnp.stack(row, axis=3) for row in gradient], axis=2)
+    gradient = gradient.reshape(len(x), 2 * rows, 2 * columns, x.shape[-1])
+    return (gradient[:, :height, :width],)
+
+
+_max_pool_of_gpus.defvjp(_max_pool_forward, _max_pool_backward)
+
+
 def convolve(images, kernel, strides, padding, **options):
-    """``jax.lax.conv_general_dilated``, in a form that is fast on CPUs for the smallest images.
+    """``jax.lax.conv_general_dilated``, in a form that is fast for small images and few channels.
 
     XLA's CPU compiler has no fast code for a kernel that is larger than the image. The last stage
-    of a ResNet on images of 64 pixels, 2 × 2, would take longer than all others together.
+    of a ResNet on images of 64 pixels, 2 × 2, would take longer than all others together. GPUs have
+    none for images of three channels, so for strides of two, blocks of 2 × 2 pixels become one of
+    twelve channels.
     """
     plain = functools.partial(
         jax.lax.conv_general_dilated, window_strides=strides, padding=padding, **options
     )
     height, width, inputs, outputs = kernel.shape
+    even = not any(side % 2 for side in images.shape[1:3])
+    if inputs == images.shape[-1] <= 4 and tuple(strides) == (2, 2) and even:
+        of_blocks = functools.partial(_convolve_blocks, padding=padding, **options)
+        return jax.lax.platform_dependent(images, kernel, cuda=of_blocks, default=plain)
     sides = [-(-side // stride) for side, stride in zip(images.shape[1:3], strides)]
     if sides[0] >= height and sides[1] >= width or inputs < images.shape[-1]:
         return plain(images, kernel)
@@ -241,6 +310,27 @@ def convolve(images, kernel, strides, padding, **options):
         return jnp.concatenate(patches, axis=-1) @ kernel.reshape(-1, outputs)
 
     return jax.lax.platform_dependent(images, kernel, cpu=of_patches, default=plain)
+
+
+def _convolve_blocks(images, kernel, *, padding, **options):
+    """Convolution with strides of two, of blocks of 2 × 2 pixels with strides of one."""
+    of_blocks, zeros = [], []
+    for side, size, (low, high) in zip(images.shape[1:3], kernel.shape, padding):
+        # A window begins with a whole block, and ends with one: zeros fill the kernel up.
+        zeros.append((low % 2, (size + low % 2) % 2))
+        first, last = (low + 1) // 2, (side + low + high - size) // 2  # padding, last window
+        blocks = (size + sum(zeros[-1])) // 2
+        of_blocks.append((first, last + blocks - first - side // 2))
+
+    def blocked(x):
+        _, height, width, channels = x.shape
+        x = x.reshape(-1, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
+        x = x.reshape(-1, height // 2, width // 2, 4 * channels)
+        return jnp.pad(x, (*[(0, 0)] * 3, (0, -4 * channels % CHANNELS)))
+
+    kernel = jnp.pad(kernel, (*zeros, (0, 0), (0, 0))).transpose(3, 0, 1, 2)
+    kernel = blocked(kernel).transpose(1, 2, 3, 0)
+    return jax.lax.conv_general_dilated(blocked(images), kernel, (1, 1), of_blocks, **options)
 
 
 def symmetric_conv(features, kernel_size, *, strides=1, conv_general_dilated=convolve, **options):

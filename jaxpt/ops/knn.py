@@ -1,9 +1,9 @@
 """Nearest-neighbour search, exact by default, shared by losses, kNN monitor and evaluators.
 
-On accelerators a few queries at a time are compared with all keys, in a bounded workspace, and the
-k largest similarities are selected by thresholds (``selection``), without sorting or gathering more
-than k entries. The rest of this page is about CPUs, where reading less matters more, and about the
-approximate search.
+On accelerators a few queries at a time are compared with all keys, in a bounded workspace. GPUs
+select the k largest similarities by two short sorts (``selection.largest``), TPUs by thresholds,
+without sorting or gathering more than k entries. The rest of this page is about CPUs, where reading
+less matters more, and about the approximate search.
 
 Keys are read in blocks, so that no batch × keys array exists, and selected in two rounds. A group
 is ``group_size`` consecutive keys. The first round finds the k groups with the largest maxima. The
@@ -20,9 +20,9 @@ from typing import Any, Callable, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxpt.ops import selection
+from jaxpt.ops import similarity as sim
 
 
 class Queries(NamedTuple):
@@ -35,7 +35,10 @@ class Queries(NamedTuple):
 
 
 class Keys(NamedTuple):
-    """Keys with the attributes that decide which are admissible, and a bias; [n, …] or None."""
+    """Keys with the attributes that decide which are admissible; [n, …] or None.
+
+    Similarities are multiplied by ``scale``, then ``bias`` is added.
+    """
 
     vectors: jax.Array
     ids: jax.Array | None
@@ -43,30 +46,12 @@ class Keys(NamedTuple):
     mask: jax.Array | None
     bias: jax.Array | None
     sources: jax.Array | None = None
+    scale: jax.Array | None = None
 
 
-def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
-    """Raises ValueError if NumPy integers do not fit the 32 bits to which JAX truncates them.
-
-    2³² + 1 would silently become 1. Integers that were truncated before, for example by a
-    surrounding ``jit``, cannot be detected.
-    """
-    if jax.config.jax_enable_x64:
-        return
-    for name, array in arrays.items():
-        if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.size:
-            for value in array.min(), array.max():
-                if not -(2**31) <= value < 2**31:
-                    raise ValueError(
-                        f"{name} hold {value}, which JAX would cut to 32 bits: renumber them with "
-                        "np.unique(values, return_inverse=True)[1]."
-                    )
-
-
-def float_rows(vectors: jax.Array, key_rows: Callable | None) -> jax.Array:
-    """Converts stored keys to float32 and applies ``key_rows``, if given: float32 [n, dim]."""
-    vectors = vectors.astype(jnp.float32)
-    return vectors if key_rows is None else key_rows(vectors)
+def float_rows(vectors: jax.Array, normalize: bool) -> jax.Array:
+    """Converts stored keys to float32 and, optionally, scales them to length one: [n, dim]."""
+    return sim.unit_vectors(vectors) if normalize else vectors.astype(jnp.float32)
 
 
 def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
@@ -74,10 +59,8 @@ def block_of(keys: Keys, start: int | jax.Array, size: int) -> Keys:
     return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), keys)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def products(
-    queries: jax.Array, keys: jax.Array, mask: jax.Array | None, key_rows: Callable | None
-) -> jax.Array:
+@jax.custom_vjp
+def products(queries: jax.Array, keys: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Inner products of queries and keys: float32 [batch, n].
 
     If keys must be converted, no copy of all of them is made, and neither for the gradient by the
@@ -88,34 +71,33 @@ def products(
       queries: float32 [batch, dim].
       keys: float [n, dim].
       mask: bool [n]; False keys, which may hold NaN, count as zero vectors. None if all are True.
-      key_rows: as for ``search``.
     """
-    size = _converted_at_once(keys, mask, key_rows)
+    size = _converted_at_once(keys, mask)
 
     def in_parts(queries, keys, mask):
         def visit(number, s):
             start = jnp.minimum(number * size, len(keys) - size)
-            part = _product(queries, _converted(keys, mask, key_rows, start, size).T)
+            part = _product(queries, _converted(keys, mask, start, size).T)
             return jax.lax.dynamic_update_slice_in_dim(s, part, start, axis=1)
 
         empty = jnp.zeros((len(queries), len(keys)))
         return jax.lax.fori_loop(0, -(-len(keys) // size), visit, empty)
 
     def at_once(queries, keys, mask):
-        return _product(queries, _converted(keys, mask, key_rows, 0, len(keys)).T)
+        return _product(queries, _converted(keys, mask, 0, len(keys)).T)
 
     if size == len(keys):
         return at_once(queries, keys, mask)
     return jax.lax.platform_dependent(queries, keys, mask, tpu=at_once, default=in_parts)
 
 
-def _products_forward(queries, keys, mask, key_rows):
-    return products(queries, keys, mask, key_rows), (keys, mask)
+def _products_forward(queries, keys, mask):
+    return products(queries, keys, mask), (keys, mask)
 
 
-def _products_backward(key_rows, residuals, slopes):
+def _products_backward(residuals, slopes):
     keys, mask = residuals
-    size = _converted_at_once(keys, mask, key_rows)
+    size = _converted_at_once(keys, mask)
 
     def in_parts(slopes, keys, mask):
         def visit(number, gradient):
@@ -123,13 +105,13 @@ def _products_backward(key_rows, residuals, slopes):
             part = jax.lax.dynamic_slice_in_dim(slopes, start, size, axis=1)
             # The last part starts earlier, with keys that were there before.
             part = jnp.where(start + jnp.arange(size) >= number * size, part, 0.0)
-            return gradient + _product(part, _converted(keys, mask, key_rows, start, size))
+            return gradient + _product(part, _converted(keys, mask, start, size))
 
         nothing = jnp.zeros((len(slopes), keys.shape[1]))
         return jax.lax.fori_loop(0, -(-len(keys) // size), visit, nothing)
 
     def at_once(slopes, keys, mask):
-        return _product(slopes, _converted(keys, mask, key_rows, 0, len(keys)))
+        return _product(slopes, _converted(keys, mask, 0, len(keys)))
 
     if size == len(keys):
         gradient = at_once(slopes, keys, mask)
@@ -145,53 +127,65 @@ def _product(x, y):
     return jnp.matmul(x, y, precision=jax.lax.Precision.HIGHEST)
 
 
-def _converted_at_once(keys, mask, key_rows):
+def _converted_at_once(keys, mask):
     """Number of keys that ``products`` converts at a time; all if they are used as they are."""
-    as_they_are = keys.dtype == jnp.float32 and mask is None and key_rows is None
+    as_they_are = keys.dtype == jnp.float32 and mask is None
     return len(keys) if as_they_are else min(len(keys), max(1, CONVERTED // keys.shape[1]))
 
 
-def _converted(keys, mask, key_rows, start, size):
+def _converted(keys, mask, start, size):
     if size < len(keys):
         keys, mask = jax.tree.map(
             lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), (keys, mask)
         )
-    vectors = float_rows(keys, key_rows)
+    vectors = keys.astype(jnp.float32)
     return vectors if mask is None else jnp.where(mask[:, None], vectors, 0.0)
 
 
-def similarities(queries: Queries, keys: Keys, key_rows: Callable | None) -> jax.Array:
+def similarities(queries: Queries, keys: Keys, normalize: bool) -> jax.Array:
     """Similarities of keys and queries, −∞ if a key is not admissible: float32 [n, batch].
 
     NaN is replaced by ∞. Keys are rows, so that maxima over groups of keys are vectorised over the
     queries.
     """
-    return _compared(_product(float_rows(keys.vectors, key_rows), queries.vectors.T), queries, keys)
+    vectors = float_rows(keys.vectors, normalize)
+    products = _product(vectors, queries.vectors.T)
+    return _compared(products, lambda x: x[:, None], lambda x: x[None, :], queries, keys)
 
 
-def _compared(s, queries: Queries, keys: Keys):
-    """Similarities from products [n, batch]."""
+def compared(
+    products: jax.Array, queries: Queries, keys: Keys, columns: jax.Array | None = None
+) -> jax.Array:
+    """Makes similarities of products; −∞ if a key is not admissible, and ∞ for NaN.
+
+    Args:
+      products: float32 [batch, m].
+      queries, keys: the queries, and all keys.
+      columns: int32 [batch, m], which keys these are; None if they are all in order.
+    """
+    of_keys = (lambda x: x[None, :]) if columns is None else (lambda x: x[columns])
+    return _compared(products, of_keys, lambda x: x[:, None], queries, keys)
+
+
+def _compared(s, of_key, of_query, queries: Queries, keys: Keys):
+    if keys.scale is not None:
+        s = s * of_key(keys.scale)
     if keys.bias is not None:
-        s = s + keys.bias[:, None]
+        s = s + of_key(keys.bias)
     s = jnp.where(jnp.isnan(s), jnp.inf, s)  # the place of NaN in top_k depends on backend and sign
-    return jnp.where(admissible(queries, keys, s.shape), s, -jnp.inf)
-
-
-def admissible(queries: Queries, keys: Keys, shape: tuple[int, ...]) -> jax.Array:
-    """Mask of the keys admissible for each query: bool [n, batch]."""
-    allowed = jnp.ones(shape, bool)
+    allowed = jnp.ones(s.shape, bool)
     if keys.mask is not None:
-        allowed &= keys.mask[:, None]
+        allowed &= of_key(keys.mask)
     if keys.ids is not None:
-        allowed &= keys.ids[:, None] != queries.ids[None, :]
+        allowed &= of_key(keys.ids) != of_query(queries.ids)
     if keys.labels is not None:
-        allowed &= keys.labels[:, None] == queries.labels[None, :]
+        allowed &= of_key(keys.labels) == of_query(queries.labels)
     if keys.sources is not None:
-        allowed &= keys.sources[:, None] == queries.sources[None, :]
-    return allowed
+        allowed &= of_key(keys.sources) == of_query(queries.sources)
+    return jnp.where(allowed, s, -jnp.inf)
 
 
-FORMS = ("auto", "blocks", "rows")
+FORMS = ("auto", "blocks", "groups", "thresholds")
 LARGEST_BLOCK, SMALLEST_BLOCK = 2**14, 2**10  # keys per matrix product
 BLOCK = 2**22  # similarities per matrix product: 16 MiB, which still fits caches
 BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
@@ -207,7 +201,7 @@ def _of_checked_integers(search):
     @functools.wraps(search)
     def checked(*args, **options):
         named = ("query_ids", "key_ids", "query_labels", "key_labels")
-        check_integers(**{name: options.get(name) for name in named})
+        sim.check_integers(**{name: options.get(name) for name in named})
         return search(*args, **options)
 
     return checked
@@ -217,7 +211,7 @@ def _of_checked_integers(search):
 @functools.partial(
     jax.jit,
     static_argnames=(
-        *("k", "key_rows", "form", "block_size", "group_size", "axis_name", "recall", "workspace"),
+        *("k", "normalize", "form", "block_size", "group_size", "axis_name", "recall", "workspace"),
     ),
 )
 def search(
@@ -231,7 +225,7 @@ def search(
     key_labels: jax.Array | None = None,
     key_mask: jax.Array | None = None,
     key_bias: jax.Array | None = None,
-    key_rows: Callable | None = None,
+    normalize: bool = False,
     form: str = "auto",
     block_size: int | None = None,
     group_size: int | None = None,
@@ -254,11 +248,11 @@ def search(
         Both or neither.
       key_mask: bool [n]; False keys are never neighbours.
       key_bias: float32 [n], added to all similarities of each key.
-      key_rows: function applied to stored keys before the comparison, for example ``unit_vectors``;
-        maps float32 [rows, dim] to the same shape and treats each row separately.
-      form: "rows" compares a few queries with all keys, "blocks" all queries with a few keys.
-        "auto" is "rows" on accelerators and "blocks" on CPUs, or if ``recall`` is given. Neither
-        the form nor a size affects the result.
+      normalize: scale the keys to length one before the comparison; queries are taken as they are.
+      form: "blocks" compares all queries with a few keys at a time. "groups" and "thresholds"
+        compare a few queries with all keys, and differ in how they select. "auto" is "blocks" on
+        CPUs, or if ``recall`` is given, "thresholds" on TPUs and "groups" elsewhere. Neither the
+        form nor a size affects the result.
       block_size: keys per product of "blocks"; None chooses it from the batch.
       group_size: keys per group of "blocks"; None chooses it from n / k.
       axis_name: mapped axis over which keys (with ids, labels, mask and bias) and queries are split
@@ -268,7 +262,7 @@ def search(
       recall: None is exact. A number between 0 and 1 selects the candidates of each pass over the
         keys with ``jax.lax.approx_max_k``, which is faster on TPUs and is expected to miss at most
         1 − recall of the neighbours. On CPUs and GPUs it is exact as well, and not faster.
-      workspace: bytes of similarities that "rows" holds at a time; one query is the least.
+      workspace: bytes of similarities held at a time, except by "blocks"; one query is the least.
 
     Returns:
       (similarities float32 [batch, k] in descending order, indices int32 [batch, k]). Ties go to
@@ -277,14 +271,14 @@ def search(
 
     Raises:
       ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, the form is
-        unknown, or "rows" although recall is given, there are no
-        queries or no keys, only one of the ids or one of the labels is given, NumPy ids or labels
+        unknown, or neither "auto" nor "blocks" although recall is given, there are no queries or no
+        keys, only one of the ids or one of the labels is given, NumPy ids or labels
         do not fit 32 bits, or shapes do not match.
     """
     if recall is not None and not 0 < recall < 1:
         raise ValueError(f"recall must lie between 0 and 1, or be None for exact, got {recall}.")
-    if form not in FORMS or (form == "rows" and recall is not None):
-        expected = FORMS if recall is None else FORMS[:2]
+    expected = FORMS if recall is None else FORMS[:2]
+    if form not in expected:
         raise ValueError(f"form must be one of {expected}, got {form!r}.")
     _check(
         queries,
@@ -297,16 +291,27 @@ def search(
     )
     n = keys.shape[0]
     asked = Queries(queries.astype(jnp.float32), query_ids, query_labels)
-    asked = jax.tree.map(lambda x: of_all_devices(x, axis_name), asked)
+    asked = jax.tree.map(lambda x: sim.gather(x, axis_name), asked)
     stored = Keys(keys, key_ids, key_labels, key_mask, key_bias)
-    in_blocks = functools.partial(
-        _search_in_blocks, k=k, key_rows=key_rows, sizes=(block_size, group_size), recall=recall
-    )
-    by_rows = functools.partial(_search_by_rows, k=k, key_rows=key_rows, workspace=workspace)
+    in_rows = functools.partial(_search_in_rows, k=k, normalize=normalize, workspace=workspace)
+    forms = {
+        "blocks": functools.partial(
+            _search_in_blocks,
+            k=k,
+            normalize=normalize,
+            sizes=(block_size, group_size),
+            recall=recall,
+        ),
+        "groups": functools.partial(in_rows, form="groups"),
+        "thresholds": functools.partial(in_rows, form="thresholds"),
+    }
     if form == "auto" and recall is None:
-        found = jax.lax.platform_dependent(asked, stored, cpu=in_blocks, default=by_rows)
+        of_platform = {"cpu": "blocks", "tpu": "thresholds", "default": "groups"}
+        found = jax.lax.platform_dependent(
+            asked, stored, **{platform: forms[name] for platform, name in of_platform.items()}
+        )
     else:
-        found = (by_rows if form == "rows" else in_blocks)(asked, stored)
+        found = forms["blocks" if form == "auto" else form](asked, stored)
     similarities, indices = found
     if axis_name is None:
         return similarities, indices
@@ -358,7 +363,7 @@ def choose_group_size(n: int, k: int) -> int:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def attach_gradient(similarities, queries, keys, indices, key_rows=None, axis_name=None):
+def attach_gradient(similarities, queries, keys, indices, normalize=False, axis_name=None):
     """Makes the similarities returned by ``search`` differentiable with respect to the queries.
 
     ``search`` itself is not differentiable. The selection has no gradient; the gradient through the
@@ -367,7 +372,7 @@ def attach_gradient(similarities, queries, keys, indices, key_rows=None, axis_na
 
     Args:
       similarities, indices: the results of ``search``.
-      queries, keys, key_rows, axis_name: the arguments of ``search``.
+      queries, keys, normalize, axis_name: the arguments of ``search``.
 
     Returns:
       float32 [batch, k], the similarities, unchanged.
@@ -375,19 +380,19 @@ def attach_gradient(similarities, queries, keys, indices, key_rows=None, axis_na
     return similarities
 
 
-def _attach_forward(similarities, queries, keys, indices, key_rows, axis_name):
+def _attach_forward(similarities, queries, keys, indices, normalize, axis_name):
     return similarities, (queries, keys, indices)
 
 
-def _attach_backward(key_rows, axis_name, residuals, weights):
+def _attach_backward(normalize, axis_name, residuals, weights):
     queries, keys, indices = jax.tree.map(jnp.asarray, residuals)
-    weights, indices = (of_all_devices(x, axis_name) for x in (weights, indices))
+    weights, indices = (sim.gather(x, axis_name) for x in (weights, indices))
     indices = _local_indices(indices, keys.shape[0], axis_name)
 
     def weighted_sum(of_query):
         weight, index = of_query
         # Masked keys may hold NaN, for which a zero weight is not enough.
-        vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], key_rows), 0.0)
+        vectors = jnp.where(index[:, None] >= 0, float_rows(keys[index], normalize), 0.0)
         return jnp.matmul(weight, vectors, precision=jax.lax.Precision.HIGHEST)
 
     def of_all(floats):
@@ -415,13 +420,8 @@ def take(values: jax.Array, indices: jax.Array, axis_name: str | None = None) ->
     Returns:
       [batch, k], with the dtype of ``values``.
     """
-    indices = _local_indices(of_all_devices(indices, axis_name), values.shape[0], axis_name)
+    indices = _local_indices(sim.gather(indices, axis_name), values.shape[0], axis_name)
     return own_sum(jnp.where(indices >= 0, jnp.asarray(values)[indices], 0), axis_name)
-
-
-def of_all_devices(array: jax.Array, axis_name: str | None) -> jax.Array:
-    """Gathers the rows of all devices, in device order; without an axis, returns the array."""
-    return array if axis_name is None else jax.lax.all_gather(array, axis_name, tiled=True)
 
 
 def own_sum(array: jax.Array, axis_name: str | None) -> jax.Array:
@@ -442,8 +442,10 @@ def _local_indices(indices, n, axis_name):
 def rows_at_once(batch: int, row_bytes: int, workspace: int) -> int:
     """Number of rows per chunk of ``map_chunks``: chunks are of equal length."""
     most = workspace // row_bytes
-    most = most // ROWS * ROWS or max(1, most)
-    return -(-batch // -(-batch // most))
+    step = ROWS if most >= ROWS else 1
+    most = max(1, most // step * step)
+    rows = -(-batch // -(-batch // most))
+    return min(batch, -(-rows // step) * step)
 
 
 def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) -> Any:
@@ -472,21 +474,32 @@ def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) 
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:batch], found)
 
 
-def _search_by_rows(queries, keys, *, k, key_rows, workspace):
+def _search_in_rows(queries, keys, *, k, normalize, workspace, form):
     """Search on accelerators; returns (similarities, indices), each [batch, k]."""
     n = len(keys.vectors)
+    if normalize:  # the similarities instead of the keys, which spares a copy of these
+        keys = keys._replace(scale=sim.inverse_lengths(keys.vectors.astype(jnp.float32)))
 
     def of_chunk(queries):
-        s = products(queries.vectors, keys.vectors, None, key_rows)
-        return _largest_in_row(_compared(s.T, queries, keys).T, min(k, n))
+        s = products(queries.vectors, keys.vectors, None)
+        if form == "groups":
+            adjusted = lambda s, columns: compared(s, queries, keys, columns)  # noqa: E731
+            values, columns = selection.largest(s, min(k, n), adjusted)
+        else:
+            values, columns = _largest_in_row(compared(s, queries, keys), min(k, n))
+        return values, jnp.where(values > -jnp.inf, columns, -1)
 
-    # Two matrices: the products, and the same with −∞ for keys that are not admissible.
-    found = map_chunks(of_chunk, (queries,), 2 * 4 * n, workspace)
-    return _filled(*found, k)
+    return _filled(*map_chunks(of_chunk, (queries,), row_bytes(n, form), workspace), k)
+
+
+def row_bytes(n: int, form: str) -> int:
+    """Bytes of workspace for one query and n keys."""
+    # Beside the products: some for groups, or as much for similarities or gradients.
+    return (5 if form in ("groups", "gathered") else 8) * n
 
 
 def _largest_in_row(s, k):
-    """Returns each row's k largest similarities in descending order, and their columns.
+    """Does the same as ``selection.largest``, without sorting more than k entries.
 
     Which they are is known from a threshold. Where the j-th of them is, from counts of them in
     segments of the row, so that only k segments are read again and no more than k entries sorted.
@@ -503,33 +516,29 @@ def _largest_in_row(s, k):
     there = segment < segments
     segment = jnp.minimum(segment, segments - 1)
     rank = order - jnp.take_along_axis(ends - counts, segment, axis=1)
-    # The last segment may be incomplete. Its slice starts earlier.
-    start = jnp.minimum(segment * size, n - size)
-    columns = start[..., None] + jnp.arange(size, dtype=jnp.int32)
-    entries = jax.vmap(
-        lambda row, starts: jax.vmap(lambda i: jax.lax.dynamic_slice_in_dim(row, i, size))(starts)
-    )(s, start)
-    of_segment = (columns >= (segment * size)[..., None]) & (entries > -jnp.inf)
+    entries, columns, of_segment = selection.entries_of_groups(s, segment, size)
+    of_segment &= entries > -jnp.inf
     passed = jnp.cumsum(of_segment & selection.inside(entries, edge, columns), axis=-1)
     place = jnp.sum(passed <= rank[..., None], axis=-1, keepdims=True, dtype=jnp.int32)
     place = jnp.minimum(place, size - 1)
     values = jnp.take_along_axis(entries, place, axis=-1)[..., 0]
     # In ascending order of columns, so ties go to the lower index.
-    return _largest(jnp.where(there, values, -jnp.inf), start + place[..., 0], k)
+    columns = jnp.take_along_axis(columns, place, axis=-1)[..., 0]
+    return _largest(jnp.where(there, values, -jnp.inf), columns, k)
 
 
-def _search_in_blocks(queries, keys, *, k, key_rows, sizes, recall):
+def _search_in_blocks(queries, keys, *, k, normalize, sizes, recall):
     """Search on CPUs; returns (similarities, indices), each [batch, k]."""
     n, (block_size, group_size) = keys.vectors.shape[0], sizes
     group_size = min(n, group_size or (choose_group_size(n, k) if recall is None else 1))
     block_size = block_size or choose_block_size(queries.vectors.shape[0])
-    found = _best_groups(queries, keys, k, key_rows, block_size, group_size, recall)
+    found = _best_groups(queries, keys, k, normalize, block_size, group_size, recall)
     if group_size > 1:
-        found = _best_keys(queries, keys, k, key_rows, jnp.sort(found[1], axis=1), group_size)
+        found = _best_keys(queries, keys, k, normalize, jnp.sort(found[1], axis=1), group_size)
     return _filled(*found, k)
 
 
-def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None):
+def _best_groups(queries, keys, k, normalize, block_size, group_size, recall=None):
     """Finds the min(k, number of groups) groups with the largest maxima.
 
     Returns:
@@ -541,7 +550,7 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None
     block_size = max(block_size // group_size, 1) * group_size
 
     def visit(best, start, size):
-        maxima = _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size)
+        maxima = _maxima_of_groups(queries, keys, normalize, start, size, block_size, group_size)
         known, among = best[0].shape[1], None
         if recall is not None:  # only new maxima, so that groups found before are not lost
             maxima, among = jax.lax.approx_max_k(
@@ -568,11 +577,11 @@ def _best_groups(queries, keys, k, key_rows, block_size, group_size, recall=None
     return visit(best, whole * stride, rest) if rest else best
 
 
-def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_size):
+def _maxima_of_groups(queries, keys, normalize, start, size, block_size, group_size):
     """Largest similarity per group of ``size`` keys from ``start`` on: float32 [batch, groups]."""
 
     def of_block(start, size):
-        s = similarities(queries, block_of(keys, start, size), key_rows)
+        s = similarities(queries, block_of(keys, start, size), normalize)
         s = jnp.pad(s, ((0, -size % group_size), (0, 0)), constant_values=-jnp.inf)
         return jnp.max(s.reshape(-1, group_size, s.shape[1]), axis=1)
 
@@ -587,7 +596,7 @@ def _maxima_of_groups(queries, keys, key_rows, start, size, block_size, group_si
     return jnp.concatenate(parts).T
 
 
-def _best_keys(queries, keys, k, key_rows, groups, group_size):
+def _best_keys(queries, keys, k, normalize, groups, group_size):
     """Finds the k nearest keys, or all, within groups in ascending order.
 
     Returns:
@@ -607,7 +616,7 @@ def _best_keys(queries, keys, k, key_rows, groups, group_size):
         )
         gathered = jax.tree.map(lambda x: x.reshape((index.size,) + x.shape[2:]), gathered)
         one = jax.tree.map(lambda x: x[None], query)
-        s = similarities(one, gathered, key_rows)[:, 0]
+        s = similarities(one, gathered, normalize)[:, 0]
         meant = (index >= first[:, None]) & (groups >= 0)[:, None]
         return jnp.where(meant.reshape(-1), s, -jnp.inf), index.reshape(-1)
 

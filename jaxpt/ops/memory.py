@@ -11,8 +11,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxpt.ops import knn
-from jaxpt.ops.similarity import unit_vectors
+
+from jaxpt.ops.similarity import check_integers, unit_vectors
 
 
 class Memory(NamedTuple):
@@ -156,7 +156,7 @@ def _set(memory, slots, keys, labels, ids):
 
 
 def _check_rows(memory, keys, labels, ids):
-    knn.check_integers(labels=labels, ids=ids)
+    check_integers(labels=labels, ids=ids)
     if keys.shape[1:] != memory.keys.shape[1:] or not labels.shape == ids.shape == keys.shape[:1]:
         raise ValueError(
             f"keys must be [batch, {memory.keys.shape[1]}] and labels and ids [batch], got shapes "

@@ -5,8 +5,7 @@ import numbers
 
 import jax
 import jax.numpy as jnp
-
-from jaxpt.ops import knn
+import numpy as np
 
 
 # Ending of a name → dtypes that ``check_rows`` accepts.
@@ -171,7 +170,9 @@ def masked_mean(values: jax.Array, where: jax.Array | None) -> jax.Array:
 
 def gather(array: jax.Array | None, axis_name) -> jax.Array | None:
     """Gathers the rows of all devices, in device order; without an axis, returns the array."""
-    return None if array is None else knn.of_all_devices(array, axis_name)
+    if array is None or axis_name is None:
+        return array
+    return jax.lax.all_gather(array, axis_name, tiled=True)
 
 
 def own_rows(rows: int, axis_name) -> jax.Array:
@@ -181,6 +182,24 @@ def own_rows(rows: int, axis_name) -> jax.Array:
     total = rows * jax.lax.axis_size(axis_name)
     own = jax.lax.axis_index(axis_name) * rows + jnp.arange(rows)
     return own[:, None] == jnp.arange(total)[None, :]
+
+
+def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
+    """Raises ValueError if NumPy integers do not fit the 32 bits to which JAX truncates them.
+
+    2³² + 1 would silently become 1. Integers that were truncated before, for example by a
+    surrounding ``jit``, cannot be detected.
+    """
+    if jax.config.jax_enable_x64:
+        return
+    for name, array in arrays.items():
+        if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.size:
+            for value in array.min(), array.max():
+                if not -(2**31) <= value < 2**31:
+                    raise ValueError(
+                        f"{name} hold {value}, which JAX would cut to 32 bits: renumber them with "
+                        "np.unique(values, return_inverse=True)[1]."
+                    )
 
 
 def check_array(name: str, array: jax.Array) -> None:
@@ -251,7 +270,7 @@ def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
         )
     if jnp.shape(array) != (rows,):
         raise ValueError(f"{name} must have shape [{rows}], got shape {jnp.shape(array)}.")
-    knn.check_integers(**{name: array})
+    check_integers(**{name: array})
 
 
 def check_temperature(temperature, name: str = "temperature") -> None:

@@ -1,5 +1,6 @@
 """LOOK and NCA, chunked and streamed: as dense, in bounded memory, over devices."""
 
+import collections
 import functools
 import math
 import re
@@ -17,20 +18,32 @@ from jaxpt.losses import look, nca, neighbors
 from jaxpt.ops import knn, selection
 
 QUERIES, KEYS, DIM = 16, 304, 6
+CPU = selection.CPU  # before it is patched
 OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_blocks():
-    """Several blocks and a shorter last one; thresholds as on accelerators."""
+def platform(request):
+    """Several blocks and a shorter last one; the selection and the search of an accelerator."""
+    of, search = getattr(request, "param", "TPU"), knn.search
+
+    def as_on_a_gpu(*arrays, recall=None, **options):
+        form = "groups" if recall is None else "auto"
+        return search(*arrays, recall=recall, form=form, **options)
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "NCA_BLOCK", 50)
         patch.setattr(knn, "CONVERTED", 50 * DIM)  # masked keys in several parts
-        patch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
+        patch.setattr(selection, "CPU", getattr(selection, of))
         patch.setattr(selection, "GROUPED", 256)
-        yield
+        if of == "GPU":
+            patch.setattr(knn, "search", as_on_a_gpu)
+        yield of
 
 
+# All but "dense", with which they are compared.
+OTHERS = {look: ("chunked", "gathered", "streamed"), nca: ("chunked", "streamed")}
+ON_BOTH = pytest.mark.parametrize("platform", ["TPU", "GPU"], indirect=True)
 WORKSPACE = 5 * 2 * 4 * KEYS  # five queries at a time: four chunks, the last one shorter
 
 
@@ -87,6 +100,7 @@ def assert_same(one, other, temperature=0.3, largest=1.0):
         np.testing.assert_allclose(x, y, rtol=0, atol=bound * max(1, scale))
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     "options",
     [
@@ -99,13 +113,14 @@ def assert_same(one, other, temperature=0.3, largest=1.0):
     ],
 )
 def test_all_forms_of_look_agree(options):
-    dense, *others = (program(look, form, **options) for form in ("dense", "chunked", "streamed"))
+    dense, *others = (program(look, form, **options) for form in ("dense", *OTHERS[look]))
     for seed in range(3):
         arrays = example(seed, nan=seed == 2)
         for other in others:
             assert_same(other(arrays, 0.3), dense(arrays, 0.3))
 
 
+@ON_BOTH
 @pytest.mark.parametrize("options", [{"k": 9, "gate": 4.0}, {"k": jnp.arange(3, QUERIES + 3)}])
 def test_the_chunked_form_needs_no_bound_of_k_and_no_hard_edge(options):
     dense, chunked = (program(look, form, **options) for form in ("dense", "chunked"))
@@ -116,9 +131,7 @@ def test_the_chunked_form_needs_no_bound_of_k_and_no_hard_edge(options):
 
 @pytest.mark.parametrize("normalize", [True, False])
 def test_all_forms_of_nca_agree(normalize):
-    dense, *others = (
-        program(nca, form, normalize=normalize) for form in ("dense", "chunked", "streamed")
-    )
+    dense, *others = (program(nca, form, normalize=normalize) for form in ("dense", *OTHERS[nca]))
     for seed in range(3):
         arrays = example(seed, nan=seed == 2)
         for temperature in 0.05, 1.0:
@@ -127,6 +140,7 @@ def test_all_forms_of_nca_agree(normalize):
                 assert_same(other(arrays, temperature), expected, temperature, largest)
 
 
+@ON_BOTH
 @pytest.mark.parametrize(
     "loss, options",
     [
@@ -139,7 +153,7 @@ def test_all_forms_of_nca_agree(normalize):
     ],
 )
 def test_gradients_of_all_forms_agree_to_a_hundred_thousandth_of_the_largest_entry(loss, options):
-    forms = [program(loss, form, **options) for form in ("dense", "chunked", "streamed")]
+    forms = [program(loss, form, **options) for form in ("dense", *OTHERS[loss])]
     for seed in range(3):
         for temperature in 0.1, 0.3:
             expected, *others = (run(example(seed), temperature)[2] for run in forms)
@@ -165,13 +179,15 @@ def test_an_approximate_search_is_passed_on(monkeypatch):
     assert_same(found, program(look, "dense", k=5, no_positive="drop")(arrays, 0.3))
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "form", "options"))
-def with_oracle(arrays, loss, form, options):
+@functools.partial(jax.jit, static_argnames=("loss", "form", "options", "platform"))
+def with_oracle(arrays, loss, form, options, platform):
+    del platform  # what is patched for one must not be kept for the other
     return loss(**arrays, form=form, workspace=2 * 2 * 4 * MEMORY, **dict(options))
 
 
+@ON_BOTH
 @pytest.mark.parametrize("name", ["ties", "zero vectors", "no positive", "huge", "tiny", "bf16"])
-def test_hard_arrays_equal_the_oracle(name):
+def test_hard_arrays_equal_the_oracle(name, platform):
     arrays, _ = case(name)
     for extra in {}, masks():
         for loss, no_positive in (look, "nearest"), (look, "floor"), (nca, None):
@@ -182,9 +198,10 @@ def test_hard_arrays_equal_the_oracle(name):
             expected, missing, purity = getattr(oracles, loss.__name__)(
                 *arrays, temperature=0.2, **options, **extra
             )
-            for form in "chunked", "streamed":
+            for form in OTHERS[loss]:
                 losses, stats = with_oracle(
-                    padded(*arrays, **k, **extra, temperature=0.2), loss, form, static + bound
+                    padded(*arrays, **k, **extra, temperature=0.2),
+                    *(loss, form, static + bound, platform),
                 )
                 np.testing.assert_allclose(losses, expected, **tolerances(arrays, True, 0.2))
                 np.testing.assert_allclose(
@@ -195,41 +212,46 @@ def test_hard_arrays_equal_the_oracle(name):
                 )
 
 
-def test_a_traced_k_has_a_bound():
+@pytest.mark.parametrize("form", ["gathered", "streamed"])
+@ON_BOTH
+def test_a_traced_k_has_a_bound(form):
     arrays = gaussian(3)
-    run = jax.jit(lambda k: look(*arrays, k=k, k_max=9, form="streamed")[0])
+    run = jax.jit(lambda k: look(*arrays, k=k, k_max=9, form=form)[0])
     for k in 1, 9, np.arange(1, BATCH + 1):
         np.testing.assert_allclose(run(k), oracles.look(*arrays, k=k)[0], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(run(20), oracles.look(*arrays, k=9)[0], rtol=1e-5, atol=1e-5)
 
 
+@ON_BOTH
 def test_queries_that_where_leaves_out_have_neither_loss_nor_gradient():
     arrays, where = example(4), np.arange(QUERIES) % 3 > 0
     arrays["queries"][~where] = np.nan
     for loss, options in (look, {"k": 3}), (nca, {}):
         dense = program(loss, "dense", where=where, **options)(arrays, 0.1)
-        for form in "chunked", "streamed":
+        for form in OTHERS[loss]:
             losses, stats, gradient, _ = program(loss, form, where=where, **options)(arrays, 0.1)
             assert not losses[~where].any() and not gradient[~where].any()
             assert_same((losses, stats, gradient), dense[:3], temperature=0.1)
 
 
+@ON_BOTH
 @pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
 def test_a_query_that_is_not_a_number_has_no_loss_of_zero(loss, options):
     arrays = example(6)
     clean = program(loss, "streamed", **options)(arrays, 0.1)[0]
     arrays["queries"] = arrays["queries"].copy()  # JAX may still read the other
     arrays["queries"][5] = np.nan
-    for form in "streamed", "chunked", "dense":
+    for form in "dense", *OTHERS[loss]:
         losses = program(loss, form, **options)(arrays, 0.1)[0]
         assert np.isnan(losses[5])
         assert_same(np.delete(losses, 5), np.delete(clean, 5), temperature=0.1)
 
 
+@ON_BOTH
 @pytest.mark.parametrize("loss, options", [(look, {"k": 3}), (nca, {})])
 def test_an_empty_memory_teaches_nothing(loss, options):
     arrays = example(5) | {"key_mask": np.zeros(KEYS, bool)}
-    for form in "chunked", "streamed":
+    for form in OTHERS[loss]:
         losses, stats, gradient, _ = program(loss, form, **options)(arrays, 0.1)
         np.testing.assert_array_equal(losses, 0)
         np.testing.assert_array_equal(stats, (1, 1, 0))
@@ -239,6 +261,7 @@ def test_an_empty_memory_teaches_nothing(loss, options):
 # Over devices
 
 
+@ON_BOTH
 @pytest.mark.parametrize("shards", [1, 2, 8])
 @pytest.mark.parametrize(
     "loss, options",
@@ -315,12 +338,14 @@ def test_temporaries_do_not_grow_with_the_memory(loss, options):
 
 
 @OF_CPU
-def test_the_chunked_form_keeps_to_its_workspace(monkeypatch):
+@pytest.mark.parametrize("form", ["chunked", "gathered"])
+def test_the_forms_in_chunks_keep_to_their_workspace(form, monkeypatch):
     monkeypatch.setattr(knn, "CONVERTED", 2**16)
-    n, workspace = 2**16, 4 * 2 * 4 * 2**16  # four queries at a time
+    n = 2**16
+    workspace = 4 * knn.row_bytes(n, form)  # four queries at a time
 
     def total(q, z, a, b, mask):
-        options = {"key_mask": mask, "form": "chunked", "workspace": workspace}
+        options = {"key_mask": mask, "form": form, "workspace": workspace}
         return look(q, z, a, b, k=10, **options)[0].sum()
 
     floats, ints = (((64, 64), jnp.float32), ((n, 64), jnp.float32)), (((64,), int), ((n,), int))
@@ -331,63 +356,134 @@ def test_the_chunked_form_keeps_to_its_workspace(monkeypatch):
     assert compiled.memory_analysis().temp_size_in_bytes < 6 * workspace < 4 * 64 * n
 
 
-def forms(loss, batch, memory, k=None, gate=None, axis_name=None):
-    """(form on CPUs, form on accelerators)."""
-    return neighbors._choose_forms(
-        "auto", (batch, memory), 1 if loss is nca else k, gate, axis_name
-    )
+@pytest.fixture
+def forms(monkeypatch):
+    """(loss, batch, memory, …) → (form on CPUs, on GPUs, on TPUs)."""
+
+    class Chosen(Exception):
+        pass
+
+    def choose(forms, *_):
+        raise Chosen(*forms)
+
+    def chosen(loss, batch, memory, k=None, gate=None, axis_name=None, **options):
+        """k is traced if it is None."""
+        if loss is look:
+            options |= {"k": jnp.int32(3) if k is None else k, "gate": gate}
+        shapes = ((batch, 2), jnp.float32), ((memory, 2), jnp.float32), ((batch,), int)
+        shapes = (jax.ShapeDtypeStruct((1, *x), y) for x, y in (*shapes, ((memory,), int)))
+        call = jax.vmap(lambda *a: loss(*a, axis_name=axis_name, **options)[0], axis_name="shard")
+        with pytest.raises(Chosen) as found:
+            jax.eval_shape(call, *shapes)
+        return found.value.args
+
+    monkeypatch.setattr(neighbors, "_in_form", choose)
+    return chosen
 
 
-def test_the_form_goes_by_shapes_and_platform():
-    dense, many, streamed = ("dense", "dense"), ("dense", "chunked"), ("streamed", "chunked")
-    assert forms(look, 4, 2048, k=3) == dense and forms(look, 4, 2049, k=3) == streamed
-    assert forms(nca, 4, 2048) == dense and forms(nca, 4, 2049) == streamed
-    assert forms(look, 4, 4001, k=100) == streamed and forms(look, 4, 4000, k=100) == many
+def test_the_form_goes_by_shapes_and_platform(forms):
+    dense, few = ("dense",) * 3, ("streamed", "gathered", "chunked")
+    # Where nearly all keys are neighbours, or matrices are small, a CPU is dense.
+    many, neither = ("dense", "chunked", "chunked"), ("streamed", "chunked", "chunked")
+    assert forms(look, 4, 2048, k=3) == dense and forms(look, 4, 2049, k=3) == few
+    assert forms(look, 4, 4001, k=100) == neither and forms(look, 4, 4000, k=100) == many
     # A larger matrix only where nearly all keys are neighbours.
-    assert forms(look, 2**12, 2**12 + 1, k=2**9) == streamed
+    assert forms(look, 2**12, 2**12 + 1, k=2**9) == neither
     assert forms(look, 2**12, 2**12 + 1, k=2**9 + 1) == many
-    assert forms(look, 2**10, 2**18 + 1, k=2**17) == streamed  # the matrix would be too large
+    assert forms(look, 2**10, 2**18 + 1, k=2**17) == neither  # the matrix would be too large
+    # GPUs gather few of many keys, whatever the batch.
+    share = neighbors.GATHERED_SHARE
+    for batch in 1, 2**20:
+        assert forms(look, batch, 50 * share, k=50) == few
+        assert forms(look, batch, 50 * share - 1, k=50) == neither
+    assert forms(look, 2**20, 2**18, k=None, k_max=10) == few  # a bound is enough
     # A traced k without a bound, and a gate, need all similarities.
     assert forms(look, 4, 4000, k=None) == forms(look, 4, 4000, k=3, gate=2.0) == many
-    assert forms(look, 7, 2**26, k=None) == forms(look, 7, 2**26, 3, 2.0) == ("chunked", "chunked")
+    assert forms(look, 7, 2**26, k=None) == forms(look, 7, 2**26, 3, 2.0) == ("chunked",) * 3
     # Keys of several devices.
-    assert forms(look, 4, 4001, k=3, axis_name="shard") == ("streamed", "streamed")
+    assert forms(look, 4, 4001, k=3, axis_name="shard") == ("streamed",) * 3
+    assert forms(look, 2**12, 2**12 + 1, k=2**9, axis_name="shard") == ("streamed",) * 3
     assert forms(look, 4, 4001, axis_name="shard") == many
+
+
+def test_nca_has_nothing_to_sort_so_gpus_do_as_tpus(forms):
+    assert forms(nca, 4, 2048) == ("dense",) * 3
+    for batch, memory in (4, 2049), (4, 2**20), (2**12, 2**18):
+        assert forms(nca, batch, memory) == ("streamed", "chunked", "chunked")
+        assert forms(nca, batch, memory, axis_name="shard") == ("streamed",) * 3
 
 
 @pytest.mark.parametrize("form", neighbors.NEIGHBOR_FORMS[1:])
 def test_a_form_may_be_asked_for(form):
     arrays = {name: x for name, x in example(0).items() if name != "key_mask"}
-    program = jax.make_jaxpr(lambda arrays: look(**arrays, k=3, form=form)[0])(arrays)
-    assert ("custom_vjp" in str(program)) == (form != "dense")
-    assert ("top_k" in str(program)) == (form == "streamed")
+    traced = jax.jit(lambda arrays: look(**arrays, k=3, form=form)[0]).trace(arrays)
+    assert ("custom_vjp" in str(traced.jaxpr)) == (form != "dense")
+    text = traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert ("top_k" in text) == (form in ("gathered", "streamed"))
 
 
-def test_the_program_for_a_platform_holds_its_form_alone(monkeypatch):
-    monkeypatch.setattr(selection, "CPU_THRESHOLDS", 1)
+def operations(loss, platform, batch=4, **options):
+    """How often each is in the program of the gradient, but for those that choose a platform."""
     n = neighbors.DENSE_MEMORY + 1
 
     def total(q, z, a, b):
-        return look(q, z, a, b, k=300)[0].sum()
+        return loss(q, z, a, b, **options)[0].sum()
 
-    shapes = ((4, 8), jnp.float32), ((n, 8), jnp.float32), ((4,), int), ((n,), int)
+    shapes = ((batch, 8), jnp.float32), ((n, 8), jnp.float32), ((batch,), int), ((n,), int)
     traced = jax.jit(jax.grad(total)).trace(*(jax.ShapeDtypeStruct(*x) for x in shapes))
-    for platform in "cpu", "cuda", "tpu":
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        # Thresholds of one pass: one on CPUs, seven on accelerators.
-        assert ("tensor<4x7xui32>" in text) == (platform != "cpu")
-        assert "sort" not in text and "top_k" not in text
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    counts = collections.Counter(re.findall(r"(?:stablehlo|chlo)\.(\w+)", text))
+    # Thresholds of one pass: one on CPUs, seven on accelerators.
+    counts["thresholds"] = len(re.findall(rf"tensor<{batch}x[17]xui32>", text))
+    counts["seven thresholds"] = len(re.findall(rf"tensor<{batch}x7xui32>", text))
+    for part in "case", "return", "constant", "broadcast_in_dim":  # and zeros of other platforms
+        del counts[part]
+    return counts
+
+
+@pytest.mark.parametrize(
+    "batch, k, expected",
+    [
+        (4, 3, ("streamed", "gathered", "chunked")),
+        (4, 300, ("dense", "chunked", "chunked")),
+        (2**12, 300, ("dense", "chunked", "chunked")),
+    ],
+)
+def test_the_program_for_a_platform_holds_its_form_alone(batch, k, expected, monkeypatch):
+    monkeypatch.setattr(selection, "CPU", CPU)
+    for name, form in zip(("cpu", "cuda", "tpu"), expected, strict=True):
+        found = operations(look, name, batch, k=k)
+        for other in neighbors.NEIGHBOR_FORMS[1:]:
+            same = operations(look, name, batch, k=k, form=other) == found
+            assert same == (other == form)
+        small = selection.sorting_pays((batch, neighbors.DENSE_MEMORY + 1), k)
+        sorts = form in ("gathered", "streamed") or (name == "cuda" and small)
+        assert (found["top_k"] > 0) == (found["sort"] > 0) == sorts
+        assert (found["thresholds"] > 0) == (not sorts)
+        assert (found["seven thresholds"] > 0) == (not sorts and name != "cpu")
+
+
+def test_all_forms_sort_on_gpus_where_it_pays_and_none_where_k_is_traced(monkeypatch):
+    monkeypatch.setattr(selection, "CPU", CPU)
+    for form in neighbors.NEIGHBOR_FORMS[1:]:
+        found = operations(look, "cuda", k=3, form=form)
+        assert found["top_k"] and found["sort"] and not found["thresholds"]
+    for name in "cpu", "cuda", "tpu":
+        found = operations(look, name, k=jnp.int32(3))
+        assert not found["top_k"] and not found["sort"] and found["thresholds"]
+        assert (found["seven thresholds"] > 0) == (name != "cpu")
+        found = operations(nca, name)
+        assert not found["top_k"] and not found["sort"] and not found["thresholds"]
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        (
-            {"form": "sparse"},
-            "form must be one of ('auto', 'dense', 'chunked', 'streamed'), got 'sparse'",
-        ),
+        ({"form": "sparse"}, f"form must be one of {neighbors.NEIGHBOR_FORMS}, got 'sparse'"),
         ({"form": "streamed", "gate": 1.0}, "gate weighs every key: it needs form"),
-        ({"form": "streamed", "k": jnp.int32(3)}, "with a traced k needs k_max"),
+        ({"form": "gathered", "gate": 1.0}, "gate weighs every key: it needs form"),
+        ({"form": "streamed", "k": jnp.int32(3)}, '"streamed" with a traced k needs k_max'),
+        ({"form": "gathered", "k": jnp.int32(3)}, '"gathered" with a traced k needs k_max'),
         ({"recall": 1.5}, "recall must lie between 0 and 1, or be None for exact, got 1.5"),
         ({"k": 3, "k_max": 0}, "k_max must be a whole number of at least 1, got 0"),
         ({"workspace": 0}, "workspace must be a number of bytes, at least 1, got 0"),
@@ -403,3 +499,8 @@ def test_a_form_that_cannot_be_is_named(options, message):
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         jax.eval_shape(lambda *a: look(*a, **{"k": 3} | options)[0], *shapes)
+
+
+def test_nca_gathers_nothing():
+    with pytest.raises(ValueError, match="nca compares all keys: it needs form"):
+        nca(*gaussian(3), form="gathered")

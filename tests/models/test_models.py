@@ -136,6 +136,80 @@ def test_convolutions_of_the_smallest_images_are_those_of_lax(kernel, stride):
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
 
 
+def lowered(function, platform, *shapes):
+    """The program of ``function`` for a platform, as text."""
+    arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+    return jax.jit(function).trace(*arrays).lower(lowering_platforms=(platform,)).as_text()
+
+
+class TestFormsOfGpus:
+    """What the stem of a ResNet computes on GPUs, beside the plain operations."""
+
+    @pytest.mark.parametrize("padding", [(0, 0), (0, 1), (2, 1), (3, 3)])
+    @pytest.mark.parametrize("kernel", [2, 3, 5, 7])
+    def test_convolutions_of_blocks_are_those_of_pixels(self, kernel, padding):
+        rng = np.random.default_rng(kernel)
+        options = {"dimension_numbers": ("NHWC", "HWIO", "NHWC"), "padding": [padding, (1, 2)]}
+        plain = functools.partial(jax.lax.conv_general_dilated, window_strides=(2, 2), **options)
+        blocks = functools.partial(resnet._convolve_blocks, **options)
+
+        def value(convolve, weights, images):
+            return jnp.sum(jnp.sin(convolve(images, weights)))
+
+        for channels in 1, 3, 4:
+            images = rng.normal(size=(2, 12, 8, channels)).astype(np.float32)
+            weights = rng.normal(size=(kernel, kernel, channels, 5)).astype(np.float32)
+            assert blocks(images, weights).shape == plain(images, weights).shape
+            found, wanted = (
+                jit(jax.value_and_grad(functools.partial(value, of), (0, 1)))(weights, images)
+                for of in (blocks, plain)
+            )
+            jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
+
+    def test_only_gpus_convolve_blocks_and_only_of_few_channels_and_even_sides(self):
+        net = nn.Conv(
+            5, (7, 7), strides=2, use_bias=False, conv_general_dilated=resnet.convolve, padding=3
+        )
+
+        def channels(platform, *shape):
+            text = lowered(
+                lambda images, kernel: net.apply({"params": {"kernel": kernel}}, images),
+                platform,
+                (2, *shape),
+                (7, 7, shape[-1], 5),
+            )
+            (line,) = (line for line in text.splitlines() if "stablehlo.convolution" in line)
+            return int(line.rsplit("(tensor<2x", 1)[1].split("xf32", 1)[0].split("x")[-1])
+
+        assert channels("cuda", 32, 32, 3) == 16
+        assert channels("cpu", 32, 32, 3) == channels("tpu", 32, 32, 3) == 3
+        assert channels("cuda", 32, 31, 3) == 3
+        assert channels("cuda", 32, 32, 8) == 8
+
+    @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+    @pytest.mark.parametrize("sides", [(8, 8), (7, 10), (9, 5), (1, 2)])
+    def test_the_gradient_of_the_pool_is_that_of_a_scatter(self, sides, dtype):
+        rng = np.random.default_rng(sum(sides))
+        gaussian = rng.normal(size=(3, *sides, 4))
+        # The last two have many ties: their slope goes to the first of a window.
+        for x in gaussian, np.round(gaussian), np.maximum(gaussian, 0):
+            x = jnp.asarray(x, dtype)
+            slopes = rng.integers(-9, 9, resnet._pool(x).shape).astype(np.float32)
+            found, wanted = (
+                jit(jax.value_and_grad(lambda x, of=of: jnp.sum(of(x) * slopes)))(x)
+                for of in (resnet._max_pool_of_gpus, resnet._pool)
+            )
+            jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+    def test_only_gpus_gather_the_gradient_of_the_pool(self):
+        slope = jax.grad(lambda x: jnp.sum(resnet.max_pool(x) ** 2))
+        scatters = {
+            platform: "select_and_scatter" in lowered(slope, platform, (2, 8, 8, 3))
+            for platform in ("cpu", "tpu", "cuda")
+        }
+        assert scatters == {"cpu": True, "tpu": True, "cuda": False}
+
+
 class TestParameterCounts:
     """Those of torchvision's networks without their classifiers."""
 

@@ -1,4 +1,7 @@
+import collections
 import functools
+import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +12,11 @@ import rounding
 from jax.sharding import PartitionSpec
 
 from jaxpt.ops import knn, selection
-from jaxpt.ops.similarity import unit_vectors
 
 BATCH, N, DIM = 5, 18, 4
 OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
+PARTS_OF_A_CHOICE = {"case", "constant", "return"}
+ROWS = "groups", "thresholds"  # forms that compare a few queries with all keys
 
 
 def integers(seed=0):
@@ -57,7 +61,7 @@ def test_products_in_parts_have_the_values_and_the_gradient_of_the_whole(monkeyp
     keys[~mask] = np.nan
 
     def total(queries):
-        s = knn.products(queries, jnp.asarray(keys, dtype), mask, None)
+        s = knn.products(queries, jnp.asarray(keys, dtype), mask)
         return jnp.sum(s * weights), s
 
     gradient, s = jax.jit(jax.grad(total, has_aux=True))(queries)
@@ -186,14 +190,23 @@ def test_groups_and_blocks_change_nothing(k, group_size, block_size):
         assert_found(found, sorted_crowd(queries, keys, k, options))
 
 
+def traced_anew(**options):
+    """``search`` with what is patched now: its own ``jit`` would keep what it traced before."""
+    return jax.jit(functools.partial(inspect.unwrap(knn.search), **options))
+
+
+@pytest.mark.parametrize(
+    "form, platform", [*zip(ROWS, ("GPU", "TPU"), strict=True), ("thresholds", "GPU")]
+)
 @pytest.mark.parametrize("k", [1, 3, 16, 19])
 @pytest.mark.parametrize("workspace", [1, 400, 2**20])
-def test_rows_and_blocks_find_the_same(k, workspace, monkeypatch):
+def test_rows_and_blocks_find_the_same(k, workspace, form, platform, monkeypatch):
     monkeypatch.setattr(knn, "SEGMENT", 5)
-    monkeypatch.setattr(selection, "CPU_THRESHOLDS", selection.THRESHOLDS)
+    monkeypatch.setattr(selection, "CPU", getattr(selection, platform))
+    search = traced_anew(k=k, form=form, workspace=workspace)
     for seed in range(20):
         queries, keys, options = crowd(seed)
-        found = knn.search(queries, keys, k, form="rows", workspace=workspace, **options)
+        found = search(queries, keys, **options)
         assert_found(found, sorted_crowd(queries, keys, k, options))
 
 
@@ -210,7 +223,7 @@ def over_devices(function, shards):
     "shards, k, form",
     [
         *((shards, k, "blocks") for shards, k in ((1, 3), (2, 3), (4, 16), (8, 3), (8, 18))),
-        *((shards, k, "rows") for shards, k in ((2, 3), (8, 18))),
+        *((shards, k, form) for shards, k in ((2, 3), (8, 18)) for form in ROWS),
     ],
 )
 def test_keys_on_several_devices_give_the_same(shards, k, form):
@@ -226,14 +239,56 @@ def test_keys_on_several_devices_give_the_same(shards, k, form):
         assert_found(search(queries, keys, options), sorted_crowd(queries, keys, k, options))
 
 
-def test_key_rows_are_applied_to_each_block():
-    queries, keys = integers(5)
-    keys += 1
-    expected = knn.search(queries, np.asarray(unit_vectors(keys)), 4)
-    for form in "blocks", "rows":
-        options = {"form": form, "block_size": 5, "group_size": 2}
-        found = knn.search(queries, keys, 4, key_rows=unit_vectors, **options)
-        np.testing.assert_allclose(found[0], expected[0], rtol=rounding.FEW, atol=rounding.FEW)
+@pytest.mark.parametrize("form", knn.FORMS[1:])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("masked", [False, True])
+def test_normalized_keys_have_length_one_and_queries_stay_as_they_are(
+    form, dtype, masked, monkeypatch
+):
+    monkeypatch.setattr(knn, "CONVERTED", 7 * DIM)  # some keys at a time
+    rng, k = np.random.default_rng(5), 7
+    queries = rng.normal(size=(BATCH, DIM)).astype(np.float32)
+    lengths = np.append(10.0 ** rng.integers(-28, 29, size=N - 1), 0)  # and one of length zero
+    keys = jnp.asarray(rng.normal(size=(N, DIM)) * lengths[:, None], dtype)
+    mask, bias = rng.random(N) < (0.7 if masked else 1), rng.normal(size=N).astype(np.float32)
+    unit = oracles.as_float64(keys)
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-100)
+    with_ones, with_bias = (
+        np.hstack(x) for x in ((queries, np.ones((BATCH, 1))), (unit, bias[:, None]))
+    )
+    expected = expected_neighbors(with_ones, with_bias, k, key_mask=mask)
+    options = {"key_mask": mask} if masked else {}
+    keys = jnp.where(mask[:, None], keys, jnp.nan)
+    sizes = {"block_size": 5, "group_size": 2}
+    search = traced_anew(k=k, form=form, normalize=True, **sizes)
+    found = search(queries, keys, key_bias=bias, **options)
+    np.testing.assert_array_equal(found[1], expected[1])
+    largest = np.linalg.norm(queries, axis=1).max()
+    bound = rounding.of_product(DIM, largest) + rounding.of_sum(1, np.abs(expected[0]).max())
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=bound)
+    assert found[0].dtype == jnp.float32
+
+
+def test_each_platform_has_its_form(monkeypatch):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((4, 8), (2000, 8))]
+
+    def operations(platform, **options):
+        """How often each is in the program, but for those by which a platform chooses."""
+        traced = jax.jit(lambda q, z: knn.search(q, z, 3, **options)).trace(*shapes)
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        counts = collections.Counter(re.findall(r"(?:stablehlo|chlo)\.\w+", text))
+        assert ("7xui32" in text) == (counts["stablehlo.bitcast_convert"] > 0)
+        return {x: n for x, n in counts.items() if x.split(".")[1] not in PARTS_OF_A_CHOICE}
+
+    for platform, form in ("cpu", "blocks"), ("cuda", "groups"), ("tpu", "thresholds"):
+        monkeypatch.setattr(selection, "CPU", selection.TPU)  # only to count the same everywhere
+        found, *others = (operations(platform, form=f) for f in knn.FORMS)
+        assert [others[i] == found for i in range(3)] == [f == form for f in knn.FORMS[1:]]
+        assert operations(platform, recall=0.9) == operations(platform, form="blocks", recall=0.9)
+        if form != "blocks":  # GPUs have no thresholds and no loop; TPUs sort what they found
+            assert ("stablehlo.bitcast_convert" in found) == (form == "thresholds")
+            assert ("stablehlo.while" in found) == (form == "thresholds")
+            assert found["chlo.top_k"] == (2 if form == "groups" else 1)
 
 
 def test_the_group_size_grows_with_keys_and_shrinks_with_k():
@@ -255,26 +310,67 @@ def test_blocks_are_smaller_for_more_queries():
     assert {batch: knn.choose_block_size(batch) for batch in sizes} == sizes
 
 
-def temporaries(n, **options):
-    arrays = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8), (n, 8)))
-    search = jax.jit(lambda q, z: knn.search(q, z, 10, **options))
+def temporaries(n, batch=16, conditions=False, **options):
+    arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((batch, 8), (n, 8))]
+    if conditions:
+        for of, size in ("query", batch), ("key", n):
+            for what in "ids", "labels":
+                options[f"{of}_{what}"] = jax.ShapeDtypeStruct((size,), jnp.int32)
+        options["key_mask"] = jax.ShapeDtypeStruct((n,), bool)
+        options["key_bias"] = jax.ShapeDtypeStruct((n,), jnp.float32)
+    arrays.append({x: y for x, y in options.items() if isinstance(y, jax.ShapeDtypeStruct)})
+    options = {x: y for x, y in options.items() if x not in arrays[2]}
+    search = jax.jit(lambda q, z, named: knn.search(q, z, 10, **named, **options))
     return search.lower(*arrays).compile().memory_analysis().temp_size_in_bytes
 
 
 @OF_CPU
 def test_temporaries_do_not_grow_with_the_keys():
-    options = {"key_rows": unit_vectors, "block_size": 512, "group_size": 8}
+    options = {"normalize": True, "block_size": 512, "group_size": 8}
     few, many = (temporaries(n, **options) for n in (45_001, 90_001))
     assert many <= few + 1024 < 4 * 16 * 45_001
 
 
 @OF_CPU
-def test_rows_keep_to_their_workspace():
-    workspace = 2 * 4 * 2 * 90_001  # two queries at a time
-    assert temporaries(90_001, form="rows", workspace=workspace) < 3 * workspace
+@pytest.mark.parametrize(
+    "form, most",
+    [
+        # The products of eight queries, and on CPUs what is made of them, eight bytes of ten.
+        ("groups", 2),
+        # Products and similarities, and as much for the marks and for ties, which are rare.
+        ("thresholds", 3),
+    ],
+)
+def test_rows_keep_to_their_workspace(form, most):
+    n = 20_001
+    workspace = 8 * knn.row_bytes(n, form)  # eight queries at a time
+    found, of_all = (
+        temporaries(n, batch=64, form=form, workspace=x, conditions=True)
+        for x in (workspace, 8 * workspace)
+    )
+    assert found < most * workspace < of_all
 
 
-@pytest.mark.parametrize("form, group_size", [("blocks", 1), ("blocks", 3), ("rows", None)])
+def test_chunks_of_rows_are_as_even_as_registers_allow():
+    rows = {
+        (batch, most): knn.rows_at_once(batch, 100, 100 * most + 99)
+        for batch in range(1, 70)
+        for most in (1, 2, 7, 8, 9, 23, 24, 64, 1000)
+    }
+    for (batch, most), size in rows.items():
+        assert 1 <= size <= min(batch, most)
+        assert size % 8 == 0 or most < 8 or size == batch  # what a TPU stores together
+        most -= most % 8 if most >= 8 else 0
+        assert -(-batch // size) == -(-batch // most)  # no more chunks than needed
+        step = 8 if most >= 8 else 1
+        assert -(-batch // size) < -(-batch // (size - step)) if size > step else True
+    assert knn.rows_at_once(5, 100, 1) == 1  # the least
+    assert rows[69, 64] == 40 and rows[9, 7] == 5
+
+
+@pytest.mark.parametrize(
+    "form, group_size", [("blocks", 1), ("blocks", 3), *((form, None) for form in ROWS)]
+)
 def test_what_is_not_a_number_is_found_first(form, group_size):
     for sign in 1, -1:
         queries, keys = integers(6)
@@ -289,13 +385,14 @@ def test_what_is_not_a_number_is_found_first(form, group_size):
 # attach_gradient and take
 
 
-def slope(queries, keys, weights, k=3, axis_name=None, **options):
+def slope(queries, keys, weights, k=3, axis_name=None, normalize=False, **options):
     """The gradient of the weighted sum of what was found."""
 
     def total(q):
-        s, index = knn.search(jax.lax.stop_gradient(q), keys, k, axis_name=axis_name, **options)
+        how = {"axis_name": axis_name, "normalize": normalize}
+        s, index = knn.search(jax.lax.stop_gradient(q), keys, k, **how, **options)
         s = jnp.where(index >= 0, s, 0.0)
-        return jnp.sum(weights * knn.attach_gradient(s, q, keys, index, None, axis_name))
+        return jnp.sum(weights * knn.attach_gradient(s, q, keys, index, normalize, axis_name))
 
     return jax.grad(total)(queries)
 
@@ -318,6 +415,28 @@ def test_the_gradient_is_the_weighted_sum_of_the_keys_found(shards, k=3):
             gradient(queries, keys, weights, options),
             slope_by_hand(queries, keys, weights, k, options),
         )
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_gradient_is_by_keys_of_length_one_if_they_are_normalized(shards, dtype, k=3):
+    gradient = over_devices(
+        lambda q, z, w, options: slope(q, z, w, k=k, axis_name="shard", normalize=True, **options),
+        shards,
+    )
+    rng = np.random.default_rng(7)
+    queries, weights = (rng.normal(size=(8, n)).astype(np.float32) for n in (3, k))
+    keys = jnp.asarray(rng.normal(size=(16, 3)), dtype)
+    unit = oracles.as_float64(keys)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    options = crowd(7)[2]
+    keys = jnp.where(options["key_mask"][:, None], keys, jnp.nan)
+    np.testing.assert_allclose(
+        gradient(queries, keys, weights, options),
+        slope_by_hand(queries, unit, weights, k, options),
+        rtol=0,
+        atol=np.abs(weights).sum(axis=1).max() * (rounding.of_unit_row(3) + rounding.of_sum(k)),
+    )
 
 
 def test_masked_keys_may_hold_anything_and_keys_get_no_gradient():
@@ -363,8 +482,14 @@ def test_take_looks_up_what_lies_on_other_devices(shards):
         ({"query_labels": np.ones(3), "key_labels": np.ones(N)}, "query_labels must have shape"),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"block_size": -1}, "block_size must be at least 1, got -1"),
-        ({"form": "sorted"}, "form must be one of .*'rows'.*, got 'sorted'"),
-        ({"form": "rows", "recall": 0.9}, r"form must be one of \('auto', 'blocks'\), got 'rows'"),
+        ({"form": "rows"}, "form must be one of .*'blocks', 'groups', 'thresholds'.*, got 'rows'"),
+        *(
+            (
+                {"form": form, "recall": 0.9},
+                rf"form must be one of \('auto', 'blocks'\), got '{form}'",
+            )
+            for form in ROWS
+        ),
         ({"key_labels": np.arange(N)}, "query_labels and key_labels belong together"),
         ({"query_ids": np.arange(BATCH)}, "give both or neither"),
         ({"key_ids": np.arange(N)}, "give both or neither"),
