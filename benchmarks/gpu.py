@@ -1,6 +1,6 @@
 """Everything that matters on a GPU, in one table.
 
-    python benchmarks/gpu.py [--torch-python PYTHON] [--small] [PART …]
+    python benchmarks/gpu.py [--torch-python PYTHON] [--small] [--sizes N …] [PART …]
 
 Parts: look (value and gradient at seven sizes, beside plain ``lax.top_k`` and torch.compile), knn
 (10,000 queries, 200,000 keys of 512 dimensions, k = 20), step (ResNet-50 in bfloat16: LOOK, its two
@@ -8,8 +8,9 @@ encoders with a loss of negligible cost, cross-entropy, and PyTorch's LOOK), aug
 share of a ResNet-50's step) and probe (45 strengths on 10,000 × 512 features). PYTHON needs torch;
 by default it is this one if it has torch, else PyTorch's columns stay empty. No TensorFlow is
 needed. Takes less than 12 minutes on an H100: a part that would begin later is left out, which is
-reported. As soon as a part is done, a record is added to benchmarks/records/gpu.jsonl. ``--small``
-runs every line on tiny sizes, for a CPU, and writes no record.
+reported. As soon as a part is done, a record is added to benchmarks/records/gpu.jsonl; the table
+has the latest record of each row. ``--sizes`` selects some of LOOK's sizes, from 1 to 7.
+``--small`` runs every line on tiny sizes, for a CPU, and writes no record.
 """
 
 import argparse
@@ -60,14 +61,14 @@ def shapes_of(batch: int, n: int, k: int) -> dict:
     return {"n": n, "batch": batch, "dim": 128, "k": k, "classes": 1000}
 
 
-def look(small: bool, torch: dict | None) -> list[dict]:
+def look(sizes, torch: dict | None) -> list[dict]:
     """Value and gradient of LOOK at each size."""
     makers = {
         COLUMNS[0]: neighbors.look_by_jaxpt,
         NEAREST: neighbors.look_nearest_by_jaxpt,
         COLUMNS[1]: neighbors.look_by_top_k,
     }
-    sizes, rows = SMALL_SIZES if small else SIZES, []
+    rows = []
     with concurrent.futures.ThreadPoolExecutor() as pool:  # compiles all, before any is timed
         made = {
             (size, name): pool.submit(make, **shapes_of(*size))
@@ -95,9 +96,8 @@ def look(small: bool, torch: dict | None) -> list[dict]:
     return rows
 
 
-def knn(small: bool, torch: dict | None) -> list[dict]:
+def knn(sizes, torch: dict | None) -> list[dict]:
     """Exact nearest neighbours."""
-    sizes = SMALL_KNN if small else KNN
     ms = {"jaxpt": milliseconds(neighbors.knn_by_jaxpt(**sizes), np.asarray)}
     if torch:
         ms["torch"] = torch["knn"]
@@ -171,7 +171,7 @@ PARTS = {"look": look, "knn": knn, "step": step, "augment": augment, "probe": pr
 
 
 def markdown(found: list[dict]) -> str:
-    """One table per device, of the latest record of each part; the latest device comes first."""
+    """One table per device, of the latest record of each row; the latest device comes first."""
     return "\n\n".join(
         _device_markdown([record for record in found if record["device"] == device])
         for device in dict.fromkeys(record["device"] for record in reversed(found))
@@ -179,17 +179,16 @@ def markdown(found: list[dict]) -> str:
 
 
 def _device_markdown(found: list[dict]) -> str:
-    latest = {record["part"]: record for record in found}
+    latest = {row["what"]: (row, record) for record in found for row in record["rows"]}
     lines = [
         "| what | " + " | ".join(f"{name}, ms" for name in COLUMNS) + " | temporaries, MB | |",
         "| --- |" + " ---: |" * (len(COLUMNS) + 1) + " --- |",
     ]
-    for part in filter(latest.get, PARTS):
-        for row in latest[part]["rows"]:
-            cells = [_cell(row["ms"], name) for name in COLUMNS]
-            mb = "" if row["mb"] is None else f"{row['mb']:,.0f}"
-            lines.append(f"| {row['what']} | {' | '.join(cells)} | {mb} | {row.get('note', '')} |")
-    for about in dict.fromkeys(_about(record) for record in latest.values()):
+    for row, _ in sorted(latest.values(), key=lambda pair: list(PARTS).index(pair[1]["part"])):
+        cells = [_cell(row["ms"], name) for name in COLUMNS]
+        mb = "" if row["mb"] is None else f"{row['mb']:,.0f}"
+        lines.append(f"| {row['what']} | {' | '.join(cells)} | {mb} | {row.get('note', '')} |")
+    for about in dict.fromkeys(_about(record) for _, record in latest.values()):
         lines.append(f"\n{about}")
     return "\n".join(lines)
 
@@ -216,6 +215,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--torch-python", default="")
     parser.add_argument("--small", action="store_true", help="tiny sizes; writes no record")
+    parser.add_argument("--sizes", nargs="+", type=int, default=[], help="LOOK's, from 1 to 7")
     parser.add_argument("--minutes", type=float, default=MINUTES)
     how = parser.parse_args()
     unknown = set(how.parts) - set(PARTS)
@@ -225,10 +225,11 @@ def main() -> None:
     if not python and importlib.util.find_spec("torch"):
         python = sys.executable
     parts = how.parts or list(PARTS)
+    looks, queries = (SMALL_SIZES, SMALL_KNN) if how.small else (SIZES, KNN)
+    looks = [looks[size - 1] for size in how.sizes] or looks
     torch = None
     if python and {"look", "knn"}.intersection(parts):
-        sizes = [shapes_of(*size) for size in (SMALL_SIZES if how.small else SIZES)]
-        arguments = [json.dumps(sizes), json.dumps(SMALL_KNN if how.small else KNN)]
+        arguments = [json.dumps([shapes_of(*size) for size in looks]), json.dumps(queries)]
         output = subprocess.run(
             [python, HERE / "gpu_torch.py", *arguments],
             check=True,
@@ -242,7 +243,8 @@ def main() -> None:
         if minutes > how.minutes:
             print(f"{part} is left out: {minutes:.0f} minutes are over (--minutes).")
             continue
-        rows = PARTS[part](how.small, python if part == "step" else torch)
+        of_part = {"look": (looks, torch), "knn": (queries, torch)}
+        rows = PARTS[part](*of_part.get(part, (how.small, python)))
         record = {"benchmark": "gpu", "part": part, "rows": rows, **records.surroundings()}
         made.append(record)
         if not how.small:

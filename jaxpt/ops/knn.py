@@ -191,7 +191,11 @@ BLOCK = 2**22  # similarities per matrix product: 16 MiB, which still fits cache
 BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
 LARGEST_GROUP = 16  # keys
 CHUNK = 2**16  # floats of gathered keys held at a time on CPUs
-ROWS = 8  # that a TPU stores together; a chunk of 9 would take the memory of 16
+TILES = (
+    64,
+    8,
+    1,
+)  # a chunk's rows are a multiple: of those of a GPU's product, and a TPU's registers
 WORKSPACE = 2**29  # bytes of similarities, or of gathered keys, held at a time on accelerators
 CONVERTED = 2**23  # floats of converted keys held at a time by ``products``, 32 MiB
 SEGMENT = 128  # consecutive keys among which a selected key is looked up
@@ -440,12 +444,19 @@ def _local_indices(indices, n, axis_name):
 
 
 def rows_at_once(batch: int, row_bytes: int, workspace: int) -> int:
-    """Number of rows per chunk of ``map_chunks``: chunks are of equal length."""
-    most = workspace // row_bytes
-    step = ROWS if most >= ROWS else 1
-    most = max(1, most // step * step)
-    rows = -(-batch // -(-batch // most))
-    return min(batch, -(-rows // step) * step)
+    """Number of rows per chunk of ``map_chunks``: chunks are of equal length.
+
+    It is a multiple of the rows that the hardware takes together, if the workspace allows.
+    """
+    most = max(1, workspace // row_bytes)
+    if batch <= most:
+        return batch
+    for tile in TILES:
+        chunks = -(-batch // max(1, most // tile * tile))
+        rows = -(-batch // (chunks * tile)) * tile
+        if tile <= most and (tile != TILES[0] or rows * chunks <= 1.1 * batch):
+            break
+    return min(batch, rows)
 
 
 def map_chunks(function: Callable, arrays: Any, row_bytes: int, workspace: int) -> Any:

@@ -351,19 +351,25 @@ def test_rows_keep_to_their_workspace(form, most):
     assert found < most * workspace < of_all
 
 
-def test_chunks_of_rows_are_as_even_as_registers_allow():
+def test_chunks_of_rows_are_as_even_as_the_hardware_allows():
     rows = {
         (batch, most): knn.rows_at_once(batch, 100, 100 * most + 99)
-        for batch in range(1, 70)
-        for most in (1, 2, 7, 8, 9, 23, 24, 64, 1000)
+        for batch in (*range(1, 70), 256, 1000, 1024)
+        for most in (1, 2, 7, 8, 9, 23, 24, 64, 80, 1000)
     }
     for (batch, most), size in rows.items():
         assert 1 <= size <= min(batch, most)
-        assert size % 8 == 0 or most < 8 or size == batch  # what a TPU stores together
-        most -= most % 8 if most >= 8 else 0
-        assert -(-batch // size) == -(-batch // most)  # no more chunks than needed
         step = 8 if most >= 8 else 1
-        assert -(-batch // size) < -(-batch // (size - step)) if size > step else True
+        assert size % step == 0 or size == batch  # what a TPU stores together
+        chunks = -(-batch // size)
+        if size == batch:
+            assert batch <= most
+        elif size % 64:  # no more chunks than needed, and none of more rows
+            assert chunks == -(-batch // (most - most % step))
+            assert size <= step or chunks < -(-batch // (size - step))
+        else:
+            assert chunks * size <= 1.1 * batch
+    assert rows[1024, 80] == rows[256, 80] == 64 and rows[1000, 1000] == 1000
     assert knn.rows_at_once(5, 100, 1) == 1  # the least
     assert rows[69, 64] == 40 and rows[9, 7] == 5
 
