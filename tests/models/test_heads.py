@@ -188,7 +188,8 @@ def test_the_covariance_head_classifies_numpys_root(width, temperature):
             wanted.append(x @ last["kernel"] / np.linalg.norm(x) / temperature)
         else:
             wanted.append(x @ last["kernel"] + last["bias"])
-    found = head.apply({"params": params}, maps, True)
+    with jax.default_matmul_precision("highest"):  # GPUs would round to TF32
+        found = head.apply({"params": params}, maps, True)
     np.testing.assert_allclose(found, wanted, atol=1e-5 / (temperature or 1))
 
 
