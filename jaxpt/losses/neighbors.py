@@ -607,7 +607,7 @@ def _gathered_look(
     stored = _all_keys(keys, shared, balanced)
     return _in_chunks(
         functools.partial(_look_of_gathered_chunk, k_max, no_positive),
-        knn.row_bytes(len(stored.labels), "gathered"),
+        knn.row_bytes(_memory(keys, shared.axis_name), "gathered"),
         workspace,
         (vectors, *_columns(len(vectors), temperature)),
         (queries._replace(vectors=None), jnp.broadcast_to(k, queries.labels.shape)),

@@ -107,7 +107,7 @@ def edge_of_largest(values: jax.Array, k: int | jax.Array, where: jax.Array | No
     static_k = k if isinstance(k, int) and k > 0 else None
 
     def by(platform: Search):
-        sorts = platform.sorts and static_k and where is None  # which −∞ counts is not sorted out
+        sorts = platform.sorts and static_k and where is None  # with a mask, −∞ may be an entry
         if sorts and sorting_pays(values.shape, static_k):
             return functools.partial(_edge_by_sorting, static_k=static_k)
         return functools.partial(_search, static_k=static_k, thresholds=platform.thresholds)
