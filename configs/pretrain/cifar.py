@@ -19,7 +19,7 @@ settings and an online linear classifier, CIFAR-10 / CIFAR-100:
 
 and SupContrast with ResNet-50: cross_entropy 95.0 / 75.3, sup_con 96.0 / 76.5, simclr 93.6 / 70.7.
 Others: no published value known to us.
-On paper: on v5e-1 0.337 hours (cross_entropy) to 1.38 (dino), look 0.504 (benchmarks/plan.py).
+On paper: on v5e-1 0.337 hours (cross_entropy) to 1.36 (dino), look 0.475 (benchmarks/plan.py).
 """
 
 from jaxpt.configs.pretrain import defaults, recipes

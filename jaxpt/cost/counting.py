@@ -249,7 +249,13 @@ class _Graph:
         if name in SAME:
             return operands[: len(avals)]
         inner = next((equation.params[k] for k in INNER if k in equation.params), None)
-        if inner is not None and name not in LOOPS:
+        platforms = equation.params.get("branches_platforms")
+        if platforms:
+            branches = zip(platforms, equation.params["branches"], strict=True)
+            of_platform = {name: branch for names, branch in branches for name in names or [""]}
+            inner = of_platform.get("tpu") or of_platform[""]
+            operands = operands[1:]  # the first is the platform's number
+        if inner is not None and (platforms or name not in LOOPS):
             constants = [self.new(jax.typeof(c)) for c in getattr(inner, "consts", ())]
             return self.inline(getattr(inner, "jaxpr", inner), [*constants, *operands])
         results = tuple(map(self.new, avals))
@@ -397,10 +403,7 @@ def _body(equation, devices) -> tuple[Counts, float]:
     """Counts of a loop's body or of a branch, and the number of executions."""
     name, params = equation.primitive.name, equation.params
     if name == "cond":
-        platforms = params.get("branches_platforms") or [("tpu",)] * len(params["branches"])
-        found = list(zip(params["branches"], platforms, strict=True))
-        named = [branch for branch, of in found if of and "tpu" in of]
-        branches = [count(x, devices) for x in named or [x for x, of in found if not of]]
+        branches = (count(branch, devices) for branch in params["branches"])
         return max(branches, key=lambda counts: counts.flops()), 1.0
     if name == "scan":
         return count(params["jaxpr"], devices), float(params["length"])

@@ -11,7 +11,7 @@ of 1,000 classes, so this one holds the latest key of every image, 1,281 a class
 is a third; a smaller k from scratch did worse in every trial of ours.
 Expected: not yet run. Second-hand (OPERA's table 3), of the paper's own ResNet-50 after 90
 epochs, fine-tuned: Flowers-102 96.4, Pets 92.5.
-On paper: 2.32 hours on v5e-32, 74.1 chip-hours, 2.21 of 16 GB per chip (benchmarks/plan.py).
+On paper: 2.31 hours on v5e-32, 73.8 chip-hours, 2.21 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, 300ep, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """

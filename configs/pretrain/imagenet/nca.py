@@ -7,7 +7,7 @@ Source: the paper: τ 0.05, 128 dimensions, 130 epochs, rate 0.1 divided by 10 e
 key per image. The bank's momentum rises from 0.5 to 0.9 in the paper and stays at 0.5 here; batch
 and augmentation could not be read by us (docs/fidelity.md).
 Expected: kNN (k = 30) 76.57 with ResNet-50 after 130 epochs (the paper). Not yet run here.
-On paper: 8.46 hours on v5e-32, 271 chip-hours, 2.16 of 16 GB per chip (benchmarks/plan.py).
+On paper: 6.49 hours on v5e-32, 208 chip-hours, 2.08 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
 Data: the folder imagenet/train/CLASS/IMAGE, or tfds:imagenet2012; see docs/recipes.md.
 """
