@@ -168,7 +168,9 @@ def largest(
     return found, jnp.take_along_axis(columns, place, axis=1)
 
 
-def entries_of_groups(values: jax.Array, groups: jax.Array, size: int):
+def entries_of_groups(
+    values: jax.Array, groups: jax.Array, size: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Reads groups of ``size`` consecutive entries.
 
     Args:
