@@ -16,6 +16,7 @@ from jaxpt.losses import look
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
+import gpu  # noqa: E402
 import imbalance  # noqa: E402
 import neighbor_reads  # noqa: E402
 import sources as sources_study  # noqa: E402
@@ -267,6 +268,34 @@ def test_the_sketch_finds_the_neighbours_of_look():
     losses, (missing, purity) = neighbor_reads.sketch(*arrays, 20)
     np.testing.assert_allclose(losses, expected, rtol=1e-5, atol=1e-6)
     assert missing.mean() == stats.no_positive and np.isclose(purity.mean(), stats.purity)
+
+
+def test_the_gpus_table_has_the_latest_record_of_each_row_of_a_device():
+    def record(device, part, revision, **times):
+        rows = [{"what": what, "ms": {"jaxpt": ms}, "mb": None} for what, ms in times.items()]
+        about = {"packages": {"jax": "0.11.2"}, "date": "2026-11-27", "revision": revision}
+        return {"device": device, "part": part, "rows": rows} | about
+
+    table = gpu.markdown(
+        [
+            record("old", "look", "r0", small=9.0),
+            record("new", "knn", "r1", nearest=50.0),
+            record("new", "look", "r1", small=1.0, large=20.0),
+            record("new", "look", "r2", large=15.0),
+        ]
+    )
+    lines = [line.split("|")[1:3] for line in table.splitlines() if line.startswith("| ")]
+    assert [[cell.strip() for cell in line] for line in lines] == [
+        ["what", "jaxpt, ms"],
+        ["---", "---:"],
+        ["small", "1"],
+        ["large", "15"],
+        ["nearest", "50"],
+        ["what", "jaxpt, ms"],
+        ["---", "---:"],
+        ["small", "9"],
+    ]
+    assert [f"revision r{i}" in table for i in range(4)] == [True, True, True, False]
 
 
 def test_the_text_example_shows_records_of_its_own_code_with_the_settings_that_they_chose():
