@@ -189,7 +189,7 @@ def look(
     asked, stored, shared = _prepared(
         Queries(queries, query_ids, query_labels),
         Keys(keys, key_ids, key_labels, key_mask, None),
-        Shared(temperature, normalize, axis_name),
+        Shared(temperature, normalize, axis_name, workspace),
         where,
         label_sources,
     )
@@ -200,11 +200,11 @@ def look(
         return _dense_look(asked, stored, shared, k, no_positive, gate, balanced)
 
     def chunked(asked, stored):
-        return _chunked_look(asked, stored, shared, k, no_positive, gate, balanced, workspace)
+        return _chunked_look(asked, stored, shared, k, no_positive, gate, balanced)
 
     def gathered(asked, stored):
         ks = k, min(int(k_max), memory)
-        return _gathered_look(asked, stored, shared, ks, no_positive, balanced, workspace)
+        return _gathered_look(asked, stored, shared, ks, no_positive, balanced)
 
     def streamed(asked, stored):
         ks = k, min(int(k_max), memory)
@@ -277,7 +277,7 @@ def nca(
     asked, stored, shared = _prepared(
         Queries(queries, query_ids, query_labels),
         Keys(keys, key_ids, key_labels, key_mask, None),
-        Shared(temperature, normalize, axis_name),
+        Shared(temperature, normalize, axis_name, workspace),
         where,
         label_sources,
     )
@@ -289,7 +289,7 @@ def nca(
         (cpu, accelerator, accelerator),
         {
             "dense": lambda *arrays: _dense_nca(*arrays, shared),
-            "chunked": lambda *arrays: _chunked_nca(*arrays, shared, workspace),
+            "chunked": lambda *arrays: _chunked_nca(*arrays, shared),
             "streamed": lambda *arrays: _streamed_nca(*arrays, shared),
         },
         asked,
@@ -305,11 +305,13 @@ class Shared(NamedTuple):
       temperature: τ.
       normalize: whether the stored keys are scaled to length one before the comparison.
       axis_name: mapped axis along which the keys are split over the devices; None if they are not.
+      workspace: bytes of similarities that are held at a time, if they are chunked.
     """
 
     temperature: float | jax.Array
     normalize: bool
     axis_name: str | None
+    workspace: int = knn.WORKSPACE
 
 
 def _prepared(queries: Queries, keys: Keys, shared: Shared, where, label_sources):
@@ -576,9 +578,7 @@ class Candidates(NamedTuple):
     sources: jax.Array | None
 
 
-def _chunked_look(
-    queries: Queries, keys: Keys, shared: Shared, k, no_positive, gate, balanced, workspace
-):
+def _chunked_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, gate, balanced):
     """Chunked LOOK; returns the same values as ``_dense_look``."""
     static_k = int(k) if isinstance(k, numbers.Integral) else None
     traced_k = None if static_k else jnp.broadcast_to(jnp.asarray(k), queries.labels.shape)
@@ -588,16 +588,14 @@ def _chunked_look(
     return _in_chunks(
         functools.partial(_look_of_chunk, static_k, no_positive),
         knn.row_bytes(_memory(keys, shared.axis_name), "chunked"),
-        workspace,
+        shared.workspace,
         (vectors, *_columns(len(vectors), temperature, gate)),
         (queries._replace(vectors=None), traced_k),
         _all_keys(keys, shared, balanced),
     )
 
 
-def _gathered_look(
-    queries: Queries, keys: Keys, shared: Shared, ks, no_positive, balanced, workspace
-):
+def _gathered_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive, balanced):
     """Gathered LOOK; returns the same values as ``_dense_look``.
 
     ``ks`` is (k, k_max), as for ``_streamed_look``.
@@ -608,7 +606,7 @@ def _gathered_look(
     return _in_chunks(
         functools.partial(_look_of_gathered_chunk, k_max, no_positive),
         knn.row_bytes(_memory(keys, shared.axis_name), "gathered"),
-        workspace,
+        shared.workspace,
         (vectors, *_columns(len(vectors), temperature)),
         (queries._replace(vectors=None), jnp.broadcast_to(k, queries.labels.shape)),
         Keys(
@@ -623,13 +621,13 @@ def _gathered_look(
     )
 
 
-def _chunked_nca(queries: Queries, keys: Keys, shared: Shared, workspace):
+def _chunked_nca(queries: Queries, keys: Keys, shared: Shared):
     """Chunked NCA; returns the same values as ``_dense_nca``."""
     vectors, temperature = _with_gradient_by(shared.temperature, queries.vectors)
     return _in_chunks(
         _nca_of_chunk,
         knn.row_bytes(_memory(keys, shared.axis_name), "chunked"),
-        workspace,
+        shared.workspace,
         (vectors, *_columns(len(vectors), temperature)),
         queries._replace(vectors=None),
         _all_keys(keys, shared),
@@ -672,10 +670,10 @@ def _look_of_gathered_chunk(k_max, no_positive, differentiable, fixed, keys: Key
         return s[:, None], jnp.where(s > -jnp.inf, column, -1)[:, None]
 
     s, columns = selection.largest(products, k_max, similarities)
-    found = s, jnp.where(s > -jnp.inf, columns, -1)
+    found = _first((s, jnp.where(s > -jnp.inf, columns, -1)), k)
     shared = Shared(temperature, keys.scale is not None, None)
     asked = queries._replace(vectors=vectors)
-    return _of_neighbors(found, nearest, asked, keys, shared, k, no_positive)
+    return _of_neighbors(found, nearest, asked, keys, shared, no_positive)
 
 
 def _nca_of_chunk(differentiable, queries, keys: Candidates):
@@ -800,23 +798,30 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
         )
 
     found = find(k_max, recall=recall, query_labels=queries.sources, key_labels=keys.sources)
-    return _of_neighbors(found, nearest, queries, keys, shared, k, no_positive, counts)
+    found = _first(found, k)
+    return _of_neighbors(found, nearest, queries, keys, shared, no_positive, counts)
 
 
-def _of_neighbors(found, nearest, queries, keys, shared: Shared, k, no_positive, log_counts=None):
+def _first(found, k):
+    """The first k that a search has found; the others get the index −1. k may be traced."""
+    s, index = found
+    wanted = jnp.arange(index.shape[1]) < jnp.broadcast_to(k, index.shape[:1])[:, None]
+    return s, jnp.where(wanted, index, -1)
+
+
+def _of_neighbors(found, nearest, queries, keys, shared: Shared, no_positive, log_counts=None):
     """Losses and statistics from what a search has found, as ``_dense_look`` returns them.
 
     Args:
-      found: (similarities, indices), the result of the search; the first k are the neighbours.
+      found: (similarities, indices) of the neighbours, [batch, k_max]; −1 for those that are none.
       nearest: maps missing [batch], whether no neighbour is a positive, to (similarities, indices)
         [batch, 1] of the nearest keys of the queries' classes; the index is −1 if there is none.
-      queries, keys, shared, k, no_positive: those of the loss.
+      queries, keys, shared, no_positive: those of the loss.
       log_counts: float32 [memory], if similarities were shifted by their product with the
         temperature and that needs a gradient.
     """
     (s, index), temperature, axis = found, shared.temperature, shared.axis_name
-    wanted = jnp.arange(index.shape[1]) < jnp.broadcast_to(k, index.shape[:1])[:, None]
-    neighbors = (index >= 0) & wanted
+    neighbors = index >= 0
     positives = neighbors & (knn.take(keys.labels, index, axis) == queries.labels[:, None])
     masks = Masks(neighbors, positives, None, None)
     missing, purity = ~jnp.any(positives, axis=-1), _share(masks)
