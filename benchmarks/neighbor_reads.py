@@ -257,7 +257,7 @@ def rows_of(form: str, size: tuple[int, int, int]) -> int:
     batch, n, _ = size
     if form != "chunked":
         return batch
-    return knn.rows_at_once(batch, knn.row_bytes(n, form), knn.WORKSPACE)
+    return knn.rows_at_once(batch, knn.row_bytes(n, "thresholds"), knn.WORKSPACE)
 
 
 def measure(form: str, size: tuple[int, int, int], keys: str, topology: str) -> dict:

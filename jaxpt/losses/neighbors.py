@@ -587,7 +587,7 @@ def _chunked_look(queries: Queries, keys: Keys, shared: Shared, k, no_positive, 
         vectors, temperature = _with_gradient_by(temperature, vectors)
     return _in_chunks(
         functools.partial(_look_of_chunk, static_k, no_positive),
-        knn.row_bytes(_memory(keys, shared.axis_name), "chunked"),
+        knn.row_bytes(_memory(keys, shared.axis_name), "thresholds"),
         shared.workspace,
         (vectors, *_columns(len(vectors), temperature, gate)),
         (queries._replace(vectors=None), traced_k),
@@ -605,7 +605,7 @@ def _gathered_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
     stored = _all_keys(keys, shared, balanced)
     return _in_chunks(
         functools.partial(_look_of_gathered_chunk, k_max, no_positive),
-        knn.row_bytes(_memory(keys, shared.axis_name), "gathered"),
+        knn.row_bytes(_memory(keys, shared.axis_name), "groups"),
         shared.workspace,
         (vectors, *_columns(len(vectors), temperature)),
         (queries._replace(vectors=None), jnp.broadcast_to(k, queries.labels.shape)),
@@ -626,7 +626,7 @@ def _chunked_nca(queries: Queries, keys: Keys, shared: Shared):
     vectors, temperature = _with_gradient_by(shared.temperature, queries.vectors)
     return _in_chunks(
         _nca_of_chunk,
-        knn.row_bytes(_memory(keys, shared.axis_name), "chunked"),
+        knn.row_bytes(_memory(keys, shared.axis_name), "thresholds"),
         shared.workspace,
         (vectors, *_columns(len(vectors), temperature)),
         queries._replace(vectors=None),

@@ -191,11 +191,7 @@ BLOCK = 2**22  # similarities per matrix product: 16 MiB, which still fits cache
 BLOCKS_PER_SELECTION = 8  # matrix products between two selections of groups
 LARGEST_GROUP = 16  # keys
 CHUNK = 2**16  # floats of gathered keys held at a time on CPUs
-TILES = (
-    64,
-    8,
-    1,
-)  # a chunk's rows are a multiple: of those of a GPU's product, and a TPU's registers
+TILES = 64, 8, 1  # a chunk has a multiple of the largest that adds few rows
 WORKSPACE = 2**29  # bytes of similarities, or of gathered keys, held at a time on accelerators
 CONVERTED = 2**23  # floats of converted keys held at a time by ``products``, 32 MiB
 SEGMENT = 128  # consecutive keys among which a selected key is looked up
@@ -506,7 +502,7 @@ def _search_in_rows(queries, keys, *, k, normalize, workspace, form):
 def row_bytes(n: int, form: str) -> int:
     """Bytes of workspace for one query and n keys."""
     # Beside the products: some for groups, or as much for similarities or gradients.
-    return (5 if form in ("groups", "gathered") else 8) * n
+    return (5 if form == "groups" else 8) * n
 
 
 def _largest_in_row(s, k):

@@ -342,7 +342,9 @@ def test_temporaries_do_not_grow_with_the_memory(loss, options):
 def test_the_forms_in_chunks_keep_to_their_workspace(form, monkeypatch):
     monkeypatch.setattr(knn, "CONVERTED", 2**16)
     n = 2**16
-    workspace = 4 * knn.row_bytes(n, form)  # four queries at a time
+    workspace = 4 * knn.row_bytes(
+        n, {"chunked": "thresholds", "gathered": "groups"}[form]
+    )  # four queries at a time
 
     def total(q, z, a, b, mask):
         options = {"key_mask": mask, "form": form, "workspace": workspace}
