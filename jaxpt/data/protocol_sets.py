@@ -27,7 +27,7 @@ class Protocol(NamedTuple):
       train, validation, test: splits of the source, in tfds' slicing language. Without a
         validation split, a fixed fifth of train is validation (``dataset.validation_mask``).
       resize, crop: see ``decode.Framing``; 0 and 0 keep the original size.
-      task: key of ``tfds_tasks.TASKS``.
+      task: key of ``tfds.TASKS``.
       split_rule: "" or "eurosat", see ``protocols.eurosat_trainval``.
       get: what to download manually, and the folder layout; "" if it is downloaded automatically.
     """

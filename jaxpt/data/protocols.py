@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxpt.data import archives, decode, identity, labels, small_sets, tfds_source
+from jaxpt.data import archives, decode, identity, labels, small_sets, tfds
 from jaxpt.data.dataset import Dataset, Split, assemble, limited, make_split
 from jaxpt.data.decode import Framing, Reading
 from jaxpt.data.identity import Identity
 from jaxpt.data.pictures import Pictures
 from jaxpt.data.protocol_sets import KORNBLITH, OTHERS, VTAB, Protocol
-from jaxpt.data.tfds_tasks import DIFFICULT, PRESENT, TASKS
+from jaxpt.data.tfds import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import require
 
 PREFIX = "protocol:"  # of ``data.source``
@@ -46,7 +46,7 @@ def load(
       label_map: see ``jaxpt.data.labels``.
       try_gcs: whether to look for a prepared copy in tfds' public bucket first.
       keep: parts of a tfds dataset or an archive of more bytes than this stay encoded, see
-        ``tfds_source.read``; None decodes any.
+        ``tfds.read``; None decodes any.
       framing: a data config with the fields of ``Framing.of``; None for their defaults. A protocol
         that squeezes images to a square does so regardless.
       listed: whether image files of archives stay encoded and unchecked.
@@ -99,14 +99,14 @@ def identify(
         return identity.of_dataset(
             load(name, path=path, limit=limit, label_map=label_map, listed=True)
         )
-    builder = tfds_source.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
-    names = tfds_source.class_names(builder, TASKS[protocol.task])
+    builder = tfds.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
+    names = tfds.class_names(builder, TASKS[protocol.task])
     splits = {"training": [protocol.train, protocol.validation], "test": [protocol.test]}
     return identity.of_records(
         names,
         labels.label_map(label_map, names),
         {
-            part: tfds_source.files_of(builder, list(filter(None, listed)), f"tfds:{source}")
+            part: tfds.files_of(builder, list(filter(None, listed)), f"tfds:{source}")
             for part, listed in splits.items()
         },
         limit,
@@ -177,15 +177,15 @@ def _open(
 
 
 def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
-    builder = tfds_source.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
+    builder = tfds.open_builder(source, path, try_gcs=try_gcs, hint=protocol.get)
     task = TASKS[protocol.task]
 
     def count(split):
-        return tfds_source.count(builder, split, f"tfds:{source}") if split else 0
+        return tfds.count(builder, split, f"tfds:{source}") if split else 0
 
     if protocol.split_rule == "eurosat":
         everything = [(protocol.train, count(protocol.train))]
-        named = list(tfds_source.examples(builder, protocol.train, ("filename", "label")))
+        named = list(tfds.examples(builder, protocol.train, ("filename", "label")))
         mask = eurosat_trainval(
             [example["filename"].decode() for example in named],
             [example["label"] for example in named],
@@ -204,12 +204,10 @@ def _open_tfds(protocol, source, path, try_gcs, keep) -> _Opened:
         sizes = {"train": count(protocol.train), "validation": count(protocol.validation)}
 
     def read(part, rows, framing):
-        return tfds_source.read(
-            builder, splits[part], task, framing, rows=where[part][rows], keep=keep
-        )
+        return tfds.read(builder, splits[part], task, framing, rows=where[part][rows], keep=keep)
 
     return _Opened(
-        tfds_source.class_names(builder, task),
+        tfds.class_names(builder, task),
         {**sizes, **{part: len(rows) for part, rows in where.items()}},
         read,
     )
