@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from jaxpt.data import protocols, small_sets, sources
-from jaxpt.data.archives import ARCHIVES
 from jaxpt.data.dataset import Split, assemble, limited
 from jaxpt.data.decode import Framing, Reading
-from jaxpt.data.protocols import PROTOCOLS, TRANSFER12, VTAB1K
+from jaxpt.data.protocols import ARCHIVES, PROTOCOLS, TRANSFER12, VTAB1K
 from jaxpt.data.tfds import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import InputError
 
