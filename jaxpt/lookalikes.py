@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxpt.backbones import SCRATCH, Backbone, open_backbone
 from jaxpt.configs.pretrain import defaults
-from jaxpt.data import listing, mixture, near, objects, sources
+from jaxpt.data import check, listing, mixture, objects, sources
 from jaxpt.data.decode import Framing, in_parallel, open_image
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import InputError, require, shown
@@ -242,7 +242,7 @@ def duplicates(
     vectors: Vectors | None = None,
     *,
     cosine: float = COSINE,
-    bits: int = near.BITS,
+    bits: int = check.NEAR_BITS,
 ) -> list[Pair]:
     """Finds pairs of pictures that show nearly the same, by vectors and by perceptual hash.
 
@@ -264,7 +264,7 @@ def duplicates(
     require(-1 <= bits <= 32, f"bits must lie between −1 and 32, got {bits}.")
     found: dict[tuple[int, int], dict[str, Any]] = {}
     if bits >= 0:
-        for later, earlier, differ in near.pairs(in_parallel(_print_of, files), bits):
+        for later, earlier, differ in check.near_pairs(in_parallel(_print_of, files), bits):
             found[earlier, later] = {"bits": differ}
     if vectors is not None:
         unit = unit_rows(vectors.vector)
@@ -539,9 +539,9 @@ def _features(backbone: Backbone, images) -> np.ndarray:
     return extract(*arguments, images, devices=Devices())
 
 
-def _print_of(file: str) -> near.Print | None:
+def _print_of(file: str) -> check.Print | None:
     try:
-        return near.print_of(open_image(objects.read(objects.place(file)), shown(file)))
+        return check.print_of(open_image(objects.read(objects.place(file)), shown(file)))
     except InputError:
         return None
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from jaxpt import cli, lookalikes
 from jaxpt.configs.transfer import defaults
-from jaxpt.data import near
+from jaxpt.data import check
 from jaxpt.errors import InputError
 
 FLAGS = ["--model=small_cnn", "--norm=batch", "--option=widths=(8,)", "--option=strides=(2,)"]
@@ -133,28 +133,28 @@ def test_a_copy_is_found_by_hash_and_nothing_else(folder):
     files = lookalikes.pictures_of(folder / "photos")
     (pair,) = lookalikes.duplicates(files)
     assert {os.path.basename(files[i]) for i in pair[:2]} == {"00.png", "copy.jpg"}
-    assert pair.cosine is None and pair.bits <= near.BITS
+    assert pair.cosine is None and pair.bits <= check.NEAR_BITS
 
 
 def test_a_hash_is_the_signs_of_the_lowest_frequencies():
-    image = picture(1).resize((near.SIDE, near.SIDE))
+    image = picture(1).resize((check.HASH_SIDE, check.HASH_SIDE))
     grey = np.asarray(image.convert("L"), float)
     waves = np.cos(np.pi * np.outer(np.arange(8), np.arange(32) + 0.5) / 32)
     waves *= np.sqrt(np.where(np.arange(8), 2, 1) / 32)[:, None]  # of length 1
     low = [waves[i] @ grey @ waves[j] for i in range(8) for j in range(8)]
     median = sorted(low[1:])[31]  # of all but the mean
-    found = near.print_of(image)
+    found = check.print_of(image)
     assert f"{found.bits:064b}" == "".join(str(int(x > median)) for x in low)
     assert found.colours.shape == (8, 8, 3) and found.colours.dtype == np.uint8
     assert np.abs(found.colours.mean((0, 1)) - np.asarray(image).mean((0, 1))).max() < 2
 
 
 def test_small_and_flat_pictures_have_no_hash():
-    assert near.print_of(picture(0).resize((16, 200))) is not None
-    assert near.print_of(picture(0).resize((15, 200))) is None
+    assert check.print_of(picture(0).resize((16, 200))) is not None
+    assert check.print_of(picture(0).resize((15, 200))) is None
     stripes = 100 + np.arange(32, dtype=np.uint8)[:, None] % 2 * np.full(32, 8, np.uint8)
-    assert near.print_of(Image.fromarray(stripes)) is not None  # a deviation of 4
-    assert near.print_of(Image.fromarray(np.minimum(stripes, 107))) is None
+    assert check.print_of(Image.fromarray(stripes)) is not None  # a deviation of 4
+    assert check.print_of(Image.fromarray(np.minimum(stripes, 107))) is None
 
 
 @pytest.mark.parametrize("most", [0, 1, 4])
@@ -165,28 +165,28 @@ def test_pairs_by_parts_of_the_hash_are_those_of_all_comparisons(most):
         flips = np.linspace(i % 9, 63 - i % 5, i % 7).round()
         hashes.append(hashes[i] ^ sum(1 << int(bit) for bit in flips))
     colours = np.zeros((8, 8, 3), np.uint8)
-    prints = [near.Print(h, colours) for h in hashes]
+    prints = [check.Print(h, colours) for h in hashes]
     expected = [
         (i, j, (hashes[i] ^ hashes[j]).bit_count())
         for i in range(60)
         for j in range(i)
         if (hashes[i] ^ hashes[j]).bit_count() <= most
     ]
-    assert list(near.pairs(prints, most)) == expected and len(expected) >= 4 * (most + 1)
+    assert list(check.near_pairs(prints, most)) == expected and len(expected) >= 4 * (most + 1)
 
 
 def test_pairs_have_similar_colours_and_by_default_four_bits():
     grey = np.full((8, 8, 3), 100, np.uint8)
-    shades = [near.Print(7, grey + np.uint8(x)) for x in (0, 50, 10, 61)]
-    assert [pair[:2] for pair in near.pairs([*shades, None])] == [(2, 0)]
-    bits = [near.Print(2**n - 1, grey) for n in (0, 5, 9)]
-    assert list(near.pairs(bits)) == [(2, 1, 4)]
+    shades = [check.Print(7, grey + np.uint8(x)) for x in (0, 50, 10, 61)]
+    assert [pair[:2] for pair in check.near_pairs([*shades, None])] == [(2, 0)]
+    bits = [check.Print(2**n - 1, grey) for n in (0, 5, 9)]
+    assert list(check.near_pairs(bits)) == [(2, 1, 4)]
 
 
 def test_duplicates_are_those_by_bits_then_those_by_cosine(monkeypatch):
     hashes = {"a": 0, "b": 3, "c": 0, "d": 2**40 - 1}
     colours = np.zeros((8, 8, 3), np.uint8)
-    monkeypatch.setattr(lookalikes, "_print_of", lambda f: near.Print(hashes[f], colours))
+    monkeypatch.setattr(lookalikes, "_print_of", lambda f: check.Print(hashes[f], colours))
     rows = np.float32([[3, 0], [0, 2], [4, 0.4], [0.1, 5]])
     vectors = lookalikes.Vectors(*[np.array(list(hashes))] * 3, rows, {})
 

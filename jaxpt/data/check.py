@@ -1,20 +1,28 @@
-"""Checks of a set of images: reports every problem found, and continues after each."""
+"""Checks of a set of images: every problem is reported, and none ends the check.
+
+Near-duplicates are found by a perceptual hash, independent of any network. The hash is the signs of
+the lowest frequencies of the grayscale picture, as in pHash: scaling, compression and small changes
+of colour flip few of its bits. As pictures with little in them have similar frequencies, a small
+colour version must be similar, too.
+"""
 
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import PIL
+import scipy.fft
 from PIL import Image
 
-from jaxpt.data import listing, near, objects, sources
+from jaxpt.data import listing, objects, sources
 from jaxpt.data.dataset import make_split
 from jaxpt.data.decode import formats, in_parallel, open_image, suffixes
 from jaxpt.errors import InputError, shown
@@ -22,6 +30,12 @@ from jaxpt.files import is_remote
 
 PNG_DEPTH = 24  # position of the byte of a PNG that holds the bits per channel
 TIFF_BITS = 258  # TIFF tag BitsPerSample
+HASH_SIDE, COLOUR_SIDE = 32, 8  # pixels of the transformed and of the colour picture
+FREQUENCIES = 8  # per axis
+LEAST_SIDE = 16  # pixels: smaller pictures look alike without being the same
+NEAR_BITS = 4  # most bits of 64 in which near-duplicates differ
+NEAR_COLOUR = 10.0  # largest mean difference of their colours, of 255
+FLAT = 4.0  # standard deviation of a picture's gray values below which it is called flat
 
 
 class Finding(NamedTuple):
@@ -33,7 +47,7 @@ class Finding(NamedTuple):
         "ignored" (files that are skipped), "alike" (classes with nearly the same name), "unusable"
         (no run can read the file), "conflict" (the same image in another class), "leak" (the same
         image in another part), "duplicate" (the same image again), "link" (the same file again, by
-        a link), "near" (nearly the same image, see ``near``), "constant" (a single color),
+        a link), "near" (nearly the same image, see ``near_pairs``), "constant" (a single color),
         "warning" (what Pillow warns of, with the number of files),
         "frames" (only the first of several is read), "extension" (another format than the file
         ending says), "cmyk" (converted to RGB), "depth" (16 bits per channel are cut to 8).
@@ -62,7 +76,7 @@ def findings(root: pathlib.Path | str) -> Iterator[Finding]:
         yield Finding(remark.kind, remark.text)
     first: dict[bytes, tuple[str, str, str]] = {}
     inodes: dict[tuple[int, int], tuple[str, str, str]] = {}
-    seen: list[tuple[str, near.Print | None]] = []
+    seen: list[tuple[str, Print | None]] = []
     with _pillow_warnings() as said:
         for part, (files, labels) in parts.items():
             for label, (found, image) in zip(labels, in_parallel(look, files)):
@@ -78,7 +92,7 @@ def findings(root: pathlib.Path | str) -> Iterator[Finding]:
                     first[image.digest] = here
                     seen.append((f"{here[0]} ({part}, {label})", image.print))
                 inodes.setdefault(image.inode, here)
-    for later, earlier, differ in near.pairs(print for _, print in seen):
+    for later, earlier, differ in near_pairs(print for _, print in seen):
         yield Finding(
             "near",
             f"{seen[later][0]} looks like {seen[earlier][0]}: {differ} of 64 bits of their "
@@ -90,6 +104,64 @@ def findings(root: pathlib.Path | str) -> Iterator[Finding]:
         )
 
 
+class Print(NamedTuple):
+    """Fingerprint of a picture: a hash of 64 bits, and its colours, uint8 [8, 8, 3]."""
+
+    bits: int
+    colours: np.ndarray
+
+
+def print_of(image: Image.Image) -> Print | None:
+    """Fingerprint of a decoded picture; None if it is too small or too flat to have one."""
+    if min(image.size) < LEAST_SIDE:
+        return None
+    # The filter's support is proportional to the scale, so every pixel counts.
+    grey = image.convert("L").resize((HASH_SIDE, HASH_SIDE), Image.Resampling.BILINEAR)
+    pixels = np.asarray(grey, np.float32)
+    if pixels.std() < FLAT:
+        return None
+    low = scipy.fft.dctn(pixels, norm="ortho")[:FREQUENCIES, :FREQUENCIES].ravel()
+    bits = low > np.median(low[1:])  # without the mean, which is far larger
+    colours = image.convert("RGB").resize((COLOUR_SIDE, COLOUR_SIDE), Image.Resampling.BILINEAR)
+    return Print(int.from_bytes(np.packbits(bits).tobytes(), "big"), np.asarray(colours))
+
+
+def near_pairs(
+    prints: Iterable[Print | None], most: int = NEAR_BITS
+) -> Iterator[tuple[int, int, int]]:
+    """Yields (position, earlier position, bits that differ) of near-duplicates, in order.
+
+    Only pictures that share one of ``most`` + 1 parts of the hash are compared: if at most
+    ``most`` bits differ, one part is equal. So a set of n pictures takes far fewer than n² steps.
+
+    Args:
+      prints: of the pictures; None is like no other.
+      most: most bits of 64 in which two hashes may differ.
+    """
+    edges = [round(64 * part / (most + 1)) for part in range(most + 2)]
+    parts = [(64 - high, (1 << (high - low)) - 1) for low, high in itertools.pairwise(edges)]
+    seen: list[dict[int, list[int]]] = [{} for _ in parts]
+    known: list[Print | None] = []
+    for position, mine in enumerate(prints):
+        known.append(mine)
+        if mine is None:
+            continue
+        alike = set()
+        for (shift, mask), groups in zip(parts, seen, strict=True):
+            group = groups.setdefault(mine.bits >> shift & mask, [])
+            alike.update(group)
+            group.append(position)
+        for earlier in sorted(alike):
+            differ = (mine.bits ^ known[earlier].bits).bit_count()
+            if differ <= most and _difference(mine, known[earlier]) <= NEAR_COLOUR:
+                yield position, earlier, differ
+
+
+def _difference(a: Print, b: Print) -> float:
+    """Mean absolute difference of the colours."""
+    return float(np.abs(a.colours.astype(np.int16) - b.colours).mean())
+
+
 class _Seen(NamedTuple):
     """What is remembered of a readable image: name, device and inode, SHA-256 and fingerprint.
 
@@ -99,7 +171,7 @@ class _Seen(NamedTuple):
     name: str
     inode: tuple[int, int] | str
     digest: bytes
-    print: near.Print | None
+    print: Print | None
 
 
 _LOOKING = threading.local()  # ``name`` is the file that a thread looks at
@@ -179,7 +251,7 @@ def _look(file: str) -> tuple[list[Finding], _Seen | None]:
         found.append(Finding("cmyk", f"{name} is CMYK: it is converted to RGB."))
     if frames > 1 and form != "MPO":  # cameras store a preview with the picture
         found.append(Finding("frames", f"{name} has {frames} frames: only the first is read."))
-    return found + _constant(name, extrema), _Seen(name, inode, digest, near.print_of(picture))
+    return found + _constant(name, extrema), _Seen(name, inode, digest, print_of(picture))
 
 
 def _constant(name: str, extrema) -> list[Finding]:
@@ -207,5 +279,5 @@ def _look_at_array(named: tuple[str, np.ndarray]) -> tuple[list[Finding], _Seen]
     name, pixels = named
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     digest = hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).digest()
-    seen = _Seen(name, name, digest, near.print_of(picture))
+    seen = _Seen(name, name, digest, print_of(picture))
     return _constant(name, picture.getextrema()), seen

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxpt.data.lists import read_rows
+from jaxpt.data.listing import read_rows
 from jaxpt.data.small_sets import FASHION_CLASSES
 from jaxpt.errors import require
 

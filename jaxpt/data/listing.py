@@ -1,7 +1,14 @@
-"""Lists the images of a dataset and their classes, from class folders or list files."""
+"""The images of a dataset and their classes, as class folders or list files name them.
 
+No image is opened here. A list file is a text table with one row per image, giving its path and
+labels.
+"""
+
+import codecs
 import contextlib
+import csv
 import hashlib
+import io
 import itertools
 import json
 import logging
@@ -15,7 +22,7 @@ from typing import NamedTuple
 
 from jaxpt import __version__
 from jaxpt.cache import cache_home
-from jaxpt.data import lists, objects
+from jaxpt.data import objects
 from jaxpt.data.decode import suffixes
 from jaxpt.errors import InputError, require, shown
 from jaxpt.files import is_remote, replacing
@@ -42,6 +49,14 @@ LEFTOVERS = {
     "system volume information",
     "$recycle.bin",
 }
+# Names of a list's columns, compared in lower case without spaces and punctuation.
+_PATH_COLUMNS = {"path", "image", "img", "file", "filename", "filepath", "fname"} | {
+    f"{thing}{end}" for thing in ("image", "img") for end in ("path", "name", "file", "id")
+}
+_SPLIT_COLUMNS = {"split", "part", "subset", "partition", "fold", "set"}
+_INDEX_COLUMNS = {"", "index", "unnamed0", "level0"}  # written by pandas before the first column
+_LABEL_COLUMN = re.compile(r".*(label|class|target|category|coarse|fine|level).*|y")
+_INDICATORS = {"0", "1", "-1", "0.0", "1.0", "true", "false"}
 
 
 class Part(NamedTuple):
@@ -180,7 +195,7 @@ def contents(root: pathlib.Path | str) -> Contents:
 
     Args:
       root: a folder with a training part and optionally other parts; a folder of class folders,
-        which is then the training part; or a list file, see ``lists.read``. A URL if it is on an
+        which is then the training part; or a list file, see ``_read_list``. A URL if it is on an
         object store.
 
     Raises:
@@ -226,7 +241,7 @@ def pictures(folder: pathlib.Path | str) -> list[str]:
                 real = objects.real(entry.path)
                 if real not in above:
                     walk(entry.path, (*above, real))
-            elif _suffix(entry.name) in suffixes():
+            elif _is_image(entry.name):
                 found.append(entry.path)
 
     walk(folder, (objects.real(folder),))
@@ -240,9 +255,35 @@ def pictures(folder: pathlib.Path | str) -> list[str]:
 def is_plain(folder: pathlib.Path | str) -> bool:
     """Whether a folder holds images, but no folders of images."""
     entries = _entries(folder)
-    return any(_suffix(e.name) in suffixes() for e in entries if not e.is_dir()) and not any(
+    return any(_is_image(e.name) for e in entries if not e.is_dir()) and not any(
         e.is_dir() and _has_images(e) for e in entries
     )
+
+
+def read_rows(file: pathlib.Path | str) -> list[tuple[int, list[str]]]:
+    """Reads the non-empty lines of a table as (line number, stripped cells).
+
+    Cells are separated by commas, or by semicolons or tabs if the first line has no comma; text is
+    UTF-8, or UTF-16 as Excel writes it.
+
+    Raises:
+      InputError: if the file cannot be read as such a table.
+    """
+    try:
+        data = objects.read(file)
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+        for delimiter in ",;\t":
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            rows = [(reader.line_num, [cell.strip() for cell in row]) for row in reader]
+            rows = [(line, row) for line, row in rows if any(row)]
+            if rows and len(rows[0][1]) > 1:
+                return rows
+        return rows
+    except (InputError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(
+            f"{file} cannot be read as a list of comma-separated text in UTF-8 ({error})."
+        ) from error
 
 
 def _of_folder(root: pathlib.Path | str, remarks) -> dict[str, Part]:
@@ -310,7 +351,7 @@ def _is_class(entry) -> bool:
     if not entry.is_dir():
         return False
     below = _entries(entry.path)
-    some = any(_suffix(e.name) in suffixes() for e in below)
+    some = any(_is_image(e.name) for e in below)
     return some and not any(e.is_dir() for e in below)
 
 
@@ -321,9 +362,9 @@ def _has_list(there) -> bool:
 def _has_images(entry) -> bool:
     if not is_remote(entry.path):
         folders = (names for *_, names in os.walk(entry.path))
-        return any(_suffix(name) in suffixes() for names in folders for name in names)
+        return any(_is_image(name) for names in folders for name in names)
     below = objects.entries(entry.path)
-    return any(_has_images(e) if e.is_dir() else _suffix(e.name) in suffixes() for e in below)
+    return any(_has_images(e) if e.is_dir() else _is_image(e.name) for e in below)
 
 
 def _in_folders(part: pathlib.Path | str, root: pathlib.Path | str, remarks) -> Part:
@@ -414,7 +455,7 @@ class _Walk:
                     down = (*names, _class_name(shown(entry.name)))
                     some = self.into(entry.path, down, (*above, real))
                     (below if some else empty).append(entry.name)
-            elif _suffix(entry.name) not in suffixes():
+            elif not _is_image(entry.name):
                 if names:
                     self.ignored[_suffix(entry.name)] += 1
             elif names:
@@ -460,6 +501,10 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def _is_image(name: str) -> bool:
+    return _suffix(name) in suffixes()
+
+
 def _class_name(name: str) -> str:
     """Normalizes a name, as macOS may store "é" as "e" and an accent."""
     return unicodedata.normalize("NFC", name)
@@ -492,8 +537,8 @@ def _of_list(file: pathlib.Path | str, remarks, part: str = "train") -> dict[str
     local, within = isinstance(file, pathlib.Path), set()
     root = file.parent.resolve() if local else file.rpartition("/")[0]
     found: dict[str, Part] = {}
-    for row in lists.read(file):
-        path = lists.place(file, row)
+    for row in _read_list(file):
+        path = _path_of(file, row)
         # Folders are checked once, files only if they are links: a list may have a million lines.
         if not local:
             require(".." not in path.split("/"), f"{shown(path)} leads out of {root}.")
@@ -510,6 +555,175 @@ def _of_list(file: pathlib.Path | str, remarks, part: str = "train") -> dict[str
         files.append(str(path))
         classes.append("/".join(map(_class_name, row.labels)))
     return {name: found[name] for name in PARTS if name in found}
+
+
+class _Row(NamedTuple):
+    """One image of a list.
+
+    Attributes:
+      line: number of the line on which the row ends.
+      path: as written in the list.
+      labels: from the coarsest to the finest.
+      part: value of the split column; "" if there is none.
+    """
+
+    line: int
+    path: str
+    labels: list[str]
+    part: str
+
+
+class _Columns(NamedTuple):
+    """Positions of the columns, and the names of all columns ([] without a header)."""
+
+    path: int
+    labels: list[int]
+    part: int | None
+    names: list[str]
+
+
+def _read_list(file: pathlib.Path | str) -> list[_Row]:
+    """Reads the rows of a list of images.
+
+    With a header, columns are found by name: the path (or image, file, …), optionally a split (or
+    part, subset, partition, fold), and labels, which are all other columns, from the coarsest to
+    the finest. Without a header, the first column is the path and the others are labels.
+
+    Raises:
+      InputError: for a file that cannot be read as a list, a row whose number of cells differs
+        from that of the first, or a column that cannot hold labels.
+    """
+    rows = read_rows(file)
+    columns = _columns(file, [cells for _, cells in rows[:2]])
+    width, expected = (
+        len(rows[0][1]) if rows else 0,
+        ",".join(columns.names) or "path,label[,label…]",
+    )
+    rows = rows[bool(columns.names) :]
+    require(
+        bool(rows),
+        f"{file} lists no images: expected lines path,label or path,coarse label,fine label.",
+    )
+    found = []
+    for line, cells in rows:
+        row = len(cells) == width and _Row(
+            line,
+            cells[columns.path],
+            [cells[i] for i in columns.labels],
+            "" if columns.part is None else cells[columns.part],
+        )
+        require(
+            row and row.path and all(row.labels or [""]) and (columns.part is None or row.part),
+            f"{file}, line {line}: expected {expected}, with no empty cell and as many cells as "
+            f"the first line (text with commas in quotes), got {','.join(cells)!r}.",
+        )
+        found.append(row)
+    _check_labels(file, columns, [row.labels for row in found])
+    return found
+
+
+def _path_of(file: pathlib.Path | str, row: _Row) -> pathlib.Path | str:
+    """Path of a row's image.
+
+    Raises:
+      InputError: for an absolute path.
+    """
+    path = pathlib.PurePath(row.path)
+    folder = file.parent if isinstance(file, pathlib.Path) else file.rpartition("/")[0]
+    local = isinstance(folder, pathlib.Path)
+    if "\\" in row.path and not (local and (folder / path).exists()):  # written on Windows
+        path = pathlib.PureWindowsPath(row.path)
+    require(
+        not path.anchor and not path.drive,
+        f"{file}, line {row.line}: {row.path!r} is not relative to the folder of the list.",
+    )
+    return folder / path.as_posix() if local else f"{folder}/{path.as_posix()}"
+
+
+def _columns(file, first: list[list[str]]) -> _Columns:
+    """Finds the columns of a list from its first lines."""
+    names = first[0] if first else []
+    plain = [_plain_name(name) for name in names]
+    paths = [i for i, name in enumerate(plain) if name in _PATH_COLUMNS]
+    if not paths:
+        images = [any(map(_is_image, column)) for column in zip(*first)]
+        require(
+            not any(images) or _is_image(first[0][0]),
+            f"{file}, line 1: {','.join(names)!r} does not begin with the path of an image: write "
+            "lines path,label, or name the columns in the first line, such as path,label.",
+        )
+        return _Columns(0, list(range(1, len(names))), None, [])
+    splits = [i for i, name in enumerate(plain) if name in _SPLIT_COLUMNS]
+    require(
+        len(paths) == 1 and len(splits) <= 1,
+        f"{file}: which of the columns {[names[i] for i in (paths + splits)]} is the path, and "
+        "which is the split? Remove the others.",
+    )
+    others = [
+        i for i, name in enumerate(plain) if i not in paths + splits and name not in _INDEX_COLUMNS
+    ]
+    unknown = [i for i in others if not _LABEL_COLUMN.fullmatch(plain[i])]
+    require(
+        len(unknown) in (0, len(others)),
+        f"{file}: the columns {[names[i] for i in unknown]} are neither path, label nor split: "
+        "remove them, or name them label_1, label_2, … from the coarsest to the finest.",
+    )
+    require(bool(others), f"{file} has no label column, only {', '.join(names)}.")
+    return _Columns(paths[0], others, next(iter(splits), None), names)
+
+
+def _plain_name(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.lower())
+
+
+def _check_labels(file, columns: _Columns, labels: list[list[str]]) -> None:
+    """Raises InputError for columns whose values cannot be classes."""
+    names = [columns.names[i] if columns.names else str(i + 1) for i in columns.labels]
+    values = dict(zip(names, map(set, zip(*labels))))
+    for name, found in values.items():
+        fractions = sorted(value for value in found if not re.fullmatch(r"[+-]?\d+", value))
+        require(
+            not fractions or not all(map(_is_number, found)),
+            f"{file}: the column {name} cannot be a label, as it holds numbers such as "
+            f"{fractions[:1]}: remove it, or give every class a name.",
+        )
+    flags = [name for name, found in values.items() if {v.lower() for v in found} <= _INDICATORS]
+    named = all(_LABEL_COLUMN.fullmatch(_plain_name(name)) for name in names)
+    if len(values) > 1:
+        _check_order(file, names, labels)
+    if len(values) == 1 or (named and len(flags) < len(values)):
+        return
+    require(
+        not flags or (not columns.names and len(flags) < len(values)),
+        f"{file}: the columns {', '.join(flags)} cannot be labels, as they hold only 0 and 1: "
+        "write the name of each image's class in a single column, label.",
+    )
+    same = [name for name, found in values.items() if columns.names and len(found) == 1]
+    require(
+        not same or len(labels) == 1,
+        f"{file}: the columns {', '.join(same)} cannot be labels, as they hold only one value: "
+        "remove them.",
+    )
+
+
+def _check_order(file, names: list[str], labels: list[list[str]]) -> None:
+    """Raises InputError if a column of labels is finer than the next one."""
+    for i, (first, second) in enumerate(zip(names, names[1:])):
+        pairs = {(row[i], row[i + 1]) for row in labels}
+        firsts, seconds = (len({pair[side] for pair in pairs}) for side in (0, 1))
+        require(
+            not len(pairs) == firsts > seconds > 1,
+            f"{file}: the column {first} is finer than {second}, since each of its values has only "
+            "one there: write the columns from the coarsest to the finest.",
+        )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _shared(found: dict[str, Part]) -> list[str]:

@@ -24,7 +24,7 @@ from jaxpt.data import (
     objects,
     protocols,
     small_sets,
-    tfds_source,
+    tfds,
 )
 from jaxpt.data.dataset import (
     VALIDATION_SHARE,
@@ -67,7 +67,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         training images to use, 0 for all) and optionally ``test_share`` (share of each class to
         hold out as the test part of a set without test and validation parts), ``crop_pct`` and
         ``interpolation``, see ``decode.Framing.of``; ``train_split`` and ``test_split`` (for
-        tfds:NAME) and ``try_gcs``, see ``tfds_source``; ``broken`` (for folder: what to do with
+        tfds:NAME) and ``try_gcs``, see ``tfds``; ``broken`` (for folder: what to do with
         files that cannot be read), see ``folder.read``; ``background`` and ``exif_orientation``
         (for everything that is decoded), see ``decode.Reading``; ``resident``,
         ``resident_limit_mb`` and ``crops`` (whether images of files are decoded now or when they
@@ -100,9 +100,7 @@ def load(config: ml_collections.ConfigDict) -> Dataset:
         return SOURCES[source](config)
     if source.startswith(grain_source.PREFIX):
         return _grain(config)
-    name, train, test, names = tfds_source.read_any(
-        source.removeprefix("tfds:"), config, _keep(config)
-    )
+    name, train, test, names = tfds.read_any(source.removeprefix("tfds:"), config, _keep(config))
     return _assemble(name, names, {"train": train, "test": test}, config)
 
 
@@ -147,7 +145,7 @@ def _identify(source: str, config) -> Identity:
             try_gcs=config.get("try_gcs", False),
         )
     _require_known(config)
-    names, parts = tfds_source.files_of_any(source.removeprefix("tfds:"), config)
+    names, parts = tfds.files_of_any(source.removeprefix("tfds:"), config)
     return identity.of_records(names, label_map(config.label_map, names), parts, config.limit)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from jaxpt.data import archives, identity, protocols
+from jaxpt.data import identity, protocols
 from jaxpt.errors import InputError
 
 
@@ -216,20 +216,20 @@ class TestCars:
         make_cars(tmp_path)
         file = "cars_test_annos_withlabels.mat"
         (tmp_path / file).rename(tmp_path / "devkit" / file)
-        assert len(archives.cars(tmp_path).parts["test"]) == 4
+        assert len(protocols.ARCHIVES["cars"](tmp_path).parts["test"]) == 4
 
     @pytest.mark.parametrize("content", [b"", b"<html>not found</html>" * 20])
     def test_no_matlab_file(self, content, tmp_path):
         make_cars(tmp_path)
         (tmp_path / "devkit" / "cars_meta.mat").write_bytes(content)
         with pytest.raises(InputError, match=r"cars_meta\.mat is no MATLAB file"):
-            archives.cars(tmp_path)
+            protocols.ARCHIVES["cars"](tmp_path)
 
     def test_another_variable(self, tmp_path):
         make_cars(tmp_path)
         savemat(tmp_path / "devkit" / "cars_meta.mat", {"names": [1]})
         with pytest.raises(InputError, match=r"cars_meta\.mat is no MATLAB file with 'class_names"):
-            archives.cars(tmp_path)
+            protocols.ARCHIVES["cars"](tmp_path)
 
 
 def test_sun397_lists_in_partitions(tmp_path):
@@ -237,4 +237,4 @@ def test_sun397_lists_in_partitions(tmp_path):
     (tmp_path / "Partitions").mkdir()
     for file in tmp_path.glob("*.txt"):
         file.rename(tmp_path / "Partitions" / file.name)
-    assert len(archives.sun397(tmp_path).parts["train"]) == 6
+    assert len(protocols.ARCHIVES["sun397"](tmp_path).parts["train"]) == 6

@@ -10,12 +10,11 @@ import ml_collections
 import numpy as np
 import pytest
 
-from jaxpt.data import protocols, small_sets, sources, tfds_tasks
-from jaxpt.data.archives import ARCHIVES
+from jaxpt.data import protocols, small_sets, sources
 from jaxpt.data.dataset import Split, assemble, limited
 from jaxpt.data.decode import Framing, Reading
-from jaxpt.data.protocols import PROTOCOLS, TRANSFER12, VTAB1K
-from jaxpt.data.tfds_tasks import TASKS
+from jaxpt.data.protocols import ARCHIVES, PROTOCOLS, TRANSFER12, VTAB1K
+from jaxpt.data.tfds import DIFFICULT, PRESENT, TASKS
 from jaxpt.errors import InputError
 
 
@@ -367,8 +366,8 @@ class TestTasks:
     def test_voc(self):
         found = self.label("voc", labels=np.array([2, 5, 19]), labels_no_difficult=np.array([5]))
         assert found.dtype == np.uint8 and found.shape == (20,)
-        assert found[5] == tfds_tasks.PRESENT == 1 and found.sum() == 1 + 2 * 2
-        assert found[2] == found[19] == tfds_tasks.DIFFICULT == 2
+        assert found[5] == PRESENT == 1 and found.sum() == 1 + 2 * 2
+        assert found[2] == found[19] == DIFFICULT == 2
 
     def test_classes_of_the_protocols(self):
         for name, protocol in PROTOCOLS.items():

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 from data.tfds_fakes import fake_examples, png, write_metadata
 
-from jaxpt.data import protocols, tfds_source
+from jaxpt.data import protocols
+from jaxpt.data.decode import Framing
 from jaxpt.data.protocols import PROTOCOLS
+from jaxpt.data.tfds import TASKS, open_builder, read
 from jaxpt.errors import InputError
 
 tfds = pytest.importorskip("tensorflow_datasets")
 pytest.importorskip("tensorflow")
 pytestmark = pytest.mark.extras
 
-# The splits of every set as published, with their sizes; see the sources in protocol_sets.py.
+# The splits of every set as published, with their sizes; see the sources in protocols.py.
 RAW = {
     "cifar10": {"train": 50_000, "test": 10_000},
     "cifar100": {"train": 50_000, "test": 10_000},
@@ -316,14 +318,12 @@ class TestWrongSizes:
     @pytest.mark.parametrize("n", [3, 7])
     def test_by_what_is_really_there(self, n, small, monkeypatch):
         monkeypatch.setitem(PROTOCOLS, "dtd", shrunken(OF_TFDS["dtd"]))
-        builder = tfds_source.open_builder("dtd:3.*.*", small)
+        builder = open_builder("dtd:3.*.*", small)
         with (
             fake_examples(small),
             pytest.raises(InputError, match=f"dtd: test holds 6 examples, but {n} were expected"),
         ):
-            tfds_source.read(
-                builder, [("test", n)], tfds_source.TASKS["label"], tfds_source.Framing.centre(8)
-            )
+            read(builder, [("test", n)], TASKS["label"], Framing.centre(8))
 
 
 def test_another_set_in_the_prepared_folder(small):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from jaxpt.data import rand_augment as ra
+from jaxpt.data import augment
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-operate = jit(ra.operate)
+operate = jit(augment.rand_operation)
 STRENGTHS = (-1.0, -0.4, 0.3, 0.9, 1.0)
 
 
@@ -64,13 +64,15 @@ def picture(request):
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)
-@pytest.mark.parametrize("name", ra.OPERATIONS)
+@pytest.mark.parametrize("name", augment.RAND_OPERATIONS)
 def test_operation_is_that_of_pil(name, strength, picture):
     image = Image.fromarray(picture.squeeze())
     expected = np.asarray(by_pil(name, image, strength), float).reshape(picture.shape)
-    found = np.asarray(operate(picture.astype(np.float32), ra.OPERATIONS.index(name), strength))
+    found = np.asarray(
+        operate(picture.astype(np.float32), augment.RAND_OPERATIONS.index(name), strength)
+    )
     assert (found == np.round(found)).all() and found.min() >= 0 and found.max() <= 255
-    if ra.OPERATIONS.index(name) >= ra.OPERATIONS.index("rotate"):
+    if augment.RAND_OPERATIONS.index(name) >= augment.RAND_OPERATIONS.index("rotate"):
         # PIL steps through the image in 16 fractional bits: pixels at an edge may go either way.
         assert (found == expected).all(axis=-1).mean() > 0.98
     elif name in ("identity", "equalize", "posterize", "solarize"):
@@ -82,35 +84,35 @@ def test_operation_is_that_of_pil(name, strength, picture):
 
 def test_equalize_of_many_pixels_rounds_as_pil_does():
     pixels = np.random.default_rng(1).normal(100, 25, (60, 50, 3)).clip(0, 255).astype(np.uint8)
-    found = operate(pixels.astype(np.float32), ra.OPERATIONS.index("equalize"), 0.5)
+    found = operate(pixels.astype(np.float32), augment.RAND_OPERATIONS.index("equalize"), 0.5)
     np.testing.assert_array_equal(found, ImageOps.equalize(Image.fromarray(pixels)))
 
 
 def test_strength_0_changes_nothing_but_by_operations_without_strength(picture):
-    for name in set(ra.OPERATIONS) - {"auto_contrast", "equalize"}:
-        found = operate(picture.astype(np.float32), ra.OPERATIONS.index(name), 0.0)
+    for name in set(augment.RAND_OPERATIONS) - {"auto_contrast", "equalize"}:
+        found = operate(picture.astype(np.float32), augment.RAND_OPERATIONS.index(name), 0.0)
         np.testing.assert_array_equal(found, picture, err_msg=name)
 
 
 def test_flat_images_stay():
     flat = np.full((5, 6, 3), 77.0, np.float32)
     for name in "auto_contrast", "equalize", "contrast", "sharpness", "rotate":
-        found = np.asarray(operate(flat, ra.OPERATIONS.index(name), 0.0))
+        found = np.asarray(operate(flat, augment.RAND_OPERATIONS.index(name), 0.0))
         np.testing.assert_array_equal(found, flat, err_msg=name)
 
 
 def test_every_operation_is_drawn_equally_often_and_in_both_directions(monkeypatch):
     monkeypatch.setattr(
-        ra,
-        "operate",
+        augment,
+        "rand_operation",
         lambda image, which, strength: (
             jnp.where(jnp.arange(2)[:, None, None] == 0, which, 100 + jnp.sign(strength))
             + 0 * image
         ),
     )
-    views = 255 * jit(jax.vmap(lambda key: ra.rand_augment(key, jnp.zeros((2, 1, 1)), 1, 5.0)))(
-        jax.random.split(jax.random.key(1), 4200)
-    )
+    views = 255 * jit(
+        jax.vmap(lambda key: augment.rand_augment(key, jnp.zeros((2, 1, 1)), 1, 5.0))
+    )(jax.random.split(jax.random.key(1), 4200))
     which, sign = np.round(np.asarray(views)[..., 0, 0]).astype(int).T
     counts = np.bincount(which, minlength=14)
     assert len(counts) == 14 and abs(counts - 300).max() < 4 * np.sqrt(300)
@@ -126,5 +128,5 @@ def test_n_operations_follow_one_another(picture):
     expected = picture.astype(np.float32)
     for i in range(3):
         expected = operate(expected, which[i], sign[i] * 0.7)
-    found = jit(ra.rand_augment, static_argnums=2)(key, image, 3, 7.0)
+    found = jit(augment.rand_augment, static_argnums=2)(key, image, 3, 7.0)
     np.testing.assert_allclose(found, expected / 255, atol=1e-6)

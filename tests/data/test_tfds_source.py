@@ -7,7 +7,8 @@ from data.tfds_fakes import make_builder
 from small_runs import RUN, config_of
 
 from jaxpt import pretrain
-from jaxpt.data import sources, tfds_source
+from jaxpt.data import sources
+from jaxpt.data.tfds import keep_to_cpu
 from jaxpt.errors import InputError
 
 tf = pytest.importorskip("tensorflow")
@@ -179,7 +180,7 @@ class TestAccelerators:
         monkeypatch.setattr(
             tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind))
         )
-        tfds_source.keep_to_cpu()
+        keep_to_cpu()
         assert sorted(hidden) == [([], "GPU"), ([], "TPU")]
 
     def test_a_tensorflow_that_already_holds_one_is_refused(self, monkeypatch):
@@ -190,4 +191,4 @@ class TestAccelerators:
         monkeypatch.setattr(tf.config, "set_visible_devices", too_late)
         monkeypatch.setattr(tf.config, "get_visible_devices", lambda: [device])
         with pytest.raises(InputError, match=r"TensorFlow already runs on \['GPU'\]"):
-            tfds_source.keep_to_cpu()
+            keep_to_cpu()

@@ -14,10 +14,11 @@ from PIL import Image
 from small_runs import RUN, config_of
 
 from jaxpt import pretrain
-from jaxpt.data import decode, identity, protocols, sources, tfds_records, tfds_tasks
+from jaxpt.data import decode, identity, protocols, sources
 from jaxpt.data.feed import StreamedFeed, Streaming, make_feed, rows_of_step
 from jaxpt.data.pictures import Pictures
-from jaxpt.data.protocol_sets import Protocol
+from jaxpt.data.protocols import Protocol
+from jaxpt.data.tfds import TASKS, Records
 from jaxpt.errors import InputError, RunError
 from jaxpt.train.parallel import Devices
 
@@ -98,7 +99,7 @@ def identify(path, **changes):
 
 
 def test_the_identity_is_of_the_record_files(prepared, own_copy, monkeypatch):
-    monkeypatch.setattr(tfds_records, "Records", None)  # no example is read
+    monkeypatch.setattr("jaxpt.data.tfds.Records", None)  # no example is read
     known = identify(prepared["tfrecord"])
     assert known.parts["training"].counts == (IMAGES,) and known.parts["test"].counts == (TEST,)
     assert identify(own_copy, resident="yes") == known == type(known).from_json(known.to_json())
@@ -202,10 +203,10 @@ class TestEveryExampleIsReadOnce:
     def test_and_remembered_until_a_file_changes(self, form, prepared, tmp_path, monkeypatch):
         copy = shutil.copytree(prepared[form], tmp_path / "copy")
         labels = []
-        task = tfds_tasks.TASKS["label"]
+        task = TASKS["label"]
         label = task.label
         monkeypatch.setitem(
-            tfds_tasks.TASKS,
+            TASKS,
             "label",
             task._replace(label=functools.wraps(label)(lambda x: (labels.append(x), label(x))[1])),
         )
@@ -283,7 +284,7 @@ class TestDamagedFiles:
         builder = tfds.builder("local_pictures", data_dir=prepared["tfrecord"])
         monkeypatch.setattr(type(builder.info), "file_format", tfds.core.FileFormat.RIEGELI)
         with pytest.raises(InputError, match="is prepared as riegeli files: only tfrecord and"):
-            tfds_records.Records(builder, "train", ("image",))
+            Records(builder, "train", ("image",))
 
 
 def test_memory_is_refused_only_for_what_is_decoded(prepared, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jaxpt import cli, pretrain
-from jaxpt.data import protocols, sources, tfds_source
+from jaxpt.data import protocols, sources, tfds
 from jaxpt.data.decode import Reading
 from jaxpt.errors import InputError
 
@@ -355,10 +355,10 @@ def test_background_and_orientation_reach_protocols_and_tfds(monkeypatch):
     }
     info = types.SimpleNamespace(features=features, supervised_keys=None)
     builder = types.SimpleNamespace(name="fake", info=info)
-    monkeypatch.setattr(tfds_source, "open_builder", lambda *args, **options: builder)
-    monkeypatch.setattr(tfds_source, "count", lambda *args: 1)
+    monkeypatch.setattr(tfds, "open_builder", lambda *args, **options: builder)
+    monkeypatch.setattr(tfds, "count", lambda *args: 1)
     monkeypatch.setattr(
-        tfds_source, "examples", lambda *args: iter([{"image": file.getvalue(), "label": 0}])
+        tfds, "examples", lambda *args: iter([{"image": file.getvalue(), "label": 0}])
     )
     found = load("", "tfds:fake", **options).trainval.images[0]
     assert (found[:4] == 0).all() and (found[4:] == (16, 32, 48)).all()
