@@ -8,7 +8,7 @@ from jaxpt.errors import InputError
 from jaxpt.evaluation.metrics import mean_log_odds
 from jaxpt.report import statistics
 from jaxpt.report.metrics import SUMMARY, Metric
-from jaxpt.report.results import NAMES, Results
+from jaxpt.report.results import NAMES, Results, in_order
 from jaxpt.report.tables import MISSING, Best, interval, metric_rows
 
 MEAN = Metric("mean", "mean")
@@ -53,8 +53,7 @@ def caption(sets: Sequence[Results]) -> str:
 
 
 def _rows(sets, metric):
-    labels = list(dict.fromkeys(label for results in sets for label in results.methods))
-    labels.sort(key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES))
+    labels = in_order(label for results in sets for label in results.methods)
     by_set = [
         {label: row[1] for label, row in zip(results.methods, metric_rows(results, [metric]))}
         for results in sets

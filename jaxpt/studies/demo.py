@@ -22,8 +22,7 @@ from jaxpt.errors import require
 from jaxpt.files import replacing, writable_folder
 from jaxpt.report import features as feature_files
 from jaxpt.report.metrics import FINE
-from jaxpt.report.naming import DATA_NAMES
-from jaxpt.report.results import NAMES
+from jaxpt.report.results import DATA_NAMES, NAMES
 from jaxpt.report.statistics import MIN_SEEDS
 from jaxpt.studies import study
 

@@ -11,8 +11,7 @@ from scipy import stats
 from jaxpt import report
 from jaxpt.errors import InputError
 from jaxpt.report import export, overall, tables
-from jaxpt.report.results import collect_sets
-from jaxpt.report.runs import merge
+from jaxpt.report.results import collect_sets, merge
 
 
 def test_values_protocols_and_details_are_united():
