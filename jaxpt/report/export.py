@@ -7,7 +7,7 @@ import pathlib
 from typing import Sequence
 
 from jaxpt.files import replacing, unwritable
-from jaxpt.report import overall, scaling, tables
+from jaxpt.report import scaling, tables
 from jaxpt.report.results import Results
 
 COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measurement", "value")
@@ -15,9 +15,10 @@ COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measure
 
 def markdown(sets: Sequence[Results]) -> str:
     """Markdown of all tables: over the sets, then per set."""
+    caption = tables.caption_over_sets(sets)
     parts = [
-        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{overall.caption(sets)}\n"
-        for t in overall.tables(sets)
+        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{caption}\n"
+        for t in tables.over_sets(sets)
     ]
     for results in sets:
         parts.append(f"## {tables.plain(results.title)}\n\n{tables.markdown_of(results)}")

@@ -13,7 +13,6 @@ from jaxpt.report import (
     maps,
     matrices,
     neighbors,
-    overall,
     plots,
     scaling,
     settings,
@@ -136,9 +135,12 @@ def _sections(sets, kept) -> list[Section]:
     ]
     if len(sets) == 1:
         return [*per_set[0], *common]
-    over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in overall.tables(sets)]
+    over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in tables.over_sets(sets)]
     parts = [_lead([results]) if len(sets) > LEADS else [] for results in sets]
-    notes = [overall.caption(sets), *[tables.BEST_CAPTION] * any(r.intervals for r in sets)]
+    notes = [
+        tables.caption_over_sets(sets),
+        *[tables.BEST_CAPTION] * any(r.intervals for r in sets),
+    ]
     first = [Section("Over all sets", list(map(_note, notes)), over)]
     return [
         *(first if over else []),
