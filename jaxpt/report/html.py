@@ -5,21 +5,8 @@ import os
 import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from jaxpt.report import (
-    captions,
-    drawing,
-    export,
-    lead,
-    maps,
-    matrices,
-    neighbors,
-    plots,
-    scaling,
-    settings,
-    tables,
-)
-from jaxpt.report import features as feature_files
-from jaxpt.report.features import FeatureSet
+from jaxpt.report import export, figures, lead, scaling, settings, tables
+from jaxpt.report.figures import FeatureSet, Map
 from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag
 from jaxpt.report.metrics import SEPARATION
 from jaxpt.report.results import NAMES, Results, collect_sets, sentence
@@ -59,12 +46,12 @@ def write_report(
     page = page if page.suffix.lower() in (".html", ".htm") else page / FILE
     if features is None:
         labels = {label for results in sets for label in results.methods}
-        features = {label: feature_files.load(page.parent, label) for label in sorted(labels)}
+        features = {label: figures.load_features(page.parent, label) for label in sorted(labels)}
     kept = [_kept_maps(results, features) for results in sets]
     files = {page: render(sets, kept).encode()}
     pictured = next(((r, m) for r, m in zip(sets, kept) if m), None)
     if pictured:
-        files[page.parent / MAP_FILE] = drawing.to_png(maps.feature_map(*pictured))
+        files[page.parent / MAP_FILE] = figures.to_png(figures.feature_map(*pictured))
     if markdown:
         files[pathlib.Path(markdown)] = export.markdown(sets).encode()
     if csv:
@@ -74,7 +61,7 @@ def write_report(
     return page
 
 
-def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> str:
+def render(sets: Sequence[Results], kept: Sequence[Mapping[str, Map]]) -> str:
     """Renders the page; ``kept`` holds each set's maps by label that are not in records."""
     title = _title(sets)
     sections = _sections(sets, kept)
@@ -84,7 +71,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
         *_contents(sections),
         *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1)),
     ]
-    return drawing.number_ids(document(title, body, "style.css"))
+    return figures.number_ids(document(title, body, "style.css"))
 
 
 class Section(NamedTuple):
@@ -189,7 +176,7 @@ def _measured(results):
     parts = [
         table(tables.headings(results), rows, results.title),
         *map(_note, filter(None, [tables.caption(results), *tables.notes(results)])),
-        figure(plots.measurements(results), captions.measured(results)),
+        figure(figures.measurements(results), figures.measurements_caption(results)),
     ]
     below = []
     compared = [
@@ -239,7 +226,7 @@ def _scaled(results):
     if not panels:
         return []
     found = scaling.curves(results, scaling.metrics(results)[0]).values()
-    caption = captions.SCALED.format(offset=" + c" if any(c.offset for c in found) else "")
+    caption = scaling.FIGURE_CAPTION.format(offset=" + c" if any(c.offset for c in found) else "")
     parts = [
         figure(panels, caption),
         table(scaling.headings(), scaling.rows(results), "power laws"),
@@ -255,14 +242,16 @@ def _kept_maps(results, features):
         given = features.get(label)
         run = given and runs.get((label, given.key))
         if run:
-            found[label] = maps.project(given)._replace(
+            found[label] = figures.projected_map(given)._replace(
                 separation=run["values"].get(SEPARATION.key), seed=run["seed"]
             )
     return found
 
 
 def _mapped(results, kept):
-    recorded = {label: maps.of_run(run) for label, run in results.first_with("map").items()}
+    recorded = {
+        label: figures.recorded_map(run) for label, run in results.first_with("map").items()
+    }
     found = {
         label: recorded.get(label) or kept[label]
         for label in results.methods
@@ -270,8 +259,12 @@ def _mapped(results, kept):
     }
     if not found:
         return []
-    legends = [legend(*entry) for entry in maps.legends(maps.reference(found)).items()]
-    shown = figure(maps.columns(results, found), captions.mapped(results, found), *legends)
+    legends = [
+        legend(*entry) for entry in figures.map_legends(figures.reference_map(found)).items()
+    ]
+    shown = figure(
+        figures.map_columns(results, found), figures.maps_caption(results, found), *legends
+    )
     return [Section("What the features look like", [shown])]
 
 
@@ -282,7 +275,10 @@ def _neighbors(results):
     }
     if not found:
         return []
-    parts = [_note(captions.neighbors(results, found)), neighbors.sheet(results, found)]
+    parts = [
+        _note(figures.neighbors_caption(results, found)),
+        figures.neighbor_sheet(results, found),
+    ]
     return [Section("Nearest neighbours", parts)]
 
 
@@ -293,18 +289,18 @@ def _confused(results):
     }
     if not found:
         return []
-    inside = " inside a coarse class" * any(map(matrices.has_coarse, found.values()))
-    title = f"The {matrices.WORST} largest errors{inside}"
+    inside = " inside a coarse class" * any(map(figures.has_coarse, found.values()))
+    title = f"The {figures.WORST} largest errors{inside}"
     worst = itertools.zip_longest(
-        *map(matrices.worst_confusions, found.values()), fillvalue=tables.MISSING
+        *map(figures.worst_confusions, found.values()), fillvalue=tables.MISSING
     )
     rows = [[f"{place}.", *pairs] for place, pairs in enumerate(worst, 1)]
     columns = ["", *map(results.name, found)]
-    panels = [matrices.confusion(results, label, details) for label, details in found.items()]
+    panels = [figures.confusion(results, label, details) for label, details in found.items()]
     return [
         Section(
             "Which classes are confused",
-            [figure(panels, captions.confused(found))],
+            [figure(panels, figures.confusion_caption(found))],
             [Section(title, [table(columns, rows, title)])] if rows else [],
         )
     ]
@@ -312,18 +308,20 @@ def _confused(results):
 
 def _compared(results):
     panels = [
-        matrices.cka(results, label, details)
+        figures.cka(results, label, details)
         for label, run in results.first_with("cka").items()
         for details in run["details"]["cka"]
     ]
     if not panels:
         return []
-    return [Section("Which layers are alike", [figure(panels, captions.COMPARED)])]
+    return [Section("Which layers are alike", [figure(panels, figures.CKA_CAPTION)])]
 
 
 def _trained(results):
-    panels = plots.curves(results)
-    return [Section("Training", [figure(panels, captions.curves(results))])] if panels else []
+    panels = figures.curves(results)
+    return (
+        [Section("Training", [figure(panels, figures.curves_caption(results))])] if panels else []
+    )
 
 
 def _procedure(results):
