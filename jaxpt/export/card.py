@@ -13,7 +13,7 @@ from jaxpt import __version__, methods, models
 from jaxpt.backbones import Backbone
 from jaxpt.export import serving
 from jaxpt.export.counterparts import Counterpart
-from jaxpt.report import export as report_export
+from jaxpt.report.html import markdown_of_sets
 from jaxpt.report.results import NAMES, collect_sets
 from jaxpt.weights import header
 
@@ -210,7 +210,7 @@ def _results(plan) -> str:
             "No records were given to the export, so this card does not state how good the "
             "features are. `jaxpt evaluate` measures them."
         )
-    made = report_export.markdown(collect_sets(plan.records))
+    made = markdown_of_sets(collect_sets(plan.records))
     return re.sub("^##", "###", made, flags=re.MULTILINE).strip()  # one level below this section
 
 

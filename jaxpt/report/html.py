@@ -1,18 +1,22 @@
-"""One self-contained HTML page from records."""
+"""The report: a self-contained HTML page, all numbers as Markdown and CSV, display in notebooks."""
 
+import csv as csv_files
+import io
 import itertools
 import os
 import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from jaxpt.report import export, figures, lead, scaling, settings, tables
+from jaxpt.errors import require
+from jaxpt.report import figures, lead, scaling, settings, tables
 from jaxpt.report.figures import FeatureSet, Map
-from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag
+from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag, write_file
 from jaxpt.report.metrics import SEPARATION
 from jaxpt.report.results import NAMES, Results, collect_sets, sentence
 from jaxpt.report.results import join as join_words
 
 FILE, MAP_FILE = "report.html", "features_map.png"
+CSV_COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measurement", "value")
 CONTENTS = 5  # from this many sections on, the page has a table of contents
 LEADS = 3  # up to this many sets, all summary sentences stand at the top of the page
 
@@ -53,11 +57,11 @@ def write_report(
     if pictured:
         files[page.parent / MAP_FILE] = figures.to_png(figures.feature_map(*pictured))
     if markdown:
-        files[pathlib.Path(markdown)] = export.markdown(sets).encode()
+        files[pathlib.Path(markdown)] = markdown_of_sets(sets).encode()
     if csv:
-        files[pathlib.Path(csv)] = export.csv(sets).encode()
+        files[pathlib.Path(csv)] = csv_of_sets(sets).encode()
     for path, content in files.items():
-        export.write(path, content)
+        write_file(path, content)
     return page
 
 
@@ -368,3 +372,83 @@ def _folded(title, content):
 
 def _note(content):
     return tag("p", content, kind="note")
+
+
+def markdown_of_sets(sets: Sequence[Results]) -> str:
+    """Markdown of all tables: over the sets, then per set."""
+    caption = tables.caption_over_sets(sets)
+    parts = [
+        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{caption}\n"
+        for t in tables.over_sets(sets)
+    ]
+    for results in sets:
+        parts.append(f"## {tables.plain(results.title)}\n\n{tables.markdown_of(results)}")
+        for title, metrics in results.groups.items():
+            written = tables.markdown_table(*tables.group_table(results, metrics))
+            parts.append(f"### {title}\n\n{written}\n")
+        laws = scaling.rows(results)
+        if laws:
+            parts.append(
+                "### Error against the number of images\n\n"
+                f"{tables.markdown_table(scaling.headings(), laws)}\n"
+            )
+    return "\n".join(parts)
+
+
+def csv_of_sets(sets: Sequence[Results]) -> str:
+    """CSV with one line per value of every run, in full precision.
+
+    A ``pretrain_limit`` of 0 means all images.
+    """
+    buffer = io.StringIO()
+    writer = csv_files.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for results in sets:
+        for run in results.sizes or results.runs:
+            for name, value in run["values"].items():
+                writer.writerow(
+                    [
+                        run["data"],
+                        run["part"],
+                        run["label"],
+                        run["method"],
+                        run["limit"],
+                        run["seed"],
+                        name,
+                        repr(float(value)),
+                    ]
+                )
+    return buffer.getvalue()
+
+
+class Inline:
+    """Displays a page of ``write_report`` as the value of a notebook cell.
+
+    The page is embedded in the cell's output, in a frame with its own scroll bar. So it is still
+    there when the notebook is opened elsewhere, and the styles of page and notebook do not mix.
+    """
+
+    def __init__(self, page: str | os.PathLike, *, height: int = 640):
+        """Initializes the display.
+
+        Args:
+          page: the report's file.
+          height: of the frame, in CSS pixels.
+
+        Raises:
+          InputError: if the file does not exist.
+        """
+        self.page, self.height = pathlib.Path(page), height
+        require(self.page.is_file(), f"there is no report {str(page)!r}: make it by write_report.")
+
+    def __repr__(self) -> str:
+        return f"report: {self.page}"
+
+    def _repr_html_(self) -> str:
+        return tag(
+            "iframe",
+            srcdoc=self.page.read_text(encoding="utf-8"),
+            title=repr(self),
+            style=f"width: 100%; height: {self.height}px; "
+            "border: 1px solid #c8cdd3; border-radius: 4px; background: white",
+        )

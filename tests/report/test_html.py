@@ -388,3 +388,19 @@ def test_kept_features_come_back_and_broken_ones_are_none(tmp_path):
         features_path(tmp_path, "look").write_bytes(broken)
         assert load_features(tmp_path, "look") is None
     assert load_features(tmp_path, "nca") is None
+
+
+def test_the_cell_holds_the_whole_page(tmp_path):
+    page = report.write_report(fake_records.separated(), tmp_path)
+    shown = report.Inline(page, height=300)
+    frame = shown._repr_html_()
+    assert repr(shown) == f"report: {page}"
+    page.unlink()  # what is shown does not need the file
+    source = re.fullmatch(r'<iframe srcdoc="([^"]*)"[^>]*height: 300px[^>]*></iframe>', frame)
+    assert "LOOK and its peers on digits" in html.unescape(source[1])
+    assert html.unescape(source[1]).endswith("</body></html>\n")
+
+
+def test_a_cell_needs_a_file(tmp_path):
+    with pytest.raises(InputError, match="there is no report '.*none.html': make it"):
+        report.Inline(tmp_path / "none.html")

@@ -10,7 +10,7 @@ from scipy import stats
 
 from jaxpt import report
 from jaxpt.errors import InputError
-from jaxpt.report import export, tables
+from jaxpt.report import html, tables
 from jaxpt.report.metrics import SUMMARY
 from jaxpt.report.results import collect_sets, merge
 
@@ -152,7 +152,7 @@ def test_csv_holds_every_value_in_full(tmp_path):
     records = [*fake_records.separated(), *fake_records.everything('a,"b"\n', data="dtd")]
     report.write_report(records, tmp_path, csv=tmp_path / "values.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "values.csv").read_text())))
-    assert tuple(rows[0]) == export.COLUMNS
+    assert tuple(rows[0]) == html.CSV_COLUMNS
     found = {
         (row["label"], int(row["seed"]), row["measurement"]): float(row["value"]) for row in rows
     }
@@ -167,7 +167,7 @@ def test_csv_holds_every_value_in_full(tmp_path):
 
 
 def test_csv_of_a_scaling_study_has_every_size():
-    text = export.csv(collect_sets(fake_records.scaling()))
+    text = html.csv_of_sets(collect_sets(fake_records.scaling()))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["pretrain_limit"] for row in rows} == {"150", "300", "600", "1200"}
     assert len(rows) == 24 * 6
@@ -183,7 +183,7 @@ def test_markdown_of_one_set_begins_with_its_tables_and_escapes_names(tmp_path):
     assert text.startswith("## digits, test part\n\n| method | coarse kNN % | fine kNN % |")
     assert "| LOOK | 99.0 ± 0.5 | 95.0 ± 0.5 |" in text
     assert "| \\<b>\\| |" in text and "| <b>" not in text
-    several = export.markdown(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
+    several = html.markdown_of_sets(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
     assert several.startswith("## fine linear, test parts of 2 sets\n\n| method | dtd | pets |")
     assert "**80.0 ± 2.5**" in several and "## pets, test part" in several
-    assert "| fine kNN | LOOK |" in export.markdown(collect_sets(fake_records.scaling()))
+    assert "| fine kNN | LOOK |" in html.markdown_of_sets(collect_sets(fake_records.scaling()))
