@@ -17,7 +17,7 @@ import numpy as np
 from jaxpt import export, models, records
 from jaxpt.backbones import open_backbone
 from jaxpt.configs.transfer import defaults as transfer_defaults
-from jaxpt.export import serving
+from jaxpt.export import card
 from jaxpt.export.counterparts import counterpart
 
 RECORDS = pathlib.Path(__file__).parent / "records" / "round_trip.jsonl"
@@ -166,7 +166,7 @@ def measure(model: ml_collections.ConfigDict, folder: pathlib.Path) -> dict[str,
             note(what, outputs(strict, config), wanted)
     from jax import export as jax_export
 
-    served = jax_export.deserialize(bytearray((full / serving.FILE).read_bytes()))
+    served = jax_export.deserialize(bytearray((full / card.STABLEHLO).read_bytes()))
     note("stablehlo", served.call(images), logits)
     return {name: float(value) for name, value in found.items()}
 

@@ -26,7 +26,7 @@ from jaxpt.configs.pretrain import defaults  # noqa: E402
 from jaxpt import records  # noqa: E402
 from jaxpt.cost import plan  # noqa: E402
 from jaxpt.methods import METHODS  # noqa: E402
-from jaxpt.report import drawing, statistics  # noqa: E402
+from jaxpt.report import figures, statistics  # noqa: E402
 from jaxpt.report.results import join  # noqa: E402
 from jaxpt.studies import study  # noqa: E402
 
@@ -638,14 +638,14 @@ def left_markdown(of: Study) -> str:
 def figure(of: Study, path: pathlib.Path) -> None:
     """Draws the planned differences, and accuracy against encoder passes and upstream classes."""
     planned = of.planned()
-    with drawing.panel(8, 11) as figure:
+    with figures.panel(8, 11) as figure:
         above, below, legend, curve = figure.subfigures(4, 1, height_ratios=[2.6, 3.2, 2.5, 2.7])
         first = above.subplots()
         first.axvspan(-100 * BOUND, 100 * BOUND, color="0.9")
-        first.axvline(0, color=drawing.GREY, linewidth=0.8)
+        first.axvline(0, color=figures.GREY, linewidth=0.8)
         for i, (c, _, _) in enumerate(planned.values()):
-            first.plot(100 * np.array(c.interval), [-i, -i], color=drawing.BLUE)
-            first.plot(100 * c.mean, -i, "o", color=drawing.BLUE)
+            first.plot(100 * np.array(c.interval), [-i, -i], color=figures.BLUE)
+            first.plot(100 * c.mean, -i, "o", color=figures.BLUE)
         names = [f"{TITLES[data]}: {ARMS[peer].title}" for data, peer in planned]
         first.set_yticks([-i for i in range(len(planned))], names)
         first.set_xlabel("LOOK minus …, points of fine 5-shot")
@@ -685,7 +685,7 @@ def figure(of: Study, path: pathlib.Path) -> None:
         last.set_xticks(range(len(levels)), [str(c["classes"]) for c in levels])
         last.set(title=TITLES["glyphs"], xlabel="upstream classes", ylabel="fine 5-shot, %")
         last.legend()
-        figure.savefig(path, dpi=drawing.RASTER_DPI, facecolor="white")
+        figure.savefig(path, dpi=figures.RASTER_DPI, facecolor="white")
 
 
 def job_key(config: dict[str, Any], part: str) -> str:

@@ -22,7 +22,7 @@ from jaxpt import losses, pretrain, records
 from jaxpt.data import sources
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.geometry import unit_rows
-from jaxpt.report import drawing
+from jaxpt.report import figures
 
 HERE = pathlib.Path(__file__).parent
 PICTURE, MEMORY = (HERE / "images" / f"{name}.png" for name in ("neighborhood", "host_memory"))
@@ -77,7 +77,7 @@ def draw(dataset, rows, memory, k: int):
     centre = memory.keys.mean(axis=0)
     axes_2d = np.linalg.svd(memory.keys - centre, full_matrices=False)[2][:2].T
     points, here = (memory.keys[others] - centre) @ axes_2d, (rows[query] - centre) @ axes_2d
-    with drawing.panel(9, 4.4) as figure:
+    with figures.panel(9, 4.4) as figure:
         figure.set_facecolor("white")
         top, bottom = figure.subfigures(2, 1, height_ratios=(1, 3.6))
         _strip(top, dataset, query, nearest[query, :k:EVERY], memory, coarse[query])
@@ -100,7 +100,7 @@ def _strip(figure, dataset, query, nearest, memory, label):
     for axis, i, same in zip(figure.subplots(1, len(shown)), shown, right):
         axis.imshow(dataset.trainval.images[i, ..., 0], cmap="gray_r")
         axis.set(xticks=[], yticks=[])
-        color = drawing.GREY if same is None else drawing.BLUE if same else drawing.VERMILLION
+        color = figures.GREY if same is None else figures.BLUE if same else figures.VERMILLION
         axis.spines[:].set(visible=True, color=color, linewidth=2.5)
 
 
@@ -108,7 +108,7 @@ def _panel(axis, name, force, points, here):
     """Keys in the memory's principal plane; the area of a dot is the size of its force."""
     area = 500 * np.abs(force) / np.abs(force).max()
     axis.scatter(*points.T, s=2, color="#c4c8cc", linewidths=0)
-    for sign, color in ((-1, drawing.VERMILLION), (1, drawing.BLUE)):
+    for sign, color in ((-1, figures.VERMILLION), (1, figures.BLUE)):
         of_sign = sign * force > 0
         axis.scatter(*points[of_sign].T, s=area[of_sign], color=color, alpha=0.35, linewidths=0)
     axis.plot(*here, "k*", markersize=11)
@@ -121,10 +121,10 @@ def draw_memory():
     """Memory by epoch, from zero on: a leak of one batch per epoch would be a steep line."""
     found = [record for record in records.read(INPUT) if record["part"] == "memory"][-1]
     mib = found["mib"]
-    with drawing.panel(6, 2.6) as figure:
+    with figures.panel(6, 2.6) as figure:
         figure.set_facecolor("white")
         axis = figure.subplots()
-        axis.plot(range(1, len(mib) + 1), mib, "o-", color=drawing.BLUE, markersize=4)
+        axis.plot(range(1, len(mib) + 1), mib, "o-", color=figures.BLUE, markersize=4)
         axis.set(xlim=(0, len(mib) + 0.5), ylim=(0, 1.25 * max(mib)))
         axis.set(xlabel="epoch", ylabel="resident memory, MiB")
         axis.set_xticks(range(0, len(mib) + 1, 5))

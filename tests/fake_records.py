@@ -8,7 +8,7 @@ from PIL import Image
 
 from jaxpt.configs.pretrain import digits
 from jaxpt.evaluation.measure import PROTOCOL
-from jaxpt.report.features import FeatureSet
+from jaxpt.report.figures import FeatureSet
 from jaxpt.methods import METHODS as METHODS_OF_JAXPT
 
 METHODS = ("cross_entropy", "sup_con", "nca", "look")

@@ -11,12 +11,12 @@ import numpy as np
 
 from jaxpt import __version__, methods, models
 from jaxpt.backbones import Backbone
-from jaxpt.export import serving
 from jaxpt.export.counterparts import Counterpart
-from jaxpt.report import export as report_export
+from jaxpt.report.html import markdown_of_sets
 from jaxpt.report.results import NAMES, collect_sets
 from jaxpt.weights import header
 
+STABLEHLO = "encoder.stablehlo"  # the file with the whole encoder, see ``folder.py``
 LISTED = 20  # the card names at most this many classes, and counts more
 
 
@@ -210,7 +210,7 @@ def _results(plan) -> str:
             "No records were given to the export, so this card does not state how good the "
             "features are. `jaxpt evaluate` measures them."
         )
-    made = report_export.markdown(collect_sets(plan.records))
+    made = markdown_of_sets(collect_sets(plan.records))
     return re.sub("^##", "###", made, flags=re.MULTILINE).strip()  # one level below this section
 
 
@@ -243,13 +243,13 @@ transform = timm.data.create_transform(**config)  # of PIL images''')
 
 features = open_backbone("FOLDER").features(images)  # uint8 [n, height, width, channels]""")
         )
-    if serving.FILE.endswith(plan.formats):
+    if "stablehlo" in plan.formats:
         height, width, channels = plan.shape
         parts.append(
             "With jax alone:\n\n"
             + _code(f"""from jax import export
 
-encoder = export.deserialize(bytearray(open("FOLDER/{serving.FILE}", "rb").read()))
+encoder = export.deserialize(bytearray(open("FOLDER/{STABLEHLO}", "rb").read()))
 {"logits" if plan.classifier else "features"} = encoder.call(images)  # uint8 [any number, \
 {height}, {width}, {channels}]""")
         )

@@ -1,17 +1,26 @@
-"""Export of a backbone to a folder, which is built in memory and then written atomically."""
+"""Export of a backbone to a folder, and of the folder to a repository on the Hugging Face hub.
 
+The folder is built in memory and then written atomically.
+"""
+
+import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 from typing import Any, NamedTuple, Sequence
 
+import jax
 import ml_collections
+import numpy as np
+from jax import export as jax_export
 
-from jaxpt import __version__, records, weights
+from jaxpt import __version__, models, records, weights
 from jaxpt.backbones import Backbone, open_backbone
-from jaxpt.errors import require
-from jaxpt.export import card, hub, serving
+from jaxpt.data.augment import to_float
+from jaxpt.errors import InputError, RunError, require
+from jaxpt.export import card
 from jaxpt.export.counterparts import counterpart, timm_config
 from jaxpt.files import is_remote, unwritable
 from jaxpt.weights import header
@@ -20,6 +29,9 @@ LAYOUTS = ("timm", "torchvision", header.OWN)
 FORMATS = ("safetensors", "stablehlo")
 CONFIG, CARD = "config.json", "README.md"
 SIDE = 224  # side of images if neither the run nor the network defines it
+_PLATFORMS = ("cpu", "cuda", "tpu")  # that the StableHLO runs on
+TOKEN = "HF_TOKEN"  # the environment variable; the token is never an argument, written or printed
+_REPO_PART = re.compile(r"[A-Za-z0-9](?:[\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 
 
 class Exported(NamedTuple):
@@ -84,7 +96,7 @@ def run(
         0 <= image_size <= 4096,
         f"image_size must lie between 1 and 4096, or be 0 (as trained), got {image_size}.",
     )
-    api = hub.connect(push) if push else None
+    api = connect_hub(push) if push else None
     out = _free(out)
     backbone = open_backbone(source, model=model, encoder=encoder)
     require(
@@ -112,7 +124,7 @@ def run(
         push,
     )
     _write(out, _files(plan))
-    return Exported(out, layout, notes, hub.push(api, push, out) if push else "")
+    return Exported(out, layout, notes, _push_folder(api, push, out) if push else "")
 
 
 def _free(out) -> pathlib.Path:
@@ -170,7 +182,9 @@ def _files(plan: card.Plan) -> dict[str, bytes]:
             config = timm_config(plan.backbone, plan.found, plan.shape, plan.features, plan.classes)
             files[CONFIG] = json.dumps(config, indent=2).encode() + b"\n"
     if "stablehlo" in plan.formats:
-        files[serving.FILE] = serving.dump(plan.backbone, plan.shape, classifier=plan.classifier)
+        files[card.STABLEHLO] = dump_stablehlo(
+            plan.backbone, plan.shape, classifier=plan.classifier
+        )
     files[CARD] = card.write(plan).encode()
     return files
 
@@ -209,6 +223,36 @@ def about(plan: card.Plan) -> dict[str, Any]:
     }
 
 
+def dump_stablehlo(
+    backbone: Backbone, shape: tuple[int, int, int], *, classifier: bool = False
+) -> bytes:
+    """Serialises the encoder as StableHLO, including weights and image preparation.
+
+    The function maps uint8 images [batch, height, width, channels], with any batch size, to float32
+    features [batch, dim]. Read it with ``jax.export.deserialize``; JAX keeps such files readable
+    for at least six months of its releases.
+
+    Args:
+      backbone: the backbone.
+      shape: (height, width, channels) of the images.
+      classifier: whether to return the logits of its classifier, [batch, classes], instead.
+    """
+    encoder, params = backbone.encoder, backbone.params
+    if classifier:
+        kernel = backbone.classifier["Dense_0"]["kernel"]
+        encoder = encoder.clone(head=models.Classifier(kernel.shape[1]))
+        params = params | {"head": backbone.classifier}
+
+    def outputs(images):
+        return models.encode(
+            encoder, params, backbone.batch_stats, to_float(images), train=False
+        ).output
+
+    (batch,) = jax_export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((batch, *shape), np.uint8)
+    return jax_export.export(jax.jit(outputs), platforms=_PLATFORMS)(images).serialize()
+
+
 def _write(out: pathlib.Path, files: dict[str, bytes]) -> None:
     temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
@@ -220,3 +264,65 @@ def _write(out: pathlib.Path, files: dict[str, bytes]) -> None:
         raise unwritable(out, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def connect_hub(repo: str) -> Any:
+    """Returns the hub's API after checking name and token, before anything is computed.
+
+    Args:
+      repo: "USER/REPO".
+
+    Raises:
+      InputError: for an invalid name, if huggingface_hub is not installed, or if the environment
+        has no token.
+    """
+    parts = repo.split("/")
+    require(
+        len(parts) == 2
+        and all(map(_REPO_PART.fullmatch, parts))
+        and ".." not in repo
+        and "--" not in repo
+        and not repo.endswith(".git"),
+        f"--push needs the name of a repository, USER/REPO, of letters, digits, '-', '_' and "
+        f"'.', got {repo!r}.",
+    )
+    try:
+        package = importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise InputError(
+            "--push needs the package huggingface_hub: pip install 'jaxpt[hub]'."
+        ) from error
+    token = os.environ.get(TOKEN, "")
+    require(
+        bool(token.strip()),
+        f"--push reads its token from the environment: set {TOKEN} to a token "
+        "with write access (hf.co/settings/tokens).",
+    )
+    return package.HfApi(token=token)
+
+
+def _push_folder(api: Any, repo: str, folder: pathlib.Path) -> str:
+    """Uploads a folder, creating a private repository if there is none.
+
+    Returns:
+      the URL of the repository.
+
+    Raises:
+      RunError: if the hub rejects the upload or cannot be reached; the folder is kept.
+    """
+    try:
+        where = api.create_repo(repo, repo_type="model", private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=str(folder),
+            repo_type="model",
+            commit_message="Export by jaxpt",
+        )
+    except Exception as error:  # errors of the hub and of the network
+        # Neither the message nor a traceback may contain the token, so there is no cause.
+        said = " ".join(str(error).split()).replace(os.environ[TOKEN].strip(), "…")
+        raise RunError(
+            f"{repo} could not be pushed ({type(error).__name__}: {said[:300]}). "
+            f"{str(folder)!r} is complete; upload it with: hf upload {repo} {str(folder)!r}"
+        ) from None
+    return str(where)

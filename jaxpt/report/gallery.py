@@ -13,8 +13,7 @@ from typing import NamedTuple
 from jaxpt.data import objects
 from jaxpt.data.decode import in_parallel, open_image
 from jaxpt.errors import InputError, shown
-from jaxpt.report import export
-from jaxpt.report.markup import Markup, document, join, tag
+from jaxpt.report.markup import Markup, document, join, tag, write_file
 
 SIDE = 144  # pixels of a stored picture
 SMALL = 48  # shorter pictures are stored without loss
@@ -93,7 +92,7 @@ def write(
         body.append(tag("nav", tag("ul", join(items, "")), aria_label="labels"))
     body += [tag("style", Markup("".join(stored))), *sections]
     path = pathlib.Path(out)
-    export.write(path, document(title, body, "style.css", "gallery.css").encode())
+    write_file(path, document(title, body, "style.css", "gallery.css").encode())
     return path
 
 

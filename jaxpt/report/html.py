@@ -1,32 +1,22 @@
-"""One self-contained HTML page from records."""
+"""The report: a self-contained HTML page, all numbers as Markdown and CSV, display in notebooks."""
 
+import csv as csv_files
+import io
 import itertools
 import os
 import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
-from jaxpt.report import (
-    captions,
-    drawing,
-    export,
-    lead,
-    maps,
-    matrices,
-    neighbors,
-    overall,
-    plots,
-    scaling,
-    settings,
-    tables,
-)
-from jaxpt.report import features as feature_files
-from jaxpt.report.features import FeatureSet
-from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag
+from jaxpt.errors import require
+from jaxpt.report import figures, lead, scaling, settings, tables
+from jaxpt.report.figures import FeatureSet, Map
+from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag, write_file
 from jaxpt.report.metrics import SEPARATION
 from jaxpt.report.results import NAMES, Results, collect_sets, sentence
 from jaxpt.report.results import join as join_words
 
 FILE, MAP_FILE = "report.html", "features_map.png"
+CSV_COLUMNS = ("data", "part", "label", "method", "pretrain_limit", "seed", "measurement", "value")
 CONTENTS = 5  # from this many sections on, the page has a table of contents
 LEADS = 3  # up to this many sets, all summary sentences stand at the top of the page
 
@@ -60,22 +50,22 @@ def write_report(
     page = page if page.suffix.lower() in (".html", ".htm") else page / FILE
     if features is None:
         labels = {label for results in sets for label in results.methods}
-        features = {label: feature_files.load(page.parent, label) for label in sorted(labels)}
+        features = {label: figures.load_features(page.parent, label) for label in sorted(labels)}
     kept = [_kept_maps(results, features) for results in sets]
     files = {page: render(sets, kept).encode()}
     pictured = next(((r, m) for r, m in zip(sets, kept) if m), None)
     if pictured:
-        files[page.parent / MAP_FILE] = drawing.to_png(maps.feature_map(*pictured))
+        files[page.parent / MAP_FILE] = figures.to_png(figures.feature_map(*pictured))
     if markdown:
-        files[pathlib.Path(markdown)] = export.markdown(sets).encode()
+        files[pathlib.Path(markdown)] = markdown_of_sets(sets).encode()
     if csv:
-        files[pathlib.Path(csv)] = export.csv(sets).encode()
+        files[pathlib.Path(csv)] = csv_of_sets(sets).encode()
     for path, content in files.items():
-        export.write(path, content)
+        write_file(path, content)
     return page
 
 
-def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> str:
+def render(sets: Sequence[Results], kept: Sequence[Mapping[str, Map]]) -> str:
     """Renders the page; ``kept`` holds each set's maps by label that are not in records."""
     title = _title(sets)
     sections = _sections(sets, kept)
@@ -85,7 +75,7 @@ def render(sets: Sequence[Results], kept: Sequence[Mapping[str, maps.Map]]) -> s
         *_contents(sections),
         *(_render_section(s, f"s{i}", 2) for i, s in enumerate(sections, 1)),
     ]
-    return drawing.number_ids(document(title, body, "style.css"))
+    return figures.number_ids(document(title, body, "style.css"))
 
 
 class Section(NamedTuple):
@@ -136,9 +126,12 @@ def _sections(sets, kept) -> list[Section]:
     ]
     if len(sets) == 1:
         return [*per_set[0], *common]
-    over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in overall.tables(sets)]
+    over = [Section(t.title, [table(t.headings, t.rows, t.title)]) for t in tables.over_sets(sets)]
     parts = [_lead([results]) if len(sets) > LEADS else [] for results in sets]
-    notes = [overall.caption(sets), *[tables.BEST_CAPTION] * any(r.intervals for r in sets)]
+    notes = [
+        tables.caption_over_sets(sets),
+        *[tables.BEST_CAPTION] * any(r.intervals for r in sets),
+    ]
     first = [Section("Over all sets", list(map(_note, notes)), over)]
     return [
         *(first if over else []),
@@ -187,7 +180,7 @@ def _measured(results):
     parts = [
         table(tables.headings(results), rows, results.title),
         *map(_note, filter(None, [tables.caption(results), *tables.notes(results)])),
-        figure(plots.measurements(results), captions.measured(results)),
+        figure(figures.measurements(results), figures.measurements_caption(results)),
     ]
     below = []
     compared = [
@@ -237,7 +230,7 @@ def _scaled(results):
     if not panels:
         return []
     found = scaling.curves(results, scaling.metrics(results)[0]).values()
-    caption = captions.SCALED.format(offset=" + c" if any(c.offset for c in found) else "")
+    caption = scaling.FIGURE_CAPTION.format(offset=" + c" if any(c.offset for c in found) else "")
     parts = [
         figure(panels, caption),
         table(scaling.headings(), scaling.rows(results), "power laws"),
@@ -253,14 +246,16 @@ def _kept_maps(results, features):
         given = features.get(label)
         run = given and runs.get((label, given.key))
         if run:
-            found[label] = maps.project(given)._replace(
+            found[label] = figures.projected_map(given)._replace(
                 separation=run["values"].get(SEPARATION.key), seed=run["seed"]
             )
     return found
 
 
 def _mapped(results, kept):
-    recorded = {label: maps.of_run(run) for label, run in results.first_with("map").items()}
+    recorded = {
+        label: figures.recorded_map(run) for label, run in results.first_with("map").items()
+    }
     found = {
         label: recorded.get(label) or kept[label]
         for label in results.methods
@@ -268,8 +263,12 @@ def _mapped(results, kept):
     }
     if not found:
         return []
-    legends = [legend(*entry) for entry in maps.legends(maps.reference(found)).items()]
-    shown = figure(maps.columns(results, found), captions.mapped(results, found), *legends)
+    legends = [
+        legend(*entry) for entry in figures.map_legends(figures.reference_map(found)).items()
+    ]
+    shown = figure(
+        figures.map_columns(results, found), figures.maps_caption(results, found), *legends
+    )
     return [Section("What the features look like", [shown])]
 
 
@@ -280,7 +279,10 @@ def _neighbors(results):
     }
     if not found:
         return []
-    parts = [_note(captions.neighbors(results, found)), neighbors.sheet(results, found)]
+    parts = [
+        _note(figures.neighbors_caption(results, found)),
+        figures.neighbor_sheet(results, found),
+    ]
     return [Section("Nearest neighbours", parts)]
 
 
@@ -291,18 +293,18 @@ def _confused(results):
     }
     if not found:
         return []
-    inside = " inside a coarse class" * any(map(matrices.has_coarse, found.values()))
-    title = f"The {matrices.WORST} largest errors{inside}"
+    inside = " inside a coarse class" * any(map(figures.has_coarse, found.values()))
+    title = f"The {figures.WORST} largest errors{inside}"
     worst = itertools.zip_longest(
-        *map(matrices.worst_confusions, found.values()), fillvalue=tables.MISSING
+        *map(figures.worst_confusions, found.values()), fillvalue=tables.MISSING
     )
     rows = [[f"{place}.", *pairs] for place, pairs in enumerate(worst, 1)]
     columns = ["", *map(results.name, found)]
-    panels = [matrices.confusion(results, label, details) for label, details in found.items()]
+    panels = [figures.confusion(results, label, details) for label, details in found.items()]
     return [
         Section(
             "Which classes are confused",
-            [figure(panels, captions.confused(found))],
+            [figure(panels, figures.confusion_caption(found))],
             [Section(title, [table(columns, rows, title)])] if rows else [],
         )
     ]
@@ -310,18 +312,20 @@ def _confused(results):
 
 def _compared(results):
     panels = [
-        matrices.cka(results, label, details)
+        figures.cka(results, label, details)
         for label, run in results.first_with("cka").items()
         for details in run["details"]["cka"]
     ]
     if not panels:
         return []
-    return [Section("Which layers are alike", [figure(panels, captions.COMPARED)])]
+    return [Section("Which layers are alike", [figure(panels, figures.CKA_CAPTION)])]
 
 
 def _trained(results):
-    panels = plots.curves(results)
-    return [Section("Training", [figure(panels, captions.curves(results))])] if panels else []
+    panels = figures.curves(results)
+    return (
+        [Section("Training", [figure(panels, figures.curves_caption(results))])] if panels else []
+    )
 
 
 def _procedure(results):
@@ -368,3 +372,83 @@ def _folded(title, content):
 
 def _note(content):
     return tag("p", content, kind="note")
+
+
+def markdown_of_sets(sets: Sequence[Results]) -> str:
+    """Markdown of all tables: over the sets, then per set."""
+    caption = tables.caption_over_sets(sets)
+    parts = [
+        f"## {t.title}\n\n{tables.markdown_table(t.headings, t.rows)}\n\n{caption}\n"
+        for t in tables.over_sets(sets)
+    ]
+    for results in sets:
+        parts.append(f"## {tables.plain(results.title)}\n\n{tables.markdown_of(results)}")
+        for title, metrics in results.groups.items():
+            written = tables.markdown_table(*tables.group_table(results, metrics))
+            parts.append(f"### {title}\n\n{written}\n")
+        laws = scaling.rows(results)
+        if laws:
+            parts.append(
+                "### Error against the number of images\n\n"
+                f"{tables.markdown_table(scaling.headings(), laws)}\n"
+            )
+    return "\n".join(parts)
+
+
+def csv_of_sets(sets: Sequence[Results]) -> str:
+    """CSV with one line per value of every run, in full precision.
+
+    A ``pretrain_limit`` of 0 means all images.
+    """
+    buffer = io.StringIO()
+    writer = csv_files.writer(buffer, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for results in sets:
+        for run in results.sizes or results.runs:
+            for name, value in run["values"].items():
+                writer.writerow(
+                    [
+                        run["data"],
+                        run["part"],
+                        run["label"],
+                        run["method"],
+                        run["limit"],
+                        run["seed"],
+                        name,
+                        repr(float(value)),
+                    ]
+                )
+    return buffer.getvalue()
+
+
+class Inline:
+    """Displays a page of ``write_report`` as the value of a notebook cell.
+
+    The page is embedded in the cell's output, in a frame with its own scroll bar. So it is still
+    there when the notebook is opened elsewhere, and the styles of page and notebook do not mix.
+    """
+
+    def __init__(self, page: str | os.PathLike, *, height: int = 640):
+        """Initializes the display.
+
+        Args:
+          page: the report's file.
+          height: of the frame, in CSS pixels.
+
+        Raises:
+          InputError: if the file does not exist.
+        """
+        self.page, self.height = pathlib.Path(page), height
+        require(self.page.is_file(), f"there is no report {str(page)!r}: make it by write_report.")
+
+    def __repr__(self) -> str:
+        return f"report: {self.page}"
+
+    def _repr_html_(self) -> str:
+        return tag(
+            "iframe",
+            srcdoc=self.page.read_text(encoding="utf-8"),
+            title=repr(self),
+            style=f"width: 100%; height: {self.height}px; "
+            "border: 1px solid #c8cdd3; border-radius: 4px; background: white",
+        )

@@ -1,10 +1,13 @@
-"""Building blocks of HTML. Everything but ``Markup`` is escaped."""
+"""Building blocks of HTML pages, and their writing. Everything but ``Markup`` is escaped."""
 
 import base64
 import html
 import importlib.resources
+import os
+import pathlib
 from typing import Sequence
 
+from jaxpt.files import replacing, unwritable
 from jaxpt.report.tables import Best
 
 
@@ -118,3 +121,18 @@ def legend(title: str, entries: Sequence[tuple[str, str, str]]) -> Markup:
 def image(data: bytes, kind: str, alt: str) -> Markup:
     source = f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
     return Markup(f'<img alt="{html.escape(alt)}" src="{source}">')
+
+
+def write_file(path: str | os.PathLike, content: bytes) -> None:
+    """Writes a file atomically, so that a kill leaves no partial file.
+
+    Raises:
+      InputError: if it cannot be written.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path, "wb") as file:
+            file.write(content)
+    except OSError as error:
+        raise unwritable(path, error) from error

@@ -1,14 +1,22 @@
-"""Runs by method and seed, the input of tables, figures and the page."""
+"""Runs by method and seed, merged from records, with their display names and their summary.
 
-from typing import Any, NamedTuple, Sequence
+Tables, figures and the page are made from these.
+"""
+
+import json
+import math
+import pathlib
+import re
+from typing import Any, Iterable, Mapping, NamedTuple, Sequence
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
-from jaxpt.errors import require
+from jaxpt import records as record_files
+from jaxpt.errors import InputError, require
 from jaxpt.methods import METHODS
-from jaxpt.report import metrics, naming, statistics
+from jaxpt.report import metrics, statistics
 from jaxpt.report.metrics import HEADLINE, Metric
-from jaxpt.report.runs import canonical, merge
 
 # Display names of methods, in the order of tables and figures: those of the demo first.
 _FIRST = ("cross_entropy", "cross_entropy_mlp", "sup_con", "nca", "look")
@@ -18,6 +26,16 @@ _TITLES = {name: entry.title for name, entry in METHODS.items()} | {
 NAMES = {name: _TITLES[name] for name in dict.fromkeys((*_FIRST, *METHODS))}
 SUBJECT = "look"  # compared with every other method
 SECONDS = "pretrain_seconds"
+
+DATA_NAMES = {"digits": "digits", "fashion_mnist": "Fashion-MNIST"}
+_OF_FILES = ("folder", "npz", "grain")  # sources whose name says nothing about the images
+_PLAIN = ("train", "training", "data", "images", "list", "labels", "dataset")  # files, as are these
+_CLASS_LISTS = ("class_names", "coarse_names")  # details of an evaluator that name classes
+
+_FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")  # of any record
+_FINETUNE_SEED = "finetune_seed"
+_SETTINGS = ("config", "data_config", "protocol", "step", "checkpoint")  # of a record
+_NAMED_SETTINGS = 3  # of those that differ, in a message
 
 
 class Results(NamedTuple):
@@ -71,7 +89,7 @@ class Results(NamedTuple):
     @property
     def coarse(self) -> bool:
         """Whether the set has coarse classes that differ from the fine ones."""
-        return any(_mapped(source) for run in self.runs for source in run["sources"])
+        return any(_has_label_map(source) for run in self.runs for source in run["sources"])
 
     @property
     def classes(self) -> str:
@@ -181,7 +199,7 @@ def collect_sets(records: Sequence[dict[str, Any]]) -> list[Results]:
     for run in merge(records):
         by_set.setdefault((run["data"], run["part"]), []).append(run)
     found = [_collect(runs) for runs in by_set.values()]
-    names = naming.without_needless_suffixes(list(dict.fromkeys(r.data for r in found)))
+    names = _without_needless_suffixes(list(dict.fromkeys(r.data for r in found)))
     shorter = dict(zip(dict.fromkeys(r.data for r in found), names))
     return [results._replace(data=shorter[results.data]) for results in found]
 
@@ -197,24 +215,23 @@ def protocol_of(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
         for name, constants in run["protocol"].items():
             known = protocol.setdefault(name, constants)
             require(
-                canonical(known) == canonical(constants),
+                _canonical(known) == _canonical(constants),
                 f"{run['data']} ({run['part']}): one "
                 f"table holds one protocol, but {name!r} was measured with "
-                f"{canonical(known)} and with {canonical(constants)}.",
+                f"{_canonical(known)} and with {_canonical(constants)}.",
             )
     return protocol
 
 
 def _collect(runs) -> Results:
     protocol_of(runs)
-    labels = list(dict.fromkeys(run["label"] for run in runs))
-    labels.sort(key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES))
+    labels = in_order(run["label"] for run in runs)
     methods, sizes = {}, {run["limit"] for run in runs}
     runs = [
         run
         | {
             "details": {
-                name: [naming.with_class_names(entry) for entry in entries]
+                name: [_with_class_names(entry) for entry in entries]
                 for name, entries in run["details"].items()
             }
         }
@@ -228,15 +245,210 @@ def _collect(runs) -> Results:
             for run in sorted(mine, key=lambda run: run["seed"])
             if run["limit"] == largest
         }
-    return Results(
-        naming.set_name(runs[0]), runs[0]["part"], methods, runs if len(sizes) > 1 else []
+    return Results(set_name(runs[0]), runs[0]["part"], methods, runs if len(sizes) > 1 else [])
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Labels without repetition as tables and figures have them: known methods first."""
+    known = list(NAMES)
+    return sorted(
+        dict.fromkeys(labels),
+        key=lambda label: known.index(label) if label in NAMES else len(known),
     )
 
 
-def _mapped(record) -> bool:
+def _has_label_map(record) -> bool:
     # If the record does not describe the measured set, assume a label map.
     data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
     return data.get("label_map") != "fine"
+
+
+def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Merges records into runs, in the order of their first records.
+
+    A run looks like the record that a study writes: the values and protocols of all its records,
+    the config and history of the first record that has them, and a list of details per evaluator.
+    In addition it has ``sources``, its records, and ``limit``, the number of pre-training images if
+    that was limited, else 0. Values of records with a ``finetune_seed`` are averaged over these
+    seeds. Of two records with one key the later counts. A record that does not say which data it is
+    of gives way to one that does and is otherwise the same. Sets of one name but different content
+    are different sets, see ``records.told_apart``, and so is a set of which few labels were used.
+
+    Raises:
+      InputError: for no records, records that jaxpt did not write, or records of one run that
+        contradict each other.
+    """
+    for number, record in enumerate(records, 1):
+        missing = [f for f in _FIELDS if not isinstance(record, dict) or f not in record]
+        require(
+            not missing, f"record {number} has no {', '.join(missing)}: it is no record of jaxpt's."
+        )
+    require(bool(records), "there are no records to report.")
+    latest = [_of_few(record) for record in {r["key"]: r for r in records}.values()]
+    records = record_files.told_apart(record_files.current(latest))
+    groups: dict[tuple, list[dict[str, Any]]] = {}
+    for record in records:
+        identity = (
+            record["data"],
+            record["part"],
+            record["label"],
+            pretrain_limit(record),
+            record["seed"],
+        )
+        groups.setdefault(identity, []).append(record)
+    return [_unite(group) for group in groups.values()]
+
+
+def _of_few(record):
+    """The record of a set of which only few labels were used, under a name that says so."""
+    data = record.get("data_config") or {}
+    shots, share = data.get("shots", 0), data.get("labelled_share", 1.0)
+    if not shots and share == 1:
+        return record
+    few = f"{shots} labels per class" if shots else f"{100 * share:g} % of the labels"
+    return record | {"data": f"{record['data']} ({few})"}
+
+
+def pretrain_limit(record: dict[str, Any]) -> int:
+    """Number of images that pre-training was limited to; 0 for all."""
+    return ((record.get("config") or {}).get("data") or {}).get("pretrain_limit", 0)
+
+
+def _canonical(value) -> str:
+    """JSON of a value, in which the tuple of a new record equals the list of one that was read."""
+    return json.dumps(value, sort_keys=True, default=list)
+
+
+def _unite(group):
+    tuned = [record for record in group if _FINETUNE_SEED in record]
+    seeds = [record[_FINETUNE_SEED] for record in tuned]
+    require(
+        len(set(seeds)) == len(seeds),
+        f"{_run_name(group[0])} has two records of one fine-tuning seed: keep one.",
+    )
+    values, protocol, details = {}, {}, {}
+    for record in [r for r in group if _FINETUNE_SEED not in r] + _mean(tuned):
+        _add(values, _numbers(record), group)
+        _add(protocol, record["protocol"], group)
+        if record.get("details"):
+            details.setdefault(record["evaluator"], []).append(record["details"])
+    first = {
+        field: next((r[field] for r in group if r.get(field)), None)
+        for field in ("config", "history")
+    }
+    return (
+        group[0]
+        | first
+        | {
+            "values": values,
+            "protocol": protocol,
+            "details": details,
+            "sources": group,
+            "limit": pretrain_limit(group[0]),
+        }
+    )
+
+
+def _mean(tuned):
+    """Averages the records of all fine-tuning seeds into one; [] without records."""
+    if not tuned:
+        return []
+    protocol = {}
+    for record in tuned:
+        _add(protocol, record["protocol"], tuned)
+    names = [name for name in tuned[0]["values"] if all(name in r["values"] for r in tuned)]
+    means = {name: float(np.mean([_numbers(r)[name] for r in tuned])) for name in names}
+    return [tuned[0] | {"values": means, "protocol": protocol}]
+
+
+def _numbers(record):
+    for name, value in record["values"].items():
+        require(
+            isinstance(value, (int, float)) and math.isfinite(value),
+            f"{_run_name(record)} has {value!r} for {name!r}: a value must be a finite number.",
+        )
+    if record.get("evaluator") != "cka":
+        return record["values"]
+    # A network may be compared with several, so the name tells with which.
+    return {
+        f"{name} with {record['details']['other_label']}": value
+        for name, value in record["values"].items()
+    }
+
+
+def _add(whole, part, group):
+    """Adds values or constants of a record of a group, whose other records are in ``whole``."""
+    for name, value in part.items():
+        if name in whole and _canonical(whole[name]) != _canonical(value):
+            raise InputError(
+                f"{_run_name(group[0])} has two records of one seed that differ in {name!r} "
+                f"({_difference(name, group)}): keep one, or give each setting its own label."
+            )
+        whole[name] = value
+
+
+def _difference(name: str, group) -> str:
+    """Settings in which records of a group with another value of ``name`` differ from the first."""
+    having = [r for r in group if name in r["protocol"] or name in _numbers(r)]
+    value = [_canonical(r["protocol"].get(name, _numbers(r).get(name))) for r in having]
+    second = next((i for i, other in enumerate(value) if other != value[0]), 0)
+    a, b = (
+        flatten_dict({x: record[x] for x in _SETTINGS if record.get(x) is not None}, sep=".")
+        for record in (having[0], having[second])
+    )
+    differ = [
+        f"{x}: {a.get(x, 'none')} and {b.get(x, 'none')}"
+        for x in a | b
+        if _canonical(a.get(x)) != _canonical(b.get(x))
+    ]
+    return (
+        "; ".join(differ[:_NAMED_SETTINGS] + ["…"] * (len(differ) > _NAMED_SETTINGS))
+        or "with equal settings"
+    )
+
+
+def _run_name(record) -> str:
+    return f"{record['label']!r} on {record['data']} ({record['part']}), seed {record['seed']},"
+
+
+def set_name(record: Mapping[str, Any]) -> str:
+    """Display name of a record's set: for own images, the name of their folder or file."""
+    named, suffix = re.fullmatch(r"(.*?)((?: \([^()]*\))*)", record["data"], re.DOTALL).groups()
+    if named in _OF_FILES:
+        data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
+        named = _path_name(data.get("path", "")) or "own images"
+    return DATA_NAMES.get(named, named) + suffix
+
+
+def _path_name(path: str) -> str:
+    parts = [pathlib.Path(part).stem for part in pathlib.PurePath(path.rstrip("/")).parts[-2:]]
+    if not parts:
+        return ""
+    return parts[0] if parts[-1].lower() in _PLAIN else parts[-1]
+
+
+def _without_needless_suffixes(names: Sequence[str]) -> list[str]:
+    """Drops the beginning of the identity, as in "photos (1f2e3d4c)", where names differ anyway."""
+    bare = [re.sub(r" \([0-9a-f]{8}\)$", "", name) for name in names]
+    return [b if bare.count(b) == 1 else name for b, name in zip(bare, names)]
+
+
+def class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Display names of classes: the last level of "animals/sea_birds", unless two share it."""
+    names = [str(name) for name in names]
+    if names and all("/" in name for name in names):
+        last = [name.rpartition("/")[2] for name in names]
+        names = [
+            end if last.count(end) == 1 else name.replace("/", " / ")
+            for end, name in zip(last, names)
+        ]
+    return tuple(name.replace("_", " ") for name in names)
+
+
+def _with_class_names(details: Mapping[str, Any]) -> dict[str, Any]:
+    """An evaluator's details with display names of classes."""
+    named = {k: list(class_names(v)) for k, v in details.items() if k in _CLASS_LISTS}
+    return dict(details) | named
 
 
 def sentence(results: Results) -> str:

@@ -7,10 +7,9 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from rich.table import Table
 
 from jaxpt.evaluation import PowerLaw, fit_power_law, power_law_band
-from jaxpt.report.drawing import panel, short, to_svg
+from jaxpt.report.figures import color, line_and_marker, panel, short, to_svg
 from jaxpt.report.markup import Markup
 from jaxpt.report.metrics import SUMMARY, Metric
-from jaxpt.report.plots import color, line_and_marker
 from jaxpt.report.results import Results
 from jaxpt.report.statistics import MIN_SEEDS
 from jaxpt.report.tables import MISSING, rich_table
@@ -18,7 +17,13 @@ from jaxpt.report.tables import MISSING, rich_table
 # The law has two parameters, three with c, and one size is held out: with fewer sizes the fit would
 # be exact.
 OFFSET_SIZES, SIZES = 5, 4
-CAPTION = (
+FIGURE_CAPTION = (
+    "Error against the number of pre-training images, on logarithmic axes, with the same number "
+    "of steps at every size. Small dots: seeds. Filled marks: their means. Lines: "
+    "E(n) = a·n^−b{offset}, fitted to the means. Bands: 95 % bootstrap intervals over seeds (too "
+    "narrow with few seeds). Hollow marks: the largest size, held out of the fit."
+)
+TABLE_CAPTION = (
     f"E(n) is fitted to all sizes but the largest and needs at least {SIZES} sizes. Brackets: 95 % "
     "bootstrap intervals over seeds."
 )
@@ -119,7 +124,7 @@ def terminal(results: Results) -> Table:
     """Table of the power laws, for rich's console."""
     # Without the formula and the held-out size, so that the table fits into 80 columns.
     columns, *table = ([row[i] for i in (0, 1, 3, 5, 6)] for row in (headings(), *rows(results)))
-    return rich_table(f"{results.title}, {results.seeds}", columns, table, CAPTION)
+    return rich_table(f"{results.title}, {results.seeds}", columns, table, TABLE_CAPTION)
 
 
 def rows(results: Results) -> list[list[str]]:

@@ -8,9 +8,7 @@ from typing import Any, Sequence
 from flax.traverse_util import flatten_dict
 
 from jaxpt.methods import unread
-from jaxpt.report.naming import set_name
-from jaxpt.report.results import NAMES, Results, join, protocol_of
-from jaxpt.report.runs import pretrain_limit
+from jaxpt.report.results import Results, in_order, join, pretrain_limit, protocol_of, set_name
 
 LISTED = 10  # longer lists of constants are abbreviated to their ends
 EVALUATOR = "evaluator"  # a field that only records of single evaluators have, not those of studies
@@ -160,11 +158,8 @@ def together(sets: Sequence[Results]) -> Results:
         for run in results.sizes or results.runs:
             runs = methods.setdefault(run["label"], {})
             runs[len(runs)] = run
-    labels = sorted(
-        methods, key=lambda label: list(NAMES).index(label) if label in NAMES else len(NAMES)
-    )
     names = join(list(dict.fromkeys(results.data for results in sets)))
-    return Results(names, sets[0].part, {label: methods[label] for label in labels})
+    return Results(names, sets[0].part, {label: methods[label] for label in in_order(methods)})
 
 
 def protocol_rows(results: Results) -> list[tuple[str, str]]:

@@ -1,15 +1,18 @@
-"""Tables of records, for the terminal and as Markdown."""
+"""Tables of one set and over several sets, for the terminal and as Markdown."""
 
-from typing import Any, Sequence
+from typing import Any, NamedTuple, Sequence
 
+import numpy as np
 from rich import box
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from jaxpt.report.metrics import SEPARATION, Metric
-from jaxpt.report.results import NAMES, SUBJECT, Results, collect, sentence
-from jaxpt.report.statistics import TIE, Verdict
+from jaxpt.errors import InputError
+from jaxpt.evaluation.metrics import mean_log_odds
+from jaxpt.report import statistics
+from jaxpt.report.metrics import SEPARATION, SUMMARY, Metric
+from jaxpt.report.results import NAMES, SUBJECT, Results, collect, in_order, sentence
 
 MISSING = "–"
 WIDEST = 6  # most metrics as columns of a group table; more become rows
@@ -23,6 +26,8 @@ VERDICT_CAPTION = (
     "Paired t-tests over seeds, Holm-adjusted over the peers within a metric. Apart: p below 5 %. "
     "Tie: these seeds do not distinguish the two. Intervals are not adjusted."
 )
+_MEAN = Metric("mean", "mean")
+_LOG_ODDS = Metric("log_odds", "mean log-odds", percent=False)
 
 
 class Best(str):
@@ -71,7 +76,7 @@ def group_table(results: Results, metrics: Sequence[Metric]) -> tuple[list[str],
     return ["measurement", *headings[1:]], standing
 
 
-def verdict_rows(results: Results) -> list[list[tuple[str, Verdict] | str]]:
+def verdict_rows(results: Results) -> list[list[tuple[str, statistics.Verdict] | str]]:
     """One row per peer: its name, then (difference, verdict) per metric; "–" without a verdict."""
     by_metric = [(m, results.verdicts(m.key)) for m in results.headline]
     return [
@@ -117,6 +122,118 @@ def notes(results: Results) -> list[str]:
     scores = [m for m in results.headline if m.score]
     counts = [len(results.values(label, m.key)) for label in results.methods for m in scores]
     return [BEST_CAPTION] * any(map(results.best, scores)) + [ONE_SEED] * (1 in counts)
+
+
+def interval(metric: Metric, summary, *, sign: bool = False) -> str:
+    """Formats a summary: "96.6 ± 0.4", "96.6" for one seed, "–" for none."""
+    if summary is None:
+        return MISSING
+    mean = metric.text(summary.mean, sign=sign)
+    return mean if summary.half_width is None else f"{mean} ± {metric.text(summary.half_width)}"
+
+
+def _seconds(results):
+    return [results.median_seconds(label) for label in results.methods]
+
+
+class TableOverSets(NamedTuple):
+    """A metric on every set that has it, with its mean and mean log-odds over these sets."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[str]]
+
+
+def over_sets(sets: Sequence[Results]) -> list[TableOverSets]:
+    """One table per metric and part that at least two sets have."""
+    found = []
+    for part in dict.fromkeys(results.part for results in sets):
+        for metric in SUMMARY:
+            shared = [r for r in sets if r.part == part and r.has(metric)]
+            if len(shared) > 1:
+                found.append(
+                    TableOverSets(
+                        f"{metric.title}, {part} parts of {len(shared)} sets",
+                        ["method", *(r.data for r in shared), _MEAN.heading, _LOG_ODDS.heading],
+                        _rows_over_sets(shared, metric),
+                    )
+                )
+    return found
+
+
+def caption_over_sets(sets: Sequence[Results]) -> str:
+    """Caption of the tables over several sets."""
+    half_widths = ", mean ± half width of the 95 % t-interval over seeds"
+    return (
+        f"Accuracies in %{half_widths * any(results.intervals for results in sets)}. The mean and "
+        "the mean log-odds log(a / (1 − a)) are taken over the sets, seed by seed, for methods "
+        "that were measured on all sets. Log-odds weigh a gain near 100 % like an equivalent gain "
+        "elsewhere. Accuracies of 0 and 100 % are clipped to half an example; without a recorded "
+        "number of examples they have no log-odds."
+    )
+
+
+def _rows_over_sets(sets, metric):
+    labels = in_order(label for results in sets for label in results.methods)
+    by_set = [
+        {label: row[1] for label, row in zip(results.methods, metric_rows(results, [metric]))}
+        for results in sets
+    ]
+    columns = [
+        _mean_column(
+            labels, kind, {label: _means_over_sets(sets, label, metric, kind) for label in labels}
+        )
+        for kind in (_MEAN, _LOG_ODDS)
+    ]
+    return [
+        [
+            NAMES.get(label, label),
+            *(cells.get(label, MISSING) for cells in by_set),
+            *(column[label] for column in columns),
+        ]
+        for label in labels
+    ]
+
+
+def _mean_column(labels, kind, values):
+    known = {label: v for label, v in values.items() if v}
+    best = statistics.leader(known)
+    cells = {
+        label: interval(
+            kind, statistics.summary_of_any(list(values[label].values())) if values[label] else None
+        )
+        for label in labels
+    }
+    return {label: Best(cell) if label == best else cell for label, cell in cells.items()}
+
+
+def _means_over_sets(sets, label, metric, kind) -> dict[int, float]:
+    """Means over all sets by seed; {} if a set or a log-odds is missing."""
+    if any(label not in results.methods for results in sets):
+        return {}
+    values = [results.values(label, metric.key) for results in sets]
+    seeds = sorted(set.intersection(*map(set, values)))
+    if kind is _MEAN:
+        return {seed: float(np.mean([v[seed] for v in values])) for seed in seeds}
+    examples = [_examples(results.methods[label].values()) for results in sets]
+    try:
+        return {
+            seed: mean_log_odds(
+                [v[seed] for v in values], examples=examples if all(examples) else None
+            )
+            for seed in seeds
+        }
+    except InputError:  # an accuracy of 0 or 100 % of an unknown number of examples
+        return {}
+
+
+def _examples(runs) -> int:
+    """Number of scored images by a record or its confusion matrix; 0 if neither has it."""
+    for run in runs:
+        confusion = run["details"].get("confusion")
+        if run.get("examples") or confusion:
+            return run.get("examples") or int(np.sum(confusion[0]["matrix"]))
+    return 0
 
 
 def terminal(records: Sequence[dict[str, Any]]) -> Group:
@@ -185,18 +302,6 @@ def plain(text: str) -> str:
     return text.replace("<", "\\<").replace("\n", " ")
 
 
-def interval(metric: Metric, summary, *, sign: bool = False) -> str:
-    """Formats a summary: "96.6 ± 0.4", "96.6" for one seed, "–" for none."""
-    if summary is None:
-        return MISSING
-    mean = metric.text(summary.mean, sign=sign)
-    return mean if summary.half_width is None else f"{mean} ± {metric.text(summary.half_width)}"
-
-
-def _seconds(results):
-    return [results.median_seconds(label) for label in results.methods]
-
-
 def rich_table(
     name: str, columns: Sequence[str], cells: Sequence[Sequence[str]], caption: str
 ) -> Table:
@@ -231,4 +336,4 @@ def _markdown_cell(cell):
 
 
 def _strong(word: str) -> str:
-    return word if word == TIE else f"**{word}**"
+    return word if word == statistics.TIE else f"**{word}**"

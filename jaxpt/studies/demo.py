@@ -20,10 +20,9 @@ from jaxpt import report
 from jaxpt.data import sources
 from jaxpt.errors import require
 from jaxpt.files import replacing, writable_folder
-from jaxpt.report import features as feature_files
+from jaxpt.report.figures import FeatureSet, load_features, save_features
 from jaxpt.report.metrics import FINE
-from jaxpt.report.naming import DATA_NAMES
-from jaxpt.report.results import NAMES
+from jaxpt.report.results import DATA_NAMES, NAMES
 from jaxpt.report.statistics import MIN_SEEDS
 from jaxpt.studies import study
 
@@ -117,7 +116,7 @@ def _keys_without_pictures(jobs: list[study.Job], folder: pathlib.Path) -> set[s
     """Keys of the jobs whose features should be in the folder, but are missing."""
 
     def kept(job):
-        features = feature_files.load(folder, job.label)
+        features = load_features(folder, job.label)
         return features is not None and features.key == job.key
 
     return {job.key for job in jobs if job.keep_features and not kept(job)}
@@ -156,10 +155,10 @@ def _run(jobs, path, folder, dataset, console) -> list[dict[str, Any]]:
             done += 1
             if "features" in record:
                 arrays = record["features"]
-                feature_files.save(
+                save_features(
                     folder,
                     record["label"],
-                    feature_files.FeatureSet(
+                    FeatureSet(
                         record["key"],
                         **arrays,
                         fine_names=dataset.class_names,

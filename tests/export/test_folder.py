@@ -1,13 +1,22 @@
-"""Exported folders: what is in them, what reads them back, and when none is written."""
+"""Exported folders: what is in them, what reads them back, and when none is written.
+
+They are pushed to a hub that is none: what it is asked for, and what is said when it refuses.
+"""
 
 import json
 import os
+import pathlib
+import re
+import subprocess
+import sys
+import types
 
 import jax
 import ml_collections
 import numpy as np
 import pytest
 import weight_references as references
+from jax import export as jax_export
 from jaxpt.configs.pretrain import digits
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -15,13 +24,23 @@ from safetensors.numpy import load_file, save_file
 from jaxpt import __version__, export
 from jaxpt.backbones import open_backbone
 from jaxpt.data import sources
-from jaxpt.errors import InputError
+from jaxpt.errors import InputError, RunError
 from jaxpt.export import folder as folders
 from jaxpt.export.counterparts import Counterpart
 from jaxpt.train import checkpoint
 from jaxpt.weights import header
 
 STORED = json.loads(references.FILE.read_text())
+TOKEN = "hf_secret_of_the_tests"
+# Runs lines of a card where jaxpt cannot be imported.
+ALONE = """
+import json, sys
+sys.modules["jaxpt"] = None
+import numpy as np
+images = np.load("images.npy")
+{lines}
+print(json.dumps(np.asarray({what}).tolist()))
+"""
 
 
 def assert_equal(a, b):
@@ -236,3 +255,144 @@ def test_own_names_are_nested_again():
     assert_equal(header.nested(flat), tree)
     with pytest.raises(InputError, match="'a/b' lies below another tensor"):
         header.nested({"a": np.ones(1), "a/b": np.ones(1)})
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (5, 8, 8, 1), np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_any_number_of_images_has_the_encoders_features(count, opened, images):
+    content = folders.dump_stablehlo(opened, (8, 8, 1))
+    read = jax_export.deserialize(bytearray(content))
+    assert set(read.platforms) == {"cpu", "cuda", "tpu"}
+    features = read.call(images[:count])
+    assert features.dtype == np.float32
+    np.testing.assert_allclose(features, opened.features(images[:count]), rtol=0, atol=1e-6)
+
+
+def test_the_lines_of_the_card_need_jax_alone(run, opened, images, tmp_path):
+    made = export.run(
+        run, tmp_path / "FOLDER", formats=("safetensors", "stablehlo"), classifier=True
+    )
+    card = (made.folder / "README.md").read_text()
+    (lines,) = [
+        code
+        for code in re.findall("```python\n(.*?)```", card, re.DOTALL)
+        if "encoder.stablehlo" in code
+    ]
+    assert len([line for line in lines.splitlines() if line]) == 3
+    np.save(tmp_path / "images.npy", images)
+    result = subprocess.run(
+        [sys.executable, "-c", ALONE.format(lines=lines, what="logits")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    dense = opened.classifier["Dense_0"]
+    wanted = opened.features(images) @ dense["kernel"] + dense["bias"]
+    assert np.abs(wanted).max() > 1e-4
+    np.testing.assert_allclose(json.loads(result.stdout), wanted, rtol=0, atol=1e-5)
+
+
+def test_the_encoder_alone(run, tmp_path):
+    made = export.run(run, tmp_path / "out", formats=("stablehlo",), image_size=16)
+    assert sorted(path.name for path in pathlib.Path(made.folder).iterdir()) == [
+        "README.md",
+        "encoder.stablehlo",
+    ]
+    read = jax_export.deserialize(bytearray((made.folder / "encoder.stablehlo").read_bytes()))
+    assert read.in_avals[0].shape[1:] == (16, 16, 1)
+    assert "open_backbone" not in (made.folder / "README.md").read_text()
+
+
+@pytest.fixture
+def pushed(monkeypatch):
+    """A stand-in of huggingface_hub; what it was asked for, and "fails", which it then raises."""
+    calls = types.SimpleNamespace(made=[], uploads=[], tokens=[], fails=None)
+
+    class HfApi:
+        def __init__(self, token):
+            calls.tokens.append(token)
+
+        def create_repo(self, repo_id, **options):
+            calls.made.append((repo_id, options))
+            return f"https://hub.test/{repo_id}"
+
+        def upload_folder(self, *, folder_path, **options):
+            if calls.fails:
+                raise calls.fails
+            calls.uploads.append((folder_path, options))
+
+    monkeypatch.setitem(sys.modules, "huggingface_hub", types.SimpleNamespace(HfApi=HfApi))
+    monkeypatch.setenv(folders.TOKEN, TOKEN)
+    return calls
+
+
+def test_a_folder_goes_to_a_private_repository(run, tmp_path, pushed, capsys):
+    made = export.run(run, tmp_path / "out", push="me/my-encoder_1.0")
+    assert made.url == "https://hub.test/me/my-encoder_1.0"
+    ((name, options),) = pushed.made
+    assert name == "me/my-encoder_1.0" and options["private"] and options["exist_ok"]
+    ((folder, options),) = pushed.uploads
+    assert folder == str(made.folder) and options["repo_id"] == "me/my-encoder_1.0"
+    assert pushed.tokens == [TOKEN]
+    card = (made.folder / "README.md").read_text()
+    assert "hf download me/my-encoder_1.0" in card
+    said = capsys.readouterr()
+    for text in (
+        said.out,
+        said.err,
+        *(path.read_bytes().decode("latin-1") for path in made.folder.iterdir()),
+    ):
+        assert TOKEN not in text
+
+
+def test_what_the_hub_refuses_is_told_without_the_token(run, tmp_path, pushed):
+    pushed.fails = OSError(f"403 for Bearer {TOKEN}:\n forbidden")
+    with pytest.raises(
+        RunError,
+        match="me/x could not be pushed .OSError: 403 for Bearer …: "
+        "forbidden.*is complete; upload it with: hf upload me/x ",
+    ) as error:
+        export.run(run, tmp_path / "out", push="me/x")
+    assert error.value.__cause__ is None and error.value.__suppress_context__
+    assert (tmp_path / "out" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "x",
+        "a/b/c",
+        "me/",
+        "/x",
+        "me/a b",
+        "me/a--b",
+        "me/a..b",
+        "me/x.git",
+        "-me/x",
+        "me/é",
+        "me/" + "x" * 97,
+    ],
+)
+def test_names_of_no_repository(name, pushed):
+    with pytest.raises(InputError, match="USER/REPO"):
+        folders.connect_hub(name)
+    assert pushed.tokens == []
+
+
+@pytest.mark.parametrize("token", [None, "", " "])
+def test_without_a_token_nothing_is_written(token, run, tmp_path, pushed, monkeypatch):
+    monkeypatch.delenv(folders.TOKEN) if token is None else monkeypatch.setenv(folders.TOKEN, token)
+    with pytest.raises(InputError, match="set HF_TOKEN to a token with write access"):
+        export.run(run, tmp_path / "out", push="me/x")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match=r"pip install 'jaxpt\[hub\]'"):
+        folders.connect_hub("me/x")

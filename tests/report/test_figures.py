@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from jaxpt.errors import InputError
 from jaxpt.evaluation import fit_power_law
-from jaxpt.report import drawing, matrices, neighbors, plots, scaling
+from jaxpt.report import figures, scaling
 from jaxpt.report.metrics import FINE, HEADLINE
 from jaxpt.report.results import collect
 
@@ -23,7 +23,7 @@ def axis():
 @pytest.mark.parametrize("metric", [m for m in HEADLINE if m.key in fake_records.METRICS])
 def test_diamonds_and_whiskers_are_means_and_intervals(metric):
     results, drawn_on = collect(fake_records.separated()), axis()
-    plots.measurement(drawn_on, results, metric)
+    figures.measurement(drawn_on, results, metric)
     scale = 100 if metric.percent else 1
     assert drawn_on.get_title().startswith(metric.title)
     assert [text.get_text() for text in drawn_on.get_yticklabels()] == [
@@ -41,7 +41,7 @@ def test_diamonds_and_whiskers_are_means_and_intervals(metric):
 def test_one_seed_is_drawn_without_whisker_and_a_missing_metric_not_at_all():
     records = [fake_records.record("nca", 0, (0.9,)), fake_records.record("look", 0, (0.8, 0.7))]
     results, drawn_on = collect(records), axis()
-    plots.measurement(drawn_on, results, FINE[0])
+    figures.measurement(drawn_on, results, FINE[0])
     ((diamond, caps, (whisker,)),) = [
         c.lines for c in drawn_on.containers if isinstance(c, ErrorbarContainer)
     ]
@@ -55,11 +55,11 @@ def test_an_accuracy_axis_shows_some_points_and_where_guessing_is():
         for record in records:
             record["guess"] = {"fine": {"classes": 10, "share": share, "images": 500}}
         drawn_on = axis()
-        plots.measurement(drawn_on, collect(records), FINE[0])
+        figures.measurement(drawn_on, collect(records), FINE[0])
         return *drawn_on.get_xlim(), drawn_on.get_xlabel()
 
     low, high, text = range_of((0.9, 0.901), 0.1)  # noise does not fill the panel
-    assert high - low > 2 * plots.NARROWEST and text == "zoomed: from 86 %; guessing: 10.0 %"
+    assert high - low > 2 * figures.NARROWEST and text == "zoomed: from 86 %; guessing: 10.0 %"
     low, high, text = range_of((0.3, 0.5), 0.1)
     assert low < 10 and text.endswith("dotted: guessing, 10.0 %")
     assert range_of((0.99, 1.0), 0.1)[1] == 100.5
@@ -74,38 +74,40 @@ def test_curves_are_the_histories():
             {"step": 20, "knn": 0.5 + 0.1 * i},
         ]
     results = collect(records)
-    found, monitor = plots.histories(results), axis()
+    found, monitor = figures.histories(results), axis()
     assert list(found) == ["cross_entropy", "sup_con", "nca", "look"]
-    plots.monitors(monitor, results, found)
+    figures.monitors(monitor, results, found)
     for i, (label, history) in enumerate(found.items()):
         loss = axis()
-        plots.loss_curve(loss, results, label, history)
+        figures.loss_curve(loss, results, label, history)
         assert loss.get_title() == f"loss: {results.name(label)}"
         assert loss.lines[0].get_xydata().tolist() == [[10, 2 + i], [20, 1 + i]]
         np.testing.assert_allclose(monitor.lines[i].get_xydata(), [[20, 50 + 10 * i]])
         assert monitor.lines[i].get_label() == results.name(label)
     looks = {(line.get_linestyle(), line.get_marker()) for line in monitor.lines[:4]}
     assert len(looks) == 4  # told apart without colour
-    assert len(plots.curves(results)) == 5
+    assert len(figures.curves(results)) == 5
 
 
 @pytest.mark.parametrize("losses", [(4.0, 3.99, 3.98), (-0.5, -0.9, -0.95), (0.5, -0.2, -0.4)])
 def test_a_loss_does_not_lie_on_the_edge_of_its_panel(losses):
     history, drawn_on = [{"step": i, "loss": loss} for i, loss in enumerate(losses)], axis()
-    plots.loss_curve(drawn_on, collect(fake_records.all_tied()), "look", history)
+    figures.loss_curve(drawn_on, collect(fake_records.all_tied()), "look", history)
     low, high = drawn_on.get_ylim()
     assert high - max(losses) > 0.04 * (high - low) and low <= min(0, *losses)
 
 
 def test_a_history_without_a_loss_is_an_empty_panel():
     drawn_on = axis()
-    plots.loss_curve(drawn_on, collect(fake_records.all_tied()), "look", [{"step": 1, "knn": 0.5}])
+    figures.loss_curve(
+        drawn_on, collect(fake_records.all_tied()), "look", [{"step": 1, "knn": 0.5}]
+    )
     assert np.isfinite(drawn_on.get_ylim()).all()
 
 
 def test_without_histories_there_are_no_curves():
     records = [record | {"history": None} for record in fake_records.all_tied()]
-    assert plots.curves(collect(records)) == []
+    assert figures.curves(collect(records)) == []
 
 
 CONFUSION = {
@@ -118,12 +120,12 @@ CONFUSION = {
 
 def test_confusion_is_in_blocks_by_coarse_class_and_shares_of_rows():
     results = collect([fake_records.record("look", 0, (0.9,))])
-    svg = matrices.confusion(results, "look", CONFUSION)
+    svg = figures.confusion(results, "look", CONFUSION)
     names = re.findall(r">(a0|a1|b0|b1)<", svg)
     assert names[:4] == names[4:] == ["a0", "a1", "b0", "b1"]
     # Row by row: a0, a1, b0, b1, each in % of its images, nothing where there is nothing.
     assert re.findall(r">(\d+)<", svg) == ["80", "20", "30", "70", "10", "90", "20", "80"]
-    shares, order, coarse = matrices._ordered(CONFUSION)
+    shares, order, coarse = figures._ordered_confusion(CONFUSION)
     np.testing.assert_allclose(
         shares, [[0.8, 0.2, 0, 0], [0.3, 0.7, 0, 0], [0.1, 0, 0.9, 0], [0, 0, 0.2, 0.8]]
     )
@@ -133,11 +135,11 @@ def test_confusion_is_in_blocks_by_coarse_class_and_shares_of_rows():
 def test_errors_inside_and_out_of_a_coarse_class_differ_in_colour(monkeypatch):
     drawn = []
     monkeypatch.setattr(
-        matrices, "_heat_map", lambda axis, colors, strength: drawn.append((colors, strength))
+        figures, "_heat_map", lambda axis, colors, strength: drawn.append((colors, strength))
     )
-    matrices.confusion(collect([fake_records.record("look", 0, (0.9,))]), "look", CONFUSION)
+    figures.confusion(collect([fake_records.record("look", 0, (0.9,))]), "look", CONFUSION)
     ((colors, strength),) = drawn
-    assert same_color(colors[0, 1], drawing.VERMILLION) and same_color(colors[2, 0], drawing.BLUE)
+    assert same_color(colors[0, 1], figures.VERMILLION) and same_color(colors[2, 0], figures.BLUE)
     assert not same_color(colors[0, 0], colors[0, 1])
     assert strength[1, 0] == pytest.approx(0.3**0.5)
     assert strength[0, 0] < strength[0, 0] / 0.5 == pytest.approx(0.8**0.5)
@@ -145,7 +147,7 @@ def test_errors_inside_and_out_of_a_coarse_class_differ_in_colour(monkeypatch):
 
 def test_the_worst_confusions_are_those_inside_a_coarse_class():
     # b0 → a0 (10 %) crosses the coarse classes.
-    assert matrices.worst_confusions(CONFUSION) == [
+    assert figures.worst_confusions(CONFUSION) == [
         "a1 → a0 30.0 %",
         "a0 → a1 20.0 %",
         "b1 → b0 20.0 %",
@@ -155,23 +157,23 @@ def test_the_worst_confusions_are_those_inside_a_coarse_class():
 def test_without_coarse_classes_errors_are_of_one_kind():
     names = CONFUSION["class_names"]
     flat = CONFUSION | {"coarse_of": [0, 1, 2, 3], "coarse_names": names}
-    assert not matrices.has_coarse(flat) and matrices.has_coarse(CONFUSION)
-    assert matrices.worst_confusions(flat)[:3] == [
+    assert not figures.has_coarse(flat) and figures.has_coarse(CONFUSION)
+    assert figures.worst_confusions(flat)[:3] == [
         "a1 → a0 30.0 %",
         "a0 → a1 20.0 %",
         "b1 → b0 20.0 %",
     ]
-    assert "b0 → a0 10.0 %" in matrices.worst_confusions(flat)
+    assert "b0 → a0 10.0 %" in figures.worst_confusions(flat)
     results = collect([fake_records.record("look", 0, (0.9,))])
     lines = 'id="line2d_'
-    alone, parted = (matrices.confusion(results, "look", d) for d in (flat, CONFUSION))
+    alone, parted = (figures.confusion(results, "look", d) for d in (flat, CONFUSION))
     assert parted.count(lines) - alone.count(lines) == 2  # one across, one down
 
 
 @pytest.mark.parametrize("change", [{"coarse_of": [0, 1]}, {"matrix": [[1, 2]]}])
 def test_a_confusion_that_does_not_fit_is_one_sentence(change):
     with pytest.raises(InputError, match="a confusion matrix of 4 classes must be"):
-        matrices.worst_confusions(CONFUSION | change)
+        figures.worst_confusions(CONFUSION | change)
 
 
 def test_cka_names_both_networks_and_writes_every_cell():
@@ -183,12 +185,12 @@ def test_cka_names_both_networks_and_writes_every_cell():
         "matrix": [[0.91, 0.22, 0.33], [0.44, 0.55, 0.66]],
     }
     results = collect([fake_records.record("look", 0, (0.9,))])
-    svg = matrices.cka(results, "look", details)
+    svg = figures.cka(results, "look", details)
     assert re.findall(r">(0\.\d\d)<", svg) == ["0.91", "0.22", "0.33", "0.44", "0.55", "0.66"]
     for text in "stem", "features", "one", "two", "three", "LOOK", "cross-entropy, seed 4":
         assert f">{text}<" in svg
     with pytest.raises(InputError, match=r"the CKA matrix of 'look' is \[2, 3\], but it has 1 × 3"):
-        matrices.cka(results, "look", details | {"layers": ["stem"]})
+        figures.cka(results, "look", details | {"layers": ["stem"]})
 
 
 class TestNeighbours:
@@ -198,7 +200,7 @@ class TestNeighbours:
 
     def test_right_and_wrong_are_marked_by_more_than_colour(self, details):
         results = collect([fake_records.record("look", 0, (0.9,))])
-        page = neighbors.sheet(results, {"look": details})
+        page = figures.neighbor_sheet(results, {"look": details})
         assert page.count("LOOK: 2 of 3 right") == 2
         assert re.findall(r"<span>(.) (\w+)</span>", page) == [
             ("✓", "cat"),
@@ -219,19 +221,19 @@ class TestNeighbours:
     def test_methods_are_compared_on_the_same_images(self, details):
         other = details | {"queries": details["queries"][1:]}
         results = collect([fake_records.record(m, 0, (0.9,)) for m in ("nca", "look")])
-        page = neighbors.sheet(results, {"nca": details, "look": other})
+        page = figures.neighbor_sheet(results, {"nca": details, "look": other})
         assert re.findall(r"(NCA|LOOK): ", page) == ["NCA", "NCA", "LOOK"]
 
     def test_cosines_have_as_many_digits_as_tell_them_apart(self):
-        assert neighbors._distinct([0.98, 0.5, -0.2]) == ["0.98", "0.50", "−0.20"]
-        assert neighbors._distinct([0.9951, 0.9902, 0.9893]) == ["0.995", "0.990", "0.989"]
-        assert neighbors._distinct([0.99912, 0.99911]) == ["0.9991", "0.9991"]
+        assert figures._distinct_cosines([0.98, 0.5, -0.2]) == ["0.98", "0.50", "−0.20"]
+        assert figures._distinct_cosines([0.9951, 0.9902, 0.9893]) == ["0.995", "0.990", "0.989"]
+        assert figures._distinct_cosines([0.99912, 0.99911]) == ["0.9991", "0.9991"]
 
     def test_large_images_are_made_small(self, details):
         rng = np.random.default_rng(0)
         details["images"] = {name: fake_records.png(rng, 300, 3) for name in details["images"]}
         results = collect([fake_records.record("look", 0, (0.9,))])
-        page = neighbors.sheet(results, {"look": details})
+        page = figures.neighbor_sheet(results, {"look": details})
         assert "image/jpeg" in page and len(page) < 8 * 24_000
 
     @pytest.mark.parametrize(
@@ -247,7 +249,9 @@ class TestNeighbours:
         if image:
             details["images"]["test/0"] = image
         with pytest.raises(InputError, match=message):
-            neighbors.sheet(collect([fake_records.record("look", 0, (0.9,))]), {"look": details})
+            figures.neighbor_sheet(
+                collect([fake_records.record("look", 0, (0.9,))]), {"look": details}
+            )
 
 
 class TestScaling:
@@ -347,29 +351,29 @@ class TestScaling:
 
 
 def test_svg_follows_the_page_and_shares_no_ids():
-    with drawing.panel(2, 2) as figure:
+    with figures.panel(2, 2) as figure:
         drawn_on = figure.subplots()
-        drawn_on.plot([0, 1], color=drawing.BLUE)
+        drawn_on.plot([0, 1], color=figures.BLUE)
         drawn_on.set_title("<b>$x$ & </b>")
-    first, again = drawing.to_svg(figure, 'a "name"'), drawing.to_svg(figure, "another")
+    first, again = figures.to_svg(figure, 'a "name"'), figures.to_svg(figure, "another")
     assert "var(--c-0072b2)" in first and "#0072b2" not in first and "currentColor" in first
     assert "&lt;b&gt;$x$ &amp; &lt;/b&gt;" in first and "<b>" not in first
     assert 'aria-label="a &quot;name&quot;"' in first and "http" not in first
-    page = drawing.number_ids(first + '<a href="#s1" id="s1">' + again)
+    page = figures.number_ids(first + '<a href="#s1" id="s1">' + again)
     ids = re.findall(r'\bid="([^"]+)"', page)
     assert len(ids) == len(set(ids)) > 10 and "s1" in ids
     assert set(re.findall(r'(?:href="|url\()#([^")]+)', page)) <= set(ids)
 
 
 def test_long_names_and_colours_as_names_do_not_spoil_a_figure():
-    longest = drawing.LONGEST
-    assert drawing.short("x" * longest) == "x" * longest
-    assert drawing.short("y" * (longest + 1)) == "y" * (longest - 1) + "…"
-    with drawing.panel(2, 2) as figure:
+    longest = figures.LONGEST
+    assert figures.short("x" * longest) == "x" * longest
+    assert figures.short("y" * (longest + 1)) == "y" * (longest - 1) + "…"
+    with figures.panel(2, 2) as figure:
         figure.subplots().set_title("#000000 id=a")
-    assert ">#000000 id=a<" in drawing.number_ids(drawing.to_svg(figure, ""))
+    assert ">#000000 id=a<" in figures.number_ids(figures.to_svg(figure, ""))
 
 
 def test_methods_have_colours_of_their_own():
     results = collect([fake_records.record(m, 0, (0.9,)) for m in (*fake_records.METHODS, "byol")])
-    assert len({to_rgb(plots.color(results, label)) for label in results.methods}) == 5
+    assert len({to_rgb(figures.color(results, label)) for label in results.methods}) == 5

@@ -9,7 +9,8 @@ import pytest
 
 from jaxpt import report
 from jaxpt.errors import InputError
-from jaxpt.report import features, settings
+from jaxpt.report import settings
+from jaxpt.report.figures import FeatureSet, features_path, load_features, save_features
 from jaxpt.report.metrics import HEADLINE
 from jaxpt.methods import METHODS
 from jaxpt.report.results import NAMES, collect
@@ -49,8 +50,8 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     records = fake_records.separated()
     for label in "cross_entropy", "look":
-        features.save(folder, label, fake_records.features(f"{label}-0"))
-    features.save(folder, "nca", fake_records.features("of another run"))
+        save_features(folder, label, fake_records.features(f"{label}-0"))
+    save_features(folder, "nca", fake_records.features("of another run"))
     path = report.write_report(records, folder)
     assert path == folder / "report.html"
     return folder, path.read_text(encoding="utf-8")
@@ -376,14 +377,30 @@ def test_augmentations_of_keys_have_a_row_where_they_are_not_those_of_queries():
 
 def test_kept_features_come_back_and_broken_ones_are_none(tmp_path):
     given = fake_records.features("abc")
-    features.save(tmp_path, "look", given)
+    save_features(tmp_path, "look", given)
     assert [file.name for file in tmp_path.iterdir()] == ["features_look.npz"]
-    found = features.load(tmp_path, "look")
-    for name in features.FeatureSet._fields:
+    found = load_features(tmp_path, "look")
+    for name in FeatureSet._fields:
         np.testing.assert_array_equal(getattr(found, name), getattr(given, name))
     assert (found.key, found.fine_names) == (given.key, given.fine_names)
-    whole = features.path_of(tmp_path, "look").read_bytes()
+    whole = features_path(tmp_path, "look").read_bytes()
     for broken in b"", b"no file of numpy", whole[: len(whole) // 2]:
-        features.path_of(tmp_path, "look").write_bytes(broken)
-        assert features.load(tmp_path, "look") is None
-    assert features.load(tmp_path, "nca") is None
+        features_path(tmp_path, "look").write_bytes(broken)
+        assert load_features(tmp_path, "look") is None
+    assert load_features(tmp_path, "nca") is None
+
+
+def test_the_cell_holds_the_whole_page(tmp_path):
+    page = report.write_report(fake_records.separated(), tmp_path)
+    shown = report.Inline(page, height=300)
+    frame = shown._repr_html_()
+    assert repr(shown) == f"report: {page}"
+    page.unlink()  # what is shown does not need the file
+    source = re.fullmatch(r'<iframe srcdoc="([^"]*)"[^>]*height: 300px[^>]*></iframe>', frame)
+    assert "LOOK and its peers on digits" in html.unescape(source[1])
+    assert html.unescape(source[1]).endswith("</body></html>\n")
+
+
+def test_a_cell_needs_a_file(tmp_path):
+    with pytest.raises(InputError, match="there is no report '.*none.html': make it"):
+        report.Inline(tmp_path / "none.html")

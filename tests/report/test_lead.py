@@ -3,8 +3,8 @@
 import fake_records
 import pytest
 
-from jaxpt.report import lead, naming
-from jaxpt.report.results import collect, collect_sets
+from jaxpt.report import lead
+from jaxpt.report.results import class_names, collect, collect_sets
 
 
 def said(records):
@@ -82,5 +82,5 @@ def test_two_folders_keep_what_tells_them_apart_only_if_they_must():
 
 def test_classes_are_named_by_their_last_level():
     names = ("animals/sea_birds", "food/fruit", "hobbies/music", "symbols/music")
-    assert naming.class_names(names) == ("sea birds", "fruit", "hobbies / music", "symbols / music")
-    assert naming.class_names(("T-shirt/top", "Trouser")) == ("T-shirt/top", "Trouser")
+    assert class_names(names) == ("sea birds", "fruit", "hobbies / music", "symbols / music")
+    assert class_names(("T-shirt/top", "Trouser")) == ("T-shirt/top", "Trouser")

@@ -6,7 +6,7 @@ import fake_records
 import numpy as np
 from matplotlib.colors import same_color, to_rgb
 
-from jaxpt.report import maps
+from jaxpt.report import figures
 from jaxpt.report.results import collect
 
 
@@ -15,8 +15,11 @@ def test_the_map_colours_and_names_the_classes_it_says():
     given = fake_records.features("look-2")
     narrow = fake_records.features("nca-0")
     narrow = narrow._replace(features=narrow.features + 1)  # unit vectors in a narrow cone
-    found = {"nca": maps.project(narrow)._replace(separation=0.25), "look": maps.project(given)}
-    figure = maps.feature_map(results, found)
+    found = {
+        "nca": figures.projected_map(narrow)._replace(separation=0.25),
+        "look": figures.projected_map(given),
+    }
+    figure = figures.feature_map(results, found)
     nca, look = np.reshape(figure.axes, (3, 2)).T
     assert "NCA\nR² 0.250" in nca[0].get_title()
     assert re.match(r"LOOK\nplane \d+ %", look[0].get_title())
@@ -27,7 +30,7 @@ def test_the_map_colours_and_names_the_classes_it_says():
     for drawn_on, labels, colors in zip(
         look,
         (given.coarse, given.fine, given.fine),
-        (maps.COARSE_COLORS, maps.FINE_COLORS, maps.FINE_COLORS),
+        (figures.COARSE_COLORS, figures.FINE_COLORS, figures.FINE_COLORS),
     ):
         shown = drawn_on.collections[0].get_facecolors()[:, :3]
         for c in np.unique(labels):
@@ -37,7 +40,7 @@ def test_the_map_colours_and_names_the_classes_it_says():
         nearest = np.linalg.norm(points.get_offsets() - text.xy, axis=1).argmin()
         assert same_color(
             points.get_facecolors()[nearest][:3],
-            maps.FINE_COLORS[given.fine_names.index(text.get_text())],
+            figures.FINE_COLORS[given.fine_names.index(text.get_text())],
         )
     assert len(look[2].texts) == 10
 
@@ -46,13 +49,14 @@ def test_a_recorded_map_is_shown_as_it_is():
     records = fake_records.everything("look")
     given = next(r["details"] for r in records if r["evaluator"] == "map")
     run = collect(records).methods["look"][0]
-    found = maps.of_run(run)
+    found = figures.recorded_map(run)
     np.testing.assert_array_equal(found.pca, given["pca"])
     np.testing.assert_array_equal(found.tsne, given["tsne"])
     assert (found.pca_share, found.seed) == (0.61, 0)
     assert found.separation == run["values"]["class_separation"]
     many = found._replace(class_names=tuple(map(str, range(100))))
-    assert list(maps.legends(many)) == ["coarse label"]  # colours repeat, so they tell nothing
+    # The colours of the fine labels repeat, so they tell nothing.
+    assert list(figures.map_legends(many)) == ["coarse label"]
 
 
 def test_many_classes_have_a_colour_and_marker_each_and_names_that_do_not_overlap():
@@ -60,11 +64,13 @@ def test_many_classes_have_a_colour_and_marker_each_and_names_that_do_not_overla
     names = tuple(f"class number {i}" for i in range(25))
     records = fake_records.everything("look", class_names=names, coarse_names=("a", "b"))
     results = collect(records)
-    found = {"look": maps.of_run(results.methods["look"][0])}
+    found = {"look": figures.recorded_map(results.methods["look"][0])}
     found["look"] = found["look"]._replace(tsne=rng.normal(size=(400, 2)))
-    looks = [(color, marker) for color, marker, _ in maps.legends(found["look"])["fine label"]]
+    looks = [
+        (color, marker) for color, marker, _ in figures.map_legends(found["look"])["fine label"]
+    ]
     assert len(set(looks)) == 25
-    figure = maps.feature_map(results, found)
+    figure = figures.feature_map(results, found)
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in figure.axes[2].texts]
     assert 3 < len(boxes) < 25  # the others stand in the legend only
@@ -74,23 +80,23 @@ def test_many_classes_have_a_colour_and_marker_each_and_names_that_do_not_overla
 def test_without_coarse_classes_the_plane_is_there_once():
     records = fake_records.without_coarse("look")
     results = collect(records)
-    found = {"look": maps.of_run(results.methods["look"][0])}
-    figure = maps.feature_map(results, found)
+    found = {"look": figures.recorded_map(results.methods["look"][0])}
+    figure = figures.feature_map(results, found)
     assert [axis.get_ylabel() for axis in figure.axes] == ["PCA", "t-SNE"]
-    assert list(maps.legends(found["look"])) == ["class"]
+    assert list(figures.map_legends(found["look"])) == ["class"]
     assert [legend.get_title().get_text() for legend in figure.legends] == ["class"]
-    (svg,) = maps.columns(results, found)
+    (svg,) = figures.map_columns(results, found)
     assert re.findall(r">(PCA[^<]*|t-SNE[^<]*)<", svg) == ["PCA", "t-SNE"]
     colors = figure.axes[0].collections[0].get_facecolors()[:, :3]
-    assert {to_rgb(c) for c in maps.FINE_COLORS} == set(map(tuple, colors))
+    assert {to_rgb(c) for c in figures.FINE_COLORS} == set(map(tuple, colors))
 
 
 def test_one_method_with_coarse_classes_gives_all_their_row():
     fine, both = (
-        maps.of_run(collect(made).methods["look"][0])
+        figures.recorded_map(collect(made).methods["look"][0])
         for made in (fake_records.without_coarse("look"), fake_records.everything("look"))
     )
     results = collect(fake_records.all_tied())
     found = {"nca": fine, "look": both}
-    assert maps.reference(found) is both
-    assert len(maps.feature_map(results, found).axes) == 6
+    assert figures.reference_map(found) is both
+    assert len(figures.feature_map(results, found).axes) == 6

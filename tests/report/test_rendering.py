@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxpt import report
-from jaxpt.report import features
+from jaxpt.report.figures import save_features
 
 from . import browser
 
@@ -26,7 +26,7 @@ def pages(tmp_path_factory):
     demo = fake_records.separated()
     for label in "cross_entropy", "look":
         (folder / "demo").mkdir(exist_ok=True)
-        features.save(folder / "demo", label, fake_records.features(f"{label}-0"))
+        save_features(folder / "demo", label, fake_records.features(f"{label}-0"))
     full = [
         record
         for data in ("digits", "x" * 60)

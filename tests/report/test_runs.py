@@ -10,9 +10,9 @@ from scipy import stats
 
 from jaxpt import report
 from jaxpt.errors import InputError
-from jaxpt.report import export, overall, tables
-from jaxpt.report.results import collect_sets
-from jaxpt.report.runs import merge
+from jaxpt.report import html, tables
+from jaxpt.report.metrics import SUMMARY
+from jaxpt.report.results import collect_sets, merge
 
 
 def test_values_protocols_and_details_are_united():
@@ -97,7 +97,7 @@ def sets(accuracies):
 
 
 def test_means_and_mean_log_odds_over_sets_by_hand():
-    (found,) = overall.tables(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
+    (found,) = tables.over_sets(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
     assert found.title == "fine linear, test parts of 2 sets"
     assert found.headings == ["method", "dtd", "pets", "mean %", "mean log-odds"]
     nca, look = found.rows
@@ -117,19 +117,19 @@ def test_means_and_mean_log_odds_over_sets_by_hand():
 def test_over_sets_a_method_counts_only_where_it_has_all():
     records = sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})
     records = [r for r in records if (r["label"], r["data"]) != ("nca", "pets")]
-    (found,) = overall.tables(collect_sets(records))
+    (found,) = tables.over_sets(collect_sets(records))
     nca, look = found.rows
     assert nca[2:] == ["–", "–", "–"] and look[3] != "–"
-    assert overall.tables(collect_sets(sets({"dtd": (0.5, 0.8)}))) == []
+    assert tables.over_sets(collect_sets(sets({"dtd": (0.5, 0.8)}))) == []
 
 
 def test_an_accuracy_of_one_has_log_odds_only_of_so_many_examples():
     records = sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})
     records[-1]["values"]["fine_linear"] = 1.0
-    assert overall.tables(collect_sets(records))[0].rows[1][4] == "–"
+    assert tables.over_sets(collect_sets(records))[0].rows[1][4] == "–"
     records = [r | {"examples": 100} for r in records]
     odds = np.mean([np.log(0.8 / 0.2), np.log(0.995 / 0.005)])
-    values = overall._over_sets(collect_sets(records), "look", overall.SUMMARY[1], overall.LOG_ODDS)
+    values = tables._means_over_sets(collect_sets(records), "look", SUMMARY[1], tables._LOG_ODDS)
     assert values[2] == pytest.approx(odds)
     records = [
         {k: v for k, v in r.items() if k != "examples"}
@@ -137,7 +137,7 @@ def test_an_accuracy_of_one_has_log_odds_only_of_so_many_examples():
         for r in records
     ]
     assert (
-        overall._over_sets(collect_sets(records), "look", overall.SUMMARY[1], overall.LOG_ODDS)
+        tables._means_over_sets(collect_sets(records), "look", SUMMARY[1], tables._LOG_ODDS)
         == values
     )
 
@@ -145,14 +145,14 @@ def test_an_accuracy_of_one_has_log_odds_only_of_so_many_examples():
 def test_parts_are_not_averaged():
     test = sets({"dtd": (0.5, 0.8)})
     validation = [r | {"part": "validation", "key": f"v-{r['key']}"} for r in test]
-    assert overall.tables(collect_sets([*test, *validation])) == []
+    assert tables.over_sets(collect_sets([*test, *validation])) == []
 
 
 def test_csv_holds_every_value_in_full(tmp_path):
     records = [*fake_records.separated(), *fake_records.everything('a,"b"\n', data="dtd")]
     report.write_report(records, tmp_path, csv=tmp_path / "values.csv")
     rows = list(csv.DictReader(io.StringIO((tmp_path / "values.csv").read_text())))
-    assert tuple(rows[0]) == export.COLUMNS
+    assert tuple(rows[0]) == html.CSV_COLUMNS
     found = {
         (row["label"], int(row["seed"]), row["measurement"]): float(row["value"]) for row in rows
     }
@@ -167,7 +167,7 @@ def test_csv_holds_every_value_in_full(tmp_path):
 
 
 def test_csv_of_a_scaling_study_has_every_size():
-    text = export.csv(collect_sets(fake_records.scaling()))
+    text = html.csv_of_sets(collect_sets(fake_records.scaling()))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert {row["pretrain_limit"] for row in rows} == {"150", "300", "600", "1200"}
     assert len(rows) == 24 * 6
@@ -183,7 +183,7 @@ def test_markdown_of_one_set_begins_with_its_tables_and_escapes_names(tmp_path):
     assert text.startswith("## digits, test part\n\n| method | coarse kNN % | fine kNN % |")
     assert "| LOOK | 99.0 ± 0.5 | 95.0 ± 0.5 |" in text
     assert "| \\<b>\\| |" in text and "| <b>" not in text
-    several = export.markdown(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
+    several = html.markdown_of_sets(collect_sets(sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})))
     assert several.startswith("## fine linear, test parts of 2 sets\n\n| method | dtd | pets |")
     assert "**80.0 ± 2.5**" in several and "## pets, test part" in several
-    assert "| fine kNN | LOOK |" in export.markdown(collect_sets(fake_records.scaling()))
+    assert "| fine kNN | LOOK |" in html.markdown_of_sets(collect_sets(fake_records.scaling()))

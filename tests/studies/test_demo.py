@@ -6,7 +6,7 @@ from xla_flags import xla_flags
 
 from jaxpt import records
 from jaxpt.errors import InputError
-from jaxpt.report import features
+from jaxpt.report.figures import features_path, load_features
 from jaxpt.studies import demo, study
 
 
@@ -80,22 +80,22 @@ def test_a_second_start_runs_nothing_again(tmp_path, instant, capsys):
 
 def test_a_run_whose_features_are_lost_is_made_again_alone(tmp_path, instant):
     demo.run("digits", tmp_path, 2)
-    features.path_of(tmp_path, "nca").unlink()
+    features_path(tmp_path, "nca").unlink()
     demo.run("digits", tmp_path, 2)
     assert [(job.label, job.keep_features) for job in instant[10:]] == [("nca", True)]
     found = records.read(tmp_path / "records.jsonl")
     assert len({r["key"] for r in found}) == len(found) == 10
-    assert features.load(tmp_path, "nca").key in {r["key"] for r in found}
+    assert load_features(tmp_path, "nca").key in {r["key"] for r in found}
 
 
 def test_features_of_another_config_are_not_taken_for_these(tmp_path, instant):
     demo.run("digits", tmp_path, 2)
     demo.run("digits", tmp_path, 2, duration="1 epochs")
     assert len(instant) == 20
-    assert features.load(tmp_path, "look").key in {job.key for job in instant[10:]}
+    assert load_features(tmp_path, "look").key in {job.key for job in instant[10:]}
     demo.run("digits", tmp_path, 2)  # its records are all there, its features are not
     assert [job.keep_features for job in instant[20:]] == [True] * 5
-    assert features.load(tmp_path, "look").key in {job.key for job in instant[:10]}
+    assert load_features(tmp_path, "look").key in {job.key for job in instant[:10]}
 
 
 def test_a_folder_with_another_sets_records_is_left_alone(tmp_path, instant):
