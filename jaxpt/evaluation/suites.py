@@ -8,7 +8,7 @@ from typing import Any, Callable, NamedTuple
 
 from jaxpt.data import protocols
 from jaxpt.errors import require
-from jaxpt.evaluation import accuracy, inspection, structure
+from jaxpt.evaluation import evaluators
 from jaxpt.evaluation.linear import KORNBLITH_L2_GRID
 from jaxpt.evaluation.task import Measured, Task
 
@@ -31,52 +31,52 @@ UNIT = {"features": "backbone, unit length"}
 PLAIN = {"features": "backbone"}
 COARSE = {"classes": "coarse"}
 EVALUATORS = {
-    "knn": Evaluator(accuracy.knn, {"k": 20, "temperature": 0.07}, UNIT),
+    "knn": Evaluator(evaluators.knn, {"k": 20, "temperature": 0.07}, UNIT),
     "linear": Evaluator(
-        accuracy.linear,
+        evaluators.linear,
         {"l2_grid": KORNBLITH_L2_GRID},
         {"features": "backbone, standardised", "solver": "L-BFGS"},
     ),
-    "classifier": Evaluator(accuracy.classifier, {}, PLAIN | COARSE),
+    "classifier": Evaluator(evaluators.classifier, {}, PLAIN | COARSE),
     "few_shot": Evaluator(
-        accuracy.few_shot,
+        evaluators.few_shot,
         {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
         {"features": "backbone, whitened"},
     ),
     "few_shot_logistic": Evaluator(
-        accuracy.few_shot_logistic,
+        evaluators.few_shot_logistic,
         {"shots": (1, 5, 10, 25), "draws": 10},
         UNIT | {"l2": "1 / (shots × classes)"},
     ),
     "episodes": Evaluator(
-        accuracy.episodes,
+        evaluators.episodes,
         {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
         UNIT | {"head": "nearest centroid"},
     ),
-    "retrieval": Evaluator(accuracy.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
-    "class_separation": Evaluator(structure.class_separation, {}, UNIT | COARSE),
+    "retrieval": Evaluator(evaluators.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
+    "class_separation": Evaluator(evaluators.class_separation, {}, UNIT | COARSE),
     "alignment_uniformity": Evaluator(
-        structure.alignment_uniformity,
+        evaluators.alignment_uniformity,
         {"power": 2, "t": 2, "examples": 5000},
         UNIT | {"pairs": "of one fine class"},
     ),
     "neural_collapse": Evaluator(
-        structure.neural_collapse,
+        evaluators.neural_collapse,
         {"classifier_l2": 1e-3, "examples": 50_000},
         PLAIN | COARSE | {"classifier": "logistic regression"},
     ),
-    "cdnv": Evaluator(structure.cdnv, {}, PLAIN | COARSE),
-    "rank_me": Evaluator(structure.rank_me, {"examples": 25_600}, PLAIN),
-    "effective_rank": Evaluator(structure.effective_rank, {}, UNIT | COARSE),
-    "fine_purity": Evaluator(structure.fine_purity, {"k": 20}, UNIT),
+    "cdnv": Evaluator(evaluators.cdnv, {}, PLAIN | COARSE),
+    "rank_me": Evaluator(evaluators.rank_me, {"examples": 25_600}, PLAIN),
+    "effective_rank": Evaluator(evaluators.effective_rank, {}, UNIT | COARSE),
+    "fine_purity": Evaluator(evaluators.fine_purity, {"k": 20}, UNIT),
     "cka": Evaluator(
-        structure.cka,
+        evaluators.cka,
         {"batch_size": 256, "seed": 0},
         {"features": "every layer, averaged over positions"},
     ),
-    "confusion": Evaluator(inspection.confusion, {"k": 20, "temperature": 0.07}, UNIT),
-    "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 128}, UNIT),
-    "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
+    "confusion": Evaluator(evaluators.confusion, {"k": 20, "temperature": 0.07}, UNIT),
+    "neighbors": Evaluator(evaluators.neighbors, {"queries": 20, "k": 8, "side": 128}, UNIT),
+    "map": Evaluator(evaluators.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
 }
 PAIRS = "cka"  # measured between two networks, from their layers
 SEVERAL_LABELS = ("linear",)  # evaluators defined for several labels per image
