@@ -1,4 +1,4 @@
-"""Registry of evaluators with all their constants, and the suites made of them.
+"""Registry of evaluators with their constants, and which of them the suites and the studies take.
 
 The constants are part of every record. Changing one makes results incomparable with earlier ones;
 a test pins them all.
@@ -7,10 +7,11 @@ a test pins them all.
 from typing import Any, Callable, NamedTuple
 
 from jaxpt.data import protocols
+from jaxpt.data.dataset import Dataset
 from jaxpt.errors import require
 from jaxpt.evaluation import evaluators
-from jaxpt.evaluation.linear import KORNBLITH_L2_GRID
-from jaxpt.evaluation.task import Measured, Task
+from jaxpt.evaluation.linear import KORNBLITH_L2_GRID, L2_GRID
+from jaxpt.evaluation.task import Measured, Task, make_task
 
 
 class Evaluator(NamedTuple):
@@ -159,3 +160,42 @@ def measure(name: str, task: Task, **constants) -> Measured:
         f"{name} is not defined for several labels per image.",
     )
     return EVALUATORS[name].measure(task, **chosen)
+
+
+# The evaluators that the demo and the studies take: labels to score, and constants that are not the
+# evaluator's own.
+_FROZEN = {
+    "knn": (("coarse", "fine"), {}),
+    "linear": (("fine",), {"l2_grid": L2_GRID}),
+    "few_shot": (("fine",), {"shots": (5,)}),
+    "class_separation": (("fine",), {}),
+    "fine_purity": (("fine",), {}),
+    "effective_rank": (("fine",), {}),
+}
+# Part of every record of theirs.
+FROZEN_PROTOCOL = {
+    name: EVALUATORS[name].stated | constants_of(name, constants)
+    for name, (_, constants) in _FROZEN.items()
+}
+
+
+def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
+    """Measures a feature function on a set with the constants of ``FROZEN_PROTOCOL``.
+
+    Args:
+      features: function from uint8 images [n, height, width, channels] to float [n, dim], of any
+        model that was not trained on ``part``.
+      dataset: the set to measure on.
+      part: "validation": evaluators fit on train and are scored on validation; "test": they fit
+        on train + validation and are scored on test, and the linear probe chooses its strength on
+        validation.
+
+    Returns:
+      name → float for coarse_knn, fine_knn, fine_linear, fine_5shot (accuracies),
+      class_separation (R² of the coarse classes), fine_purity and effective_rank.
+    """
+    task = make_task(lambda name: features(getattr(dataset, name).images), dataset, part=part)
+    values = {}
+    for name, (labels, constants) in _FROZEN.items():
+        values |= measure(name, task._replace(labels=labels), **constants).values
+    return values
