@@ -22,9 +22,8 @@ from jaxpt.evaluation.cka import cka_matrix
 from jaxpt.evaluation.few_shot import episodes as mean_of_episodes
 from jaxpt.evaluation.few_shot import few_shot as few_shot_accuracies
 from jaxpt.evaluation.knn import knn_classify
-from jaxpt.evaluation.linear import linear_probe
+from jaxpt.evaluation.linear import linear_probe, multi_label_probe
 from jaxpt.evaluation.metrics import METRICS, top1
-from jaxpt.evaluation.multi_label import multi_label_probe
 from jaxpt.evaluation.neural_collapse import neural_collapse as collapse_of
 from jaxpt.evaluation.projection import project
 from jaxpt.evaluation.retrieval import retrieval as rank_gallery
