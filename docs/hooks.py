@@ -50,10 +50,7 @@ API = {
             "studies.study",
         ],
     ),
-    "evaluation": (
-        "Evaluation",
-        ["evaluation", "evaluation.task", "evaluation.suites", "evaluation.measure"],
-    ),
+    "evaluation": ("Evaluation", ["evaluation", "evaluation.task", "evaluation.suites"]),
     "files": (
         "Weights, records, reports",
         ["backbones", "weights", "export", "records", "report", "errors"],

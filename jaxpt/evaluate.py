@@ -24,8 +24,7 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.data import identity, mixture, protocols, sources
 from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
-from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
-from jaxpt.evaluation.features import BATCH_SIZE, extract, extract_layers
+from jaxpt.evaluation.features import BATCH_SIZE, FeatureCache, extract, extract_layers, fingerprint
 from jaxpt.evaluation.task import PARTS, Measured, Task, guesses, make_task
 from jaxpt.files import writable_folder
 from jaxpt.train.parallel import Devices

@@ -35,7 +35,7 @@ from jaxpt.data.feed import ResidentFeed, StreamedFeed, Undecoded, make_feed, ro
 from jaxpt.data.labels import with_wrong_labels
 from jaxpt.data.pictures import Pictures
 from jaxpt.errors import RunError, require
-from jaxpt.evaluation import collapse, features
+from jaxpt.evaluation import features, geometry
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
 from jaxpt.methods import Method, Setup, encoding, make_method, probing, rw_sam, unread
@@ -812,7 +812,7 @@ def _stop_before_steps(stop, done: int) -> None:
 
 
 def _warnings(row: dict[str, float]) -> list[str]:
-    return collapse.warnings(row) + feeds.warnings(row)
+    return geometry.collapse_warnings(row) + feeds.warnings(row)
 
 
 def _make_monitor(encoder, config, dataset, train):
@@ -860,7 +860,7 @@ def _make_monitor(encoder, config, dataset, train):
             labels = np.concatenate([of_probe(split.labels) for split in queries.values()])
             predicted = probing.predict(state.probe, np.concatenate(list(asked.values())))
             row["probe"] = float(np.mean(predicted == labels))
-        return row | collapse.spread(np.concatenate(list(known.values())))
+        return row | geometry.spread(np.concatenate(list(known.values())))
 
     return monitor
 

@@ -18,7 +18,7 @@ from jaxpt.configs.pretrain import defaults
 from jaxpt.data import crops, identity, mixture, sources
 from jaxpt.data.dataset import Dataset, require_part
 from jaxpt.errors import require
-from jaxpt.evaluation import measure
+from jaxpt.evaluation import suites
 from jaxpt.files import writable_folder
 from jaxpt.finetune import Finetuned, Task, check, choose_cropping, few, finetune, resolve
 from jaxpt.train import workdir
@@ -279,8 +279,8 @@ def _measurements(job: Job):
             shots, share = config.data.shots, config.data.labelled_share
             drawn = few(job.dataset, shots, 0, share=share)
             return {
-                "values": measure.frozen(backbone.features, drawn, part="test"),
-                "protocol": measure.PROTOCOL,
+                "values": suites.frozen(backbone.features, drawn, part="test"),
+                "protocol": suites.FROZEN_PROTOCOL,
             }, None
 
         yield {"evaluator": "frozen"}, frozen

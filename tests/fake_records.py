@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from jaxpt.configs.pretrain import digits
-from jaxpt.evaluation.measure import PROTOCOL
+from jaxpt.evaluation.suites import FROZEN_PROTOCOL
 from jaxpt.report.figures import FeatureSet
 from jaxpt.methods import METHODS as METHODS_OF_JAXPT
 
@@ -38,7 +38,7 @@ def record(label, seed, values, *, method=None, **changes):
         "seed": seed,
         "values": dict(zip(METRICS, values)) | {"pretrain_seconds": 7.0 + seed},
         "last": {},
-        "protocol": PROTOCOL,
+        "protocol": FROZEN_PROTOCOL,
         "config": config.to_dict(),
         "history": [{"step": 10, "loss": 0.5}, {"step": 20, "loss": 0.2}, {"step": 20, "knn": 0.9}]
         if seed == 0

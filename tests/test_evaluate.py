@@ -21,7 +21,7 @@ from jaxpt.data import small_sets, sources
 from jaxpt.data.decode import Framing
 from jaxpt.data.sources import Split
 from jaxpt.errors import InputError, require
-from jaxpt.evaluation import measure, suites
+from jaxpt.evaluation import suites
 from jaxpt.train.parallel import Devices
 
 # Small, so that the suites are quick; what they are by default tests/evaluation/test_suites.py has.
@@ -127,7 +127,7 @@ def test_values_are_those_of_the_demo(measured, workdirs):
     """One record of the demo has what the records of one checkpoint have, at equal constants."""
     outcome, _, _ = measured
     dataset = sources.load(digits.get_config().data)
-    expected = measure.frozen(open_backbone(workdirs[0]).features, dataset, part="test")
+    expected = suites.frozen(open_backbone(workdirs[0]).features, dataset, part="test")
     found = {
         name: value
         for record in outcome.records
@@ -243,7 +243,7 @@ def test_anybodys_function_is_measured_like_a_network(tmp_path):
         fields={"label_map": "halves"},
         constants={"linear": QUICK["linear"]},
     )
-    expected = measure.frozen(pixels, dataset, part="test")
+    expected = suites.frozen(pixels, dataset, part="test")
     found = evaluators_of(outcome.records, "pixels")
     assert found["knn"]["values"]["fine_knn"] == expected["fine_knn"] > 0.9
     assert found["knn"]["config"] is None and found["knn"]["method"] == "other"

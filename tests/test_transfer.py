@@ -15,7 +15,7 @@ from jaxpt.configs.pretrain import digits
 from jaxpt.configs.transfer import bit, defaults
 from jaxpt.errors import InputError
 from jaxpt.data import sources
-from jaxpt.evaluation import measure
+from jaxpt.evaluation import suites
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def quick(monkeypatch):
         )
 
     monkeypatch.setattr(transfer, "finetune", fake)
-    monkeypatch.setattr(measure, "frozen", lambda *args, **kwargs: {"fine_knn": 0.5})
+    monkeypatch.setattr(suites, "frozen", lambda *args, **kwargs: {"fine_knn": 0.5})
     return calls
 
 
@@ -147,7 +147,7 @@ def test_a_record_says_what_it_is_of(workdir, tmp_path, monkeypatch):
         assert record["data_config"]["label_map"] == "halves"
         assert {"device", "packages", "date", "revision"} <= record.keys()
     assert (first["finetune_seed"], second["finetune_seed"]) == (0, 5)
-    assert frozen["protocol"] == measure.PROTOCOL
+    assert frozen["protocol"] == suites.FROZEN_PROTOCOL
     protocol = first["protocol"]["finetune"]
     assert tuple(protocol["learning_rates"]) == (1e-3, 3e-3) and protocol["batch_size"] == 120
     assert not {"seeds", "devices", "data"} & protocol.keys()

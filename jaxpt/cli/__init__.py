@@ -1,6 +1,6 @@
 """The command ``jaxpt``: parses flags, calls one function, prints bad input as one sentence.
 
-Functions of the subcommands come first, their flags after them.
+Functions of the subcommands come first, then their flags, then their completion in a shell.
 """
 
 import argparse
@@ -12,9 +12,10 @@ import os
 import pathlib
 import shlex
 import sys
+from collections.abc import Sequence
 
 from jaxpt import __version__
-from jaxpt.cli import config_files, fields
+from jaxpt.cli import config_files
 from jaxpt.errors import InputError, RunError, require, shown
 from jaxpt.train import distributed
 
@@ -71,7 +72,7 @@ def _run(argv):
         elif kind:
             args.config = config_files.read(kind, args.config, rest + _of_weights(args))
         if getattr(args, "print_config", False):
-            print(fields.assignments(args.config))
+            print(config_files.assignments(args.config))
             return 0
         if command in ALONE:
             distributed.require_alone(command)
@@ -100,11 +101,11 @@ def _help_asked(argv) -> tuple[str, str, str] | None:
 
 def _help(flags, command: str, name: str, section: str) -> int:
     """Prints the help of a command with the fields of its config, or only those of a section."""
-    own = fields.commands(flags)[command]
+    own = _parsers_of_commands(flags)[command]
     name = name or own.get_default("config")
     try:
         config = config_files.read(CONFIGS[command], name, [], fit=False)
-        listed = fields.listing(CONFIGS[command], config, section)
+        listed = config_files.listing(CONFIGS[command], config, section)
     except InputError as error:
         print(f"jaxpt {command}: {error}", file=sys.stderr)
         raise SystemExit(BAD_INPUT) from error
@@ -117,7 +118,7 @@ def _help(flags, command: str, name: str, section: str) -> int:
 
 def _relax(flags) -> None:
     """Makes all arguments of all commands optional."""
-    for command in fields.commands(flags).values():
+    for command in _parsers_of_commands(flags).values():
         for action in command._actions:
             action.required = isinstance(action, argparse._SubParsersAction)
 
@@ -425,8 +426,8 @@ def _completion(args):
     for command, kind in CONFIGS.items():
         config = config_files.read(kind, f"{kind}/defaults.py", [])
         words[command] = [f"--config={name}" for name in config_files.installed(kind)]
-        words[command] += [f"--config.{name}=" for name in fields.flat(config)]
-    print(fields.completion(args.shell, parser(), words), end="")
+        words[command] += [f"--config.{name}=" for name in config_files.flat(config)]
+    print(_completion_script(args.shell, parser(), words), end="")
 
 
 def _data_check(args):
@@ -972,3 +973,73 @@ def _config_command(commands, name, text, example, kind=None):
         help=f"a Python file with get_config(variant); default {example}",
     )
     return command
+
+
+def _parsers_of_commands(
+    parser: argparse.ArgumentParser, prefix: str = ""
+) -> dict[str, argparse.ArgumentParser]:
+    """Parsers of all commands and subcommands by name, such as "data check"."""
+    found = {}
+    for name, command in _subparsers(parser).items():
+        found[prefix + name] = command
+        found |= _parsers_of_commands(command, f"{prefix}{name} ")
+    return found
+
+
+def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    return next(
+        (a.choices for a in parser._actions if isinstance(a, argparse._SubParsersAction)), {}
+    )
+
+
+def _completion_script(
+    shell: str, parser: argparse.ArgumentParser, words: dict[str, Sequence[str]]
+) -> str:
+    """A script that completes the command in bash or zsh.
+
+    Args:
+      shell: "bash" or "zsh".
+      parser: of the command line.
+      words: command → further words that may follow it.
+    """
+    cases, known_commands = [], _parsers_of_commands(parser)
+    for name, command in known_commands.items():
+        known = [*_subparsers(command), *words.get(name, ())]
+        for action in command._actions:
+            options = [o for o in action.option_strings if o.startswith("--")]
+            known += options
+            known += [f"{option}={choice}" for option in options for choice in action.choices or ()]
+        cases.append(f"    {shlex.quote(name)}) words={shlex.quote(' '.join(known))} ;;")
+    top = " ".join(name for name in known_commands if " " not in name)
+    script = _BASH.format(top=top, cases="\n".join(cases))
+    return (_ZSH if shell == "zsh" else "") + script
+
+
+_ZSH = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n"
+_BASH = """_jaxpt() {{
+  local cur command words
+  cur="${{COMP_LINE:0:COMP_POINT}}"; cur="${{cur##* }}"
+  command="${{COMP_WORDS[1]}}"
+  [[ "$command" == data && $COMP_CWORD -gt 2 ]] && command="data ${{COMP_WORDS[2]}}"
+  if [[ $COMP_CWORD -le 1 ]]; then
+    words="{top}"
+  else
+    case "$command" in
+{cases}
+    esac
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$cur"))
+  # Paths: of a word that is no option, and after the equals sign of one without known values.
+  if [[ ${{#COMPREPLY[@]}} -eq 0 && $COMP_CWORD -gt 1 ]]; then
+    COMPREPLY=($(compgen -f -- "${{cur#*=}}"))
+    compopt -o filenames 2>/dev/null
+    return
+  fi
+  # bash splits words at "=": only what follows the last one is replaced.
+  if [[ "$cur" == *=* && "$COMP_WORDBREAKS" == *=* ]]; then
+    COMPREPLY=("${{COMPREPLY[@]#"${{cur%=*}}="}}")
+  fi
+  [[ ${{#COMPREPLY[@]}} -eq 1 && "${{COMPREPLY[0]}}" == *= ]] && compopt -o nospace 2>/dev/null
+}}
+complete -F _jaxpt jaxpt
+"""

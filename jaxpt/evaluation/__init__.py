@@ -16,7 +16,13 @@ from jaxpt.evaluation.geometry import (
     uniformity,
 )
 from jaxpt.evaluation.knn import knn_classify
-from jaxpt.evaluation.linear import KORNBLITH_L2_GRID, LinearProbe, linear_probe
+from jaxpt.evaluation.linear import (
+    KORNBLITH_L2_GRID,
+    LinearProbe,
+    MultiLabelProbe,
+    linear_probe,
+    multi_label_probe,
+)
 from jaxpt.evaluation.metrics import (
     log_odds,
     mean_log_odds,
@@ -24,7 +30,6 @@ from jaxpt.evaluation.metrics import (
     top1,
     voc07_map,
 )
-from jaxpt.evaluation.multi_label import MultiLabelProbe, multi_label_probe
 from jaxpt.evaluation.neural_collapse import NeuralCollapse, neural_collapse
 from jaxpt.evaluation.retrieval import Retrieval, retrieval
 from jaxpt.evaluation.scaling import PowerLaw, fit_power_law, power_law_band

@@ -1,4 +1,4 @@
-"""Registry of evaluators with all their constants, and the suites made of them.
+"""Registry of evaluators with their constants, and which of them the suites and the studies take.
 
 The constants are part of every record. Changing one makes results incomparable with earlier ones;
 a test pins them all.
@@ -7,10 +7,11 @@ a test pins them all.
 from typing import Any, Callable, NamedTuple
 
 from jaxpt.data import protocols
+from jaxpt.data.dataset import Dataset
 from jaxpt.errors import require
-from jaxpt.evaluation import accuracy, inspection, structure
-from jaxpt.evaluation.linear import KORNBLITH_L2_GRID
-from jaxpt.evaluation.task import Measured, Task
+from jaxpt.evaluation import evaluators
+from jaxpt.evaluation.linear import KORNBLITH_L2_GRID, L2_GRID
+from jaxpt.evaluation.task import Measured, Task, make_task
 
 
 class Evaluator(NamedTuple):
@@ -31,52 +32,52 @@ UNIT = {"features": "backbone, unit length"}
 PLAIN = {"features": "backbone"}
 COARSE = {"classes": "coarse"}
 EVALUATORS = {
-    "knn": Evaluator(accuracy.knn, {"k": 20, "temperature": 0.07}, UNIT),
+    "knn": Evaluator(evaluators.knn, {"k": 20, "temperature": 0.07}, UNIT),
     "linear": Evaluator(
-        accuracy.linear,
+        evaluators.linear,
         {"l2_grid": KORNBLITH_L2_GRID},
         {"features": "backbone, standardised", "solver": "L-BFGS"},
     ),
-    "classifier": Evaluator(accuracy.classifier, {}, PLAIN | COARSE),
+    "classifier": Evaluator(evaluators.classifier, {}, PLAIN | COARSE),
     "few_shot": Evaluator(
-        accuracy.few_shot,
+        evaluators.few_shot,
         {"shots": (1, 5, 10, 25), "draws": 10, "l2": 10.0},
         {"features": "backbone, whitened"},
     ),
     "few_shot_logistic": Evaluator(
-        accuracy.few_shot_logistic,
+        evaluators.few_shot_logistic,
         {"shots": (1, 5, 10, 25), "draws": 10},
         UNIT | {"l2": "1 / (shots × classes)"},
     ),
     "episodes": Evaluator(
-        accuracy.episodes,
+        evaluators.episodes,
         {"ways": 5, "shots": (1, 5), "queries": 15, "count": 600},
         UNIT | {"head": "nearest centroid"},
     ),
-    "retrieval": Evaluator(accuracy.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
-    "class_separation": Evaluator(structure.class_separation, {}, UNIT | COARSE),
+    "retrieval": Evaluator(evaluators.retrieval, {"at": (1, 5, 10), "examples": 5000}, UNIT),
+    "class_separation": Evaluator(evaluators.class_separation, {}, UNIT | COARSE),
     "alignment_uniformity": Evaluator(
-        structure.alignment_uniformity,
+        evaluators.alignment_uniformity,
         {"power": 2, "t": 2, "examples": 5000},
         UNIT | {"pairs": "of one fine class"},
     ),
     "neural_collapse": Evaluator(
-        structure.neural_collapse,
+        evaluators.neural_collapse,
         {"classifier_l2": 1e-3, "examples": 50_000},
         PLAIN | COARSE | {"classifier": "logistic regression"},
     ),
-    "cdnv": Evaluator(structure.cdnv, {}, PLAIN | COARSE),
-    "rank_me": Evaluator(structure.rank_me, {"examples": 25_600}, PLAIN),
-    "effective_rank": Evaluator(structure.effective_rank, {}, UNIT | COARSE),
-    "fine_purity": Evaluator(structure.fine_purity, {"k": 20}, UNIT),
+    "cdnv": Evaluator(evaluators.cdnv, {}, PLAIN | COARSE),
+    "rank_me": Evaluator(evaluators.rank_me, {"examples": 25_600}, PLAIN),
+    "effective_rank": Evaluator(evaluators.effective_rank, {}, UNIT | COARSE),
+    "fine_purity": Evaluator(evaluators.fine_purity, {"k": 20}, UNIT),
     "cka": Evaluator(
-        structure.cka,
+        evaluators.cka,
         {"batch_size": 256, "seed": 0},
         {"features": "every layer, averaged over positions"},
     ),
-    "confusion": Evaluator(inspection.confusion, {"k": 20, "temperature": 0.07}, UNIT),
-    "neighbors": Evaluator(inspection.neighbors, {"queries": 20, "k": 8, "side": 128}, UNIT),
-    "map": Evaluator(inspection.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
+    "confusion": Evaluator(evaluators.confusion, {"k": 20, "temperature": 0.07}, UNIT),
+    "neighbors": Evaluator(evaluators.neighbors, {"queries": 20, "k": 8, "side": 128}, UNIT),
+    "map": Evaluator(evaluators.feature_map, {"examples": 1500, "perplexity": 30, "seed": 0}, UNIT),
 }
 PAIRS = "cka"  # measured between two networks, from their layers
 SEVERAL_LABELS = ("linear",)  # evaluators defined for several labels per image
@@ -159,3 +160,42 @@ def measure(name: str, task: Task, **constants) -> Measured:
         f"{name} is not defined for several labels per image.",
     )
     return EVALUATORS[name].measure(task, **chosen)
+
+
+# The evaluators that the demo and the studies take: labels to score, and constants that are not the
+# evaluator's own.
+_FROZEN = {
+    "knn": (("coarse", "fine"), {}),
+    "linear": (("fine",), {"l2_grid": L2_GRID}),
+    "few_shot": (("fine",), {"shots": (5,)}),
+    "class_separation": (("fine",), {}),
+    "fine_purity": (("fine",), {}),
+    "effective_rank": (("fine",), {}),
+}
+# Part of every record of theirs.
+FROZEN_PROTOCOL = {
+    name: EVALUATORS[name].stated | constants_of(name, constants)
+    for name, (_, constants) in _FROZEN.items()
+}
+
+
+def frozen(features, dataset: Dataset, *, part: str) -> dict[str, float]:
+    """Measures a feature function on a set with the constants of ``FROZEN_PROTOCOL``.
+
+    Args:
+      features: function from uint8 images [n, height, width, channels] to float [n, dim], of any
+        model that was not trained on ``part``.
+      dataset: the set to measure on.
+      part: "validation": evaluators fit on train and are scored on validation; "test": they fit
+        on train + validation and are scored on test, and the linear probe chooses its strength on
+        validation.
+
+    Returns:
+      name → float for coarse_knn, fine_knn, fine_linear, fine_5shot (accuracies),
+      class_separation (R² of the coarse classes), fine_purity and effective_rank.
+    """
+    task = make_task(lambda name: features(getattr(dataset, name).images), dataset, part=part)
+    values = {}
+    for name, (labels, constants) in _FROZEN.items():
+        values |= measure(name, task._replace(labels=labels), **constants).values
+    return values

@@ -32,7 +32,7 @@ class Job(NamedTuple):
       config: its pre-training config as a plain dict, including the seed.
       part: the part it is measured on, "validation" or "test".
       keep_features: whether to return the features of that part too, for plots.
-      measure: "frozen", the measurements of ``evaluation.measure``, or "transfer", those of
+      measure: "frozen", the measurements of ``evaluation.suites.frozen``, or "transfer", those of
         ``studies.transfer``.
       data: digest of the identity of its set, and of the weight file that it starts from if there
         is one; "" before ``identified`` has determined it.
@@ -209,7 +209,7 @@ def run_job(job: Job) -> dict[str, Any]:
     # Imported here, so that a worker sets its number of threads before JAX starts.
     from jaxpt import pretrain
     from jaxpt.cache import use_compile_cache
-    from jaxpt.evaluation import measure
+    from jaxpt.evaluation import suites
     from jaxpt.evaluation.task import guesses
     from jaxpt.studies import transfer
 
@@ -235,7 +235,7 @@ def run_job(job: Job) -> dict[str, Any]:
         if job.part == "test":
             measured["correct"] = correct
     else:
-        values = measure.frozen(trained.features, dataset, part=job.part)
+        values = suites.frozen(trained.features, dataset, part=job.part)
     scored = dataset.validation if job.part == "validation" else dataset.test
     record = {
         "key": now.key,
@@ -255,7 +255,7 @@ def run_job(job: Job) -> dict[str, Any]:
         ]
         if job.keep_features
         else None,
-        "protocol": transfer.PROTOCOL if measured else measure.PROTOCOL,
+        "protocol": transfer.PROTOCOL if measured else suites.FROZEN_PROTOCOL,
         "config": job.config,
         **measured,
         **records.surroundings(),

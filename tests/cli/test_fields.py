@@ -9,7 +9,7 @@ from jaxpt.configs.pretrain import defaults as pretraining
 from jaxpt.configs.transfer import defaults as transfer
 
 from jaxpt import cli
-from jaxpt.cli import config_files, fields
+from jaxpt.cli import config_files
 
 CONFIGS = {"pretrain": pretraining.get_config(), "transfer": transfer.get_config()}
 # Their section is explained as a whole.
@@ -28,8 +28,8 @@ def said(capsys, *argv, status=0):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_help_has_every_field_with_its_value_and_meaning(kind, capsys):
     lines = said(capsys, kind, "--help").splitlines()
-    for name, value in fields.flat(CONFIGS[kind]).items():
-        about = fields.comment(kind, name)
+    for name, value in config_files.flat(CONFIGS[kind]).items():
+        about = config_files.comment(kind, name)
         assert about or name in BY_SECTION, name
         (line,) = [line for line in lines if line.startswith(f"  {name}=")]
         assert about in line and (kind == "pretrain" or f"{name}={value}" in line)
@@ -49,7 +49,7 @@ def test_help_of_a_section_and_of_a_field(capsys):
 
 
 def test_help_has_a_group_for_each_section_after_the_fields_of_none():
-    lines = fields.listing("pretrain", CONFIGS["pretrain"]).splitlines()
+    lines = config_files.listing("pretrain", CONFIGS["pretrain"]).splitlines()
     heads = [line for line in lines if line and not line.startswith(" ")]
     assert heads[:2] == ["general", "augment: for the views, and for a target that sees them"]
     assert "key_augment: for keys of a memory" in heads and len(set(heads)) == len(heads)
@@ -89,12 +89,12 @@ def test_help_has_a_group_for_each_section_after_the_fields_of_none():
     ],
 )
 def test_unknown_fields_are_taken_by_name_and_by_meaning(kind, key, meant):
-    assert fields.nearest(CONFIGS[kind], key) == meant
+    assert config_files.nearest(CONFIGS[kind], key) == meant
 
 
 def test_at_most_three_fields_are_suggested():
     config = {f"section_{i}": {"width": i} for i in range(5)}
-    assert fields.nearest(config, "width") == [f"section_{i}.width" for i in range(3)]
+    assert config_files.nearest(config, "width") == [f"section_{i}.width" for i in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -107,12 +107,12 @@ def test_at_most_three_fields_are_suggested():
     ],
 )
 def test_a_suggestion_ends_a_sentence(key, words):
-    assert fields.suggestion(CONFIGS["pretrain"], key).startswith(words)
+    assert config_files.suggestion(CONFIGS["pretrain"], key).startswith(words)
 
 
 def test_every_meaning_is_a_field():
-    known = set().union(*map(fields.flat, CONFIGS.values()))
-    assert {name for names in fields.MEANINGS.values() for name in names} <= known
+    known = set().union(*map(config_files.flat, CONFIGS.values()))
+    assert {name for names in config_files.MEANINGS.values() for name in names} <= known
 
 
 def test_an_argument_without_config_is_suggested_with_it(capsys):
@@ -125,7 +125,9 @@ def test_the_printed_config_is_read_back_as_it_was(capsys):
     lines = said(capsys, "pretrain", "--print-config", *argv)
     flags = shlex.split(lines)
     assert "--config.look.k=7" in flags and "--config.data.path=a 'b'" in flags
-    known = {name for name, value in fields.flat(pretraining.get_config()).items() if value != {}}
+    known = {
+        name for name, value in config_files.flat(pretraining.get_config()).items() if value != {}
+    }
     options = [flag for flag in flags if "model.options." in flag]
     assert {flag.partition("=")[0] for flag in flags if flag not in options} == {
         f"--config.{name}" for name in known

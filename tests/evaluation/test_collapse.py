@@ -6,7 +6,7 @@ import pytest
 from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
-from jaxpt.evaluation import collapse
+from jaxpt.evaluation.geometry import collapse_warnings, spread
 
 
 def features_like(kind, rng=np.random.default_rng(0)):
@@ -34,17 +34,17 @@ def features_like(kind, rng=np.random.default_rng(0)):
     ],
 )
 def test_made_up_features(kind, words):
-    found = collapse.warnings(collapse.spread(features_like(kind)))
+    found = collapse_warnings(spread(features_like(kind)))
     assert len(found) == (words is not None) and all(words in text for text in found)
 
 
 def test_values_by_hand():
-    two = collapse.spread(np.array([[3.0, 0], [0, 5], [2, 0], [0, 1]]))
+    two = spread(np.array([[3.0, 0], [0, 5], [2, 0], [0, 1]]))
     assert two["feature_spread"] == pytest.approx(0.5)  # mean unit vector (½, ½)
-    assert collapse.spread(np.eye(4))["feature_rank"] == pytest.approx(4)
-    same = collapse.spread(np.ones((5, 3)))
+    assert spread(np.eye(4))["feature_rank"] == pytest.approx(4)
+    same = spread(np.ones((5, 3)))
     assert same["feature_spread"] == pytest.approx(0, abs=1e-12)
-    assert collapse.spread(np.zeros((5, 3))) == {"feature_spread": 0.0, "feature_rank": 0.0}
+    assert spread(np.zeros((5, 3))) == {"feature_spread": 0.0, "feature_rank": 0.0}
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_values_by_hand():
     ],
 )
 def test_thresholds(values, count):
-    assert len(collapse.warnings(values)) == count
+    assert len(collapse_warnings(values)) == count
 
 
 @pytest.fixture(scope="module")

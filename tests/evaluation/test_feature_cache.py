@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jaxpt.errors import InputError
-from jaxpt.evaluation import feature_cache
-from jaxpt.evaluation.feature_cache import FeatureCache, fingerprint
+from jaxpt.evaluation import features
+from jaxpt.evaluation.features import FeatureCache, fingerprint
 
 WHAT = {"checkpoint": "abc", "part": "test"}
 
@@ -117,7 +117,7 @@ def test_a_damaged_description_is_made_anew(text, tmp_path):
 @pytest.mark.parametrize("moves", range(3))
 def test_a_kill_at_any_move_leaves_nothing_that_counts(moves, tmp_path, monkeypatch):
     cache, make, done = FeatureCache(tmp_path), Maker(), []
-    replacing = feature_cache.replacing
+    replacing = features.replacing
 
     def killed(path, mode="w"):
         if len(done) == moves:
@@ -127,7 +127,7 @@ def test_a_kill_at_any_move_leaves_nothing_that_counts(moves, tmp_path, monkeypa
         return replacing(path, mode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(feature_cache, "replacing", killed)
+        patch.setattr(features, "replacing", killed)
         with pytest.raises(KeyboardInterrupt):
             cache.get(WHAT, make)
     assert_same(cache.get(WHAT, make))

@@ -7,8 +7,7 @@ from sklearn.linear_model import LogisticRegression
 from jaxpt.data.labels import LabelMap
 from jaxpt.data.sources import Dataset, Split
 from jaxpt.errors import InputError
-from jaxpt.evaluation import suites, voc07_map
-from jaxpt.evaluation.multi_label import multi_label_probe
+from jaxpt.evaluation import multi_label_probe, suites, voc07_map
 from jaxpt.evaluation.task import make_task
 
 GRID = (10.0, 0.1, 1e-3)

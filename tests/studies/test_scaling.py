@@ -157,7 +157,7 @@ def test_a_record_says_how_many_images_pre_training_saw(monkeypatch):
             return images.reshape(len(images), -1)
 
     monkeypatch.setattr(pretrain, "run", lambda config, **kwargs: Trained)
-    monkeypatch.setattr("jaxpt.evaluation.measure.frozen", lambda *args, **kwargs: {})
+    monkeypatch.setattr("jaxpt.evaluation.suites.frozen", lambda *args, **kwargs: {})
     config = digits.get_config()
     assert study.run_job(study.seeds_of("look", config, [0], "test")[0])["pretrain_images"] == 1200
     config.data.pretrain_limit = 300

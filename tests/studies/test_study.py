@@ -13,7 +13,7 @@ from jaxpt.configs.pretrain import digits
 from jaxpt import pretrain, records
 from jaxpt.data import glyphs, sources
 from jaxpt.errors import InputError
-from jaxpt.evaluation import measure
+from jaxpt.evaluation import suites
 from jaxpt.evaluation.geometry import class_separation
 from jaxpt.evaluation.task import some_rows
 from jaxpt.studies import study, transfer
@@ -83,7 +83,7 @@ def test_a_run_is_measured_on_its_part_and_keeps_features_of_it(part, monkeypatc
             return images.reshape(len(images), -1)
 
     monkeypatch.setattr(pretrain, "run", lambda config, **kwargs: Trained)
-    monkeypatch.setattr(measure, "frozen", lambda features, dataset, part: {"measured on": part})
+    monkeypatch.setattr(suites, "frozen", lambda features, dataset, part: {"measured on": part})
     job = _job(part)._replace(keep_features=True)
     record = study.run_job(job)
     assert record["values"]["measured on"] == record["part"] == part

@@ -8,7 +8,7 @@ import types
 import jax.numpy as jnp
 import pytest
 
-from jaxpt.evaluation import collapse
+from jaxpt.evaluation.geometry import collapse_warnings
 from jaxpt.train import metrics
 from jaxpt.train.log import ONCE, Log
 from jaxpt.train.metrics import MetricWriter, read_metrics
@@ -26,7 +26,7 @@ class NoProgress:
 
 def log_of(writer=None):
     """A log of steps of ten images."""
-    settings = {"batch_size": 10, "max_skipped": 0, "warnings": collapse.warnings}
+    settings = {"batch_size": 10, "max_skipped": 0, "warnings": collapse_warnings}
     return Log(writer, NoProgress(), **settings)
 
 
