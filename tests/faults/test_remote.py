@@ -115,20 +115,21 @@ PROGRAM = """
 import os, pathlib, sys
 import object_store
 from jaxpt import pretrain
-from jaxpt.train import lock, manifest
+from jaxpt.train import checkpoint, lock
 sys.path.insert(0, "faults")
 from test_remote import RUN, config, digest_of
 
 folder, dies_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 object_store.stand_in(folder)
-lock.SETTLES_IN, lock.EXPIRES_AFTER, write = 0.0, 0.5, manifest.write
+lock.SETTLES_IN, lock.EXPIRES_AFTER = 0.0, 0.5
+write = checkpoint._write_manifest
 
 def write_or_die(path, about):
     if about["step"] == dies_at:
         os._exit(9)
     write(path, about)
 
-manifest.write = write_or_die
+checkpoint._write_manifest = write_or_die
 with object_store.served(folder):
     trained = pretrain.run(config(), RUN, quiet=True)
 print(digest_of(trained.state))

@@ -97,7 +97,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, capsys):
     file = tmp_path / "checkpoints" / "9" / "manifest.json"
     content = json.loads(file.read_text()) | {"format": 7}
     del content["sha256"]
-    file.write_text(json.dumps(content | {"sha256": checkpoint.manifest._own_sum(content)}))
+    file.write_text(json.dumps(content | {"sha256": checkpoint._manifest_sum(content)}))
     status, said = run(capsys, tmp_path)
     assert status == 2 and len(said) == 1
     assert "is a checkpoint of format 7, but this version of jaxpt reads format 1: use" in said[0]
