@@ -4,7 +4,7 @@
 
 1. loads the images (``data/sources.py``) and selects the part to train on;
 2. makes the method (``methods/NAME.py``: initial state, step, memory fill) and the durations;
-3. claims the workdir (``train/checkpoint.py``), and compiles all programs at once, in threads;
+3. claims the workdir (``train/workdir.py``), and compiles all programs at once, in threads;
 4. restores the latest checkpoint, or makes the initial state, from a seed or a weight file, places
    it on the devices (``train/parallel.py``) and fills the memory with real keys;
 5. calls the step: batch (``data/feed.py``) → views → loss → update, one or several steps per call.
@@ -40,7 +40,7 @@ from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
 from jaxpt.methods import Method, Setup, encoding, make_method, probing, rw_sam, unread
 from jaxpt.ops import memory
-from jaxpt.train import calls, checkpoint, lock, parts, trackers
+from jaxpt.train import calls, checkpoint, parts, trackers
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
@@ -880,7 +880,7 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
     )
     folder = writable_folder(workdir, option="workdir")
     if jax.process_index() == 0:
-        stack.enter_context(lock.hold(folder))
+        stack.enter_context(workdirs.hold_lock(folder))
     checkpointer = Checkpointer(
         workdir,
         keep=config.keep_checkpoints,
