@@ -44,8 +44,7 @@ from jaxpt.train import calls, checkpoint, parts, trackers
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
-from jaxpt.train.log import Log, TooManySkipped
-from jaxpt.train.metrics import MetricWriter, read_metrics
+from jaxpt.train.metrics import Log, MetricWriter, TooManySkipped, read_metrics
 from jaxpt.train.parallel import (
     AXIS,
     Compilers,

@@ -9,7 +9,7 @@ from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import calls
-from jaxpt.train.log import TIMES
+from jaxpt.train.metrics import TIMES
 
 TINY = {
     "data.limit": 120,
