@@ -28,7 +28,6 @@ from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
 from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import resize
-from jaxpt.train import layerwise
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train.parallel import AXIS, Devices
 
@@ -213,7 +212,9 @@ class Task:
         )
         self.config, self.backbone, self.dataset, self.devices = config, backbone, dataset, devices
         self.cropping, self.say = cropping, say
-        self.frozen = layerwise.parts_of(backbone.params) if config.freeze == -1 else config.freeze
+        self.frozen = (
+            optimizers.count_depths(backbone.params) if config.freeze == -1 else config.freeze
+        )
         network = backbone.encoder.backbone
         if self.frozen:
             require(
@@ -295,11 +296,11 @@ class Task:
                 at=config.schedule.at,
                 factor=config.schedule.factor,
             )
-        factors = layerwise.rates(
+        factors = optimizers.layer_rates(
             self.variables(0)[0], decay=config.layer_decay, frozen=self.frozen
         )
         return optax.chain(
-            optimizers.make_optimizer(chosen, schedule), layerwise.scale_by_depth(factors)
+            optimizers.make_optimizer(chosen, schedule), optimizers.scale_by_depth(factors)
         ), total
 
 

@@ -12,7 +12,7 @@ import pytest
 from jaxpt import models
 from jaxpt.errors import InputError
 from jaxpt.models import stochastic_depth
-from jaxpt.train import layerwise
+from jaxpt.train import optimizer as optimizers
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 VIT = models.ViT(8, 3, 2, patch=8, image_size=32)
@@ -54,8 +54,8 @@ def test_blocks_computed_again_are_the_same_function(kind):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_parts_freeze_from_the_stem_upwards(kind):
     network, params = NETWORKS[kind], drawn(NETWORKS[kind])
-    depths = layerwise.depths({"backbone": params["params"]})["backbone"]
-    parts = layerwise.parts_of({"backbone": params["params"]})
+    depths = optimizers.depths({"backbone": params["params"]})["backbone"]
+    parts = optimizers.count_depths({"backbone": params["params"]})
     assert parts == {"vit": 4, "convnext": 3, "mobilenet": 4}[kind]
     for frozen in 2, parts:
         gradients = jit(
