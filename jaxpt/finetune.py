@@ -26,8 +26,8 @@ from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
-from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import resize
+from jaxpt.models.layers import stochastic_depth_key
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train.parallel import AXIS, Devices
 
@@ -551,7 +551,7 @@ OBJECTIVES = (_supervised, _minimax_entropy)  # of the splits of ``train``, in t
 
 def _encode(task, variables, images, batch: Batch):
     # The key derives from the batch, so that it differs between steps and between devices.
-    key = stochastic_depth.key_of(batch)
+    key = stochastic_depth_key(batch)
     return models.encode(task.encoder, *variables, images, train=True, key=key)
 
 

@@ -22,9 +22,9 @@ from jaxpt.models.heads import (
     check_head,
     map_classifier,
 )
+from jaxpt.models.layers import compute_dtype
 from jaxpt.models.mlp import MLP
 from jaxpt.models.mobilenet import MobileNetV2
-from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import (
     PreactResNet,
     ResNet,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.models.norm import check_widths, make_norm
+from jaxpt.models.layers import check_widths, make_norm
 from jaxpt.ops.covariance import covariance_sqrt
 from jaxpt.ops.similarity import similarities, unit_vectors
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import require
-from jaxpt.models.norm import check_widths, make_norm
+from jaxpt.models.layers import check_widths, make_norm
 
 
 class SmallCNN(nn.Module):
