@@ -26,9 +26,8 @@ from jaxpt.data.pictures import Pictures
 from jaxpt.errors import require
 from jaxpt.evaluation.features import extract
 from jaxpt.evaluation.metrics import METRICS
-from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import resize
-from jaxpt.train import layerwise
+from jaxpt.models.layers import stochastic_depth_key
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train.parallel import AXIS, Devices
 
@@ -213,7 +212,9 @@ class Task:
         )
         self.config, self.backbone, self.dataset, self.devices = config, backbone, dataset, devices
         self.cropping, self.say = cropping, say
-        self.frozen = layerwise.parts_of(backbone.params) if config.freeze == -1 else config.freeze
+        self.frozen = (
+            optimizers.count_depths(backbone.params) if config.freeze == -1 else config.freeze
+        )
         network = backbone.encoder.backbone
         if self.frozen:
             require(
@@ -295,11 +296,11 @@ class Task:
                 at=config.schedule.at,
                 factor=config.schedule.factor,
             )
-        factors = layerwise.rates(
+        factors = optimizers.layer_rates(
             self.variables(0)[0], decay=config.layer_decay, frozen=self.frozen
         )
         return optax.chain(
-            optimizers.make_optimizer(chosen, schedule), layerwise.scale_by_depth(factors)
+            optimizers.make_optimizer(chosen, schedule), optimizers.scale_by_depth(factors)
         ), total
 
 
@@ -550,7 +551,7 @@ OBJECTIVES = (_supervised, _minimax_entropy)  # of the splits of ``train``, in t
 
 def _encode(task, variables, images, batch: Batch):
     # The key derives from the batch, so that it differs between steps and between devices.
-    key = stochastic_depth.key_of(batch)
+    key = stochastic_depth_key(batch)
     return models.encode(task.encoder, *variables, images, train=True, key=key)
 
 

@@ -4,7 +4,7 @@
 
 1. loads the images (``data/sources.py``) and selects the part to train on;
 2. makes the method (``methods/NAME.py``: initial state, step, memory fill) and the durations;
-3. claims the workdir (``train/checkpoint.py``), and compiles all programs at once, in threads;
+3. claims the workdir (``train/workdir.py``), and compiles all programs at once, in threads;
 4. restores the latest checkpoint, or makes the initial state, from a seed or a weight file, places
    it on the devices (``train/parallel.py``) and fills the memory with real keys;
 5. calls the step: batch (``data/feed.py``) → views → loss → update, one or several steps per call.
@@ -40,12 +40,11 @@ from jaxpt.evaluation.knn import knn_classify
 from jaxpt.files import writable_folder
 from jaxpt.methods import Method, Setup, encoding, make_method, probing, rw_sam, unread
 from jaxpt.ops import memory
-from jaxpt.train import calls, checkpoint, lock, parts, trackers
+from jaxpt.train import checkpoint, parallel, parts, trackers
 from jaxpt.train import optimizer as optimizers
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.checkpoint import Checkpointer
-from jaxpt.train.log import Log, TooManySkipped
-from jaxpt.train.metrics import MetricWriter, read_metrics
+from jaxpt.train.metrics import Log, MetricWriter, TooManySkipped, read_metrics
 from jaxpt.train.parallel import (
     AXIS,
     Compilers,
@@ -376,7 +375,7 @@ def prepare_for(
         require(config[name] >= 1, f"{name} must be at least 1, got {config[name]}.")
     for name in "local_views", "max_skipped":
         require(config[name] >= 0, f"{name} must not be negative, got {config[name]}.")
-    calls.most_steps(config.steps_per_call, resident=True)
+    parallel.most_steps(config.steps_per_call, resident=True)
     augment.check(config.augment)
     augment.check(config.key_augment)
     augment.check(config.local_augment)
@@ -616,7 +615,8 @@ def step_program(
 ) -> Program:
     """Makes the program of ``most_steps`` steps: (state, data, rows) → (state, metrics).
 
-    If there can be several, data are (data, number of steps) and rows are stacked, see ``calls``.
+    If there can be several, data are (data, number of steps) and rows are stacked, see
+    ``parallel.several_steps``.
     """
     guard = guarded(method.step, max_skipped=config.max_skipped)
 
@@ -628,8 +628,8 @@ def step_program(
 
     most, data, rows = most_steps(config, devices, feed), feed.data, _any_rows(config)
     if most > 1:
-        one_step, data = calls.several(one_step), (data, np.int32(1))
-        rows = calls.stack([rows], most)
+        one_step, data = parallel.several_steps(one_step), (data, np.int32(1))
+        rows = parallel.stack_rows([rows], most)
     shapes = like, devices.placed(data, None), feed.shapes(rows)
     return Program(devices.map(one_step, like=like), shapes)
 
@@ -696,7 +696,7 @@ def most_steps(
 ) -> int:
     """Maximum number of steps in one call of ``step_program``."""
     asked, platform = config.steps_per_call, devices.platform
-    return calls.most_steps(asked, resident=feed.resident, platform=platform)
+    return parallel.most_steps(asked, resident=feed.resident, platform=platform)
 
 
 def fill_memory(
@@ -753,7 +753,7 @@ def train_steps(
     def rows_of(steps):
         order = {"n": feed.n, "seed": config.seed, "strata": strata}
         rows = [rows_of_step(i, config.batch_size, **order) for i in steps]
-        return rows[0] if most == 1 else calls.stack(rows, most)
+        return rows[0] if most == 1 else parallel.stack_rows(rows, most)
 
     def due(every: int, step: int) -> bool:
         return step == durations.total or bool(every and step % every == 0)
@@ -761,7 +761,7 @@ def train_steps(
     score = checkpointer.score(start) if checkpointer and start else None
     if start < durations.total:
         _stop_before_steps(stop, start)
-    every_call = functools.partial(calls.spans, start, durations.total, most, borders)
+    every_call = functools.partial(parallel.call_spans, start, durations.total, most, borders)
     step = start
 
     def batches():
@@ -880,7 +880,7 @@ def _open_folder(stack, workdir, config, durations, resume, about, data) -> Chec
     )
     folder = writable_folder(workdir, option="workdir")
     if jax.process_index() == 0:
-        stack.enter_context(lock.hold(folder))
+        stack.enter_context(workdirs.hold_lock(folder))
     checkpointer = Checkpointer(
         workdir,
         keep=config.keep_checkpoints,

@@ -14,8 +14,7 @@ from jaxpt.data.labels import LabelMap
 from jaxpt.errors import InputError, RunError
 from jaxpt.evaluation.knn import knn_classify
 from jaxpt.train import checkpoint
-from jaxpt.train.log import TIMES
-from jaxpt.train.metrics import MetricWriter, read_metrics
+from jaxpt.train.metrics import TIMES, MetricWriter, read_metrics
 from jaxpt.train.workdir import open_run
 
 

@@ -11,7 +11,7 @@ from jaxpt import models
 from jaxpt.data import augment, crops
 from jaxpt.errors import require
 from jaxpt.methods import unread
-from jaxpt.models import stochastic_depth
+from jaxpt.models.layers import stochastic_depth_key
 from jaxpt.ops.similarity import unit_vectors
 
 KEY_VIEW = 1_000  # view numbers seed the augmentation; those of query views are 0, 1, …
@@ -55,7 +55,7 @@ def queries(encoder, params, state, batch, config, *, images=None) -> Queries:
     ``images`` are these views if they already exist, as from ``view_images``; None draws them.
     """
     stats, outputs, features, predictions = state.batch_stats, [], [], []
-    key = stochastic_depth.key_of(batch)
+    key = stochastic_depth_key(batch)
     for i, part in enumerate(view_images(config, batch) if images is None else images):
         encoded = encode(encoder, params, stats, part, config, key=jax.random.fold_in(key, i))
         stats = encoded.batch_stats

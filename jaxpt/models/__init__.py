@@ -22,9 +22,8 @@ from jaxpt.models.heads import (
     check_head,
     map_classifier,
 )
-from jaxpt.models.mlp import MLP
+from jaxpt.models.layers import compute_dtype
 from jaxpt.models.mobilenet import MobileNetV2
-from jaxpt.models.norm import compute_dtype
 from jaxpt.models.resnet import (
     PreactResNet,
     ResNet,
@@ -36,7 +35,7 @@ from jaxpt.models.resnet import (
     WideResNet50,
     WideResNet101,
 )
-from jaxpt.models.small_cnn import SmallCNN
+from jaxpt.models.small import MLP, SmallCNN
 from jaxpt.models.vit import VITS, ViT
 
 BACKBONES = {

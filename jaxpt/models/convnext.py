@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import require
-from jaxpt.models.norm import layer_norm
-from jaxpt.models.stochastic_depth import StochasticDepth, rates
+from jaxpt.models.layers import StochasticDepth, drop_rates, layer_norm
 
 _INIT = nn.initializers.truncated_normal(0.02)
 
@@ -86,7 +85,7 @@ class ConvNeXt(nn.Module):
         x = self._stop(0, norm(name="norm_stem")(x))
         intermediates = {"stem": x}
         make_block = nn.remat(Block) if self.remat else Block
-        rate = iter(rates(self.drop_path, sum(self.blocks)))
+        rate = iter(drop_rates(self.drop_path, sum(self.blocks)))
         for stage, (blocks, width) in enumerate(zip(self.blocks, self.widths)):
             if stage:
                 x = norm(name=f"stage{stage + 1}_norm")(x)

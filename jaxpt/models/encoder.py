@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
-from jaxpt.models import stochastic_depth
 from jaxpt.models.inputs import prepare
+from jaxpt.models.layers import STOCHASTIC_DEPTH
 
 
 class Encoder(nn.Module):
@@ -86,6 +86,6 @@ def encode(
         images,
         True,
         mutable=["batch_stats"],
-        rngs=None if key is None else {stochastic_depth.RNG: key},
+        rngs=None if key is None else {STOCHASTIC_DEPTH: key},
     )
     return Encoded(*outputs, changed.get("batch_stats", {}))

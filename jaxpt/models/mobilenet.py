@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jaxpt.models.norm import check_widths, make_norm
+from jaxpt.models.layers import check_widths, make_norm
 from jaxpt.models.resnet import symmetric_conv
 
 # Expansion, channels, blocks and first stride of each group of blocks.

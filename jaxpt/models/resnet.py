@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import require
-from jaxpt.models.norm import check_widths, make_norm
+from jaxpt.models.layers import check_widths, make_norm
 
 STEMS = ("imagenet", "small")
 CHANNELS = 8  # the tensor cores of GPUs take multiples of it

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxpt.errors import require
-from jaxpt.models.norm import layer_norm
-from jaxpt.models.stochastic_depth import StochasticDepth, rates
+from jaxpt.models.layers import StochasticDepth, drop_rates, layer_norm
 
 POOLS = ("token", "mean")
 POSITIONS = ("learnt", "sincos")
@@ -123,7 +122,7 @@ class ViT(nn.Module):
         x = self._stop(0, x + self._positions(tuple(grid), tokens).astype(self.dtype))
         intermediates = {"stem": x}
         make_block = nn.remat(Block) if self.remat else Block
-        for i, rate in enumerate(rates(self.drop_path, self.depth)):
+        for i, rate in enumerate(drop_rates(self.drop_path, self.depth)):
             drop = rate if train and i + 1 >= self.frozen else 0.0
             block = make_block(
                 self.heads, 4 * self.width, drop, self.dtype, init, name=f"block{i + 1}"

@@ -1,1 +1,1 @@
-"""Array operations shared by losses and evaluators: neighbours, selection, memory, covariance."""
+"""Array operations shared by losses and evaluators: neighbours, selection, memory."""

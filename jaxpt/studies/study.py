@@ -21,7 +21,7 @@ from jaxpt.data import identity
 from jaxpt.errors import require
 from jaxpt.files import writable_folder
 from jaxpt.methods import METHODS
-from jaxpt.train.log import TIMES
+from jaxpt.train.metrics import TIMES
 
 
 class Job(NamedTuple):

@@ -1,13 +1,15 @@
 """Checkpoints; the only module that uses orbax.
 
 A run's folder holds ``config.json`` and ``checkpoints/STEP/``. Orbax renames a finished checkpoint
-into place; then its manifest is written, and a checkpoint without one does not count. So a kill
-leaves a whole checkpoint or none, and later damage is detected. Checkpoints are independent of
-devices: what eight devices saved, one can restore.
+into place; then its manifest is written: ``manifest.json``, with size and SHA-256 of every file. A
+checkpoint without one does not count. So a kill leaves a whole checkpoint or none, and later damage
+is detected. Checkpoints are independent of devices: what eight devices saved, one can restore.
 """
 
 import contextlib
 import dataclasses
+import hashlib
+import json
 import os
 import sys
 import threading
@@ -20,12 +22,13 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from jaxpt import records
-from jaxpt.errors import RunError, require
-from jaxpt.files import absolute
-from jaxpt.train import manifest
+from jaxpt.errors import InputError, RunError, require
+from jaxpt.files import absolute, replacing
 
-FOLDER, DAMAGED = "checkpoints", "damaged"
+FOLDER, DAMAGED, MANIFEST = "checkpoints", "damaged", "manifest.json"
+FORMAT = 1  # of checkpoints; to be increased when old code cannot read a new one
 UNFINISHED = "orbax-checkpoint-tmp"  # in names of folders that orbax has not renamed into place
+_CHUNK = 1 << 20  # bytes that are read at a time
 
 
 class Checkpointer:
@@ -141,7 +144,9 @@ class Checkpointer:
         try:
             self._saver.wait_until_finished()
             if jax.process_index() == 0:
-                manifest.write(self._root / str(step), self._about | {"step": step, "score": score})
+                _write_manifest(
+                    self._root / str(step), self._about | {"step": step, "score": score}
+                )
         except Exception as error:  # reported by _finish, in the thread of the run
             self._failure = step, error
             return
@@ -203,14 +208,12 @@ def newest(workdir: str | os.PathLike) -> int | None:
       InputError: if it is of another format.
     """
     root = absolute(workdir) / FOLDER
-    return next(
-        (step for step in reversed(_steps(root)) if not manifest.fault(root / str(step))), None
-    )
+    return next((step for step in reversed(_steps(root)) if not _fault(root / str(step))), None)
 
 
 def about(workdir: str | os.PathLike, step: int) -> dict[str, Any]:
     """Reads the manifest of a checkpoint: its config, versions and files."""
-    return manifest.read(_folder(workdir, step))
+    return _read_manifest(_folder(workdir, step))
 
 
 def restore(workdir: str | os.PathLike, step: int, like: Any) -> Any:
@@ -264,13 +267,100 @@ def _folder(workdir, step: int) -> epath.Path:
     return absolute(workdir) / FOLDER / str(step)
 
 
+def _write_manifest(folder: epath.Path, about: dict[str, Any]) -> None:
+    """Writes the manifest atomically, so that a kill leaves a whole one or none.
+
+    Args:
+      folder: folder of the checkpoint, with all its files.
+      about: JSON-serializable metadata: step, config, versions.
+    """
+    content = {"format": FORMAT, **about, "files": _file_sums(folder)}
+    with replacing(folder / MANIFEST) as file:
+        json.dump(content | {"sha256": _manifest_sum(content)}, file, indent=1, default=list)
+
+
+def _fault(folder: epath.Path) -> str:
+    """Verifies a checkpoint; returns the fault in a few words, empty if there is none.
+
+    Raises:
+      InputError: if it is of another format, so that it cannot be verified.
+    """
+    try:
+        expected = _read_manifest(folder)["files"]
+        found = _file_sums(folder)
+    except FileNotFoundError:
+        return f"it has no {MANIFEST}: it was not finished"
+    except InputError:
+        raise
+    except (OSError, ValueError) as error:
+        return f"it cannot be read ({error})"
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            return f"the file {name} is missing"
+        if name not in expected:
+            return f"the file {name} does not belong to it"
+        if expected[name] != found[name]:
+            return (
+                f"the file {name} has changed: {found[name]['bytes']:,} bytes, written as "
+                f"{expected[name]['bytes']:,}"
+            )
+    return ""
+
+
+def _read_manifest(folder: epath.Path) -> dict[str, Any]:
+    """Reads the manifest of a checkpoint.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is not as it was written.
+      InputError: if it is of another format.
+    """
+    manifest = json.loads((folder / MANIFEST).read_text())
+    if not isinstance(manifest, dict) or manifest.pop("sha256", "") != _manifest_sum(manifest):
+        raise ValueError(f"{MANIFEST} is not as it was written")
+    if manifest.get("format") != FORMAT:
+        raise InputError(
+            f"{str(folder)!r} is a checkpoint of format {manifest.get('format')}, but "
+            f"this version of jaxpt reads format {FORMAT}: use the version that "
+            "wrote it, or another workdir."
+        )
+    return manifest
+
+
+def _manifest_sum(content: dict[str, Any]) -> str:
+    """SHA-256 of a manifest's content, whatever its layout; the same rule for all formats."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def _file_sums(folder: epath.Path, prefix: str = "") -> dict[str, dict[str, Any]]:
+    """Maps the name of every file below a folder, except the manifest, to its size and SHA-256."""
+    sums = {}
+    for path in sorted(folder.iterdir()):
+        name = prefix + path.name
+        if path.is_dir():
+            # Empty folders are listed too, as orbax may need them.
+            sums |= _file_sums(path, f"{name}/") or {f"{name}/": {"bytes": 0, "sha256": ""}}
+        elif prefix or MANIFEST not in path.name:  # nor an unfinished one that a kill left
+            sums[name] = _file_sum(path)
+    return sums
+
+
+def _file_sum(path: epath.Path) -> dict[str, Any]:
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
 def _tidy(root: epath.Path) -> None:
     """Removes unfinished checkpoints and sets damaged ones aside."""
     root.mkdir(parents=True, exist_ok=True)
     _remove_unfinished(root)
     moved = []
     for step in reversed(_steps(root)):
-        fault = manifest.fault(root / str(step))
+        fault = _fault(root / str(step))
         if not fault:
             break
         moved.append((step, fault, _set_aside(root, step)))
@@ -304,7 +394,7 @@ def _remove_unfinished(root: epath.Path) -> None:
 
 def _remove(folder: epath.Path) -> None:
     """Removes the manifest first, so that a kill leaves nothing that looks like a checkpoint."""
-    (folder / manifest.FILE).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     folder.rmtree()
 
 
@@ -316,7 +406,7 @@ def _steps(root: epath.Path) -> list[int]:
 
 def _score(folder: epath.Path) -> float | None:
     try:
-        return manifest.read(folder).get("score")
+        return _read_manifest(folder).get("score")
     except (OSError, ValueError):
         return None
 

@@ -1,4 +1,9 @@
-"""Durations, schedules and optimizers from a config."""
+"""Durations, schedules and optimizers from a config, and learning rates by depth.
+
+``steps`` reads a duration. ``learning_rate`` and ``step_decay`` are schedules, and
+``make_optimizer`` makes the optimizer that follows one. For fine-tuning, ``layer_rates`` gives the
+lower layers of a backbone smaller rates, or none, and ``scale_by_depth`` applies them.
+"""
 
 import math
 import re
@@ -64,6 +69,44 @@ def learning_rate(config, *, total_steps: int, warmup_steps: int) -> optax.Sched
         warmup_steps,
         total_steps,
         end_value=config.learning_rate * config.get("final_rate", 0.0),
+    )
+
+
+def step_decay(
+    rate: float, *, total_steps: int, warmup_steps: int, at, factor: float
+) -> optax.Schedule:
+    """Schedule with linear warm-up from zero to ``rate`` and drops by ``factor``.
+
+    Args:
+      rate: the highest learning rate.
+      total_steps: number of training steps.
+      warmup_steps: number of warm-up steps at the start, included in ``total_steps``.
+      at: fractions of ``total_steps`` at which the rate drops, increasing, each above 0 and below
+        1.
+      factor: of each drop, above 0 and at most 1.
+
+    Raises:
+      InputError: for fractions or a factor out of range, or a warm-up as long as the training.
+    """
+    require(
+        all(0 < share < 1 for share in at) and list(at) == sorted(at),
+        f"schedule.at must be increasing fractions between 0 and 1, got {tuple(at)}.",
+    )
+    require(0 < factor <= 1, f"schedule.factor must be above 0 and at most 1, got {factor}.")
+    drops = optax.piecewise_constant_schedule(
+        rate, {round(share * total_steps): factor for share in at}
+    )
+    _check_warmup(warmup_steps, total_steps)
+    if not warmup_steps:
+        return drops
+    return lambda step: jnp.minimum(1.0, step / warmup_steps) * drops(step)
+
+
+def _check_warmup(warmup_steps, total_steps):
+    require(
+        warmup_steps < total_steps,
+        f"a warm-up of {warmup_steps} steps leaves nothing of the "
+        f"{total_steps} steps of training: shorten it.",
     )
 
 
@@ -230,39 +273,73 @@ def _in_predictor(params):
     return jax.tree_util.tree_map_with_path(lambda path, _: _is_in(path, ("predictor",)), params)
 
 
-def _check_warmup(warmup_steps, total_steps):
-    require(
-        warmup_steps < total_steps,
-        f"a warm-up of {warmup_steps} steps leaves nothing of the "
-        f"{total_steps} steps of training: shorten it.",
-    )
+def depths(params) -> Any:
+    """Depth of every parameter of an encoder: 0 … n − 1 in the backbone, n in the head.
 
-
-def step_decay(
-    rate: float, *, total_steps: int, warmup_steps: int, at, factor: float
-) -> optax.Schedule:
-    """Schedule with linear warm-up from zero to ``rate`` and drops by ``factor``.
+    The depth of a backbone's modules is read from their names: the number after "stage", "block" or
+    "layer", or else at the end. Names without a number are the stem, at depth 0, except for a final
+    normalization, which has the depth of the last part.
 
     Args:
-      rate: the highest learning rate.
-      total_steps: number of training steps.
-      warmup_steps: number of warm-up steps at the start, included in ``total_steps``.
-      at: fractions of ``total_steps`` at which the rate drops, increasing, each above 0 and below
-        1.
-      factor: of each drop, above 0 and at most 1.
+      params: parameters of an ``Encoder``, {"backbone": …, "head": …}.
+
+    Returns:
+      An int for each parameter, in a tree of the same structure.
+    """
+    numbers = {name: _depth_in(name) for name in params["backbone"]}
+    deepest = max(n for n in numbers.values() if n is not None)
+    numbers = {name: deepest if n is None else n for name, n in numbers.items()}
+    return {
+        "backbone": {
+            name: jax.tree.map(lambda _: numbers[name], part)
+            for name, part in params["backbone"].items()
+        },
+        **{
+            name: jax.tree.map(lambda _: deepest + 1, part)
+            for name, part in params.items()
+            if name != "backbone"
+        },
+    }
+
+
+def count_depths(params) -> int:
+    """Number of depths in a backbone, including its stem."""
+    return max(jax.tree.leaves(depths({"backbone": params["backbone"]}))) + 1
+
+
+def layer_rates(params, *, decay: float, frozen: int) -> Any:
+    """Learning-rate factor of every parameter: decay^(n − depth), 1 in the head.
+
+    See Howard and Ruder 2018; Clark et al. 2020 across blocks.
+
+    Args:
+      params: parameters of an ``Encoder``.
+      decay: factor per depth, above 0 and at most 1.
+      frozen: number of depths, from the stem on, whose factor is 0.
 
     Raises:
-      InputError: for fractions or a factor out of range, or a warm-up as long as the training.
+      InputError: for a decay outside (0, 1], or more frozen depths than there are.
     """
+    require(0 < decay <= 1, f"layer_decay must be above 0 and at most 1, got {decay}.")
+    total = count_depths(params)
     require(
-        all(0 < share < 1 for share in at) and list(at) == sorted(at),
-        f"schedule.at must be increasing fractions between 0 and 1, got {tuple(at)}.",
+        0 <= frozen <= total,
+        f"freeze must lie between 0 and the {total} parts of this "
+        f"backbone (or be -1 for all of them), got {frozen}.",
     )
-    require(0 < factor <= 1, f"schedule.factor must be above 0 and at most 1, got {factor}.")
-    drops = optax.piecewise_constant_schedule(
-        rate, {round(share * total_steps): factor for share in at}
+    return jax.tree.map(
+        lambda depth: decay ** (total - depth) if depth >= frozen else 0.0, depths(params)
     )
-    _check_warmup(warmup_steps, total_steps)
-    if not warmup_steps:
-        return drops
-    return lambda step: jnp.minimum(1.0, step / warmup_steps) * drops(step)
+
+
+def scale_by_depth(factors) -> optax.GradientTransformation:
+    """Multiplies every update by its factor; after an optimizer, this scales the learning rate."""
+    return optax.stateless(lambda updates, _: jax.tree.map(lambda u, f: u * f, updates, factors))
+
+
+def _depth_in(name: str) -> int | None:
+    """Depth that the name of a module tells; None for that of the last part."""
+    found = re.search(r"(?:stage|block|layer)s?_?(\d+)", name) or re.search(r"_(\d+)$", name)
+    if found:
+        return int(found[1])
+    return None if re.search(r"final|last|head|post|^(encoder_)?norm$", name) else 0

@@ -1,15 +1,20 @@
-"""Maps a step written for one device over all devices; the only module that uses meshes.
+"""Steps on all devices, and several in one call; the only module that uses meshes.
 
 A step is ``step(state, data, batch) → (state, metrics)``. ``data`` (the resident set) and
 ``metrics`` are replicated on all devices, and so is ``state``, except for arrays that were placed
 in parts (a sharded memory, sharded parameters). ``batch`` is split along its first axis. The step
 itself averages gradients and metrics over the axis ``AXIS``.
+
+``Devices.map`` makes a program of such a step. Of ``several_steps(step)`` it makes one that runs as
+many steps as each call says, so that an accelerator does not wait for the host.
 """
 
+import math
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Callable, NamedTuple
+from typing import Any, Callable, Iterable, Iterator, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
@@ -19,8 +24,10 @@ from jaxpt.ops.memory import Memory
 from jaxpt.train.parts import Part, over_parts
 
 AXIS = "batch"
-LONGEST = 1000  # bytes of an error that processes exchange
 MAPPINGS = ("shard_map", "pmap")
+_AUTOMATIC = 16  # steps per call on accelerators: relieves the host, yet a stop comes soon enough
+_MOST = 1000  # steps per call: their rows are transferred at once
+_LONGEST = 1000  # bytes of an error that processes exchange
 
 
 class Devices:
@@ -226,6 +233,76 @@ class Compilers:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
+def most_steps(asked: int, *, resident: bool, platform: str = "cpu") -> int:
+    """Maximum number of steps per call.
+
+    Returns ``asked`` unless it is 0, which means one on CPUs, else 16. On CPUs a convolution inside
+    a loop is slower than outside, and a call costs next to nothing. A streamed set needs one step
+    per call: its next batch is transferred meanwhile.
+
+    Args:
+      asked: ``config.steps_per_call``.
+      resident: whether the set is resident on the devices, see ``data/feed.py``.
+      platform: of the devices.
+
+    Raises:
+      InputError: for a negative or very large number, or several steps per call of a streamed set.
+    """
+    require(0 <= asked <= _MOST, f"steps_per_call must be 0 (automatic) to {_MOST}, got {asked}.")
+    require(
+        resident or asked <= 1,
+        f"steps_per_call is {asked}, but the set is streamed: set "
+        "steps_per_call to 1, or data.resident to yes.",
+    )
+    return asked or (_AUTOMATIC if resident and platform != "cpu" else 1)
+
+
+def call_spans(done: int, total: int, most: int, borders: Iterable[int]) -> Iterator[range]:
+    """Yields the range of steps of each call: ``most``, or fewer if a border comes earlier.
+
+    Args:
+      done: number of steps done before.
+      total: number of steps after the last call.
+      most: see ``most_steps``.
+      borders: intervals, in steps, at which the host has work to do; 0 for never.
+    """
+    while done < total:
+        length = min([most, *(every - done % every for every in borders if every)])
+        yield range(done, done + length)
+        done += length
+
+
+def stack_rows(rows: list, most: int):
+    """Stacks rows of single steps, trees of arrays [batch], to a tree of arrays [batch, most]."""
+    rows = rows + rows[-1:] * (most - len(rows))  # padding that is never read
+    return jax.tree.map(lambda *of_step: np.stack(of_step, axis=1), *rows)
+
+
+def several_steps(step: Callable) -> Callable:
+    """Runs ``step`` in a loop with a dynamic trip count.
+
+    One program then serves calls of all lengths, and the division into calls changes no bit.
+
+    Args:
+      step: (state, data, rows) → (state, metrics).
+
+    Returns:
+      (state, (data, count), rows stacked by ``stack_rows``) → (state, metrics of the last step).
+    """
+
+    def run(state, data_and_count, rows):
+        data, count = data_and_count
+
+        def one(i, carry):
+            return step(carry[0], data, jax.tree.map(lambda x: x[:, i], rows))
+
+        metrics = jax.eval_shape(lambda: one(0, (state,)))[1]
+        metrics = jax.tree.map(lambda x: jnp.full(x.shape, math.nan, x.dtype), metrics)
+        return jax.lax.fori_loop(0, count, one, (state, metrics))
+
+    return run
+
+
 def check_batch(batch_size: int, devices: int) -> None:
     """Raises InputError if a batch does not divide evenly over this number of devices."""
     require(batch_size >= 1, f"batch_size must be at least 1, got {batch_size}.")
@@ -299,7 +376,7 @@ def shared(n: int, rows_of: Callable[[slice], np.ndarray], width: int) -> np.nda
         require(not error, error)
         return rows
     errors = multihost_utils.process_allgather(
-        np.frombuffer(error.encode()[:LONGEST].ljust(LONGEST), np.uint8)
+        np.frombuffer(error.encode()[:_LONGEST].ljust(_LONGEST), np.uint8)
     )
     for text in errors:
         error = bytes(text).decode(errors="replace").strip()

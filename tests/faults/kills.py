@@ -36,8 +36,7 @@ import victim  # noqa: E402
 
 from jaxpt import records  # noqa: E402
 from jaxpt.train import checkpoint  # noqa: E402
-from jaxpt.train.log import TIMES  # noqa: E402
-from jaxpt.train.metrics import read_metrics  # noqa: E402
+from jaxpt.train.metrics import TIMES, read_metrics  # noqa: E402
 from jaxpt.train.stopping import STATUS  # noqa: E402
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT

@@ -7,7 +7,7 @@ import pytest
 from small_states import is_state, saved, state
 
 from jaxpt.errors import InputError
-from jaxpt.train import checkpoint, manifest
+from jaxpt.train import checkpoint
 from jaxpt.train.checkpoint import Checkpointer
 
 FLIPS = 12  # places of a manifest
@@ -88,14 +88,14 @@ def test_any_damage_to_any_file_is_noticed(damage, sound, tmp_path, capsys):
     for i, name in enumerate(names):
         workdir = shutil.copytree(sound, tmp_path / str(i))
         damage(workdir / name)
-        if damage is longer and name.name == manifest.FILE:
+        if damage is longer and name.name == checkpoint.MANIFEST:
             continue  # bad JSON is among the manifests below
         assert_goes_on_from_the_one_before(workdir, capsys, to_the_next=i == 0)
 
 
 @pytest.mark.parametrize("share", [i / FLIPS for i in range(FLIPS)])
 def test_one_bit_of_a_manifest(share, workdir, capsys):
-    flipped(newest_of(workdir) / manifest.FILE, share)
+    flipped(newest_of(workdir) / checkpoint.MANIFEST, share)
     assert_goes_on_from_the_one_before(workdir, capsys)
 
 
@@ -128,28 +128,28 @@ def of_another_step(folder):
 
 
 def manifest_of_another_step(folder):
-    shutil.copy(folder.parent / "1" / manifest.FILE, folder / manifest.FILE)
+    shutil.copy(folder.parent / "1" / checkpoint.MANIFEST, folder / checkpoint.MANIFEST)
 
 
 def manifest_rewritten(change):
     def damage(folder):
-        content = json.loads((folder / manifest.FILE).read_text())
+        content = json.loads((folder / checkpoint.MANIFEST).read_text())
         change(content)
-        (folder / manifest.FILE).write_text(json.dumps(content))
+        (folder / checkpoint.MANIFEST).write_text(json.dumps(content))
 
     return damage
 
 
 def no_json(folder):
-    (folder / manifest.FILE).write_text("{")
+    (folder / checkpoint.MANIFEST).write_text("{")
 
 
 def no_object(folder):
-    (folder / manifest.FILE).write_text("[]")
+    (folder / checkpoint.MANIFEST).write_text("[]")
 
 
 def no_text(folder):
-    (folder / manifest.FILE).write_bytes(b"\xff\xfe\xff")
+    (folder / checkpoint.MANIFEST).write_bytes(b"\xff\xfe\xff")
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,10 @@ def test_a_manifest_written_in_another_way_is_the_same(workdir):
 
 
 def of_format(number, folder):
-    content = manifest.read(folder) | {"format": number}
+    content = checkpoint._read_manifest(folder) | {"format": number}
     del content["files"]  # which may be another thing there
-    (folder / manifest.FILE).write_text(
-        json.dumps(content | {"sha256": manifest._own_sum(content)})
+    (folder / checkpoint.MANIFEST).write_text(
+        json.dumps(content | {"sha256": checkpoint._manifest_sum(content)})
     )
 
 
@@ -200,7 +200,7 @@ def of_format(number, folder):
     ids=["open", "newest", "about"],
 )
 def test_another_format_is_refused_with_both_numbers_and_left_in_place(use, workdir):
-    of_format(manifest.FORMAT + 1, newest_of(workdir))
+    of_format(checkpoint.FORMAT + 1, newest_of(workdir))
     with pytest.raises(InputError, match="checkpoint of format 2, but .* reads format 1: use"):
         use(workdir)
     assert newest_of(workdir).exists() and not (workdir / "damaged").exists()
@@ -208,7 +208,7 @@ def test_another_format_is_refused_with_both_numbers_and_left_in_place(use, work
 
 def test_with_none_left_the_run_begins_anew_and_that_is_told(workdir, capsys):
     for step in "1", "2":
-        deleted(workdir / "checkpoints" / step / manifest.FILE)
+        deleted(workdir / "checkpoints" / step / checkpoint.MANIFEST)
     opened = Checkpointer(workdir, keep=2, about={})
     assert opened.latest_step() is None
     said = capsys.readouterr().err.splitlines()
@@ -218,7 +218,7 @@ def test_with_none_left_the_run_begins_anew_and_that_is_told(workdir, capsys):
 
 def test_what_is_set_aside_twice_has_two_names(workdir):
     for name in "2", "2.1":
-        deleted(newest_of(workdir) / manifest.FILE)
+        deleted(newest_of(workdir) / checkpoint.MANIFEST)
         assert Checkpointer(workdir, keep=2, about={}).latest_step() == 1
         assert (workdir / "damaged" / name).exists()
         saved(workdir, 2)

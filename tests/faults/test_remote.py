@@ -18,7 +18,6 @@ from jaxpt.configs.pretrain import defaults, digits
 from jaxpt import pretrain
 from jaxpt.errors import InputError
 from jaxpt.files import writable_folder
-from jaxpt.train import lock
 from jaxpt.train import workdir as workdirs
 from jaxpt.train.metrics import MetricWriter, read_metrics
 
@@ -29,7 +28,7 @@ RUN = "gs://bucket/runs/a"
 def store(tmp_path, monkeypatch):
     """The folder behind gs://."""
     monkeypatch.setattr(type(epath.Path(RUN)), "_backend", object_store.backend(tmp_path))
-    monkeypatch.setattr(lock, "SETTLES_IN", 0.0)
+    monkeypatch.setattr(workdirs, "SETTLES_IN", 0.0)
     return tmp_path / "bucket" / "runs" / "a"
 
 
@@ -48,11 +47,11 @@ def test_config_and_its_changes(store):
 
 def test_one_run_has_it(store):
     folder = writable_folder(RUN)
-    with lock.hold(folder):
-        text = (store / lock.FILE).read_text()
-        assert text.startswith(lock._me())
-        assert lock._read(folder / lock.FILE)[0] == lock._me()
-    assert not (store / lock.FILE).exists()
+    with workdirs.hold_lock(folder):
+        text = (store / workdirs.LOCK).read_text()
+        assert text.startswith(workdirs._me())
+        assert workdirs._read_lease(folder / workdirs.LOCK)[0] == workdirs._me()
+    assert not (store / workdirs.LOCK).exists()
 
 
 def test_rows_are_written_at_checkpoints_and_gone_on_with(store):
@@ -115,20 +114,21 @@ PROGRAM = """
 import os, pathlib, sys
 import object_store
 from jaxpt import pretrain
-from jaxpt.train import lock, manifest
+from jaxpt.train import checkpoint, workdir
 sys.path.insert(0, "faults")
 from test_remote import RUN, config, digest_of
 
 folder, dies_at = pathlib.Path(sys.argv[1]), int(sys.argv[2])
 object_store.stand_in(folder)
-lock.SETTLES_IN, lock.EXPIRES_AFTER, write = 0.0, 0.5, manifest.write
+workdir.SETTLES_IN, workdir.EXPIRES_AFTER = 0.0, 0.5
+write = checkpoint._write_manifest
 
 def write_or_die(path, about):
     if about["step"] == dies_at:
         os._exit(9)
     write(path, about)
 
-manifest.write = write_or_die
+checkpoint._write_manifest = write_or_die
 with object_store.served(folder):
     trained = pretrain.run(config(), RUN, quiet=True)
 print(digest_of(trained.state))

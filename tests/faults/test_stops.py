@@ -8,7 +8,8 @@ import pytest
 from etils import epath
 
 from jaxpt import cli, pretrain
-from jaxpt.train import checkpoint, lock
+from jaxpt.train import checkpoint
+from jaxpt.train import workdir as workdirs
 from jaxpt.train.stopping import STATUS
 
 COMMAND = [
@@ -86,10 +87,11 @@ def test_a_time_limit_saves(calls, tmp_path, capsys, monkeypatch):
 
 
 def test_a_taken_folder_is_refused_and_left_alone(tmp_path, capsys):
-    with lock.hold(epath.Path(tmp_path)):
+    with workdirs.hold_lock(epath.Path(tmp_path)):
         status, said = run(capsys, tmp_path)
-        assert status == 2 and len(said) == 1 and f"is in use by {lock._me()}: two runs" in said[0]
-        assert [path.name for path in tmp_path.iterdir()] == [lock.FILE]
+        assert status == 2 and len(said) == 1
+        assert f"is in use by {workdirs._me()}: two runs" in said[0]
+        assert [path.name for path in tmp_path.iterdir()] == [workdirs.LOCK]
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, capsys):
@@ -97,7 +99,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, capsys):
     file = tmp_path / "checkpoints" / "9" / "manifest.json"
     content = json.loads(file.read_text()) | {"format": 7}
     del content["sha256"]
-    file.write_text(json.dumps(content | {"sha256": checkpoint.manifest._own_sum(content)}))
+    file.write_text(json.dumps(content | {"sha256": checkpoint._manifest_sum(content)}))
     status, said = run(capsys, tmp_path)
     assert status == 2 and len(said) == 1
     assert "is a checkpoint of format 7, but this version of jaxpt reads format 1: use" in said[0]

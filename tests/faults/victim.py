@@ -9,7 +9,7 @@ from etils import epath
 from orbax.checkpoint import StandardCheckpointer
 
 from jaxpt import cli, pretrain
-from jaxpt.train import checkpoint, manifest, metrics
+from jaxpt.train import checkpoint, metrics
 
 # Name → what is called at the moment, and whether the signal falls before or after it.
 MOMENTS = {
@@ -18,9 +18,9 @@ MOMENTS = {
     "monitor": (pretrain, "knn_classify", "before"),
     "monitored": (pretrain, "knn_classify", "after"),
     "saving": (StandardCheckpointer, "save", "after"),  # the writing has begun
-    "written": (manifest, "write", "before"),
+    "written": (checkpoint, "_write_manifest", "before"),
     "moving": (type(epath.Path("/")), "replace", "before"),  # a whole temporary file
-    "whole": (manifest, "write", "after"),
+    "whole": (checkpoint, "_write_manifest", "after"),
     "removing": (type(epath.Path("/")), "rmtree", "before"),  # half of an old checkpoint is gone
     "removed": (checkpoint, "_remove", "after"),
     "row": (metrics, "_append", "within"),  # half a line is written: SIGKILL only

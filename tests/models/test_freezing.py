@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxpt import models
-from jaxpt.train import layerwise
+from jaxpt.train import optimizer as optimizers
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 3, 5])
@@ -28,7 +28,7 @@ def test_a_resnet_freezes_from_the_stem_upwards(frozen):
         return jnp.sum(features**2), changed["batch_stats"]
 
     gradients, stats = jax.jit(jax.grad(loss, has_aux=True))(params)
-    depths = layerwise.depths({"backbone": params})["backbone"]
+    depths = optimizers.depths({"backbone": params})["backbone"]
     for name, part in gradients.items():
         (depth,) = set(jax.tree.leaves(depths[name]))
         assert (float(optax.tree.norm(part)) > 0) == (depth >= frozen), name

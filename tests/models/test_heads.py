@@ -10,8 +10,8 @@ from jaxpt.configs.pretrain import defaults, recipes
 from jaxpt.configs.pretrain.imagenet import barlow_twins, dino, moco_v2, moco_v3, simsiam, t_rex
 
 from jaxpt import models
-from jaxpt.ops.covariance import covariance_sqrt
 from jaxpt.errors import InputError
+from jaxpt.models.heads import covariance_sqrt
 
 
 def layers(head, features=6):
@@ -168,6 +168,65 @@ def test_the_spinal_head_is_the_papers_formula():
     )
 
 
+def by_eigenvalues(x):
+    """Square roots of the covariances of matrices, by NumPy's eigendecomposition."""
+    covariances = [np.cov(one, rowvar=False, bias=True) for one in np.asarray(x, np.float64)]
+    values, vectors = np.linalg.eigh(covariances)
+    return vectors * np.sqrt(np.maximum(values, 0))[:, None] @ vectors.swapaxes(1, 2)
+
+
+def activations(rows, columns, batch=5):
+    """Maps as after a ReLU, with correlated channels."""
+    rng = np.random.default_rng((rows, columns))
+    x = rng.normal(size=(batch, rows, columns)) @ rng.normal(size=(columns, columns))
+    return np.maximum(x / np.sqrt(columns), 0).astype(np.float32)
+
+
+class TestCovarianceRoot:
+    # More rows than columns, as many, and fewer: then the covariance is singular.
+    @pytest.mark.parametrize(("rows", "columns"), [(50, 4), (16, 16), (4, 12)])
+    def test_the_root_is_numpys(self, rows, columns):
+        x = activations(rows, columns)
+        np.testing.assert_allclose(covariance_sqrt(x), by_eigenvalues(x), atol=1e-5)
+
+    @pytest.mark.parametrize(("iterations", "error"), [(5, 0.036), (10, 0.0048), (24, 0.000017)])
+    def test_the_error_is_at_most_what_is_documented(self, iterations, error):
+        small = np.logspace(-6, 0, 400)
+        sides = np.stack([small, np.sqrt(1 - small**2)], axis=1)  # singular values
+        x = np.sqrt(2) * np.stack([-sides, sides], axis=1)[:, :, :, None] * np.eye(2)
+        x = x.reshape(400, 4, 2)  # rows ± √2 s₁ e₁, ± √2 s₂ e₂
+        found = covariance_sqrt(x, iterations)
+        worst = np.abs(found - sides[:, :, None] * np.eye(2)).max()
+        assert 0.9 * error < worst <= error
+
+    def test_the_root_scales_and_ignores_the_mean(self):
+        x = activations(9, 4)
+        root = covariance_sqrt(x)
+        for scale in 1e-30, 1e30:
+            np.testing.assert_allclose(covariance_sqrt(scale * x), scale * root, rtol=1e-5)
+        np.testing.assert_allclose(covariance_sqrt(x + 2), root, atol=1e-5)
+        assert not np.any(covariance_sqrt(np.ones((2, 3, 3))))
+
+    def test_bfloat16_is_computed_in_float32(self):
+        x = jnp.asarray(activations(9, 4), jnp.bfloat16)
+        np.testing.assert_array_equal(covariance_sqrt(x), covariance_sqrt(x.astype(jnp.float32)))
+
+    def test_the_gradient_is_that_of_the_root_and_finite_for_singular_matrices(self):
+        weights = np.random.default_rng(0).normal(size=(4, 4))
+        gradient = jax.jit(jax.grad(lambda x: jnp.sum(weights * covariance_sqrt(x))))
+        x = activations(12, 4, batch=1)
+        step = 1e-6 * np.random.default_rng(1).normal(size=x.shape)
+        high, low = (np.sum(weights * by_eigenvalues(y)) for y in (x + step, x - step))
+        assert np.sum(gradient(x) * step) == pytest.approx((high - low) / 2, rel=1e-3)
+        for singular in np.repeat(x[:, :3], 4, axis=1), np.ones((1, 12, 4), np.float32):
+            found = gradient(singular)
+            assert np.isfinite(found).all() and np.abs(found).max() < 10
+
+    def test_no_iteration_is_refused(self):
+        with pytest.raises(ValueError, match="iterations must be at least 1, got 0"):
+            covariance_sqrt(np.ones((1, 2, 2)), 0)
+
+
 @pytest.mark.parametrize(("width", "temperature"), [(8, 0.0), (5, 0.0), (8, 0.1)])
 def test_the_covariance_head_classifies_numpys_root(width, temperature):
     rng = np.random.default_rng(0)
@@ -180,9 +239,7 @@ def test_the_covariance_head_classifies_numpys_root(width, temperature):
     wanted = []
     for x in maps.reshape(3, 20, 8).astype(np.float64):
         x = x @ params["Dense_0"]["kernel"] if width < 8 else x
-        values, vectors = np.linalg.eigh(np.cov(x, rowvar=False, bias=True))
-        root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
-        x = root[np.triu_indices(width)]
+        x = by_eigenvalues(x[None])[0][np.triu_indices(width)]
         last = params["Classifier_0"]["Dense_0"]
         if temperature:
             wanted.append(x @ last["kernel"] / np.linalg.norm(x) / temperature)

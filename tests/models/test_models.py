@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 from jaxpt import models
 from jaxpt.errors import InputError
 from jaxpt.models import resnet
-from jaxpt.models.norm import compute_dtype, make_norm
+from jaxpt.models.layers import compute_dtype, make_norm
 from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet
 
 

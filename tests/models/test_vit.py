@@ -11,8 +11,8 @@ import pytest
 
 from jaxpt import models
 from jaxpt.errors import InputError
-from jaxpt.models import stochastic_depth
-from jaxpt.train import layerwise
+from jaxpt.models import layers
+from jaxpt.train import optimizer as optimizers
 
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 VIT = models.ViT(8, 3, 2, patch=8, image_size=32)
@@ -54,8 +54,8 @@ def test_blocks_computed_again_are_the_same_function(kind):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_parts_freeze_from_the_stem_upwards(kind):
     network, params = NETWORKS[kind], drawn(NETWORKS[kind])
-    depths = layerwise.depths({"backbone": params["params"]})["backbone"]
-    parts = layerwise.parts_of({"backbone": params["params"]})
+    depths = optimizers.depths({"backbone": params["params"]})["backbone"]
+    parts = optimizers.count_depths({"backbone": params["params"]})
     assert parts == {"vit": 4, "convnext": 3, "mobilenet": 4}[kind]
     for frozen in 2, parts:
         gradients = jit(
@@ -68,16 +68,16 @@ def test_parts_freeze_from_the_stem_upwards(kind):
 
 class TestStochasticDepth:
     def test_a_branch_is_left_out_of_its_share_of_the_examples(self):
-        layer, x = stochastic_depth.StochasticDepth(0.25), jnp.ones((4000, 2, 3))
-        y = np.asarray(layer.apply({}, x, rngs={stochastic_depth.RNG: jax.random.key(0)}))
+        layer, x = layers.StochasticDepth(0.25), jnp.ones((4000, 2, 3))
+        y = np.asarray(layer.apply({}, x, rngs={layers.STOCHASTIC_DEPTH: jax.random.key(0)}))
         assert set(np.unique(y)) == {0, np.float32(1 / 0.75)}
         assert np.ptp(y, axis=(1, 2)).max() == 0  # an example's branch is there or not
         assert abs((y == 0).mean() - 0.25) < 0.03
         np.testing.assert_array_equal(layer.apply({}, x), x)  # without a key
 
     def test_rates_rise_with_depth(self):
-        np.testing.assert_allclose(stochastic_depth.rates(0.2, 3), [0, 0.1, 0.2])
-        assert stochastic_depth.rates(0.2, 1) == [0]
+        np.testing.assert_allclose(layers.drop_rates(0.2, 3), [0, 0.1, 0.2])
+        assert layers.drop_rates(0.2, 1) == [0]
 
     @pytest.mark.parametrize("network", [VIT, CONVNEXT], ids=["vit", "convnext"])
     def test_it_draws_in_training_with_a_key_alone(self, network):
@@ -101,7 +101,7 @@ class TestStochasticDepth:
             ml_collections.ConfigDict({"seed": s, "epoch": np.array([e]), "id": np.array([i])})
             for s, e, i in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
         ]
-        keys = [jax.random.key_data(stochastic_depth.key_of(b)).tolist() for b in batches]
+        keys = [jax.random.key_data(layers.stochastic_depth_key(b)).tolist() for b in batches]
         assert len(set(map(tuple, keys))) == 4
 
 

@@ -8,8 +8,8 @@ from small_runs import config_of
 from jaxpt import pretrain
 from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
-from jaxpt.train import calls
-from jaxpt.train.log import TIMES
+from jaxpt.train import parallel
+from jaxpt.train.metrics import TIMES
 
 TINY = {
     "data.limit": 120,
@@ -46,11 +46,8 @@ def assert_same(a, b, tolerance=0.0):
 
 
 def test_calls_end_at_every_border():
-    ends, step = [], 0
-    while step < 11:
-        step += calls.length(step, 3, (11, 4, 0, 5))
-        ends.append(step)
-    assert ends == [3, 4, 5, 8, 10, 11]
+    calls = parallel.call_spans(0, 11, 3, (11, 4, 0, 5))
+    assert [steps.stop for steps in calls] == [3, 4, 5, 8, 10, 11]
 
 
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
@@ -79,7 +76,7 @@ def test_a_number_that_is_not_finite_stops_the_run_at_its_step(most, dataset, tm
 
 
 def test_bad_numbers_of_steps_are_refused():
-    assert calls.most_steps(0, resident=True) == 1  # on CPUs
+    assert parallel.most_steps(0, resident=True) == 1  # on CPUs
     for asked in -1, 1001:
         with pytest.raises(InputError, match=f"steps_per_call must be 0 .*, got {asked}"):
-            calls.most_steps(asked, resident=True)
+            parallel.most_steps(asked, resident=True)

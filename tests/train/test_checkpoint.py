@@ -6,7 +6,7 @@ import pytest
 from small_states import is_state, saved, state
 
 from jaxpt.errors import InputError, RunError
-from jaxpt.train import checkpoint, manifest
+from jaxpt.train import checkpoint
 from jaxpt.train.checkpoint import Checkpointer
 
 
@@ -50,15 +50,15 @@ def test_the_manifest_says_what_was_given_and_the_versions(tmp_path):
     saved(tmp_path, 3)
     said = checkpoint.about(tmp_path, 3)
     assert (said["step"], said["score"], said["config"]) == (3, 0.3, {"k": 5})
-    assert said["format"] == manifest.FORMAT and "jax" in said["packages"]
+    assert said["format"] == checkpoint.FORMAT and "jax" in said["packages"]
     assert "_METADATA" in said["files"]
 
 
 def test_the_same_step_is_saved_once(tmp_path):
     saved(tmp_path, 1)
-    before = (tmp_path / "checkpoints" / "1" / manifest.FILE).stat().st_mtime_ns
+    before = (tmp_path / "checkpoints" / "1" / checkpoint.MANIFEST).stat().st_mtime_ns
     saved(tmp_path, 1)
-    assert (tmp_path / "checkpoints" / "1" / manifest.FILE).stat().st_mtime_ns == before
+    assert (tmp_path / "checkpoints" / "1" / checkpoint.MANIFEST).stat().st_mtime_ns == before
 
 
 def test_a_final_save_is_on_disk_when_it_returns(tmp_path):
@@ -133,7 +133,7 @@ def test_a_state_of_an_earlier_version_may_lack_what_is_none(tmp_path):
 @pytest.fixture
 def full_disk(monkeypatch):
     """Makes the n-th manifest fail to be written."""
-    write = manifest.write
+    write = checkpoint._write_manifest
 
     def fill(n):
         left = iter(range(n - 1, -100, -1))
@@ -143,7 +143,7 @@ def full_disk(monkeypatch):
                 raise OSError(28, "No space left on device")
             write(folder, about)
 
-        monkeypatch.setattr(manifest, "write", fails)
+        monkeypatch.setattr(checkpoint, "_write_manifest", fails)
 
     return fill
 

@@ -218,7 +218,7 @@ def test_where_the_last_good_state_cannot_be_kept_that_is_said_too(
     def full(folder, about):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint.manifest, "write", full)
+    monkeypatch.setattr(checkpoint, "_write_manifest", full)
     breaks(3)
     with pytest.raises(
         RunError,

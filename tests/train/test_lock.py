@@ -12,14 +12,14 @@ from etils import epath
 from waiting import wait_for
 
 from jaxpt.errors import InputError
-from jaxpt.train import lock
+from jaxpt.train import workdir as workdirs
 
 OTHER = "process 1 on elsewhere"
 HOLDER = """
 import sys, time
 from etils import epath
-from jaxpt.train import lock
-with lock.hold(epath.Path(sys.argv[1])):
+from jaxpt.train import workdir
+with workdir.hold_lock(epath.Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(300)
 """
@@ -31,11 +31,11 @@ def folder(tmp_path):
 
 
 def test_two_runs_in_one_folder_are_refused(folder):
-    with lock.hold(folder):
-        with pytest.raises(InputError, match=f"is in use by {lock._me()}: two runs would"):
-            with lock.hold(folder):
+    with workdirs.hold_lock(folder):
+        with pytest.raises(InputError, match=f"is in use by {workdirs._me()}: two runs would"):
+            with workdirs.hold_lock(folder):
                 pass
-    with lock.hold(folder):
+    with workdirs.hold_lock(folder):
         pass
 
 
@@ -43,19 +43,19 @@ def test_the_lock_of_a_dead_process_does_not_hold(folder):
     process = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE)
     assert process.stdout.readline() == b"held\n"
     with pytest.raises(InputError, match=f"is in use by process {process.pid} on "):
-        with lock.hold(folder):
+        with workdirs.hold_lock(folder):
             pass
     process.kill()
     process.wait()
     process.stdout.close()
-    with lock.hold(folder):
-        assert (folder / lock.FILE).read_text() == lock._me()
+    with workdirs.hold_lock(folder):
+        assert (folder / workdirs.LOCK).read_text() == workdirs._me()
 
 
 def test_a_file_that_cannot_be_opened_is_one_sentence(folder):
-    (folder / lock.FILE).mkdir()
+    (folder / workdirs.LOCK).mkdir()
     with pytest.raises(InputError, match="run.lock' cannot be written .*choose another"):
-        with lock.hold(folder):
+        with workdirs.hold_lock(folder):
             pass
 
 
@@ -63,43 +63,43 @@ def test_a_full_disk_does_not_hinder_the_lock(folder, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(lock.os, "write", full)
-    with lock.hold(folder):
+    monkeypatch.setattr(workdirs.os, "write", full)
+    with workdirs.hold_lock(folder):
         with pytest.raises(InputError, match="in use by another process"):
-            with lock.hold(folder):
+            with workdirs.hold_lock(folder):
                 pass
 
 
 class TestLease:
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch):
-        monkeypatch.setattr(lock, "RENEWED_EVERY", 0.05)
-        monkeypatch.setattr(lock, "EXPIRES_AFTER", 0.5)
-        monkeypatch.setattr(lock, "SETTLES_IN", 0.0)
+        monkeypatch.setattr(workdirs, "RENEWED_EVERY", 0.05)
+        monkeypatch.setattr(workdirs, "EXPIRES_AFTER", 0.5)
+        monkeypatch.setattr(workdirs, "SETTLES_IN", 0.0)
 
     @pytest.fixture
     def path(self, folder):
-        return folder / lock.FILE
+        return folder / workdirs.LOCK
 
     def test_a_disk_without_locks_gets_one(self, folder, path, monkeypatch):
         def flock(*args):
             raise OSError(errno.ENOLCK, "No locks available")
 
         monkeypatch.setattr(fcntl, "flock", flock)
-        with lock.hold(folder):
-            assert path.read_text().startswith(f"{lock._me()} at ")
+        with workdirs.hold_lock(folder):
+            assert path.read_text().startswith(f"{workdirs._me()} at ")
         assert not path.exists()
 
     def test_it_is_renewed_and_ends_with_its_holder(self, path):
-        with lock._lease(path):
-            first = lock._read(path)
+        with workdirs._lease(path):
+            first = workdirs._read_lease(path)
             # Now and then it is read while it is written.
-            wait_for(lambda: lock._read(path)[1] > first[1] + 0.1)
-            wait_for(lambda: lock._read(path)[0] == lock._me())
-        assert not path.exists() and lock._read(path) == ("", 0.0)
+            wait_for(lambda: workdirs._read_lease(path)[1] > first[1] + 0.1)
+            wait_for(lambda: workdirs._read_lease(path)[0] == workdirs._me())
+        assert not path.exists() and workdirs._read_lease(path) == ("", 0.0)
 
     def test_it_is_renewed_after_a_glitch_of_the_store(self, path, monkeypatch):
-        renew, calls = lock._renew, []
+        renew, calls = workdirs._renew_lease, []
 
         def glitches(path):
             calls.append(path)
@@ -107,9 +107,9 @@ class TestLease:
                 raise ConnectionError("away")
             renew(path)
 
-        monkeypatch.setattr(lock, "_renew", glitches)
-        with lock._lease(path):
-            wait_for(lambda: len(calls) > 4 and time.time() - lock._read(path)[1] < 0.2)
+        monkeypatch.setattr(workdirs, "_renew_lease", glitches)
+        with workdirs._lease(path):
+            wait_for(lambda: len(calls) > 4 and time.time() - workdirs._read_lease(path)[1] < 0.2)
 
     def test_that_of_the_living_is_refused(self, path):
         done = threading.Event()
@@ -123,7 +123,7 @@ class TestLease:
         try:
             time.sleep(0.1)
             with pytest.raises(InputError, match=f"is in use by {OTHER}: two runs would"):
-                with lock._lease(path):
+                with workdirs._lease(path):
                     pass
         finally:
             done.set()
@@ -132,33 +132,33 @@ class TestLease:
     def test_that_of_the_dead_is_waited_for_until_it_expires(self, path, capsys):
         path.write_text(f"{OTHER} at {time.time():.3f}")
         began = time.monotonic()
-        with lock._lease(path):
+        with workdirs._lease(path):
             assert 0.3 < time.monotonic() - began < 5
-            assert lock._read(path)[0] == lock._me()
+            assert workdirs._read_lease(path)[0] == workdirs._me()
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and f"was in use by {OTHER}: waiting up to 0.5 s" in said
 
     @pytest.mark.parametrize("text", ["", "nonsense", f"{OTHER} at noon", f"{OTHER} at 12.5"])
     def test_nonsense_and_old_ones_hold_nobody(self, text, path, capsys):
         path.write_text(text)
-        with lock._lease(path):
+        with workdirs._lease(path):
             pass
         assert capsys.readouterr().err == ""
 
     def test_one_s_own_is_taken_up_again(self, path, capsys):
-        lock._renew(path)
-        with lock._lease(path):
+        workdirs._renew_lease(path)
+        with workdirs._lease(path):
             pass
         assert capsys.readouterr().err == ""
 
     def test_of_two_at_the_same_moment_the_later_has_it(self, path, monkeypatch):
         monkeypatch.setattr(
-            lock.time, "sleep", lambda seconds: path.write_text(f"{OTHER} at {time.time():.3f}")
+            workdirs.time, "sleep", lambda seconds: path.write_text(f"{OTHER} at {time.time():.3f}")
         )
         with pytest.raises(InputError, match=f"in use by {OTHER}"):
-            with lock._lease(path):
+            with workdirs._lease(path):
                 pass
-        assert lock._read(path)[0] == OTHER  # whose it is stays
+        assert workdirs._read_lease(path)[0] == OTHER  # whose it is stays
 
 
 def test_an_object_store_has_no_locks(monkeypatch):
@@ -172,6 +172,6 @@ def test_an_object_store_has_no_locks(monkeypatch):
         taken.append(path)
         return open("/dev/null")
 
-    monkeypatch.setattr(lock, "_lease", lease)
-    with lock.hold(Path("gs://bucket/run")):
+    monkeypatch.setattr(workdirs, "_lease", lease)
+    with workdirs.hold_lock(Path("gs://bucket/run")):
         assert taken == ["gs://bucket/run/run.lock"]

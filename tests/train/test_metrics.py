@@ -10,8 +10,7 @@ import pytest
 
 from jaxpt.evaluation.geometry import collapse_warnings
 from jaxpt.train import metrics
-from jaxpt.train.log import ONCE, Log
-from jaxpt.train.metrics import MetricWriter, read_metrics
+from jaxpt.train.metrics import ONCE, Log, MetricWriter, read_metrics
 
 
 class NoProgress:

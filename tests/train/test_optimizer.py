@@ -7,8 +7,17 @@ import numpy as np
 import optax
 import pytest
 
+from jaxpt import models
 from jaxpt.errors import InputError
-from jaxpt.train.optimizer import OPTIMIZERS, learning_rate, make_optimizer, steps
+from jaxpt.train.optimizer import (
+    OPTIMIZERS,
+    count_depths,
+    depths,
+    layer_rates,
+    learning_rate,
+    make_optimizer,
+    steps,
+)
 from jaxpt.train.parts import ELEMENTWISE, Part
 
 # What is compiled here runs once: optimising it would take longer than running it.
@@ -323,3 +332,81 @@ class TestOptimizers:
     def test_unknown(self):
         with pytest.raises(InputError, match=r"optimizer\.name must be one of .*got 'adam'"):
             optimizer("adam")
+
+
+class TestDepths:
+    """How deep each part of a network lies, and what rate that gives it."""
+
+    def test_depths_of_known_networks(self):
+        names = {"conv_stem": 0, "norm_stem": 0, "stage1_block2": 1, "stage4_block1": 4}
+        tree = {"backbone": {name: {"w": 0} for name in names}, "head": {"w": 0}}
+        wanted = {
+            "backbone": {name: {"w": depth} for name, depth in names.items()},
+            "head": {"w": 5},
+        }
+        assert depths(tree) == wanted
+        assert count_depths(tree) == 5
+        cnn = {"backbone": {"Conv_0": 0, "BatchNorm_0": 0, "Conv_3": 0}, "head": 0}
+        assert depths(cnn) == {"backbone": {"Conv_0": 0, "BatchNorm_0": 0, "Conv_3": 3}, "head": 4}
+        vit = {
+            "backbone": dict.fromkeys(["embedding", "pos_embed", "block0", "block11", "norm"], 0)
+        }
+        assert list(depths(vit)["backbone"].values()) == [0, 0, 0, 11, 11]
+
+    @pytest.mark.parametrize(
+        ("name", "wanted"),
+        [
+            (
+                "vit_ti16",
+                {
+                    "patch_embed": 0,
+                    "cls_token": 0,
+                    "positions": 0,
+                    "block1": 1,
+                    "block12": 12,
+                    "norm": 12,
+                },
+            ),
+            (
+                "convnext_tiny",
+                {
+                    "conv_stem": 0,
+                    "norm_stem": 0,
+                    "stage1_block1": 1,
+                    "stage2_norm": 2,
+                    "stage2_conv": 2,
+                    "stage3_block9": 3,
+                    "norm": 4,
+                },
+            ),
+            (
+                "mobilenet_v2",
+                {
+                    "conv_stem": 0,
+                    "norm_stem": 0,
+                    "block1": 1,
+                    "block17": 17,
+                    "conv_last": 17,
+                    "norm_last": 17,
+                },
+            ),
+        ],
+    )
+    def test_depths_of_our_networks(self, name, wanted):
+        network = models.BACKBONES[name]()
+        params = jax.eval_shape(
+            lambda: network.init(jax.random.key(0), models.sample(network, 3), False)
+        )["params"]
+        found = {
+            part: set(jax.tree.leaves(of_part))
+            for part, of_part in depths({"backbone": params})["backbone"].items()
+        }
+        assert {part: found[part] for part in wanted} == {part: {d} for part, d in wanted.items()}
+        assert set.union(*found.values()) == set(range(max(wanted.values()) + 1))
+
+    def test_rates_fall_towards_the_images(self):
+        tree = {"backbone": {"Conv_0": 0, "Conv_1": 0, "Conv_2": 0}, "head": 0}
+        assert layer_rates(tree, decay=0.5, frozen=1) == {
+            "backbone": {"Conv_0": 0.0, "Conv_1": 0.25, "Conv_2": 0.5},
+            "head": 1.0,
+        }

@@ -15,7 +15,7 @@ import weight_references as references
 
 from jaxpt import weights
 from jaxpt.errors import InputError
-from jaxpt.weights import torch_pickle
+from jaxpt.weights import files
 
 STORED = json.loads(references.FILE.read_text())
 FILES = [name for name in STORED["files"] if name != "values"]
@@ -156,8 +156,8 @@ def test_a_file_that_would_run_a_command_is_refused_and_runs_none(make, tmp_path
         "collections\nnamedtuple",
         "torch\n_utils",
         "torch._utils\n_rebuild_device_tensor_from_numpy",
-        "jaxpt.weights.torch_pickle\nload",
-        "torch_pickle\n_Tensor",
+        "jaxpt.weights.files\nload_torch",
+        "files\n_Tensor",
     ],
 )
 def test_every_other_name_is_refused(name, tmp_path):
@@ -170,10 +170,10 @@ def test_every_other_name_is_refused(name, tmp_path):
 def test_a_pickle_changes_no_function_of_ours(tmp_path):
     """The opcode BUILD sets attributes of whatever it finds on the stack."""
     change = b"ctorch._utils\n_rebuild_tensor_v2\n(N(dV__defaults__\n(I1\ntstb0"
-    before = vars(torch_pickle._rebuild_tensor).copy(), torch_pickle._rebuild_tensor.__defaults__
+    before = vars(files._rebuild_tensor).copy(), files._rebuild_tensor.__defaults__
     state = load_bytes(zip_of(change + state_of(a=tensor())), tmp_path)
     assert state.keys() == {"a"}
-    assert before == (vars(torch_pickle._rebuild_tensor), torch_pickle._rebuild_tensor.__defaults__)
+    assert before == (vars(files._rebuild_tensor), files._rebuild_tensor.__defaults__)
 
 
 @pytest.mark.parametrize(

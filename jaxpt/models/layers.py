@@ -1,15 +1,18 @@
-"""Normalisation layers, and computation dtypes, of all networks."""
+"""Layers that networks share, normalisation and stochastic depth, and their computation dtypes."""
 
 import functools
 from typing import Any, Callable
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from jaxpt.errors import require
 
-KINDS = ("batch", "sync_batch", "group", "groupN")
-GROUP_SIZE = 8  # channels per group of "group": narrow layers get no groups of a single channel
+STOCHASTIC_DEPTH = "stochastic_depth"  # name of the random key in ``encode``
+_STREAM = 1 << 22  # separates the draws of stochastic depth from those of views and of mixup
+_NORMS = ("batch", "sync_batch", "group", "groupN")
+_GROUP_SIZE = 8  # channels per group of "group": narrow layers get no groups of a single channel
 
 
 def make_norm(
@@ -31,11 +34,11 @@ def make_norm(
     """
     groups = _groups(kind)
     require(
-        kind in KINDS[:3] or groups > 0,
-        f"norm must be one of {KINDS}, N a number of groups, got {kind!r}.",
+        kind in _NORMS[:3] or groups > 0,
+        f"norm must be one of {_NORMS}, N a number of groups, got {kind!r}.",
     )
     if kind == "group":
-        return functools.partial(nn.GroupNorm, num_groups=None, group_size=GROUP_SIZE, dtype=dtype)
+        return functools.partial(nn.GroupNorm, num_groups=None, group_size=_GROUP_SIZE, dtype=dtype)
     if groups:
         return functools.partial(nn.GroupNorm, num_groups=groups, epsilon=1e-5, dtype=dtype)
     return functools.partial(
@@ -57,7 +60,7 @@ def _groups(kind: str) -> int:
 def check_widths(kind: str, widths) -> None:
     """Raises InputError for widths below 1, or that GroupNorm cannot divide into its groups."""
     require(all(width >= 1 for width in widths), f"widths must be at least 1, got {tuple(widths)}.")
-    divisor = GROUP_SIZE if kind == "group" else _groups(kind) or 1
+    divisor = _GROUP_SIZE if kind == "group" else _groups(kind) or 1
     require(
         all(width % divisor == 0 for width in widths),
         f"norm {kind} needs widths that are multiples of {divisor}, got {tuple(widths)}.",
@@ -67,6 +70,46 @@ def check_widths(kind: str, widths) -> None:
 def layer_norm(dtype: Any) -> Callable[..., nn.Module]:
     """Returns a constructor of LayerNorm with ε 1e-6, as in timm's ViTs and ConvNeXts."""
     return functools.partial(nn.LayerNorm, epsilon=1e-6, use_fast_variance=False, dtype=dtype)
+
+
+class StochasticDepth(nn.Module):
+    """Zeroes a residual branch for a random share of the examples and rescales it for the others.
+
+    See Huang et al., ECCV 2016. Without a random key named ``STOCHASTIC_DEPTH``, as in evaluation
+    and in target encoders, it does nothing.
+
+    Attributes:
+      rate: share of examples whose branch is zeroed, 0 … 1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, branch):
+        """Maps float [batch, …] to the same shape."""
+        if self.rate == 0 or not self.has_rng(STOCHASTIC_DEPTH):
+            return branch
+        keep = jax.random.bernoulli(
+            self.make_rng(STOCHASTIC_DEPTH),
+            1 - self.rate,
+            (branch.shape[0],) + (1,) * (branch.ndim - 1),
+        )
+        return jnp.where(keep, branch / (1 - self.rate), 0).astype(branch.dtype)
+
+
+def drop_rates(rate: float, blocks: int) -> list[float]:
+    """Returns the ``StochasticDepth`` rate of each block, linear from 0 to ``rate`` in the last."""
+    return [rate * i / max(blocks - 1, 1) for i in range(blocks)]
+
+
+def stochastic_depth_key(batch):
+    """Returns the random key of stochastic depth for a device's part of a batch.
+
+    It depends on the run's seed and on epoch and id of the part's first example, so it differs
+    between steps and between devices.
+    """
+    root = jax.random.fold_in(jax.random.key(batch.seed), _STREAM)
+    return jax.random.fold_in(jax.random.fold_in(root, batch.epoch[0]), batch.id[0])
 
 
 def compute_dtype(name: str) -> Any:
