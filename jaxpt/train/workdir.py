@@ -356,7 +356,8 @@ def _wait_until_free(path: epath.Path) -> None:
 
 
 def _renew_lease(path: epath.Path) -> None:
-    path.write_text(f"{_me()} at {time.time():.3f}")
+    with replacing(path) as file:  # a lease that is read half-written would hold nobody
+        file.write(f"{_me()} at {time.time():.3f}")
 
 
 def _read_lease(path: epath.Path) -> tuple[str, float]:

@@ -93,10 +93,24 @@ class TestLease:
     def test_it_is_renewed_and_ends_with_its_holder(self, path):
         with workdirs._lease(path):
             first = workdirs._read_lease(path)
-            # Now and then it is read while it is written.
             wait_for(lambda: workdirs._read_lease(path)[1] > first[1] + 0.1)
-            wait_for(lambda: workdirs._read_lease(path)[0] == workdirs._me())
         assert not path.exists() and workdirs._read_lease(path) == ("", 0.0)
+
+    def test_it_is_whole_whenever_it_is_read(self, path):
+        workdirs._renew_lease(path)
+        done = threading.Event()
+
+        def renew():
+            while not done.is_set():
+                workdirs._renew_lease(path)
+
+        thread = threading.Thread(target=renew)
+        thread.start()
+        try:
+            assert {workdirs._read_lease(path)[0] for _ in range(2000)} == {workdirs._me()}
+        finally:
+            done.set()
+            thread.join()
 
     def test_it_is_renewed_after_a_glitch_of_the_store(self, path, monkeypatch):
         renew, calls = workdirs._renew_lease, []
@@ -116,7 +130,8 @@ class TestLease:
 
         def live():
             while not done.wait(0.02):
-                path.write_text(f"{OTHER} at {time.time():.3f}")
+                with workdirs.replacing(path) as file:
+                    file.write(f"{OTHER} at {time.time():.3f}")
 
         thread = threading.Thread(target=live)
         thread.start()
