@@ -3,11 +3,11 @@
 import gc
 import os
 
-# Tests compile much and compute little: less optimisation halves what they cost.
-FLAGS = {"--xla_force_host_platform_device_count": 8, "--xla_backend_optimization_level": 1}
-for flag, value in FLAGS.items():
+from xla_flags import UNOPTIMISED
+
+for flag, value in {"xla_force_host_platform_device_count": "8", **UNOPTIMISED}.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Also what compiles quickly is kept: tests have thousands of small programs.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
