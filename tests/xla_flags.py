@@ -3,8 +3,8 @@
 import importlib.metadata
 import os
 
-# Tests compile much and compute little: unoptimised programs cost half. jaxlib 0.10 compiles without
-# its fusion emitters faster still; 0.11 has no such flag, and XLA ends at one that it does not know.
+# Tests compile much and compute little: unoptimised programs cost half as much. jaxlib 0.10 compiles
+# faster still without its fusion emitters; 0.11 has no such flag, and XLA aborts at an unknown one.
 UNOPTIMISED = {"xla_backend_optimization_level": "0"}
 OPTIMISED = {"xla_backend_optimization_level": "3"}
 if importlib.metadata.version("jaxlib").startswith("0.10."):
