@@ -3,7 +3,7 @@
 import importlib.metadata
 import os
 
-# Tests compile much and compute little: unoptimised programs cost half as much. jaxlib 0.10 compiles
+# Tests compile much and compute little: unoptimised programs cost half as much. jaxlib 0.10 is
 # faster still without its fusion emitters; 0.11 has no such flag, and XLA aborts at an unknown one.
 UNOPTIMISED = {"xla_backend_optimization_level": "0"}
 OPTIMISED = {"xla_backend_optimization_level": "3"}
