@@ -1,6 +1,5 @@
 """Small pre-training configs on real digits, and single steps, for the tests of methods."""
 
-import functools
 import types
 
 import jax
@@ -15,8 +14,6 @@ from jaxpt.methods import encoding
 from jaxpt.ops import memory
 from jaxpt.train.parallel import AXIS
 
-# What is compiled here runs once: optimising it would take longer than running it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 METHODS = methods.METHODS
 WITH_MEMORY = [name for name, entry in METHODS.items() if "memory" in entry.reads]
@@ -164,9 +161,9 @@ def step_of(name, dataset, **changes):
     method, _ = pretrain.prepare(config, dataset)
     batch = batch_of(dataset, range(8), epoch=3, seed=5)
     before = some_state(method, config, dataset, batch)
-    after, metrics = jit(over_one_device(method.step))(before, batch)
+    after, metrics = jax.jit(over_one_device(method.step))(before, batch)
 
-    @jit
+    @jax.jit
     def ingredients():
         images = encoding.global_images(config, batch)
         encoded = models.encode(method.encoder, before.params, {}, images, train=True)

@@ -45,11 +45,8 @@ MANY = 2400
 @functools.cache
 def compiled(settings):
     config = ml_collections.ConfigDict(dict(settings))
-    # It runs once or twice: optimising it would take longer than running it.
     return jax.jit(
-        lambda batch, view: augment.draw_view(config, batch, view=view),
-        static_argnums=1,
-        compiler_options={"xla_backend_optimization_level": 0},
+        lambda batch, view: augment.draw_view(config, batch, view=view), static_argnums=1
     )
 
 

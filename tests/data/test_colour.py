@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 from jaxpt.data import augment
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 DRAWS = 4800
 
 
@@ -58,9 +57,9 @@ class TestJitter:
     def test_every_order_is_the_steps_one_after_another(self, image, channels):
         image = image[..., :channels]
         factors, turn = np.array([1.5, 1.6, 0.3], np.float32), 0.2
-        views = jit(jax.vmap(lambda order: augment.jitter(image, jnp.array(factors), turn, order)))(
-            np.array(self.ORDERS)
-        )
+        views = jax.jit(
+            jax.vmap(lambda order: augment.jitter(image, jnp.array(factors), turn, order))
+        )(np.array(self.ORDERS))
         for view, order in zip(views, self.ORDERS, strict=True):
             close(view, jittered(image, factors, turn, order), 1e-5)
         if channels == 3:  # they do differ
@@ -68,7 +67,7 @@ class TestJitter:
 
     def test_without_hue_the_hue_stays_and_no_order_is_lost(self, image):
         factors = np.array([1.5, 1.6, 0.3], np.float32)
-        views = jit(
+        views = jax.jit(
             jax.vmap(
                 lambda order: augment.jitter(image, jnp.array(factors), 0.3, order, hues=False)
             )
@@ -78,7 +77,7 @@ class TestJitter:
 
     def test_draws(self):
         keys = jax.random.split(jax.random.key(0), DRAWS)
-        factors, turns, orders = jit(
+        factors, turns, orders = jax.jit(
             jax.vmap(lambda key: augment.draw_jitter(key, (0.4, 1.5, 0.2, 0.1)))
         )(keys)
         for values, low, high in (
@@ -104,18 +103,18 @@ def assert_even(counts):
 class TestHue:
     @pytest.mark.parametrize("turn", [0.0, 0.1, -0.37, 0.5])
     def test_is_that_of_colorsys(self, image, turn):
-        close(jit(augment.turn_hue)(image, turn), turned(image, turn))
+        close(jax.jit(augment.turn_hue)(image, turn), turned(image, turn))
 
     def test_corners_of_the_cube_and_greys(self):
         cube = np.array(list(itertools.product([0.0, 0.5, 1.0], repeat=3)), np.float32)[None]
-        close(jit(augment.turn_hue)(cube, 1 / 3), turned(cube, 1 / 3))
+        close(jax.jit(augment.turn_hue)(cube, 1 / 3), turned(cube, 1 / 3))
 
 
 class TestGrey:
     def test_is_the_luma_of_pil_in_every_channel(self, image):
         pixels = (image * 255).round().astype(np.uint8)
         expected = np.asarray(Image.fromarray(pixels).convert("L")) / 255
-        found = np.asarray(jit(augment.grey)(pixels / np.float32(255)))
+        found = np.asarray(jax.jit(augment.grey)(pixels / np.float32(255)))
         close(found, np.repeat(expected[..., None], 3, axis=-1), 0.51 / 255)
 
     def test_one_channel_stays(self, image):
@@ -129,7 +128,7 @@ class TestBlur:
         expected = scipy.ndimage.gaussian_filter(
             image.astype(float), (sigma, sigma, 0), mode="nearest", radius=(radius, radius, 0)
         )
-        blur = jit(functools.partial(augment.blur, radius=radius, by_taps=by_taps))
+        blur = jax.jit(functools.partial(augment.blur, radius=radius, by_taps=by_taps))
         close(blur(image, sigma), expected)
 
     def test_its_kernel_is_a_tenth_of_the_side_and_odd(self):

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_runs
 
 from jaxpt.losses import cross_entropy, look, nca, neighbors, sup_con
 from jaxpt.ops import knn
@@ -35,7 +34,7 @@ def arrays_of(seed=0):
     }
 
 
-@functools.partial(small_runs.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0)
 def with_gradient(loss, arrays):
     """Losses, and the gradient of their weighted sum by the queries."""
 
@@ -98,7 +97,7 @@ def test_keys_of_all_devices_are_compared(name):
 
     parts = {name: x.reshape(SHARDS, -1, *x.shape[1:]) for name, x in arrays.items()}
     of_each = jax.vmap(functools.partial(losses_of, axis_name="shard"), axis_name="shard")
-    split, whole = small_runs.jit(of_each)(parts), small_runs.jit(losses_of)(arrays)
+    split, whole = jax.jit(of_each)(parts), jax.jit(losses_of)(arrays)
     np.testing.assert_allclose(split.reshape(-1), whole, rtol=1e-5, atol=1e-6)
 
 

@@ -38,8 +38,8 @@ FACTOR = 0.0048 / 0.2  # of the rates of vectors and of matrices
 def after_100_steps(config, dataset):
     method, _ = pretrain.prepare(config, dataset)
     batch = small_runs.batch_of(dataset, range(20))
-    state = small_runs.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    step = small_runs.jit(small_runs.over_one_device(method.step))
+    state = jax.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    step = jax.jit(small_runs.over_one_device(method.step))
     start = state.params
     for _ in range(100):
         state, _ = step(state, batch)
@@ -52,8 +52,8 @@ def reference(config, dataset):
         methods.Setup(config, 10, 300, optax.sgd(1.0), lambda text: 1000, AXIS)
     )
     batch = small_runs.batch_of(dataset, range(20))
-    state = small_runs.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    step = small_runs.jit(small_runs.over_one_device(method.step))
+    state = jax.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    step = jax.jit(small_runs.over_one_device(method.step))
     momenta = jax.tree.map(lambda p: np.zeros(p.shape), state.params)
     for i in range(100):
         rate = 0.5 * (1 + math.cos(math.pi * i / 1000))

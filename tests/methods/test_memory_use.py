@@ -51,7 +51,7 @@ class TestQueue:
         # The same keys by hand, from the encoder as it was initialised, batch by batch as there.
         method, _ = pretrain.prepare(look.config, dataset)
         first = pretrain.init_state(method, look.config, dataset.trainval.images)
-        target_keys = small_runs.jit(
+        target_keys = jax.jit(
             lambda target, batch: encoding.target_keys(method.encoder, target, batch, look.config)[
                 0
             ]

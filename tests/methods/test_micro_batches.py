@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small_runs import HAND, assert_close, batch_of, config_of, jit, over_one_device, some_state
+from small_runs import HAND, assert_close, batch_of, config_of, over_one_device, some_state
 
 from jaxpt import pretrain
 from jaxpt.methods import encoding
@@ -16,7 +16,7 @@ def step_in(dataset, name, parts, **changes):
     method, _ = pretrain.prepare(config, dataset)
     batch = batch_of(dataset, range(8), epoch=3, seed=5)
     before = some_state(method, config, dataset, batch)
-    return jit(over_one_device(method.step))(before, batch)
+    return jax.jit(over_one_device(method.step))(before, batch)
 
 
 # One of each kind of step: a memory, losses of a batch, a predictor, small crops, one view.
@@ -42,7 +42,7 @@ def test_every_part_has_all_views_of_its_examples(part, dataset):
     state = state.replace(batch_stats=jax.tree.map(lambda x: jnp.ones(x.shape), stats))
 
     def outputs(config, batch):
-        return jit(
+        return jax.jit(
             lambda: encoding.queries(method.encoder, state.params, state, batch, config).output
         )()
 

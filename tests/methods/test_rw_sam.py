@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
-from small_runs import HAND, assert_close, batch_of, config_of, jit, over_one_device, some_state
+from small_runs import HAND, assert_close, batch_of, config_of, over_one_device, some_state
 
 from jaxpt import pretrain
 from jaxpt.errors import InputError
@@ -135,7 +135,7 @@ def stepped(dataset):
         before = some_state(method, config, dataset, batch)
         if name != "plain":
             before = before.replace(latest=some_latest(8, batch.id[:4]))
-        found[name] = before, *jit(over_one_device(method.step))(before, batch)
+        found[name] = before, *jax.jit(over_one_device(method.step))(before, batch)
     return config, method, batch, found
 
 
@@ -144,7 +144,7 @@ class TestStep:
         config, method, batch, found = stepped
         before, after, _ = found["rwSAM"]
 
-        @jit
+        @jax.jit
         def by_hand(weights):
             def losses(params):
                 state = before.replace(params=params)
@@ -161,7 +161,7 @@ class TestStep:
             gradient = jax.grad(lambda p: jnp.mean(losses(p)))(above)
             return jax.tree.map(lambda p, g: p - 0.1 * g, before.params, gradient)
 
-        @jit
+        @jax.jit
         def features():
             queries = encoding.queries(method.encoder, before.params, before, batch, config)
             return queries.features[:8]

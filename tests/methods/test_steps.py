@@ -13,7 +13,6 @@ from small_runs import (
     assert_close,
     batch_of,
     config_of,
-    jit,
     over_one_device,
     some_state,
     step_of,
@@ -42,8 +41,8 @@ class TestViews:
     def test_views_0_and_1_follow_one_another(self, dataset):
         config = config_of("look", HAND)
         batch = batch_of(dataset, range(8), epoch=3)
-        images = jit(lambda: encoding.view_images(config, batch)[0])()
-        by_hand = jit(lambda: [draw_view(config.augment, batch, view=v) for v in (0, 1)])()
+        images = jax.jit(lambda: encoding.view_images(config, batch)[0])()
+        by_hand = jax.jit(lambda: [draw_view(config.augment, batch, view=v) for v in (0, 1)])()
         np.testing.assert_allclose(images, np.concatenate(by_hand), atol=1e-5)
         assert np.abs(by_hand[0] - by_hand[1]).max() > 0.1
 
@@ -54,7 +53,7 @@ class TestViews:
         assert (large.shape, small.shape) == ((16, 8, 8, 1), (24, 6, 6, 1))
         method, _ = pretrain.prepare(config, dataset)
         state = some_state(method, config, dataset, batch)
-        queries = jit(
+        queries = jax.jit(
             lambda: encoding.queries(method.encoder, state.params, state, batch, config)
         )()
         assert queries.output.shape == (40, 6)
@@ -73,9 +72,9 @@ class TestViews:
         config = config_of("byol", HAND | {"model.norm": "batch", "separate_views": True})
         method, _ = pretrain.prepare(config, dataset)
         batch = batch_of(dataset, range(8))
-        state = jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        state = jax.jit(method.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
 
-        @jit
+        @jax.jit
         def outputs():
             images, stats, by_hand = encoding.global_images(config, batch), state.batch_stats, []
             for view in jnp.split(images, 2):
@@ -103,7 +102,7 @@ class TestViews:
     def test_keys_are_made_from_a_view_of_their_own(self, look_step):
         s = look_step
         same_encoder = s.before.target.replace(params=s.before.params)
-        keys = jit(
+        keys = jax.jit(
             lambda: encoding.target_keys(s.method.encoder, same_encoder, s.batch, s.config)[0]
         )()
         queries = oracles.unit(s.outputs)
@@ -317,7 +316,7 @@ class TestUpdateOfAStep:
         s = info_nce_step
         negatives = s.before.memory.valid & (s.ids[:, None] != s.before.memory.ids)
 
-        @jit
+        @jax.jit
         @jax.grad
         def gradient(params):
             images = encoding.global_images(s.config, s.batch)
@@ -340,7 +339,7 @@ class TestUpdateOfAStep:
             state = s.before.replace(target=s.before.target.replace(params=target_params))
             return over_one_device(s.method.step)(state, s.batch)[1]["loss"]
 
-        loss, gradient = jit(jax.value_and_grad(loss_of))(s.before.params)
+        loss, gradient = jax.jit(jax.value_and_grad(loss_of))(s.before.params)
         # The loss does depend on the target, through its keys ...
         assert abs(float(loss) - float(s.metrics["loss"])) > 1e-3
         # ... but is not differentiated through them.
@@ -378,7 +377,7 @@ class TestTargetNorm:
             jax.tree.map(lambda x: rng.normal(size=x.shape), shapes.params),
             jax.tree.map(lambda x: rng.uniform(0.5, 1, x.shape), shapes.batch_stats),
         )
-        keys_of = jit(lambda batch: encoding.target_keys(method.encoder, target, batch, config))
+        keys_of = jax.jit(lambda batch: encoding.target_keys(method.encoder, target, batch, config))
         (together, stats), (apart, _) = (
             keys_of(batch_of(dataset, rows)) for rows in ([0, 1, 2, 3], [0, 7, 8, 9])
         )

@@ -15,8 +15,6 @@ from jaxpt.models.layers import compute_dtype, make_norm
 from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet
 
 
-# What is compiled here runs once: optimising it would take longer than running it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 SMALL = {"widths": (8, 8), "strides": (1, 2)}
 
 
@@ -38,11 +36,11 @@ def shapes_of(net, *image_shape):
 
 
 def initial(net, images):
-    return jit(lambda: net.init(jax.random.key(0), images, False))()
+    return jax.jit(lambda: net.init(jax.random.key(0), images, False))()
 
 
 def run(net, variables, images, train=False):
-    return jit(lambda v, x: net.apply(v, x, train))(variables, images)
+    return jax.jit(lambda v, x: net.apply(v, x, train))(variables, images)
 
 
 def count(tree):
@@ -99,7 +97,7 @@ class TestMLP:
             np.testing.assert_allclose(layers[name], x, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(features, layers["layer2"])
         half = net.clone(frozen=1)
-        slopes = jit(jax.grad(lambda p: jnp.sum(half.apply({"params": p}, images, True)[0])))(
+        slopes = jax.jit(jax.grad(lambda p: jnp.sum(half.apply({"params": p}, images, True)[0])))(
             params
         )
         moved = {name: bool(np.any(layer["kernel"])) for name, layer in slopes.items()}
@@ -130,7 +128,7 @@ def test_convolutions_of_the_smallest_images_are_those_of_lax(kernel, stride):
     for side in (1, 2, 3, 5):
         images = rng.normal(size=(3, side, side + 1, 4)).astype(np.float32)
         found, wanted = (
-            jit(jax.value_and_grad(functools.partial(value, of), (0, 1)))(weights, images)
+            jax.jit(jax.value_and_grad(functools.partial(value, of), (0, 1)))(weights, images)
             for of in (resnet.convolve, None)
         )
         jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
@@ -165,7 +163,7 @@ class TestFormsOfGpus:
             weights = rng.normal(size=(kernel, kernel, channels, 5)).astype(np.float32)
             assert blocks(images, weights).shape == plain(images, weights).shape
             found, wanted = (
-                jit(jax.value_and_grad(functools.partial(value, of), (0, 1)))(weights, images)
+                jax.jit(jax.value_and_grad(functools.partial(value, of), (0, 1)))(weights, images)
                 for of in (blocks, plain)
             )
             jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-4), found, wanted)
@@ -200,7 +198,7 @@ class TestFormsOfGpus:
             x = jnp.asarray(x, dtype)
             slopes = rng.integers(-9, 9, resnet._pool(x).shape).astype(np.float32)
             found, wanted = (
-                jit(jax.value_and_grad(lambda x, of=of: jnp.sum(of(x) * slopes)))(x)
+                jax.jit(jax.value_and_grad(lambda x, of=of: jnp.sum(of(x) * slopes)))(x)
                 for of in (resnet._max_pool_of_gpus, resnet._pool)
             )
             jax.tree.map(np.testing.assert_array_equal, found, wanted)
@@ -284,7 +282,7 @@ class TestBatchNorm:
             return features, changed["batch_stats"]
 
         if mesh is None:
-            return jit(forward)(images)
+            return jax.jit(forward)(images)
         mapped = jax.shard_map(
             lambda x: forward(x, "shard"),
             mesh=mesh,
@@ -292,7 +290,7 @@ class TestBatchNorm:
             out_specs=(P("shard"), P()),
             check_vma=False,
         )
-        return jit(mapped)(images)
+        return jax.jit(mapped)(images)
 
     @pytest.fixture
     def whole(self, images):
@@ -472,7 +470,7 @@ class TestEncoder:
         encoder = models.Encoder(
             backbone("small_cnn", norm="batch", widths=(8,), strides=(2,)), models.Projector((), 3)
         )
-        params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
+        params, stats = jax.jit(lambda: models.init(encoder, jax.random.key(0), images))()
         assert set(params) == {"backbone", "head"}
         encoded = models.encode(encoder, params, stats, images, train=False)
         output, features = encoded.output, encoded.features
@@ -501,7 +499,7 @@ class TestEncoder:
             models.Projector((), 3, norm="group"),
             models.Projector((), 3, norm="group"),
         )
-        params, stats = jit(lambda: models.init(encoder, jax.random.key(0), images))()
+        params, stats = jax.jit(lambda: models.init(encoder, jax.random.key(0), images))()
         encoded = models.encode(encoder, params, stats, images, train=False)
         last = params["predictor"]["Dense_0"]
         np.testing.assert_allclose(
@@ -594,7 +592,7 @@ class TestRemat:
             (shapes, self.IMAGES),
         )
         for a, b in zip(
-            *(jax.tree.leaves(jit(f)(params, images)) for f in (plain, again)), strict=True
+            *(jax.tree.leaves(jax.jit(f)(params, images)) for f in (plain, again)), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(a).max())
 

@@ -14,7 +14,6 @@ from jaxpt.errors import InputError
 from jaxpt.models import layers
 from jaxpt.train import optimizer as optimizers
 
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 VIT = models.ViT(8, 3, 2, patch=8, image_size=32)
 CONVNEXT = models.ConvNeXt((1, 1), (8, 8))
 NETWORKS = {
@@ -34,7 +33,7 @@ def drawn(network):
 
 
 def features(network, variables, images, train=False, **more):
-    return jit(lambda v, x: network.apply(v, x, train, **more)[0])(variables, images)
+    return jax.jit(lambda v, x: network.apply(v, x, train, **more)[0])(variables, images)
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -42,7 +41,7 @@ def test_blocks_computed_again_are_the_same_function(kind):
     network, params = NETWORKS[kind], drawn(NETWORKS[kind])
 
     def gradient(network):
-        return jit(jax.grad(lambda p: jnp.sum(network.apply(p, IMAGES, True)[0] ** 2)))(params)
+        return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, IMAGES, True)[0] ** 2)))(params)
 
     for a, b in zip(
         *(jax.tree.leaves(gradient(network.clone(remat=remat))) for remat in (False, True)),
@@ -58,7 +57,7 @@ def test_parts_freeze_from_the_stem_upwards(kind):
     parts = optimizers.count_depths({"backbone": params["params"]})
     assert parts == {"vit": 4, "convnext": 3, "mobilenet": 4}[kind]
     for frozen in 2, parts:
-        gradients = jit(
+        gradients = jax.jit(
             jax.grad(lambda p: jnp.sum(network.clone(frozen=frozen).apply(p, IMAGES, True)[0] ** 2))
         )(params)["params"]
         for name, part in gradients.items():
@@ -85,7 +84,7 @@ class TestStochasticDepth:
         params = {"backbone": drawn(network)["params"]}
 
         def run(train, key):
-            return jit(
+            return jax.jit(
                 lambda p: models.encode(encoder, p, {}, IMAGES, train=train, key=key).features
             )(params)
 

@@ -1,5 +1,3 @@
-import functools
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -19,9 +17,6 @@ from jaxpt.train.optimizer import (
     steps,
 )
 from jaxpt.train.parts import ELEMENTWISE, Part
-
-# What is compiled here runs once: optimising it would take longer than running it.
-jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 class TestSteps:
@@ -119,7 +114,7 @@ def optimizer(name, *, rate=0.1, momentum=0.0, weight_decay=0.0, **more):
 def descend(chosen, params, gradient_of, n):
     """The parameters after each of n updates."""
 
-    @jit
+    @jax.jit
     def update(params, state):
         updates, state = chosen.update(gradient_of(params), state, params)
         return optax.apply_updates(params, updates), state
