@@ -1,13 +1,17 @@
 """Eight virtual CPU devices and the compile cache, set before anything imports JAX."""
 
+import functools
 import gc
 import os
+from unittest import mock
 
 from xla_flags import UNOPTIMISED
 
-for flag, value in {"xla_force_host_platform_device_count": "8", **UNOPTIMISED}.items():
+# Tests compile much and compute little: less optimisation halves what they cost.
+FLAGS = {"--xla_force_host_platform_device_count": 8, "--xla_backend_optimization_level": 1}
+for flag, value in FLAGS.items():
     if flag not in os.environ.get("XLA_FLAGS", ""):
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{flag}={value}".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Also what compiles quickly is kept: tests have thousands of small programs.
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -36,6 +40,17 @@ def pytest_collection_finish():
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+@pytest.fixture(scope="module")
+def unoptimised():
+    """``jax.jit`` without optimisation, for files that compare no bits.
+
+    Their programs run once or twice: optimising takes longer than running. Unoptimised, what
+    stands around a computation may change its last bits.
+    """
+    with mock.patch.object(jax, "jit", functools.partial(jax.jit, compiler_options=UNOPTIMISED)):
+        yield
 
 
 @pytest.fixture(scope="session")

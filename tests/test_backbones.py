@@ -14,6 +14,8 @@ from jaxpt.configs.pretrain import digits, defaults
 from jaxpt.data import sources
 from jaxpt.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):

@@ -24,6 +24,8 @@ from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.train.parallel import Devices
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # Small, so that the suites are quick; what they are by default tests/evaluation/test_suites.py has.
 QUICK = {
     "linear": {"l2_grid": (1.0, 1e-2)},

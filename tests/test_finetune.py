@@ -21,6 +21,8 @@ from jaxpt.errors import InputError
 from jaxpt.evaluation.features import extract
 from jaxpt.train.parallel import Devices
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 MODEL = {
     "name": "small_cnn",
     "norm": "batch",

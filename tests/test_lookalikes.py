@@ -14,6 +14,8 @@ from jaxpt.configs.transfer import defaults
 from jaxpt.data import check
 from jaxpt.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 FLAGS = ["--model=small_cnn", "--norm=batch", "--option=widths=(8,)", "--option=strides=(2,)"]
 
 

@@ -13,6 +13,8 @@ from jaxpt.train import checkpoint
 from jaxpt.train import workdir as workdirs
 from jaxpt.weights import header
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SMALL = [
     "--config.data.limit=60",
     "--config.batch_size=20",

@@ -25,6 +25,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import plan as plans  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def page_of(method):
     return importlib.import_module(f"jaxpt.configs.pretrain.imagenet.{method}")

@@ -15,6 +15,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "benchmarks"))
 
 import plan as plans  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def test_says_source_expectation_and_what_it_takes():
     for part in ("Source: ", "Expected: ", plans.cifar_line()):

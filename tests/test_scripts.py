@@ -201,7 +201,7 @@ def test_a_run_of_two_workers_is_kept_through_a_preemption(cloud):
             "PATH": f"{cloud}/bin:{os.environ['PATH']}",
             "EVERY": "1",
             "SETTLE": "1",
-            "XLA_FLAGS": xla_flags(devices=2),
+            "XLA_FLAGS": xla_flags(devices=2, optimization=0),
         },
     )
     assert found.returncode == 0, found.stderr + (cloud / "0" / "jaxpt.log").read_text()

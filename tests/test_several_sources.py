@@ -10,6 +10,8 @@ from small_runs import config_of
 from jaxpt import pretrain
 from jaxpt.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RUN = {
     "duration": "4 steps",
     "log_every": "1 steps",

@@ -15,6 +15,8 @@ from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 from jaxpt.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):

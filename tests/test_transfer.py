@@ -17,6 +17,8 @@ from jaxpt.errors import InputError
 from jaxpt.data import sources
 from jaxpt.evaluation import suites
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):

@@ -11,6 +11,8 @@ from jaxpt.data import sources
 from jaxpt.errors import InputError, RunError
 from jaxpt.train import checkpoint
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 TINY = {
     "data.limit": 120,
     "batch_size": 30,

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 
 from jaxpt.data import augment
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 DRAWS = 4800
 
 

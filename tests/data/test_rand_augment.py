@@ -8,6 +8,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from jaxpt.data import augment
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 operate = jax.jit(augment.rand_operation)
 STRENGTHS = (-1.0, -0.4, 0.3, 0.9, 1.0)
 

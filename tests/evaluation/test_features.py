@@ -9,6 +9,8 @@ from jaxpt.evaluation.features import extract, extract_layers
 from jaxpt.models import Classifier, Encoder, ResNet18, SmallCNN
 from jaxpt.train.parallel import Devices
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 class Moments(nn.Module):
     """Features that can be worked out by hand: mean and largest pixel, and whether it trains."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
-from xla_flags import OPTIMISED, xla_flags
+from xla_flags import xla_flags
 
 from jaxpt.evaluation import logistic
 
@@ -196,7 +196,7 @@ print(found.accuracy.hex(), found.l2, found.validation_accuracy.tolist(), found.
 
 def test_one_and_eight_devices_give_the_same_numbers():
     def run(devices):
-        env = os.environ | {"XLA_FLAGS": xla_flags(devices, **OPTIMISED)}
+        env = os.environ | {"XLA_FLAGS": xla_flags(devices, optimization=3)}
         return subprocess.run(
             [sys.executable, "-c", PROGRAM], env=env, check=True, capture_output=True, text=True
         ).stdout

@@ -30,6 +30,8 @@ from jaxpt.export.counterparts import Counterpart
 from jaxpt.train import checkpoint
 from jaxpt.weights import header
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 STORED = json.loads(references.FILE.read_text())
 TOKEN = "hf_secret_of_the_tests"
 # Runs lines of a card where jaxpt cannot be imported.

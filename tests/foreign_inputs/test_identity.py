@@ -16,6 +16,8 @@ from jaxpt.data import pictures, sources
 from jaxpt.errors import InputError
 from jaxpt.studies import study
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 COLOURS = {"blue": (20, 30, 220), "green": (20, 200, 40), "red": (220, 30, 20)}
 CONFIG = (
     "--config=pretrain/digits.py:look",

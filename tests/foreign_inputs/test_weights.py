@@ -25,6 +25,8 @@ from jaxpt.models.vit import SIZES
 from jaxpt.train import checkpoint
 from jaxpt.weights import preparation, resnet
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 VIT = {"patch": 4, "image_size": 8}
 CLIP = ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28])
 CLIP_NAME = "0.48,0.46,0.41/0.27,0.26,0.28"

@@ -15,6 +15,8 @@ from jax.test_util import check_grads
 
 from jaxpt.losses import cosine_softmax, cross_entropy, entropy, prototype_softmax, reverse_gradient
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 BATCH, CLASSES, MEMORY, DIM = 6, 5, 20, 3
 AXES = np.eye(DIM, dtype=np.float32)
 fast = jax.jit(cross_entropy, static_argnames="label_smoothing")

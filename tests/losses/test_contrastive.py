@@ -12,6 +12,8 @@ import rounding
 
 from jaxpt.losses import info_nce, nn_clr, nt_xent, sup_con
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 BATCH, DIM = 10, 4
 TETRAHEDRON = np.array([[1.0, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)
 AXES = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)

@@ -12,6 +12,8 @@ from jax.sharding import PartitionSpec as P
 from jaxpt import losses
 from jaxpt.losses import barlow_twins, vicreg
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 BATCH, DIM = 24, 5
 # Two uncorrelated features of variance 1 (biased): all four corners of a square.
 CORNERS = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)

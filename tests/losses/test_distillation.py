@@ -10,6 +10,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxpt.losses import dino, move_centre
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 VIEWS, BATCH, PROTOTYPES = 4, 6, 5
 
 

@@ -10,6 +10,8 @@ import pytest
 from jaxpt.losses import cross_entropy, look, nca, neighbors, sup_con
 from jaxpt.ops import knn
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 SOURCES = np.array([1, 0, 0, 1, 2])  # of five classes, not one after the other
 BATCH, MEMORY, DIM, SHARDS = 16, 80, 6, 4
 

@@ -17,6 +17,8 @@ from losses.neighbor_cases import BATCH, MEMORY, case, gaussian, masks, padded, 
 from jaxpt.losses import look, nca, neighbors
 from jaxpt.ops import knn, selection
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 QUERIES, KEYS, DIM = 16, 304, 6
 CPU = selection.CPU  # before it is patched
 OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")

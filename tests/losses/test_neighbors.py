@@ -27,6 +27,8 @@ from losses.neighbor_cases import (
 
 from jaxpt.losses import NO_POSITIVE, look, nca
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 # Values
 

@@ -9,6 +9,8 @@ import pytest
 
 from jaxpt import losses
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 RECORD = json.loads(pathlib.Path(__file__).with_name("reference_values.json").read_text())
 
 

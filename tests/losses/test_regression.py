@@ -6,6 +6,8 @@ import rounding
 
 from jaxpt.losses import cosine_regression
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 fast = jax.jit(cosine_regression)
 
 

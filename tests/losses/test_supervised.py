@@ -10,6 +10,8 @@ import pytest
 
 from jaxpt.losses import exemplar, grafit, info_nce, mask_con, nt_xent, spread, sup_con, sup_moco
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 BATCH, MEMORY, DIM = 6, 14, 4
 AXES = np.array([[1, 0], [0, 1], [-1, 0], [0, -1]], np.float32)
 # One query at cosine 0.6 with its own positive; keys at cosines 1, 0, −1, the first two of its

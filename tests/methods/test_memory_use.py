@@ -10,6 +10,8 @@ from jaxpt import pretrain
 from jaxpt.data.feed import batch_at
 from jaxpt.methods import encoding
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @pytest.fixture(params=["look", "nca", "nn_clr"])
 def remembering(request, train):

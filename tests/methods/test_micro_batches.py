@@ -9,6 +9,8 @@ from small_runs import HAND, assert_close, batch_of, config_of, over_one_device,
 from jaxpt import pretrain
 from jaxpt.methods import encoding
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 def step_in(dataset, name, parts, **changes):
     """State and metrics after a step in so many parts."""

@@ -12,6 +12,8 @@ from jaxpt.errors import InputError
 from jaxpt.methods import METHODS, encoding, rw_sam
 from jaxpt.ops import memory
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 WHOLE_BATCH = ("barlow_twins", "vicreg")  # methods without a loss per image
 ON = {"rw_sam.rho": 0.5, "rw_sam.alpha": 0.7, "rw_sam.bandwidth": 0.4, "rw_sam.features": 24}
 

@@ -8,6 +8,8 @@ import small_runs
 
 from jaxpt import pretrain
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # rwSAM's latest features beside a memory, with examples sampled by class.
 UNEVEN = {"rw_sam.rho": 0.05, "rw_sam.features": 100, "data.sampling": "class_balanced"}
 # Centre, predictor, bank; and losses of the whole batch's statistics.

@@ -26,6 +26,8 @@ from jaxpt.ops import memory
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.state import Target
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @pytest.fixture(scope="module")
 def look_step(dataset):

@@ -6,6 +6,8 @@ from small_runs import METHODS, STEPS, WITH_MEMORY, WITH_TARGET
 
 from jaxpt.evaluation.geometry import effective_rank
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 UNSUPERVISED = (
     "moco_v2",
     "moco_v3",

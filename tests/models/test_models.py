@@ -14,6 +14,8 @@ from jaxpt.models import resnet
 from jaxpt.models.layers import compute_dtype, make_norm
 from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 SMALL = {"widths": (8, 8), "strides": (1, 2)}
 

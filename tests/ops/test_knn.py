@@ -13,6 +13,8 @@ from jax.sharding import PartitionSpec
 
 from jaxpt.ops import knn, selection
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 BATCH, N, DIM = 5, 18, 4
 OF_CPU = pytest.mark.skipif(jax.default_backend() != "cpu", reason="a bound of CPU programs")
 PARTS_OF_A_CHOICE = {"case", "constant", "return"}

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from jaxpt.losses import look
 from jaxpt.ops import memory
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 DIM = 3
 push = jax.jit(memory.push)
 

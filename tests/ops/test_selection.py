@@ -13,6 +13,8 @@ from hypothesis.extra import numpy as hnp
 
 from jaxpt.ops import selection
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 BATCH, N = 5, 18
 PLATFORMS = {"CPU": selection.CPU, "TPU": selection.TPU, "GPU": selection.GPU}
 

@@ -10,6 +10,8 @@ from jaxpt.data import sources
 from jaxpt.errors import InputError
 from jaxpt.studies import scaling, study
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 @pytest.fixture(scope="module")
 def dataset():

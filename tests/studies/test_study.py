@@ -18,6 +18,8 @@ from jaxpt.evaluation.geometry import class_separation
 from jaxpt.evaluation.task import some_rows
 from jaxpt.studies import study, transfer
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 DATA = sources.identify(digits.get_config().data).digest
 

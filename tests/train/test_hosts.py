@@ -92,7 +92,7 @@ def start(argv, program=("-m", "jaxpt.cli")):
     """
     process = subprocess.Popen(
         [sys.executable, *program, *argv],
-        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags()},
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": xla_flags(optimization=0)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -18,6 +18,8 @@ from jaxpt.train.optimizer import (
 )
 from jaxpt.train.parts import ELEMENTWISE, Part
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 class TestSteps:
     @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from jaxpt.errors import InputError
 from jaxpt.train import parallel
 from jaxpt.train.parallel import AXIS, Devices
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 SMALL = {
     "memory": 400,

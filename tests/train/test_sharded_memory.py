@@ -11,6 +11,8 @@ from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # Small, and steady: SGD does not blow rounding up as Adam does.
 RUN = {
     "duration": "6 steps",

@@ -19,6 +19,8 @@ from jaxpt.train import checkpoint, parts
 from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.parallel import AXIS, Devices
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 # Small, but for the projector, so that there is something to cut. SGD does not blow rounding up.
 RUN = {
     "duration": "4 steps",

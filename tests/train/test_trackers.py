@@ -12,6 +12,8 @@ from jaxpt.train import trackers
 from jaxpt.train.metrics import read_metrics
 from jaxpt.train.trackers import Session, Trackers
 
+pytestmark = pytest.mark.usefixtures("unoptimised")
+
 
 class Fake:
     """A tracker that remembers what it got."""
