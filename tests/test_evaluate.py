@@ -24,7 +24,6 @@ from jaxpt.errors import InputError, require
 from jaxpt.evaluation import suites
 from jaxpt.train.parallel import Devices
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
 
 # Small, so that the suites are quick; what they are by default tests/evaluation/test_suites.py has.
 QUICK = {
