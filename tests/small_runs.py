@@ -14,7 +14,6 @@ from jaxpt.methods import encoding
 from jaxpt.ops import memory
 from jaxpt.train.parallel import AXIS
 
-
 METHODS = methods.METHODS
 WITH_MEMORY = [name for name, entry in METHODS.items() if "memory" in entry.reads]
 WITH_TARGET = [name for name, entry in METHODS.items() if "target" in entry.reads]

@@ -12,8 +12,6 @@ from jaxpt.data.feed import Batch
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
-
 OFF = {
     "crop_area": (1.0, 1.0),
     "crop_size": 0,
@@ -47,8 +45,11 @@ MANY = 2400
 @functools.cache
 def compiled(settings):
     config = ml_collections.ConfigDict(dict(settings))
+    # It runs once or twice: optimising it would take longer than running it.
     return jax.jit(
-        lambda batch, view: augment.draw_view(config, batch, view=view), static_argnums=1
+        lambda batch, view: augment.draw_view(config, batch, view=view),
+        static_argnums=1,
+        compiler_options={"xla_backend_optimization_level": 0},
     )
 
 
@@ -171,9 +172,7 @@ class TestOneByOne:
         monkeypatch.setattr(augment, "CPU_PIXELS", 16 * 12)
         one_by_one = draw(images, **settings)
         compiled.cache_clear()
-        # RandAugment works in whole gray levels: rounding may put a value on either side of a step.
-        differ = np.abs(one_by_one - at_once) > 1e-5
-        assert differ.mean() <= (1e-3 if "rand_augment" in settings else 0)
+        np.testing.assert_allclose(one_by_one, at_once, atol=1e-5)
 
     def test_is_for_large_images_on_cpus(self, monkeypatch):
         assert augment._one_by_one((9, 32, 32, 3)) and not augment._one_by_one((9, 28, 28, 1))

@@ -94,6 +94,7 @@ class TestLease:
         with workdirs._lease(path):
             first = workdirs._read_lease(path)
             wait_for(lambda: workdirs._read_lease(path)[1] > first[1] + 0.1)
+            assert workdirs._read_lease(path)[0] == workdirs._me()
         assert not path.exists() and workdirs._read_lease(path) == ("", 0.0)
 
     def test_it_is_whole_whenever_it_is_read(self, path):
