@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Checks of a release: installs the wheel in fresh environments, away from the checkout.
 #
-#     scripts/check_wheel.sh [SEEDS]
+#     scripts/check_wheel.sh [SEEDS [--short]]
 #
 # The losses must work with jax alone, the demo and README's commands with the wheel and its
 # dependencies, and the notebooks' first cell must install the wheel where there is only Jupyter. SEEDS
-# is the number of runs per loss in the demo (default 5, as in README).
+# is the number of runs per loss in the demo (default 5, as in README). With --short the notebooks
+# train less.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 HERE=$(mktemp -d)
@@ -30,5 +31,5 @@ WHEEL=$(ls "$HERE"/dist/*.whl)
 
 "${PYTHON:-python3}" -m venv "$HERE/notebooks"
 "$HERE/notebooks/bin/pip" install --quiet 'nbclient>=0.10,<1' 'ipykernel>=6.29,<8'
-"$HERE/notebooks/bin/python" colab/run.py --jaxpt "$WHEEL"
+"$HERE/notebooks/bin/python" colab/run.py --jaxpt "$WHEEL" "${@:2}"
 echo "the wheel is fine: $(basename "$WHEEL")"

@@ -56,6 +56,18 @@ def unoptimised():
         yield
 
 
+@pytest.fixture(scope="module")
+def exact_products():
+    """Multiplies float32 exactly on GPUs too, where JAX's default precision rounds it to TF32.
+
+    For networks beside an oracle, or beside another form of the same function.
+    """
+    before = jax.config.jax_default_matmul_precision
+    jax.config.update("jax_default_matmul_precision", "highest")  # for threads, too
+    yield
+    jax.config.update("jax_default_matmul_precision", before)
+
+
 @pytest.fixture(scope="session")
 def float16():
     """Skips where XLA has no float16, as on an x86 processor without F16C."""

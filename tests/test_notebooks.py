@@ -28,18 +28,7 @@ NOTEBOOKS = {
     for path in sorted((ROOT / "colab").glob("*.ipynb"))
 }
 
-# What is set shorter here than in the notebook, and what must hold in its kernel at the end.
-SHORT = {
-    "quickstart": {"DURATION": '"1 epochs"'},
-    "losses": {"STEPS": "150"},
-    "your_own_images": {
-        "DURATION": '"4 epochs"',
-        "SIZE": "8",
-        "SUITE": '("knn", "linear", "few_shot", "class_separation", "neighbors")',
-    },
-    "analyse": {"DURATION": '"2 epochs"'},
-    "text": {"STEPS": "30", "SEEDS": "1"},
-}
+# What must hold in the kernel at the end of a short run.
 HOLDS = {
     "quickstart": """
         assert list(rows) == ["cross_entropy", "sup_con", "nca", "look"]
@@ -102,19 +91,7 @@ def shown(cells, kind):
 
 def shortened(name):
     notebook = nbformat.from_dict(NOTEBOOKS[name])
-    for variable, value in SHORT[name].items():
-        places = [
-            cell
-            for cell in notebook.cells
-            if re.search(rf"^{variable} = ", cell.source, re.MULTILINE)
-        ]
-        assert len(places) == 1, f"{name} sets {variable} {len(places)} times"
-        places[0].source = re.sub(
-            rf'^{variable} = ("[^"]*"|\d+|\([^)]*\))',
-            f"{variable} = {value}",
-            places[0].source,
-            flags=re.MULTILINE,
-        )
+    run.shorten(notebook, name)
     notebook.cells.append(nbformat.v4.new_code_cell(textwrap.dedent(HOLDS[name])))
     return notebook
 
@@ -160,7 +137,7 @@ def test_runs(name, executed):
 
 
 def test_what_is_committed():
-    assert set(NOTEBOOKS) == set(SHORT)
+    assert set(NOTEBOOKS) == set(run.SHORT)
     for name, notebook in NOTEBOOKS.items():
         # The outputs of a whole run of this code, by colab/run.py --save.
         assert notebook.metadata.outputs_of == run.digest(notebook), f"colab/run.py --save {name}"

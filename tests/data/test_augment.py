@@ -12,6 +12,8 @@ from jaxpt.data.feed import Batch
 from jaxpt.errors import InputError
 from jaxpt.train.parallel import Devices
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 OFF = {
     "crop_area": (1.0, 1.0),
     "crop_size": 0,

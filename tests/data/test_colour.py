@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from jaxpt.data import augment
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 DRAWS = 4800
 

@@ -20,6 +20,8 @@ from jaxpt.methods import look
 from jaxpt.ops.similarity import unit_vectors
 from jaxpt.train.parallel import AXIS
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 BARLOW = {
     "augment": small_runs.AUGMENT | {"noise": 0.2},
     "batch_size": 20,

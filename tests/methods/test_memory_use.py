@@ -10,7 +10,7 @@ from jaxpt import pretrain
 from jaxpt.data.feed import batch_at
 from jaxpt.methods import encoding
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 
 @pytest.fixture(params=["look", "nca", "nn_clr"])

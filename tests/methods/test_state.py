@@ -8,7 +8,7 @@ import small_runs
 
 from jaxpt import pretrain
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 # rwSAM's latest features beside a memory, with examples sampled by class.
 UNEVEN = {"rw_sam.rho": 0.05, "rw_sam.features": 100, "data.sampling": "class_balanced"}

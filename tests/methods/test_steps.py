@@ -26,7 +26,7 @@ from jaxpt.ops import memory
 from jaxpt.train.parallel import AXIS
 from jaxpt.train.state import Target
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ from jaxpt import models
 from jaxpt.errors import InputError
 from jaxpt.models.heads import covariance_sqrt
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 
 def layers(head, features=6):
     """The parameters of a head by layer, as {"Dense_0": {"kernel": shape, …}, …}."""
@@ -245,8 +247,7 @@ def test_the_covariance_head_classifies_numpys_root(width, temperature):
             wanted.append(x @ last["kernel"] / np.linalg.norm(x) / temperature)
         else:
             wanted.append(x @ last["kernel"] + last["bias"])
-    with jax.default_matmul_precision("highest"):  # GPUs would round to TF32
-        found = head.apply({"params": params}, maps, True)
+    found = head.apply({"params": params}, maps, True)
     np.testing.assert_allclose(found, wanted, atol=1e-5 / (temperature or 1))
 
 

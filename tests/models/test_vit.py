@@ -14,7 +14,7 @@ from jaxpt.errors import InputError
 from jaxpt.models import layers
 from jaxpt.train import optimizer as optimizers
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 VIT = models.ViT(8, 3, 2, patch=8, image_size=32)
 CONVNEXT = models.ConvNeXt((1, 1), (8, 8))

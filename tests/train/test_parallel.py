@@ -13,7 +13,7 @@ from jaxpt.errors import InputError
 from jaxpt.train import parallel
 from jaxpt.train.parallel import AXIS, Devices
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 
 SMALL = {

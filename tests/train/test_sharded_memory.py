@@ -11,7 +11,7 @@ from jaxpt import pretrain
 from jaxpt.configs.pretrain import digits
 from jaxpt.data import sources
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 # Small, and steady: SGD does not blow rounding up as Adam does.
 RUN = {

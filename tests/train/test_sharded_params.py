@@ -19,7 +19,7 @@ from jaxpt.train import checkpoint, parts
 from jaxpt.train.checkpoint import Checkpointer
 from jaxpt.train.parallel import AXIS, Devices
 
-pytestmark = pytest.mark.usefixtures("unoptimised")
+pytestmark = pytest.mark.usefixtures("unoptimised", "exact_products")
 
 # Small, but for the projector, so that there is something to cut. SGD does not blow rounding up.
 RUN = {

@@ -18,6 +18,8 @@ from jaxpt.models.resnet import BasicBlock, Bottleneck, ResNet, WideBottleneck
 from jaxpt.models.vit import resize_positions
 from jaxpt.weights import files
 
+pytestmark = pytest.mark.usefixtures("exact_products")
+
 STORED = json.loads(references.FILE.read_text())
 NETWORKS = {
     "basic": ResNet(references.BLOCKS, BasicBlock),
