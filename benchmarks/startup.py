@@ -1,13 +1,14 @@
 """Cost of starting a run, up to its first step, with an empty and with a filled compile cache.
 
-    python benchmarks/startup.py [--before TREE]
+    python benchmarks/startup.py [--before TREE] [--rounds N] [CASE …]
 
 Each run is ``jaxpt pretrain`` in a process of its own, which ends after the first step: imports,
 images, compilation, the initial state, the filling of the memory, one step. TREE is the source tree
-of another version (``git worktree add TREE REVISION``), which runs in turns with this one. The
-figure to compare is the processor time of all threads, since the elapsed time depends on other work
-on the machine. Adds a record per case to benchmarks/records/startup.jsonl; the table shows the
-latest of each.
+of another version (``git worktree add TREE REVISION``), which runs in turns with this one. On a CPU
+the figure to compare is the processor time of all threads, since the elapsed time depends on other
+work on the machine. Adds a record per case to benchmarks/records/startup.jsonl; the table shows the
+latest of each. The case "ImageNet" is for an accelerator and runs only if it is named: the recipe
+at full size on a folder of 2,400 JPEGs, with a memory of eight batches.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from jaxpt import records
 
 HERE = pathlib.Path(__file__).resolve().parent
 RECORDS = HERE / "records" / "startup.jsonl"
-SIDE, CLASSES, EACH = 64, 4, 16
+SIDE = 64
 # A run of one step of each kind, as arguments of the command.
 CASES = {
     "digits": ["--config=pretrain/digits.py:look"],
@@ -46,7 +47,16 @@ CASES = {
         "--config.knn_k=4",
         "--config.data.path={images}",
     ],
+    "ImageNet": [
+        "--config=pretrain/imagenet/look.py",
+        "--config.batch_size=256",
+        "--config.optimizer.warmup=0 steps",
+        "--config.memory=2048",
+        "--config.data.path={images}",
+    ],
 }
+# Classes, images of each in a part, and their height and width.
+FOLDERS = {"ResNet-18": (4, 16, (96, 80)), "ImageNet": (40, 60, (400, 500))}
 # The command, which ends when the monitor is called after the first step.
 RUN = """
 import os
@@ -69,14 +79,14 @@ raise SystemExit("the monitor was not called")
 """
 
 
-def make_images(folder: pathlib.Path) -> None:
+def make_images(folder: pathlib.Path, classes: int, each: int, shape: tuple[int, int]) -> None:
     """Writes a folder of JPEGs of noise."""
     rng = np.random.default_rng(0)
     for part in "train", "val":
-        for i in range(CLASSES * EACH):
-            file = folder / part / f"class{i % CLASSES}" / f"{i}.jpg"
+        for i in range(classes * each):
+            file = folder / part / f"class{i % classes}" / f"{i}.jpg"
             file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(256, size=(96, 80, 3), dtype=np.uint8)).save(file)
+            Image.fromarray(rng.integers(256, size=(*shape, 3), dtype=np.uint8)).save(file)
 
 
 def one_run(arguments: list[str], tree: pathlib.Path, cache: str) -> dict[str, float]:
@@ -108,7 +118,8 @@ def measure(case: str, trees: dict[str, pathlib.Path], rounds: int) -> dict:
     """Median seconds by cache and tree; the trees run in turns."""
     runs: dict = {(state, tree): [] for state in ("empty", "filled") for tree in trees}
     with tempfile.TemporaryDirectory() as images:
-        make_images(pathlib.Path(images))
+        if case in FOLDERS:
+            make_images(pathlib.Path(images), *FOLDERS[case])
         arguments = [word.format(images=images) for word in CASES[case]]
         for _ in range(rounds):
             for tree, path in trees.items():
@@ -127,20 +138,21 @@ def markdown(found: list[dict]) -> str:
     """Table of the seconds before and now, and their ratio, in the latest record of each case."""
     latest = {record["case"]: record for record in found}
     lines = [
-        "| up to the first step | compile cache | before, s of processor | now | ratio |",
-        "| --- | --- | ---: | ---: | ---: |",
+        "| up to the first step | compile cache | seconds | before | now | ratio |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
     ]
     for case, record in latest.items():
+        kind = "processor" if record["device"].startswith("cpu") else "elapsed"
         for cache, trees in record["seconds"].items():
-            now = trees["now"]["processor"]
-            before = trees.get("before", {}).get("processor")
+            now, before = trees["now"][kind], trees.get("before", {}).get(kind)
             cells = f"{before:.1f} | {now:.1f} | {now / before:.2f}" if before else f"| {now:.1f} |"
-            lines.append(f"| {case} | {cache} | {cells} |")
-    record = found[-1]
-    lines.append(
-        f"\n{record['device']}, jax {record['packages']['jax']}, {record['date']}; medians of "
-        f"{record['rounds']} runs in turns; load average {record['load']:.0f} from other work."
-    )
+            lines.append(f"| {case} | {cache} | {kind} | {cells} |")
+    lines.append("")
+    for record in {record["device"]: record for record in latest.values()}.values():
+        lines.append(
+            f"{record['device']}, jax {record['packages']['jax']}, {record['date']}; medians of "
+            f"{record['rounds']} runs in turns; load average {record['load']:.0f} from other work."
+        )
     return "\n".join(lines)
 
 
@@ -151,6 +163,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--small", action="store_true", help="one run of digits; writes no record")
     how = parser.parse_args()
+    if unknown := set(how.cases) - set(CASES):
+        parser.error(f"unknown cases {sorted(unknown)}; there are {', '.join(CASES)}")
     trees = {"now": HERE.parent}
     if how.before:
         link = how.before / "jaxpt" / "configs"  # which only an installation would map
@@ -158,7 +172,7 @@ def main() -> None:
             link.symlink_to("../configs")
         trees = {"before": how.before.resolve(), **trees}
     made = []
-    for case in ["digits"] if how.small else how.cases or CASES:
+    for case in ["digits"] if how.small else how.cases or ["digits", "ResNet-18"]:
         record = {
             "benchmark": "startup",
             "case": case,
