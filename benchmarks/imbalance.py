@@ -42,10 +42,10 @@ class Method(NamedTuple):
 
 
 METHODS = {
-    "ce_mlp": Method("cross-entropy, MLP head", "cross_entropy", MLP),
+    "ce_mlp": Method("cross-entropy with MLP head", "cross_entropy", MLP),
     "look": Method("LOOK", "look", {"temperature": 0.2, "look.k": 33}),  # the keys of a class
     "sup_con": Method("SupCon", "sup_con", {"temperature": 0.2}),
-    "moco_v2": Method("MoCo v2, no labels", "moco_v2", {"temperature": 0.2}),
+    "moco_v2": Method("MoCo v2 (no labels)", "moco_v2", {"temperature": 0.2}),
 }
 PLAIN = "plain"
 # Title and changed fields of each remedy.

@@ -28,7 +28,7 @@ SOURCES = {DIGITS: {"label_map": "halves"}, CLOTHES: {"label_map": "fashion5"}}
 METHODS = {
     "look": ("LOOK", {"look.k": 50, "temperature": 0.1}),
     "cross_entropy": (
-        "cross-entropy, MLP head",
+        "cross-entropy with MLP head",
         {"cross_entropy.classifier": "mlp", "cross_entropy.label_smoothing": 0.1},
     ),
 }

@@ -68,19 +68,22 @@ SHARE = {"share": [0.25, 0.5, 1.0]}
 LINEAR = {"model.projector.hidden": ()}
 ARMS = {
     "look": Arm("LOOK", "look", knobs=TEMPERATURE | SHARE),
-    "ce_mlp": Arm("cross-entropy, MLP head", "cross_entropy", MLP, SMOOTHING),
+    "ce_mlp": Arm("cross-entropy with MLP head", "cross_entropy", MLP, SMOOTHING),
     "sup_con": Arm("SupCon", "sup_con", knobs=TEMPERATURE),
     "nca": Arm("NCA", "nca", knobs=TEMPERATURE),
     # The factorial around them.
-    "ce_linear": Arm("cross-entropy, linear head", "cross_entropy", {}, SMOOTHING),
+    "ce_linear": Arm("cross-entropy with linear head", "cross_entropy", {}, SMOOTHING),
     "sup_moco": Arm("SupCon over the memory", "sup_moco", knobs=TEMPERATURE),
-    "look_linear": Arm("LOOK, linear projector", "look", LINEAR, like="look"),
-    "sup_con_linear": Arm("SupCon, linear projector", "sup_con", LINEAR, like="sup_con"),
-    "look_quarter": Arm("LOOK, k = ¼ of a class", "look", {"share": 0.25}, like="look"),
-    "look_half": Arm("LOOK, k = ½ of a class", "look", {"share": 0.5}, like="look"),
-    "look_whole": Arm("LOOK, k = a class", "look", {"share": 1.0}, like="look"),
+    "look_linear": Arm("LOOK with linear projector", "look", LINEAR, like="look"),
+    "sup_con_linear": Arm("SupCon with linear projector", "sup_con", LINEAR, like="sup_con"),
+    "look_quarter": Arm("LOOK with k = ¼ of a class", "look", {"share": 0.25}, like="look"),
+    "look_half": Arm("LOOK with k = ½ of a class", "look", {"share": 0.5}, like="look"),
+    "look_whole": Arm("LOOK with k = a class", "look", {"share": 1.0}, like="look"),
     "look_schedule": Arm(
-        "LOOK, k from all keys down", "look", {"share": 0.25, "look.k_warmup": "all"}, like="look"
+        "LOOK with k from all keys down",
+        "look",
+        {"share": 0.25, "look.k_warmup": "all"},
+        like="look",
     ),
     "look_own": Arm(
         "LOOK + InfoNCE", "look", knobs=TEMPERATURE | SHARE | {"look.own_view": [0.1, 0.25, 0.5]}
@@ -93,18 +96,20 @@ ARMS = {
     "mask_con": Arm(
         "MaskCon", "mask_con", knobs=TEMPERATURE | {"mask_con.weight": [0.5, 0.75, 1.0]}
     ),
-    "moco_v2": Arm("MoCo v2, no labels", "moco_v2", knobs=TEMPERATURE),
+    "moco_v2": Arm("MoCo v2 (no labels)", "moco_v2", knobs=TEMPERATURE),
     # Controls.
     "ce_mlp_passes": Arm(
-        "cross-entropy, MLP head, LOOK's passes",
+        "cross-entropy with MLP head and LOOK's passes",
         "cross_entropy",
         MLP | {"longer": 4 / 3},
         like="ce_mlp",
     ),
-    "sup_con_passes": Arm("SupCon, LOOK's passes", "sup_con", {"longer": 4 / 3}, like="sup_con"),
+    "sup_con_passes": Arm(
+        "SupCon with LOOK's passes", "sup_con", {"longer": 4 / 3}, like="sup_con"
+    ),
     "random": Arm("random network", "cross_entropy", {"longer": 0.0}, like="ce_linear"),
     "ceiling": Arm(
-        "cross-entropy, MLP head, fine labels",
+        "cross-entropy with MLP head and fine labels",
         "cross_entropy",
         MLP | {"data.label_map": "fine"},
         like="ce_mlp",

@@ -21,7 +21,7 @@ from jaxpt.report.metrics import HEADLINE, Metric
 # Display names of methods, in the order of tables and figures: those of the demo first.
 _FIRST = ("cross_entropy", "cross_entropy_mlp", "sup_con", "nca", "look")
 _TITLES = {name: entry.title for name, entry in METHODS.items()} | {
-    "cross_entropy_mlp": "cross-entropy, MLP head"
+    "cross_entropy_mlp": "cross-entropy with MLP head"
 }
 NAMES = {name: _TITLES[name] for name in dict.fromkeys((*_FIRST, *METHODS))}
 SUBJECT = "look"  # compared with every other method
