@@ -155,7 +155,7 @@ def test_the_planned_contrasts_name_what_is_apart_equal_and_open(small):
     of = small(of.arm_jobs("glyphs", ["sup_moco"], range(5)), values, correct)
     assert transfer_study.others_markdown(of).splitlines()[2:] == [
         "| SupCon over the memory |  | −5.0 (−5.0 … −5.0) |",
-        "| LOOK, k = ½ of a class |  | +0.0 (+0.0 … +0.0) |",  # what tuning chose
+        "| LOOK with k = ½ of a class |  | +0.0 (+0.0 … +0.0) |",  # what tuning chose
     ]
 
 
