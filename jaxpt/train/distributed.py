@@ -9,6 +9,7 @@ their next collective.
 
 import contextlib
 import ctypes
+import glob
 import importlib.util
 import os
 import signal
@@ -174,10 +175,9 @@ def _connect(place: Place) -> None:
     import jax
 
     found = {} if place.coordinator is None else {"cluster_detection_method": "deactivate"}
-    if place.source == "SLURM" and "JAX_LOCAL_DEVICE_IDS" not in os.environ and _one_a_node():
-        # JAX would give each task one device, even if it is the only task of its node.
-        count = len(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(","))
-        found["local_device_ids"] = list(range(count))
+    if place.source == "SLURM" and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+        if own := _own_gpus():
+            found["local_device_ids"] = own
     try:
         jax.distributed.initialize(
             place.coordinator,
@@ -333,9 +333,22 @@ def _of_cluster() -> Place:
     return Place(_pod_hosts(), source="a TPU pod slice")
 
 
-def _one_a_node() -> bool:
+def _own_gpus() -> list[int]:
+    """Positions of a SLURM task's GPUs among those that it sees.
+
+    Empty leaves the choice to JAX: the one with the task's number on its node. That is wrong for a
+    task that is alone on its node, and for one that SLURM shows no GPUs but its own.
+    """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if listed is None:
+        seen = len(glob.glob("/dev/nvidia[0-9]*"))
+    else:
+        seen = len(list(filter(None, listed.split(","))))
     tasks, nodes = (os.environ.get(f"SLURM_STEP_NUM_{name}") for name in ("TASKS", "NODES"))
-    return tasks is not None and tasks == nodes
+    alone = tasks is not None and tasks == nodes
+    per_task = os.environ.get("SLURM_GPUS_PER_TASK", "1").rpartition(":")[2]  # N or TYPE:N
+    bound = listed is not None and str(seen) == per_task
+    return list(range(seen)) if alone or bound else []
 
 
 def _pod_hosts() -> int:

@@ -50,6 +50,10 @@ VARIABLES = (
     "SLURM_LOCALID",
     "SLURM_NTASKS",
     "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_NUM_NODES",
+    "SLURM_GPUS_PER_TASK",
+    "CUDA_VISIBLE_DEVICES",
+    "JAX_LOCAL_DEVICE_IDS",
     "OMPI_MCA_orte_hnp_uri",
     "OMPI_COMM_WORLD_SIZE",
 )
@@ -149,6 +153,32 @@ def test_slurm_counts_the_tasks_of_the_step_and_not_of_the_job(monkeypatch):
     assert find_place() == Place(8, source="SLURM")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")  # an interactive shell
     assert find_place().processes == 1
+
+
+@pytest.mark.parametrize(
+    ("tasks", "seen", "per_task", "own"),
+    [
+        (8, "0,1,2,3,4,5,6,7", None, None),  # JAX takes the one with the task's number
+        (8, "0,1,2,3,4,5,6,7", "1", None),  # --gpus-per-task=1 --gpu-bind=none
+        (8, "5", "1", [0]),  # --gpus-per-task=1: the task sees its own only
+        (8, "0", None, [0]),  # --gpu-bind=single:1, where devices are constrained
+        (2, "4,5,6,7", "h100:4", [0, 1, 2, 3]),
+        (1, "0,1,2,3", None, [0, 1, 2, 3]),
+        (1, None, None, [0, 1]),  # SLURM does not manage the GPUs
+        (1, "", None, None),
+    ],
+)
+def test_a_slurm_task_takes_its_gpus(tasks, seen, per_task, own, monkeypatch):
+    given = {"SLURM_STEP_NUM_TASKS": str(tasks), "SLURM_STEP_NUM_NODES": "1"}
+    given |= {"CUDA_VISIBLE_DEVICES": seen, "SLURM_GPUS_PER_TASK": per_task}
+    for name, value in given.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    monkeypatch.setattr("glob.glob", lambda pattern: ["/dev/nvidia0", "/dev/nvidia1"])
+    asked = {}
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **options: asked.update(options))
+    distributed._connect(Place(tasks, source="SLURM"))
+    assert asked.get("local_device_ids") == own
 
 
 def test_open_mpi_and_pods_are_found(monkeypatch):
