@@ -589,7 +589,9 @@ def answer(of: Study) -> str:
     where = [f"{arm} on {TITLES[data]}" for data, arm in best.items()]
     if len(set(best.values())) == 1:
         where = [f"{best[SETS[0]]} on both sets"]
-    return f"{text} The highest mean of all arms without fine labels (exploratory): {join(where)}."
+    return (
+        f"{text} Of all arms without fine labels, the highest mean has {join(where)} (exploratory)."
+    )
 
 
 def times_of_sup_con(of: Study, data: str) -> float:

@@ -39,8 +39,8 @@ leave `axis_name` out if the memory is the same on all devices. `sup_con` and `n
 contrast is the batch, accept such a memory together with `axis_name`.
 
 The formula of `look` is a reconstruction from the paper's abstract, the start of its introduction,
-the caption of its figure 1 and what later papers say of it: its section on the method could not be
-read by us, and no code of its authors was found.
+the caption of its figure 1 and what later papers say of it: we had no access to its section on
+the method, and found no code of its authors.
 
 `python docs/generate.py` generates this page from the docstrings.
 """
@@ -190,7 +190,7 @@ FIDELITY_HEAD = """# Recipes beside their sources
 Each recipe of `pretrain/imagenet/` and `pretrain/cifar.py`, setting by setting, beside the paper
 and the published code that it is named after. "Same" is tested: a test resolves the recipe and
 compares it with this table. A difference is deliberate: the table says why, and the header of the
-recipe names it. "Not read" is what could not be read by us, and "from memory" what was not read
+recipe names it. "Not read" is what we had no access to, and "from memory" what was not read
 again. A setting without a source has no row and is jaxpt's own. References are files and lines of a
 repository at a commit, or sections of a paper. Settings are fields of the config,
 [explained](../configs/pretrain/defaults.py) with the defaults, or words.

@@ -59,7 +59,7 @@ def all_tied(seeds=3):
 
 
 def separated():
-    """Five seeds: LOOK above NCA in fine kNN, below cross-entropy in R², the rest tied."""
+    """Five seeds: LOOK above NCA in fine kNN, below cross-entropy in R², the rest undecided."""
     noise = np.array([-0.004, 0.003, 0.0, 0.005, -0.002])
     levels = {
         "cross_entropy": (0.99, 0.95, 0.96, 0.87, 0.80),

@@ -218,8 +218,8 @@ def test_the_answer_names_the_highest_of_all_arms_but_the_ceiling(small, monkeyp
     for data in transfer_study.SETS:
         of = small(of.arm_jobs(data, ["random"], (0, 1)), values, correct)
     assert transfer_study.answer(of).endswith(
-        " The highest mean of all arms without fine labels (exploratory): "
-        "Grafit (SupCon over the memory + InfoNCE) on both sets."
+        " Of all arms without fine labels, the highest mean has "
+        "Grafit (SupCon over the memory + InfoNCE) on both sets (exploratory)."
     )
 
 

@@ -1,6 +1,6 @@
 """Default pre-training config: every field with its default value and its meaning.
 
-The values are jaxpt's defaults. None of LOOK's is the paper's: its values could not be read by us.
+The values are jaxpt's defaults. None of LOOK's is the paper's: we had no access to its values.
 Only the four methods that the demo compares are tuned.
 """
 
@@ -144,7 +144,7 @@ def get_config() -> ml_collections.ConfigDict:
     c.rw_sam = ml_collections.ConfigDict()  # sharpness-aware steps, see docs/imbalance.md
     c.rw_sam.rho = 0.0  # length of the step uphill before the gradient is taken; 0: none
     c.rw_sam.alpha = 1.0  # weight of an image uphill: its density to this negative power; 0: SAM
-    c.rw_sam.bandwidth = 0.25  # of the density's kernel, share of the features' mean distance
+    c.rw_sam.bandwidth = 0.25  # of the density's kernel, a share of the features' r.m.s. distance
     c.rw_sam.features = 2048  # number of latest features, among which the density is estimated
 
     # Fields of a single method, under its name.

@@ -129,7 +129,7 @@ def _what(plan) -> str:
             f"{_plain(first.removesuffix('.'))}. All constants are in the config below: they are "
             "jaxpt's defaults or this run's own"
             + (
-                ", never the paper's, which could not be read by us."
+                ", never the paper's, which we could not read."
                 if backbone.method == "look"
                 else "."
             )

@@ -81,8 +81,8 @@ def look(
     N_k(i) is the set of the k keys most similar to query i. A class may therefore have several
     modes: a same-class key outside the neighbourhood does not pull, and a query whose neighbours
     all share its label has loss and gradient exactly 0. If k is at least the number of keys, the
-    loss is ``nca``. The formula is a reconstruction: of the paper, the abstract and the first lines
-    of the introduction could be read by us, the sections on method and experiments could not.
+    loss is ``nca``. The formula is a reconstruction from the paper's abstract and the first
+    lines of its introduction: we had no access to its sections on method and experiments.
 
     Keys with the query's id are left out *before* the selection (leave-one-out). Without ids
     nothing is left out: make sure that no key comes from the image of its query, as it would be

@@ -5,10 +5,10 @@
     loss    ← losses.look: classifies each query by its k nearest keys in the memory
     update  ← optimizer step; then target ← EMA of the online encoder; memory ← the new keys
 
-The formula is a reconstruction. Read were the paper's abstract, the start of its introduction and
-the caption of its figure 1, and what other papers say of it. Its sections on method and experiments
-could not be read by us, and no code of its authors was found. k, temperature, memory and head are
-jaxpt's defaults, not the paper's.
+The formula is a reconstruction from the paper's abstract, the start of its introduction, the
+caption of its figure 1, and what other papers say of it. We had no access to its sections on method
+and experiments, and found no code of its authors. k, temperature, memory and head are jaxpt's
+defaults, not the paper's.
 
 Extensions, all off by default: ``own_view``, ``gate``, ``balanced``, ``robustness``,
 ``k_by_class``, ``local_views`` (multi-crop) and ``memory_kind = "bank"`` (one key per training

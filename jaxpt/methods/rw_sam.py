@@ -8,7 +8,7 @@
 to be flat where images are rare. With ``alpha`` = 0 it is SAM (Foret et al., ICLR 2021). BatchNorm
 normalises both passes by the batch; its running statistics are those of the pass at θ.
 
-Read were the paper's abstract and its authors' code; the formula of the weights is second-hand.
+We read the paper's abstract and its authors' code; the formula of the weights is second-hand.
 The authors estimate densities beforehand, with a trained network, or weight by class, and scale ε
 by the squares of the parameters (adaptive SAM). Here densities follow the network while it trains,
 among the latest features of the run, and ε is not scaled.

@@ -8,7 +8,7 @@ import pathlib
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from jaxpt.errors import require
-from jaxpt.report import figures, lead, scaling, settings, tables
+from jaxpt.report import figures, lead, scaling, settings, statistics, tables
 from jaxpt.report.figures import FeatureSet, Map
 from jaxpt.report.markup import Markup, document, figure, join, legend, table, tag, write_file
 from jaxpt.report.metrics import SEPARATION
@@ -221,7 +221,8 @@ def _guessing(results):
 
 def _verdict_cell(difference, verdict):
     p = "p < 0.001" if verdict.p_adjusted < 0.001 else f"p = {verdict.p_adjusted:.3f}"
-    word = tag("span", verdict.word, kind="tie" if verdict.word == "tie" else "apart")
+    kind = verdict.word if verdict.word == statistics.OPEN else "apart"
+    word = tag("span", verdict.word, kind=kind)
     return join([difference, Markup("<br>"), word, " ", tag("small", p)], "")
 
 

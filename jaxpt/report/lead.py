@@ -122,7 +122,7 @@ def _trust(results, metric, first, rest, by_chance, mean):
     parts = []
     for word, phrase in (
         (statistics.ABOVE, "is significantly above"),
-        (statistics.TIE, "ties with"),
+        (statistics.OPEN, "shows no clear difference from"),
     ):
         named = [results.name(label) for label, verdict in verdicts.items() if verdict.word == word]
         if named:

@@ -477,7 +477,7 @@ def _clause(results, words):
     for word, phrase in (
         (statistics.ABOVE, "is above"),
         (statistics.BELOW, "is below"),
-        (statistics.TIE, "ties with"),
+        (statistics.OPEN, "shows no clear difference from"),
     ):
         peers = [results.name(peer) for peer in words if words[peer] == word]
         if peers:

@@ -1,4 +1,4 @@
-"""Statistics over seeds: intervals, paired tests, and verdicts ("apart" or "tie")."""
+"""Statistics over seeds: intervals, paired tests, and verdicts."""
 
 import math
 from typing import Mapping, NamedTuple, Sequence
@@ -11,8 +11,9 @@ from jaxpt.errors import require
 CONFIDENCE = 0.95
 SIGNIFICANCE = 0.05
 MIN_SEEDS = 2
-TIE, ABOVE, BELOW = "tie", "apart (+)", "apart (−)"
-OPEN = "undecided"  # neither apart nor shown to be equivalent
+ABOVE, BELOW = "apart (+)", "apart (−)"
+TIE = "tie"  # shown to be equivalent, up to a bound
+OPEN = "undecided"  # neither apart nor a tie
 
 
 class Summary(NamedTuple):
@@ -51,7 +52,7 @@ class Resampled(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """A comparison, its p value adjusted for multiple comparisons, and TIE, ABOVE or BELOW."""
+    """A comparison, its p value adjusted for multiple comparisons, and ABOVE, BELOW or OPEN."""
 
     difference: Comparison
     p_adjusted: float
@@ -135,7 +136,7 @@ def against(
 
     Returns:
       Peer's name → verdict: "apart (+)" if ``one`` is significantly larger, "apart (−)" if it is
-      significantly smaller, else "tie": these seeds do not distinguish the two.
+      significantly smaller, else "undecided": these seeds do not distinguish the two.
     """
     comparisons = {name: compare(one, values) for name, values in peers.items()}
     adjusted = holm([c.p for c in comparisons.values()])
@@ -151,8 +152,8 @@ def leader(values: Mapping[str, Mapping[int, float]]) -> str | None:
       values: name → values by seed.
 
     Returns:
-      None if the largest ties with another, shares fewer than two seeds with another, or has no
-      other to be compared with.
+      None if the largest is not apart from another, shares fewer than two seeds with another, or
+      has no other to be compared with.
     """
     if len(values) < 2:
         return None
@@ -227,7 +228,7 @@ def verdict(difference: Resampled, p_adjusted: float, bound: float) -> str:
 
 def _word(mean: float, p: float) -> str:
     if p >= SIGNIFICANCE:
-        return TIE
+        return OPEN
     return ABOVE if mean > 0 else BELOW
 
 

@@ -24,7 +24,7 @@ BEST_CAPTION = (
 ONE_SEED = "A method with one seed has no interval and no verdict: its number is a single draw."
 VERDICT_CAPTION = (
     "Paired t-tests over seeds, Holm-adjusted over the peers within a metric. Apart: p below 5 %. "
-    "Tie: these seeds do not distinguish the two. Intervals are not adjusted."
+    "Undecided: these seeds do not distinguish the two. Intervals are not adjusted."
 )
 _MEAN = Metric("mean", "mean")
 _LOG_ODDS = Metric("log_odds", "mean log-odds", percent=False)
@@ -336,4 +336,4 @@ def _markdown_cell(cell):
 
 
 def _strong(word: str) -> str:
-    return word if word == statistics.TIE else f"**{word}**"
+    return word if word == statistics.OPEN else f"**{word}**"

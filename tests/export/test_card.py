@@ -65,7 +65,7 @@ def test_the_front_matter(run, resnet18, tmp_path):
 def test_looks_constants_are_never_said_to_be_the_papers(opened):
     opened.config.method = "look"
     text = card.write(plan_of(opened.__class__(**vars(opened) | {"method": "look"})))
-    assert "this run's own, never the paper's, which could not be read by us." in text
+    assert "this run's own, never the paper's, which we could not read." in text
 
 
 def test_tables_are_made_from_the_records_of_this_backbone(run, opened, tmp_path):

@@ -71,7 +71,7 @@ def test_a_comparison_needs_two_seeds_in_common():
 def test_the_same_values_on_both_sides_are_a_tie():
     values = {0: 0.9, 1: 0.8, 2: 0.7}
     assert statistics.compare(values, values) == (0.0, 0.0, 1.0, 3)
-    assert statistics.against(values, {"peer": values})["peer"].word == "tie"
+    assert statistics.against(values, {"peer": values})["peer"].word == "undecided"
 
 
 @pytest.mark.parametrize("n, p", [(2, 0.5), (5, 2**-4), (8, 2**-7)])
@@ -110,20 +110,20 @@ def test_verdicts_have_a_sign_and_are_adjusted_over_the_peers():
     assert {name: verdict.word for name, verdict in found.items()} == {
         "higher": "apart (−)",
         "lower": "apart (+)",
-        "same": "tie",
+        "same": "undecided",
     }
     raw = [statistics.compare(one, peer).p for peer in peers.values()]
     assert [v.p_adjusted for v in found.values()] == pytest.approx(statistics.holm(raw))
 
 
-def test_a_p_that_the_adjustment_lifts_above_five_percent_is_a_tie():
+def test_a_p_that_the_adjustment_lifts_above_five_percent_is_undecided():
     one = {0: 0.012, 1: 0.010, 2: 0.011, 3: 0.004}
     zero = dict.fromkeys(one, 0.0)
     assert 0.0125 < statistics.compare(one, zero).p < 0.05
     alone = statistics.against(one, {"a": zero})
     among_five = statistics.against(one, {name: zero for name in "abcde"})
     assert alone["a"].word == "apart (+)"
-    assert {verdict.word for verdict in among_five.values()} == {"tie"}
+    assert {verdict.word for verdict in among_five.values()} == {"undecided"}
 
 
 def _correct(rng, seeds=6, draws=4, groups=9):

@@ -4,8 +4,8 @@
         --workdir=runs/imagenet_nca
 
 Source: the paper: τ 0.05, 128 dimensions, 130 epochs, rate 0.1 divided by 10 every 40 epochs, one
-key per image. The bank's momentum rises from 0.5 to 0.9 in the paper and stays at 0.5 here; batch
-and augmentation could not be read by us (docs/fidelity.md).
+key per image. The bank's momentum rises from 0.5 to 0.9 in the paper and stays at 0.5 here; its
+batch and augmentation are unknown to us (docs/fidelity.md).
 Expected: kNN (k = 30) 76.57 with ResNet-50 after 130 epochs (the paper). Not yet run here.
 On paper: 6.49 hours on v5e-32, 208 chip-hours, 2.08 of 16 GB per chip (benchmarks/plan.py).
 Variants: vit_s16, smoke.
