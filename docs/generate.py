@@ -53,13 +53,13 @@ update. Choose it as the variant of a config:
 
 Fields that only one method reads are named after it: `--config.look.k=20`. The table of each method
 lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
-if the text says so; [recipes](fidelity.md) have the settings of the sources. Methods with an EMA
+if the text says so; [a table](fidelity.md) compares the recipes with their sources. Methods with an EMA
 target also read `ema`, `ema_end` and `target_norm`. Methods with a memory also read `memory`,
 `memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype` and `key_augment`; `look` and
 `nca` read `neighbor_workspace`. All other
 fields (network, optimizer, data, augmentation) are common to all methods; see
 [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
-`look`, `nca`, `sup_con` and `cross_entropy` are tuned, on digits and Fashion-MNIST; none of the
+`look`, `nca`, `sup_con` and `cross_entropy` have tuned settings, for digits and Fashion-MNIST; none of the
 others is a reproduction of its paper's results. [Writing a method](new-method.md) shows how to add
 one.
 

@@ -193,7 +193,7 @@ def look(
         where,
         label_sources,
     )
-    memory = _memory(stored, axis_name)
+    memory = _memory(stored, shared.axis_name)
     k_max = k if isinstance(k, numbers.Integral) else k_max
 
     def dense(asked, stored):
@@ -210,7 +210,7 @@ def look(
         ks = k, min(int(k_max), memory)
         return _streamed_look(asked, stored, shared, ks, no_positive, balanced, recall)
 
-    forms = _choose_forms(form, (queries.shape[0], memory), k_max, gate, axis_name)
+    forms = _choose_forms(form, (queries.shape[0], memory), k_max, gate, shared.axis_name)
     losses, missing, purity = _in_form(
         forms,
         {"dense": dense, "chunked": chunked, "gathered": gathered, "streamed": streamed},
@@ -281,10 +281,10 @@ def nca(
         where,
         label_sources,
     )
-    shape = queries.shape[0], _memory(stored, axis_name)
+    shape = queries.shape[0], _memory(stored, shared.axis_name)
     if form == "gathered":
         raise ValueError('nca compares all keys: it needs form "dense", "chunked" or "streamed".')
-    cpu, _, accelerator = _choose_forms(form, shape, 1, None, axis_name)
+    cpu, _, accelerator = _choose_forms(form, shape, 1, None, shared.axis_name)
     found = _in_form(
         (cpu, accelerator, accelerator),
         {
@@ -332,6 +332,9 @@ def _prepared(queries: Queries, keys: Keys, shared: Shared, where, label_sources
         x._replace(sources=sim.sources_of(label_sources, x.labels)) for x in (queries, keys)
     )
     vectors = sim.rows(queries.vectors, shared.normalize, where)
+    if shared.axis_name is not None and jax.lax.axis_size(shared.axis_name) == 1:
+        # A single device has all keys, and so the choice of all forms.
+        shared = shared._replace(axis_name=None)
     return queries._replace(vectors=vectors), keys, shared
 
 

@@ -370,13 +370,15 @@ def forms(monkeypatch):
     def choose(forms, *_):
         raise Chosen(*forms)
 
-    def chosen(loss, batch, memory, k=None, gate=None, axis_name=None, **options):
-        """k is traced if it is None."""
+    def chosen(loss, batch, memory, k=None, gate=None, devices=0, **options):
+        """k is traced if it is None; ``memory`` is that of each device, 0 devices are no axis."""
         if loss is look:
             options |= {"k": jnp.int32(3) if k is None else k, "gate": gate}
         shapes = ((batch, 2), jnp.float32), ((memory, 2), jnp.float32), ((batch,), int)
-        shapes = (jax.ShapeDtypeStruct((1, *x), y) for x, y in (*shapes, ((memory,), int)))
-        call = jax.vmap(lambda *a: loss(*a, axis_name=axis_name, **options)[0], axis_name="shard")
+        shapes = (*shapes, ((memory,), int))
+        shapes = (jax.ShapeDtypeStruct((max(devices, 1), *x), y) for x, y in shapes)
+        options["axis_name"] = "shard" if devices else None
+        call = jax.vmap(lambda *a: loss(*a, **options)[0], axis_name="shard")
         with pytest.raises(Chosen) as found:
             jax.eval_shape(call, *shapes)
         return found.value.args
@@ -404,17 +406,19 @@ def test_the_form_goes_by_shapes_and_platform(forms):
     # A traced k without a bound, and a gate, need all similarities.
     assert forms(look, 4, 4000, k=None) == forms(look, 4, 4000, k=3, gate=2.0) == many
     assert forms(look, 7, 2**26, k=None) == forms(look, 7, 2**26, 3, 2.0) == ("chunked",) * 3
-    # Keys of several devices.
-    assert forms(look, 4, 4001, k=3, axis_name="shard") == ("streamed",) * 3
-    assert forms(look, 2**12, 2**12 + 1, k=2**9, axis_name="shard") == ("streamed",) * 3
-    assert forms(look, 4, 4001, axis_name="shard") == many
+    # Keys of several devices, and of one.
+    assert forms(look, 4, 4001, k=3, devices=2) == ("streamed",) * 3
+    assert forms(look, 2**12, 2**12 + 1, k=2**9, devices=2) == ("streamed",) * 3
+    assert forms(look, 4, 4001, devices=2) == many
+    assert forms(look, 4, 4001, k=3, devices=1) == forms(look, 4, 4001, k=3) == few
 
 
 def test_nca_has_nothing_to_sort_so_gpus_do_as_tpus(forms):
     assert forms(nca, 4, 2048) == ("dense",) * 3
     for batch, memory in (4, 2049), (4, 2**20), (2**12, 2**18):
         assert forms(nca, batch, memory) == ("streamed", "chunked", "chunked")
-        assert forms(nca, batch, memory, axis_name="shard") == ("streamed",) * 3
+        assert forms(nca, batch, memory, devices=2) == ("streamed",) * 3
+        assert forms(nca, batch, memory, devices=1) == forms(nca, batch, memory)
 
 
 @pytest.mark.parametrize("form", neighbors.NEIGHBOR_FORMS[1:])
