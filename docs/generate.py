@@ -34,9 +34,11 @@ depend on jax and numpy only and compute in float32 for all input dtypes. They r
 example, to be averaged by the caller; losses of batch statistics return one value per batch.
 `where` masks rows. `axis_name` extends the contrast to all devices under `jax.shard_map`,
 `jax.pmap` or `jax.vmap(axis_name=…)`; differentiate the mean on each device and average the
-gradients with `jax.lax.pmean`. Losses over keys gather the keys of all devices along that axis, so
-leave `axis_name` out if the memory is the same on all devices. `sup_con` and `nn_clr`, whose
-contrast is the batch, accept such a memory together with `axis_name`.
+gradients with `jax.lax.pmean`. Under `shard_map` that takes `check_vma=False`. With JAX's default,
+which sums the gradients of replicated parameters itself, differentiate the `jax.lax.pmean` of the
+mean instead; `look` and `nca` refuse the default. Losses over keys gather the keys of all devices
+along that axis, so leave `axis_name` out if the memory is the same on all devices. `sup_con` and
+`nn_clr`, whose contrast is the batch, accept such a memory together with `axis_name`.
 
 The formula of `look` is a reconstruction from the paper's abstract, the start of its introduction,
 the caption of its figure 1 and what later papers say of it: we had no access to its section on
@@ -53,15 +55,15 @@ update. Choose it as the variant of a config:
 
 Fields that only one method reads are named after it: `--config.look.k=20`. The table of each method
 lists these fields, its temperature, and the defaults that it changes. A default is the paper's only
-if the text says so; [a table](fidelity.md) compares the recipes with their sources. Methods with an EMA
-target also read `ema`, `ema_end` and `target_norm`. Methods with a memory also read `memory`,
+if the text says so; [a table](fidelity.md) compares the recipes with their sources. Methods with an
+EMA target also read `ema`, `ema_end` and `target_norm`. Methods with a memory also read `memory`,
 `memory_kind`, `memory_momentum`, `memory_sharding`, `memory_dtype` and `key_augment`; `look` and
 `nca` read `neighbor_workspace`. All other
 fields (network, optimizer, data, augmentation) are common to all methods; see
 [`configs/pretrain/defaults.py`](../configs/pretrain/defaults.py). Only
-`look`, `nca`, `sup_con` and `cross_entropy` have tuned settings, for digits and Fashion-MNIST; none of the
-others is a reproduction of its paper's results. [Writing a method](new-method.md) shows how to add
-one.
+`look`, `nca`, `sup_con` and `cross_entropy` have tuned settings, for digits and Fashion-MNIST; none
+of the others is a reproduction of its paper's results. [Writing a method](new-method.md) shows how
+to add one.
 
 `python docs/generate.py` generates this page from docstrings, configs and code.
 """

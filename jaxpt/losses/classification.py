@@ -56,7 +56,7 @@ def cross_entropy(
     sim.check_rows("where", where, logits.shape[0])
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be at least 0 and below 1, got {label_smoothing}.")
-    classes = logits.shape[1]
+    classes, labels = logits.shape[1], sim.wide(labels)
     inside = jnp.clip(labels, 0, classes - 1)
     of_head = None
     if label_sources is not None:
@@ -115,7 +115,9 @@ def entropy(logits: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
     sim.check_embeddings("logits", logits)
     sim.check_rows("where", where, logits.shape[0])
     log_p = jax.nn.log_softmax(sim.rows(logits, False, where), axis=-1)
-    losses = -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+    # A class that is masked by −∞ adds nothing: p log p goes to 0.
+    finite = jnp.where(log_p == -jnp.inf, 0.0, log_p)
+    losses = -jnp.sum(jnp.exp(log_p) * finite, axis=-1)
     return losses if where is None else jnp.where(where, losses, 0.0)
 
 
@@ -284,6 +286,7 @@ def prototype_softmax(
         sim.gather(x, axis_name) for x in (keys, key_labels, key_ids, key_mask)
     )
     admissible = sim.candidates((queries.shape[0], keys.shape[0]), query_ids, key_ids, key_mask)
+    query_labels, key_labels = sim.wide(query_labels), sim.wide(key_labels)
     in_class = (key_labels >= 0) & (key_labels < classes)
     if key_mask is not None:
         in_class &= key_mask

@@ -398,7 +398,7 @@ def cross_entropy_of(logits, candidates, targets, where):
 
 def mean_over_positives(logits, contrast, positives, form, where):
     """Computes either form of ``sup_con`` from its logits and masks, each [batch, n]: [batch]."""
-    n_positives = jnp.sum(positives, axis=-1)
+    n_positives = jnp.sum(positives, axis=-1, dtype=jnp.int32)
     if form == "out":
         pull = jnp.sum(jnp.where(positives, logits, 0.0), axis=-1) / jnp.maximum(n_positives, 1)
     else:

@@ -194,7 +194,10 @@ def look(
         label_sources,
     )
     memory = _memory(stored, shared.axis_name)
-    k_max = k if isinstance(k, numbers.Integral) else k_max
+    if isinstance(k, numbers.Integral):
+        k = k_max = min(int(k), memory)
+    elif not jnp.issubdtype(k.dtype, jnp.integer):
+        raise TypeError(f"k must be integers, got dtype {k.dtype}.")
 
     def dense(asked, stored):
         return _dense_look(asked, stored, shared, k, no_positive, gate, balanced)
@@ -321,6 +324,9 @@ def _prepared(queries: Queries, keys: Keys, shared: Shared, where, label_sources
     """
     sim.check_embeddings("queries", queries.vectors)
     sim.check_keys("queries", queries.vectors, keys.vectors)
+    sim.check_untracked("a loss of neighbours", queries.vectors, keys.vectors)
+    if queries.vectors.shape[0] == 0:
+        raise ValueError("queries must have at least one row, got none.")
     rows, n = queries.vectors.shape[0], keys.vectors.shape[0]
     sim.check_temperature(shared.temperature)
     sim.check_rows("query_labels", queries.labels, rows)
@@ -540,12 +546,14 @@ def _soft_knn_loss(s, masks: Masks, temperature, no_positive, log_gate=None, nea
         else:
             missing = nearest.of_class == -jnp.inf
         log_gate = None if log_gate is None else jnp.where(joins, 0.0, log_gate)
+    if log_gate is not None:
+        logits = logits + log_gate
     if no_positive == "floor":
         furthest = jnp.min(logits, axis=-1, where=neighbors, initial=jnp.inf)
         has_neighbor = jnp.any(neighbors, axis=-1)
         furthest = jax.lax.stop_gradient(jnp.where(has_neighbor, furthest, 0.0))
     if log_gate is not None:
-        logits, neighbors, positives = logits + log_gate, candidates, same_class
+        neighbors, positives = candidates, same_class
     largest = [None, None]
     if nearest is not None and log_gate is None:
         largest = [x / jnp.ravel(temperature) for x in (nearest.of_all, nearest.of_class)]
@@ -797,7 +805,9 @@ def _streamed_look(queries: Queries, keys: Keys, shared: Shared, ks, no_positive
         return jax.lax.cond(  # most steps can skip this search
             _anywhere(missing, axis),
             lambda: find(1, query_labels=queries.labels, key_labels=keys.labels),
-            lambda: (jnp.zeros((len(missing), 1)), jnp.full((len(missing), 1), -1, jnp.int32)),
+            lambda: tuple(
+                jnp.full((len(missing), 1), -1, dtype) for dtype in (jnp.float32, jnp.int32)
+            ),
         )
 
     found = find(k_max, recall=recall, query_labels=queries.sources, key_labels=keys.sources)

@@ -305,7 +305,7 @@ def _compare(queries: Queries, positives, keys: Keys, temperature, normalize, wh
 
 def _shares(positives):
     """Uniform targets over a mask [batch, n] that has at least one entry in each row."""
-    return positives / jnp.sum(positives, axis=-1, keepdims=True)
+    return positives.astype(jnp.float32) / jnp.sum(positives, axis=-1, keepdims=True)
 
 
 def _soft_targets(positives, keys, same_class, temperature):

@@ -16,6 +16,7 @@ entries instead of n.
 """
 
 import functools
+import numbers
 from typing import Any, Callable, NamedTuple
 
 import jax
@@ -80,7 +81,7 @@ def products(queries: jax.Array, keys: jax.Array, mask: jax.Array | None) -> jax
             part = _product(queries, _converted(keys, mask, start, size).T)
             return jax.lax.dynamic_update_slice_in_dim(s, part, start, axis=1)
 
-        empty = jnp.zeros((len(queries), len(keys)))
+        empty = jnp.zeros((len(queries), len(keys)), jnp.float32)
         return jax.lax.fori_loop(0, -(-len(keys) // size), visit, empty)
 
     def at_once(queries, keys, mask):
@@ -107,7 +108,7 @@ def _products_backward(residuals, slopes):
             part = jnp.where(start + jnp.arange(size) >= number * size, part, 0.0)
             return gradient + _product(part, _converted(keys, mask, start, size))
 
-        nothing = jnp.zeros((len(slopes), keys.shape[1]))
+        nothing = jnp.zeros((len(slopes), keys.shape[1]), jnp.float32)
         return jax.lax.fori_loop(0, -(-len(keys) // size), visit, nothing)
 
     def at_once(slopes, keys, mask):
@@ -172,7 +173,8 @@ def _compared(s, of_key, of_query, queries: Queries, keys: Keys):
         s = s * of_key(keys.scale)
     if keys.bias is not None:
         s = s + of_key(keys.bias)
-    s = jnp.where(jnp.isnan(s), jnp.inf, s)  # the place of NaN in top_k depends on backend and sign
+    # The place of NaN in top_k depends on backend and sign, and −0 comes after 0.
+    s = jnp.where(jnp.isnan(s), jnp.inf, jnp.where(s == 0, 0.0, s))
     allowed = jnp.ones(s.shape, bool)
     if keys.mask is not None:
         allowed &= of_key(keys.mask)
@@ -197,17 +199,26 @@ CONVERTED = 2**23  # floats of converted keys held at a time by ``products``, 32
 SEGMENT = 128  # consecutive keys among which a selected key is looked up
 
 
-def _of_checked_integers(search):
+def _checked(search):
     @functools.wraps(search)
-    def checked(*args, **options):
-        named = ("query_ids", "key_ids", "query_labels", "key_labels")
-        sim.check_integers(**{name: options.get(name) for name in named})
-        return search(*args, **options)
+    def checked(queries, keys, k, **options):
+        sim.check_embeddings("queries", queries)
+        sim.check_embeddings("keys", keys)
+        sim.check_untracked("knn.search", queries, keys)
+        if not isinstance(k, numbers.Integral):
+            raise TypeError(f"k must be an int, got a {type(k).__name__}.")
+        for rows, names in (
+            (len(queries), ("query_ids", "query_labels")),
+            (len(keys), ("key_ids", "key_labels", "key_mask")),
+        ):
+            for name in names:
+                sim.check_rows(name, options.get(name), rows)
+        return search(queries, keys, int(k), **options)
 
     return checked
 
 
-@_of_checked_integers  # outside ``jit``, which truncates integers to 32 bits
+@_checked  # outside ``jit``, which truncates integers to 32 bits
 @functools.partial(
     jax.jit,
     static_argnames=(
@@ -270,6 +281,7 @@ def search(
       −1. A NaN similarity counts as ∞, so that it does not go unnoticed.
 
     Raises:
+      TypeError: if an array is of another type, or k is not an int.
       ValueError: if k, block_size or group_size < 1, recall is not between 0 and 1, the form is
         unknown, or neither "auto" nor "blocks" although recall is given, there are no queries or no
         keys, only one of the ids or one of the labels is given, NumPy ids or labels
@@ -381,7 +393,9 @@ def attach_gradient(similarities, queries, keys, indices, normalize=False, axis_
 
 
 def _attach_forward(similarities, queries, keys, indices, normalize, axis_name):
-    return similarities, (queries, keys, indices)
+    # By the rule itself, or second derivatives would take the similarities for constants.
+    attached = attach_gradient(similarities, queries, keys, indices, normalize, axis_name)
+    return attached, (queries, keys, indices)
 
 
 def _attach_backward(normalize, axis_name, residuals, weights):
@@ -574,11 +588,11 @@ def _best_groups(queries, keys, k, normalize, block_size, group_size, recall=Non
             number = jnp.where(place < known, kept, number)
         return maxima, jnp.where(maxima > -jnp.inf, number, -1)
 
-    best = jnp.zeros((batch, 0)), jnp.zeros((batch, 0), jnp.int32)
+    best = jnp.zeros((batch, 0), jnp.float32), jnp.zeros((batch, 0), jnp.int32)
     stride = BLOCKS_PER_SELECTION * block_size
     whole, rest = divmod(n, stride)
     if whole:
-        best = (jnp.full((batch, k), -jnp.inf), jnp.full((batch, k), -1, jnp.int32))
+        best = (jnp.full((batch, k), -jnp.inf, jnp.float32), jnp.full((batch, k), -1, jnp.int32))
         starts = stride * jnp.arange(whole, dtype=jnp.int32)
         best, _ = jax.lax.scan(lambda b, start: (visit(b, start, stride), None), best, starts)
     return visit(best, whole * stride, rest) if rest else best

@@ -6,20 +6,20 @@ devices of that axis, in device order. Each device passes its part of the memory
 all devices, and writes only its own slots.
 """
 
+import numbers
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-
-from jaxpt.ops.similarity import check_integers, unit_vectors
+from jaxpt.ops.similarity import check_integers, check_rows, unit_vectors, wide
 
 
 class Memory(NamedTuple):
     """Keys with their labels and example ids, as a pytree.
 
     Attributes:
-      keys: float32 or bfloat16 [size, dim], unit rows where ``valid`` (to the dtype's rounding).
+      keys: float32 or bfloat16 [size, dim]; as they were pushed, or unit rows if written.
       labels: int32 [size].
       ids: int32 [size], the example from which each key was computed.
       valid: bool [size]; False until the slot is written, so that empty slots are no neighbours.
@@ -106,7 +106,7 @@ def write(
 
     Args:
       memory: the memory, or this device's part of it; not modified.
-      slots: int32 [batch], each in 0 … size − 1 of the whole memory.
+      slots: int [batch], each in 0 … size − 1 of the whole memory; rows of others are dropped.
       keys: float [batch, dim], unit rows, the keys of all devices.
       labels, ids: int32 [batch].
       momentum: at least 0 and below 1; 0 replaces the key.
@@ -116,9 +116,14 @@ def write(
       The memory with these slots updated.
 
     Raises:
-      ValueError: if NumPy labels or ids do not fit 32 bits, or shapes do not match.
+      ValueError: if NumPy labels or ids do not fit 32 bits, shapes do not match, or the momentum is
+        out of range.
     """
     _check_rows(memory, keys, labels, ids)
+    check_rows("slots", slots, keys.shape[0])
+    if isinstance(momentum, numbers.Real) and not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}.")
+    slots = wide(slots)
     rows = jnp.arange(keys.shape[0])
     repeated = jnp.any((slots[:, None] == slots[None, :]) & (rows[None, :] > rows[:, None]), axis=1)
     keys = jax.lax.stop_gradient(keys).astype(jnp.float32)
@@ -136,10 +141,8 @@ def _size(memory, axis_name) -> int:
 
 def _own(slots, memory, axis_name):
     """Converts slots of the whole memory to slots of this device; out of range if elsewhere."""
-    if axis_name is None:
-        return slots
     n = memory.keys.shape[0]
-    own = slots - n * jax.lax.axis_index(axis_name)
+    own = slots if axis_name is None else slots - n * jax.lax.axis_index(axis_name)
     return jnp.where((own >= 0) & (own < n), own, n)
 
 

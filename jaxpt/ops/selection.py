@@ -208,7 +208,7 @@ def _search(values, k, where, *, static_k, thresholds):
     bits = thresholds.bit_length()
     linear = jnp.arange(1, thresholds + 1, dtype=jnp.float32) / (thresholds + 1)
     # Groups give a low end just below the edge, so there the first thresholds crowd.
-    crowded = 0.5 * 3.0 ** jnp.arange(1 - thresholds, 1)
+    crowded = 0.5 * 3.0 ** jnp.arange(1 - thresholds, 1, dtype=jnp.float32)
 
     def divide(state):
         low, high, found, step = state
@@ -341,7 +341,8 @@ def _last_of_ties(values, value, k, where, thresholds):
     # For a cumulative sum, accelerators would reserve memory of several times the values.
     def divide(ends):  # fewer than wanted up to column ``first``, enough up to ``last``
         first, last = ends
-        steps = (last - first)[:, None] * jnp.arange(1, thresholds + 1) // (thresholds + 1)
+        parts = jnp.arange(1, thresholds + 1, dtype=jnp.int32)
+        steps = (last - first)[:, None] * parts // (thresholds + 1)
         at = first[:, None] + steps
         counts = [jnp.sum(tied & (columns <= at[:, i, None]), axis=-1) for i in range(thresholds)]
         enough = jnp.stack(counts, axis=1) >= wanted[:, None]

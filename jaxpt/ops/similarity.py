@@ -106,11 +106,11 @@ def sources_of(label_sources: jax.Array | None, labels: jax.Array) -> jax.Array 
 
     Args:
       label_sources: int [classes], the source of every class, or None.
-      labels: int [rows].
+      labels: int [rows], each in 0 … classes − 1.
 
     Raises:
       TypeError: if ``label_sources`` are not integers.
-      ValueError: if they are not one row.
+      ValueError: if they are not one row, or a label has no source; does not check tracers.
     """
     if label_sources is None:
         return None
@@ -121,6 +121,13 @@ def sources_of(label_sources: jax.Array | None, labels: jax.Array) -> jax.Array 
         raise ValueError(
             f"label_sources must have shape [classes], got shape {jnp.shape(label_sources)}."
         )
+    if not isinstance(labels, jax.core.Tracer) and len(labels):
+        lowest, highest = int(jnp.min(labels)), int(jnp.max(labels))
+        if lowest < 0 or highest >= len(label_sources):
+            raise ValueError(
+                f"label_sources has the sources of labels 0 … {len(label_sources) - 1}, but labels "
+                f"reach from {lowest} to {highest}."
+            )
     return jnp.asarray(label_sources)[labels]
 
 
@@ -145,7 +152,7 @@ def masked_logsumexp(
       logits: float32 [batch, n].
       where: bool [batch, n].
       largest: float32 [batch], the largest unmasked entry of each row if it is known, which spares
-        a pass over the logits; anything in an empty row.
+        a pass over the logits; −∞ for an empty row.
 
     Returns:
       float32 [batch].
@@ -157,7 +164,8 @@ def masked_logsumexp(
     largest = jax.lax.stop_gradient(jnp.maximum(largest, lowest))
     shifted = jnp.where(where, logits - largest[:, None], 0.0)
     total = jnp.sum(jnp.where(where, jnp.exp(shifted), 0.0), axis=-1)
-    empty = total == 0
+    # Neither alone: exponentials of huge logits may vanish, and a maximum may skip NaN.
+    empty = (total == 0) & (largest <= lowest)
     return jnp.where(empty, 0.0, jnp.log(jnp.where(empty, 1.0, total)) + largest)
 
 
@@ -188,11 +196,15 @@ def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
     """Raises ValueError if NumPy integers do not fit the 32 bits to which JAX truncates them.
 
     2³² + 1 would silently become 1. Integers that were truncated before, for example by a
-    surrounding ``jit``, cannot be detected.
+    surrounding ``jit``, cannot be detected. JAX compares unsigned ones as if they were signed.
     """
     if jax.config.jax_enable_x64:
         return
     for name, array in arrays.items():
+        if isinstance(array, jax.Array) and array.dtype == jnp.uint32:
+            raise ValueError(
+                f"{name} are uint32, which JAX confuses with negative ones: use int32."
+            )
         if isinstance(array, np.ndarray) and array.dtype.kind in "iu" and array.size:
             for value in array.min(), array.max():
                 if not -(2**31) <= value < 2**31:
@@ -200,6 +212,19 @@ def check_integers(**arrays: jax.Array | np.ndarray | None) -> None:
                         f"{name} hold {value}, which JAX would cut to 32 bits: renumber them with "
                         "np.unique(values, return_inverse=True)[1]."
                     )
+
+
+def wide(labels: jax.Array) -> jax.Array:
+    """Integers of 32 bits or more: JAX cuts Python's to the bits of what they are compared with."""
+    labels = jnp.asarray(labels)
+    return labels if labels.dtype.itemsize >= 4 else labels.astype(jnp.int32)
+
+
+def check_untracked(what: str, *arrays: jax.Array) -> None:
+    """Raises ValueError within a ``shard_map`` that tracks over which devices values vary."""
+    kinds = (getattr(jax.typeof(x), "manual_axis_type", None) for x in arrays)
+    if any(getattr(kind, "varying", None) for kind in kinds):
+        raise ValueError(f"{what} needs jax.shard_map(…, check_vma=False).")
 
 
 def check_array(name: str, array: jax.Array) -> None:
@@ -274,7 +299,9 @@ def check_rows(name: str, array: jax.Array | None, rows: int) -> None:
 
 
 def check_temperature(temperature, name: str = "temperature") -> None:
-    """Raises ValueError if a temperature is not positive and finite; does not check tracers."""
+    """Raises ValueError for what is no positive finite scalar; of tracers, checks the shape."""
+    if jnp.ndim(temperature) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {jnp.shape(temperature)}.")
     if isinstance(temperature, numbers.Real) and not temperature > 0:
         raise ValueError(f"{name} must be positive, got {temperature}.")
     if isinstance(temperature, numbers.Real) and math.isinf(temperature):

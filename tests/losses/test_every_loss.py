@@ -1,5 +1,6 @@
 """What holds of every loss; how each is called stands in calls.py."""
 
+import dataclasses
 import functools
 import inspect
 
@@ -252,6 +253,34 @@ def test_no_temporary_is_larger_than_the_similarities_and_products_are_exact(nam
                 assert equation.outvars[0].aval.dtype == jnp.float32
 
 
+@EVERY
+def test_64_bits_change_nothing(name):
+    """JAX's own defaults are then wider, but not what a loss makes of float32 and int32."""
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(12))
+    expected = run(name, arrays)
+    with jax.enable_x64(True):
+        found = with_gradients(call, arrays, np.float32(0.5), weights_of(call))
+    for x, y in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert x.dtype == np.float32
+        np.testing.assert_allclose(x, y, **calls.tolerance(call, 0.5))
+
+
+@EVERY
+def test_labels_may_have_8_bits_though_there_are_more_classes(name):
+    call, sizes = LOSSES[name], {**calls.SIZES, "m": 300, "c": 300}
+    if "classes" in call.options:
+        call = dataclasses.replace(call, options=call.options | {"classes": 300})
+    arrays = calls.draw(call, rng(13), sizes=sizes)
+    labels = {key: 200 + x for key, x in arrays.items() if key.endswith("labels")}
+    narrow = {key: x.astype(np.uint8) for key, x in labels.items()}
+    expected = evaluate(call, arrays | labels, 0.5)
+    for kind in np.asarray, jnp.asarray:
+        found = evaluate(call, arrays | jax.tree.map(kind, narrow), 0.5)
+        np.testing.assert_array_equal(found, expected)
+    assert np.isfinite(expected).all()
+
+
 # Devices
 
 
@@ -318,6 +347,42 @@ def test_eight_devices_give_values_and_gradients_of_the_full_batch(name, mapping
             rtol=1e-4,
             atol=1e-5,
         )
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_shard_map_may_track_what_varies(name, mesh):
+    """JAX's default; the mean of the loss is differentiated then. Neighbours refuse it."""
+    call = LOSSES[name]
+    arrays = calls.draw(call, rng(14))
+    layers = {
+        key: np.eye(n, dtype=np.float32) + rng(15).normal(0, 0.1, (n, n)).astype(np.float32)
+        for key, n in ((key, arrays[key].shape[-1]) for key in call.floats)
+    }
+
+    def mean(layers, arrays, **options):
+        floats = {key: arrays[key] @ layer for key, layer in layers.items()}
+        return jnp.mean(evaluate(call, arrays | floats, 0.5, **options))
+
+    def of_device(layers, parts):
+        parts = jax.tree.map(lambda x: x[0], parts)
+        return jax.grad(
+            lambda layers: jax.lax.pmean(mean(layers, parts, axis_name="shard"), "shard")
+        )(layers)
+
+    step = jax.shard_map(of_device, mesh=mesh, in_specs=(P(), P("shard")), out_specs=P())
+    parts = {key: shards(key, x, call.split) for key, x in arrays.items()}
+    if call.loss.__name__ in ("look", "nca"):
+        with pytest.raises(ValueError, match=r"needs jax.shard_map\(…, check_vma=False\)"):
+            step(layers, parts)
+        return
+    for x, y in zip(
+        *(
+            jax.tree.leaves(jax.jit(f)(*of))
+            for f, of in ((step, (layers, parts)), (jax.grad(mean), (layers, arrays)))
+        ),
+        strict=True,
+    ):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", SPLIT)

@@ -167,6 +167,7 @@ def test_the_approximate_search_stays_within_the_source():
     [
         (np.zeros((5, 1), int), ValueError, r"label_sources must have shape \[classes\]"),
         (np.zeros(5), TypeError, "label_sources must be integers, got dtype float64"),
+        (np.zeros(2, int), ValueError, "sources of labels 0 … 1, but labels reach from 0 to 4"),
         ([0, 0, 1, 1, 1], TypeError, "label_sources must be an array, got a list"),
     ],
 )

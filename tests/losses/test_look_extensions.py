@@ -122,6 +122,18 @@ def weighted_oracle(queries, arrays, *, k, gate, balanced, robustness, temperatu
     return np.array(losses)
 
 
+@pytest.mark.parametrize("form", ["dense", "chunked"])
+def test_the_floor_of_a_gated_query_is_the_gated_weight_of_its_furthest_neighbour(form):
+    """Keys at cosine 1 and −1, both of another class, k = 1: the edge is at 0."""
+    query, keys = jnp.array([[1.0, 0]]), jnp.array([[1.0, 0], [-1, 0]])
+    found, _ = look(
+        *(query, keys, jnp.array([9]), jnp.array([0, 1])),
+        **{"k": 1, "gate": 1.0, "no_positive": "floor", "temperature": 1.0, "form": form},
+    )
+    near, far = (math.exp(s) / (1 + math.exp(-s)) for s in (1, -1))
+    np.testing.assert_allclose(found, math.log((near + far) / near), rtol=rounding.FEW)
+
+
 @pytest.mark.parametrize(
     "gate, balanced, robustness",
     [(3.0, False, 0.0), (None, True, 0.0), (None, False, 0.5), (30.0, True, 0.7)],

@@ -75,6 +75,39 @@ def test_nothing_is_ever_nan(no_positive, temperature):
     np.testing.assert_array_equal(gradient, 0)
 
 
+@pytest.mark.parametrize(
+    ("loss", "form"),
+    [
+        (look, "chunked"),
+        (look, "gathered"),
+        (look, "streamed"),
+        (nca, "chunked"),
+        (nca, "streamed"),
+    ],
+)
+def test_second_derivatives_are_those_of_the_dense_form(loss, form):
+    queries, *others = gaussian(3)
+    options = {"k": 6} if loss is look else {}
+
+    def penalty(queries, form):
+        def total(queries):
+            return loss(queries, *others, temperature=0.5, form=form, **options)[0].sum()
+
+        return jnp.sum(jax.grad(total)(queries) ** 2)
+
+    found, expected = (
+        jax.jit(jax.grad(penalty), static_argnums=1)(queries, f) for f in (form, "dense")
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected).max() > 0.1
+
+
+def test_the_log_of_a_sum_that_vanishes_is_not_that_of_an_empty_one():
+    """As where the largest entry was rounded elsewhere."""
+    value = masked_logsumexp(jnp.array([[1e9]]), jnp.array([[True]]), jnp.array([2e9]))
+    assert not np.isfinite(value)  # and not 0
+
+
 def test_the_log_of_an_empty_sum_and_its_gradient_are_zero():
     logits, where = jnp.array([[1.0, 2.0], [1.0, 2.0]]), jnp.array([[True, True], [False, False]])
     value, gradient = jax.value_and_grad(lambda x: masked_logsumexp(x, where).sum())(logits)
@@ -117,6 +150,22 @@ def test_where_may_leave_out_every_query():
         ({"k": np.int64(-3)}, ValueError, "k must be a whole number of at least 1, got -3"),
         ({"k": 2.5}, ValueError, "k must be a whole number of at least 1, got 2.5"),
         ({"k": jnp.ones(2, int)}, ValueError, "broadcast"),
+        ({"k": jnp.float32(2)}, TypeError, "k must be integers, got dtype float32"),
+        (
+            {"queries": np.ones((0, DIM), np.float32), "query_labels": np.ones(0, int)},
+            ValueError,
+            "queries must have at least one row",
+        ),
+        (
+            {"key_labels": jnp.ones(MEMORY, jnp.uint32)},
+            ValueError,
+            "key_labels are uint32, which JAX confuses with negative ones: use int32",
+        ),
+        (
+            {"temperature": jnp.ones(BATCH)},
+            ValueError,
+            r"temperature must be a scalar, got shape \(7,\)",
+        ),
         ({"temperature": 0.0}, ValueError, "temperature must be positive, got 0"),
         ({"temperature": np.float32(-1)}, ValueError, "temperature must be positive, got -1"),
         ({"temperature": math.inf}, ValueError, "temperature must be finite, got inf"),

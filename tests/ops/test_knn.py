@@ -478,16 +478,16 @@ def test_take_looks_up_what_lies_on_other_devices(shards):
         ({"k": 0}, "k must be at least 1, got 0"),
         ({"keys": np.ones((0, DIM), np.float32)}, "there are no keys to search"),
         ({"queries": np.ones((0, DIM), np.float32)}, "there are no queries to search for"),
-        (
-            {"queries": np.ones(DIM)},
-            r"queries must be \[batch, dim\] and keys \[n, dim\], got \[4\]",
-        ),
+        ({"queries": np.ones(DIM)}, r"queries must have shape \[rows, dim\], got shape \(4,\)"),
         ({"keys": np.ones((N, 3))}, r"got \[5, 4\] and \[18, 3\]"),
         ({"query_ids": np.arange(BATCH - 1), "key_ids": np.arange(N)}, "query_ids must have shape"),
         ({"query_ids": np.arange(BATCH), "key_ids": np.arange(N + 1)}, "key_ids must have shape"),
         ({"key_mask": np.ones((N, 1), bool)}, "key_mask must have shape"),
         ({"key_bias": np.ones(3)}, "key_bias must have shape"),
-        ({"query_labels": np.ones(3), "key_labels": np.ones(N)}, "query_labels must have shape"),
+        (
+            {"query_labels": np.ones(3, int), "key_labels": np.ones(N, int)},
+            "query_labels must have shape",
+        ),
         ({"group_size": 0}, "group_size must be at least 1, got 0"),
         ({"block_size": -1}, "block_size must be at least 1, got -1"),
         ({"form": "rows"}, "form must be one of .*'blocks', 'groups', 'thresholds'.*, got 'rows'"),
@@ -507,6 +507,33 @@ def test_bad_arguments_of_search_are_named(change, message):
     queries, keys = integers()
     with pytest.raises(ValueError, match=message):
         knn.search(**{"queries": queries, "keys": keys, "k": 2} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"k": 2.0}, "k must be an int, got a float"),
+        ({"k": jnp.int32(2)}, "k must be an int, got a "),
+        ({"keys": [[1.0, 2.0]]}, "keys must be an array, got a list"),
+        ({"queries": np.ones((2, 3), int)}, "queries must be floating point, got dtype int32"),
+        ({"key_mask": np.ones(N, int)}, "key_mask must be booleans, got dtype int64"),
+        (
+            {"query_ids": np.ones(BATCH), "key_ids": np.ones(N, int)},
+            "query_ids must be integers, got dtype float64",
+        ),
+    ],
+)
+def test_arguments_of_other_types_are_named(change, message):
+    queries, keys = integers()
+    with pytest.raises(TypeError, match=message):
+        knn.search(**{"queries": queries, "keys": keys, "k": 2} | change)
+
+
+@pytest.mark.parametrize("form", knn.FORMS)
+def test_zeros_of_both_signs_tie(form):
+    keys = np.array([[0.0], [-0.0], [0.0]], np.float32)
+    _, index = knn.search(np.array([[-1.0]], np.float32), keys, 3, form=form)
+    np.testing.assert_array_equal(index, [[0, 1, 2]])
 
 
 class TestApproximate:

@@ -261,6 +261,37 @@ def test_of_a_slot_named_twice_the_last_row_counts():
     np.testing.assert_array_equal(m.keys, np.eye(DIM)[[1, 2]])
 
 
+def test_of_a_slot_of_8_bits_named_twice_the_last_row_counts():
+    slots, ids = jnp.array([1, 1], jnp.uint8), np.array([5, 6])
+    m = memory.write(memory.create(300, 2), slots, np.eye(2), ids, ids, momentum=0.0)
+    np.testing.assert_array_equal(np.flatnonzero(m.valid), [1])
+    assert m.ids[1] == 6
+
+
+def test_rows_of_slots_that_do_not_exist_are_dropped():
+    ids = np.array([5, 6])
+    for momentum in 0.0, 0.5:
+        m = memory.write(
+            memory.create(3, 2), np.array([-1, 3]), np.eye(2), ids, ids, momentum=momentum
+        )
+        assert not m.valid.any() and not m.keys.any()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"slots": np.array([0])}, r"slots must have shape \[2\], got shape \(1,\)"),
+        ({"momentum": 1.0}, "momentum must be at least 0 and below 1, got 1.0"),
+    ],
+)
+def test_a_bank_refuses_other_slots_and_momenta(changes, message):
+    arguments = {"slots": np.arange(2), "momentum": 0.5} | changes
+    with pytest.raises(ValueError, match=message):
+        memory.write(
+            memory.create(3, 2), keys=np.eye(2), labels=np.arange(2), ids=np.arange(2), **arguments
+        )
+
+
 def test_a_bank_refuses_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"keys must be \[batch, 3\].*\(1, 2\)"):
         memory.write(
