@@ -183,6 +183,7 @@ class Job(NamedTuple):
     Attributes:
       key: key of its record.
       data: the data config.
+      other_data: that of the second model, whose weights may frame images otherwise, else None.
       identity: digest of the set's content, or the error that says why the set is unavailable.
       evaluator: name of the evaluator.
       model: the model to measure.
@@ -197,6 +198,7 @@ class Job(NamedTuple):
     model: Model
     other: Model | None
     constants: dict[str, Any]
+    other_data: ml_collections.ConfigDict | None = None
 
     @property
     def named(self) -> bool:
@@ -351,26 +353,32 @@ def _jobs(models, suite, data, fields, part, constants) -> list[Job]:
         if suites.PAIRS in evaluators:
             for model, other in itertools.combinations(of_set, 2):
                 if model.seed == other.seed:
-                    job = _job(found, suites.PAIRS, model, other, part, constants)
+                    own, others = (
+                        found._replace(config=framed(found.config, m.framing))
+                        for m in (model, other)
+                    )
+                    job = _job(own, suites.PAIRS, model, other, part, constants, others)
                     jobs.setdefault(job.key, job)
     return list(jobs.values())
 
 
-def _job(found: Set, name, model, other, part, constants) -> Job:
+def _job(found: Set, name, model, other, part, constants, others: Set | None = None) -> Job:
     chosen = suites.constants_of(name, constants.get(name, {}))
     measured = sorted(
         (m.label, m.seed, m.checkpoint, m.network) for m in (model, other) if m is not None
     )
-    key = records.key_of(
-        {
-            "models": measured,
-            "set": found.key,
-            "part": part,
-            "evaluator": name,
-            "protocol": suites.EVALUATORS[name].stated | chosen,
-        }
-    )
-    return Job(key, found.config, found.identity, name, model, other, chosen)
+    about = {
+        "models": measured,
+        "set": found.key,
+        "part": part,
+        "evaluator": name,
+        "protocol": suites.EVALUATORS[name].stated | chosen,
+    }
+    other_data = None if others is None else others.config
+    if others is not None and others.key != found.key:
+        about["other_set"] = others.key
+    key = records.key_of(about)
+    return Job(key, found.config, found.identity, name, model, other, chosen, other_data)
 
 
 def _sets(models, suite, data, fields) -> Iterator[tuple[Set, Sequence[str], list[Model]]]:
@@ -470,13 +478,20 @@ def _measured(jobs, part, cache, strict, quiet):
         for _, of_set in itertools.groupby(jobs, key=lambda job: job.data):
             of_set = list(of_set)
             data = of_set[0].data
-            bench = FrozenSet(data, part=part, metric=protocols.metric_of(data.source), cache=cache)
+
+            def opened(data):
+                metric = protocols.metric_of(data.source)
+                return FrozenSet(data, part=part, metric=metric, cache=cache)
+
+            bench = opened(data)
             for job in of_set:
                 live.update(line, description=str(job))
                 try:
                     if isinstance(job.identity, InputError):
                         raise job.identity
-                    result = _record(job, bench, part) | surroundings
+                    same = job.other_data in (None, data)
+                    others = bench if same else opened(job.other_data)
+                    result = _record(job, bench, others, part) | surroundings
                 except InputError as error:
                     if strict:
                         raise
@@ -485,8 +500,8 @@ def _measured(jobs, part, cache, strict, quiet):
                 live.advance(line)
 
 
-def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
-    measured = _measure(job, bench)
+def _record(job: Job, bench: FrozenSet, others: FrozenSet, part: str) -> dict[str, Any]:
+    measured = _measure(job, bench, others)
     model, evaluator = job.model, suites.EVALUATORS[job.evaluator]
     stated = evaluator.stated | job.constants
     if job.evaluator == "linear":
@@ -515,11 +530,11 @@ def _record(job: Job, bench: FrozenSet, part: str) -> dict[str, Any]:
     }
 
 
-def _measure(job: Job, bench: FrozenSet) -> Measured:
+def _measure(job: Job, bench: FrozenSet, others: FrozenSet) -> Measured:
     if job.other is None:
         return suites.measure(job.evaluator, bench.task(job.model), **job.constants)
     measure = suites.EVALUATORS[job.evaluator].measure
-    found = measure(bench.layers(job.model), bench.layers(job.other), **job.constants)
+    found = measure(bench.layers(job.model), others.layers(job.other), **job.constants)
     return found._replace(
         details=found.details | {"other_label": job.other.label, "other_seed": job.other.seed}
     )
@@ -565,7 +580,12 @@ def tables(found: Sequence[dict[str, Any]]) -> list[Table]:
 
 def _means(of_label) -> dict[str, float]:
     values = _grouped(
-        ((name, value) for record in of_label for name, value in record["values"].items()),
+        (
+            (f"{name} with {other}" if other else name, value)
+            for record in of_label
+            for other in [record.get("details", {}).get("other_label")]
+            for name, value in record["values"].items()
+        ),
         lambda item: item[0],
     )
     return {name: statistics.fmean(value for _, value in items) for name, items in values.items()}

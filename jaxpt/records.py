@@ -23,6 +23,11 @@ IDENTITY = "data_identity"  # field with the identity of the measured set
 # Fields in which two records agree if one repeats the measurement of the other.
 SAME = ("data", "part", "label", "seed", "evaluator", "finetune_seed")
 PACKAGES = ("jax", "flax", "optax", "numpy", "scikit-learn")
+# Values that depend on which coarse classes there are, beside those named coarse_….
+OF_COARSE = (
+    *("class_separation", "fine_purity", "effective_rank", "cdnv", "confused_within"),
+    *("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maximal_angle", "nc3", "nc4"),
+)
 
 
 def key_of(what: dict[str, Any]) -> str:
@@ -72,21 +77,58 @@ def told_apart(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Renames sets so that sets of one name but different content have different names.
 
     If there are several sets "photos", one becomes "photos (1f2e3d4c)", with the beginning of its
-    identity. Different coarse classes of the same images do not make a different set.
+    identity. If the same images have several partitions into coarse classes, values that depend on
+    it move to a record of their own, of a set such as "digits (parity)".
     """
-    contents: dict[str, set[str]] = {}
-    for record in found:
-        contents.setdefault(record["data"], set()).add(_content(record))
-    return [
+    contents = _by_set(found, _content)
+    found = [
         record | {"data": f"{record['data']} ({_content(record)[:8] or 'data unknown'})"}
         if len(contents[record["data"]]) > 1
         else record
         for record in found
     ]
+    partitions = _by_set(found, _partition)
+    apart = []
+    for record in found:
+        of_set = partitions[record["data"]]
+        own = {name: v for name, v in record["values"].items() if _of_coarse(name)}
+        if len(of_set) == 1 or not own:
+            apart.append(record)
+            continue
+        if others := {name: v for name, v in record["values"].items() if name not in own}:
+            apart.append(record | {"values": others})
+        label_map = "".join(c for c in _label_map(record) if c not in "()") or "no label map"
+        if len({_label_map(r) for r in found if r["data"] == record["data"]}) < len(of_set):
+            label_map += f" {_partition(record)[:8]}"
+        apart.append(
+            record | {"data": f"{record['data']} ({label_map})", "values": own, "details": {}}
+        )
+    return apart
+
+
+def _by_set(found, of_record) -> dict[str, set[str]]:
+    """What the records of each set have."""
+    values: dict[str, set[str]] = {}
+    for record in found:
+        values.setdefault(record["data"], set()).add(of_record(record))
+    return values
 
 
 def _content(record) -> str:
     return record.get(IDENTITY, "").partition("-")[0]
+
+
+def _partition(record) -> str:
+    return record.get(IDENTITY, "").partition("-")[2]
+
+
+def _of_coarse(name: str) -> bool:
+    return name.startswith("coarse_") or name in OF_COARSE
+
+
+def _label_map(record) -> str:
+    data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
+    return str(data.get("label_map", ""))
 
 
 def _same(record) -> str:

@@ -347,7 +347,9 @@ def test_two_seeds_are_paired_seed_by_seed_and_tables_show_their_means(tmp_path)
         ]
     )
     assert cells[1][cells[0].index("fine_knn")] == f"{mean:.4g}"
-    assert cells[3][cells[0].index("cka_features")] == ""
+    assert cells[1][cells[0].index("cka_features with b")] != ""
+    assert cells[2][cells[0].index("cka_features with b")] == ""
+    assert "cka_features" not in cells[0]
 
 
 @pytest.mark.parametrize(
@@ -409,6 +411,23 @@ def test_weights_are_measured_on_images_framed_as_their_own(tmp_path):
     fields |= {"crop_pct": 1.0, "interpolation": "lanczos"}
     evaluate.run(models, tmp_path / "2.jsonl", suite=("knn",), data=("photographs",), fields=fields)
     assert {framing for framing, _ in seen[6:]} == {Framing(14, 14, interpolation="lanczos")}
+
+
+def test_both_of_two_compared_weights_see_images_framed_as_their_own(tmp_path):
+    seen = []
+
+    def model(label, share):
+        def layers(images):
+            seen.append((label, images.framing.resize))
+            return {"last": np.asarray(images).reshape(len(images), -1).astype(np.float32)}
+
+        return evaluate.Model(label, None, layers, framing={"crop_pct": share})
+
+    models = [model("a", 0.5), model("b", 1.0), model("c", 0.5)]
+    arguments = {"suite": ("cka",), "data": ("photographs",), "fields": {"image_size": 14}}
+    outcome = evaluate.run(models, tmp_path / "r.jsonl", **arguments)
+    assert len(outcome.records) == 3
+    assert set(seen) == {("a", 28), ("b", 14), ("c", 28)}
 
 
 def test_fields_of_pretraining_alone_make_no_other_set(workdirs, tmp_path):

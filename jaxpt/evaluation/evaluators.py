@@ -194,12 +194,11 @@ def alignment_uniformity(task: Task, *, power: float, t: float, examples: int) -
     rows = some_rows(len(task.score.ids), examples)
     features, other = task.score.features[rows], _partners(task.score.fine[rows])
     paired = other != np.arange(len(rows))
-    return Measured(
-        {
-            "alignment": geometry.alignment(features[paired], features[other[paired]], power),
-            "uniformity": geometry.uniformity(features, t),
-        }
-    )
+    values = {"uniformity": geometry.uniformity(features, t)}
+    if not paired.any():
+        return Measured(values, notes=("no alignment: no class has two images.",))
+    alignment = geometry.alignment(features[paired], features[other[paired]], power)
+    return Measured({"alignment": alignment} | values)
 
 
 def _partners(labels) -> np.ndarray:

@@ -74,16 +74,22 @@ def effective_rank(features: np.ndarray, labels: np.ndarray) -> float:
       labels: int [n].
 
     Returns:
-      the mean effective rank, between 1 and dim.
+      the mean effective rank, between 1 and dim. A class with a single example has none.
+
+    Raises:
+      InputError: if no class has two examples.
     """
     labels = check_features("", features, labels)
     unit = unit_rows(features)
     ranks = []
     for c in np.unique(labels):
         members = unit[labels == c]
+        if len(members) < 2:
+            continue
         variances = np.linalg.svd(members - members.mean(axis=0), compute_uv=False) ** 2
         p = variances / max(variances.sum(), 1e-30)
         ranks.append(np.exp(-np.sum(p * np.log(np.maximum(p, 1e-30)))))
+    require(len(ranks) > 0, "no class has two examples: the effective rank is not defined.")
     return float(np.mean(ranks))
 
 

@@ -34,6 +34,11 @@ _CLASS_LISTS = ("class_names", "coarse_names")  # details of an evaluator that n
 
 _FIELDS = ("key", "label", "method", "data", "part", "seed", "values", "protocol")  # of any record
 _FINETUNE_SEED = "finetune_seed"
+# Fields of a data config that change the images, or which of them are measured.
+_FRAMING = (
+    *("image_size", "crop_pct", "interpolation", "background", "exif_orientation"),
+    *("test_share", "limit"),
+)
 _SETTINGS = ("config", "data_config", "protocol", "step", "checkpoint")  # of a record
 _NAMED_SETTINGS = 3  # of those that differ, in a message
 
@@ -239,6 +244,7 @@ def _collect(runs) -> Results:
     ]
     for label in labels:
         mine = [run for run in runs if run["label"] == label]
+        _check_framing(mine)
         largest = max((run["limit"] for run in mine), key=lambda limit: limit or float("inf"))
         methods[label] = {
             run["seed"]: run
@@ -246,6 +252,22 @@ def _collect(runs) -> Results:
             if run["limit"] == largest
         }
     return Results(set_name(runs[0]), runs[0]["part"], methods, runs if len(sizes) > 1 else [])
+
+
+def _check_framing(runs) -> None:
+    """Raises InputError if the images of a label's records were not prepared in one way."""
+    records = [r for run in runs for r in run["sources"] if r.get("data_config")]
+    records = [r for r in records if _FINETUNE_SEED not in r]
+    for record in records[1:]:
+        one, other = records[0]["data_config"], record["data_config"]
+        differ = [f for f in _FRAMING if f in one and f in other and one[f] != other[f]]
+        if differ:
+            field = differ[0]
+            raise InputError(
+                f"{_run_name(record)} was measured with data.{field} {other[field]!r}, but another "
+                f"of its measurements with {one[field]!r}: report them one by one, or give each "
+                "setting its own label."
+            )
 
 
 def in_order(labels: Iterable[str]) -> list[str]:

@@ -196,8 +196,8 @@ def _rows_over_sets(sets, metric):
 
 
 def _mean_column(labels, kind, values):
-    known = {label: v for label, v in values.items() if v}
-    best = statistics.leader(known)
+    # Without the mean of each there is no best: a missing one may be the highest.
+    best = statistics.leader(values) if all(values.values()) else None
     cells = {
         label: interval(
             kind, statistics.summary_of_any(list(values[label].values())) if values[label] else None
@@ -231,8 +231,9 @@ def _examples(runs) -> int:
     """Number of scored images by a record or its confusion matrix; 0 if neither has it."""
     for run in runs:
         confusion = run["details"].get("confusion")
-        if run.get("examples") or confusion:
-            return run.get("examples") or int(np.sum(confusion[0]["matrix"]))
+        known = run.get("examples") or ((run.get("guess") or {}).get("fine") or {}).get("images")
+        if known or confusion:
+            return known or int(np.sum(confusion[0]["matrix"]))
     return 0
 
 

@@ -123,6 +123,14 @@ def test_a_collapsed_class_has_effective_rank_one():
     assert effective_rank(np.ones((5, 3)), np.zeros(5)) == pytest.approx(1)
 
 
+def test_an_example_alone_in_its_class_has_no_effective_rank():
+    x = np.random.default_rng(5).normal(size=(9, 4))
+    pair_and_more = effective_rank(x[:8], np.repeat([0, 1], [6, 2]))
+    assert effective_rank(x, np.repeat([0, 1, 2], [6, 2, 1])) == pair_and_more
+    with pytest.raises(InputError, match="no class has two examples"):
+        effective_rank(x, np.arange(9))
+
+
 # alignment and uniformity
 
 

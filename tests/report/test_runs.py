@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxpt import report
+from jaxpt import evaluate, report
 from jaxpt.errors import InputError
 from jaxpt.report import html, tables
 from jaxpt.report.metrics import SUMMARY
@@ -140,6 +140,71 @@ def test_an_accuracy_of_one_has_log_odds_only_of_so_many_examples():
         tables._means_over_sets(collect_sets(records), "look", SUMMARY[1], tables._LOG_ODDS)
         == values
     )
+
+
+def test_examples_are_those_of_what_guessing_was_scored_on_and_no_best_without_the_mean_of_all():
+    records = sets({"dtd": (0.5, 0.8), "pets": (0.7, 0.9)})
+    records[-1]["values"]["fine_linear"] = 1.0
+    guessed = [r | {"guess": {"fine": {"images": 100}}} for r in records]
+    values = tables._means_over_sets(collect_sets(guessed), "look", SUMMARY[1], tables._LOG_ODDS)
+    assert values[2] == pytest.approx(np.mean([np.log(0.8 / 0.2), np.log(0.995 / 0.005)]))
+    nca, look = tables.over_sets(collect_sets(records))[0].rows  # LOOK's log-odds are not known
+    assert isinstance(look[3], tables.Best) and look[4] == "–" and nca[4] != "–"
+    assert not isinstance(nca[4], tables.Best)
+
+
+def partitioned(label, label_map, partition):
+    """A record of a knn evaluator on digits with certain coarse classes."""
+    return fake_records.evaluated(
+        label,
+        "knn",
+        {"fine_knn": 0.9, "coarse_knn": 0.95, "class_separation": 0.4},
+        details={"class_names": ["0", "1"]},
+        data_config={"source": "digits", "label_map": label_map},
+        data_identity=f"1f2e3d4c5b6a7988-{partition}",
+    )
+
+
+def test_values_by_other_coarse_classes_are_of_another_set():
+    records = [partitioned("look", "halves", "aa"), partitioned("nca", "parity", "bb")]
+    found = {results.data: results for results in collect_sets(records)}
+    assert {data: set(of.methods) for data, of in found.items()} == {
+        "digits": {"look", "nca"},
+        "digits (halves)": {"look"},
+        "digits (parity)": {"nca"},
+    }
+    assert set(found["digits"].runs[0]["values"]) == {"fine_knn"}
+    of_parity = found["digits (parity)"].runs[0]["values"]
+    assert of_parity == {"coarse_knn": 0.95, "class_separation": 0.4}
+    titles = [table.title for table in evaluate.tables(records)]
+    assert titles == ["digits, test", "digits (halves), test", "digits (parity), test"]
+    (alike,) = collect_sets([records[0], partitioned("nca", "halves", "aa")])
+    assert set(alike.runs[0]["values"]) == {"fine_knn", "coarse_knn", "class_separation"}
+
+
+def test_partitions_with_one_name_are_told_apart_too():
+    records = [partitioned("look", "classes.csv", "aa"), partitioned("nca", "classes.csv", "bb")]
+    names = [results.data for results in collect_sets(records)]
+    assert names == ["digits", "digits (classes.csv aa)", "digits (classes.csv bb)"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("field", "one", "other"),
+    [("image_size", 32, 8), ("crop_pct", 0.0, 0.875), ("test_share", 0.2, 0.1)],
+)
+def test_a_label_is_measured_on_images_prepared_in_one_way(seed, field, one, other):
+    records = [
+        fake_records.evaluated("look", evaluator, values, seed=of, data_config={field: value})
+        for evaluator, values, of, value in (
+            ("knn", {"fine_knn": 0.9}, 0, one),
+            ("linear", {"fine_linear": 0.8}, seed, other),
+        )
+    ]
+    with pytest.raises(InputError, match=rf"with data.{field} {other}, but another .* with {one}:"):
+        collect_sets(records)
+    records[1] |= {"label": "nca"}  # weights may frame images in their own way
+    assert len(collect_sets(records)) == 1
 
 
 def test_parts_are_not_averaged():
