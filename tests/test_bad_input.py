@@ -22,7 +22,10 @@ def template(tmp_path_factory):
     (tmp_path / "file").write_text("a file, so no folder can be made below it")
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_checkpoint").mkdir()
-    (tmp_path / "no_checkpoint" / "config.json").write_text("{}")
+    config = '{"method": "look", "model": {}, "data": {}, "seed": 0}'
+    (tmp_path / "no_checkpoint" / "config.json").write_text(config)
+    (tmp_path / "empty_run").mkdir()
+    (tmp_path / "empty_run" / "config.json").write_text("{}")
     (tmp_path / "broken_run").mkdir()
     (tmp_path / "broken_run" / "config.json").write_text("{")
     (tmp_path / "empty.jsonl").touch()
@@ -261,6 +264,10 @@ BAD_INPUT = {
     "unknown network": (PRETRAIN + ["--config.model.name=vgg"], "model.name must be one of"),
     "head of no width": (PRETRAIN + ["--config.model.projector.dim=0"], "projector.dim must be"),
     # Data
+    "a folder as the source": (
+        PRETRAIN + of_data("empty", ""),
+        "got 'empty': for the images in it, set data.source to folder, and data.path",
+    ),
     "unknown source": (PRETRAIN + of_data("cifar", ""), "data.source must be one of.*got 'cifar'"),
     "labels outside the classes": (
         PRETRAIN + of_data("npz", "outside.npz"),
@@ -287,6 +294,10 @@ BAD_INPUT = {
     "missing checkpoint": (
         ["transfer", "no_checkpoint", "--out=new.jsonl"],
         "no whole checkpoint in 'no_checkpoint'",
+    ),
+    "empty config of a run": (
+        ["evaluate", "empty_run", "--out=new.jsonl"],
+        r"empty_run/config.json is no config of a run: it has no \['method', ",
     ),
     "broken config of a run": (
         ["transfer", "broken_run", "--out=new.jsonl"],

@@ -180,10 +180,12 @@ def _identity_of_arrays(source, config) -> Identity:
 
 def _require_known(config) -> None:
     source = config.source.removeprefix(protocols.PREFIX)
+    is_folder = pathlib.Path(source).is_dir()
     require(
         source.startswith(("tfds:", grain_source.PREFIX)) or source in SOURCES,
         f"data.source must be one of {sorted(SOURCES)}, tfds:NAME, grain:MODULE:FUNCTION or "
-        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}.",
+        f"a protocol ({', '.join(sorted(protocols.PROTOCOLS))}), got {config.source!r}"
+        + (": for the images in it, set data.source to folder, and data.path." * is_folder or "."),
     )
 
 

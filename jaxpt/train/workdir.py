@@ -230,11 +230,14 @@ def read_config(workdir: str | os.PathLike) -> ml_collections.ConfigDict | None:
     """
     path = epath.Path(workdir) / CONFIG
     try:
-        return ml_collections.ConfigDict(old_names.with_new_names(json.loads(path.read_text())))
+        config = ml_collections.ConfigDict(old_names.with_new_names(json.loads(path.read_text())))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{os.fspath(path)} cannot be read as a config ({error}).") from error
+    missing = [name for name in ("method", "model", "data", "seed") if name not in config]
+    require(not missing, f"{os.fspath(path)} is no config of a run: it has no {missing}.")
+    return config
 
 
 def read_data(workdir: str | os.PathLike) -> Identity | None:
