@@ -54,7 +54,7 @@ STYLE = {
     "axes.facecolor": "none",
 }
 RASTER_DPI = 144
-LONGEST = 24  # characters of a name in a figure
+LONGEST = 28  # characters of a name in a figure
 
 # Of measurements and training curves.
 _METHOD_COLORS = {"cross_entropy": GREY, "sup_con": BLUE, "nca": GREEN, SUBJECT: VERMILLION}
