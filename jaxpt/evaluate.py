@@ -183,7 +183,7 @@ class Job(NamedTuple):
     Attributes:
       key: key of its record.
       data: the data config.
-      other_data: that of the second model, whose weights may frame images otherwise, else None.
+      other_data: that of the second model, whose weights may frame images differently, else None.
       identity: digest of the set's content, or the error that says why the set is unavailable.
       evaluator: name of the evaluator.
       model: the model to measure.
@@ -473,25 +473,27 @@ def _measured(jobs, part, cache, strict, quiet):
         console=Console(file=sys.stderr),
         disable=quiet or not sys.stderr.isatty(),
     )
+
+    def opened(data):
+        metric = protocols.metric_of(data.source)
+        return FrozenSet(data, part=part, metric=metric, cache=cache)
+
     with live:
         line = live.add_task("", total=len(jobs))
         for _, of_set in itertools.groupby(jobs, key=lambda job: job.data):
-            of_set = list(of_set)
-            data = of_set[0].data
-
-            def opened(data):
-                metric = protocols.metric_of(data.source)
-                return FrozenSet(data, part=part, metric=metric, cache=cache)
-
-            bench = opened(data)
+            benches: dict[
+                str, FrozenSet
+            ] = {}  # several if the networks of a pair frame images differently
             for job in of_set:
                 live.update(line, description=str(job))
                 try:
                     if isinstance(job.identity, InputError):
                         raise job.identity
-                    same = job.other_data in (None, data)
-                    others = bench if same else opened(job.other_data)
-                    result = _record(job, bench, others, part) | surroundings
+                    own, others = (
+                        benches.setdefault(data.to_json(), opened(data))
+                        for data in (job.data, job.other_data or job.data)
+                    )
+                    result = _record(job, own, others, part) | surroundings
                 except InputError as error:
                     if strict:
                         raise

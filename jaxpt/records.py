@@ -87,18 +87,18 @@ def told_apart(found: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         else record
         for record in found
     ]
-    partitions = _by_set(found, _partition)
+    partitions, label_maps = _by_set(found, _partition), _by_set(found, _label_map)
     apart = []
     for record in found:
-        of_set = partitions[record["data"]]
+        number = len(partitions[record["data"]])
         own = {name: v for name, v in record["values"].items() if _of_coarse(name)}
-        if len(of_set) == 1 or not own:
+        if number == 1 or not own:
             apart.append(record)
             continue
         if others := {name: v for name, v in record["values"].items() if name not in own}:
             apart.append(record | {"values": others})
         label_map = "".join(c for c in _label_map(record) if c not in "()") or "no label map"
-        if len({_label_map(r) for r in found if r["data"] == record["data"]}) < len(of_set):
+        if len(label_maps[record["data"]]) < number:
             label_map += f" {_partition(record)[:8]}"
         apart.append(
             record | {"data": f"{record['data']} ({label_map})", "values": own, "details": {}}
@@ -127,8 +127,12 @@ def _of_coarse(name: str) -> bool:
 
 
 def _label_map(record) -> str:
-    data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
-    return str(data.get("label_map", ""))
+    return str(data_of(record).get("label_map", ""))
+
+
+def data_of(record: dict[str, Any]) -> dict[str, Any]:
+    """Data config of the measured set, else of the pre-training set; {} if a record has neither."""
+    return record.get("data_config") or (record.get("config") or {}).get("data") or {}
 
 
 def _same(record) -> str:

@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a subcommand and returns the exit status, 2 for bad input."""
     # Orbax logs every file that it touches, and tracebacks of errors that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    # Tracing makes millions of objects and hardly any garbage: looking for it took a seventh of it.
+    # Tracing makes millions of objects and hardly any garbage. By default, a seventh of the time
+    # until a run begins would go into looking for it.
     gc.set_threshold(50_000, 20, 100)
     try:
         status = _run(argv)

@@ -196,8 +196,10 @@ def look(
     memory = _memory(stored, shared.axis_name)
     if isinstance(k, numbers.Integral):
         k = k_max = min(int(k), memory)
-    elif not jnp.issubdtype(k.dtype, jnp.integer):
-        raise TypeError(f"k must be integers, got dtype {k.dtype}.")
+    else:
+        sim.check_array("k", k)
+        if not jnp.issubdtype(k.dtype, jnp.integer):
+            raise TypeError(f"k must be integers, got dtype {k.dtype}.")
 
     def dense(asked, stored):
         return _dense_look(asked, stored, shared, k, no_positive, gate, balanced)

@@ -209,7 +209,7 @@ def _checked(search):
             raise TypeError(f"k must be an int, got a {type(k).__name__}.")
         for rows, names in (
             (len(queries), ("query_ids", "query_labels")),
-            (len(keys), ("key_ids", "key_labels", "key_mask")),
+            (len(keys), ("key_ids", "key_labels", "key_mask", "key_bias")),
         ):
             for name in names:
                 sim.check_rows(name, options.get(name), rows)
@@ -292,14 +292,11 @@ def search(
     expected = FORMS if recall is None else FORMS[:2]
     if form not in expected:
         raise ValueError(f"form must be one of {expected}, got {form!r}.")
-    _check(
+    _check_together(
         queries,
         keys,
-        k,
-        block_size,
-        group_size,
-        {"query_ids": query_ids, "query_labels": query_labels},
-        {"key_ids": key_ids, "key_labels": key_labels, "key_mask": key_mask, "key_bias": key_bias},
+        {"k": k, "block_size": block_size, "group_size": group_size},
+        {"ids": (query_ids, key_ids), "labels": (query_labels, key_labels)},
     )
     n = keys.shape[0]
     asked = Queries(queries.astype(jnp.float32), query_ids, query_labels)
@@ -669,22 +666,19 @@ def _chunk(batch, gathered, floats, most):
     return max(1, min(batch, most // (gathered * floats)))
 
 
-def _check(queries, keys, k, block_size, group_size, of_queries, of_keys):
-    shapes = [*queries.shape], [*keys.shape]
-    if not len(shapes[0]) == len(shapes[1]) == 2 or shapes[0][1] != shapes[1][1]:
+def _check_together(queries, keys, numbers_of, pairs):
+    """Checks what no argument of ``search`` shows by itself, and numbers that must be positive."""
+    if queries.shape[1] != keys.shape[1]:
         raise ValueError(
-            "queries must be [batch, dim] and keys [n, dim], got {} and {}.".format(*shapes)
+            "queries must be [batch, dim] and keys [n, dim], got "
+            f"{[*queries.shape]} and {[*keys.shape]}."
         )
     for what, array in ("queries", queries), ("keys", keys):
         if array.shape[0] == 0:
             raise ValueError(f"there are no {what} to search{' for' * (what == 'queries')}.")
-    for name, number in ("k", k), ("block_size", block_size), ("group_size", group_size):
+    for name, number in numbers_of.items():
         if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}.")
-    for what in "ids", "labels":
-        if (of_queries[f"query_{what}"] is None) != (of_keys[f"key_{what}"] is None):
+    for what, (of_queries, of_keys) in pairs.items():
+        if (of_queries is None) != (of_keys is None):
             raise ValueError(f"query_{what} and key_{what} belong together: give both or neither.")
-    for arrays, rows in (of_queries, queries.shape[0]), (of_keys, keys.shape[0]):
-        for name, array in arrays.items():
-            if array is not None and array.shape != (rows,):
-                raise ValueError(f"{name} must have shape [{rows}], got {list(array.shape)}.")

@@ -281,8 +281,7 @@ def in_order(labels: Iterable[str]) -> list[str]:
 
 def _has_label_map(record) -> bool:
     # If the record does not describe the measured set, assume a label map.
-    data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
-    return data.get("label_map") != "fine"
+    return record_files.data_of(record).get("label_map") != "fine"
 
 
 def merge(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -437,8 +436,7 @@ def set_name(record: Mapping[str, Any]) -> str:
     """Display name of a record's set: for own images, the name of their folder or file."""
     named, suffix = re.fullmatch(r"(.*?)((?: \([^()]*\))*)", record["data"], re.DOTALL).groups()
     if named in _OF_FILES:
-        data = record.get("data_config") or (record.get("config") or {}).get("data") or {}
-        named = _path_name(data.get("path", "")) or "own images"
+        named = _path_name(record_files.data_of(record).get("path", "")) or "own images"
     return DATA_NAMES.get(named, named) + suffix
 
 

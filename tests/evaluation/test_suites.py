@@ -275,6 +275,10 @@ def test_alignment_pairs_images_of_one_fine_class(task):
         )
     )
     assert suites.measure("alignment_uniformity", lonely).values["alignment"] == 0
+    alone = lonely._replace(score=lonely.score._replace(fine=np.arange(len(lonely.score.fine))))
+    found = suites.measure("alignment_uniformity", alone)
+    assert set(found.values) == {"uniformity"}
+    assert found.notes == ("no alignment: no class has two images.",)
 
 
 def test_cka_compares_layers(task):

@@ -151,6 +151,7 @@ def test_where_may_leave_out_every_query():
         ({"k": 2.5}, ValueError, "k must be a whole number of at least 1, got 2.5"),
         ({"k": jnp.ones(2, int)}, ValueError, "broadcast"),
         ({"k": jnp.float32(2)}, TypeError, "k must be integers, got dtype float32"),
+        ({"k": [2] * BATCH}, TypeError, "k must be an array, got a list"),
         (
             {"queries": np.ones((0, DIM), np.float32), "query_labels": np.ones(0, int)},
             ValueError,

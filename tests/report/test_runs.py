@@ -11,7 +11,8 @@ from scipy import stats
 from jaxpt import evaluate, report
 from jaxpt.errors import InputError
 from jaxpt.report import html, tables
-from jaxpt.report.metrics import SUMMARY
+from jaxpt.records import OF_COARSE
+from jaxpt.report.metrics import GROUPS, SUMMARY
 from jaxpt.report.results import collect_sets, merge
 
 
@@ -180,6 +181,12 @@ def test_values_by_other_coarse_classes_are_of_another_set():
     assert titles == ["digits, test", "digits (halves), test", "digits (parity), test"]
     (alike,) = collect_sets([records[0], partitioned("nca", "halves", "aa")])
     assert set(alike.runs[0]["values"]) == {"fine_knn", "coarse_knn", "class_separation"}
+
+
+def test_of_all_geometry_it_is_known_whether_it_depends_on_the_coarse_classes():
+    geometry = {metric.key for metric in GROUPS["Geometry of the features"]}
+    assert geometry - set(OF_COARSE) == {"rank_me", "alignment", "uniformity"}
+    assert set(OF_COARSE) <= geometry
 
 
 def test_partitions_with_one_name_are_told_apart_too():
