@@ -481,9 +481,8 @@ def _measured(jobs, part, cache, strict, quiet):
     with live:
         line = live.add_task("", total=len(jobs))
         for _, of_set in itertools.groupby(jobs, key=lambda job: job.data):
-            benches: dict[
-                str, FrozenSet
-            ] = {}  # several if the networks of a pair frame images differently
+            # Several only if the networks of a pair frame images differently.
+            benches: dict[str, FrozenSet] = {}
             for job in of_set:
                 live.update(line, description=str(job))
                 try:
