@@ -12,6 +12,8 @@ at full size on a folder of 2,400 JPEGs, with a memory of eight batches.
 """
 
 import argparse
+import concurrent.futures
+import functools
 import os
 import pathlib
 import resource
@@ -81,34 +83,39 @@ raise SystemExit("the monitor was not called")
 
 def make_images(folder: pathlib.Path, classes: int, each: int, shape: tuple[int, int]) -> None:
     """Writes a folder of JPEGs of noise."""
-    rng = np.random.default_rng(0)
-    for part in "train", "val":
-        for i in range(classes * each):
-            file = folder / part / f"class{i % classes}" / f"{i}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(256, size=(*shape, 3), dtype=np.uint8)).save(file)
+
+    def write(part, i):
+        file = folder / part / f"class{i % classes}" / f"{i}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(256, size=(*shape, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        for part in "train", "val":
+            list(pool.map(functools.partial(write, part), range(classes * each)))
 
 
 def one_run(arguments: list[str], tree: pathlib.Path, cache: str) -> dict[str, float]:
     """Processor and elapsed seconds of a run up to its first step by the version in ``tree``."""
     with tempfile.TemporaryDirectory() as workdir:
         environment = os.environ | {
-            "PYTHONPATH": str(tree),
+            "PYTHONPATH": f"{tree}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "JAX_COMPILATION_CACHE_DIR": cache,
             "XDG_CACHE_HOME": f"{cache}/user",
         }
         before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-        subprocess.run(
+        run = subprocess.run(
             [
                 *(sys.executable, "-c", RUN, "pretrain", *arguments),
                 *("--config.duration=1 steps", f"--workdir={workdir}/run"),
             ],
             env=environment,
             cwd=tree,
-            check=True,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
         )
+        if run.returncode:
+            raise SystemExit(run.stderr)
         elapsed, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"processor": used, "elapsed": elapsed}
