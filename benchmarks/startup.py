@@ -156,9 +156,11 @@ def markdown(found: list[dict]) -> str:
             lines.append(f"| {case} | {cache} | {kind} | {cells} |")
     lines.append("")
     for record in {record["device"]: record for record in latest.values()}.values():
+        rounds = record["rounds"]
+        runs = f"medians of {rounds} runs in turns" if rounds > 1 else "one run each"
         lines.append(
-            f"{record['device']}, jax {record['packages']['jax']}, {record['date']}; medians of "
-            f"{record['rounds']} runs in turns; load average {record['load']:.0f} from other work."
+            f"{record['device']}, jax {record['packages']['jax']}, {record['date']}; {runs}; load "
+            f"average {record['load']:.0f} from other work."
         )
     return "\n".join(lines)
 
