@@ -118,9 +118,10 @@ def markdown(found: list[dict]) -> str:
         here, difference = "not yet run to its end", ""
         if errors:
             summary = getattr(statistics, published.summary)(errors)
-            spread = f"standard deviation {statistics.stdev(errors):.2f}"
             if published.summary == "median":
                 spread = f"{min(errors):.2f} to {max(errors):.2f}"
+            else:
+                spread = f"standard deviation {statistics.stdev(errors):.2f}"
             here = f"{summary:.2f} ({published.summary}, {spread})"
             difference = f"{summary - published.error:+.2f}".replace("-", "−")
         of_runs = ", ".join(
